@@ -1,31 +1,47 @@
-# One verb per thing that people do here; CI calls only these.
+# One verb per thing that people do here; CI calls only these. Needs Python 3.11 to 3.13, make and git.
 .DEFAULT_GOAL := help
-PYTHON ?= python3
+MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
+PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
 STUBS := microtome/tfserving/v1
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
-.PHONY: help setup run test check lint format types contracts protos protos-check lock clean
+# The first Python that will do, wherever the system keeps it.
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	$$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
+
+# A virtual environment knows where it stands. One that was moved, or whose Python went away, is built anew.
+ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
+$(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
+endif
+
+.PHONY: help setup run test check lint format types contracts protos protos-check docs lock clean
 
 help:            ## show the verbs
-	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: $(BIN)/.ready            ## create .venv with hash-locked dependencies (seconds when nothing changed)
+setup: $(VENV)/.ready            ## install hash-locked dependencies into .venv (nothing to do when nothing changed)
 
-$(BIN)/.ready: $(LOCKS) pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Microtome needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ". Say make PYTHON=python3.11 ...")'
-	@echo "Installing dependencies into $(VENV) (about 1 GB is downloaded the first time; TensorFlow is most of it) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --disable-pip-version-check --progress-bar on --no-deps --require-hashes $(LOCKS:%=-r %)
-	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --no-index --editable .
-	@touch $@
+# .installing marks what cannot be trusted: pip takes a package that it was interrupted at for installed.
+$(VENV)/.ready: $(LOCKS) requirements/install.py pyproject.toml
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(SUITABLE)' || { \
+	    echo "Microtome needs Python 3.11, 3.12 or 3.13. If you have one elsewhere: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@test ! -e $(VENV)/.installing && $(PY) -m pip --version >/dev/null 2>&1 || rm -rf $(VENV)
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@touch $(VENV)/.installing
+	@echo "Installing dependencies into $(VENV); the first time about 1 GB is downloaded, most of it TensorFlow."
+	@$(PY) requirements/install.py $(LOCKS)
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --no-index --editable .
+	@rm $(VENV)/.installing
+	@echo "$(CURDIR)" > $@
 
-run: setup            ## serve the default recipe on port 8000 (ARGS="--port 9000" passes options on)
-	@exec $(BIN)/microtome up $(ARGS)
+run: setup            ## serve the default recipe on port 8000, until Ctrl-C (ARGS="--port 9000" passes options on)
+	@exec $(PY) -m microtome up $(ARGS)
 
 test: setup            ## run all tests, real processes included (ARGS="-k cache" passes options on)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PY) -m pytest $(ARGS)
 
 check: lint types contracts protos-check            ## everything that CI holds beside the tests
 
@@ -38,16 +54,20 @@ format: setup            ## let ruff mend what it can
 	@$(BIN)/ruff format .
 
 types: setup            ## mypy, strict
-	@$(BIN)/mypy
+	@$(PY) -m mypy
 
 contracts: setup            ## who may import whom, see docs/architecture.md
 	@$(BIN)/lint-imports
 
 protos: setup            ## regenerate the stubs from protos/
-	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --pyi_out=. $$(find protos -name '*.proto' | sort)
+	@$(PY) -m grpc_tools.protoc -I protos --python_out=. --pyi_out=. $$(find protos -name '*.proto' | sort)
 
 protos-check: protos            ## fail when the committed stubs are not what protos/ says
-	@test -z "$$(git status --porcelain -- $(STUBS))" || { git --no-pager diff -- $(STUBS); echo "Stubs differ from protos/: run make protos and commit."; exit 1; }
+	@test -z "$$(git status --porcelain -- $(STUBS))" || { \
+	    git --no-pager diff -- $(STUBS); echo "Stubs differ from protos/: run make protos and commit."; exit 1; }
+
+docs: setup            ## write docs/reference/ anew from the code
+	@$(PY) docs/generate.py
 
 lock: setup            ## resolve the requirement files anew
 	@for set in gateway tensorflow dev; do cat requirements/$$set.in; done > $(VENV)/all.in

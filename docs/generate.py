@@ -1,0 +1,119 @@
+"""Write docs/reference/ from the code: settings, metrics, problems, commands.
+
+`make docs` writes the pages; tests/unit/test_documentation.py fails when a page is not what the code says.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic_core import PydanticUndefined
+
+from exporter import cli as exporter_cli
+from microtome import cli as microtome_cli
+from modelserver.command_line import usage
+from service import errors
+from service.http_api.problems import slug
+from service.http_api.statuses import STATUS
+from service.settings import PREFIX, Settings
+from service.telemetry.metrics import Metrics
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    """Lay out a Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def settings() -> str:
+    """The page of the gateway's settings."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name, field in Settings.model_fields.items():
+            default = field.get_default() if field.default_factory is None else "cores"
+            shown = "**required**" if default is PydanticUndefined else "unset" if default is None else f"`{default}`"
+            yield f"`{PREFIX}{name.upper()}`", shown, field.description or ""
+
+    return (
+        "# Settings of the gateway\n\nRead from the environment, once, at start. A variable that begins with "
+        f"`{PREFIX}` and is none of these is an error.\n\n" + table(("variable", "default", "meaning"), rows())
+    )
+
+
+def metrics() -> str:
+    """The page of the gateway's metrics."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for family in Metrics().described():
+            yield f"`{family.name}`", family.kind, ", ".join(family.labels), family.help
+
+    return (
+        "# Metrics of the gateway\n\nAt `GET /metrics`, beside those of the process (`process_*`) and of Python "
+        "(`python_*`). Durations are seconds.\n\n" + table(("metric", "type", "labels", "meaning"), rows())
+    )
+
+
+def problems() -> str:
+    """The page of the errors that callers can get."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for error, status in STATUS.items():
+            again = "yes, see Retry-After" if issubclass(error, errors.TemporarilyUnable) else "no"
+            yield f"`{slug(error)}`", str(status.value), (error.__doc__ or "").splitlines()[0], again
+
+    return (
+        "# Problems\n\nErrors are `application/problem+json` (RFC 9457). `type` is `urn:microtome:problem:` and a name "
+        "from this table; it is stable, switch on it. `detail` says what was expected, what came and what to do. "
+        "Anything unforeseen is `internal-error`, 500, with a `request_id` that stands in the log beside the cause.\n\n"
+        + table(("name", "status", "meaning", "try again?"), rows())
+    )
+
+
+def commands() -> str:
+    """The page of the commands and their options."""
+    parts = [
+        "# Commands\n\nAll of them are instant until they have work to do, and `--help` says the same as this page.\n"
+    ]
+    for name, parser in (subcommands(microtome_cli.build_parser()) | subcommands(exporter_cli.build_parser())).items():
+        parts.append(f"## microtome {name}\n\n{parser.description}\n\n{options(parser)}")
+        parts.append(f"{parser.epilog}\n" if parser.epilog else "")
+    parts += [
+        "## python -m service\n\nThe gateway alone. It has no options: see [settings.md](settings.md).\n",
+        f"## python -m modelserver\n\n```\n{usage()}\n```\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """A command's subcommands by name."""
+    (action,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
+    return dict(action.choices)
+
+
+def options(parser: argparse.ArgumentParser) -> str:
+    """A table of a parser's options."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for action in parser._actions:  # noqa: SLF001, argparse has no other list
+            if action.dest != "help":
+                words = ", ".join(action.option_strings) or str(action.metavar)
+                yield f"`{words}`", (action.help or "") % {"default": action.default}
+
+    return table(("option", "meaning"), rows())
+
+
+PAGES = {"commands.md": commands, "settings.md": settings, "metrics.md": metrics, "problems.md": problems}
+
+
+def main() -> int:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (REFERENCE / name).write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Architectures that keras.applications does not have, as functional Keras models with named layers."""

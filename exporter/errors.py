@@ -1,0 +1,105 @@
+"""Everything the exporter can fail with.
+
+* ExporterError
+  x RecipeError            the recipe must change
+    + RecipeUnreadable     no such file, or not YAML
+    + RecipeInvalid        YAML, but not a recipe: carries every problem found
+    + UnknownModel         `--model` names no model of the recipe
+  x CutError               what is asked of the backbone is not there
+    + UnknownBackbone
+    + UnknownLayer
+    + AmbiguousLayer       the layer is called more than once, so its name means several tensors
+    + ImpossiblePooling    the layer's output has no space to pool over, or no fixed shape
+    + ImpossibleInput      the backbone cannot be built for this input size
+  x WeightsError           the weights cannot be had
+    + WeightsUnavailable   not on this machine, and not to be fetched
+    + WeightsFileBroken    the file is truncated, hostile, or not what it is taken for
+  x CannotPublish          the models directory cannot be written
+  x VerificationFailed     what was written is not what Keras computes; nothing is published
+
+Every message says what was expected, what was received, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class ExporterError(Exception):
+    """Anything that ends an export with one line to the user instead of a traceback."""
+
+
+class RecipeError(ExporterError):
+    """The recipe must change."""
+
+
+class RecipeUnreadable(RecipeError):
+    """There is no such file, or it is not YAML."""
+
+
+class RecipeInvalid(RecipeError):
+    """The file is YAML but not a recipe.
+
+    Attributes:
+        problems: One line for each thing that is wrong, in the order of the file.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+class UnknownModel(RecipeError):
+    """The recipe has no model of that name."""
+
+
+class CutError(ExporterError):
+    """What is asked of the backbone is not there."""
+
+
+class UnknownBackbone(CutError):
+    """No row of the backbone table has that name."""
+
+
+class UnknownLayer(CutError):
+    """The backbone has no layer, call or output of that name."""
+
+
+class AmbiguousLayer(CutError):
+    """The layer is called more than once, so its bare name means several tensors."""
+
+
+class ImpossiblePooling(CutError):
+    """The layer's output cannot be pooled as asked."""
+
+
+class ImpossibleInput(CutError):
+    """The backbone cannot be built for this input size."""
+
+
+class WeightsError(ExporterError):
+    """The weights cannot be had."""
+
+
+class WeightsUnavailable(WeightsError):
+    """The weights are neither on this machine nor to be fetched."""
+
+
+class WeightsFileBroken(WeightsError):
+    """The weights file is truncated, hostile, or not what it is taken for."""
+
+
+class CannotPublish(ExporterError):
+    """The models directory cannot be written."""
+
+
+class VerificationFailed(ExporterError):
+    """What was written does not compute what Keras computes."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Say which three names are most like `name`, whatever their case, as the end of a message."""
+    by_folded = {known.casefold(): known for known in names}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)
+    return f"Nearest: {', '.join(by_folded[folded] for folded in close) or 'none'}."

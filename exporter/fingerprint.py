@@ -1,0 +1,73 @@
+"""Name everything that can move a vector, and nothing that cannot.
+
+The graph holds weights, scaling, architecture and pooling, so a digest of it says nearly all. It is taken the way a
+Merkle tree is: a node's digest covers its operation, its attributes (a constant's values are one) and the digests of
+its inputs. Node names and their order, which differ from process to process, therefore do not enter, and neither do
+the model's name, versions and dates. Output names do: `top` must not answer with another vector than before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import tensorflow as tf
+
+from exporter.freezing import FrozenGraph
+from exporter.preprocessing import Preprocessing
+
+# Bookkeeping of TensorFlow's own passes: inferred shapes, colocation, how a function was inlined.
+_BOOKKEEPING_PREFIX = "_"
+
+
+def fingerprint(frozen: FrozenGraph, pixels: Preprocessing) -> str:
+    """Return `sha256:` and 64 hexadecimal digits."""
+    digests = _node_digests(frozen.definition)
+    everything = {
+        "preprocessing": asdict(pixels),
+        "outputs": {name: digests[node] for name, node in frozen.outputs.items()},
+    }
+    return f"sha256:{hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()}"
+
+
+def _node_digests(definition: tf.compat.v1.GraphDef) -> dict[str, str]:
+    digests: dict[str, str] = {}
+    for node in _inputs_first(definition):
+        digest = hashlib.sha256(node.op.encode())
+        for key in sorted(node.attr):
+            if not key.startswith(_BOOKKEEPING_PREFIX):
+                digest.update(f"\0{key}\0".encode())
+                digest.update(node.attr[key].SerializeToString(deterministic=True))
+        for text in node.input:
+            source, tail = _split(text)
+            digest.update(f"\0{digests[source]}{tail}".encode())
+        digests[node.name] = digest.hexdigest()
+    return digests
+
+
+def _inputs_first(definition: tf.compat.v1.GraphDef) -> Iterator[tf.compat.v1.NodeDef]:
+    """Yield every node after the nodes it takes its inputs from, without recursion: networks are deep."""
+    by_name = {node.name: node for node in definition.node}
+    done: set[str] = set()
+    for root in definition.node:
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            waiting = [by_name[name] for name in (_split(text)[0] for text in node.input) if name not in done]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            stack.pop()
+            if node.name not in done:
+                done.add(node.name)
+                yield node
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Split an input such as `node`, `node:1` or `^node` into the node's name and which of its ends is meant."""
+    if text.startswith("^"):
+        return text[1:], "^"
+    name, _, index = text.partition(":")
+    return name, f":{index or 0}"

@@ -1,0 +1,141 @@
+"""Publish versions so that a model server watching the directory never sees half of one.
+
+A version is drafted in a hidden sibling, `<models>/<name>/.tmp-…`, flushed to the disk, verified, and renamed to the
+next free number. A run that dies leaves at most its draft, which is hidden; the next run takes it away. Whether a
+draft's run is dead is asked of the kernel: a run holds a lock on its draft for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from exporter.errors import CannotPublish
+from exporter.recipe import ModelRecipe
+
+ASSETS = "assets.extra"
+MANIFEST_FILE = "manifest.json"
+RECIPE_FILE = "recipe.json"
+_DRAFT_PREFIX = ".tmp-"
+
+
+def published_version(models: Path, recipe: ModelRecipe) -> int | None:
+    """Return the newest version of a model if it was made from this very recipe entry, else None.
+
+    Needs neither TensorFlow nor Keras.
+    """
+    try:
+        newest = max(_versions(models / recipe.name), default=None)
+        if newest is None:
+            return None
+        entry = (models / recipe.name / str(newest) / ASSETS / RECIPE_FILE).read_text(encoding="utf-8")
+        return newest if json.loads(entry) == json.loads(recipe.canonical()) else None
+    except (OSError, ValueError):  # not ours, or written before recipes were kept, or not to be read
+        return None
+
+
+class Draft:
+    """A version that nobody sees yet."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def publish(self) -> Path:
+        """Flush the draft to the disk and give it the next free number; return where it is now.
+
+        Two runs may want the same number: the rename fails for the later one, which takes the next.
+        """
+        _flush(self.directory)
+        parent = self.directory.parent
+        while True:
+            target = parent / str(max(_versions(parent), default=0) + 1)
+            try:
+                self.directory.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                continue
+            _flush_directory(parent)
+            return target
+
+
+@contextlib.contextmanager
+def draft_version(models: Path, name: str) -> Iterator[Draft]:
+    """Open a draft of a model's next version; what is not published by the end is removed.
+
+    Raises:
+        CannotPublish: The models directory cannot be written.
+    """
+    try:
+        parent = models / name
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead_drafts(parent)
+        with _locked_directory(parent) as directory:
+            try:
+                yield Draft(directory)
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+    except OSError as error:
+        raise CannotPublish(
+            f"Expected to write a version of {name} under {models}. Received: {error.strerror or error}. "
+            "Make room or give another --out."
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked_directory(parent: Path) -> Iterator[Path]:
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=_DRAFT_PREFIX, dir=parent))
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # Between mkdtemp and the lock another run may have taken this directory for a dead one's.
+            if directory.exists():
+                directory.chmod(0o755)  # mkdtemp's 0700 would follow the version into place
+                yield directory
+                return
+        finally:
+            os.close(handle)
+
+
+def _remove_dead_drafts(parent: Path) -> None:
+    for directory in parent.glob(f"{_DRAFT_PREFIX}*"):
+        with contextlib.suppress(OSError):  # alive, or another run was quicker
+            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory)
+            finally:
+                os.close(handle)
+
+
+def _versions(directory: Path) -> list[int]:
+    """Return the numbers that a model server would take for versions."""
+    if not directory.is_dir():
+        return []
+    return [int(entry.name) for entry in directory.iterdir() if entry.name.isascii() and entry.name.isdigit()]
+
+
+def _flush(directory: Path) -> None:
+    for path in sorted(directory.rglob("*"), reverse=True):
+        if path.is_dir():
+            _flush_directory(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _flush_directory(directory)
+
+
+def _flush_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,110 @@
+"""Checks on located values that note every problem instead of stopping at the first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from exporter.errors import RecipeInvalid, nearest
+from exporter.located import Located
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class Checker:
+    """Reads typed values out of a located tree; what is wrong is collected, and raised by `finish`."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._problems: list[tuple[int, str]] = []
+
+    def note(self, at: Located, message: str) -> None:
+        """Note that something is wrong there."""
+        path = f" {at.path}:" if at.path else ""
+        self._problems.append((at.line, f"{self._file}:{at.line}:{path} {message}"))
+
+    def finish(self) -> None:
+        """Raise what has been noted, if anything.
+
+        Raises:
+            RecipeInvalid: With every problem, in the order of the file.
+        """
+        if self._problems:
+            raise RecipeInvalid([message for _, message in sorted(self._problems, key=lambda problem: problem[0])])
+
+    def mapping(self, at: Located, *, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Located]:
+        """Return the known keys of a mapping; note unknown, repeated and missing ones."""
+        known = (*required, *optional)
+        if not isinstance(at.value, dict):
+            self.note(at, f"expected a mapping with {', '.join(known)}. Received: {shown(at)}.")
+            return {}
+        for key in at.repeated:
+            self.note(at.value[key], f"expected {key} once. Received: it again.")
+        for key, value in at.value.items():
+            if key not in known:
+                self.note(value, f"unknown key. Expected: {', '.join(known)}. Received: {key!r}. {nearest(key, known)}")
+        for key in required:
+            if key not in at.value:
+                self.note(at, f"expected the key {key}. Received: only {', '.join(at.value) or 'nothing'}.")
+        return {key: value for key, value in at.value.items() if key in known}
+
+    def items(self, at: Located | None) -> list[Located]:
+        """Return the items of a list that must not be empty."""
+        if at is None:
+            return []
+        if not isinstance(at.value, list) or not at.value:
+            self.note(at, f"expected a list with at least one item. Received: {shown(at)}.")
+            return []
+        return at.value
+
+    def text(self, at: Located | None) -> str:
+        """Return a string that is not empty."""
+        if at is None:
+            return ""
+        if not isinstance(at.value, str) or not at.value:
+            self.note(at, f"expected text. Received: {shown(at)}.")
+            return ""
+        return at.value
+
+    def name(self, at: Located | None) -> str:
+        """Return a string that can be a directory, a URL segment and a graph node."""
+        text = self.text(at)
+        if at is not None and text and not NAME.fullmatch(text):
+            self.note(at, f"expected up to 64 letters, digits, _ . or -, a letter or digit first. Received: {text!r}.")
+        return text
+
+    def choice(self, at: Located | None, choices: Sequence[str], default: str) -> str:
+        """Return one of the choices."""
+        if at is None:
+            return default
+        if at.value not in choices:
+            received = f"{shown(at)}. {nearest(str(at.value), choices)}"
+            self.note(at, f"expected one of {', '.join(choices)}. Received: {received}")
+            return default
+        return str(at.value)
+
+    def integer(self, at: Located | None, default: int) -> int:
+        """Return a whole number of at least 1."""
+        if at is None:
+            return default
+        if isinstance(at.value, bool) or not isinstance(at.value, int) or at.value < 1:
+            self.note(at, f"expected a whole number of at least 1. Received: {shown(at)}.")
+            return default
+        return at.value
+
+    def boolean(self, at: Located, default: bool) -> bool:
+        """Return true or false."""
+        if not isinstance(at.value, bool):
+            self.note(at, f"expected true or false. Received: {shown(at)}.")
+            return default
+        return at.value
+
+
+def shown(at: Located) -> str:
+    """Say what a value is, short enough for a message."""
+    if isinstance(at.value, dict):
+        return "a mapping"
+    if isinstance(at.value, list):
+        return "a list" if at.value else "an empty list"
+    return "nothing" if at.value is None else repr(at.value)

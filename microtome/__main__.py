@@ -1,0 +1,7 @@
+"""`python -m microtome` is the `microtome` command."""
+
+import sys
+
+from microtome.cli import main
+
+sys.exit(main())

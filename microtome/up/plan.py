@@ -1,0 +1,82 @@
+"""What there is to run for given options: the children's command lines and environments, in one place."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from microtome.up.addresses import Endpoint
+from microtome.up.arguments import Options
+from microtome.up.processes import Command
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The processes of one `microtome up`.
+
+    Attributes:
+        models: Names of the models to serve.
+        endpoint: Where the gateway will listen.
+        gateway: The gateway's command.
+        model_server: The embedded model server's command; None when another one is used.
+        socket: What the embedded model server opens once it serves; None like the above.
+    """
+
+    models: tuple[str, ...]
+    endpoint: Endpoint
+    gateway: Command
+    model_server: Command | None
+    socket: Path | None
+
+    def models_loaded(self) -> bool:
+        """Whether the embedded model server serves; true when there is none to wait for."""
+        return self.socket is None or self.socket.exists()
+
+
+def make(options: Options, models: tuple[str, ...], endpoint: Endpoint, socket: Path) -> Plan:
+    """Decide what to run; `socket` is where an embedded model server may open its own."""
+    if options.model_server is not None:
+        return Plan(models, endpoint, gateway(options, models, endpoint, options.model_server), None, None)
+    own = gateway(options, models, endpoint, f"unix:{socket}")
+    return Plan(models, endpoint, own, model_server(options.models_dir, socket), socket)
+
+
+def gateway(options: Options, models: tuple[str, ...], endpoint: Endpoint, address: str) -> Command:
+    """The gateway, which is configured by its environment only."""
+    environment = {
+        "MICROTOME_HOST": endpoint.host,
+        "MICROTOME_PORT": str(endpoint.port),
+        "MICROTOME_MODEL_SERVER": address,
+        "MICROTOME_MODELS": ",".join(models),
+        "MICROTOME_EXIT_WITH_PARENT": "true",
+        "MICROTOME_LOG_LEVEL": log_level(),
+    }
+    if options.redis is not None:
+        environment["MICROTOME_REDIS_URL"] = options.redis
+    return Command("gateway", (sys.executable, "-m", "service"), environment)
+
+
+def model_server(models_dir: Path, socket: Path) -> Command:
+    """The embedded model server, on a Unix socket only."""
+    words = (
+        *(sys.executable, "-m", "modelserver"),
+        f"--models_dir={models_dir}",
+        "--port=0",
+        f"--grpc_socket_path={socket}",
+        "--enable_batching=true",
+        "--enable_serialization_as_tensor_content=true",
+        "--exit_with_parent=true",
+        f"--log_level={log_level()}",
+    )
+    return Command("model server", words)
+
+
+def log_level() -> str:
+    """How much both servers say; less than by themselves, so that what to try stays in sight."""
+    return os.environ.get("MICROTOME_LOG_LEVEL", "warning")
+
+
+def exporter(recipe: Path, models_dir: Path) -> Command:
+    """The exporter, on a leash because it has no such switch."""
+    leash = (sys.executable, "-m", "microtome.up.leash", str(os.getpid()))
+    return Command("exporter", (*leash, "exporter", "export", str(recipe), "--out", str(models_dir)))

@@ -1,0 +1,41 @@
+"""What `microtome up` prints when the service is ready: lines that work as they stand."""
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from microtome.up.addresses import Endpoint
+
+EXAMPLE = Path("examples/cat.jpg")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def welcome(gateway: Endpoint, models: tuple[str, ...], seconds: float) -> str:
+    """Write the lines."""
+    return f"""
+Microtome serves {", ".join(models)} on {gateway.url} (ready after {seconds:.1f} s). Try
+
+    {curl_line(gateway, example_image(Path.cwd()), os.environ)}
+
+docs      {gateway.url}/docs
+metrics   {gateway.url}/metrics
+stop      Ctrl-C
+"""
+
+
+def curl_line(gateway: Endpoint, image: Path, environment: Mapping[str, str]) -> str:
+    """Write a command that sends `image`, whatever its path has in it, past any proxy."""
+    # Within -F, curl gives , and ; a meaning unless the path stands in double quotes.
+    path = f'"{image}"' if set(str(image)) & set(",;") else str(image)
+    proxied = any(environment.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
+    words = ["curl", *(["--noproxy", "*"] if proxied else []), "-F", f"image=@{path}", f"{gateway.url}/embed"]
+    return shlex.join(words)
+
+
+def example_image(here: Path) -> Path:
+    """Find a photo to send: the repository's own, named from `here` when it lies below, else something to replace."""
+    if (here / EXAMPLE).is_file():
+        return EXAMPLE
+    photo = REPOSITORY / EXAMPLE
+    return photo if photo.is_file() else Path("YOUR_PHOTO.jpg")

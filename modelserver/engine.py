@@ -1,0 +1,48 @@
+"""The port behind which a SavedModel is executed: TensorFlow today, another runtime tomorrow."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from modelserver.signatures import Signature
+from modelserver.tensor_decoding import Array
+
+
+class LoadedModel(Protocol):
+    """A SavedModel in memory. All methods may be called from any thread."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """What it can be asked, by signature key."""
+
+    @property
+    def signature_defs(self) -> Mapping[str, Any]:
+        """The same as TensorFlow's own ``SignatureDef`` messages, for GetModelMetadata."""
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
+        """Compute the fetched tensors and nothing else; releases the interpreter meanwhile.
+
+        Args:
+            feeds: Arrays by tensor name.
+            fetches: Tensor names.
+
+        Returns:
+            One array per fetch, in their order.
+
+        Raises:
+            ServingError: With the code and text of the runtime.
+        """
+
+    def close(self) -> None:
+        """Free the memory. No run may be under way, and none may follow."""
+
+
+class Engine(Protocol):
+    """Loads SavedModels."""
+
+    def load(self, path: Path) -> LoadedModel:
+        """Read the SavedModel in ``path``; blocks, for seconds.
+
+        Raises:
+            ServingError: There is none, or it cannot be read.
+        """

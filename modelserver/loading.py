@@ -1,0 +1,69 @@
+"""Brings a version from disk to readiness. Everything here blocks, and runs in the load thread."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from modelserver.engine import Engine, LoadedModel
+from modelserver.errors import Internal, ServingError
+from modelserver.servable import read_max_batch_size
+
+log = logging.getLogger(__name__)
+
+
+class WarmUp(Protocol):
+    """Exercises a loaded version; raises ServingError when it cannot answer."""
+
+    def __call__(self, model: LoadedModel, version_dir: Path) -> int:
+        """Run the version's own requests; returns how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that is ready to answer."""
+
+    model: LoadedModel
+    max_batch_size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Loads versions, and warms them up.
+
+    Attributes:
+        engine: What executes them.
+        warm_up: What exercises them before they are announced.
+    """
+
+    engine: Engine
+    warm_up: WarmUp
+
+    def load(self, version_dir: Path) -> Loaded:
+        """Load one version.
+
+        Raises:
+            ServingError: It cannot be loaded, or its warm-up failed; nothing of it stays in memory.
+        """
+        started = time.monotonic()
+        try:
+            model = self.engine.load(version_dir)
+            try:
+                self.warm_up(model, version_dir)
+            except BaseException:
+                model.close()
+                raise
+        except ServingError:
+            raise
+        except Exception as error:
+            log.exception("Loading %s failed", version_dir)
+            raise Internal(f"Loading failed: {type(error).__name__}; see the log of the model server") from error
+        log.info("Loaded %s in %.2f s", version_dir, time.monotonic() - started)
+        return Loaded(model, read_max_batch_size(version_dir))
+
+
+def no_warm_up(model: LoadedModel, version_dir: Path) -> int:
+    """Stand in for the warm-up when it is switched off."""
+    del model, version_dir
+    return 0

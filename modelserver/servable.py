@@ -1,0 +1,60 @@
+"""A version in memory, and the promise that it stays there while someone uses it."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+from modelserver.engine import LoadedModel
+
+log = logging.getLogger(__name__)
+
+MANIFEST = Path("assets.extra", "manifest.json")
+
+
+class Servable:
+    """One loaded version of one model. Lives on the event loop, except for ``model``.
+
+    Args:
+        name: The model's name.
+        version: The version's number.
+        model: What executes it.
+        max_batch_size: The largest batch that the version's own manifest allows, or None when it does not say.
+    """
+
+    def __init__(self, name: str, version: int, model: LoadedModel, max_batch_size: int | None = None) -> None:
+        self.name = name
+        self.version = version
+        self.model = model
+        self.max_batch_size = max_batch_size
+        self._holders = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def acquire(self) -> None:
+        """Keep the version loaded until ``release``."""
+        self._holders += 1
+        self._idle.clear()
+
+    def release(self) -> None:
+        """Give back one ``acquire``."""
+        self._holders -= 1
+        if not self._holders:
+            self._idle.set()
+
+    async def drained(self) -> None:
+        """Wait until nobody holds it. New holders must be kept away by the caller."""
+        await self._idle.wait()
+
+
+def read_max_batch_size(version_dir: Path) -> int | None:
+    """Read ``max_batch_size`` from a version's manifest; None when there is no manifest, or no such entry."""
+    try:
+        manifest = json.loads((version_dir / MANIFEST).read_bytes())
+        size = manifest.get("max_batch_size")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        log.warning("The manifest of %s is unreadable, its max_batch_size is not known: %s", version_dir, error)
+        return None
+    return size if isinstance(size, int) and size > 0 else None

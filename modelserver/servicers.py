@@ -1,0 +1,104 @@
+"""The gRPC face: TensorFlow Serving's two services, each method one sentence over the core.
+
+Methods have their names on the wire.
+"""
+
+import asyncio
+from typing import Any, TypeAlias
+
+import grpc
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+from modelserver.catalogue import Catalogue
+from modelserver.errors import Unimplemented
+from modelserver.grpc_statuses import answering
+from modelserver.metadata import model_metadata, model_status
+from modelserver.prediction import Predictor
+from modelserver.reload import Reloader
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class PredictionServicer:
+    """``tensorflow.serving.PredictionService``, without its ``tf.Example`` methods."""
+
+    def __init__(self, catalogue: Catalogue, predictor: Predictor) -> None:
+        self._catalogue = catalogue
+        self._predictor = predictor
+
+    async def Predict(  # noqa: N802
+        self, request: predict_pb2.PredictRequest, context: Context
+    ) -> predict_pb2.PredictResponse:
+        """Compute outputs."""
+        async with answering(context):
+            return await self._predictor.predict(request, _deadline(context))
+
+    async def GetModelMetadata(  # noqa: N802
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        """Tell the signatures."""
+        async with answering(context):
+            return model_metadata(self._catalogue, request)
+
+    async def Classify(  # noqa: N802
+        self,
+        _: classification_pb2.ClassificationRequest,
+        context: Context,
+    ) -> classification_pb2.ClassificationResponse:
+        """Refuse: images do not come as ``tf.Example``."""
+        async with answering(context):
+            raise Unimplemented("Classify is not implemented; use Predict")
+
+    async def Regress(  # noqa: N802
+        self,
+        _: regression_pb2.RegressionRequest,
+        context: Context,
+    ) -> regression_pb2.RegressionResponse:
+        """Refuse: images do not come as ``tf.Example``."""
+        async with answering(context):
+            raise Unimplemented("Regress is not implemented; use Predict")
+
+    async def MultiInference(  # noqa: N802
+        self,
+        _: inference_pb2.MultiInferenceRequest,
+        context: Context,
+    ) -> inference_pb2.MultiInferenceResponse:
+        """Refuse: images do not come as ``tf.Example``."""
+        async with answering(context):
+            raise Unimplemented("MultiInference is not implemented; use Predict")
+
+
+class ModelServicer:
+    """``tensorflow.serving.ModelService``."""
+
+    def __init__(self, catalogue: Catalogue, reloader: Reloader) -> None:
+        self._catalogue = catalogue
+        self._reloader = reloader
+
+    async def GetModelStatus(  # noqa: N802
+        self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        """Tell what became of a model's versions."""
+        async with answering(context):
+            return model_status(self._catalogue, request)
+
+    async def HandleReloadConfigRequest(  # noqa: N802
+        self, request: model_management_pb2.ReloadConfigRequest, context: Context
+    ) -> model_management_pb2.ReloadConfigResponse:
+        """Replace the set of models."""
+        async with answering(context):
+            return await self._reloader.reload(request)
+
+
+def _deadline(context: Context) -> float | None:
+    """Return when the caller stops waiting, on the loop's clock; None when it never does."""
+    left = context.time_remaining()
+    return None if left is None else asyncio.get_running_loop().time() + left

@@ -1,0 +1,84 @@
+"""The composition root: the only file that knows every concrete class."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+from microtome import __version__
+from service.cache.breaker import Breaker
+from service.cache.fail_open import FailOpenCache
+from service.cache.memory import MemoryCache
+from service.cache.null import NullCache
+from service.cache.tiered import TieredCache
+from service.embedding.budget import Budget
+from service.embedding.embedder import Embedder, Limits
+from service.embedding.ports import VectorCache
+from service.http_api.app import HttpOptions, http_app
+from service.http_api.body import BodyLimits
+from service.model_server.catalogue import Catalogue, Timing
+from service.model_server.rpc import ModelServerRpc
+from service.settings import Settings
+from service.telemetry.logs import Logger
+from service.telemetry.metrics import Metrics
+
+
+def build(settings: Settings, log: Logger) -> FastAPI:
+    """Build the gateway. Nothing is connected before the application starts. Needs a running event loop."""
+    metrics = Metrics()
+    rpc = ModelServerRpc(settings.model_server)
+    catalogue = Catalogue(rpc, settings.models, timing=Timing(infer=settings.deadline), metrics=metrics, log=log)
+    cache = open_cache(settings, metrics, log)
+    decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        keeping = asyncio.create_task(catalogue.run(), name="catalogue")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping
+            await cache.close()
+            await rpc.close()
+            decoders.shutdown(wait=False, cancel_futures=True)
+
+    return http_app(
+        embedder=Embedder(
+            catalogue,
+            cache,
+            limits=Limits(settings.max_images, settings.max_image_pixels),
+            budget=Budget(settings.max_images_in_flight, "images", metrics.images_in_flight.set),
+            decoders=decoders,
+            observer=metrics,
+        ),
+        models=catalogue,
+        bodies=Budget(settings.max_body_bytes_in_flight, "bytes", metrics.body_bytes_in_flight.set),
+        options=HttpOptions(
+            default_model=settings.models[0],
+            limits=BodyLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images),
+            deadline=settings.deadline,
+            version=__version__,
+        ),
+        metrics=metrics,
+        log=log,
+        lifespan=lifespan,
+    )
+
+
+def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> VectorCache:
+    """Choose the tiers that the settings ask for."""
+    near = MemoryCache(settings.cache_bytes) if settings.cache_bytes else NullCache()
+    return TieredCache(near, _open_redis(settings, metrics, log)) if settings.redis_url else near
+
+
+def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> VectorCache:
+    # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
+    from service.cache.redis_store import RedisCache  # noqa: PLC0415
+
+    redis = RedisCache(settings.redis_url or "", ttl=settings.redis_ttl, timeout=settings.cache_budget, metrics=metrics)
+    breaker = Breaker(settings.cache_breaker_window)
+    return FailOpenCache(redis, budget=settings.cache_budget, breaker=breaker, metrics=metrics, log=log)

@@ -1,0 +1,17 @@
+"""No cache at all. Chosen when caching is off, so that nobody has to ask whether there is a cache."""
+
+from collections.abc import Mapping, Sequence
+
+
+class NullCache:
+    """Misses always."""
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return None for every key."""
+        return [None] * len(keys)
+
+    async def put_many(self, entries: Mapping[str, bytes]) -> None:
+        """Keep nothing."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,40 @@
+"""Bound the work in flight, so that memory is bounded by configuration, and waiting by the bound."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from service.errors import Overloaded
+
+
+class Budget:
+    """Counts what is in flight (images, bytes) and refuses what goes beyond `limit`. For one event loop; no locks."""
+
+    def __init__(self, limit: int, unit: str, on_change: Callable[[int], None] = lambda _: None) -> None:
+        self._limit = limit
+        self._unit = unit
+        self._on_change = on_change
+        self._held = 0
+
+    @contextmanager
+    def hold(self, amount: int) -> Iterator[None]:
+        """Hold `amount` while the block runs.
+
+        A single amount larger than the limit is let through when nothing else is held, since no retry could make it
+        fit: its size is bounded elsewhere, by the limits of one request.
+
+        Raises:
+            Overloaded: there is no room now.
+        """
+        if self._held and self._held + amount > self._limit:
+            raise Overloaded(
+                f"The server already holds {self._held} of {self._limit} {self._unit}. Try again in a second."
+            )
+        self._change(amount)
+        try:
+            yield
+        finally:
+            self._change(-amount)
+
+    def _change(self, amount: int) -> None:
+        self._held += amount
+        self._on_change(self._held)

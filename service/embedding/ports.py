@@ -1,0 +1,94 @@
+"""What the core needs from outside. Every implementation of a port passes the port's suite in tests/contract."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.embedding.manifest import ModelCard
+
+Pixels = NDArray[np.uint8]
+"""uint8 [N, height, width, 3], RGB."""
+
+Vectors = NDArray[np.float32]
+"""float32 [N, D]."""
+
+
+class ModelServer(Protocol):
+    """Turns a batch of pixels into named vectors."""
+
+    def card(self, model: str) -> ModelCard:
+        """The version of a model that requests go to now.
+
+        Raises:
+            UnknownModel: it is not among the models served here.
+            ModelServerDown: the model server cannot be reached.
+            ModelNotReady: no version is ready.
+        """
+        ...
+
+    def cards(self) -> Mapping[str, ModelCard | None]:
+        """Return every model served here by name, with the version in use, if any has answered yet."""
+        ...
+
+    def readiness(self) -> Mapping[str, str | None]:
+        """Return every model by name: None when an inference has recently worked, else what is wrong, for people."""
+        ...
+
+    async def renewed(self, card: ModelCard) -> ModelCard:
+        """Look at once for the version that has taken the place of `card`, which the server no longer has.
+
+        Raises:
+            ModelServerDown: the model server cannot be reached.
+            ModelNotReady: no version is ready.
+        """
+        ...
+
+    async def infer(self, card: ModelCard, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
+        """Run exactly the version of `card` and return the outputs asked for, each float32 [N, D], all finite.
+
+        Raises:
+            ModelServerDown: the model server cannot be reached.
+            ModelNotReady: this version is gone or not ready.
+            Overloaded: the model server's queue is full.
+            DeadlineExceeded: no answer in the time allowed.
+            ModelServerFault: an answer that cannot be right.
+        """
+        ...
+
+
+class VectorCache(Protocol):
+    """Keeps vectors by key. Values are immutable: an entry can be absent, never stale."""
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values in the order of the keys, None where there is none.
+
+        Raises:
+            CacheUnavailable: the cache could not be asked.
+        """
+        ...
+
+    async def put_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store values; which of them stay is the cache's affair.
+
+        Raises:
+            CacheUnavailable: the cache could not be told.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give connections and memory back."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what happens, to count it. Must not raise and must not block."""
+
+    def stage(self, name: str, seconds: float) -> None:
+        """A stage of a request (hash, cache, decode, infer) took so long."""
+        ...
+
+    def vectors_answered(self, model: str, *, hits: int, misses: int) -> None:
+        """So many vectors of a request came from the cache, and so many were computed."""
+        ...

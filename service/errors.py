@@ -1,0 +1,107 @@
+"""Everything the gateway can fail with.
+
+* ServiceError
+  x RequestRejected         the caller must change something
+    + BadRequest            an option or the form of the body is wrong
+    + NotAnImage            the bytes are no image that we read
+    + BrokenImage           an image, but truncated or corrupt
+    + ImageTooLarge         more bytes or more pixels than the limits allow
+    + TooManyImages         more images in one request than the limit allows
+    + UnknownModel          no such model is served here
+    + UnknownOutput         the model has no such output
+  x TemporarilyUnable       the same request may succeed later
+    + Overloaded            more work in flight than the limits allow
+    + ModelServerDown       the model server cannot be reached
+    + ModelNotReady         the model server lives, but this model is not ready yet
+    + DeadlineExceeded      the time allowed for the request is over
+  x ModelServerFault        the model server answered with something that cannot be right
+
+Errors carry meaning, never a transport's number: each transport owns a total table (`http_api/statuses.py`). Every
+message goes to the caller as it stands, so it says what was expected, what came and what to do, and nothing of our
+insides.
+
+`CacheUnavailable` stands outside the tree: it never reaches a caller, since a cache that is down is one that misses.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ServiceError(Exception):
+    """A request that was not answered, and why. `str(error)` is written for the caller."""
+
+
+class RequestRejected(ServiceError):
+    """The caller must change something; the same request will fail again."""
+
+
+class BadRequest(RequestRejected):
+    """An option or the form of the body is wrong."""
+
+
+class NotAnImage(RequestRejected):
+    """The bytes are no image in a format that we read."""
+
+
+class BrokenImage(RequestRejected):
+    """The bytes begin like an image, but are truncated or corrupt."""
+
+
+class ImageTooLarge(RequestRejected):
+    """The image, or the request as a whole, has more bytes or pixels than the limits allow."""
+
+
+class TooManyImages(RequestRejected):
+    """The request has more images than the limit allows."""
+
+
+class UnknownModel(RequestRejected):
+    """No model of this name is served here."""
+
+
+class UnknownOutput(RequestRejected):
+    """The model has no output of this name."""
+
+
+class TemporarilyUnable(ServiceError):
+    """The same request may succeed later.
+
+    Attributes:
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Overloaded(TemporarilyUnable):
+    """More work is in flight than the limits allow."""
+
+
+class ModelServerDown(TemporarilyUnable):
+    """The model server cannot be reached."""
+
+
+class ModelNotReady(TemporarilyUnable):
+    """The model server lives, but has no version of this model ready."""
+
+
+class DeadlineExceeded(TemporarilyUnable):
+    """The time allowed for the request is over."""
+
+
+class ModelServerFault(ServiceError):
+    """The model server answered with something that cannot be right: a wrong shape, a value that is not finite."""
+
+
+class CacheUnavailable(Exception):
+    """The cache could not be asked. Never reaches a caller."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Word an unknown name: what was received, the nearest known names, all of them when they are few."""
+    names = sorted(known)
+    shown = names if len(names) <= 8 else get_close_matches(name, names, n=3, cutoff=0.0)
+    listed = ", ".join(repr(n) for n in shown)
+    return f"Unknown {kind} {name[:80]!r}. {'Known' if len(names) <= 8 else 'Nearest'}: {listed or 'none'}."

@@ -1,0 +1,60 @@
+"""The outermost layer of every request: an id, a count, a duration, and an answer even when something broke."""
+
+from time import perf_counter
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http_api.problems import unexpected
+from service.telemetry.logs import Logger
+from service.telemetry.metrics import Metrics
+
+_MAX_ID = 128
+
+
+class Observed:
+    """ASGI middleware. A request's id is the caller's `X-Request-ID` or a new one; the answer carries it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: Logger) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope))
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        start, status = perf_counter(), 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception:
+            # The one place where an unforeseen error ends: all of it into the log, none of it to the caller.
+            self._log.exception("unexpected_error", path=scope["path"])
+            self._metrics.errors.labels("internal-error").inc()
+            if status:
+                raise
+            await unexpected(request_id)(scope, receive, noted)
+        finally:
+            # The route's template, never the path: labels stay few whatever callers ask for.
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(perf_counter() - start)
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable() else uuid4().hex

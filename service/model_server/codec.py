@@ -1,0 +1,59 @@
+"""Pixels to tensors and tensors to vectors, without ever building a Python list of numbers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from microtome.tfserving.v1.predict_pb2 import PredictResponse
+from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
+from service.embedding.manifest import ModelCard
+from service.embedding.ports import Pixels, Vectors
+from service.errors import ModelServerFault
+
+IMAGES = "images"
+"""Alias of the input in the `serving_default` signature."""
+
+
+def pixels_tensor(pixels: Pixels) -> Tensor:
+    """Wrap uint8 [N, height, width, 3] as it lies in memory."""
+    return Tensor(dtype=DataType.DATA_TYPE_UINT8, tensor_shape=_shape(pixels.shape), tensor_content=pixels.tobytes())
+
+
+def query_tensor() -> Tensor:
+    """Build the `manifest` signature's input: one number, which says nothing but the batch size."""
+    return Tensor(
+        dtype=DataType.DATA_TYPE_INT32, tensor_shape=_shape((1,)), tensor_content=np.zeros(1, "<i4").tobytes()
+    )
+
+
+def vectors(answer: PredictResponse, card: ModelCard, outputs: Sequence[str], rows: int) -> dict[str, Vectors]:
+    """Read named vectors, each float32 [rows, D], and check all that the server might get wrong.
+
+    TensorFlow Serving never checks shapes: given the wrong pixels it answers OK with numbers that mean nothing.
+
+    Raises:
+        ModelServerFault: another version, a missing output, a wrong dtype, shape or length, a value that is not finite.
+    """
+    if answer.model_spec.version.value != card.version:
+        raise ModelServerFault(
+            f"Asked for version {card.version} of {card.name!r}, got {answer.model_spec.version.value}."
+        )
+    return {name: _vectors(answer, name, rows, card.outputs[name].dim) for name in outputs}
+
+
+def _vectors(answer: PredictResponse, name: str, rows: int, dim: int) -> Vectors:
+    tensor = answer.outputs.get(name)
+    if tensor is None or tensor.dtype != DataType.DATA_TYPE_FLOAT:
+        raise ModelServerFault(f"The model server did not return output {name!r} as float32.")
+    # *_val is what the server sends unless told otherwise; a packed float_val is the same bytes as tensor_content.
+    values = np.frombuffer(tensor.tensor_content or tensor.float_val, "<f4")
+    shape = [d.size for d in tensor.tensor_shape.dim]
+    if not shape or shape[0] != rows or values.size != rows * dim or int(np.prod(shape)) != values.size:
+        raise ModelServerFault(f"Expected output {name!r} of {rows} x {dim} numbers, got shape {shape}.")
+    if not np.isfinite(values).all():
+        raise ModelServerFault(f"Output {name!r} has values that are not finite.")
+    return values.reshape(rows, dim)
+
+
+def _shape(sizes: Sequence[int]) -> TensorShape:
+    return TensorShape(dim=[TensorShape.Dim(size=size) for size in sizes])

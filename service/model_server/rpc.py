@@ -1,0 +1,95 @@
+"""The two calls that the gateway makes, over messages of our own that have TensorFlow Serving's wire format.
+
+The official stubs would cost the gateway all of TensorFlow: seconds and half a gigabyte per process.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+import grpc.aio
+from google.protobuf.wrappers_pb2 import Int64Value
+
+from microtome.tfserving.v1.model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
+from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
+from microtome.tfserving.v1.tensor_pb2 import Tensor
+from service.model_server.statuses import to_service_error
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A model server that comes back is found within a second, not within gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # The model server stands beside the gateway; a proxy for the outside world is not on the way.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class ModelServerRpc:
+    """One channel to one model server."""
+
+    def __init__(self, address: str) -> None:
+        """Connect when first used. Needs a running event loop.
+
+        Args:
+            address: `host:port`, `dns:///…` or `unix:/path`.
+        """
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._predict = self._channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=PredictRequest.SerializeToString,
+            response_deserializer=PredictResponse.FromString,
+        )
+        self._status = self._channel.unary_unary(
+            "/tensorflow.serving.ModelService/GetModelStatus",
+            request_serializer=GetModelStatusRequest.SerializeToString,
+            response_deserializer=GetModelStatusResponse.FromString,
+        )
+
+    async def available_versions(self, model: str, *, timeout: float) -> list[int]:  # noqa: ASYNC109, gRPC's own deadline
+        """Return the versions of a model that can be asked now, newest first.
+
+        Raises:
+            ServiceError: see `statuses.py`; a model that the server does not know is ModelNotReady.
+        """
+        with _translated():
+            answer = await self._status(GetModelStatusRequest(model_spec=ModelSpec(name=model)), timeout=timeout)
+        available = ModelVersionStatus.State.STATE_AVAILABLE
+        return sorted((s.version for s in answer.model_version_status if s.state == available), reverse=True)
+
+    async def predict(  # noqa: PLR0913, the parts of one request
+        self,
+        model: str,
+        version: int,
+        signature: str,
+        inputs: dict[str, Tensor],
+        outputs: list[str],
+        *,
+        timeout: float,  # noqa: ASYNC109, gRPC's own deadline, which the server is told
+    ) -> PredictResponse:
+        """Run a signature of exactly this version.
+
+        Raises:
+            ServiceError: see `statuses.py`.
+        """
+        request = PredictRequest(
+            model_spec=ModelSpec(name=model, version=Int64Value(value=version), signature_name=signature),
+            inputs=inputs,
+            output_filter=outputs,
+        )
+        with _translated():
+            return await self._predict(request, timeout=timeout)
+
+    async def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        await self._channel.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise to_service_error(error.code(), error.details() or "") from error

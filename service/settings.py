@@ -1,0 +1,115 @@
+"""Every setting of the gateway, and the only reader of the environment.
+
+docs/reference/settings.md is generated from here. Variables are named MICROTOME_ and the field's name in capitals,
+such as MICROTOME_REDIS_URL.
+"""
+
+import os
+from difflib import get_close_matches
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.telemetry.logs import LogFormat, LogLevel
+
+PREFIX = "MICROTOME_"
+
+_MB = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Read once, at start; frozen from then on."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of IPv4, :: for all.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    model_server: str = Field(
+        min_length=1,
+        description="TensorFlow Serving or the embedded model server: `host:port`, `dns:///…` or `unix:/path`.",
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        min_length=1,
+        description="Names of the models to serve, separated by commas. The first answers when a request names none.",
+    )
+    redis_url: str | None = Field(
+        None,
+        description="Redis or Valkey that gateways share as cache: `redis://`, `rediss://` or `unix://`. Unset: none.",
+    )
+    redis_ttl: float = Field(
+        7 * 24 * 3600, gt=0, description="Seconds that a vector stays in Redis, give or take a tenth."
+    )
+    cache_bytes: int = Field(
+        64 * _MB, ge=0, description="Bytes of vectors kept in this process, overhead included; 0 keeps none."
+    )
+    cache_budget: float = Field(
+        0.05, gt=0, description="Seconds that Redis may take for an answer; then the request goes on without it."
+    )
+    cache_breaker_window: float = Field(
+        5.0, gt=0, description="Seconds that Redis is left alone after a failure, before one request tries it again."
+    )
+    max_image_bytes: int = Field(20 * _MB, gt=0, description="Largest encoded image, in bytes.")
+    max_image_pixels: int = Field(
+        50_000_000, gt=0, description="Largest image, in pixels; refused on its header, before decoding."
+    )
+    max_images: int = Field(64, gt=0, description="Most images in one request.")
+    max_body_bytes: int = Field(64 * _MB, gt=0, description="Largest request body, in bytes.")
+    max_images_in_flight: int = Field(
+        256, gt=0, description="Images worked on at a time; requests beyond it are answered 429."
+    )
+    max_body_bytes_in_flight: int = Field(
+        256 * _MB, gt=0, description="Bytes of request bodies held at a time; requests beyond it are answered 429."
+    )
+    deadline: float = Field(30.0, gt=0, description="Seconds that a request may take, from its head to its answer.")
+    drain: int = Field(20, ge=0, description="Seconds that requests in flight have to finish after SIGTERM.")
+    decode_threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, gt=0, description="Images decoded at a time; the number of cores."
+    )
+    log_format: LogFormat = Field("console", description="`console` for people, `json` for machines.")
+    log_level: LogLevel = Field("info", description="`debug`, `info`, `warning` or `error`.")
+    exit_with_parent: bool = Field(
+        False, description="Drain and exit when the process that started the gateway is gone. For `microtome up`."
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("expected redis://, rediss:// or unix://")
+        return value or None
+
+
+class SettingsError(Exception):
+    """The environment does not make settings; the message says what is wrong with each variable."""
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: a missing, a wrong or an unknown variable. A misspelt one would otherwise be ignored in silence.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    faults = [
+        f"{name}: no such setting{_nearest(name, known)}"
+        for name in os.environ
+        if name.startswith(PREFIX) and name not in known
+    ]
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        faults += [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return settings
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,54 @@
+"""Structured logs on stderr: for people on a terminal, JSON for machines."""
+
+import sys
+from typing import Literal, Protocol
+
+import structlog
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Logger(Protocol):
+    """What we use of a structlog logger: an event's name, and facts about it."""
+
+    def info(self, event: str, /, **facts: object) -> object:
+        """Say what happened."""
+        ...
+
+    def warning(self, event: str, /, **facts: object) -> object:
+        """Say what somebody should look at."""
+        ...
+
+    def exception(self, event: str, /, **facts: object) -> object:
+        """Say what broke, with the traceback."""
+        ...
+
+
+def configure(form: LogFormat, level: LogLevel) -> Logger:
+    """Set logging up for this process and return its logger.
+
+    Args:
+        form: `console` for people, `json` for machines: one object a line.
+        level: what is less than this is not said.
+    """
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            *([structlog.processors.format_exc_info] if form == "json" else []),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logger: Logger = structlog.get_logger("microtome")
+    return logger

@@ -1,0 +1,118 @@
+"""Every metric of the gateway, declared in one place and nowhere else.
+
+Labels are bounded: a model's name becomes a label only when that model is served here, a route only when it exists.
+docs/reference/metrics.md is generated from here.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Described(NamedTuple):
+    """One metric, for documentation; a counter's name is the one on the wire, with `_total`."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+class Metrics:
+    """The gateway's metrics in a registry of their own. Implements the core's `Observer`."""
+
+    def __init__(self) -> None:
+        # Twice the series for a time that nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.requests = Counter(
+            "microtome_requests", "HTTP requests answered, by route and status.", ["route", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "microtome_request_seconds",
+            "Seconds from the request's first byte to the answer's last, by route.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "microtome_stage_seconds",
+            "Seconds spent in a stage of a request: read, hash, cache, decode, infer, encode.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.vectors = Counter(
+            "microtome_vectors",
+            "Vectors answered, by model and by where they came from: cache `hit` or `miss`.",
+            ["model", "cache"],
+            registry=registry,
+        )
+        self.images_in_flight = Gauge(
+            "microtome_images_in_flight", "Images that are being worked on now.", registry=registry
+        )
+        self.body_bytes_in_flight = Gauge(
+            "microtome_body_bytes_in_flight", "Bytes of request bodies that are held now.", registry=registry
+        )
+        self.errors = Counter(
+            "microtome_errors", "Requests that ended in an error, by the error's name.", ["error"], registry=registry
+        )
+        self.cache_failures = Counter(
+            "microtome_cache_failures",
+            "Calls of the Redis cache that failed or took longer than the time budget; each was a miss.",
+            registry=registry,
+        )
+        self.cache_spoiled = Counter(
+            "microtome_cache_spoiled",
+            "Values in Redis that were not what had been stored: truncated, foreign or misplaced; each was a miss.",
+            registry=registry,
+        )
+        self.cache_breaker_open = Gauge(
+            "microtome_cache_breaker_open",
+            "1 while Redis is left alone after a failure, 0 while it is used.",
+            registry=registry,
+        )
+        self.model_ready = Gauge(
+            "microtome_model_ready",
+            "1 while an inference has recently worked for the model.",
+            ["model"],
+            registry=registry,
+        )
+        self.model_version = Gauge(
+            "microtome_model_version", "The version of the model that requests go to now.", ["model"], registry=registry
+        )
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Count a stage's duration, in seconds."""
+        self.stage_seconds.labels(name).observe(seconds)
+
+    def vectors_answered(self, model: str, *, hits: int, misses: int) -> None:
+        """Count the vectors of one request by where they came from."""
+        if hits:
+            self.vectors.labels(model, "hit").inc(hits)
+        if misses:
+            self.vectors.labels(model, "miss").inc(misses)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def described(self) -> Iterator[Described]:
+        """Describe the metrics declared here, in the order of their declaration."""
+        for metric in vars(self).values():
+            if isinstance(metric, Counter | Gauge | Histogram):
+                (family,) = metric.describe()
+                name = f"{family.name}_total" if family.type == "counter" else family.name
+                yield Described(name, family.type, metric._labelnames, family.documentation)  # noqa: SLF001

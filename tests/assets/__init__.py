@@ -1,0 +1,1 @@
+"""Small reference data, each beside the script that made it."""

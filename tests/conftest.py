@@ -1,0 +1,43 @@
+"""Fixtures for all tests: the repository, its default model really exported, and data that may be absent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.exported_models import REPOSITORY, export_once
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a temporary directory that all workers of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def lite0_models(shared_directory: Path) -> Path:
+    """Return a models directory with the default recipe in it, exported by the real command. Do not write to it."""
+    return export_once(REPOSITORY / "recipe.yaml", shared_directory / "lite0_models")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Return a function from the name of a data set beside the checkout to its path; it skips where there is none."""
+
+    def find(name: str) -> Path:
+        path = REPOSITORY.parent / "shared" / "data" / name
+        if not path.exists():
+            pytest.skip(f"needs the data set {name}, which is not in ../shared/data beside the checkout")
+        return path
+
+    return find

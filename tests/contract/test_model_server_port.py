@@ -1,0 +1,106 @@
+"""What the core may expect of a model server: the real one behind its catalogue, and the fake of the unit tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+
+from service.embedding.manifest import ModelCard
+from service.embedding.ports import ModelServer, Pixels
+from service.errors import ModelNotReady, UnknownModel
+from service.model_server.catalogue import Catalogue, Timing
+from service.model_server.rpc import ModelServerRpc
+from service.telemetry.logs import configure
+from service.telemetry.metrics import Metrics
+from tests.e2e.processes import ModelServer as ModelServerProcess
+from tests.fakes.model_server import FakeModelServer, card
+
+
+@pytest.fixture(scope="module")
+def process(lite0_models: Path) -> Iterator[ModelServerProcess]:
+    """A real model server with the default recipe."""
+    # pytest's own directories have paths too long for a socket.
+    with TemporaryDirectory(prefix="microtome-") as path:
+        directory = Path(path)
+        process = ModelServerProcess(directory, lite0_models)
+        process.start()
+        yield process
+        process.destroy()
+
+
+@pytest.fixture(params=["fake", "real"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
+    """Each model server, ready."""
+    if request.param == "fake":
+        yield FakeModelServer(card())
+        return
+    process: ModelServerProcess = request.getfixturevalue("process")
+    rpc = ModelServerRpc(process.address)
+    catalogue = Catalogue(rpc, ["lite0"], timing=Timing(), metrics=Metrics(), log=configure("json", "error"))
+    keeping = asyncio.create_task(catalogue.run())
+    async with asyncio.timeout(30):
+        while catalogue.readiness()["lite0"] is not None:  # noqa: ASYNC110, polled like a probe
+            await asyncio.sleep(0.01)
+    yield catalogue
+    keeping.cancel()
+    with suppress(asyncio.CancelledError):
+        await keeping
+    await rpc.close()
+
+
+def only(server: ModelServer) -> ModelCard:
+    """Return the card of the server's only model."""
+    (found,) = server.cards().values()
+    assert found is not None
+    return found
+
+
+def pixels(card: ModelCard, count: int) -> Pixels:
+    """Make different images of the right size."""
+    shape = (count, card.manifest.input.height, card.manifest.input.width, 3)
+    return np.random.default_rng(count).integers(0, 256, shape, np.uint8)
+
+
+async def test_a_model_is_found_by_its_name_only(server: ModelServer) -> None:
+    """The card found by name is the one listed; another name is unknown, and the error lists the known ones."""
+    found = only(server)
+    assert found == server.card(found.name)
+    assert {found.name: None} == dict(server.readiness())
+    with pytest.raises(UnknownModel, match=found.name):
+        server.card("nix")
+
+
+async def test_vectors_are_what_was_asked_for(server: ModelServer) -> None:
+    """Exactly the outputs asked for, each float32 [N, D] as the manifest says, all finite."""
+    found = only(server)
+    for names in ([found.manifest.default_output], list(found.outputs)):
+        vectors = await server.infer(found, names, pixels(found, 3))
+        assert set(names) == set(vectors)
+        for name in names:
+            assert (3, found.outputs[name].dim) == vectors[name].shape
+            assert np.float32 == vectors[name].dtype
+            assert np.isfinite(vectors[name]).all()
+
+
+async def test_a_vector_does_not_depend_on_its_batch_mates(server: ModelServer) -> None:
+    """Alone or among others: the same vector within 1e-5 relative."""
+    found = only(server)
+    name, images = found.manifest.default_output, pixels(found, 4)
+    together = (await server.infer(found, [name], images))[name]
+    for row in range(4):
+        alone = (await server.infer(found, [name], images[row : row + 1]))[name][0]
+        assert np.linalg.norm(alone - together[row]) <= 1e-5 * np.linalg.norm(alone)
+
+
+async def test_a_version_that_is_not_there_is_not_ready(server: ModelServer) -> None:
+    """Another version never answers in its place, and looking again finds the one that is there."""
+    found = only(server)
+    gone = replace(found, version=found.version + 7)
+    with pytest.raises(ModelNotReady):
+        await server.infer(gone, [found.manifest.default_output], pixels(found, 1))
+    assert found == await server.renewed(gone)

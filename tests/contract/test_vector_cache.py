@@ -1,0 +1,126 @@
+"""What every cache of vectors does, whatever it is made of. Redis is a real Valkey server."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.cache.breaker import Breaker
+from service.cache.fail_open import FailOpenCache
+from service.cache.memory import MemoryCache
+from service.cache.null import NullCache
+from service.cache.redis_store import RedisCache
+from service.cache.tiered import TieredCache
+from service.embedding.ports import VectorCache
+from service.telemetry.logs import configure
+from service.telemetry.metrics import Metrics
+from tests.e2e.processes import Valkey
+
+
+def redis(url: str) -> RedisCache:
+    """A Redis cache as the gateway opens it."""
+    return RedisCache(url, ttl=60, timeout=2, metrics=Metrics())
+
+
+def fail_open(url: str) -> FailOpenCache:
+    """The same behind its guard."""
+    return FailOpenCache(redis(url), budget=2, breaker=Breaker(5), metrics=Metrics(), log=configure("json", "error"))
+
+
+MAKES: dict[str, Callable[[str], VectorCache]] = {
+    "memory": lambda _: MemoryCache(1 << 20),
+    "redis": redis,
+    "fail-open": fail_open,
+    "memory over redis": lambda url: TieredCache(MemoryCache(1 << 20), redis(url)),
+    "nothing over redis": lambda url: TieredCache(NullCache(), redis(url)),
+    "memory over nothing": lambda _: TieredCache(MemoryCache(1 << 20), NullCache()),
+}
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """One Valkey server for the module."""
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.destroy()
+
+
+@pytest.fixture(params=MAKES)
+async def cache(request: pytest.FixtureRequest, valkey: Valkey) -> AsyncIterator[VectorCache]:
+    """An empty cache of each kind."""
+    with valkey.client() as client:
+        client.flushdb()
+    cache = MAKES[request.param](valkey.url)
+    yield cache
+    await cache.close()
+
+
+async def test_what_is_put_is_got_and_the_rest_is_none(cache: VectorCache) -> None:
+    """Values come back in the order of the keys, byte for byte; unknown keys are None."""
+    await cache.put_many({"a": b"\x00\xff", "b": b"2"})
+    assert [b"2", None, b"\x00\xff", b"2"] == await cache.get_many(["b", "x", "a", "b"])
+
+
+async def test_an_empty_cache_has_nothing(cache: VectorCache) -> None:
+    """Nothing put, nothing got."""
+    assert [None, None] == await cache.get_many(["a", "b"])
+
+
+async def test_values_of_vector_size_survive(cache: VectorCache) -> None:
+    """A flattened feature map of 400 KB is a value like any other."""
+    value = bytes(range(256)) * 1600
+    await cache.put_many({"large": value})
+    assert [value] == await cache.get_many(["large"])
+
+
+async def test_the_null_cache_keeps_nothing() -> None:
+    """The one exception says so: it misses what it was given."""
+    cache = NullCache()
+    await cache.put_many({"a": b"1"})
+    assert [None] == await cache.get_many(["a"])
+
+
+async def test_the_near_tier_is_filled_from_the_far_one(valkey: Valkey) -> None:
+    """What another gateway stored is near after the first look: the second needs no Redis."""
+    far = redis(valkey.url)
+    await far.put_many({"shared": b"1"})
+    near = MemoryCache(1 << 20)
+    cache = TieredCache(near, far)
+    assert [b"1"] == await cache.get_many(["shared"])
+    assert [b"1"] == await near.get_many(["shared"])
+    await cache.close()
+
+
+async def test_entries_in_redis_expire(valkey: Valkey) -> None:
+    """Every entry has a time to live, near the one set, so that nothing stays for ever."""
+    cache = redis(valkey.url)
+    await cache.put_many({f"k{i}": b"1" for i in range(20)})
+    with valkey.client() as client:
+        lives = [client.pttl(f"k{i}") for i in range(20)]
+    assert all(50_000 < life <= 66_000 for life in lives)
+    await cache.close()
+
+
+@pytest.mark.parametrize("spoil", ["truncate", "foreign", "misplaced"])
+async def test_a_spoiled_value_is_a_miss_and_counted(valkey: Valkey, spoil: str) -> None:
+    """Redis may lie: what is not what was stored under this key is no answer."""
+    metrics = Metrics()
+    cache = RedisCache(valkey.url, ttl=60, timeout=2, metrics=metrics)
+    await cache.put_many({"one": b"vector 1", "two": b"vector 2"})
+    with valkey.client() as client:
+        sealed = client.get("one")
+        assert isinstance(sealed, bytes)
+        wrong = {"truncate": sealed[:-1], "foreign": b"something else", "misplaced": client.get("two")}[spoil]
+        assert isinstance(wrong, bytes)
+        client.set("one", wrong)
+    assert [None, b"vector 2"] == await cache.get_many(["one", "two"])
+    assert "microtome_cache_spoiled_total 1.0" in metrics.exposition().decode()
+    await cache.close()
+
+
+def test_every_kind_is_held_to_the_contract() -> None:
+    """The table above names every cache that the gateway can be put together from."""
+    package = Path(__file__).parents[2] / "service" / "cache"
+    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "breaker", "envelope"}
+    assert kinds == {"memory", "redis_store", "fail_open", "tiered", "null"}

@@ -1,0 +1,1 @@
+"""Conformance with TensorFlow Serving: written against an address, held by our model server."""

@@ -1,0 +1,131 @@
+"""HandleReloadConfigRequest: section 1.6 of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf import text_format
+from tensorflow_serving.apis import model_management_pb2
+
+from tests.contract.tfserving.requests import predict
+from tests.contract.tfserving.server_process import Client, ServerProcess, eventually, status_of
+from tests.contract.tfserving.tiny_models import write_tiny
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+UNSUPPORTED = (
+    "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported"
+)
+NO_PLATFORM = (
+    "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform, "
+    "model name is a"
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with two models, and one that is broken."""
+    models = tmp_path_factory.mktemp("models")
+    for version in (1, 2):
+        write_tiny(models / "tiny" / str(version))
+    write_tiny(models / "other" / "1")
+    (models / "broken" / "1").mkdir(parents=True)
+    return models
+
+
+@pytest.fixture(scope="module")
+def client(models: Path, socket_directory: Path) -> Iterator[Client]:
+    """Return a client of a server that serves ``tiny`` at first."""
+    with (
+        ServerProcess(
+            socket_directory / "reload",
+            f"--model_base_path={models / 'tiny'}",
+            "--model_name=tiny",
+            "--max_num_load_retries=0",
+        ) as server,
+        Client(server.ready().address) as client,
+    ):
+        yield client
+
+
+def _reload(client: Client, *entries: str) -> model_management_pb2.ReloadConfigResponse:
+    request = model_management_pb2.ReloadConfigRequest()
+    text_format.Parse("\n".join(f"config {{ {entry} }}" for entry in entries), request.config.model_config_list)
+    return client.models.HandleReloadConfigRequest(request, timeout=30)
+
+
+def _entry(models: Path, name: str, more: str = "") -> str:
+    return f'name: "{name}" base_path: "{models / name}" model_platform: "tensorflow" {more}'
+
+
+def test_1_6_a_new_model_serves_when_the_call_returns(client: Client, models: Path) -> None:
+    """And one that is left out is unloaded, in its own time."""
+    answer = _reload(client, _entry(models, "other"))
+
+    assert 0 == answer.status.error_code
+    assert {1: "AVAILABLE"} == client.states("other")
+    eventually(lambda: client.states("tiny") == {2: "END"}, "tiny is unloaded")
+
+    _reload(client, _entry(models, "tiny"))
+
+    assert "AVAILABLE" == client.states("tiny")[2]
+
+
+def test_1_6_labels_can_be_moved_between_available_versions(client: Client, models: Path) -> None:
+    """First load, then label: a label for a version that is not loaded is refused."""
+    everything = "model_version_policy { all {} }"
+    _reload(client, _entry(models, "tiny", everything))
+    eventually(lambda: client.states("tiny") == {2: "AVAILABLE", 1: "AVAILABLE"}, "both serve")
+
+    for version in (1, 2):
+        _reload(client, _entry(models, "tiny", everything + f'version_labels {{ key: "stable" value: {version} }}'))
+        assert version == client.predict(predict(label="stable")).model_spec.version.value
+
+    wrong = everything + 'version_labels { key: "stable" value: 9 }'
+    assert (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "Request to assign label to version 9 of model tiny, which is not currently available for inference",
+    ) == status_of(lambda: _reload(client, _entry(models, "tiny", wrong)))
+
+
+def test_1_6_a_model_that_does_not_load_fails_the_call(client: Client, models: Path) -> None:
+    """UNKNOWN, with the reason; the others are served."""
+    code, text = status_of(lambda: _reload(client, _entry(models, "tiny"), _entry(models, "broken")))
+
+    assert grpc.StatusCode.UNKNOWN is code
+    assert text.startswith(
+        "1 servable(s) did not become available: {{{name: broken version: 1} due to error: NOT_FOUND"
+    )
+    assert client.predict(predict()).outputs
+
+
+def test_1_6_no_configuration(client: Client) -> None:
+    """An empty request is not taken for "serve nothing"."""
+    no_config = model_management_pb2.ReloadConfigRequest()
+    assert (INVALID, UNSUPPORTED) == status_of(lambda: client.models.HandleReloadConfigRequest(no_config, timeout=10))
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        (
+            ['name: "a" base_path: "/a" model_platform: "tensorflow"'] * 2,
+            "Illegal to list model a multiple times in config list",
+        ),
+        (
+            ['name: "a" base_path: "a" model_platform: "tensorflow"'],
+            "Expected model a to have an absolute path or URI; got base_path()=a",
+        ),
+        (['name: "a" base_path: "/a"'], NO_PLATFORM),
+        (['name: "a" base_path: "/a" model_platform: "torch"'], "Model a requests unsupported platform torch"),
+    ],
+)
+def test_1_6_configurations_that_cannot_be_meant(client: Client, models: Path, entries: list[str], text: str) -> None:
+    """Each has its text, and leaves everything as it was."""
+    _reload(client, _entry(models, "tiny"))
+
+    assert (INVALID, text) == status_of(lambda: _reload(client, *entries))
+
+    assert client.predict(predict()).outputs

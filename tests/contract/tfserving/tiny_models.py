@@ -1,0 +1,160 @@
+"""Makes the small SavedModels that the conformance tests ask for, in the form that the exporter writes.
+
+``python -m tests.contract.tfserving.tiny_models DIR`` writes them for a TensorFlow Serving that the same tests shall
+run against, and prints the flags to start it with.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+Array = npt.NDArray[Any]
+
+SIDE = 8
+EARLY, TOP = 4, 5
+MANIFEST = '{"schema": 1, "max_batch_size": 16}'
+TYPES = ("float", "double", "half", "bfloat16", "uint8", "int8", "int16", "int32", "int64", "uint32", "uint64", "bool",
+         "string")  # fmt: skip
+
+
+def weights(version: int) -> dict[str, Array]:
+    """Return the weights of a version of ``tiny``: no two versions answer alike."""
+    random = np.random.default_rng(version)
+    return {
+        "early": random.normal(size=(3, EARLY)).astype(np.float32),
+        "kernel": random.normal(size=(3, 3, 3, TOP)).astype(np.float32),
+    }
+
+
+def expected_early(images: Array, version: int) -> Array:
+    """Compute output ``early`` without TensorFlow: mean colour, projected. [N, EARLY] float32."""
+    means = (images.astype(np.float32) / 255).mean(axis=(1, 2))
+    answer: Array = means @ weights(version)["early"]
+    return answer
+
+
+def expected_top(images: Array, version: int) -> Array:
+    """Compute output ``top`` without TensorFlow: valid 3x3 convolution, ReLU, mean. [N, TOP] float32."""
+    windows = np.lib.stride_tricks.sliding_window_view(images.astype(np.float32) / 255, (3, 3), axis=(1, 2))
+    convolved = np.einsum("nyxckl,klcd->nyxd", windows, weights(version)["kernel"])
+    answer: Array = np.maximum(convolved, 0).mean(axis=(1, 2))
+    return answer
+
+
+def write_tiny(version_dir: Path, *, warm_up: Sequence[Any] = (), manifest: str = MANIFEST) -> Path:
+    """Write one version of model ``tiny``; the directory's name is its number.
+
+    Signatures: ``serving_default`` (images to early and top), ``manifest``, ``work`` (as many laps of multiplication as
+    asked: slow on purpose), ``whole`` (scalar in, scalar out) and ``sum`` (rows in, one scalar out).
+
+    Args:
+        version_dir: Where to; appears at once, complete.
+        warm_up: ``PredictRequest`` messages to record.
+        manifest: What the ``manifest`` signature answers, and what stands beside the graph.
+    """
+    values = weights(int(version_dir.name))
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        images = v1.placeholder(tf.uint8, [None, SIDE, SIDE, 3], name="images")
+        pixels = tf.cast(images, tf.float32) / 255
+        early = tf.matmul(tf.reduce_mean(pixels, [1, 2]), values["early"])
+        top = tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(pixels, values["kernel"], 1, "VALID")), [1, 2])
+        query = v1.placeholder(tf.int32, [None], name="query")
+        laps = v1.placeholder(tf.int32, [None], name="laps")
+        whole = v1.placeholder(tf.float32, [], name="whole")
+        rows = v1.placeholder(tf.float32, [None], name="rows")
+        signatures = {
+            "serving_default": ({"images": images}, {"early": early, "top": top}),
+            "manifest": ({"query": query}, {"manifest": tf.fill(tf.shape(query), manifest)}),
+            "work": ({"laps": laps}, {"done": _laps(laps)}),
+            "whole": ({"whole": whole}, {"whole": whole + 1}),
+            "sum": ({"rows": rows}, {"sum": tf.reduce_sum(rows)}),
+            "pair": ({"a": v1.placeholder(tf.float32, [None]), "b": rows}, {"b": rows * 2}),
+        }
+        return _write(version_dir, signatures, warm_up, {"manifest.json": manifest.encode()})
+
+
+def write_types(version_dir: Path) -> Path:
+    """Write model ``types``: one signature per element type, which answers with what it is given (``x`` to ``y``)."""
+    with tf.Graph().as_default():
+        signatures = {}
+        for name in TYPES:
+            x = tf.compat.v1.placeholder(tf.as_dtype({"half": "float16"}.get(name, name)), [None], name=f"x_{name}")
+            signatures[name] = ({"x": x}, {"y": tf.identity(x)})
+        return _write(version_dir, signatures, (), {})
+
+
+def _laps(laps: Any) -> Any:
+    """Multiply matrices for about a third of a millisecond per lap."""
+    start = (tf.constant(0), tf.eye(200))
+    count, product = tf.while_loop(
+        lambda count, _: count < tf.reduce_max(laps),
+        lambda count, product: (count + 1, tf.matmul(product, tf.eye(200) * 1.0001)),
+        start,
+        parallel_iterations=1,
+    )
+    return laps * 0 + count + tf.cast(product[0, 1], tf.int32)
+
+
+def _write(
+    version_dir: Path, signatures: Mapping[str, Any], warm_up: Sequence[Any], extra: Mapping[str, bytes]
+) -> Path:
+    saved_model = tf.compat.v1.saved_model
+    hidden = version_dir.with_name(f".tmp-{version_dir.name}")
+    hidden.parent.mkdir(parents=True, exist_ok=True)
+    definitions = {
+        key: saved_model.predict_signature_def(inputs, outputs) for key, (inputs, outputs) in signatures.items()
+    }
+    with tf.compat.v1.Session() as session:
+        builder = saved_model.Builder(str(hidden))
+        builder.add_meta_graph_and_variables(session, ["serve"], definitions)
+        builder.save()
+    for name, content in extra.items():
+        path = hidden / "assets.extra" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    if warm_up:
+        record_warm_up(hidden, warm_up)
+    hidden.rename(version_dir)
+    return version_dir
+
+
+def record_warm_up(version_dir: Path, requests: Sequence[Any]) -> None:
+    """Record warm-up requests beside a SavedModel."""
+    path = version_dir / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for request in requests:
+            log = prediction_log_pb2.PredictionLog()
+            log.predict_log.request.CopyFrom(request)
+            writer.write(log.SerializeToString())
+
+
+def write_all(models: Path) -> Path:
+    """Write every model that the address-only tests need, and return the configuration that serves them."""
+    for version in (1, 2):
+        write_tiny(models / "tiny" / str(version))
+    write_types(models / "types" / "1")
+    config = models / "models.config"
+    config.write_text(
+        f"""model_config_list {{
+  config {{ name: "tiny" base_path: "{models}/tiny" model_platform: "tensorflow"
+           model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }} }}
+  config {{ name: "types" base_path: "{models}/types" model_platform: "tensorflow" }}
+}}
+"""
+    )
+    return config
+
+
+if __name__ == "__main__":
+    config_file = write_all(Path(sys.argv[1]).absolute())
+    sys.stdout.write(f"--model_config_file={config_file} --allow_version_labels_for_unavailable_models=true\n")

@@ -1,0 +1,80 @@
+"""A model server in this process, whose vectors can be told by looking at the pixels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from service.embedding.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
+from service.embedding.ports import Pixels, Vectors
+from service.errors import ModelNotReady, ModelServerFault, ServiceError, UnknownModel, unknown
+
+SIZE = 8
+
+
+def card(version: int = 1, name: str = "toy", *, max_batch_size: int = 4) -> ModelCard:
+    """Describe a model of two outputs: each channel's `mean`, and `corner`, the first pixel and the version."""
+    spec = InputSpec(SIZE, SIZE, "rgb", "squash", None, "bilinear", "none", exif_orientation=True, jpeg_draft=False)
+    outputs = tuple(
+        OutputSpec(output, "layer", "avg", None, (dim,), "float32", params=0, flops=None, quantization=None)
+        for output, dim in (("mean", 3), ("corner", 4))
+    )
+    return ModelCard(
+        name,
+        version,
+        Manifest(
+            schema=1,
+            model=name,
+            fingerprint=f"sha256:{version:064x}",
+            backbone=Backbone("Toy", "none", "made here"),
+            input=spec,
+            outputs=outputs,
+            default_output="mean",
+            max_batch_size=max_batch_size,
+            created="2026-01-01T00:00:00Z",
+            versions={},
+        ),
+    )
+
+
+class FakeModelServer:
+    """Serves one version at a time, remembers the calls, and fails when told to."""
+
+    def __init__(self, first: ModelCard) -> None:
+        self.current = first
+        self.calls: list[tuple[int, tuple[str, ...], int]] = []
+        self.failure: ServiceError | None = None
+        self.next: ModelCard | None = None
+        """Set it, and this version takes the place of the current one before the next inference."""
+
+    def card(self, model: str) -> ModelCard:
+        """Return the version in use."""
+        if model != self.current.name:
+            raise UnknownModel(unknown("model", model, [self.current.name]))
+        return self.current
+
+    def cards(self) -> Mapping[str, ModelCard | None]:
+        """Return the only model."""
+        return {self.current.name: self.current}
+
+    def readiness(self) -> Mapping[str, str | None]:
+        """Return what is wrong, if anything."""
+        return {self.current.name: str(self.failure) if self.failure else None}
+
+    async def renewed(self, card: ModelCard) -> ModelCard:
+        """Return the version in use now."""
+        return self.card(card.name)
+
+    async def infer(self, card: ModelCard, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
+        """Compute the outputs from the pixels."""
+        if self.failure is not None:
+            raise self.failure
+        self.current, self.next = self.next or self.current, None
+        if card.version != self.current.version:
+            raise ModelNotReady(f"No version {card.version}.")
+        height_width = (card.manifest.input.height, card.manifest.input.width)
+        if pixels.shape[1:] != (*height_width, 3) or not len(pixels) <= card.manifest.max_batch_size:
+            raise ModelServerFault(f"Wrong pixels: {pixels.shape}.")
+        self.calls.append((card.version, tuple(outputs), len(pixels)))
+        constant = np.full((len(pixels), 1), card.version)
+        everything = {"mean": pixels.mean(axis=(1, 2)), "corner": np.hstack([pixels[:, 0, 0], constant])}
+        return {name: everything[name].astype(np.float32) for name in outputs}

@@ -1,0 +1,1 @@
+"""A few parts together, with real servers."""

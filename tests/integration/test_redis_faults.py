@@ -1,0 +1,119 @@
+"""Redis dead, frozen, refusing or lying costs the time budget once, never an error, and is found again by itself."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from service.cache.breaker import Breaker
+from service.cache.fail_open import FailOpenCache
+from service.cache.redis_store import RedisCache
+from service.telemetry.logs import configure
+from service.telemetry.metrics import Metrics
+from tests.e2e.processes import Valkey
+
+BUDGET, WINDOW = 0.2, 0.5
+
+
+class Guarded:
+    """A guarded cache over a Valkey server of its own."""
+
+    def __init__(self, valkey: Valkey) -> None:
+        self.valkey = valkey
+        self.metrics = Metrics()
+        store = RedisCache(valkey.url, ttl=60, timeout=BUDGET, metrics=self.metrics)
+        log = configure("json", "error")
+        self.cache = FailOpenCache(store, budget=BUDGET, breaker=Breaker(WINDOW), metrics=self.metrics, log=log)
+
+    def failures(self) -> float:
+        """Calls that failed so far."""
+        return self.metrics.registry.get_sample_value("microtome_cache_failures_total") or 0.0
+
+    async def answers(self) -> bool:
+        """Whether a stored value comes back."""
+        await self.cache.put_many({"k": b"v"})
+        return [b"v"] == await self.cache.get_many(["k"])
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
+    """A cache that works, until a test breaks its server."""
+    valkey = Valkey(tmp_path)
+    valkey.start()
+    guarded = Guarded(valkey)
+    assert await guarded.answers()
+    yield guarded
+    await guarded.cache.close()
+    valkey.destroy()
+
+
+def frozen(valkey: Valkey) -> None:
+    """Stop the server in its tracks: connections stay open and nothing answers."""
+    valkey.send(signal.SIGSTOP)
+
+
+def dead(valkey: Valkey) -> None:
+    """Kill the server: connections are refused."""
+    valkey.kill()
+
+
+def refusing(valkey: Valkey) -> None:
+    """Demand a password that nobody was told."""
+    with valkey.client() as client:
+        client.config_set("requirepass", "secret")
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
+
+
+def loading(valkey: Valkey) -> None:
+    """Have it ask for a replica's obedience: reads of stale data are refused, and so are writes."""
+    with valkey.client() as client:
+        client.config_set("replica-serve-stale-data", "no")
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+
+def mended(fault: Callable[[Valkey], None], valkey: Valkey) -> None:
+    """Undo the fault."""
+    if fault is frozen:
+        valkey.send(signal.SIGCONT)
+    elif fault is dead:
+        valkey.start()
+    else:
+        password = "secret" if fault is refusing else None
+        with redis.Redis.from_url(valkey.url, password=password) as client:
+            client.config_set("requirepass", "")
+            client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@pytest.mark.parametrize("fault", [frozen, dead, refusing, loading])
+async def test_a_broken_redis_costs_the_budget_once_a_window(guarded: Guarded, fault: Callable[[Valkey], None]) -> None:
+    """The first call pays at most the budget, the next ones nothing, and after the mending all is as before."""
+    fault(guarded.valkey)
+    start = time.monotonic()
+    assert [None] == await guarded.cache.get_many(["k"])
+    assert time.monotonic() - start < BUDGET + 0.5
+    assert 1 == guarded.failures()
+    start = time.monotonic()
+    for _ in range(100):
+        assert [None] == await guarded.cache.get_many(["k"])
+    # A hundred calls within one window ask Redis never; only a machine that paused for a window lets one more probe.
+    assert guarded.failures() <= 1 + (time.monotonic() - start) / WINDOW
+    mended(fault, guarded.valkey)
+    async with asyncio.timeout(20):
+        while not await guarded.answers():  # noqa: ASYNC110, Redis tells nobody that it is back
+            await asyncio.sleep(0.05)
+    assert guarded.metrics.registry.get_sample_value("microtome_cache_breaker_open") == 0
+
+
+async def test_a_read_only_redis_still_answers_reads(guarded: Guarded) -> None:
+    """Writes that are refused open the breaker, and lose nothing but themselves."""
+    with guarded.valkey.client() as client:
+        client.config_set("maxmemory", "1")
+        client.config_set("maxmemory-policy", "noeviction")
+    await guarded.cache.put_many({"new": b"v"})
+    assert 1 == guarded.failures()
+    await asyncio.sleep(WINDOW)
+    assert [b"v", None] == await guarded.cache.get_many(["k", "new"])

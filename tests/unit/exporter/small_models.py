@@ -1,0 +1,42 @@
+"""Keras models that are built in no time, dressed as backbones."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import layers
+
+from exporter.backbones import BACKBONES
+from exporter.building import Built
+from exporter.preprocessing import Preprocessing
+from exporter.recipe import ModelRecipe, OutputRecipe
+
+PIXELS = Preprocessing(8, 8, shortest_side=9)
+MAP = OutputRecipe("map", "conv", "none")
+VECTOR = OutputRecipe("vector", "conv", "avg")
+DEEP = OutputRecipe("deep", "deeper", "max")
+
+
+def small_model(seed: int = 0) -> keras.Model:
+    """Return an 8x8 model of a strided convolution, a normalisation, a depthwise convolution and a classifier."""
+    images = keras.Input((8, 8, 3), name="input_layer")
+    x = layers.Conv2D(4, 3, 2, "same", use_bias=False, name="conv")(images)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", name="deeper")(x)
+    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    model = keras.Model(images, layers.Dense(10, name="predictions")(x), name="small")
+    numbers = np.random.default_rng(seed)
+    # Positive, so that the moving variances are too.
+    model.set_weights([numbers.uniform(0.1, 1.0, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def small_backbone(seed: int = 0) -> Built:
+    """Return a small model that is scaled the way MobileNet is."""
+    return Built(BACKBONES["MobileNet"], small_model(seed), "random", "made for a test")
+
+
+def small_recipe(*outputs: OutputRecipe, pixels: Preprocessing = PIXELS) -> ModelRecipe:
+    """Return a recipe for `small_backbone`."""
+    outputs = outputs or (VECTOR, DEEP)
+    return ModelRecipe("small", "MobileNet", "random", pixels, outputs, outputs[-1].name, max_batch_size=4)

@@ -1,0 +1,159 @@
+"""Reading a recipe: strict, with every problem at once, and without TensorFlow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import RecipeInvalid, RecipeUnreadable, UnknownModel
+from exporter.preprocessing import Preprocessing
+from exporter.recipe import ModelRecipe, OutputRecipe
+from exporter.recipe_file import read_recipe
+
+SMALLEST = """
+models:
+  - name: a
+    backbone: ResNet50
+    weights: random
+    outputs: [{name: top, layer: conv5_block3_out}]
+"""
+
+
+def written(directory: Path, text: str) -> Path:
+    """Write a recipe file."""
+    path = directory / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(directory: Path, text: str) -> tuple[str, ...]:
+    """Read a recipe that is wrong and return what is said about it, without the directory."""
+    with pytest.raises(RecipeInvalid) as caught:
+        read_recipe(written(directory, text))
+    return tuple(problem.replace(f"{directory}/", "") for problem in caught.value.problems)
+
+
+def test_smallest_recipe_gets_every_default(tmp_path: Path) -> None:
+    """What is left out is the backbone's own preprocessing, average pooling, the last output, batches of 32."""
+    (model,) = read_recipe(written(tmp_path, SMALLEST)).models
+    pixels = Preprocessing(224, 224, "shortest-side", 256, "bilinear", "center", True, True)
+    outputs = (OutputRecipe("top", "conv5_block3_out", "avg"),)
+    assert model == ModelRecipe("a", "ResNet50", "random", pixels, outputs, "top", 32)
+
+
+def test_saying_a_default_aloud_changes_nothing(tmp_path: Path) -> None:
+    """Two recipes that mean the same are the same, so that nothing is exported twice for want of a comment."""
+    said = SMALLEST.replace(
+        "    outputs:", "    max_batch_size: 32   # why not\n    input: {size: [224, 224], crop: center}\n    outputs:"
+    )
+    plain = read_recipe(written(tmp_path, SMALLEST)).models[0]
+    assert plain.canonical() == read_recipe(written(tmp_path, said)).models[0].canonical()
+
+
+@pytest.mark.parametrize("recipe", ["recipe.yaml", "recipes/densenet169.yaml", "recipes/inceptionv3.yaml",
+                                    "recipes/resnet50.yaml", "recipes/vgg19.yaml"])  # fmt: skip
+def test_shipped_recipes_are_valid(repository: Path, recipe: str) -> None:
+    """Every recipe in the repository can be read."""
+    assert read_recipe(repository / recipe).models
+
+
+def test_default_recipe_says_the_defaults_of_its_backbone(repository: Path, tmp_path: Path) -> None:
+    """The input that recipe.yaml spells out to teach the format is what would hold without it."""
+    spelt_out = read_recipe(repository / "recipe.yaml").models[0].input
+    left_out = read_recipe(written(tmp_path, SMALLEST.replace("ResNet50", "EfficientNetLite0"))).models[0].input
+    assert spelt_out == left_out
+
+
+def test_all_problems_are_told_at_once_with_line_key_expected_and_received(tmp_path: Path) -> None:
+    """A user mends a recipe in one go."""
+    text = """
+models:
+  - name: "a/b"
+    backbone: resnet51
+    weights: imagnet
+    colour: rgb
+    max_batch_size: 0
+    default_output: bottom
+    outputs:
+      - {name: top, layer: x, pooling: mean}
+      - {name: top}
+"""
+    assert (
+        "\n".join(problems(tmp_path, text))
+        == """\
+recipe.yaml:3: models[0].name: expected up to 64 letters, digits, _ . or -, a letter or digit first. Received: 'a/b'.
+recipe.yaml:4: models[0].backbone: expected one of 41 backbones. Received: 'resnet51'. Nearest: ResNet50, ResNet152, \
+ResNet101.
+recipe.yaml:5: models[0].weights: expected one of imagenet, random. Received: 'imagnet'. Nearest: imagenet.
+recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, weights, outputs, input, default_output, \
+max_batch_size. Received: 'colour'. Nearest: none.
+recipe.yaml:7: models[0].max_batch_size: expected a whole number of at least 1. Received: 0.
+recipe.yaml:8: models[0].default_output: expected one of top. Received: 'bottom'. Nearest: none.
+recipe.yaml:10: models[0].outputs[0].pooling: expected one of avg, max, none. Received: 'mean'. Nearest: max.
+recipe.yaml:11: models[0].outputs[1]: expected the key layer. Received: only name.
+recipe.yaml:11: models[0].outputs[1]: expected names that differ. Received: 'top' twice."""
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "recipe.yaml:1: expected a mapping with models. Received: nothing."),
+        ("- a", "recipe.yaml:1: expected a mapping with models. Received: a list."),
+        ("models: []", "models: expected a list with at least one item. Received: an empty list."),
+        (SMALLEST + "models: []\n", "models: expected models once. Received: it again."),
+        (SMALLEST.replace("name: a", "name: 7"), "models[0].name: expected text. Received: 7."),
+        (SMALLEST + "    max_batch_size: yes\n", "expected a whole number of at least 1. Received: True."),
+        (SMALLEST + "    input: {crop: none}\n", "Received: resize: shortest-side, crop: none."),
+        (SMALLEST + "    input: {shortest_side: 200}\n", "expected shortest_side of at least 224 pixels."),
+        (SMALLEST + "    input: {resize: squash, shortest_side: 256}\n", "expected shortest_side with resize:"),
+        (SMALLEST + "    input: {size: [1, 2, 3]}\n", "expected pixels, or [height, width] in pixels."),
+        (SMALLEST + "    input: {jpeg_draft: 1}\n", "input.jpeg_draft: expected true or false. Received: 1."),
+    ],
+)
+def test_each_kind_of_problem_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """Whatever is wrong with a recipe, the message says what would be right."""
+    assert any(said in problem for problem in problems(tmp_path, text))
+
+
+def test_missing_file_is_told_by_name(tmp_path: Path) -> None:
+    """A recipe that is not there is not a traceback."""
+    with pytest.raises(RecipeUnreadable, match=r"nowhere\.yaml: No such file"):
+        read_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_what_is_not_yaml_is_told_by_line(tmp_path: Path) -> None:
+    """A slip of the pen is found by its line."""
+    with pytest.raises(RecipeUnreadable, match=r"recipe\.yaml:3: not YAML: expected .* but got"):
+        read_recipe(written(tmp_path, "models:\n  - {name: a\n"))
+
+
+def test_another_size_keeps_the_proportion_of_crop_to_image(tmp_path: Path) -> None:
+    """Twice the input means twice the resize before the crop."""
+    (model,) = read_recipe(written(tmp_path, SMALLEST + "    input: {size: 448}\n")).models
+    assert (model.input.height, model.input.shortest_side) == (448, 512)
+
+
+def test_squash_needs_no_crop(tmp_path: Path) -> None:
+    """A resize that fills the input turns the default crop off by itself."""
+    (model,) = read_recipe(written(tmp_path, SMALLEST + "    input: {resize: squash}\n")).models
+    assert (model.input.crop, model.input.shortest_side) == ("none", None)
+
+
+def test_selecting_a_model_the_recipe_lacks_names_those_it_has(tmp_path: Path) -> None:
+    """`--model` with a typo is answered with the names there are."""
+    recipe = read_recipe(written(tmp_path, SMALLEST))
+    with pytest.raises(UnknownModel, match=r"recipe\.yaml: a\. Received: 'b'\."):
+        recipe.select("b")
+
+
+def test_reading_a_recipe_does_not_import_tensorflow(repository: Path) -> None:
+    """`microtome up` checks its recipe in no time."""
+    code = (
+        "import sys, exporter.publication; from pathlib import Path; from exporter.recipe_file import read_recipe;"
+        "read_recipe(Path('recipe.yaml')); sys.exit(bool({'tensorflow', 'keras', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0

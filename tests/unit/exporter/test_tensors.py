@@ -1,0 +1,89 @@
+"""Naming the tensor that is meant, never guessing."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+from keras import layers
+
+from exporter.errors import AmbiguousLayer, CutError, ImpossiblePooling, UnknownLayer
+from exporter.recipe import OutputRecipe
+from exporter.slicing import cut
+from exporter.tensors import LayerRow, find_tensor, list_layers
+from tests.unit.exporter.small_models import small_backbone, small_model, small_recipe
+
+
+@pytest.fixture(scope="module")
+def twice() -> keras.Model:
+    """A model that calls the layer `shared` twice, and that another model calls a third time."""
+    images = keras.Input((4,), name="in")
+    shared = layers.Dense(4, name="shared")
+    model = keras.Model(images, shared(shared(images)), name="twice")
+    keras.Model(images, shared(layers.Dense(4)(images)))
+    return model
+
+
+def test_layers_are_listed_with_what_a_recipe_calls_them(twice: keras.Model) -> None:
+    """A layer that is called once goes by its name, one that is called twice by name and call."""
+    assert list_layers(twice) == [
+        LayerRow("in", "InputLayer", (None, 4)),
+        LayerRow("shared:0", "Dense", (None, 4)),
+        LayerRow("shared:1", "Dense", (None, 4)),
+    ]
+
+
+def test_bare_name_of_a_layer_called_twice_is_refused(twice: keras.Model) -> None:
+    """Keras would quietly give the first call."""
+    with pytest.raises(AmbiguousLayer, match=r"Expected one of shared:0, shared:1\. Received: 'shared'"):
+        find_tensor(twice, "shared")
+
+
+def test_calls_are_told_apart(twice: keras.Model) -> None:
+    """`layer:call` names the tensor of that call: the last one is the model's output."""
+    assert find_tensor(twice, "shared:1") is twice.outputs[0]
+    assert find_tensor(twice, "shared:0") is not twice.outputs[0]
+
+
+def test_every_listed_name_can_be_found(twice: keras.Model) -> None:
+    """What `layers` prints is what a recipe may say."""
+    for model in (twice, small_model()):
+        assert [tuple(find_tensor(model, row.ref).shape) for row in list_layers(model)] == [
+            row.shape for row in list_layers(model)
+        ]
+
+
+@pytest.mark.parametrize("ref", ["shared:2", "shared:1:1", "shared:x", "shared:-1", "shared:0:0:0", "shared:"])
+def test_calls_that_were_not_made_are_refused_with_those_that_were(twice: keras.Model, ref: str) -> None:
+    """A call that is not there is answered with the calls that are."""
+    with pytest.raises(UnknownLayer, match=f"Expected one of shared:0, shared:1. Received: '{ref}'"):
+        find_tensor(twice, ref)
+
+
+def test_unknown_layer_is_answered_with_the_nearest() -> None:
+    """A slip in a layer's name is recognised."""
+    with pytest.raises(UnknownLayer, match=r"of small\. Received: 'Depeer'\. Nearest: deeper"):
+        find_tensor(small_model(), "Depeer")
+
+
+def test_all_bad_outputs_are_told_at_once() -> None:
+    """A recipe with two bad layers is mended in one go."""
+    recipe = small_recipe(OutputRecipe("a", "nowhere"), OutputRecipe("b", "predictions", "avg"))
+    with pytest.raises(CutError, match=r"(?s)'nowhere'.*output b\. Received: predictions of \(None, 10\)"):
+        cut(small_backbone(), recipe)
+
+
+def test_vectors_cannot_be_pooled_again() -> None:
+    """A layer without space is accepted with pooling: none, and the message says so."""
+    with pytest.raises(ImpossiblePooling, match=r"Say pooling: none\."):
+        cut(small_backbone(), small_recipe(OutputRecipe("logits", "predictions", "max")))
+    slice_ = cut(small_backbone(), small_recipe(OutputRecipe("logits", "predictions", "none")))
+    assert slice_.outputs[0].shape == (10,)
+
+
+def test_layer_of_unknown_shape_is_refused() -> None:
+    """An embedding has a dimension, so a layer without a fixed shape cannot be one."""
+    built = small_backbone()
+    images = keras.Input((None, None, 3))
+    loose = keras.Model(images, layers.Conv2D(2, 3, name="conv")(images))
+    with pytest.raises(ImpossiblePooling, match="Expected a layer of fixed shape"):
+        cut(type(built)(built.row, loose, "random", ""), small_recipe(OutputRecipe("map", "conv", "none")))

@@ -1,0 +1,1 @@
+"""The `microtome` command and its supervisor, over small real processes in place of the large ones."""

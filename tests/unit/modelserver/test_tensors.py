@@ -1,0 +1,107 @@
+"""Decoding and encoding: what the wire tests of tests/contract/tfserving cannot reach."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from tensorflow.core.framework import tensor_pb2
+
+from modelserver.errors import Internal, InvalidArgument, ResourceExhausted
+from modelserver.tensor_decoding import Array, decode
+from modelserver.tensor_encoding import encode
+from modelserver.tensor_types import TYPES, type_name
+
+NUMERIC = [row.dtype for row in TYPES.values() if row.dtype.kind in "fiub" and row.name != "bfloat16"]
+
+
+@given(
+    st.sampled_from(NUMERIC).flatmap(lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, min_side=0))),
+    st.booleans(),
+)
+def test_what_is_encoded_decodes_to_the_same_bits(array: Array, as_content: bool) -> None:
+    """Any numeric type, any shape, both encodings, not-a-numbers included."""
+    proto = tensor_pb2.TensorProto()
+
+    encode(array, proto, as_content=as_content)
+    back = decode(tensor_pb2.TensorProto.FromString(proto.SerializeToString()), "x")
+
+    assert (array.dtype, array.shape, array.tobytes()) == (back.dtype, back.shape, back.tobytes())
+
+
+@given(st.lists(st.binary(max_size=300)), st.booleans())
+def test_strings_keep_every_byte(strings: list[bytes], as_content: bool) -> None:
+    """Trailing zeros and lengths above 127 included."""
+    array = np.empty(len(strings), object)
+    array[:] = strings
+    proto = tensor_pb2.TensorProto()
+
+    encode(array, proto, as_content=as_content)
+
+    assert strings == decode(proto, "x").tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("as_content", [False, True])
+def test_complex_numbers_travel_as_pairs(dtype: type, as_content: bool) -> None:
+    """In both encodings."""
+    array: Array = np.array([1 + 2j, -3.5j], dtype)
+    proto = tensor_pb2.TensorProto()
+
+    encode(array, proto, as_content=as_content)
+
+    assert array.tolist() == decode(proto, "x").tolist()
+
+
+def test_our_hand_made_floats_are_protobufs_own() -> None:
+    """The packed field is byte for byte what the slow way writes."""
+    array = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
+    ours, theirs = tensor_pb2.TensorProto(), tensor_pb2.TensorProto(dtype=1, float_val=array.ravel().tolist())
+    for size in array.shape:
+        theirs.tensor_shape.dim.add(size=size)
+
+    encode(array, ours, as_content=False)
+
+    assert theirs.SerializeToString(deterministic=True) == ours.SerializeToString(deterministic=True)
+
+
+def test_an_array_that_is_not_contiguous_keeps_its_order() -> None:
+    """A transposed view is written as it reads."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    proto = tensor_pb2.TensorProto()
+
+    encode(array, proto, as_content=False)
+
+    assert array.tolist() == decode(proto, "x").tolist()
+
+
+@pytest.mark.parametrize("content", [b"\x05abc", b"\xff\xff\xff\xff\xff\xff", b"\x01"])
+def test_strings_whose_lengths_lie_are_refused(content: bytes) -> None:
+    """As any tensor that contradicts itself."""
+    proto = tensor_pb2.TensorProto(dtype=7, tensor_content=content)
+
+    with pytest.raises(InvalidArgument, match=r"^INVALID_ARGUMENT: tensor parsing error: words$"):
+        decode(proto, "words")
+
+
+def test_a_shape_that_no_message_could_fill_is_a_bomb() -> None:
+    """Forty bytes must not allocate terabytes."""
+    proto = tensor_pb2.TensorProto(dtype=1, float_val=[0])
+    for size in (2**20, 2**20):
+        proto.tensor_shape.dim.add(size=size)
+
+    with pytest.raises(ResourceExhausted, match=r"OOM when allocating tensor with shape\[1048576,1048576\]"):
+        decode(proto, "x")
+
+
+def test_a_type_that_cannot_be_sent_is_our_defect() -> None:
+    """Dates, for example."""
+    with pytest.raises(Internal, match="datetime64"):
+        encode(np.array(["2026-01-01"], "datetime64[D]"), tensor_pb2.TensorProto(), as_content=False)
+
+
+def test_types_have_tensorflows_names() -> None:
+    """And unknown ones a number."""
+    assert ("float", "half", "dtype 99") == (type_name(1), type_name(19), type_name(99))

@@ -1,0 +1,1 @@
+"""The HTTP side over a fake model server: bodies, options, statuses."""

@@ -1,0 +1,155 @@
+"""Encoded images become the pixels that the manifest describes, or a clear error."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.embedding.geometry import place
+from service.embedding.images import FORMATS, decode
+from service.embedding.manifest import InputSpec
+from service.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
+from tests.pictures import encoded, noise, png
+
+SQUASH = InputSpec(32, 24, "rgb", "squash", None, "bilinear", "none", exif_orientation=True, jpeg_draft=False)
+CROP = InputSpec(224, 224, "rgb", "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
+MANY = 10**8
+
+
+def test_squash_is_pillows_resize() -> None:
+    """Squashing is one bilinear resize of the RGB image, nothing else."""
+    picture = noise()
+    expected = np.asarray(picture.resize((24, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(decode(encoded(picture), SQUASH, max_pixels=MANY), expected)
+
+
+def test_shortest_side_is_resize_then_centre_crop() -> None:
+    """451 x 300 becomes 384 x 256, of which the middle 224 x 224 is seen: torchvision's arithmetic."""
+    picture = noise(451, 300)
+    expected = picture.resize((384, 256), Image.Resampling.BILINEAR).crop((80, 16, 304, 240))
+    np.testing.assert_array_equal(decode(encoded(picture), CROP, max_pixels=MANY), np.asarray(expected))
+
+
+def test_letterbox_centres_the_picture_on_black() -> None:
+    """A wide picture keeps its proportions, and lies in the middle of the window."""
+    spec = replace(SQUASH, height=32, width=32, resize="letterbox")
+    white = encoded(Image.new("RGB", (64, 32), "white"))
+    pixels = decode(white, spec, max_pixels=MANY)
+    assert [0, 255, 255, 0] == [int(pixels[row].mean()) for row in (7, 8, 23, 24)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (256, 256), (255, 257)])
+def test_every_shape_fits_the_window(size: tuple[int, int]) -> None:
+    """Extreme proportions and tiny pictures still give exactly the model's window."""
+    for resize in ("squash", "shortest-side", "letterbox"):
+        spec = replace(CROP, resize=resize, jpeg_draft=False)
+        assert decode(encoded(Image.new("RGB", size)), spec, max_pixels=MANY).shape == (224, 224, 3)
+
+
+UNDO = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""How a camera stores an upright picture under each EXIF orientation."""
+
+
+@pytest.mark.parametrize("orientation", UNDO)
+@pytest.mark.parametrize("spec", [SQUASH, CROP], ids=["squash", "crop"])
+def test_exif_orientation_is_undone(orientation: int, spec: InputSpec) -> None:
+    """However the camera was held, the pixels are those of the upright picture, on the draft path too."""
+    upright = noise(320, 200)
+    undo = UNDO[orientation]
+    stored = upright if undo is None else upright.transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lossless = {"quality": 100, "subsampling": 0}
+    expected = decode(encoded(upright, "JPEG", **lossless), spec, max_pixels=MANY)
+    found = decode(encoded(stored, "JPEG", exif=exif, **lossless), spec, max_pixels=MANY)
+    # JPEG blocks of a turned picture round differently, by a grey level or two.
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 6
+    ignoring = decode(
+        encoded(stored, "JPEG", exif=exif, **lossless), replace(spec, exif_orientation=False), max_pixels=MANY
+    )
+    assert (orientation == 1) == bool(np.abs(ignoring.astype(int) - expected.astype(int)).max() <= 6)
+
+
+def test_draft_is_close_to_the_full_decode() -> None:
+    """Scaled JPEG decoding moves pixels by less than half a grey level on average."""
+    photo = Image.open(Path(__file__).parents[3] / "examples" / "coffee.jpg").resize((3000, 2000))
+    large = encoded(photo, "JPEG", quality=90)
+    full = decode(large, replace(CROP, jpeg_draft=False), max_pixels=MANY).astype(int)
+    draft = decode(large, CROP, max_pixels=MANY).astype(int)
+    assert np.abs(full - draft).mean() < 0.5
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_formats(form: str) -> None:
+    """Every format that we name is decoded."""
+    assert decode(encoded(noise(), form), SQUASH, max_pixels=MANY).shape == (32, 24, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "YCbCr"])
+def test_colour_modes_become_rgb_as_keras_does_it(mode: str) -> None:
+    """Whatever the mode, the pixels are those of `convert("RGB")`, alpha dropped."""
+    picture = noise().convert("L").convert("I").convert("I;16") if mode == "I;16" else noise().convert(mode)
+    form = "JPEG" if mode in {"CMYK", "YCbCr"} else "PNG"
+    data = encoded(picture, form)
+    expected = Image.open(io.BytesIO(data)).convert("RGB").resize((24, 32), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decode(data, SQUASH, max_pixels=MANY), np.asarray(expected))
+
+
+def test_animations_show_their_first_frame() -> None:
+    """Of a GIF with two frames the first is embedded."""
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    data = encoded(red, "GIF", save_all=True, append_images=[blue])
+    assert [255, 0, 0] == decode(data, SQUASH, max_pixels=MANY)[0, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"", NotAnImage, "0 bytes"),
+        (b"<html></html>", NotAnImage, "13 bytes"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", NotAnImage, "formats"),
+        (png()[:-200], BrokenImage, "truncated"),
+        (encoded(noise(400, 300), "JPEG")[:3000], BrokenImage, "truncated"),
+        (png()[:60] + b"\0" * 40 + png()[100:], BrokenImage, "corrupt"),
+        (png(width=200, height=100), ImageTooLarge, "200 x 100"),
+    ],
+    ids=["empty", "html", "eps", "truncated png", "truncated jpeg", "corrupt png", "too many pixels"],
+)
+def test_bad_images_are_named(data: bytes, error: type[ServiceError], words: str) -> None:
+    """What cannot be decoded says why, in words for the caller."""
+    with pytest.raises(error, match=words):
+        decode(data, SQUASH, max_pixels=10_000 if error is ImageTooLarge else MANY)
+
+
+def test_a_bomb_is_refused_on_its_header() -> None:
+    """A small file of 400 million pixels is refused, whatever Pillow itself thinks of it."""
+    bomb = encoded(Image.new("1", (20_000, 20_000)))
+    with pytest.raises(ImageTooLarge):
+        decode(bomb, SQUASH, max_pixels=50_000_000)
+
+
+def test_long_strips_are_cropped_before_they_are_resized() -> None:
+    """The middle of a strip is the same picture either way, and 1 x 60,000 pixels never become billions."""
+    spec = replace(CROP, jpeg_draft=False)
+    strip = noise(30, 1200)
+    expected = strip.resize((256, 10_240), Image.Resampling.BILINEAR).crop((16, 5008, 240, 5232))
+    found = decode(encoded(strip), spec, max_pixels=MANY).astype(int)
+    assert np.abs(found - np.asarray(expected).astype(int)).max() <= 2
+    assert decode(encoded(Image.new("RGB", (1, 60_000))), spec, max_pixels=MANY).shape == (224, 224, 3)
+
+
+def test_place_never_asks_for_an_empty_image() -> None:
+    """A line of one pixel's height keeps at least one pixel when letterboxed."""
+    assert min(place((10_000, 1), replace(SQUASH, resize="letterbox")).size) == 1
