@@ -6,21 +6,27 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from modelserver.batching import read_batching
 from modelserver.catalogue import Catalogue
 from modelserver.errors import ServingError
 from modelserver.grpc_server import bind, build_server
+from modelserver.http_server import HttpApp, HttpServer
 from modelserver.listening import CannotListen, remove_socket
-from modelserver.loading import Loader, no_warm_up
+from modelserver.loading import Loader, WarmUp, no_warm_up
+from modelserver.metrics import Metrics
 from modelserver.models_directory import NothingToServe
+from modelserver.monitoring import read_metrics_path
 from modelserver.options import Options
 from modelserver.prediction import Predictor
 from modelserver.reload import Reloader
-from modelserver.scheduler import BatchLimits, Scheduler
+from modelserver.rest_api import RestApi
+from modelserver.scheduler import Scheduler
 from modelserver.served_model import Loading
 from modelserver.servicers import ModelServicer, PredictionServicer
-from modelserver.startup import follow_directory, named_models, serve_directory, serve_named
+from modelserver.startup import follow_directory, follow_file, named_models, serve_directory, serve_named
 from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine
 from modelserver.warmup import warm_up
 
@@ -58,10 +64,12 @@ class Application:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         loads = max(options.num_load_threads, 1)
         self._load_threads = ThreadPoolExecutor(loads, "load")
-        self._run_threads = ThreadPoolExecutor(cores, "run")
+        batching = read_batching(options)
+        slots = batching.threads or cores
+        self._run_threads = ThreadPoolExecutor(slots, batching.thread_pool_name)
         self._catalogue = Catalogue(
             Loading(
-                load=Loader(_engine(options), warm_up if options.enable_model_warmup else no_warm_up).load,
+                load=Loader(_engine(options), _warm_up(options), batching).load,
                 threads=self._load_threads,
                 turns=asyncio.Semaphore(loads),
                 retries=options.max_num_load_retries,
@@ -71,7 +79,8 @@ class Application:
         )
         # As many runs at a time as cores, as the real server's num_batch_threads: while one batch ends and the next is
         # made up, another keeps the cores busy.
-        self._scheduler = Scheduler(self._run_threads, cores, BatchLimits() if options.enable_batching else None)
+        self._metrics = Metrics()
+        self._scheduler = Scheduler(self._run_threads, slots, self._metrics)
         self._followers: list[asyncio.Task[None]] = []
         self.busy = False
         """At the end: whether a thread still works that cannot be stopped."""
@@ -112,26 +121,48 @@ class Application:
     async def _listen(self, stop: asyncio.Event) -> None:
         """Open the addresses, answer until told to stop, finish what is under way."""
         options = self._options
-        labels_may_wait = options.allow_version_labels_for_unavailable_models
-        predictor = Predictor(
-            self._catalogue, self._scheduler, as_content=options.enable_serialization_as_tensor_content
-        )
+        as_content = options.enable_serialization_as_tensor_content
+        predictor = Predictor(self._catalogue, self._scheduler, self._metrics, as_content=as_content)
+        reloader = Reloader(self._catalogue, labels_may_wait=options.allow_version_labels_for_unavailable_models)
         server = await build_server(
             options,
-            PredictionServicer(self._catalogue, predictor),
-            ModelServicer(self._catalogue, Reloader(self._catalogue, labels_may_wait=labels_may_wait)),
+            PredictionServicer(self._catalogue, predictor, self._metrics),
+            ModelServicer(self._catalogue, reloader),
         )
+        http = self._http_server()
         try:
             addresses = bind(server, options)
             await server.start()
+            if http:
+                addresses.append(http.start())
+            self._follow_file(reloader)
             log.info("Serving %s on %s", ", ".join(self._catalogue.models), " and ".join(addresses))
             await stop.wait()
             log.info("Stopping: %.0f s for what is under way", options.shutdown_grace_seconds)
         finally:
             await server.stop(options.shutdown_grace_seconds)
+            if http:
+                await http.stop()
         if options.grpc_socket_path:
             remove_socket(Path(options.grpc_socket_path))
         log.info("Stopped")
+
+    def _http_server(self) -> HttpServer | None:
+        options = self._options
+        path = read_metrics_path(options.monitoring_config_file)
+        if not options.rest_api_port:
+            if path:
+                log.warning("--monitoring_config_file has no effect without --rest_api_port")
+            return None
+        app = HttpApp(RestApi(self._catalogue, self._metrics), self._metrics, path)
+        return HttpServer(app, options.host, options.rest_api_port)
+
+    def _follow_file(self, reloader: Reloader) -> None:
+        options = self._options
+        poll_wait = options.model_config_file_poll_wait_seconds
+        if options.model_config_file and poll_wait > 0:
+            following = follow_file(reloader, Path(options.model_config_file), poll_wait)
+            self._followers.append(asyncio.create_task(following))
 
 
 def _still_works(pool: ThreadPoolExecutor) -> bool:
@@ -140,6 +171,12 @@ def _still_works(pool: ThreadPoolExecutor) -> bool:
     ending.start()
     ending.join(IDLE_THREADS_END_SECONDS)
     return ending.is_alive()
+
+
+def _warm_up(options: Options) -> WarmUp:
+    if not options.enable_model_warmup:
+        return no_warm_up
+    return partial(warm_up, iterations=options.num_request_iterations_for_warmup)
 
 
 def _engine(options: Options) -> TensorFlowEngine:

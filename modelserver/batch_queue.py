@@ -5,23 +5,28 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from modelserver.batch_limits import BatchLimits
 from modelserver.errors import InvalidArgument, ResourceExhausted, Unavailable
 from modelserver.tensor_decoding import Array
+
+_FULL = "The batch scheduling queue to which this task was submitted is full; "
 
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """One request, waiting.
+    """One request, or a part of one, waiting.
 
     Attributes:
         feeds: Arrays by tensor name.
         rows: Their first dimension.
+        arrived: When it came, on the loop's clock.
         deadline: Time on the loop's clock after which it is not worth running, or None.
         answer: Resolved with one array per fetch; cancelled when the caller goes.
     """
 
     feeds: Mapping[str, Array]
     rows: int
+    arrived: float
     deadline: float | None
     answer: "asyncio.Future[list[Array]]"
 
@@ -63,32 +68,59 @@ class BatchQueue:
     """Batches in the order they will run; the last is open.
 
     Attributes:
-        max_batch_size: Largest batch, and so largest request, in rows.
-        max_batches: How many batches may wait.
+        limits: How large batches grow, and how many may wait.
     """
 
-    max_batch_size: int
-    max_batches: int
+    limits: BatchLimits
     batches: deque[Batch] = field(default_factory=deque)
 
-    def put(self, task: Task, now: float) -> None:
-        """Find a batch for a request.
+    @property
+    def _open_rows(self) -> int:
+        return self.batches[-1].rows if self.batches else 0
+
+    def admit(self, rows: int) -> list[int]:
+        """Find room for a request.
+
+        Returns:
+            The sizes of the parts that it is to be put in as: one, unless large requests are split.
 
         Raises:
-            InvalidArgument: It is larger than any batch.
-            Unavailable: All batches are full.
+            InvalidArgument: It is larger than any request may be.
+            Unavailable: The queue is full.
         """
-        if task.rows > self.max_batch_size:
-            raise InvalidArgument(
-                f"Task size {task.rows} is larger than maximum input batch size {self.max_batch_size}"
+        limits = self.limits
+        if rows > limits.max_batch_size:
+            raise InvalidArgument(f"Task size {rows} is larger than maximum input batch size {limits.max_batch_size}")
+        if limits.splits:
+            return self._split(rows)
+        fits = self.batches and self._open_rows + rows <= limits.batch_size
+        if not fits and len(self.batches) >= limits.max_enqueued_batches:
+            raise Unavailable(
+                f"{_FULL}currently {len(self.batches)} batches enqueued and "
+                f"max_enqueued_batches is {limits.max_enqueued_batches}"
             )
-        if not self.batches or self.batches[-1].rows + task.rows > self.max_batch_size:
-            if len(self.batches) >= self.max_batches:
-                raise Unavailable(
-                    "The batch scheduling queue to which this task was submitted is full; currently "
-                    f"{len(self.batches)} batches enqueued and max_enqueued_batches is {self.max_batches}"
-                )
-            self.batches.append(Batch(now))
+        return [rows]
+
+    def _split(self, rows: int) -> list[int]:
+        """Fill the open batch first. An empty queue counts as one open batch with nothing in it, as it does there."""
+        limits, enqueued = self.limits, max(len(self.batches), 1)
+        room = limits.batch_size - self._open_rows
+        capacity = max(limits.max_enqueued_batches - enqueued, 0) * limits.batch_size + room
+        if rows > capacity:
+            raise Unavailable(
+                f"{_FULL}task size is {rows} but scheduling capacity is only {capacity} "
+                f"(num_enqueued_batches={enqueued}, max_enqueued_batches={limits.max_enqueued_batches}, "
+                f"open_batch_size={self._open_rows}, max_execution_batch_size={limits.batch_size})"
+            )
+        sizes = [min(room, rows)] if room else []
+        while (left := rows - sum(sizes)) > 0:
+            sizes.append(min(left, limits.batch_size))
+        return sizes or [rows]
+
+    def put(self, task: Task) -> None:
+        """Add what was admitted to the open batch, or to a new one."""
+        if not self.batches or self._open_rows + task.rows > self.limits.batch_size:
+            self.batches.append(Batch(task.arrived))
         self.batches[-1].add(task)
 
     def leave(self, task: Task) -> None:
@@ -102,7 +134,7 @@ class BatchQueue:
 
     def ready_at(self, linger: float) -> float:
         """Tell when the first batch should run: at once when it can grow no more, else ``linger`` s after it opened."""
-        if not self.batches or len(self.batches) > 1 or self.batches[0].rows >= self.max_batch_size:
+        if not self.batches or len(self.batches) > 1 or self._open_rows >= self.limits.batch_size:
             return 0.0
         return self.batches[0].opened + linger
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from modelserver.batch_limits import BatchLimits
 from modelserver.engine import LoadedModel
 from modelserver.errors import FailedPrecondition, InvalidArgument
 from modelserver.tensor_decoding import Array
@@ -25,13 +26,17 @@ def count_rows(feeds: Feeds) -> int:
     return int(sizes.pop())
 
 
-def run_batch(model: LoadedModel, mates: Sequence[Feeds], fetches: Sequence[str]) -> list[list[Array]]:
+def run_batch(
+    model: LoadedModel, mates: Sequence[Feeds], fetches: Sequence[str], limits: BatchLimits | None
+) -> list[list[Array]]:
     """Run several requests at once.
 
     Args:
         model: What executes them.
-        mates: Their inputs, by tensor name; equal in names, element types and all dimensions but the first.
+        mates: Their inputs, by tensor name; equal in names, element types, and all dimensions but the first unless
+            ``limits`` has inputs padded.
         fetches: Tensor names.
+        limits: How to pad; None runs the one request that there is as it came, whatever its shapes.
 
     Returns:
         Per request, one array per fetch.
@@ -40,19 +45,40 @@ def run_batch(model: LoadedModel, mates: Sequence[Feeds], fetches: Sequence[str]
         FailedPrecondition: An output has no row per input row.
         ServingError: What the runtime said.
     """
-    feeds = {name: np.concatenate([feeds[name] for feeds in mates]) if len(mates) > 1 else mates[0][name]
-             for name in mates[0]}  # fmt: skip
-    outputs = model.run(feeds, fetches)
+    if limits is None:
+        return [model.run(feeds, fetches) for feeds in mates]
     sizes = [count_rows(feeds) for feeds in mates]
+    padded = limits.padded(sum(sizes))
+    feeds = {name: _joined([feeds[name] for feeds in mates], padded) for name in mates[0]}
+    outputs = model.run(feeds, fetches)
     for output in outputs:
-        _check_batch_major(output, sum(sizes))
+        _check_batch_major(output, padded)
     ends = np.cumsum(sizes)
     return [[output[end - size : end] for output in outputs] for size, end in zip(sizes, ends, strict=True)]
 
 
-def run_alone(model: LoadedModel, mates: Sequence[Feeds], fetches: Sequence[str]) -> list[list[Array]]:
-    """Run each request by itself, whatever its shapes; the same interface as ``run_batch``."""
-    return [model.run(feeds, fetches) for feeds in mates]
+def _joined(arrays: Sequence[Array], padded: int) -> Array:
+    """Stack the mates' rows, and below them as many copies of the last mate's first row as are missing.
+
+    That row is a valid input, so it can do no harm where zeros might; it is what the real server pads with.
+    """
+    if len({array.shape[1:] for array in arrays}) > 1:
+        arrays = _widened(arrays)
+    if missing := padded - sum(map(len, arrays)):
+        last = next(array for array in reversed(arrays) if len(array))
+        arrays = [*arrays, np.repeat(last[:1], missing, axis=0)]
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+
+
+def _widened(arrays: Sequence[Array]) -> list[Array]:
+    """Bring arrays to the largest of each trailing dimension, each filled up with its own first element."""
+    largest = np.max([array.shape[1:] for array in arrays], axis=0)
+    wide = []
+    for array in arrays:
+        missing = [(0, 0), *((0, int(size) - own) for size, own in zip(largest, array.shape[1:], strict=True))]
+        filler = array.flat[0] if array.size else np.zeros((), array.dtype)[()]
+        wide.append(np.pad(array, missing, constant_values=filler))
+    return wide
 
 
 def _check_batch_major(output: Array, rows: int) -> None:

@@ -9,11 +9,15 @@ from pathlib import Path
 from types import FrameType
 
 from microtome.parent import follow_parent
+from modelserver.batching import read_batching
 from modelserver.command_line import UsageError, parse, usage
+from modelserver.errors import ServingError
 from modelserver.listening import CannotListen, check_addresses
 from modelserver.logs import write_logs
 from modelserver.models_directory import NothingToServe, models_of
+from modelserver.monitoring import read_metrics_path
 from modelserver.options import Options, without_meaning
+from modelserver.tls import read_credentials
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         log.warning("--%s has no meaning here, and is ignored", name)
     try:
         _check_surroundings(options)
-    except (CannotListen, NothingToServe) as error:
+    except (CannotListen, NothingToServe, ServingError) as error:
         log.error("Failed to start server. Error: %s", error)  # noqa: TRY400
         return 1
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -58,8 +62,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check_surroundings(options: Options) -> None:
-    """Find out, before TensorFlow is imported, whether there is a model and an address to be had."""
+    """Find out, before TensorFlow is imported, what is wrong outside the command line."""
     check_addresses(options)
+    read_batching(options)
+    read_metrics_path(options.monitoring_config_file)
+    read_credentials(options.ssl_config_file)
     if options.models_dir:
         models_of(Path(options.models_dir))
 

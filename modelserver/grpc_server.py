@@ -13,6 +13,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from modelserver.listening import CannotListen, check_addresses
 from modelserver.options import Options
 from modelserver.servicers import ModelServicer, PredictionServicer
+from modelserver.tls import read_credentials
 
 HEALTH_NAMES = ("", "ModelService", "PredictionService")
 """The real server's; what clients might expect, ``tensorflow.serving.PredictionService``, is not among them."""
@@ -47,8 +48,10 @@ def bind(server: "grpc.aio.Server", options: Options) -> list[str]:
 
     Raises:
         CannotListen: One of them cannot be had.
+        InvalidArgument: The file of the credentials is wrong.
     """
     check_addresses(options)  # again: loading took its time
+    credentials = read_credentials(options.ssl_config_file)
     addresses = []
     if options.port:
         addresses.append(f"{options.host}:{options.port}")
@@ -56,7 +59,7 @@ def bind(server: "grpc.aio.Server", options: Options) -> list[str]:
         addresses.append(f"unix:{Path(options.grpc_socket_path).absolute()}")
     for address in addresses:
         try:
-            bound = server.add_insecure_port(address)
+            bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         except RuntimeError as error:
             raise CannotListen(f"Cannot listen on {address}: {error}") from error
         if not bound:

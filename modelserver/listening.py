@@ -56,8 +56,8 @@ def check_addresses(options: Options) -> None:
     Raises:
         CannotListen: One of them cannot.
     """
-    if options.port:
-        check_port(options.host, options.port)
+    for port in filter(None, (options.port, options.rest_api_port)):
+        check_port(options.host, port)
     if options.grpc_socket_path:
         clear_stale_socket(Path(options.grpc_socket_path).absolute())
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from modelserver.batch_limits import BatchLimits
+from modelserver.batching import Batching
 from modelserver.engine import Engine, LoadedModel
 from modelserver.errors import Internal, ServingError
-from modelserver.servable import read_max_batch_size
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 class WarmUp(Protocol):
     """Exercises a loaded version; raises ServingError when it cannot answer."""
 
-    def __call__(self, model: LoadedModel, version_dir: Path) -> int:
+    def __call__(self, model: LoadedModel, version_dir: Path, limits: BatchLimits | None) -> int:
         """Run the version's own requests; returns how many."""
 
 
@@ -25,7 +26,7 @@ class Loaded:
     """A version that is ready to answer."""
 
     model: LoadedModel
-    max_batch_size: int | None
+    limits: BatchLimits | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,12 @@ class Loader:
     Attributes:
         engine: What executes them.
         warm_up: What exercises them before they are announced.
+        batching: How each is batched.
     """
 
     engine: Engine
     warm_up: WarmUp
+    batching: Batching
 
     def load(self, version_dir: Path) -> Loaded:
         """Load one version.
@@ -48,9 +51,10 @@ class Loader:
         """
         started = time.monotonic()
         try:
+            limits = self.batching.limits_for(version_dir)
             model = self.engine.load(version_dir)
             try:
-                self.warm_up(model, version_dir)
+                self.warm_up(model, version_dir, limits)
             except BaseException:
                 model.close()
                 raise
@@ -60,10 +64,10 @@ class Loader:
             log.exception("Loading %s failed", version_dir)
             raise Internal(f"Loading failed: {type(error).__name__}; see the log of the model server") from error
         log.info("Loaded %s in %.2f s", version_dir, time.monotonic() - started)
-        return Loaded(model, read_max_batch_size(version_dir))
+        return Loaded(model, limits)
 
 
-def no_warm_up(model: LoadedModel, version_dir: Path) -> int:
+def no_warm_up(model: LoadedModel, version_dir: Path, limits: BatchLimits | None) -> int:
     """Stand in for the warm-up when it is switched off."""
-    del model, version_dir
+    del model, version_dir, limits
     return 0

@@ -17,20 +17,27 @@ class Options:
     port: int
     host: str
     grpc_socket_path: str
+    ssl_config_file: str
+    rest_api_port: int
+    monitoring_config_file: str
     grpc_max_threads: int
     grpc_channel_arguments: str
     models_dir: str
     model_name: str
     model_base_path: str
     model_config_file: str
+    model_config_file_poll_wait_seconds: float
     allow_version_labels_for_unavailable_models: bool
     file_system_poll_wait_seconds: float
     max_num_load_retries: int
     load_retry_interval_micros: int
     num_load_threads: int
     enable_model_warmup: bool
+    num_request_iterations_for_warmup: int
     saved_model_tags: str
     enable_batching: bool
+    batching_parameters_file: str
+    enable_per_model_batching_parameters: bool
     tensorflow_session_parallelism: int
     tensorflow_intra_op_parallelism: int
     tensorflow_inter_op_parallelism: int
@@ -57,10 +64,7 @@ class Options:
     def _check(self) -> None:
         if self.version:
             return
-        if not 0 <= self.port <= 65535:
-            raise UsageError(f"Expected --port between 0 and 65535. Received: {self.port}")
-        if not self.port and not self.grpc_socket_path:
-            raise UsageError("Nowhere to listen: expected --port or --grpc_socket_path")
+        self._check_addresses()
         sources = [name for name in ("models_dir", "model_base_path", "model_config_file") if getattr(self, name)]
         if not sources:
             raise UsageError("Nothing to serve: expected --models_dir, --model_base_path or --model_config_file")
@@ -78,6 +82,15 @@ class Options:
         for pair in filter(None, self.grpc_channel_arguments.split(",")):
             if "=" not in pair:
                 raise UsageError(f"Expected --grpc_channel_arguments=k=v,k=v. Received: {pair!r}")
+
+    def _check_addresses(self) -> None:
+        for name in ("port", "rest_api_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise UsageError(f"Expected --{name} between 0 and 65535. Received: {getattr(self, name)}")
+        if not self.port and not self.grpc_socket_path:
+            raise UsageError("Nowhere to listen: expected --port or --grpc_socket_path")
+        if self.port and self.port == self.rest_api_port:
+            raise UsageError(f"Expected --rest_api_port to differ from --port. Received: {self.port} for both")
 
 
 def without_meaning(given: Mapping[str, Value]) -> list[str]:

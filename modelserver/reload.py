@@ -37,14 +37,22 @@ class Reloader:
             FailedPrecondition: A label points at a version that is not available.
             Unknown: A new model did not become available.
         """
-        configs = read_configs(request.config)
+        await self.apply(read_configs(request.config))
+        return model_management_pb2.ReloadConfigResponse()
+
+    async def apply(self, configs: Sequence[ModelConfig]) -> None:
+        """Replace the set of models, as ``reload`` does.
+
+        Raises:
+            FailedPrecondition: A label points at a version that is not available.
+            Unknown: A new model did not become available.
+        """
         async with self._turn:
             for config in configs:
                 self._check_labels(config)
             new = self._catalogue.apply(configs)
             await asyncio.gather(*(model.settled.wait() for model in new))
         check_available(new)
-        return model_management_pb2.ReloadConfigResponse()
 
     def _check_labels(self, config: ModelConfig) -> None:
         model = self._catalogue.models.get(config.name)

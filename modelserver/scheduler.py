@@ -1,8 +1,9 @@
 """Runs requests in a few slots, off the event loop, and lets those that wait for a slot gather into batches.
 
-While nothing runs a request starts at once. While others run and a slot is free it waits for mates, for a tenth of the
-time that the last run took: otherwise whoever comes first after a large batch runs alone, and runs of one image cost
-twice as much per image (of 500 runs for 16 clients of one image each, 284 were of one image; lingering gives 5 % more).
+Unless a file of batching parameters names a timeout: while nothing runs a request starts at once; while others run and
+a slot is free it waits for mates, for a tenth of the time that the last run took. Otherwise whoever comes first after a
+large batch runs alone, and runs of one image cost twice as much per image (of 500 runs for 16 clients of one image
+each, 284 were of one image; lingering gives 5 % more).
 
 Requests share a batch when they are for the same version, fetch the same outputs, and agree in element types and in
 every dimension but the first. The real server batches across shapes and types and then fails every request of the
@@ -12,13 +13,16 @@ batch: keeping them apart is the one liberty taken, so that no request can poiso
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
-from modelserver.batch_queue import BatchQueue, Task
-from modelserver.batch_run import Feeds, count_rows, run_alone, run_batch
+import numpy as np
+
+from modelserver.batch_limits import BatchLimits
+from modelserver.batch_queue import Batch, BatchQueue, Task
+from modelserver.batch_run import Feeds, count_rows, run_batch
 from modelserver.errors import Internal, ServingError
+from modelserver.metrics import Metrics
 from modelserver.servable import Servable
 from modelserver.tensor_decoding import Array
 
@@ -31,32 +35,19 @@ LONGEST_LINGER = 0.01
 """And in no case longer than this, in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """Bounds of a batch and of the queues.
-
-    Attributes:
-        max_batch_size: Largest batch, and largest request, when the model's manifest does not say; in rows.
-        max_enqueued_batches: How many batches may wait in one queue.
-    """
-
-    max_batch_size: int = 64
-    max_enqueued_batches: int = 10
-
-
 class Scheduler:
     """Runs requests, taking the kinds in turn. Lives on the event loop.
 
     Args:
         threads: Where models run; as many as ``slots``.
         slots: How many runs may be under way at once.
-        limits: How to batch; None runs every request by itself, and lets any number wait.
+        metrics: Where batches are counted.
     """
 
-    def __init__(self, threads: Executor, slots: int, limits: BatchLimits | None) -> None:
+    def __init__(self, threads: Executor, slots: int, metrics: Metrics) -> None:
         self._threads = threads
         self._slots = self._free = slots
-        self._limits = limits
+        self._metrics = metrics
         self._queues: OrderedDict[Kind, BatchQueue] = OrderedDict()
         self._runs: set[asyncio.Task[None]] = set()
         self._last_run_seconds = 0.0
@@ -69,7 +60,8 @@ class Scheduler:
         """Compute tensors, together with whoever asks for the same.
 
         Args:
-            servable: The version; it stays loaded until the run is over, even when the caller gives up.
+            servable: The version; it stays loaded until the run is over, even when the caller gives up. Its ``limits``
+                say how to batch; without any, the request runs by itself, and any number may wait.
             feeds: Arrays by tensor name.
             fetches: Tensor names.
             deadline: Time on the loop's clock after which the request is not started any more.
@@ -83,45 +75,72 @@ class Scheduler:
             ResourceExhausted: The deadline passed in the queue.
             ServingError: What the runtime said.
         """
-        rows = count_rows(feeds) if self._limits else 1
-        task = Task(feeds, rows, deadline, self._loop.create_future())
-        kind, queue = self._queue_for(servable, feeds, tuple(fetches))
-        queue.put(task, self._loop.time())
-        self._queues[kind] = queue
+        tasks, queue = self._enqueue(servable, feeds, tuple(fetches), deadline)
         servable.acquire()
         try:
             self._dispatch()
-            answer: list[Array] = await task.answer
-        except asyncio.CancelledError:
-            queue.leave(task)
+            answers = await asyncio.gather(*(task.answer for task in tasks))
+        except BaseException:
+            for task in tasks:  # the parts that still wait: nobody will read their answers
+                task.answer.cancel()
+                queue.leave(task)
             raise
         else:
-            return answer
+            return answers[0] if len(answers) == 1 else [np.concatenate(parts) for parts in zip(*answers, strict=True)]
         finally:
             servable.release()
 
+    def _enqueue(
+        self, servable: Servable, feeds: Feeds, fetches: tuple[str, ...], deadline: float | None
+    ) -> tuple[list[Task], BatchQueue]:
+        """Put a request where it belongs, in one part or, when it is large and its model says so, in several."""
+        rows, now = count_rows(feeds) if servable.limits else 1, self._loop.time()
+        kind, queue = self._queue_for(servable, feeds, fetches)
+        tasks = []
+        for size, part in _parts(feeds, queue.admit(rows)):
+            tasks.append(Task(part, size, now, deadline, self._loop.create_future()))
+            queue.put(tasks[-1])
+        self._queues[kind] = queue
+        if servable.limits:
+            for _ in feeds:
+                self._metrics.enqueued(rows)
+        return tasks, queue
+
     def _queue_for(self, servable: Servable, feeds: Feeds, fetches: tuple[str, ...]) -> tuple[Kind, BatchQueue]:
         """Find the queue for requests of this kind; it exists only while someone waits in it."""
-        if self._limits is None:
-            return (servable, fetches, object()), BatchQueue(1, 1)
-        kind = (servable, fetches, tuple((name, array.dtype, array.shape[1:]) for name, array in feeds.items()))
-        fresh = BatchQueue(servable.max_batch_size or self._limits.max_batch_size, self._limits.max_enqueued_batches)
-        return kind, self._queues.get(kind, fresh)
+        limits = servable.limits
+        if limits is None:
+            return (servable, fetches, object()), BatchQueue(BatchLimits(1, 1))
+        alike = tuple(
+            (name, array.dtype, array.ndim if limits.pad_inputs else array.shape[1:]) for name, array in feeds.items()
+        )
+        kind = (servable, fetches, alike)
+        return kind, self._queues.get(kind) or BatchQueue(limits)
 
     def _dispatch(self) -> None:
         """Fill the free slots, with one batch of each kind in turn."""
         while self._free and (kind := self._next_kind()):
             queue = self._queues.pop(kind)
-            tasks = queue.take().worth_running(self._loop.time())
+            servable, fetches, _ = kind
+            batch, now = queue.take(), self._loop.time()
+            tasks = batch.worth_running(now)
             if queue.batches:
                 self._queues[kind] = queue
+            if servable.limits:
+                self._count(batch, tasks, servable.limits, now)
             if tasks:
                 self._free -= 1
-                servable, fetches, _ = kind
                 servable.acquire()  # for the run: its callers may leave before it is over
                 run = asyncio.create_task(self._run(servable, fetches, tasks))
                 self._runs.add(run)
                 run.add_done_callback(self._runs.discard)
+
+    def _count(self, batch: Batch, tasks: Sequence[Task], limits: BatchLimits, now: float) -> None:
+        for task in batch.tasks:
+            self._metrics.dequeued(now - task.arrived)
+        if tasks:
+            rows = sum(task.rows for task in tasks)
+            self._metrics.batch(rows, limits.padded(rows))
 
     def _next_kind(self) -> Kind | None:
         """Choose whose turn it is; when all had better gather a little longer, arrange to be asked again."""
@@ -131,7 +150,8 @@ class Scheduler:
         linger = min(LINGER_SHARE * self._last_run_seconds, LONGEST_LINGER) if self._free < self._slots else 0.0
         earliest = math.inf
         for kind, queue in self._queues.items():
-            when = queue.ready_at(linger)
+            timeout = queue.limits.timeout
+            when = queue.ready_at(linger if timeout is None else timeout)
             if when <= now:
                 return kind
             earliest = min(earliest, when)
@@ -141,11 +161,12 @@ class Scheduler:
 
     async def _run(self, servable: Servable, fetches: Sequence[str], tasks: Sequence[Task]) -> None:
         """Run one batch, and let its outcome be the answer to all who wait for it."""
-        work = run_batch if self._limits else run_alone
         mates = [task.feeds for task in tasks]
         began = self._loop.time()
         try:
-            answers = await self._loop.run_in_executor(self._threads, work, servable.model, mates, fetches)
+            answers = await self._loop.run_in_executor(
+                self._threads, run_batch, servable.model, mates, fetches, servable.limits
+            )
         except Exception as error:  # noqa: BLE001 (whoever waits gets it, and logs it)
             for task in tasks:
                 if not task.answer.done():
@@ -164,6 +185,17 @@ class Scheduler:
         """Wait until nothing runs and nothing waits."""
         while self._runs:
             await asyncio.wait(self._runs)
+
+
+def _parts(feeds: Feeds, sizes: Sequence[int]) -> Iterator[tuple[int, Feeds]]:
+    """Cut a request into parts of so many rows."""
+    if len(sizes) == 1:
+        yield sizes[0], feeds
+        return
+    start = 0
+    for size in sizes:
+        yield size, {name: array[start : start + size] for name, array in feeds.items()}
+        start += size
 
 
 def _own_copy(error: Exception) -> Exception:

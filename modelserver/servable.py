@@ -5,6 +5,7 @@ import json
 import logging
 from pathlib import Path
 
+from modelserver.batch_limits import BatchLimits
 from modelserver.engine import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -19,14 +20,14 @@ class Servable:
         name: The model's name.
         version: The version's number.
         model: What executes it.
-        max_batch_size: The largest batch that the version's own manifest allows, or None when it does not say.
+        limits: How its requests are batched; None runs each by itself.
     """
 
-    def __init__(self, name: str, version: int, model: LoadedModel, max_batch_size: int | None = None) -> None:
+    def __init__(self, name: str, version: int, model: LoadedModel, limits: BatchLimits | None = None) -> None:
         self.name = name
         self.version = version
         self.model = model
-        self.max_batch_size = max_batch_size
+        self.limits = limits
         self._holders = 0
         self._idle = asyncio.Event()
         self._idle.set()

@@ -192,7 +192,7 @@ class ServedModel:
                 self.attempted.set()
                 continue
             name = self.config.name
-            record.servable = Servable(name, record.version, loaded.model, loaded.max_batch_size)
+            record.servable = Servable(name, record.version, loaded.model, loaded.limits)
             record.state = State.AVAILABLE
             self.attempted.set()
             log.info("Serving %s", self._named(record))

@@ -21,6 +21,7 @@ from modelserver.catalogue import Catalogue
 from modelserver.errors import Unimplemented
 from modelserver.grpc_statuses import answering
 from modelserver.metadata import model_metadata, model_status
+from modelserver.metrics import Metrics
 from modelserver.prediction import Predictor
 from modelserver.reload import Reloader
 
@@ -30,16 +31,18 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class PredictionServicer:
     """``tensorflow.serving.PredictionService``, without its ``tf.Example`` methods."""
 
-    def __init__(self, catalogue: Catalogue, predictor: Predictor) -> None:
+    def __init__(self, catalogue: Catalogue, predictor: Predictor, metrics: Metrics) -> None:
         self._catalogue = catalogue
         self._predictor = predictor
+        self._metrics = metrics
 
     async def Predict(  # noqa: N802
         self, request: predict_pb2.PredictRequest, context: Context
     ) -> predict_pb2.PredictResponse:
         """Compute outputs."""
         async with answering(context):
-            return await self._predictor.predict(request, _deadline(context))
+            with self._metrics.call(request.model_spec.name, "Predict"):
+                return await self._predictor.predict(request, _deadline(context))
 
     async def GetModelMetadata(  # noqa: N802
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
@@ -50,21 +53,23 @@ class PredictionServicer:
 
     async def Classify(  # noqa: N802
         self,
-        _: classification_pb2.ClassificationRequest,
+        request: classification_pb2.ClassificationRequest,
         context: Context,
     ) -> classification_pb2.ClassificationResponse:
         """Refuse: images do not come as ``tf.Example``."""
         async with answering(context):
-            raise Unimplemented("Classify is not implemented; use Predict")
+            with self._metrics.call(request.model_spec.name, "Classify"):
+                raise Unimplemented("Classify is not implemented; use Predict")
 
     async def Regress(  # noqa: N802
         self,
-        _: regression_pb2.RegressionRequest,
+        request: regression_pb2.RegressionRequest,
         context: Context,
     ) -> regression_pb2.RegressionResponse:
         """Refuse: images do not come as ``tf.Example``."""
         async with answering(context):
-            raise Unimplemented("Regress is not implemented; use Predict")
+            with self._metrics.call(request.model_spec.name, "Regress"):
+                raise Unimplemented("Regress is not implemented; use Predict")
 
     async def MultiInference(  # noqa: N802
         self,

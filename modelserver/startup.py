@@ -9,12 +9,12 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from modelserver.catalogue import Catalogue
-from modelserver.errors import FailedPrecondition, InvalidArgument
+from modelserver.errors import FailedPrecondition, InvalidArgument, ServingError
 from modelserver.model_config import ModelConfig, read_configs
 from modelserver.models_directory import NothingToServe, models_of
 from modelserver.options import Options
 from modelserver.recurring_log import RecurringLog
-from modelserver.reload import check_available
+from modelserver.reload import Reloader, check_available
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +28,36 @@ def named_models(options: Options) -> Sequence[ModelConfig]:
     """
     if not options.model_config_file:
         return [ModelConfig(options.model_name, Path(options.model_base_path))]
-    invalid = f"Invalid protobuf file: '{options.model_config_file}'"
-    try:
-        text = Path(options.model_config_file).read_text()
-        configs = read_configs(text_format.Parse(text, model_server_config_pb2.ModelServerConfig()))
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise InvalidArgument(f"{invalid} ({error})") from error
+    configs = _read_file(Path(options.model_config_file))
     if not options.allow_version_labels_for_unavailable_models:
         _refuse_labels(configs)
     return configs
+
+
+def _read_file(path: Path) -> Sequence[ModelConfig]:
+    try:
+        return read_configs(text_format.Parse(path.read_text(), model_server_config_pb2.ModelServerConfig()))
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise InvalidArgument(f"Invalid protobuf file: '{path}' ({error})") from error
+
+
+async def follow_file(reloader: Reloader, path: Path, poll_wait: float) -> None:
+    """Apply a configuration file over and over, changed or not, until cancelled.
+
+    Whatever a reload over gRPC has changed is so taken back at the next look, as the real server does it.
+
+    Args:
+        reloader: What applies it.
+        path: The file.
+        poll_wait: Seconds between two looks.
+    """
+    complaints = RecurringLog(log)
+    while True:
+        await asyncio.sleep(poll_wait)
+        try:
+            await reloader.apply(await asyncio.to_thread(_read_file, path))
+        except ServingError as error:
+            complaints.error("Failed to read ModelServerConfig file: %s. What is served stays", error)
 
 
 def _refuse_labels(configs: Iterable[ModelConfig]) -> None:

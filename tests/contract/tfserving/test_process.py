@@ -131,10 +131,10 @@ def test_5_an_unknown_flag_is_an_error_that_names_the_nearest() -> None:
 
 def test_the_log_says_what_is_ignored_and_in_one_line_what_is_served(start: Start, flags: tuple[str, ...]) -> None:
     """One argument list serves both servers; TensorFlow's chatter is not around our lines."""
-    server = start(*flags, "--enable_profiler=false", "--rest_api_port=8501").ready()
+    server = start(*flags, "--enable_profiler=false", "--prefer_tflite_model=true").ready()
 
     assert "--enable_profiler has no meaning here" in server.log
-    assert "--rest_api_port has no meaning here" in server.log
+    assert "--prefer_tflite_model has no meaning here" in server.log
     said = [line for line in server.log.splitlines() if "INFO modelserver.application" in line]
     assert [f"Serving tiny on unix:{server.socket}"] == [line.split(": ", 1)[1] for line in said]
     assert "oneDNN" not in server.log

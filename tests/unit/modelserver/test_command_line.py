@@ -49,6 +49,8 @@ def test_what_cannot_be_meant_is_refused(argument: str, text: str) -> None:
     [
         (["--port=0", "--models_dir=m"], "Nowhere to listen"),
         (["--port=70000", "--models_dir=m"], "between 0 and 65535"),
+        (["--rest_api_port=-1", "--models_dir=m"], "Expected --rest_api_port between 0 and 65535"),
+        (["--port=9000", "--rest_api_port=9000", "--models_dir=m"], "Expected --rest_api_port to differ from --port"),
         ([], "Nothing to serve"),
         (["--models_dir=m", "--model_base_path=/m"], "one of --models_dir and --model_base_path"),
         (["--model_base_path=m"], "to be absolute"),

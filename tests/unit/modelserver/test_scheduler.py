@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from modelserver.batch_limits import BatchLimits
 from modelserver.errors import Code, Internal, InvalidArgument, ResourceExhausted, ServingError, Unavailable
-from modelserver.scheduler import BatchLimits, Scheduler
+from modelserver.metrics import Metrics
+from modelserver.scheduler import Scheduler
 from modelserver.servable import Servable
 from modelserver.tensor_decoding import Array
 from tests.unit.modelserver.stand_ins import DoublingModel, eventually
@@ -37,8 +39,8 @@ async def _occupied(scheduler: Scheduler, servable: Servable, model: DoublingMod
 async def test_requests_that_wait_run_together_and_each_gets_its_rows(threads: ThreadPoolExecutor) -> None:
     """While the slot is busy they gather: one run for the three of them."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model)
-    scheduler = Scheduler(threads, 1, BatchLimits())
+    servable = Servable("m", 1, model, BatchLimits())
+    scheduler = Scheduler(threads, 1, Metrics())
     first = await _occupied(scheduler, servable, model)
     waiting = [
         asyncio.create_task(scheduler.run(servable, _column(*values), ["y"])) for values in ([1], [2, 3], [4, 5, 6])
@@ -54,8 +56,8 @@ async def test_requests_that_wait_run_together_and_each_gets_its_rows(threads: T
 async def test_batches_end_at_the_limit(threads: ThreadPoolExecutor) -> None:
     """A request is never divided; one that does not fit opens the next batch."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model, max_batch_size=4)
-    scheduler = Scheduler(threads, 1, BatchLimits())
+    servable = Servable("m", 1, model, BatchLimits(4))
+    scheduler = Scheduler(threads, 1, Metrics())
     first = await _occupied(scheduler, servable, model)
     waiting = [asyncio.create_task(scheduler.run(servable, _column(*[1.0] * rows), ["y"])) for rows in (3, 2, 2, 1)]
     await asyncio.sleep(0)
@@ -69,8 +71,8 @@ async def test_batches_end_at_the_limit(threads: ThreadPoolExecutor) -> None:
 async def test_requests_of_different_kinds_do_not_meet(threads: ThreadPoolExecutor) -> None:
     """Other outputs, another type, another trailing shape, another version: a run each."""
     model = DoublingModel(open_at_once=False)
-    servable, other = Servable("m", 1, model), Servable("m", 2, model)
-    scheduler = Scheduler(threads, 1, BatchLimits())
+    servable, other = Servable("m", 1, model, BatchLimits()), Servable("m", 2, model, BatchLimits())
+    scheduler = Scheduler(threads, 1, Metrics())
     first = await _occupied(scheduler, servable, model)
     kinds = [
         (servable, _column(1), ["y"]),
@@ -91,8 +93,8 @@ async def test_requests_of_different_kinds_do_not_meet(threads: ThreadPoolExecut
 async def test_a_full_queue_refuses_at_once_and_room_is_given_back(threads: ThreadPoolExecutor) -> None:
     """Whoever leaves makes room for another."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model, max_batch_size=1)
-    scheduler = Scheduler(threads, 1, BatchLimits(max_enqueued_batches=2))
+    servable = Servable("m", 1, model, BatchLimits(1, max_enqueued_batches=2))
+    scheduler = Scheduler(threads, 1, Metrics())
     first = await _occupied(scheduler, servable, model)
     waiting = [asyncio.create_task(scheduler.run(servable, _column(n), ["y"])) for n in (1, 2)]
     await asyncio.sleep(0)
@@ -112,8 +114,8 @@ async def test_a_full_queue_refuses_at_once_and_room_is_given_back(threads: Thre
 async def test_who_waited_too_long_is_not_run(threads: ThreadPoolExecutor) -> None:
     """RESOURCE_EXHAUSTED, as the real server says it; its mate is answered."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model)
-    scheduler = Scheduler(threads, 1, BatchLimits())
+    servable = Servable("m", 1, model, BatchLimits())
+    scheduler = Scheduler(threads, 1, Metrics())
     first = await _occupied(scheduler, servable, model)
     now = asyncio.get_running_loop().time()
     late = asyncio.create_task(scheduler.run(servable, _column(1), ["y"], deadline=now))
@@ -134,8 +136,8 @@ async def test_who_waited_too_long_is_not_run(threads: ThreadPoolExecutor) -> No
 async def test_a_version_is_held_until_its_run_is_over_even_when_the_caller_goes(threads: ThreadPoolExecutor) -> None:
     """Otherwise the session would be closed under a running kernel."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model)
-    scheduler = Scheduler(threads, 1, BatchLimits())
+    servable = Servable("m", 1, model, BatchLimits())
+    scheduler = Scheduler(threads, 1, Metrics())
     first = await _occupied(scheduler, servable, model)
     first.cancel()
     await asyncio.wait([first])
@@ -151,8 +153,8 @@ async def test_a_version_is_held_until_its_run_is_over_even_when_the_caller_goes
 async def test_without_batching_everyone_runs_alone_whatever_the_shape(threads: ThreadPoolExecutor) -> None:
     """Scalars included."""
     model = DoublingModel()
-    scheduler = Scheduler(threads, 2, None)
-    servable = Servable("m", 1, model, max_batch_size=1)
+    scheduler = Scheduler(threads, 2, Metrics())
+    servable = Servable("m", 1, model)
 
     answers = await asyncio.gather(
         scheduler.run(servable, {"x": np.array(21.0)}, ["y"]), scheduler.run(servable, _column(1, 2), ["y"])
@@ -163,8 +165,8 @@ async def test_without_batching_everyone_runs_alone_whatever_the_shape(threads: 
 
 async def test_a_failing_run_fails_its_requests_and_frees_its_slot(threads: ThreadPoolExecutor) -> None:
     """An exception that nobody foresaw is INTERNAL, with its cause for the log alone; the next request is answered."""
-    scheduler = Scheduler(threads, 1, BatchLimits())
-    servable = Servable("m", 1, DoublingModel())
+    scheduler = Scheduler(threads, 1, Metrics())
+    servable = Servable("m", 1, DoublingModel(), BatchLimits())
 
     with pytest.raises(Internal) as failure:
         await scheduler.run(servable, _column(13), ["y"])
@@ -181,10 +183,10 @@ async def test_the_runtimes_own_error_keeps_its_code(threads: ThreadPoolExecutor
         def run(self, *_: object) -> list[Array]:
             raise ServingError(Code.RESOURCE_EXHAUSTED, "OOM when allocating")
 
-    scheduler = Scheduler(threads, 1, BatchLimits())
+    scheduler = Scheduler(threads, 1, Metrics())
 
     with pytest.raises(ServingError, match="OOM when allocating") as failure:
-        await scheduler.run(Servable("m", 1, Exhausted()), _column(1), ["y"])
+        await scheduler.run(Servable("m", 1, Exhausted(), BatchLimits()), _column(1), ["y"])
 
     assert Code.RESOURCE_EXHAUSTED is failure.value.code
 
@@ -201,9 +203,9 @@ async def test_what_cannot_be_batched_is_refused(
     threads: ThreadPoolExecutor, feeds: dict[str, Array], text: str
 ) -> None:
     """Before it waits; and nothing is left behind."""
-    servable = Servable("m", 1, DoublingModel())
+    servable = Servable("m", 1, DoublingModel(), BatchLimits())
     with pytest.raises(InvalidArgument, match=text):
-        await Scheduler(threads, 1, BatchLimits()).run(servable, feeds, ["y"])
+        await Scheduler(threads, 1, Metrics()).run(servable, feeds, ["y"])
 
     await asyncio.wait_for(servable.drained(), 1)
 
@@ -211,8 +213,8 @@ async def test_what_cannot_be_batched_is_refused(
 async def test_drained_waits_for_what_runs(threads: ThreadPoolExecutor) -> None:
     """And for nothing else."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model)
-    scheduler = Scheduler(threads, 1, BatchLimits())
+    servable = Servable("m", 1, model, BatchLimits())
+    scheduler = Scheduler(threads, 1, Metrics())
     first = await _occupied(scheduler, servable, model)
     drained = asyncio.create_task(scheduler.drained())
     await asyncio.sleep(0)

@@ -1,0 +1,86 @@
+"""What is counted, under TensorFlow Serving's names. All durations are microseconds.
+
+Counted as there: requests by the model's name as the caller wrote it, so unknown names make series too; latency of
+successes alone; over gRPC only the inference methods, over REST every call, probes included.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from modelserver.errors import ServingError
+from modelserver.exposition import Counter, Histogram, exponential
+
+_REQUEST_BOUNDS = exponential(10, 1.8, 33)
+_QUEUING_BOUNDS = exponential(100, 1.2, 52)
+_SIZE_BOUNDS = exponential(1, 2, 16)
+
+_RUNTIME = "TF1"
+_THREAD_POOL = ""
+"""The real server does not pass the pool's name on, and its label is empty."""
+
+
+class Metrics:
+    """Every metric of the process."""
+
+    def __init__(self) -> None:
+        serving, batching = ":tensorflow:serving:", ":tensorflow:serving:batching_session:"
+        self._requests = Counter(f"{serving}request_count", "model_name", "status")
+        self._request_latency = Histogram(
+            f"{serving}request_latency", _REQUEST_BOUNDS, "model_name", "API", "entrypoint"
+        )
+        self._runtime_latency = Histogram(f"{serving}runtime_latency", _REQUEST_BOUNDS, "model_name", "API", "runtime")
+        self._queuing_latency = Histogram(f"{batching}queuing_latency", _QUEUING_BOUNDS, "thread_pool_name")
+        self._input_size = Histogram(f"{batching}input_batch_size", _SIZE_BOUNDS)
+        self._processed_size = Histogram(f"{batching}processed_batch_size", _SIZE_BOUNDS)
+        self._padding_size = Histogram(f"{batching}padding_size", _SIZE_BOUNDS, "execution_batch_size")
+        self._wrapped_runs = Counter(f"{batching}wrapped_run_count")
+
+    @contextmanager
+    def call(self, model: str, api: str) -> Iterator[None]:
+        """Count what the block does as one call over gRPC: how it ended and, if well, how long it took."""
+        began, status = time.monotonic(), "INTERNAL"
+        try:
+            yield
+            status = "OK"
+        except ServingError as error:
+            status = error.code.name
+            raise
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
+        finally:
+            self.request(model, status)
+            if status == "OK":
+                self.answered(model, api, "GRPC", time.monotonic() - began)
+
+    def request(self, model: str, status: str) -> None:
+        """Count one request and how it ended, ``OK`` or the name of a status."""
+        self._requests.add(model, status)
+
+    def answered(self, model: str, api: str, entrypoint: str, seconds: float) -> None:
+        """Record how long a request took that succeeded, queue included; entry point ``GRPC`` or ``REST``."""
+        self._request_latency.add(seconds * 1e6, model, api, entrypoint)
+
+    def computed(self, model: str, api: str, seconds: float) -> None:
+        """Record how long the model took, with the wait for a batch."""
+        self._runtime_latency.add(seconds * 1e6, model, api, _RUNTIME)
+
+    def enqueued(self, rows: int) -> None:
+        """Record the rows of an input that waits for a batch."""
+        self._input_size.add(rows)
+
+    def dequeued(self, seconds: float) -> None:
+        """Record how long a request waited for its batch to begin."""
+        self._queuing_latency.add(seconds * 1e6, _THREAD_POOL)
+
+    def batch(self, rows: int, padded: int) -> None:
+        """Record a batch that runs: the rows that were asked for, and those with padding."""
+        self._processed_size.add(padded)
+        self._padding_size.add(padded - rows, str(padded))
+        self._wrapped_runs.add()
+
+    def page(self) -> str:
+        """Write all of them out, as Prometheus reads them."""
+        return "\n".join(line for metric in vars(self).values() for line in metric.lines()) + "\n"

@@ -1,0 +1,55 @@
+"""Warm-up requests: how often they run, and that they meet the same limits as others (section 4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorflow.core.framework import types_pb2
+
+from modelserver.batch_limits import BatchLimits
+from modelserver.errors import InvalidArgument
+from modelserver.signatures import Signature, TensorInfo
+from modelserver.warmup import warm_up
+from tests.contract.tfserving.requests import predict
+from tests.contract.tfserving.tiny_models import record_warm_up
+from tests.unit.modelserver.stand_ins import DoublingModel
+
+
+@pytest.fixture
+def version_dir(tmp_path: Path) -> Path:
+    """Return a version with one record, of three images."""
+    record_warm_up(tmp_path, [predict(inputs={"images": np.zeros((3, 8, 8, 3), np.uint8)})])
+    return tmp_path
+
+
+@pytest.fixture
+def model() -> DoublingModel:
+    """Return a model that takes images."""
+    model = DoublingModel()
+    info = {"images": TensorInfo("images:0", types_pb2.DT_UINT8, 4)}
+    model.signatures = {"serving_default": Signature("serving_default", info, info)}
+    return model
+
+
+@pytest.mark.parametrize(("iterations", "runs"), [(0, 1), (1, 1), (3, 3)])
+def test_4_every_record_runs_as_often_as_asked(
+    version_dir: Path, model: DoublingModel, iterations: int, runs: int
+) -> None:
+    """0 means once; what is returned is the number of records."""
+    assert 1 == warm_up(model, version_dir, iterations=iterations)
+    assert [3] * runs == model.batches
+
+
+def test_4_records_are_padded_as_requests_are(version_dir: Path, model: DoublingModel) -> None:
+    """So the sizes are warm that will be run."""
+    warm_up(model, version_dir, BatchLimits(8, allowed_sizes=(4, 8)))
+
+    assert [4] == model.batches
+
+
+def test_4_a_record_that_is_too_large_fails(version_dir: Path, model: DoublingModel) -> None:
+    """And with it the load."""
+    with pytest.raises(InvalidArgument, match="Task size 3 is larger than maximum input batch size 2"):
+        warm_up(model, version_dir, BatchLimits(2))
