@@ -1,17 +1,46 @@
-"""Time a stage of a request and tell the observer."""
+"""Time the stages of a request: for everybody, in the metrics, and for its caller."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from service.embedding.ports import Observer
+Stages = Callable[[str, float], None]
+"""Is told that a stage took so many seconds. Must not raise and must not block."""
+
+
+class Timings:
+    """The stages of one request, in seconds by name.
+
+    Images of one request pass a stage side by side; the slowest of them is what the caller waited for.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Note a stage's duration; of several the longest stays."""
+        self.seconds[name] = max(seconds, self.seconds.get(name, 0.0))
 
 
 @contextmanager
-def timed(observer: Observer, stage: str) -> Iterator[None]:
+def timed(tell: Stages, stage: str) -> Iterator[None]:
     """Report how long the block took, also when it fails: slow failures are the ones worth seeing."""
     start = perf_counter()
     try:
         yield
     finally:
-        observer.stage(stage, perf_counter() - start)
+        tell(stage, perf_counter() - start)
+
+
+def both(one: Stages, other: Stages) -> Stages:
+    """Tell two of them."""
+
+    def tell(name: str, seconds: float) -> None:
+        one(name, seconds)
+        other(name, seconds)
+
+    return tell
+
+
+def nobody(name: str, seconds: float) -> None:
+    """Tell nobody."""

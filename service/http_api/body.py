@@ -40,7 +40,7 @@ async def received_images(
     """
     announced = _announced(request, limits)
     with budget.hold(announced):
-        with timed(observer, "read"):
+        with timed(observer.stage, "read"):
             is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
             images = await _from_form(request, limits) if is_form else [await _whole(request, limits)]
         yield images

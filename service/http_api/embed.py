@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.embedding.budget import Budget
-from service.embedding.embedder import Embedded, Embedder
+from service.embedding.embedder import Embedder
 from service.embedding.ports import Observer
+from service.embedding.request import Embedded, EmbedRequest
 from service.embedding.stopwatch import timed
 from service.errors import DeadlineExceeded
 from service.http_api.body import BodyLimits, received_images
@@ -53,13 +54,17 @@ def embed_router(  # noqa: PLR0913, collaborators
         try:
             async with asyncio.timeout(deadline):
                 async with received_images(request, limits, bodies, observer) as images:
-                    embedded = await embedder.embed(model or default_model, output or [], images)
+                    embedded = await embedder.embed(_request(model or default_model, output), images)
         except TimeoutError:
             raise DeadlineExceeded(f"No answer within {deadline:g} s, the time allowed for a request.") from None
-        with timed(observer, "encode"):
+        with timed(observer.stage, "encode"):
             return Response(_encode(embedded), media_type="application/json")
 
     return router
+
+
+def _request(model: str, outputs: list[str] | None) -> EmbedRequest:
+    return EmbedRequest(model, outputs=tuple(outputs or ()))
 
 
 def _encode(embedded: Embedded) -> bytes:
@@ -73,7 +78,7 @@ def _encode(embedded: Embedded) -> bytes:
                 "output": e.output,
                 "dim": len(e.vector),
                 "vector": e.vector,
-                "cache": "hit" if e.cached else "miss",
+                "cache": e.cache,
             }
             for e in embedded.embeddings
         ],

@@ -14,7 +14,7 @@ class EmbeddingAnswer(BaseModel):
     output: str
     dim: int = Field(description="Numbers in the vector.")
     vector: list[float] = Field(description="float32; for an output that is not pooled, row by row.")
-    cache: Literal["hit", "miss"] = Field(description="Where the vector came from.")
+    cache: Literal["hit", "miss", "coalesced"] = Field(description="Where the vector came from.")
 
 
 class EmbedAnswer(BaseModel):

@@ -14,9 +14,13 @@ IMAGES = "images"
 """Alias of the input in the `serving_default` signature."""
 
 
-def pixels_tensor(pixels: Pixels) -> Tensor:
-    """Wrap uint8 [N, height, width, 3] as it lies in memory."""
-    return Tensor(dtype=DataType.DATA_TYPE_UINT8, tensor_shape=_shape(pixels.shape), tensor_content=pixels.tobytes())
+def pixels_tensor(images: Sequence[Pixels]) -> Tensor:
+    """Lay N images, each uint8 [height, width, 3], one behind the other: one copy, straight into the message."""
+    return Tensor(
+        dtype=DataType.DATA_TYPE_UINT8,
+        tensor_shape=_shape((len(images), *images[0].shape)),
+        tensor_content=b"".join(image.data for image in images),
+    )
 
 
 def query_tensor() -> Tensor:

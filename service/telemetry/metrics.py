@@ -4,7 +4,8 @@ Labels are bounded: a model's name becomes a label only when that model is serve
 docs/reference/metrics.md is generated from here.
 """
 
-from collections.abc import Iterator
+from collections import Counter as Counted
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -49,14 +50,14 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "microtome_stage_seconds",
-            "Seconds spent in a stage of a request: read, hash, cache, decode, infer, encode.",
+            "Seconds spent in a stage of a request: read, hash, cache, decode, queue, infer, encode.",
             ["stage"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.vectors = Counter(
             "microtome_vectors",
-            "Vectors answered, by model and by where they came from: cache `hit` or `miss`.",
+            "Vectors answered, by model and by where they came from: `hit`, `miss`, or `coalesced` with another.",
             ["model", "cache"],
             registry=registry,
         )
@@ -98,12 +99,10 @@ class Metrics:
         """Count a stage's duration, in seconds."""
         self.stage_seconds.labels(name).observe(seconds)
 
-    def vectors_answered(self, model: str, *, hits: int, misses: int) -> None:
+    def vectors_answered(self, model: str, sources: Sequence[str]) -> None:
         """Count the vectors of one request by where they came from."""
-        if hits:
-            self.vectors.labels(model, "hit").inc(hits)
-        if misses:
-            self.vectors.labels(model, "miss").inc(misses)
+        for source, count in Counted(sources).items():
+            self.vectors.labels(model, source).inc(count)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

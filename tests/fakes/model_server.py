@@ -6,7 +6,8 @@ import numpy as np
 
 from service.embedding.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
 from service.embedding.ports import Pixels, Vectors
-from service.errors import ModelNotReady, ModelServerFault, ServiceError, UnknownModel, unknown
+from service.embedding.stopwatch import Stages, nobody
+from service.errors import ModelNotReady, ModelServerFault, ServiceError, UnknownModel, UnknownVersion, unknown
 
 SIZE = 8
 
@@ -64,8 +65,19 @@ class FakeModelServer:
         """Return the version in use now."""
         return self.card(card.name)
 
-    async def infer(self, card: ModelCard, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
+    async def card_of(self, model: str, version: int) -> ModelCard:
+        """Return the version in use if it is that one."""
+        current = self.card(model)
+        if current.version != version:
+            raise UnknownVersion(f"Model {model!r} has no version {version}. Available: {current.version}.")
+        return current
+
+    async def infer(
+        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], stages: Stages = nobody
+    ) -> Mapping[str, Vectors]:
         """Compute the outputs from the pixels."""
+        stages("infer", 0.0)
+        pixels = np.stack(images)
         if self.failure is not None:
             raise self.failure
         self.current, self.next = self.next or self.current, None
