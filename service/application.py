@@ -18,6 +18,7 @@ from service.embedding.embedder import Embedder, Limits
 from service.embedding.ports import VectorCache
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
+from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue, Timing
 from service.model_server.rpc import ModelServerRpc
 from service.settings import Settings
@@ -48,7 +49,7 @@ def build(settings: Settings, log: Logger) -> FastAPI:
 
     return http_app(
         embedder=Embedder(
-            catalogue,
+            Batcher(catalogue, slots=settings.inference_slots, metrics=metrics),
             cache,
             limits=Limits(settings.max_images, settings.max_image_pixels),
             budget=Budget(settings.max_images_in_flight, "images", metrics.images_in_flight.set),

@@ -30,7 +30,7 @@ insides.
 `CacheUnavailable` stands outside the tree: it never reaches a caller, since a cache that is down is one that misses.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from difflib import get_close_matches
 from typing import TypeVar
@@ -139,7 +139,15 @@ class DeadlineExceeded(TemporarilyUnable):
 
 
 class ModelServerFault(ServiceError):
-    """The model server answered with something that cannot be right: a wrong shape, a value that is not finite."""
+    """The model server answered with something that cannot be right: a wrong shape, a value that is not finite.
+
+    Attributes:
+        rows: of the batch, that are at fault; empty when the whole answer is.
+    """
+
+    def __init__(self, message: str, *, rows: Collection[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = frozenset(rows)
 
 
 class CacheUnavailable(Exception):

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
         256 * _MB, gt=0, description="Bytes of request bodies held at a time; requests beyond it are answered 429."
     )
     deadline: float = Field(30.0, gt=0, description="Seconds that a request may take, from its head to its answer.")
+    inference_slots: int = Field(
+        2, gt=0, description="Calls of the model server under way for each model; while all are busy, images gather."
+    )
     drain: int = Field(20, ge=0, description="Seconds that requests in flight have to finish after SIGTERM.")
     decode_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, gt=0, description="Images decoded at a time; the number of cores."

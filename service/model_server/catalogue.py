@@ -53,6 +53,7 @@ class _Model:
     confirmed: bool = False
     worked_at: float = float("-inf")
     error: ServiceError | None = None
+    pinned: dict[int, ModelCard] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -120,11 +121,13 @@ class Catalogue:
         entry = self._models[model]
         if entry.card is not None and entry.card.version == version:
             return entry.card
+        if version in entry.pinned:
+            return entry.pinned[version]
         available = await self._rpc.available_versions(model, timeout=self._timing.call)
         if version not in available:
             listed = ", ".join(map(str, available)) or "none"
             raise UnknownVersion(f"Model {model!r} has no version {version}. Available: {listed}.")
-        return await self._read(model, version)
+        return entry.pinned.setdefault(version, await self._read(model, version))
 
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look at once for the version that has taken the place of `card`; see the port."""
@@ -146,6 +149,9 @@ class Catalogue:
                 return await self._predict(card, outputs, images, timeout=self._timing.infer)
         except ModelServerDown as error:
             self._lost(card.name, error)
+            raise
+        except ModelNotReady:
+            model.pinned.pop(card.version, None)
             raise
 
     async def _predict(
@@ -238,6 +244,7 @@ class Catalogue:
         # A slow or busy server is no sign of another server; everything else may be one.
         if not isinstance(error, DeadlineExceeded | Overloaded):
             model.confirmed = False
+            model.pinned.clear()
         self._look_now.set()
 
     def _trouble(self, model: _Model) -> str | None:

@@ -54,9 +54,11 @@ def _vectors(answer: PredictResponse, name: str, rows: int, dim: int) -> Vectors
     shape = [d.size for d in tensor.tensor_shape.dim]
     if not shape or shape[0] != rows or values.size != rows * dim or int(np.prod(shape)) != values.size:
         raise ModelServerFault(f"Expected output {name!r} of {rows} x {dim} numbers, got shape {shape}.")
+    found = values.reshape(rows, dim)
     if not np.isfinite(values).all():
-        raise ModelServerFault(f"Output {name!r} has values that are not finite.")
-    return values.reshape(rows, dim)
+        spoiled = np.flatnonzero(~np.isfinite(found).all(axis=1)).tolist()
+        raise ModelServerFault(f"Output {name!r} has values that are not finite.", rows=spoiled)
+    return found
 
 
 def _shape(sizes: Sequence[int]) -> TensorShape:

@@ -67,6 +67,16 @@ class Metrics:
         self.body_bytes_in_flight = Gauge(
             "microtome_body_bytes_in_flight", "Bytes of request bodies that are held now.", registry=registry
         )
+        self.queued_images = Gauge(
+            "microtome_queued_images", "Decoded images that wait for a place in a batch.", registry=registry
+        )
+        self.batch_images = Histogram(
+            "microtome_batch_images",
+            "Images in a call of the model server, by model.",
+            ["model"],
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
         self.errors = Counter(
             "microtome_errors", "Requests that ended in an error, by the error's name.", ["error"], registry=registry
         )

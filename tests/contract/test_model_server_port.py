@@ -13,6 +13,7 @@ import pytest
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import ModelServer, Pixels
 from service.errors import ModelNotReady, UnknownModel, UnknownVersion
+from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue, Timing
 from service.model_server.rpc import ModelServerRpc
 from service.telemetry.logs import configure
@@ -33,11 +34,13 @@ def process(lite0_models: Path) -> Iterator[ModelServerProcess]:
         process.destroy()
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "real", "batched fake", "batched real"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
     """Each model server, ready."""
-    if request.param == "fake":
-        yield FakeModelServer(card())
+    batched = request.param.startswith("batched")
+    if request.param.endswith("fake"):
+        fake = FakeModelServer(card())
+        yield Batcher(fake, slots=1, metrics=Metrics()) if batched else fake
         return
     process: ModelServerProcess = request.getfixturevalue("process")
     rpc = ModelServerRpc(process.address)
@@ -46,7 +49,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
     async with asyncio.timeout(30):
         while catalogue.readiness()["lite0"] is not None:  # noqa: ASYNC110, polled like a probe
             await asyncio.sleep(0.01)
-    yield catalogue
+    yield Batcher(catalogue, slots=2, metrics=Metrics()) if batched else catalogue
     keeping.cancel()
     with suppress(asyncio.CancelledError):
         await keeping
