@@ -80,6 +80,12 @@ class Metrics:
         self.errors = Counter(
             "microtome_errors", "Requests that ended in an error, by the error's name.", ["error"], registry=registry
         )
+        self.key_requests = Counter(
+            "microtome_key_requests",
+            "Requests by the name of their API key; names are those of the configuration.",
+            ["key"],
+            registry=registry,
+        )
         self.cache_failures = Counter(
             "microtome_cache_failures",
             "Calls of the Redis cache that failed or took longer than the time budget; each was a miss.",
