@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 
 from microtome import __version__
-from service.cache.breaker import Breaker
+from service.cache.counted import CountedCache
 from service.cache.fail_open import FailOpenCache
+from service.cache.gathered import GatheredCache
+from service.cache.halved import HalvedCache
 from service.cache.memory import MemoryCache
 from service.cache.null import NullCache
 from service.cache.tiered import TieredCache
+from service.cache.write_behind import WriteBehindCache
 from service.embedding.budget import Budget
 from service.embedding.embedder import Embedder, Limits
 from service.embedding.ports import VectorCache
@@ -72,8 +75,11 @@ def build(settings: Settings, log: Logger) -> FastAPI:
 
 def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> VectorCache:
     """Choose the tiers that the settings ask for."""
-    near = MemoryCache(settings.cache_bytes) if settings.cache_bytes else NullCache()
-    return TieredCache(near, _open_redis(settings, metrics, log)) if settings.redis_url else near
+    near: VectorCache = NullCache()
+    if settings.cache_bytes:
+        near = CountedCache(MemoryCache(settings.cache_bytes), "memory", metrics)
+    cache = TieredCache(near, _open_redis(settings, metrics, log)) if settings.redis_url else near
+    return HalvedCache(cache) if settings.cache_float16 else cache
 
 
 def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> VectorCache:
@@ -81,5 +87,15 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> VectorCach
     from service.cache.redis_store import RedisCache  # noqa: PLC0415
 
     redis = RedisCache(settings.redis_url or "", ttl=settings.redis_ttl, timeout=settings.cache_budget, metrics=metrics)
-    breaker = Breaker(settings.cache_breaker_window)
-    return FailOpenCache(redis, budget=settings.cache_budget, breaker=breaker, metrics=metrics, log=log)
+    guarded = FailOpenCache(
+        CountedCache(redis, "redis", metrics),
+        budget=settings.cache_budget,
+        window=settings.cache_breaker_window,
+        metrics=metrics,
+        log=log,
+    )
+    # Draining may take as long as a request in flight, but no longer.
+    behind = WriteBehindCache(
+        guarded, max_bytes=settings.cache_unwritten_bytes, drain=min(5.0, settings.drain), metrics=metrics
+    )
+    return GatheredCache(behind)

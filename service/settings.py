@@ -43,6 +43,14 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(
         64 * _MB, ge=0, description="Bytes of vectors kept in this process, overhead included; 0 keeps none."
     )
+    cache_float16: bool = Field(
+        False, description="Keep vectors as float16: half the memory, relative errors up to 0.05 % in hits."
+    )
+    cache_unwritten_bytes: int = Field(
+        32 * _MB,
+        ge=0,
+        description="Bytes of vectors that wait to be written to Redis; what goes beyond is not written.",
+    )
     cache_budget: float = Field(
         0.05, gt=0, description="Seconds that Redis may take for an answer; then the request goes on without it."
     )

@@ -86,6 +86,17 @@ class Metrics:
             ["key"],
             registry=registry,
         )
+        self.cache_lookups = Counter(
+            "microtome_cache_lookups",
+            "Vectors looked up, by tier (`memory`, `redis`) and result (`hit`, `miss`).",
+            ["tier", "result"],
+            registry=registry,
+        )
+        self.cache_writes_dropped = Counter(
+            "microtome_cache_writes_dropped",
+            "Vectors that were not written to Redis since too many were waiting for it.",
+            registry=registry,
+        )
         self.cache_failures = Counter(
             "microtome_cache_failures",
             "Calls of the Redis cache that failed or took longer than the time budget; each was a miss.",
@@ -98,9 +109,12 @@ class Metrics:
         )
         self.cache_breaker_open = Gauge(
             "microtome_cache_breaker_open",
-            "1 while Redis is left alone after a failure, 0 while it is used.",
+            "1 while Redis is left alone after a failure, 0 while it is used, by operation (`read`, `write`).",
+            ["operation"],
             registry=registry,
         )
+        for operation in ("read", "write"):
+            self.cache_breaker_open.labels(operation).set(0)
         self.model_ready = Gauge(
             "microtome_model_ready",
             "1 while an inference has recently worked for the model.",
