@@ -23,7 +23,7 @@ from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
 from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue, Timing
-from service.model_server.rpc import ModelServerRpc
+from service.model_server.replicas import Replicas
 from service.settings import Settings
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -32,7 +32,7 @@ from service.telemetry.metrics import Metrics
 def build(settings: Settings, log: Logger) -> FastAPI:
     """Build the gateway. Nothing is connected before the application starts. Needs a running event loop."""
     metrics = Metrics()
-    rpc = ModelServerRpc(settings.model_server)
+    rpc = Replicas(settings.model_server)
     catalogue = Catalogue(rpc, settings.models, timing=Timing(infer=settings.deadline), metrics=metrics, log=log)
     cache = open_cache(settings, metrics, log)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")

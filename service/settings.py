@@ -25,9 +25,10 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of IPv4, :: for all.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    model_server: str = Field(
+    model_server: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
-        description="TensorFlow Serving or the embedded model server: `host:port`, `dns:///…` or `unix:/path`.",
+        description="TensorFlow Serving or the embedded model server: `host:port`, `dns:///…` or `unix:/path`; several "
+        "that serve the same models separated by commas.",
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
@@ -83,7 +84,7 @@ class Settings(BaseSettings):
         False, description="Drain and exit when the process that started the gateway is gone. For `microtome up`."
     )
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "model_server", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value

@@ -30,7 +30,7 @@ from service.errors import (
 )
 from service.model_server.codec import IMAGES, pixels_tensor, query_tensor, vectors
 from service.model_server.manifests import read_manifest
-from service.model_server.rpc import ModelServerRpc
+from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -63,7 +63,7 @@ class Catalogue:
 
     def __init__(  # noqa: PLR0913, collaborators
         self,
-        rpc: ModelServerRpc,
+        rpc: Replicas,
         models: Sequence[str],
         *,
         timing: Timing,

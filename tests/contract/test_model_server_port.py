@@ -15,7 +15,7 @@ from service.embedding.ports import ModelServer, Pixels
 from service.errors import ModelNotReady, UnknownModel, UnknownVersion
 from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue, Timing
-from service.model_server.rpc import ModelServerRpc
+from service.model_server.replicas import Replicas
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer as ModelServerProcess
@@ -43,7 +43,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
         yield Batcher(fake, slots=1, metrics=Metrics()) if batched else fake
         return
     process: ModelServerProcess = request.getfixturevalue("process")
-    rpc = ModelServerRpc(process.address)
+    rpc = Replicas([process.address])
     catalogue = Catalogue(rpc, ["lite0"], timing=Timing(), metrics=Metrics(), log=configure("json", "error"))
     keeping = asyncio.create_task(catalogue.run())
     async with asyncio.timeout(30):
