@@ -54,7 +54,7 @@ def build(settings: Settings, log: Logger) -> FastAPI:
         embedder=Embedder(
             Batcher(catalogue, slots=settings.inference_slots, metrics=metrics),
             cache,
-            limits=Limits(settings.max_images, settings.max_image_pixels),
+            limits=Limits(settings.max_images, settings.max_image_pixels, settings.longest_wait),
             budget=Budget(settings.max_images_in_flight, "images", metrics.images_in_flight.set),
             decoders=decoders,
             observer=metrics,

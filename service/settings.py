@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     max_body_bytes_in_flight: int = Field(
         256 * _MB, gt=0, description="Bytes of request bodies held at a time; requests beyond it are answered 429."
     )
+    longest_wait: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds that an image may be expected to wait for others; beyond it requests are answered 429. "
+        "Vectors from the cache are answered all the same.",
+    )
     deadline: float = Field(30.0, gt=0, description="Seconds that a request may take, from its head to its answer.")
     inference_slots: int = Field(
         2, gt=0, description="Calls of the model server under way for each model; while all are busy, images gather."

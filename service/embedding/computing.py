@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from service.embedding.backlog import Backlog
 from service.embedding.flights import Made
 from service.embedding.images import decode
 from service.embedding.keys import vector_key
@@ -17,11 +18,18 @@ class Computing:
     """Decodes at most as many images at a time as there are threads."""
 
     def __init__(
-        self, models: ModelServer, cache: VectorCache, decoders: ThreadPoolExecutor, *, max_pixels: int
+        self,
+        models: ModelServer,
+        cache: VectorCache,
+        decoders: ThreadPoolExecutor,
+        backlog: Backlog,
+        *,
+        max_pixels: int,
     ) -> None:
         self._models = models
         self._cache = cache
         self._decoders = decoders
+        self._backlog = backlog
         self._max_pixels = max_pixels
 
     async def vectors(  # noqa: PLR0913, the parts of one job
@@ -40,9 +48,10 @@ class Computing:
         Raises:
             ServiceError: any leaf of the tree but those of the request's form.
         """
-        with timed(stages, "decode"):
-            pixels = await self._decode(card, encoded)
-        answer = await self._models.infer(card, outputs, [pixels], stages)
+        with self._backlog.place():
+            with timed(stages, "decode"):
+                pixels = await self._decode(card, encoded)
+            answer = await self._models.infer(card, outputs, [pixels], stages)
         made = {name: answer[name][0] for name in outputs}
         if store:
             await self._cache.put_many(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.embedding.backlog import Backlog
 from service.embedding.budget import Budget
 from service.embedding.computing import Computing
 from service.embedding.flights import Flights
@@ -28,10 +29,11 @@ _HASH_OFF_LOOP_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for."""
+    """What one request may ask for, and how many seconds an image may be expected to wait for others."""
 
     max_images: int
     max_pixels: int
+    longest_wait: float = 5.0
 
 
 class Embedder:
@@ -52,7 +54,7 @@ class Embedder:
         self._limits = limits
         self._budget = budget
         self._observer = observer
-        self._computing = Computing(models, cache, decoders, max_pixels=limits.max_pixels)
+        self._computing = Computing(models, cache, decoders, Backlog(limits.longest_wait), max_pixels=limits.max_pixels)
         self._flights = Flights()
 
     async def embed(self, request: EmbedRequest, images: Sequence[bytes], timings: Timings | None = None) -> Embedded:
