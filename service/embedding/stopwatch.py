@@ -1,7 +1,6 @@
 """Time the stages of a request: for everybody, in the metrics, and for its caller."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
 
 Stages = Callable[[str, float], None]
@@ -22,14 +21,20 @@ class Timings:
         self.seconds[name] = max(seconds, self.seconds.get(name, 0.0))
 
 
-@contextmanager
-def timed(tell: Stages, stage: str) -> Iterator[None]:
+class timed:  # noqa: N801, reads like the function that it was, and costs a third: it runs many times a request
     """Report how long the block took, also when it fails: slow failures are the ones worth seeing."""
-    start = perf_counter()
-    try:
-        yield
-    finally:
-        tell(stage, perf_counter() - start)
+
+    __slots__ = ("_stage", "_start", "_tell")
+
+    def __init__(self, tell: Stages, stage: str) -> None:
+        self._tell = tell
+        self._stage = stage
+
+    def __enter__(self) -> None:
+        self._start = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._tell(self._stage, perf_counter() - self._start)
 
 
 def both(one: Stages, other: Stages) -> Stages:
