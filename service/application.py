@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 
 from microtome import __version__
+from service.auth import Keyring
 from service.cache.counted import CountedCache
 from service.cache.fail_open import FailOpenCache
 from service.cache.gathered import GatheredCache
@@ -63,13 +64,18 @@ def build(settings: Settings, log: Logger) -> FastAPI:
         bodies=Budget(settings.max_body_bytes_in_flight, "bytes", metrics.body_bytes_in_flight.set),
         options=HttpOptions(
             default_model=settings.models[0],
-            limits=BodyLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images),
+            limits=BodyLimits(
+                settings.max_image_bytes, settings.max_body_bytes, settings.max_images, settings.body_pause
+            ),
             deadline=settings.deadline,
             version=__version__,
+            log_access=settings.access_log,
+            show_metrics=settings.operations_port is None,
         ),
         metrics=metrics,
         log=log,
         lifespan=lifespan,
+        keyring=Keyring(keys) if (keys := settings.key_records()) else None,
     )
 
 

@@ -32,9 +32,10 @@ def shaped(vector: NDArray[np.float32], *, normalize: bool, dimensions: int | No
     cut = vector if dimensions is None else vector[:dimensions]
     if not normalize:
         return cut
-    # Squares of large float32 numbers overflow, so the length is taken in float64.
-    length = float(np.sqrt(np.dot(cut.astype(np.float64), cut.astype(np.float64))))
-    return cut if length == 0.0 else (cut / length).astype(np.float32)
+    # In float64, since squares of large float32 numbers overflow, and small ones have few digits.
+    wide = cut.astype(np.float64)
+    length = np.sqrt(np.dot(wide, wide))
+    return cut if length == 0.0 else (wide / length).astype(np.float32)
 
 
 def checked_dimensions(dimensions: int | None, outputs: Sequence[OutputSpec]) -> None:
