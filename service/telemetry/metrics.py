@@ -4,18 +4,24 @@ Labels are bounded: a model's name becomes a label only when that model is serve
 docs/reference/metrics.md is generated from here.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+_SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+"""True in a worker, whose metrics are files; the library has looked at the same variable when it was imported."""
 
 
 class Described(NamedTuple):
@@ -63,13 +69,22 @@ class Metrics:
             registry=registry,
         )
         self.images_in_flight = Gauge(
-            "microtome_images_in_flight", "Images that are being worked on now.", registry=registry
+            "microtome_images_in_flight",
+            "Images that are being worked on now.",
+            multiprocess_mode="livesum",
+            registry=registry,
         )
         self.body_bytes_in_flight = Gauge(
-            "microtome_body_bytes_in_flight", "Bytes of request bodies that are held now.", registry=registry
+            "microtome_body_bytes_in_flight",
+            "Bytes of request bodies that are held now.",
+            multiprocess_mode="livesum",
+            registry=registry,
         )
         self.queued_images = Gauge(
-            "microtome_queued_images", "Decoded images that wait for a place in a batch.", registry=registry
+            "microtome_queued_images",
+            "Decoded images that wait for a place in a batch.",
+            multiprocess_mode="livesum",
+            registry=registry,
         )
         self.batch_images = Histogram(
             "microtome_batch_images",
@@ -112,6 +127,7 @@ class Metrics:
             "microtome_cache_breaker_open",
             "1 while Redis is left alone after a failure, 0 while it is used, by operation (`read`, `write`).",
             ["operation"],
+            multiprocess_mode="livemax",
             registry=registry,
         )
         for operation in ("read", "write"):
@@ -120,10 +136,15 @@ class Metrics:
             "microtome_model_ready",
             "1 while an inference has recently worked for the model.",
             ["model"],
+            multiprocess_mode="livemin",
             registry=registry,
         )
         self.model_version = Gauge(
-            "microtome_model_version", "The version of the model that requests go to now.", ["model"], registry=registry
+            "microtome_model_version",
+            "The version of the model that requests go to now.",
+            ["model"],
+            multiprocess_mode="livemax",
+            registry=registry,
         )
 
     def stage(self, name: str, seconds: float) -> None:
@@ -139,8 +160,12 @@ class Metrics:
             self.vectors.labels(model, source).inc(sources.count(source))
 
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Return all metrics in Prometheus' text format, those of all workers added up."""
+        if not _SHARED:
+            return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        return generate_latest(everybody)
 
     def described(self) -> Iterator[Described]:
         """Describe the metrics declared here, in the order of their declaration."""
