@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 
 from fastapi import FastAPI
 
@@ -19,9 +19,10 @@ from service.cache.tiered import TieredCache
 from service.cache.write_behind import WriteBehindCache
 from service.embedding.budget import Budget
 from service.embedding.embedder import Embedder, Limits
-from service.embedding.ports import VectorCache
+from service.embedding.ports import ModelServer, VectorCache
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
+from service.http_api.operations_server import operations_server
 from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue, Timing
 from service.model_server.replicas import Replicas
@@ -42,7 +43,8 @@ def build(settings: Settings, log: Logger) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         keeping = asyncio.create_task(catalogue.run(), name="catalogue")
         try:
-            yield
+            async with _operations(settings, catalogue, metrics):
+                yield
         finally:
             keeping.cancel()
             with suppress(asyncio.CancelledError):
@@ -76,6 +78,14 @@ def build(settings: Settings, log: Logger) -> FastAPI:
         log=log,
         lifespan=lifespan,
         keyring=Keyring(keys) if (keys := settings.key_records()) else None,
+    )
+
+
+def _operations(settings: Settings, models: ModelServer, metrics: Metrics) -> AbstractAsyncContextManager[None]:
+    if settings.operations_port is None:
+        return nullcontext()
+    return operations_server(
+        models, metrics, host=settings.host, port=settings.operations_port, shared=settings.workers > 1
     )
 
 

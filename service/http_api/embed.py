@@ -76,7 +76,7 @@ class EmbedEndpoint:
             options = read_options(query, fields, no_cache=_says_no_cache(request))
             form, encoding = chosen(request.headers.get("accept", ""), options)
             self._check(options, encoding)
-            note(request.scope, images=len(images), model=options.model or self.default_model)
+            note(request.scope, images=len(images), model=(options.model or self.default_model)[:80])
             with ExitStack() as held:
                 if caller and caller.images:
                     held.enter_context(caller.images.hold(len(images)))
