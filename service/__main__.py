@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+import socket
 import sys
+from collections.abc import Sequence
 
 import uvicorn
 
@@ -10,10 +12,19 @@ from microtome.parent import follow_parent
 from service.application import build
 from service.settings import Settings, SettingsError, read_settings
 from service.telemetry.logs import Logger, configure
+from service.workers import supervise
+
+_LISTEN_FD = "--listen-fd="
 
 
-async def serve(settings: Settings, log: Logger) -> bool:
-    """Serve until SIGTERM or SIGINT, drain, and return whether the start had succeeded."""
+async def serve(settings: Settings, log: Logger, listener: socket.socket | None = None) -> bool:
+    """Serve until SIGTERM or SIGINT, drain, and return whether the start had succeeded.
+
+    Args:
+        settings: how.
+        log: where to.
+        listener: the socket to serve, when another process has opened it; None opens one.
+    """
     config = uvicorn.Config(
         build(settings, log),
         host=settings.host,
@@ -32,7 +43,7 @@ async def serve(settings: Settings, log: Logger) -> bool:
     # uvicorn takes these signals and, having drained, gives them on to whoever had them: a clean stop is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    await server.serve()
+    await server.serve(sockets=[listener] if listener else None)
     return server.started
 
 
@@ -46,12 +57,25 @@ def main() -> int:
     log = configure(settings.log_format, settings.log_level)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    if settings.exit_with_parent:
+    inherited = _inherited_listener(sys.argv[1:])
+    if settings.exit_with_parent or inherited:
         follow_parent()
+    if settings.workers > 1 and not inherited:
+        code = supervise(settings, log)
+        log.info("stopped")
+        return code
     with asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="uvloop").get_loop_factory()) as runner:
-        started = runner.run(serve(settings, log))
+        started = runner.run(serve(settings, log, inherited))
     log.info("stopped")
     return 0 if started else 1
+
+
+def _inherited_listener(words: Sequence[str]) -> socket.socket | None:
+    """Take the socket over that the process which started us as its worker has opened, see `workers.py`."""
+    for word in words:
+        if word.startswith(_LISTEN_FD):
+            return socket.socket(fileno=int(word.removeprefix(_LISTEN_FD)))
+    return None
 
 
 if __name__ == "__main__":

@@ -3,11 +3,18 @@
 * ServiceError
   x RequestRejected         the caller must change something
     + BadRequest            an option or the form of the body is wrong
+    + Unauthenticated       no API key, or one that is not known here
+    + NotAcceptable         no form of answer that the caller takes fits what was asked for
+    + BodyTooSlow           the request's body does not come
+    + UrlNotAllowed         fetching from this address is not allowed
+    + UrlNotFetched         the address was asked and gave no image
     + NotAnImage            the bytes are no image that we read
     + BrokenImage           an image, but truncated or corrupt
     + ImageTooLarge         more bytes or more pixels than the limits allow
     + TooManyImages         more images in one request than the limit allows
+    + NoImageEmbedded       every image of the request failed, each for its own reason
     + UnknownModel          no such model is served here
+    + UnknownVersion        the model has no such version, or not any more
     + UnknownOutput         the model has no such output
   x TemporarilyUnable       the same request may succeed later
     + Overloaded            more work in flight than the limits allow
@@ -23,8 +30,12 @@ insides.
 `CacheUnavailable` stands outside the tree: it never reaches a caller, since a cache that is down is one that misses.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from difflib import get_close_matches
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class ServiceError(Exception):
@@ -37,6 +48,26 @@ class RequestRejected(ServiceError):
 
 class BadRequest(RequestRejected):
     """An option or the form of the body is wrong."""
+
+
+class Unauthenticated(RequestRejected):
+    """The request has no API key, or one that is not known here."""
+
+
+class NotAcceptable(RequestRejected):
+    """No form of answer that the caller takes fits what was asked for."""
+
+
+class BodyTooSlow(RequestRejected):
+    """The request's body does not come, or not fast enough."""
+
+
+class UrlNotAllowed(RequestRejected):
+    """Fetching an image from this address is not allowed here."""
+
+
+class UrlNotFetched(RequestRejected):
+    """The address was asked, and gave no image: not in time, too large, or not at all."""
 
 
 class NotAnImage(RequestRejected):
@@ -55,8 +86,24 @@ class TooManyImages(RequestRejected):
     """The request has more images than the limit allows."""
 
 
+class NoImageEmbedded(RequestRejected):
+    """Every image of the request failed, each for its own reason.
+
+    Attributes:
+        failures: by the image's index in the request.
+    """
+
+    def __init__(self, failures: Mapping[int, ServiceError]) -> None:
+        super().__init__(f"None of {len(failures)} images could be embedded; `errors` says why, image by image.")
+        self.failures = failures
+
+
 class UnknownModel(RequestRejected):
     """No model of this name is served here."""
+
+
+class UnknownVersion(RequestRejected):
+    """The model has no version of this number that could be asked now."""
 
 
 class UnknownOutput(RequestRejected):
@@ -92,11 +139,30 @@ class DeadlineExceeded(TemporarilyUnable):
 
 
 class ModelServerFault(ServiceError):
-    """The model server answered with something that cannot be right: a wrong shape, a value that is not finite."""
+    """The model server answered with something that cannot be right: a wrong shape, a value that is not finite.
+
+    Attributes:
+        rows: of the batch, that are at fault; empty when the whole answer is.
+    """
+
+    def __init__(self, message: str, *, rows: Collection[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = frozenset(rows)
 
 
 class CacheUnavailable(Exception):
     """The cache could not be asked. Never reaches a caller."""
+
+
+def restated(error: E, message: str | None = None) -> E:
+    """Make a fresh copy of an error to raise, with another message if one is given.
+
+    One exception instance raised by many requests would collect all their tracebacks.
+    """
+    fresh = copy(error)
+    if message is not None:
+        fresh.args = (message,)
+    return fresh.with_traceback(None)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

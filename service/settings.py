@@ -6,11 +6,13 @@ such as MICROTOME_REDIS_URL.
 
 import os
 from difflib import get_close_matches
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.auth import KeyRecord, read_keys
 from service.telemetry.logs import LogFormat, LogLevel
 
 PREFIX = "MICROTOME_"
@@ -25,9 +27,16 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of IPv4, :: for all.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    model_server: str = Field(
+    workers: int = Field(
+        1,
+        gt=0,
+        description="Processes that share the port. Limits and the memory cache are each one's own; metrics are added "
+        "up, without those of the process itself.",
+    )
+    model_server: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
-        description="TensorFlow Serving or the embedded model server: `host:port`, `dns:///…` or `unix:/path`.",
+        description="TensorFlow Serving or the embedded model server: `host:port`, `dns:///…` or `unix:/path`; several "
+        "that serve the same models separated by commas.",
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
@@ -42,6 +51,14 @@ class Settings(BaseSettings):
     )
     cache_bytes: int = Field(
         64 * _MB, ge=0, description="Bytes of vectors kept in this process, overhead included; 0 keeps none."
+    )
+    cache_float16: bool = Field(
+        False, description="Keep vectors as float16: half the memory, relative errors up to 0.05 % in hits."
+    )
+    cache_unwritten_bytes: int = Field(
+        32 * _MB,
+        ge=0,
+        description="Bytes of vectors that wait to be written to Redis; what goes beyond is not written.",
     )
     cache_budget: float = Field(
         0.05, gt=0, description="Seconds that Redis may take for an answer; then the request goes on without it."
@@ -61,7 +78,43 @@ class Settings(BaseSettings):
     max_body_bytes_in_flight: int = Field(
         256 * _MB, gt=0, description="Bytes of request bodies held at a time; requests beyond it are answered 429."
     )
+    longest_wait: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds that an image may be expected to wait for others; beyond it requests are answered 429. "
+        "Vectors from the cache are answered all the same.",
+    )
     deadline: float = Field(30.0, gt=0, description="Seconds that a request may take, from its head to its answer.")
+    inference_slots: int = Field(
+        2, gt=0, description="Calls of the model server under way for each model; while all are busy, images gather."
+    )
+    body_pause: float = Field(
+        10.0, gt=0, description="Seconds between two pieces of a request's body; after a longer pause it is refused."
+    )
+    api_keys: str = Field(
+        "",
+        description="API keys, separated by `;`, each `NAME sha256:HASH [images=N] [bytes=N]`: whose it is, what "
+        '`printf %s "$KEY" | sha256sum` prints, and what its name may have in flight. A name may have several.',
+    )
+    api_keys_file: Path | None = Field(None, description="File with more of them, one a line; `#` begins a comment.")
+    allow_anonymous: bool = Field(
+        False, description="Serve whoever can connect. Without API keys this has to be said, or nothing starts."
+    )
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts that images named by address are fetched from, separated by commas; `*.example.com` stands "
+        "for all below it. Unset: none. Private and local addresses are never asked, whatever names point there.",
+    )
+    url_timeout: float = Field(5.0, gt=0, description="Seconds that fetching one image may take, redirects included.")
+    operations_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of its own for /metrics, which then is not on the other; probes are on both.",
+    )
+    access_log: bool = Field(
+        False, description="Log a line for each request: route, status, time, images, model, name of the API key."
+    )
     drain: int = Field(20, ge=0, description="Seconds that requests in flight have to finish after SIGTERM.")
     decode_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, gt=0, description="Images decoded at a time; the number of cores."
@@ -72,7 +125,7 @@ class Settings(BaseSettings):
         False, description="Drain and exit when the process that started the gateway is gone. For `microtome up`."
     )
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "model_server", "url_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -83,6 +136,31 @@ class Settings(BaseSettings):
         if value and not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("expected redis://, rediss:// or unix://")
         return value or None
+
+    @model_validator(mode="after")
+    def _somebody_is_served(self) -> Self:
+        if self.key_records() and self.allow_anonymous:
+            raise ValueError(f"{PREFIX}ALLOW_ANONYMOUS is true and there are API keys; expected one of the two")
+        if not self.key_records() and not self.allow_anonymous:
+            raise ValueError(
+                f"expected {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to serve whoever "
+                "can connect"
+            )
+        return self
+
+    def key_records(self) -> list[KeyRecord]:
+        """Read the API keys of both places.
+
+        Raises:
+            ValueError: one has another form, or the file cannot be read.
+        """
+        lines = self.api_keys.split(";")
+        if self.api_keys_file is not None:
+            try:
+                lines += self.api_keys_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"{PREFIX}API_KEYS_FILE cannot be read: {type(error).__name__}") from None
+        return read_keys(lines)
 
 
 class SettingsError(Exception):
@@ -104,10 +182,15 @@ def read_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        faults += [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+        faults += [_fault(e["loc"], e["msg"]) for e in error.errors(include_input=False)]
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
+
+
+def _fault(where: tuple[int | str, ...], message: str) -> str:
+    # What concerns several variables at once names them itself.
+    return f"{PREFIX}{str(where[0]).upper()}: {message}" if where else message.removeprefix("Value error, ")
 
 
 def _nearest(name: str, known: set[str]) -> str:

@@ -40,6 +40,16 @@ class Endpoint:
         return f"http://{host}:{self.port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to what listens there."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 @contextmanager
 def private_socket() -> Iterator[Path]:
     """Yield a path for a Unix socket in a directory that only this user can enter, removed at the end."""

@@ -5,9 +5,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from microtome.up.addresses import Endpoint
+from microtome.up.addresses import Endpoint, is_loopback
 from microtome.up.arguments import Options
+from microtome.up.errors import CannotStart
 from microtome.up.processes import Command
+
+ADMISSION = ("MICROTOME_API_KEYS", "MICROTOME_API_KEYS_FILE", "MICROTOME_ALLOW_ANONYMOUS")
+"""What says whom the gateway serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,27 @@ def gateway(options: Options, models: tuple[str, ...], endpoint: Endpoint, addre
         "MICROTOME_MODELS": ",".join(models),
         "MICROTOME_EXIT_WITH_PARENT": "true",
         "MICROTOME_LOG_LEVEL": log_level(),
+        **admission(endpoint.host),
     }
     if options.redis is not None:
         environment["MICROTOME_REDIS_URL"] = options.redis
     return Command("gateway", (sys.executable, "-m", "service"), environment)
+
+
+def admission(host: str) -> dict[str, str]:
+    """Decide whom the gateway serves when nobody has said so: whoever is on this machine, and nobody else.
+
+    Raises:
+        CannotStart: Others could connect, and there are neither API keys nor the word that none are wanted.
+    """
+    if any(os.environ.get(name) for name in ADMISSION):
+        return {}
+    if is_loopback(host):
+        return {"MICROTOME_ALLOW_ANONYMOUS": "true"}
+    raise CannotStart(
+        f"On {host} others can connect. Set MICROTOME_API_KEYS or MICROTOME_API_KEYS_FILE (docs/reference/settings.md) "
+        "or MICROTOME_ALLOW_ANONYMOUS=true to serve whoever does; or stay on --host 127.0.0.1."
+    )
 
 
 def model_server(models_dir: Path, socket: Path) -> Command:

@@ -32,6 +32,7 @@ async def _session(options: Options, terminal: Terminal) -> None:
         check_model_server(options.model_server)
     if options.redis is not None:
         check_redis(options.redis)
+    plan.admission(options.host)
     models = model_names(options.recipe)
     endpoint = Endpoint(options.host, ports.claim(options.host, options.port))
     with private_socket() as socket, listening() as stop:

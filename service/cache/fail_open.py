@@ -16,44 +16,56 @@ T = TypeVar("T")
 class FailOpenCache:
     """Bounds every call of the inner cache by a time budget, and stops asking for a while after a failure.
 
-    Raises nothing: a failure is a miss, a count and one line in the log when the state changes.
+    Raises nothing: a failure is a miss, a count and one line in the log when the state changes. Reads and writes have
+    a breaker each, since a cache that is full or a read-only replica still answers what it has.
     """
 
-    def __init__(self, inner: VectorCache, *, budget: float, breaker: Breaker, metrics: Metrics, log: Logger) -> None:
+    def __init__(self, inner: VectorCache, *, budget: float, window: float, metrics: Metrics, log: Logger) -> None:
+        """Guard `inner`.
+
+        Args:
+            inner: the cache that may be down.
+            budget: seconds that one call may take.
+            window: seconds that it is left alone after a failure.
+            metrics: count failures and show the breakers.
+            log: says when a breaker opens and closes.
+        """
         self._inner = inner
         self._budget = budget
-        self._breaker = breaker
+        self._reads, self._writes = Breaker(window), Breaker(window)
         self._metrics = metrics
         self._log = log
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys; all None when the cache cannot be asked."""
-        values = await self._guarded(self._inner.get_many(keys)) if self._breaker.allows() else None
+        values = await self._guarded("read", self._reads, self._inner.get_many(keys)) if self._reads.allows() else None
         return values or [None] * len(keys)
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values, or not."""
-        if self._breaker.allows():
-            await self._guarded(self._inner.put_many(entries))
+        if self._writes.allows():
+            await self._guarded("write", self._writes, self._inner.put_many(entries))
 
     async def close(self) -> None:
         """Close the inner cache."""
         await self._inner.close()
 
-    async def _guarded(self, call: Awaitable[T]) -> T | None:
-        was_open = self._breaker.is_open
+    async def _guarded(self, operation: str, breaker: Breaker, call: Awaitable[T]) -> T | None:
+        was_open = breaker.is_open
         try:
             async with asyncio.timeout(self._budget):
                 result = await call
         except (CacheUnavailable, TimeoutError) as error:
-            self._breaker.failed()
+            breaker.failed()
             self._metrics.cache_failures.inc()
-            self._metrics.cache_breaker_open.set(1)
+            self._metrics.cache_breaker_open.labels(operation).set(1)
             if not was_open:
-                self._log.warning("cache_down", reason=str(error) or f"no answer within {self._budget} s")
+                self._log.warning(
+                    "cache_down", operation=operation, reason=str(error) or f"no answer within {self._budget} s"
+                )
             return None
-        self._breaker.succeeded()
-        self._metrics.cache_breaker_open.set(0)
+        breaker.succeeded()
+        self._metrics.cache_breaker_open.labels(operation).set(0)
         if was_open:
-            self._log.info("cache_up")
+            self._log.info("cache_up", operation=operation)
         return result

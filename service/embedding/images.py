@@ -1,23 +1,19 @@
 """Turn encoded images into model pixels: sniff, check the size, decode, orient, convert to RGB, resize, crop.
 
-Every limit is enforced before the step it protects, so a bomb is refused while it is still small. Nothing here knows
-about threads: `decode` is called off the event loop, see `embedder.py`.
+Every limit is enforced before the step it protects (`headers.py`), so a bomb is refused while it is still small.
+Nothing here knows about threads: `decode` is called off the event loop.
 """
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from service.embedding.geometry import Placement, place
+from service.embedding.headers import broken, opened
 from service.embedding.manifest import InputSpec
-from service.errors import BrokenImage, ImageTooLarge, NotAnImage
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What we decode. A list of our own: Pillow also opens formats that run an interpreter (EPS) or read other files."""
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -52,10 +48,10 @@ def decode(encoded: bytes, spec: InputSpec, *, max_pixels: int) -> NDArray[np.ui
 
     Raises:
         NotAnImage: no format that we read.
-        ImageTooLarge: more pixels than `max_pixels`.
+        ImageTooLarge: more pixels than `max_pixels`, or otherwise out of proportion.
         BrokenImage: truncated or corrupt.
     """
-    with _open(encoded, max_pixels) as image, _as_broken_image(image.format):
+    with opened(encoded, max_pixels) as image, _as_broken_image(image.format):
         transposed = spec.exif_orientation and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
         stored = (image.height, image.width) if transposed else image.size
         placement = place(stored, spec)
@@ -85,41 +81,9 @@ def _fit(rgb: Image.Image, placement: Placement, spec: InputSpec, gap: float | N
 
 
 @contextmanager
-def _open(encoded: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """Read the header only, and refuse what is no image or too large."""
-    if not encoded:
-        raise NotAnImage("Expected an encoded image, received 0 bytes.")
-    try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise NotAnImage(
-            f"Expected an image in one of the formats {', '.join(FORMATS)}. "
-            f"Received {len(encoded)} bytes that are none of them, or whose header is damaged."
-        ) from None
-    except Image.DecompressionBombError:
-        raise ImageTooLarge(f"Expected at most {max_pixels} pixels, received many times more.") from None
-    except Exception as error:
-        raise _broken(None, error) from error
-    with image:
-        if image.width * image.height > max_pixels:
-            raise ImageTooLarge(
-                f"Expected at most {max_pixels} pixels, received {image.width} x {image.height} = "
-                f"{image.width * image.height}. Send a smaller copy: the model sees far fewer."
-            )
-        yield image
-
-
-@contextmanager
 def _as_broken_image(format_: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         # Decoders meet corrupt data with nearly any exception type; all of them mean the same to the caller.
-        raise _broken(format_, error) from error
-
-
-def _broken(format_: str | None, error: Exception) -> BrokenImage:
-    kind = f"{format_} image" if format_ else "image"
-    if "truncated" in str(error).lower():
-        return BrokenImage(f"The {kind} is truncated: its data ends before the picture does. Send the whole file.")
-    return BrokenImage(f"The {kind} is corrupt and cannot be decoded.")
+        raise broken(format_, error) from error

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.embedding.manifest import ModelCard
+from service.embedding.stopwatch import Stages, nobody
 
 Pixels = NDArray[np.uint8]
-"""uint8 [N, height, width, 3], RGB."""
+"""uint8 [height, width, 3], RGB, C-contiguous: one image."""
 
 Vectors = NDArray[np.float32]
 """float32 [N, D]."""
@@ -25,6 +26,16 @@ class ModelServer(Protocol):
             UnknownModel: it is not among the models served here.
             ModelServerDown: the model server cannot be reached.
             ModelNotReady: no version is ready.
+        """
+        ...
+
+    async def card_of(self, model: str, version: int) -> ModelCard:
+        """Exactly this version of a model, whether or not it is the one in use.
+
+        Raises:
+            UnknownModel: it is not among the models served here.
+            UnknownVersion: no such version can be asked now; the message lists those that can.
+            ModelServerDown: the model server cannot be reached, and the version has never been seen.
         """
         ...
 
@@ -45,8 +56,12 @@ class ModelServer(Protocol):
         """
         ...
 
-    async def infer(self, card: ModelCard, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
+    async def infer(
+        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], stages: Stages = nobody
+    ) -> Mapping[str, Vectors]:
         """Run exactly the version of `card` and return the outputs asked for, each float32 [N, D], all finite.
+
+        `stages` is told how long the images waited ("queue") and how long the inference took ("infer").
 
         Raises:
             ModelServerDown: the model server cannot be reached.
@@ -86,9 +101,9 @@ class Observer(Protocol):
     """Is told what happens, to count it. Must not raise and must not block."""
 
     def stage(self, name: str, seconds: float) -> None:
-        """A stage of a request (hash, cache, decode, infer) took so long."""
+        """A stage of a request (hash, cache, decode, queue, infer) took so long."""
         ...
 
-    def vectors_answered(self, model: str, *, hits: int, misses: int) -> None:
-        """So many vectors of a request came from the cache, and so many were computed."""
+    def vectors_answered(self, model: str, sources: Sequence[str]) -> None:
+        """A request was answered by vectors from these places: hit, miss or coalesced."""
         ...

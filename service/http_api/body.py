@@ -1,110 +1,141 @@
-"""Read images out of a request's body, counting bytes before holding them."""
+"""Read images out of a request's body, counting bytes before holding them.
 
-from collections.abc import AsyncIterator
+The Content-Type is a hint. A form has to say so, since its boundary stands there; anything else is told from its first
+bytes: an object of JSON begins with a brace, and no image does.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from service.embedding.budget import Budget
-from service.embedding.ports import Observer
-from service.embedding.stopwatch import timed
-from service.errors import BadRequest, ImageTooLarge, TooManyImages
+from service.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected
+from service.http_api.forms import read_form
+from service.http_api.json_images import JsonBody, Url, read_json
+
+_JSON_TO_BYTES = 3
+"""Memory that a JSON body takes for each of its bytes while it is read: itself, its strings, its images."""
+
+_IMAGE_BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Bytes of one encoded image, bytes of a whole request, and images of a request."""
+    """Bytes of one encoded image, bytes of a whole request, images of a request; seconds between a body's pieces."""
 
     max_image_bytes: int
     max_body_bytes: int
     max_images: int
+    max_pause: float = 10.0
 
 
-@asynccontextmanager
-async def received_images(
-    request: Request, limits: BodyLimits, budget: Budget, observer: Observer
-) -> AsyncIterator[list[bytes]]:
-    """Read the body as images, and hold its bytes in the budget while the block runs.
+class Received(NamedTuple):
+    """What a body held: images as bytes, as an address, or as what is wrong with them; and options, if it was JSON."""
 
-    A body of `multipart/form-data` has an image in each file part, whatever the parts' names. Any other body is one
-    image, whatever its Content-Type: bytes are sniffed, and `curl --data-binary` calls everything a form.
-
-    Raises:
-        BadRequest: no body, or a broken form.
-        ImageTooLarge: more bytes than the limits allow; refused before they are read where the length is told.
-        TooManyImages: more file parts than the limit.
-        Overloaded: the bodies in flight leave no room.
-    """
-    announced = _announced(request, limits)
-    with budget.hold(announced):
-        with timed(observer, "read"):
-            is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-            images = await _from_form(request, limits) if is_form else [await _whole(request, limits)]
-        yield images
+    images: list[bytes | Url | RequestRejected]
+    options: Mapping[str, object]
 
 
-def _announced(request: Request, limits: BodyLimits) -> int:
-    """Return the length that the request tells; one that tells none may use all that a request may."""
-    length = request.headers.get("content-length")
-    if length is None:
-        return limits.max_body_bytes
-    if int(length) > limits.max_body_bytes:
-        raise ImageTooLarge(f"Expected at most {limits.max_body_bytes} bytes a request, received {length}.")
-    return int(length)
+@dataclass(slots=True)
+class BodyReader:
+    """Reads bodies within limits, and holds their bytes in a budget."""
 
+    limits: BodyLimits
+    budget: Budget
+    _nothing: Mapping[str, object] = field(default_factory=dict)
 
-async def _counted(request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
-    received = 0
-    try:
-        async for chunk in request.stream():
-            received += len(chunk)
+    @asynccontextmanager
+    async def received(self, request: Request, *budgets: Budget) -> AsyncIterator["Received"]:
+        """Read the body, and hold its bytes in the budget, and in the caller's own, while the block runs.
+
+        Raises:
+            BadRequest: no body, a broken form, or JSON in no form that we read.
+            BodyTooSlow: no piece of the body came for a while.
+            ImageTooLarge: more bytes than the limits allow; refused before they are read where the length is told.
+            TooManyImages: more images than the limit.
+            Overloaded: the bodies in flight leave no room.
+        """
+        amount = self._announced(request)
+        with self.budget.hold(amount):
+            if not budgets:
+                yield await self._read(request)
+                return
+            with budgets[0].hold(amount):
+                yield await self._read(request)
+
+    def _announced(self, request: Request) -> int:
+        """Return the bytes to hold; a body that tells no length may use all that a request may."""
+        headers, limit = request.headers, self.limits.max_body_bytes
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        if coding not in {"", "identity"}:
+            raise BadRequest(f"Expected a body without Content-Encoding, received {coding[:40]!r}. Images are compact.")
+        told = headers.get("content-length")
+        # The HTTP parser lets digits through only.
+        length = limit if told is None else int(told)
+        if length > limit:
+            raise ImageTooLarge(f"Expected at most {limit} bytes a request, received {told}.")
+        return length * _JSON_TO_BYTES if _says_json(headers.get("content-type", "")) else length
+
+    async def _read(self, request: Request) -> Received:
+        content_type = request.headers.get("content-type", "")
+        if content_type.lower().startswith("multipart/form-data"):
+            pieces = self._counted(request, self.limits.max_body_bytes, "a request")
+            return Received(await read_form(request.headers, pieces, self.limits), self._nothing)
+        body = await self._whole(request, _says_json(content_type))
+        if _is_json(body, content_type):
+            found: JsonBody = read_json(
+                body, max_images=self.limits.max_images, max_image_bytes=self.limits.max_image_bytes
+            )
+            return Received(found.images, found.options)
+        return Received([body], self._nothing)
+
+    async def _whole(self, request: Request, says_json: bool) -> bytes:
+        pieces: list[bytes] = []
+        total, limit, what = 0, self.limits.max_body_bytes, "a request"
+        async for piece in self._counted(request, limit, what):
+            if not pieces and piece and not says_json and not piece.lstrip().startswith(b"{"):
+                limit, what = self.limits.max_image_bytes, "an image"
+            total += len(piece)
+            if total > limit:
+                raise ImageTooLarge(f"Expected at most {limit} bytes {what}, received more.")
+            if piece:
+                pieces.append(piece)
+        if not total:
+            raise BadRequest(
+                "Expected an image as the body, images as file parts of multipart/form-data, or JSON; received 0 "
+                "bytes. With curl: --data-binary @photo.jpg"
+            )
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _counted(self, request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
+        received, pieces, pause = 0, request.stream(), self.limits.max_pause
+        while True:
+            try:
+                # Around each wait, never around a yield: what the reader does with a piece is not the sender's time.
+                async with asyncio.timeout(pause):
+                    piece = await anext(pieces, None)
+            except TimeoutError:
+                raise BodyTooSlow(
+                    f"Expected the next piece of the body within {pause:g} s, received none; {received} bytes had come."
+                ) from None
+            except ClientDisconnect:
+                raise BadRequest("The connection was closed before the whole body had come.") from None
+            if piece is None:
+                return
+            received += len(piece)
             if received > limit:
                 raise ImageTooLarge(f"Expected at most {limit} bytes {what}, received more.")
-            yield chunk
-    except ClientDisconnect:
-        raise BadRequest("The connection was closed before the whole body had come.") from None
+            yield piece
 
 
-async def _whole(request: Request, limits: BodyLimits) -> bytes:
-    body = b"".join([chunk async for chunk in _counted(request, limits.max_image_bytes, "an image")])
-    if not body:
-        raise BadRequest(
-            "Expected an image as the body, or images as file parts of multipart/form-data; received 0 bytes. "
-            "With curl: --data-binary @photo.jpg"
-        )
-    return body
+def _says_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
 
 
-async def _from_form(request: Request, limits: BodyLimits) -> list[bytes]:
-    class InMemoryParser(MultiPartParser):
-        # The body's bytes are bounded by the budget: no detour over temporary files.
-        spool_max_size = limits.max_body_bytes
-
-    parser = InMemoryParser(
-        request.headers,
-        _counted(request, limits.max_body_bytes, "a request"),  # type: ignore[arg-type]  # it is iterated, no more
-        max_files=limits.max_images,
-        max_fields=0,
-    )
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise TooManyImages(f"Expected at most {limits.max_images} images a request, received more.") from None
-        raise BadRequest(
-            f"Expected multipart/form-data with one image in each file part. {error.message} "
-            "Options go into the query string. With curl: -F image=@photo.jpg"
-        ) from None
-    try:
-        return [await _file(part, limits) for _, part in form.multi_items() if isinstance(part, UploadFile)]
-    finally:
-        await form.close()
-
-
-async def _file(part: UploadFile, limits: BodyLimits) -> bytes:
-    if (part.size or 0) > limits.max_image_bytes:
-        raise ImageTooLarge(f"Expected at most {limits.max_image_bytes} bytes an image, received {part.size}.")
-    return await part.read()
+def _is_json(body: bytes, content_type: str) -> bool:
+    return body[:64].lstrip().startswith(b"{") or (_says_json(content_type) and not body.startswith(_IMAGE_BEGINNINGS))

@@ -2,13 +2,16 @@
 
 from fastapi import APIRouter
 
+from service.embedding.manifest import ModelCard
 from service.embedding.ports import ModelServer
+from service.errors import UnknownModel, unknown
+from service.http_api.documentation import problems
 from service.http_api.schemas import ModelAnswer, ModelsAnswer
 
 
 def models_router(models: ModelServer, default_model: str) -> APIRouter:
-    """Build the route over the catalogue of models."""
-    router = APIRouter()
+    """Build the routes over the catalogue of models."""
+    router = APIRouter(responses=problems(401))
 
     @router.get("/models", summary="List the models")
     async def list_models() -> ModelsAnswer:
@@ -16,16 +19,25 @@ def models_router(models: ModelServer, default_model: str) -> APIRouter:
         readiness = models.readiness()
         return ModelsAnswer(
             default=default_model,
-            models=[
-                ModelAnswer(
-                    name=name,
-                    ready=readiness[name] is None,
-                    detail=readiness[name],
-                    version=card.version if card else None,
-                    manifest=card.manifest if card else None,
-                )
-                for name, card in models.cards().items()
-            ],
+            models=[_answer(name, card, readiness[name]) for name, card in models.cards().items()],
         )
 
+    @router.get("/models/{name}", summary="Describe a model", responses=problems(404))
+    async def describe_model(name: str) -> ModelAnswer:
+        """One model: its state, its version in use, its outputs, and what is done to an image first."""
+        cards = models.cards()
+        if name not in cards:
+            raise UnknownModel(unknown("model", name, cards))
+        return _answer(name, cards[name], models.readiness()[name])
+
     return router
+
+
+def _answer(name: str, card: ModelCard | None, trouble: str | None) -> ModelAnswer:
+    return ModelAnswer(
+        name=name,
+        ready=trouble is None,
+        detail=trouble,
+        version=card.version if card else None,
+        manifest=card.manifest if card else None,
+    )

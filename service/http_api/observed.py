@@ -7,6 +7,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http_api import access
 from service.http_api.problems import unexpected
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -17,10 +18,11 @@ _MAX_ID = 128
 class Observed:
     """ASGI middleware. A request's id is the caller's `X-Request-ID` or a new one; the answer carries it."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: Logger) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: Logger, *, log_access: bool = False) -> None:
         self._app = app
         self._metrics = metrics
         self._log = log
+        self._log_access = log_access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -30,6 +32,7 @@ class Observed:
         request_id = _request_id(Headers(scope=scope))
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        facts = access.begin(scope)
         start, status = perf_counter(), 0
 
         async def noted(message: Message) -> None:
@@ -52,7 +55,12 @@ class Observed:
             # The route's template, never the path: labels stay few whatever callers ask for.
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.request_seconds.labels(route).observe(perf_counter() - start)
+            seconds = perf_counter() - start
+            self._metrics.request_seconds.labels(route).observe(seconds)
+            if self._log_access:
+                self._log.info(
+                    "request", method=scope["method"], route=route, status=status, ms=round(1000 * seconds, 2), **facts
+                )
 
 
 def _request_id(headers: Headers) -> str:

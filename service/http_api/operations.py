@@ -10,8 +10,8 @@ from service.http_api.schemas import Readiness
 from service.telemetry.metrics import CONTENT_TYPE, Metrics
 
 
-def operations_router(models: ModelServer, metrics: Metrics) -> APIRouter:
-    """Build the routes over the catalogue and the metrics."""
+def operations_router(models: ModelServer, metrics: Metrics, *, show_metrics: bool = True) -> APIRouter:
+    """Build the routes over the catalogue and, unless they are shown elsewhere, the metrics."""
     router = APIRouter()
 
     @router.get("/", summary="Say what this is")
@@ -22,7 +22,7 @@ def operations_router(models: ModelServer, metrics: Metrics) -> APIRouter:
             "embed": "POST /embed",
             "models": "/models",
             "docs": "/docs",
-            "metrics": "/metrics",
+            **({"metrics": "/metrics"} if show_metrics else {}),
             "ready": "/readyz",
         }
 
@@ -37,6 +37,15 @@ def operations_router(models: ModelServer, metrics: Metrics) -> APIRouter:
         found = models.readiness()
         answer = Readiness(ready=all(trouble is None for trouble in found.values()), models=dict(found))
         return JSONResponse(answer.model_dump(), HTTPStatus.OK if answer.ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    if show_metrics:
+        router.include_router(metrics_router(metrics))
+    return router
+
+
+def metrics_router(metrics: Metrics) -> APIRouter:
+    """Build the route over the metrics."""
+    router = APIRouter()
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def exposition() -> Response:

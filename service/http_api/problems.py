@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.errors import ServiceError, TemporarilyUnable
+from service.errors import BodyTooSlow, NoImageEmbedded, ServiceError, TemporarilyUnable, Unauthenticated
 from service.http_api.statuses import STATUS
 from service.telemetry.metrics import Metrics
 
@@ -33,9 +33,30 @@ def problem(
         headers: of the answer, such as Retry-After.
         more: further members, such as the request's id.
     """
-    title = kind.replace("-", " ").capitalize()
-    body = {"type": f"urn:microtome:problem:{kind}", "title": title, "status": status.value, "detail": detail, **more}
+    body = {
+        "type": f"urn:microtome:problem:{kind}",
+        "title": _title(kind),
+        "status": status.value,
+        "detail": detail,
+        **more,
+    }
     return Response(orjson.dumps(body), status.value, headers, MEDIA_TYPE)
+
+
+def fault(index: int, error: ServiceError) -> dict[str, object]:
+    """Describe what is wrong with one image of a request, as a problem of its own."""
+    kind = slug(type(error))
+    return {
+        "index": index,
+        "type": f"urn:microtome:problem:{kind}",
+        "title": _title(kind),
+        "status": STATUS[type(error)].value,
+        "detail": str(error),
+    }
+
+
+def _title(kind: str) -> str:
+    return kind.replace("-", " ").capitalize()
 
 
 def unexpected(request_id: str) -> Response:
@@ -48,16 +69,38 @@ def unexpected(request_id: str) -> Response:
     )
 
 
+def _headers(error: ServiceError) -> dict[str, str] | None:
+    match error:
+        case TemporarilyUnable():
+            return {"Retry-After": str(error.retry_after)}
+        case Unauthenticated():
+            return {"WWW-Authenticate": "Bearer"}
+        case BodyTooSlow():
+            # The rest of the body may still come; nobody is going to read it.
+            return {"Connection": "close"}
+    return None
+
+
+def _members(error: ServiceError) -> dict[str, object]:
+    if isinstance(error, NoImageEmbedded):
+        return {"errors": [fault(index, one) for index, one in error.failures.items()]}
+    return {}
+
+
+def answer_to(error: ServiceError, metrics: Metrics) -> Response:
+    """Build the answer to an error of the tree, and count it."""
+    kind = slug(type(error))
+    metrics.errors.labels(kind).inc()
+    return problem(STATUS[type(error)], kind, str(error), _headers(error), **_members(error))
+
+
 def install(app: FastAPI, metrics: Metrics) -> None:
     """Make every error of the routes below `app` a problem-details answer, counted by name."""
 
     async def on_service_error(_: Request, error: Exception) -> Response:
         if not isinstance(error, ServiceError):
             raise error
-        kind = slug(type(error))
-        metrics.errors.labels(kind).inc()
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, TemporarilyUnable) else None
-        return problem(STATUS[type(error)], kind, str(error), headers)
+        return answer_to(error, metrics)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):

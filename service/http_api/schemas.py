@@ -1,6 +1,6 @@
 """The shapes of answers, for the OpenAPI document. Answers are encoded by hand, and a test holds them to these."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -13,8 +13,20 @@ class EmbeddingAnswer(BaseModel):
     index: int = Field(description="Of the image, in the order of the request.")
     output: str
     dim: int = Field(description="Numbers in the vector.")
-    vector: list[float] = Field(description="float32; for an output that is not pooled, row by row.")
-    cache: Literal["hit", "miss"] = Field(description="Where the vector came from.")
+    vector: list[float] | str = Field(
+        description="float32; for an output that is not pooled, row by row. With `encoding=base64` little-endian bytes."
+    )
+    cache: Literal["hit", "miss", "coalesced"] = Field(description="Where the vector came from.")
+
+
+class ImageFault(BaseModel):
+    """What is wrong with one image; a problem of its own."""
+
+    index: int = Field(description="Of the image, in the order of the request.")
+    type: str
+    title: str
+    status: int
+    detail: str
 
 
 class EmbedAnswer(BaseModel):
@@ -24,6 +36,7 @@ class EmbedAnswer(BaseModel):
     version: int
     fingerprint: str = Field(description="Names everything that can move a vector. Vectors of one fingerprint compare.")
     embeddings: list[EmbeddingAnswer] = Field(description="By image, then in the order of the outputs asked for.")
+    errors: list[ImageFault] = Field(description="With `on_error=skip`: the images that have no vectors.")
 
 
 class ModelAnswer(BaseModel):
@@ -57,4 +70,5 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str = Field(description="What was expected, what came, what to do.")
+    errors: list[dict[str, Any]] | None = Field(None, description="When every image failed: why, image by image.")
     request_id: str | None = Field(None, description="To ask the operator about; with unexpected errors only.")

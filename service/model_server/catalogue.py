@@ -17,6 +17,7 @@ import numpy as np
 
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import Pixels, Vectors
+from service.embedding.stopwatch import Stages, nobody, timed
 from service.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -24,11 +25,12 @@ from service.errors import (
     Overloaded,
     ServiceError,
     UnknownModel,
+    UnknownVersion,
     unknown,
 )
 from service.model_server.codec import IMAGES, pixels_tensor, query_tensor, vectors
 from service.model_server.manifests import read_manifest
-from service.model_server.rpc import ModelServerRpc
+from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -51,6 +53,7 @@ class _Model:
     confirmed: bool = False
     worked_at: float = float("-inf")
     error: ServiceError | None = None
+    pinned: dict[int, ModelCard] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -60,7 +63,7 @@ class Catalogue:
 
     def __init__(  # noqa: PLR0913, collaborators
         self,
-        rpc: ModelServerRpc,
+        rpc: Replicas,
         models: Sequence[str],
         *,
         timing: Timing,
@@ -111,6 +114,21 @@ class Catalogue:
             f"No version of model {model!r} has answered yet. Try again in a few seconds.", retry_after=2
         )
 
+    async def card_of(self, model: str, version: int) -> ModelCard:
+        """Return exactly this version; see the port."""
+        if model not in self._models:
+            raise UnknownModel(unknown("model", model, self._models))
+        entry = self._models[model]
+        if entry.card is not None and entry.card.version == version:
+            return entry.card
+        if version in entry.pinned:
+            return entry.pinned[version]
+        available = await self._rpc.available_versions(model, timeout=self._timing.call)
+        if version not in available:
+            listed = ", ".join(map(str, available)) or "none"
+            raise UnknownVersion(f"Model {model!r} has no version {version}. Available: {listed}.")
+        return entry.pinned.setdefault(version, await self._read(model, version))
+
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look at once for the version that has taken the place of `card`; see the port."""
         model = self._models[card.name]
@@ -119,29 +137,35 @@ class Catalogue:
                 await self._look(card.name)
         return self.card(card.name)
 
-    async def infer(self, card: ModelCard, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
+    async def infer(
+        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], stages: Stages = nobody
+    ) -> Mapping[str, Vectors]:
         """Run the version of `card`; see the port."""
         model = self._models[card.name]
         if not model.confirmed and model.error is not None:
             raise _again(model.error)
         try:
-            return await self._predict(card, outputs, pixels, timeout=self._timing.infer)
+            with timed(stages, "infer"):
+                return await self._predict(card, outputs, images, timeout=self._timing.infer)
         except ModelServerDown as error:
             self._lost(card.name, error)
+            raise
+        except ModelNotReady:
+            model.pinned.pop(card.version, None)
             raise
 
     async def _predict(
         self,
         card: ModelCard,
         outputs: Sequence[str],
-        pixels: Pixels,
+        images: Sequence[Pixels],
         *,
         timeout: float,  # noqa: ASYNC109, handed on to gRPC
     ) -> Mapping[str, Vectors]:
         answer = await self._rpc.predict(
-            card.name, card.version, "serving_default", {IMAGES: pixels_tensor(pixels)}, list(outputs), timeout=timeout
+            card.name, card.version, "serving_default", {IMAGES: pixels_tensor(images)}, list(outputs), timeout=timeout
         )
-        found = vectors(answer, card, outputs, rows=len(pixels))
+        found = vectors(answer, card, outputs, rows=len(images))
         self._worked(card.name)
         return found
 
@@ -185,10 +209,7 @@ class Catalogue:
 
     async def _switch(self, name: str, version: int) -> None:
         """Read a version's manifest, try it, and send requests there from now on."""
-        answer = await self._rpc.predict(
-            name, version, "manifest", {"query": query_tensor()}, [], timeout=self._timing.call
-        )
-        card = ModelCard(name, version, read_manifest(name, answer))
+        card = await self._read(name, version)
         await self._probe(card)
         model = self._models[name]
         if model.card != card:
@@ -199,10 +220,16 @@ class Catalogue:
         model.refused.discard(version)
         self._metrics.model_version.labels(name).set(version)
 
+    async def _read(self, name: str, version: int) -> ModelCard:
+        answer = await self._rpc.predict(
+            name, version, "manifest", {"query": query_tensor()}, [], timeout=self._timing.call
+        )
+        return ModelCard(name, version, read_manifest(name, answer))
+
     async def _probe(self, card: ModelCard) -> None:
         """Run one black image through the default output: only an inference proves that inference works."""
-        black = np.zeros((1, card.manifest.input.height, card.manifest.input.width, 3), np.uint8)
-        await self._predict(card, [card.manifest.default_output], black, timeout=self._timing.infer)
+        black = np.zeros((card.manifest.input.height, card.manifest.input.width, 3), np.uint8)
+        await self._predict(card, [card.manifest.default_output], [black], timeout=self._timing.infer)
 
     def _worked(self, name: str) -> None:
         self._models[name].worked_at = self._clock()
@@ -217,6 +244,7 @@ class Catalogue:
         # A slow or busy server is no sign of another server; everything else may be one.
         if not isinstance(error, DeadlineExceeded | Overloaded):
             model.confirmed = False
+            model.pinned.clear()
         self._look_now.set()
 
     def _trouble(self, model: _Model) -> str | None:

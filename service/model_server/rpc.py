@@ -15,7 +15,22 @@ from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, Predic
 from microtome.tfserving.v1.tensor_pb2 import Tensor
 from service.model_server.statuses import to_service_error
 
+# A name that stands for several servers: calls go round, and one that cannot be sent is sent to the next.
+_SERVICE_CONFIG = """{
+  "loadBalancingConfig": [{"round_robin": {}}],
+  "methodConfig": [{
+    "name": [{}],
+    "retryPolicy": {
+      "maxAttempts": 2, "initialBackoff": "0.02s", "maxBackoff": "0.02s", "backoffMultiplier": 1,
+      "retryableStatusCodes": ["UNAVAILABLE"]
+    }
+  }]
+}"""
+
 _OPTIONS = (
+    ("grpc.service_config", _SERVICE_CONFIG),
+    # What is larger cannot be sent again: as many bytes as the largest batch may have.
+    ("grpc.per_rpc_retry_buffer_size", 256 << 20),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # A model server that comes back is found within a second, not within gRPC's two minutes.

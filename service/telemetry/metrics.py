@@ -4,18 +4,24 @@ Labels are bounded: a model's name becomes a label only when that model is serve
 docs/reference/metrics.md is generated from here.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+_SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+"""True in a worker, whose metrics are files; the library has looked at the same variable when it was imported."""
 
 
 class Described(NamedTuple):
@@ -49,25 +55,63 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "microtome_stage_seconds",
-            "Seconds spent in a stage of a request: read, hash, cache, decode, infer, encode.",
+            "Seconds spent in a stage of a request: read, hash, cache, decode, queue, infer, encode.",
             ["stage"],
             buckets=_SECONDS,
             registry=registry,
         )
+        # labels() takes as long as everything else that counting does.
+        self._stages: dict[str, Histogram] = {}
         self.vectors = Counter(
             "microtome_vectors",
-            "Vectors answered, by model and by where they came from: cache `hit` or `miss`.",
+            "Vectors answered, by model and by where they came from: `hit`, `miss`, or `coalesced` with another.",
             ["model", "cache"],
             registry=registry,
         )
         self.images_in_flight = Gauge(
-            "microtome_images_in_flight", "Images that are being worked on now.", registry=registry
+            "microtome_images_in_flight",
+            "Images that are being worked on now.",
+            multiprocess_mode="livesum",
+            registry=registry,
         )
         self.body_bytes_in_flight = Gauge(
-            "microtome_body_bytes_in_flight", "Bytes of request bodies that are held now.", registry=registry
+            "microtome_body_bytes_in_flight",
+            "Bytes of request bodies that are held now.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.queued_images = Gauge(
+            "microtome_queued_images",
+            "Decoded images that wait for a place in a batch.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.batch_images = Histogram(
+            "microtome_batch_images",
+            "Images in a call of the model server, by model.",
+            ["model"],
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
         )
         self.errors = Counter(
             "microtome_errors", "Requests that ended in an error, by the error's name.", ["error"], registry=registry
+        )
+        self.key_requests = Counter(
+            "microtome_key_requests",
+            "Requests by the name of their API key; names are those of the configuration.",
+            ["key"],
+            registry=registry,
+        )
+        self.cache_lookups = Counter(
+            "microtome_cache_lookups",
+            "Vectors looked up, by tier (`memory`, `redis`) and result (`hit`, `miss`).",
+            ["tier", "result"],
+            registry=registry,
+        )
+        self.cache_writes_dropped = Counter(
+            "microtome_cache_writes_dropped",
+            "Vectors that were not written to Redis since too many were waiting for it.",
+            registry=registry,
         )
         self.cache_failures = Counter(
             "microtome_cache_failures",
@@ -81,33 +125,47 @@ class Metrics:
         )
         self.cache_breaker_open = Gauge(
             "microtome_cache_breaker_open",
-            "1 while Redis is left alone after a failure, 0 while it is used.",
+            "1 while Redis is left alone after a failure, 0 while it is used, by operation (`read`, `write`).",
+            ["operation"],
+            multiprocess_mode="livemax",
             registry=registry,
         )
+        for operation in ("read", "write"):
+            self.cache_breaker_open.labels(operation).set(0)
         self.model_ready = Gauge(
             "microtome_model_ready",
             "1 while an inference has recently worked for the model.",
             ["model"],
+            multiprocess_mode="livemin",
             registry=registry,
         )
         self.model_version = Gauge(
-            "microtome_model_version", "The version of the model that requests go to now.", ["model"], registry=registry
+            "microtome_model_version",
+            "The version of the model that requests go to now.",
+            ["model"],
+            multiprocess_mode="livemax",
+            registry=registry,
         )
 
     def stage(self, name: str, seconds: float) -> None:
         """Count a stage's duration, in seconds."""
-        self.stage_seconds.labels(name).observe(seconds)
+        child = self._stages.get(name)
+        if child is None:
+            child = self._stages[name] = self.stage_seconds.labels(name)
+        child.observe(seconds)
 
-    def vectors_answered(self, model: str, *, hits: int, misses: int) -> None:
+    def vectors_answered(self, model: str, sources: Sequence[str]) -> None:
         """Count the vectors of one request by where they came from."""
-        if hits:
-            self.vectors.labels(model, "hit").inc(hits)
-        if misses:
-            self.vectors.labels(model, "miss").inc(misses)
+        for source in set(sources):
+            self.vectors.labels(model, source).inc(sources.count(source))
 
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Return all metrics in Prometheus' text format, those of all workers added up."""
+        if not _SHARED:
+            return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        return generate_latest(everybody)
 
     def described(self) -> Iterator[Described]:
         """Describe the metrics declared here, in the order of their declaration."""

@@ -12,9 +12,10 @@ import pytest
 
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import ModelServer, Pixels
-from service.errors import ModelNotReady, UnknownModel
+from service.errors import ModelNotReady, UnknownModel, UnknownVersion
+from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue, Timing
-from service.model_server.rpc import ModelServerRpc
+from service.model_server.replicas import Replicas
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer as ModelServerProcess
@@ -33,20 +34,22 @@ def process(lite0_models: Path) -> Iterator[ModelServerProcess]:
         process.destroy()
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "real", "batched fake", "batched real"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
     """Each model server, ready."""
-    if request.param == "fake":
-        yield FakeModelServer(card())
+    batched = request.param.startswith("batched")
+    if request.param.endswith("fake"):
+        fake = FakeModelServer(card())
+        yield Batcher(fake, slots=1, metrics=Metrics()) if batched else fake
         return
     process: ModelServerProcess = request.getfixturevalue("process")
-    rpc = ModelServerRpc(process.address)
+    rpc = Replicas([process.address])
     catalogue = Catalogue(rpc, ["lite0"], timing=Timing(), metrics=Metrics(), log=configure("json", "error"))
     keeping = asyncio.create_task(catalogue.run())
     async with asyncio.timeout(30):
         while catalogue.readiness()["lite0"] is not None:  # noqa: ASYNC110, polled like a probe
             await asyncio.sleep(0.01)
-    yield catalogue
+    yield Batcher(catalogue, slots=2, metrics=Metrics()) if batched else catalogue
     keeping.cancel()
     with suppress(asyncio.CancelledError):
         await keeping
@@ -60,10 +63,10 @@ def only(server: ModelServer) -> ModelCard:
     return found
 
 
-def pixels(card: ModelCard, count: int) -> Pixels:
+def pixels(card: ModelCard, count: int) -> list[Pixels]:
     """Make different images of the right size."""
     shape = (count, card.manifest.input.height, card.manifest.input.width, 3)
-    return np.random.default_rng(count).integers(0, 256, shape, np.uint8)
+    return list(np.random.default_rng(count).integers(0, 256, shape, np.uint8))
 
 
 async def test_a_model_is_found_by_its_name_only(server: ModelServer) -> None:
@@ -104,3 +107,13 @@ async def test_a_version_that_is_not_there_is_not_ready(server: ModelServer) -> 
     with pytest.raises(ModelNotReady):
         await server.infer(gone, [found.manifest.default_output], pixels(found, 1))
     assert found == await server.renewed(gone)
+
+
+async def test_a_version_is_found_by_its_number(server: ModelServer) -> None:
+    """The one in use is found by its number too; of another number the error lists what there is."""
+    found = only(server)
+    assert found == await server.card_of(found.name, found.version)
+    with pytest.raises(UnknownVersion, match=f"Available: {found.version}"):
+        await server.card_of(found.name, found.version + 7)
+    with pytest.raises(UnknownModel, match=found.name):
+        await server.card_of("nix", 1)

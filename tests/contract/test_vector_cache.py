@@ -3,18 +3,23 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from service.cache.breaker import Breaker
+from service.cache.counted import CountedCache
 from service.cache.fail_open import FailOpenCache
+from service.cache.gathered import GatheredCache
+from service.cache.halved import HalvedCache
 from service.cache.memory import MemoryCache
 from service.cache.null import NullCache
 from service.cache.redis_store import RedisCache
 from service.cache.tiered import TieredCache
+from service.cache.write_behind import WriteBehindCache
 from service.embedding.ports import VectorCache
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
+from tests.fakes.vector_cache import FakeCache
 
 
 def redis(url: str) -> RedisCache:
@@ -24,13 +29,24 @@ def redis(url: str) -> RedisCache:
 
 def fail_open(url: str) -> FailOpenCache:
     """The same behind its guard."""
-    return FailOpenCache(redis(url), budget=2, breaker=Breaker(5), metrics=Metrics(), log=configure("json", "error"))
+    return FailOpenCache(redis(url), budget=2, window=5, metrics=Metrics(), log=configure("json", "error"))
+
+
+def behind(url: str) -> WriteBehindCache:
+    """The same with writes behind the answer."""
+    return WriteBehindCache(redis(url), max_bytes=1 << 20, drain=5, metrics=Metrics())
 
 
 MAKES: dict[str, Callable[[str], VectorCache]] = {
     "memory": lambda _: MemoryCache(1 << 20),
+    "fake": lambda _: FakeCache(),
     "redis": redis,
     "fail-open": fail_open,
+    "gathered": lambda url: GatheredCache(redis(url)),
+    "write-behind": behind,
+    "counted": lambda url: CountedCache(redis(url), "redis", Metrics()),
+    "halved": lambda url: HalvedCache(redis(url)),
+    "all at once": lambda url: HalvedCache(TieredCache(MemoryCache(1 << 20), GatheredCache(behind(url)))),
     "memory over redis": lambda url: TieredCache(MemoryCache(1 << 20), redis(url)),
     "nothing over redis": lambda url: TieredCache(NullCache(), redis(url)),
     "memory over nothing": lambda _: TieredCache(MemoryCache(1 << 20), NullCache()),
@@ -56,10 +72,17 @@ async def cache(request: pytest.FixtureRequest, valkey: Valkey) -> AsyncIterator
     await cache.close()
 
 
+def vector(*numbers: float) -> bytes:
+    """Float32 numbers, which a float16 has room for too."""
+    return np.array(numbers, "<f4").tobytes()
+
+
 async def test_what_is_put_is_got_and_the_rest_is_none(cache: VectorCache) -> None:
     """Values come back in the order of the keys, byte for byte; unknown keys are None."""
-    await cache.put_many({"a": b"\x00\xff", "b": b"2"})
-    assert [b"2", None, b"\x00\xff", b"2"] == await cache.get_many(["b", "x", "a", "b"])
+    one, two = vector(1, 0.5), vector(-2)
+    await cache.put_many({"a": one, "b": two})
+    assert [two, None, one, two] == await cache.get_many(["b", "x", "a", "b"])
+    assert [] == await cache.get_many([])
 
 
 async def test_an_empty_cache_has_nothing(cache: VectorCache) -> None:
@@ -69,7 +92,7 @@ async def test_an_empty_cache_has_nothing(cache: VectorCache) -> None:
 
 async def test_values_of_vector_size_survive(cache: VectorCache) -> None:
     """A flattened feature map of 400 KB is a value like any other."""
-    value = bytes(range(256)) * 1600
+    value = vector(*range(1000)) * 100
     await cache.put_many({"large": value})
     assert [value] == await cache.get_many(["large"])
 
@@ -123,4 +146,6 @@ def test_every_kind_is_held_to_the_contract() -> None:
     """The table above names every cache that the gateway can be put together from."""
     package = Path(__file__).parents[2] / "service" / "cache"
     kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "breaker", "envelope"}
-    assert kinds == {"memory", "redis_store", "fail_open", "tiered", "null"}
+    assert kinds == {
+        *("memory", "redis_store", "fail_open", "tiered", "null", "gathered", "write_behind", "counted", "halved")
+    }

@@ -217,7 +217,8 @@ class Gateway(Process):
         super().__init__(directory)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._settings = {"model_server": model_server, "models": models, "log_level": "info", **settings}
+        public = {} if "api_keys" in settings else {"allow_anonymous": "true"}
+        self._settings = {"model_server": model_server, "models": models, "log_level": "info", **public, **settings}
 
     def words(self) -> list[str]:
         """As `microtome up` starts it."""

@@ -1,14 +1,19 @@
 """A model server in this process, whose vectors can be told by looking at the pixels."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from service.embedding.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
 from service.embedding.ports import Pixels, Vectors
-from service.errors import ModelNotReady, ModelServerFault, ServiceError, UnknownModel, unknown
+from service.embedding.stopwatch import Stages, nobody
+from service.errors import ModelNotReady, ModelServerFault, ServiceError, UnknownModel, UnknownVersion, unknown
 
 SIZE = 8
+
+POISON = 77
+"""An image that is all of this grey has vectors that are not finite."""
 
 
 def card(version: int = 1, name: str = "toy", *, max_batch_size: int = 4) -> ModelCard:
@@ -42,9 +47,19 @@ class FakeModelServer:
     def __init__(self, first: ModelCard) -> None:
         self.current = first
         self.calls: list[tuple[int, tuple[str, ...], int]] = []
+        self.arrived = 0
+        """Calls that have come, answered or not."""
         self.failure: ServiceError | None = None
+        self.gate = asyncio.Event()
+        """Cleared, it holds every inference back until it is set."""
+        self.gate.set()
         self.next: ModelCard | None = None
         """Set it, and this version takes the place of the current one before the next inference."""
+
+    async def called(self, times: int) -> None:
+        """Wait until so many calls have come, answered or not."""
+        while self.arrived < times:  # noqa: ASYNC110, polled like any other process
+            await asyncio.sleep(0)
 
     def card(self, model: str) -> ModelCard:
         """Return the version in use."""
@@ -64,8 +79,21 @@ class FakeModelServer:
         """Return the version in use now."""
         return self.card(card.name)
 
-    async def infer(self, card: ModelCard, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
+    async def card_of(self, model: str, version: int) -> ModelCard:
+        """Return the version in use if it is that one."""
+        current = self.card(model)
+        if current.version != version:
+            raise UnknownVersion(f"Model {model!r} has no version {version}. Available: {current.version}.")
+        return current
+
+    async def infer(
+        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], stages: Stages = nobody
+    ) -> Mapping[str, Vectors]:
         """Compute the outputs from the pixels."""
+        stages("infer", 0.0)
+        pixels = np.stack(images)
+        self.arrived += 1
+        await self.gate.wait()
         if self.failure is not None:
             raise self.failure
         self.current, self.next = self.next or self.current, None
@@ -76,5 +104,7 @@ class FakeModelServer:
             raise ModelServerFault(f"Wrong pixels: {pixels.shape}.")
         self.calls.append((card.version, tuple(outputs), len(pixels)))
         constant = np.full((len(pixels), 1), card.version)
+        if spoiled := np.flatnonzero((pixels == POISON).all(axis=(1, 2, 3))).tolist():
+            raise ModelServerFault("Not finite.", rows=spoiled)
         everything = {"mean": pixels.mean(axis=(1, 2)), "corner": np.hstack([pixels[:, 0, 0], constant])}
         return {name: everything[name].astype(np.float32) for name in outputs}

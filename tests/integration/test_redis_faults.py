@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.cache.breaker import Breaker
 from service.cache.fail_open import FailOpenCache
 from service.cache.redis_store import RedisCache
 from service.telemetry.logs import configure
@@ -27,7 +26,7 @@ class Guarded:
         self.metrics = Metrics()
         store = RedisCache(valkey.url, ttl=60, timeout=BUDGET, metrics=self.metrics)
         log = configure("json", "error")
-        self.cache = FailOpenCache(store, budget=BUDGET, breaker=Breaker(WINDOW), metrics=self.metrics, log=log)
+        self.cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=self.metrics, log=log)
 
     def failures(self) -> float:
         """Calls that failed so far."""
@@ -105,15 +104,68 @@ async def test_a_broken_redis_costs_the_budget_once_a_window(guarded: Guarded, f
     async with asyncio.timeout(20):
         while not await guarded.answers():  # noqa: ASYNC110, Redis tells nobody that it is back
             await asyncio.sleep(0.05)
-    assert guarded.metrics.registry.get_sample_value("microtome_cache_breaker_open") == 0
+    assert guarded.metrics.registry.get_sample_value("microtome_cache_breaker_open", {"operation": "read"}) == 0
 
 
-async def test_a_read_only_redis_still_answers_reads(guarded: Guarded) -> None:
-    """Writes that are refused open the breaker, and lose nothing but themselves."""
-    with guarded.valkey.client() as client:
+def full(valkey: Valkey) -> None:
+    """Leave it no memory for new entries, and forbid it to drop old ones."""
+    with valkey.client() as client:
         client.config_set("maxmemory", "1")
         client.config_set("maxmemory-policy", "noeviction")
+
+
+def read_only(valkey: Valkey) -> None:
+    """Make it a replica, which refuses writes."""
+    with valkey.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+
+@pytest.mark.parametrize("fault", [full, read_only])
+async def test_a_redis_that_refuses_writes_still_answers_reads(
+    guarded: Guarded, fault: Callable[[Valkey], None]
+) -> None:
+    """Writes that are refused are lost and left out for a while; what is there is read as before."""
+    fault(guarded.valkey)
     await guarded.cache.put_many({"new": b"v"})
     assert 1 == guarded.failures()
-    await asyncio.sleep(WINDOW)
     assert [b"v", None] == await guarded.cache.get_many(["k", "new"])
+    await guarded.cache.put_many({"new": b"v"})
+    assert 1 == guarded.failures()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"+PONG\r\n" * 8,
+        b"*1\r\n$5\r\nhello\r\n" * 4,
+        b"$-1\r\n" * 8,
+        b":7\r\n" * 8,
+        b"*100000\r\n",
+        b"\x00\xff\xfe" * 100,
+        b"",
+    ],
+)
+async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: bytes) -> None:
+    """Whatever stands at Redis' address and whatever it says: no error, no wrong vector, no hang."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1 << 16):
+            writer.write(nonsense)
+            if not nonsense:
+                break
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    metrics = Metrics()
+    store = RedisCache(f"redis://{host}:{port}", ttl=60, timeout=BUDGET, metrics=metrics)
+    log = configure("json", "error")
+    cache = FailOpenCache(store, budget=BUDGET, window=0.001, metrics=metrics, log=log)
+    for _ in range(3):
+        assert [None, None] == await cache.get_many(["k", "l"])
+        await cache.put_many({"k": b"v"})
+        await asyncio.sleep(0.002)
+    await cache.close()
+    server.close()
+    await server.wait_closed()

@@ -1,5 +1,7 @@
 """The core asks the cache first, computes only what is missing, and never mixes versions."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +12,8 @@ from service.cache.memory import MemoryCache
 from service.embedding.budget import Budget
 from service.embedding.embedder import Embedder, Limits
 from service.embedding.keys import image_digest, vector_key
+from service.embedding.request import EmbedRequest
+from service.embedding.stopwatch import Timings
 from service.errors import (
     BadRequest,
     BrokenImage,
@@ -18,6 +22,7 @@ from service.errors import (
     TooManyImages,
     UnknownModel,
     UnknownOutput,
+    UnknownVersion,
 )
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import FakeModelServer, card
@@ -30,7 +35,7 @@ class Bench:
     def __init__(self, decoders: ThreadPoolExecutor) -> None:
         self.server = FakeModelServer(card())
         self.cache = MemoryCache(1 << 20)
-        self.budget = Budget(8, "images")
+        self.budget = Budget(64, "images")
         self.embedder = Embedder(
             self.server,
             self.cache,
@@ -50,50 +55,44 @@ def bench() -> Iterator[Bench]:
 
 async def test_a_second_request_is_answered_by_the_cache(bench: Bench) -> None:
     """The same image again costs no inference and gives the same vector."""
-    first = await bench.embedder.embed("toy", [], [png()])
-    second = await bench.embedder.embed("toy", [], [png()])
+    first = await bench.embedder.embed(EmbedRequest("toy"), [png()])
+    second = await bench.embedder.embed(EmbedRequest("toy"), [png()])
     assert [(1, ("mean",), 1)] == bench.server.calls
-    assert [False, True] == [first.embeddings[0].cached, second.embeddings[0].cached]
+    assert ["miss", "hit"] == [first.embeddings[0].cache, second.embeddings[0].cache]
     np.testing.assert_array_equal(first.embeddings[0].vector, second.embeddings[0].vector)
 
 
 async def test_only_what_is_missing_is_computed(bench: Bench) -> None:
     """One output cached, another not; one image cached, another not: each missing pair is computed once."""
-    await bench.embedder.embed("toy", ["mean"], [png(1), png(2)])
-    await bench.embedder.embed("toy", ["corner"], [png(2)])
+    await bench.embedder.embed(EmbedRequest("toy", outputs=("mean",)), [png(1), png(2)])
+    await bench.embedder.embed(EmbedRequest("toy", outputs=("corner",)), [png(2)])
     bench.server.calls.clear()
-    answer = await bench.embedder.embed("toy", ["mean", "corner"], [png(1), png(2), png(3)])
+    answer = await bench.embedder.embed(EmbedRequest("toy", outputs=("mean", "corner")), [png(1), png(2), png(3)])
     assert sorted([(1, ("corner",), 1), (1, ("mean", "corner"), 1)]) == sorted(bench.server.calls)
-    cached = [(e.index, e.output, e.cached) for e in answer.embeddings]
+    cached = [(e.index, e.output, e.cache) for e in answer.embeddings]
     assert cached == [
-        (0, "mean", True), (0, "corner", False),
-        (1, "mean", True), (1, "corner", True),
-        (2, "mean", False), (2, "corner", False),
+        (0, "mean", "hit"), (0, "corner", "miss"),
+        (1, "mean", "hit"), (1, "corner", "hit"),
+        (2, "mean", "miss"), (2, "corner", "miss"),
     ]  # fmt: skip
 
 
 async def test_equal_images_of_a_request_are_computed_once(bench: Bench) -> None:
     """Answers stay in the order of the request, and equal images share one inference."""
-    answer = await bench.embedder.embed("toy", [], [png(1), png(2), png(1)])
-    assert [(1, ("mean",), 2)] == bench.server.calls
+    answer = await bench.embedder.embed(EmbedRequest("toy"), [png(1), png(2), png(1)])
+    assert [(1, ("mean",), 1)] * 2 == bench.server.calls
     one, two, three = (e.vector for e in answer.embeddings)
     np.testing.assert_array_equal(one, three)
     assert not np.array_equal(one, two)
 
 
-async def test_batches_are_no_larger_than_the_manifest_says(bench: Bench) -> None:
-    """Six images on a model of batch size four are two calls."""
-    await bench.embedder.embed("toy", [], [png(i) for i in range(6)])
-    assert [4, 2] == [size for _, _, size in bench.server.calls]
-
-
 async def test_a_version_that_goes_is_followed_by_its_successor(bench: Bench) -> None:
     """Unloaded between lookup and inference: the new version answers the whole request."""
-    await bench.embedder.embed("toy", [], [png(1)])
+    await bench.embedder.embed(EmbedRequest("toy"), [png(1)])
     bench.server.next = card(version=2)
-    answer = await bench.embedder.embed("toy", ["mean", "corner"], [png(1), png(2)])
+    answer = await bench.embedder.embed(EmbedRequest("toy", outputs=("mean", "corner")), [png(1), png(2)])
     assert answer.card.version == 2
-    assert [(0, False), (1, False)] == [(e.index, e.cached) for e in answer.embeddings if e.output == "corner"]
+    assert [(0, "miss"), (1, "miss")] == [(e.index, e.cache) for e in answer.embeddings if e.output == "corner"]
     assert [2, 2] == [e.vector[-1] for e in answer.embeddings if e.output == "corner"]
 
 
@@ -102,37 +101,136 @@ async def test_a_cached_value_of_the_wrong_length_is_a_miss(bench: Bench, value:
     """Whatever stands in the cache, a vector has the dimension of its output."""
     key = vector_key(card().manifest.fingerprint, "mean", image_digest(png()))
     await bench.cache.put_many({key: value})
-    answer = await bench.embedder.embed("toy", [], [png()])
-    assert [(3, False)] == [(len(e.vector), e.cached) for e in answer.embeddings]
+    answer = await bench.embedder.embed(EmbedRequest("toy"), [png()])
+    assert [(3, "miss")] == [(len(e.vector), e.cache) for e in answer.embeddings]
 
 
 async def test_a_bad_image_is_named_and_harms_no_later_request(bench: Bench) -> None:
     """The error says which image; the good ones of that request work in the next one."""
     with pytest.raises(BrokenImage, match=r"Image 1: .*truncated"):
-        await bench.embedder.embed("toy", [], [png(1), png(2)[:-200], png(3)])
-    answer = await bench.embedder.embed("toy", [], [png(1), png(3)])
+        await bench.embedder.embed(EmbedRequest("toy"), [png(1), png(2)[:-200], png(3)])
+    answer = await bench.embedder.embed(EmbedRequest("toy"), [png(1), png(3)])
     assert [0, 1] == [e.index for e in answer.embeddings]
 
 
 async def test_errors_come_before_work(bench: Bench) -> None:
     """Unknown names, no image, too many: refused without an inference, and the budget is free again."""
     with pytest.raises(UnknownModel, match="Known: 'toy'"):
-        await bench.embedder.embed("toi", [], [png()])
+        await bench.embedder.embed(EmbedRequest("toi"), [png()])
     with pytest.raises(UnknownOutput, match="'corner', 'mean'"):
-        await bench.embedder.embed("toy", ["maen"], [png()])
+        await bench.embedder.embed(EmbedRequest("toy", outputs=("maen",)), [png()])
     with pytest.raises(BadRequest):
-        await bench.embedder.embed("toy", [], [])
+        await bench.embedder.embed(EmbedRequest("toy"), [])
     with pytest.raises(TooManyImages, match="at most 6 images a request, received 7"):
-        await bench.embedder.embed("toy", [], [png()] * 7)
-    with bench.budget.hold(8), pytest.raises(Overloaded):
-        await bench.embedder.embed("toy", [], [png()])
+        await bench.embedder.embed(EmbedRequest("toy"), [png()] * 7)
+    with bench.budget.hold(64), pytest.raises(Overloaded):
+        await bench.embedder.embed(EmbedRequest("toy"), [png()])
     assert [] == bench.server.calls
 
 
 async def test_cached_vectors_are_answered_while_the_model_server_is_down(bench: Bench) -> None:
     """A vector is named by its model's fingerprint: it stays right whatever happens to the server."""
-    await bench.embedder.embed("toy", [], [png(1)])
+    await bench.embedder.embed(EmbedRequest("toy"), [png(1)])
     bench.server.failure = ModelServerDown("gone")
-    assert (await bench.embedder.embed("toy", [], [png(1)])).embeddings[0].cached
+    assert (await bench.embedder.embed(EmbedRequest("toy"), [png(1)])).embeddings[0].cache == "hit"
     with pytest.raises(ModelServerDown):
-        await bench.embedder.embed("toy", [], [png(2)])
+        await bench.embedder.embed(EmbedRequest("toy"), [png(2)])
+
+
+async def test_fifty_equal_requests_on_a_cold_cache_are_one_inference(bench: Bench) -> None:
+    """One computes, the others wait for it, and all get the same vector; nothing is left over."""
+    bench.server.gate.clear()
+    asked = [asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()])) for _ in range(50)]
+    await bench.server.called(1)
+    bench.server.gate.set()
+    answers = [(await task).embeddings[0] for task in asked]
+    assert [(1, ("mean",), 1)] == bench.server.calls
+    assert Counter(miss=1, coalesced=49) == Counter(answer.cache for answer in answers)
+    assert len({answer.vector.tobytes() for answer in answers}) == 1
+
+
+async def test_overlapping_outputs_are_computed_once(bench: Bench) -> None:
+    """Who wants two outputs, one of which is being computed, computes the other."""
+    bench.server.gate.clear()
+    one = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy", outputs=("mean",)), [png()]))
+    await bench.server.called(1)
+    two = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy", outputs=("all",)), [png()]))
+    await bench.server.called(2)
+    bench.server.gate.set()
+    assert ["miss"] == [e.cache for e in (await one).embeddings]
+    assert ["coalesced", "miss"] == [e.cache for e in (await two).embeddings]
+    assert [("mean",), ("corner",)] == [outputs for _, outputs, _ in bench.server.calls]
+
+
+async def test_a_leader_who_goes_away_harms_no_follower(bench: Bench) -> None:
+    """The work goes on for whoever stays; when nobody stays it is cancelled, and the next request starts anew."""
+    bench.server.gate.clear()
+    leader = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
+    await bench.server.called(1)
+    follower = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
+    await asyncio.sleep(0)
+    leader.cancel()
+    await asyncio.wait([leader])
+    bench.server.gate.set()
+    assert "coalesced" == (await follower).embeddings[0].cache
+    bench.server.gate.clear()
+    alone = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png(2)]))
+    await bench.server.called(2)
+    alone.cancel()
+    await asyncio.wait([alone])
+    bench.server.gate.set()
+    assert "miss" == (await bench.embedder.embed(EmbedRequest("toy"), [png(2)])).embeddings[0].cache
+    assert len(bench.server.calls) == 2
+
+
+async def test_followers_of_a_bad_image_learn_their_own_index(bench: Bench) -> None:
+    """The same broken image at another place of another request: each is told its own place."""
+    bad = png(9)[:-200]
+    answers = await asyncio.gather(
+        bench.embedder.embed(EmbedRequest("toy"), [bad]),
+        bench.embedder.embed(EmbedRequest("toy"), [png(1), bad]),
+        return_exceptions=True,
+    )
+    assert ["Image 0: ", "Image 1: "] == [str(error)[:9] for error in answers]
+
+
+async def test_skipped_images_are_named_beside_the_vectors_of_the_good_ones(bench: Bench) -> None:
+    """Each bad image has its own error; with none good there is no vector, and no error either."""
+    skip = EmbedRequest("toy", on_error="skip")
+    answer = await bench.embedder.embed(skip, [png(1), b"GIF but no", png(2)[:-200], png(3)])
+    assert [0, 3] == [e.index for e in answer.embeddings]
+    assert [(1, "NotAnImage"), (2, "BrokenImage")] == [(e.index, type(e.error).__name__) for e in answer.errors]
+    assert str(answer.errors[0].error).startswith("Image 1: ")
+    assert [] == (await bench.embedder.embed(skip, [b"x"])).embeddings
+    bench.server.failure = ModelServerDown("gone")
+    with pytest.raises(ModelServerDown):
+        await bench.embedder.embed(skip, [png(5)])
+
+
+async def test_the_cache_is_used_as_the_request_says(bench: Bench) -> None:
+    """Bypassed it is neither asked nor told; refreshed it is told anew."""
+    assert "miss" == (await bench.embedder.embed(EmbedRequest("toy", cache="bypass"), [png()])).embeddings[0].cache
+    assert 0 == bench.cache.size
+    for cache, expected in (("use", "miss"), ("refresh", "miss"), ("bypass", "miss"), ("use", "hit")):
+        answer = await bench.embedder.embed(EmbedRequest("toy", cache=cache), [png()])  # type: ignore[arg-type]
+        assert expected == answer.embeddings[0].cache
+    assert len(bench.server.calls) == 4
+
+
+async def test_a_version_is_asked_by_its_number_or_not_at_all(bench: Bench) -> None:
+    """No other version answers in its place; the error lists those there are."""
+    assert 1 == (await bench.embedder.embed(EmbedRequest("toy", version=1), [png()])).card.version
+    with pytest.raises(UnknownVersion, match=r"no version 2\. Available: 1"):
+        await bench.embedder.embed(EmbedRequest("toy", version=2), [png()])
+    bench.server.next = card(version=2)
+    with pytest.raises(UnknownVersion, match=r"no version 1\. Available: 2"):
+        await bench.embedder.embed(EmbedRequest("toy", version=1), [png(4)])
+
+
+async def test_a_request_is_told_how_long_its_stages_took(bench: Bench) -> None:
+    """Every stage that it went through, and no other."""
+    miss, hit = Timings(), Timings()
+    await bench.embedder.embed(EmbedRequest("toy"), [png()], miss)
+    await bench.embedder.embed(EmbedRequest("toy"), [png()], hit)
+    assert {"hash", "cache", "decode", "infer"} == set(miss.seconds)
+    assert {"hash", "cache"} == set(hit.seconds)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from service.embedding.geometry import place
-from service.embedding.images import FORMATS, decode
+from service.embedding.headers import FORMATS
+from service.embedding.images import decode
 from service.embedding.manifest import InputSpec
 from service.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
 from tests.pictures import encoded, noise, png

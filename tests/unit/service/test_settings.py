@@ -1,10 +1,16 @@
 """Settings come from the environment, and a wrong one is named."""
 
+from pathlib import Path
+
 import pytest
 
 from service.settings import PREFIX, Settings, SettingsError, read_settings
 
-NEEDED = {"MICROTOME_MODEL_SERVER": "localhost:8500", "MICROTOME_MODELS": "a, b"}
+NEEDED = {
+    "MICROTOME_MODEL_SERVER": "localhost:8500",
+    "MICROTOME_MODELS": "a, b",
+    "MICROTOME_ALLOW_ANONYMOUS": "true",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +52,39 @@ def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as error:
         read_settings()
     assert {"MICROTOME_PORT", "MICROTOME_MODELS"} == {line.split(":")[0] for line in str(error.value).splitlines()}
+
+
+KEY = "a sha256:" + "0" * 64
+
+
+def test_whom_to_serve_has_to_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither keys nor their explicit absence is an error, and so are both."""
+    monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
+    with pytest.raises(SettingsError, match="MICROTOME_ALLOW_ANONYMOUS=true"):
+        read_settings()
+    monkeypatch.setenv("MICROTOME_API_KEYS", KEY)
+    assert ["a"] == [record.name for record in read_settings().key_records()]
+    monkeypatch.setenv("MICROTOME_ALLOW_ANONYMOUS", "true")
+    with pytest.raises(SettingsError, match="one of the two"):
+        read_settings()
+
+
+def test_keys_come_from_both_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment's keys and the file's are one keyring; a file that is not there is named."""
+    monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
+    monkeypatch.setenv("MICROTOME_API_KEYS", f"{KEY} images=2; b sha256:{'1' * 64}")
+    monkeypatch.setenv("MICROTOME_API_KEYS_FILE", str(tmp_path / "keys"))
+    with pytest.raises(SettingsError, match="MICROTOME_API_KEYS_FILE cannot be read: FileNotFoundError"):
+        read_settings()
+    (tmp_path / "keys").write_text(f"# search\nc sha256:{'2' * 64}  # new\n\n")
+    assert [("a", 2), ("b", None), ("c", None)] == [(key.name, key.images) for key in read_settings().key_records()]
+
+
+def test_a_key_in_clear_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who puts the key itself where its hash belongs does not find it in a log."""
+    monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
+    monkeypatch.setenv("MICROTOME_API_KEYS", "a sha256:hunter2hunter2")
+    with pytest.raises(SettingsError) as error:
+        read_settings()
+    assert "NAME sha256:HASH" in str(error.value)
+    assert "hunter2" not in str(error.value)

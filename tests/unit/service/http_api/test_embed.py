@@ -34,7 +34,7 @@ async def test_a_raw_body_is_one_image_whatever_its_content_type(gateway: Gatewa
     answer = await gateway.client.post("/embed", content=png(), headers=headers)
     body = answer.json()
     assert answer.status_code == 200, body
-    assert {"model", "version", "fingerprint", "embeddings"} == set(body)
+    assert {"model", "version", "fingerprint", "embeddings", "errors"} == set(body)
     (embedding,) = body["embeddings"]
     assert (0, "mean", 3, "miss") == tuple(embedding[k] for k in ("index", "output", "dim", "cache"))
     assert len(embedding["vector"]) == 3

@@ -1,0 +1,84 @@
+"""Writes happen behind the answer: nobody waits for them, many share a pipeline, and memory for them is bounded."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from service.embedding.ports import VectorCache
+from service.errors import CacheUnavailable
+from service.telemetry.metrics import Metrics
+
+_PIPELINE_BYTES = 1 << 20
+"""Written together: many vectors, but no more than goes through within the time budget of one call."""
+
+
+class WriteBehindCache:
+    """Takes values at once and writes them when the inner cache has time. What waits to be written can be read already.
+
+    Values beyond the bound are dropped and counted: the cache may lose any of them at any time.
+    """
+
+    def __init__(self, inner: VectorCache, *, max_bytes: int, drain: float, metrics: Metrics) -> None:
+        """Hold at most `max_bytes` unwritten; `close` gives the last of them `drain` seconds."""
+        self._inner = inner
+        self._max_bytes = max_bytes
+        self._drain = drain
+        self._metrics = metrics
+        self._waiting: dict[str, bytes] = {}
+        self._bytes = 0
+        self._writing: asyncio.Task[None] | None = None
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values in the order of the keys, those that wait to be written included.
+
+        Raises:
+            CacheUnavailable: as the inner cache raises it.
+        """
+        lacking = [key for key in keys if key not in self._waiting]
+        # Taken now: what is written meanwhile is no longer waiting afterwards.
+        found: dict[str, bytes | None] = {key: self._waiting[key] for key in keys if key in self._waiting}
+        if lacking:
+            found |= zip(lacking, await self._inner.get_many(lacking), strict=True)
+        return [found[key] for key in keys]
+
+    async def put_many(self, entries: Mapping[str, bytes]) -> None:
+        """Take values to be written soon. Never waits."""
+        for key, value in entries.items():
+            if self._bytes + len(value) > self._max_bytes:
+                self._metrics.cache_writes_dropped.inc()
+            elif key not in self._waiting:
+                self._waiting[key] = value
+                self._bytes += len(value)
+        if self._waiting and self._writing is None:
+            self._writing = asyncio.create_task(self._write(), name="cache writes")
+
+    async def close(self) -> None:
+        """Write what waits, as far as the time for draining reaches, and close the inner cache."""
+        if self._writing is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._drain):
+                    await self._writing
+        await self._inner.close()
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                entries = self._next()
+                # Lost then: a cache that is down is one that misses, and its own guard has counted and logged it.
+                with suppress(CacheUnavailable):
+                    await self._inner.put_many(entries)
+                for key, value in entries.items():
+                    del self._waiting[key]
+                    self._bytes -= len(value)
+        finally:
+            self._writing = None
+
+    def _next(self) -> dict[str, bytes]:
+        entries: dict[str, bytes] = {}
+        size = 0
+        for key, value in self._waiting.items():
+            size += len(value)
+            if entries and size > _PIPELINE_BYTES:
+                break
+            entries[key] = value
+        return entries

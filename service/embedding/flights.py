@@ -1,0 +1,73 @@
+"""Single flight: a vector that is being computed is waited for, not computed again.
+
+The work belongs to no request. It goes on as long as anybody waits for it, so that a caller who goes away harms nobody
+who stays, and it is cancelled when the last one has gone.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+
+from service.embedding.ports import Vectors
+from service.embedding.stopwatch import Timings
+
+Made = dict[str, Vectors]
+"""One image's vectors by output, each float32 [D]."""
+
+
+class Flight:
+    """One image on its way through decoding and inference."""
+
+    def __init__(self, table: dict[str, "Flight"], keys: Sequence[str], timings: Timings) -> None:
+        self._table = table
+        self._keys = keys
+        self._passengers = 0
+        self.timings = timings
+        self.task: asyncio.Task[Made]
+
+    def take_off(self, work: Coroutine[None, None, Made]) -> None:
+        """Start the work, and be found under the keys until it is done."""
+        self.task = asyncio.create_task(work)
+        self._table.update(dict.fromkeys(self._keys, self))
+        self.task.add_done_callback(self._landed)
+
+    @contextmanager
+    def boarded(self) -> Iterator[None]:
+        """Count somebody in while the block runs; when the last one leaves too early, the work is cancelled."""
+        self._passengers += 1
+        try:
+            yield
+        finally:
+            self._passengers -= 1
+            if not self._passengers and not self.task.done():
+                # Nobody may join what is about to be cancelled.
+                self._vanish()
+                self.task.cancel()
+
+    def _landed(self, task: asyncio.Task[Made]) -> None:
+        self._vanish()
+        if not task.cancelled():
+            # Looked at, lest asyncio complains of an error that nobody stayed for.
+            task.exception()
+
+    def _vanish(self) -> None:
+        for key in self._keys:
+            if self._table.get(key) is self:
+                del self._table[key]
+
+
+class Flights:
+    """The flights under way by key. For one event loop; no locks."""
+
+    def __init__(self) -> None:
+        self._table: dict[str, Flight] = {}
+
+    def find(self, key: str) -> Flight | None:
+        """Return the flight that makes this key's vector, if one is under way."""
+        return self._table.get(key)
+
+    def start(self, keys: Sequence[str], work: Coroutine[None, None, Made], timings: Timings) -> Flight:
+        """Start a flight that others find under `keys`; with no keys nobody finds it. Board it at once."""
+        flight = Flight(self._table, keys, timings)
+        flight.take_off(work)
+        return flight

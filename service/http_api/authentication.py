@@ -1,0 +1,42 @@
+"""Every request has to say who it comes from, but for the pages that say what this is and whether it lives."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.auth import Keyring
+from service.errors import Unauthenticated
+from service.http_api.access import note
+from service.http_api.problems import answer_to
+from service.telemetry.metrics import Metrics
+
+OPEN = frozenset({"/", "/livez", "/readyz", "/docs", "/openapi.json"})
+_OPEN_BELOW = "/docs-assets/"
+
+
+class Authentication:
+    """ASGI middleware over a keyring. What follows finds the caller in the scope, as `microtome.caller`."""
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, metrics: Metrics) -> None:
+        self._app = app
+        self._keyring = keyring
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(_OPEN_BELOW):
+            await self._app(scope, receive, send)
+            return
+        try:
+            caller = self._keyring.identify(_key(Headers(scope=scope)))
+        except Unauthenticated as error:
+            await answer_to(error, self._metrics)(scope, receive, send)
+            return
+        scope["microtome.caller"] = caller
+        self._metrics.key_requests.labels(caller.name).inc()
+        note(scope, key=caller.name)
+        await self._app(scope, receive, send)
+
+
+def _key(headers: Headers) -> str | None:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")

@@ -1,0 +1,55 @@
+"""Images that a request names by their address, all fetched side by side, or refused."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from service.errors import RequestRejected, UrlNotAllowed
+from service.http_api.json_images import Url
+
+Image = bytes | Url | RequestRejected
+
+Fetch = Callable[[Sequence[Image]], Awaitable[list[bytes | RequestRejected]]]
+"""Replaces each address by the bytes that lie there, or by what is wrong with it."""
+
+
+class Fetcher(Protocol):
+    """Gets what lies at an address."""
+
+    async def fetch(self, address: str, *, max_bytes: int) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            UrlNotAllowed: fetching from there is not allowed.
+            UrlNotFetched: it was tried, and failed.
+            ImageTooLarge: more than `max_bytes`.
+        """
+        ...
+
+
+def fetching(fetcher: Fetcher | None, *, max_bytes: int, at_a_time: int = 8) -> Fetch:
+    """Fetch with `fetcher`, or refuse all addresses when there is none.
+
+    Args:
+        fetcher: gets one.
+        max_bytes: of one image.
+        at_a_time: of one request.
+    """
+
+    async def fetch(images: Sequence[Image]) -> list[bytes | RequestRejected]:
+        room = asyncio.Semaphore(at_a_time)
+
+        async def one(image: Image) -> bytes | RequestRejected:
+            if not isinstance(image, Url):
+                return image
+            if fetcher is None:
+                return UrlNotAllowed("Expected the image itself: this server fetches none from addresses. Send base64.")
+            async with room:
+                try:
+                    return await fetcher.fetch(image.address, max_bytes=max_bytes)
+                except RequestRejected as error:
+                    return error
+
+        return list(await asyncio.gather(*(one(image) for image in images)))
+
+    return fetch

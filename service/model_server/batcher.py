@@ -1,0 +1,175 @@
+"""Micro-batching: images of different requests share a Predict, and none of them waits for company.
+
+A model has a few slots. With a slot free, what is there is sent at once; while all are busy, what comes is gathered,
+up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy one makes batches as
+large as its model server is slow. Images share a batch when they go to the same version and want the same outputs.
+
+Deadlines arrive here as cancellations: whoever is cancelled while waiting is not sent, and a batch that nobody waits
+for any more is cancelled at the model server too.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from service.embedding.manifest import ModelCard
+from service.embedding.ports import ModelServer, Pixels, Vectors
+from service.embedding.stopwatch import Stages, nobody
+from service.errors import ModelServerFault, restated
+from service.telemetry.metrics import Metrics
+
+
+class _Waiting(NamedTuple):
+    """One image that waits for its place in a batch."""
+
+    card: ModelCard
+    outputs: tuple[str, ...]
+    pixels: Pixels
+    stages: Stages
+    since: float
+    answer: asyncio.Future[dict[str, Vectors]]
+
+    def joins(self, other: "_Waiting") -> bool:
+        """Say whether both fit into one call."""
+        return self.card is other.card and self.outputs == other.outputs
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What one model has waiting, and how many of its slots are free."""
+
+    free: int
+    waiting: list[_Waiting] = field(default_factory=list)
+    leaving: bool = False
+
+
+class Batcher:
+    """A model server whose calls are shared. Implements the core's `ModelServer` port over another one."""
+
+    def __init__(self, inner: ModelServer, *, slots: int, metrics: Metrics) -> None:
+        """Batch the calls of `inner`, with at most `slots` under way for each model."""
+        self._inner = inner
+        self._slots = slots
+        self._metrics = metrics
+        self._lanes: dict[str, _Lane] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    def card(self, model: str) -> ModelCard:
+        """Return the version in use; see the port."""
+        return self._inner.card(model)
+
+    async def card_of(self, model: str, version: int) -> ModelCard:
+        """Return exactly this version; see the port."""
+        return await self._inner.card_of(model, version)
+
+    def cards(self) -> Mapping[str, ModelCard | None]:
+        """Return all models; see the port."""
+        return self._inner.cards()
+
+    def readiness(self) -> Mapping[str, str | None]:
+        """Return what is wrong with each model; see the port."""
+        return self._inner.readiness()
+
+    async def renewed(self, card: ModelCard) -> ModelCard:
+        """Look for a successor; see the port."""
+        return await self._inner.renewed(card)
+
+    async def infer(
+        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], stages: Stages = nobody
+    ) -> Mapping[str, Vectors]:
+        """Run the version of `card` on images, each in whatever batch has room for it; see the port."""
+        loop = asyncio.get_running_loop()
+        lane = self._lanes.setdefault(card.name, _Lane(self._slots))
+        since = perf_counter()
+        mine = [_Waiting(card, tuple(outputs), image, stages, since, loop.create_future()) for image in images]
+        lane.waiting += mine
+        self._soon(lane)
+        try:
+            answers = await asyncio.gather(*(entry.answer for entry in mine))
+        finally:
+            for entry in mine:
+                entry.answer.cancel()
+        return {name: np.stack([answer[name] for answer in answers]) for name in outputs}
+
+    def _soon(self, lane: _Lane) -> None:
+        """Send at the end of this tick, so that what comes in the same tick goes together."""
+        if lane.waiting and lane.free and not lane.leaving:
+            lane.leaving = True
+            asyncio.get_running_loop().call_soon(self._leave, lane)
+
+    def _leave(self, lane: _Lane) -> None:
+        lane.leaving = False
+        while lane.free and (batch := _next_batch(lane)):
+            lane.free -= 1
+            task = asyncio.create_task(self._run(lane, batch))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            for entry in batch:
+                entry.answer.add_done_callback(_Deserted(batch, task))
+        self._metrics.queued_images.set(sum(len(lane.waiting) for lane in self._lanes.values()))
+
+    async def _run(self, lane: _Lane, batch: list[_Waiting]) -> None:
+        try:
+            now = perf_counter()
+            for entry in batch:
+                entry.stages("queue", now - entry.since)
+            await self._answer(batch)
+        except Exception as error:  # noqa: BLE001, whatever it is, exactly the members of the batch learn of it
+            for entry in batch:
+                if not entry.answer.done():
+                    entry.answer.set_exception(restated(error))
+        finally:
+            lane.free += 1
+            self._soon(lane)
+
+    async def _answer(self, batch: Sequence[_Waiting]) -> None:
+        first = batch[0]
+        self._metrics.batch_images.labels(first.card.name).observe(len(batch))
+
+        def stages(name: str, seconds: float) -> None:
+            for entry in batch:
+                entry.stages(name, seconds)
+
+        pixels = [entry.pixels for entry in batch]
+        try:
+            vectors = await self._inner.infer(first.card, first.outputs, pixels, stages)
+        except ModelServerFault as error:
+            # One image's vector is not finite: the others of its batch are asked again, without it.
+            if not 0 < len(error.rows) < len(batch):
+                raise
+            for row in error.rows:
+                if not batch[row].answer.done():
+                    batch[row].answer.set_exception(restated(error))
+            await self._answer([entry for row, entry in enumerate(batch) if row not in error.rows])
+            return
+        for row, entry in enumerate(batch):
+            if not entry.answer.done():
+                entry.answer.set_result({name: vectors[name][row] for name in first.outputs})
+
+
+class _Deserted:
+    """Cancels a batch when the last one who waited for it has gone."""
+
+    def __init__(self, batch: Sequence[_Waiting], task: asyncio.Task[None]) -> None:
+        self._batch = batch
+        self._task = task
+
+    def __call__(self, _: asyncio.Future[dict[str, Vectors]]) -> None:
+        if all(entry.answer.cancelled() for entry in self._batch):
+            self._task.cancel()
+
+
+def _next_batch(lane: _Lane) -> list[_Waiting]:
+    """Take the oldest image out, and all that fit to it, as far as the model's largest batch has room."""
+    lane.waiting = [entry for entry in lane.waiting if not entry.answer.done()]
+    if not lane.waiting:
+        return []
+    first = lane.waiting[0]
+    batch = [entry for entry in lane.waiting if entry.joins(first)][: first.card.manifest.max_batch_size]
+    taken = {id(entry) for entry in batch}
+    lane.waiting = [entry for entry in lane.waiting if id(entry) not in taken]
+    return batch

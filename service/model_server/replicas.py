@@ -1,0 +1,153 @@
+"""Several model servers that serve the same models, as one: calls go round, and past those that are down.
+
+A replica is down from a failed call or a status that did not come in time until it answers a status again. Calls under
+way at a replica that goes down, frozen ones included, are asked elsewhere once: an inference changes nothing, so asking
+twice is safe. With all of them down each is tried all the same, since one of them is the first to be back.
+
+What stands behind one address is found by DNS alone: `dns:///name:port` with a headless service goes round by itself.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from microtome.tfserving.v1.predict_pb2 import PredictResponse
+from microtome.tfserving.v1.tensor_pb2 import Tensor
+from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ServiceError
+from service.model_server.rpc import ModelServerRpc
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Replica:
+    rpc: ModelServerRpc
+    went_down: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Replicas:
+    """Speaks to whichever replica lives; with one address it is that one."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        """Connect when first used. Needs a running event loop.
+
+        Args:
+            addresses: at least one, each `host:port`, `dns:///…` or `unix:/path`.
+        """
+        self._replicas = [_Replica(ModelServerRpc(address)) for address in addresses]
+        self._next = 0
+        self._looking: dict[tuple[int, str], asyncio.Task[list[int]]] = {}
+
+    async def available_versions(self, model: str, *, timeout: float) -> list[int]:  # noqa: ASYNC109, gRPC's own deadline
+        """Return the versions that every living replica has, newest first; while they have none in common, all.
+
+        Raises:
+            ServiceError: no replica answered, see `statuses.py`.
+        """
+        looks = [self._look(number, model, timeout) for number in range(len(self._replicas))]
+        living = [look for look, replica in zip(looks, self._replicas, strict=True) if not replica.went_down.is_set()]
+        # One that is down is asked too, but nobody waits for it while others live.
+        await asyncio.wait(living or looks)
+        answers = [look for look in looks if look.done() and not look.cancelled()]
+        versions = [set(look.result()) for look in answers if look.exception() is None]
+        if not versions:
+            return await answers[0] if answers else []
+        return sorted(set.intersection(*versions) or set.union(*versions), reverse=True)
+
+    async def predict(  # noqa: PLR0913, the parts of one request
+        self,
+        model: str,
+        version: int,
+        signature: str,
+        inputs: dict[str, Tensor],
+        outputs: list[str],
+        *,
+        timeout: float,  # noqa: ASYNC109, gRPC's own deadline, which the server is told
+    ) -> PredictResponse:
+        """Run a signature of exactly this version on one replica, and on another if that one cannot.
+
+        Raises:
+            ServiceError: see `statuses.py`.
+        """
+
+        def call(replica: _Replica) -> Awaitable[PredictResponse]:
+            return replica.rpc.predict(model, version, signature, inputs, outputs, timeout=timeout)
+
+        if len(self._replicas) == 1:
+            return await call(self._replicas[0])
+        first, second = self._two()
+        try:
+            return await _while_up(first, call)
+        except (ModelServerDown, ModelNotReady):
+            # Down, or not as far as the others with a new version.
+            return await call(second)
+
+    async def close(self) -> None:
+        """Close the channels; calls under way are cancelled."""
+        for look in self._looking.values():
+            look.cancel()
+        for replica in self._replicas:
+            await replica.rpc.close()
+
+    def _two(self) -> tuple[_Replica, _Replica]:
+        """Return whose turn it is, and who stands in: the living ones first."""
+        self._next = (self._next + 1) % len(self._replicas)
+        turn = self._replicas[self._next :] + self._replicas[: self._next]
+        first, second = sorted(turn, key=lambda replica: replica.went_down.is_set())[:2]
+        return first, second
+
+    def _look(self, number: int, model: str, timeout: float) -> "asyncio.Task[list[int]]":
+        """Ask one replica for its versions, unless it is being asked already."""
+        key = (number, model)
+        if key not in self._looking:
+            task = asyncio.create_task(_status(self._replicas[number], model, timeout))
+            task.add_done_callback(lambda done: self._looked(key, done))
+            self._looking[key] = task
+        return self._looking[key]
+
+    def _looked(self, key: tuple[int, str], task: "asyncio.Task[list[int]]") -> None:
+        del self._looking[key]
+        if not task.cancelled():
+            # Looked at, lest asyncio complains of an error that nobody waited for.
+            task.exception()
+
+
+async def _status(replica: _Replica, model: str, timeout: float) -> list[int]:  # noqa: ASYNC109, gRPC's own deadline
+    try:
+        versions = await replica.rpc.available_versions(model, timeout=timeout)
+    except (ModelServerDown, DeadlineExceeded):
+        replica.went_down.set()
+        raise
+    except ServiceError:
+        replica.went_down.clear()
+        raise
+    replica.went_down.clear()
+    return versions
+
+
+async def _while_up(replica: _Replica, call: Callable[[_Replica], Awaitable[T]]) -> T:
+    """Call, and give up when the replica is found to be down meanwhile.
+
+    Raises:
+        ServiceError: of the call; ModelServerDown when the replica went down under it.
+    """
+    if replica.went_down.is_set():
+        return await call(replica)
+    calling = asyncio.ensure_future(call(replica))
+    watching = asyncio.create_task(replica.went_down.wait())
+    try:
+        await asyncio.wait((calling, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not calling.done():
+            raise ModelServerDown("The model server went down under the call.")  # noqa: TRY301, seen like the call's own
+        return await calling
+    except ModelServerDown:
+        replica.went_down.set()
+        raise
+    finally:
+        watching.cancel()
+        if not calling.done():
+            calling.cancel()
+            with suppress(asyncio.CancelledError, ServiceError):
+                await calling

@@ -1,0 +1,58 @@
+"""Several workers behind one port: one total of metrics, a dead one replaced, and a clean end of all."""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.processes import Gateway, eventually
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def crew(directory: Path) -> Iterator[Gateway]:
+    """A gateway of two workers, with nobody behind it."""
+    gateway = Gateway(directory, f"unix:{directory}/nobody.sock", workers=2)
+    gateway.launch()
+    eventually(gateway.alive, "it answers")
+    yield gateway
+    gateway.destroy()
+
+
+def asked(client: httpx.Client) -> int:
+    """How often /models has been answered, by all workers together."""
+    found = re.search(r'requests_total\{route="/models",status="200"\} (\d+)', client.get("/metrics").text)
+    return int(found[1]) if found else 0
+
+
+def test_workers_share_a_port_and_their_counts(crew: Gateway) -> None:
+    """Whichever worker is asked tells the sum of all, and a dead one's counts stay when another takes its place."""
+    for _ in range(40):
+        with crew.client() as client:
+            assert client.get("/models").status_code == httpx.codes.OK
+    with crew.client() as client:
+        assert 40 == asked(client)
+    before = children(crew.pid)
+    assert len(before) == 2
+    os.kill(before[0], signal.SIGKILL)
+    eventually(lambda: len(set(children(crew.pid)) - {before[0]}) == 2, "another worker takes its place")
+    for _ in range(20):
+        with crew.client() as client:
+            assert client.get("/models").status_code == httpx.codes.OK
+    with crew.client() as client:
+        assert 60 == asked(client)
+
+
+def test_sigterm_ends_all_workers_cleanly(crew: Gateway) -> None:
+    """Exit code 0, and nothing is left behind."""
+    workers = children(crew.pid)
+    assert 0 == crew.terminate()
+    assert [] == [pid for pid in workers if Path(f"/proc/{pid}").exists()]

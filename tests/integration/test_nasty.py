@@ -1,0 +1,225 @@
+"""500 files that have broken decoders before: none of them breaks ours, and what Keras reads we read the same."""
+
+import io
+import subprocess
+import sys
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image, UnidentifiedImageError
+
+from service.cache.null import NullCache
+from service.embedding.budget import Budget
+from service.embedding.embedder import Embedder, Limits
+from service.embedding.headers import FORMATS
+from service.embedding.images import decode
+from service.embedding.manifest import InputSpec, Interpolation
+from service.errors import RequestRejected
+from service.http_api.app import HttpOptions, http_app
+from service.http_api.body import BodyLimits
+from service.telemetry.logs import configure
+from service.telemetry.metrics import Metrics
+from tests.exported_models import REPOSITORY
+from tests.fakes.model_server import FakeModelServer, card
+
+# What production does with warnings of decoders is to answer all the same.
+pytestmark = [pytest.mark.filterwarnings("ignore")]
+
+SPEC = InputSpec(64, 48, "rgb", "squash", None, "bilinear", "none", exif_orientation=False, jpeg_draft=False)
+MAX_PIXELS = 50_000_000
+INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+@pytest.fixture(scope="module")
+def files(request: pytest.FixtureRequest) -> list[Path]:
+    """All nasty files."""
+    find: Callable[[str], Path] = request.getfixturevalue("shared_data")
+    return [path for path in sorted(find("nasty").rglob("*")) if path.is_file() and path.name != "MANIFEST.csv"]
+
+
+@pytest.fixture(scope="module")
+def photos(shared_data: Callable[[str], Path]) -> list[Path]:
+    """A sample of the other pictures: every fortieth."""
+    places = [shared_data(name) for name in ("imagenet1k_256", "clothing10", "product_photos")]
+    found = [path for place in places for path in sorted(place.rglob("*")) if path.suffix.lower() in {".jpg", ".png"}]
+    return found[::40]
+
+
+def read_by_keras(data: bytes, interpolation: str) -> np.ndarray | None:
+    """Load pixels as Keras does, or None where it cannot."""
+    from keras.utils import load_img  # noqa: PLC0415, seconds that only this test needs
+
+    try:
+        image = load_img(io.BytesIO(data), target_size=(SPEC.height, SPEC.width), interpolation=interpolation)
+    except Exception:  # noqa: BLE001, decoders raise anything
+        return None
+    return np.asarray(image)
+
+
+def known_format(data: bytes) -> bool:
+    """Whether this is a format that we name."""
+    try:
+        Image.open(io.BytesIO(data), formats=FORMATS).close()
+    except UnidentifiedImageError:
+        return False
+    return True
+
+
+def test_what_keras_reads_is_read_bit_for_bit(
+    files: list[Path], photos: list[Path], record_property: Callable[[str, object], None]
+) -> None:
+    """With `jpeg_draft: false` pixels equal `keras.utils.load_img` for every file, or the file is beyond a limit."""
+    equal, different = 0, []
+    for number, path in enumerate(files + photos):
+        data = path.read_bytes()
+        interpolation = INTERPOLATIONS[number % len(INTERPOLATIONS)]
+        theirs = None if path.name.startswith("bomb") else read_by_keras(data, interpolation)
+        try:
+            ours = decode(data, replace(SPEC, interpolation=interpolation), max_pixels=MAX_PIXELS)
+        except RequestRejected:
+            if theirs is not None and known_format(data):
+                different.append(f"{path}: only Keras reads it")
+            continue
+        if theirs is None or not np.array_equal(ours, theirs):
+            different.append(f"{path}: differs")
+        equal += 1
+    record_property("drill", f"nasty files equal to Keras: {equal} of {len(files + photos)}, the others refused")
+    assert [] == different
+    assert equal > 300
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        replace(SPEC, exif_orientation=True, jpeg_draft=True),
+        InputSpec(64, 64, "rgb", "shortest-side", 72, "bicubic", "center", exif_orientation=True, jpeg_draft=True),
+        replace(SPEC, resize="letterbox", exif_orientation=True),
+    ],
+    ids=["squash", "crop", "letterbox"],
+)
+def test_every_file_is_decoded_or_refused_under_every_rule(files: list[Path], spec: InputSpec) -> None:
+    """Whatever the manifest asks for, a file becomes exactly the model's window or an error of the caller's."""
+    for path in files:
+        try:
+            pixels = decode(path.read_bytes(), spec, max_pixels=MAX_PIXELS)
+        except RequestRejected:
+            continue
+        assert (spec.height, spec.width, 3) == pixels.shape, path
+
+
+@asynccontextmanager
+async def _nothing(_: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.fixture
+def decoders() -> Iterator[ThreadPoolExecutor]:
+    """Threads to decode in."""
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+async def test_every_file_through_http_is_answered(files: list[Path], decoders: ThreadPoolExecutor) -> None:
+    """Each file is 200, or a 4xx that says why; in one request together, the good ones are answered all the same."""
+    server, metrics = FakeModelServer(card(max_batch_size=64)), Metrics()
+    app = http_app(
+        embedder=Embedder(
+            server,
+            NullCache(),
+            limits=Limits(600, MAX_PIXELS),
+            budget=Budget(600, "images"),
+            decoders=decoders,
+            observer=metrics,
+        ),
+        models=server,
+        bodies=Budget(1 << 30, "bytes"),
+        options=HttpOptions("toy", BodyLimits(20 << 20, 256 << 20, 600), deadline=120, version="0"),
+        metrics=metrics,
+        log=configure("json", "warning"),
+        lifespan=_nothing,
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=120) as client:
+        statuses = [(await client.post("/embed", content=path.read_bytes())).status_code for path in files]
+        assert {200, 400, 413, 422} >= set(statuses), sorted(set(statuses))
+        parts = [("image", path.read_bytes()) for path in files]
+        together = (await client.post("/embed?on_error=skip", files=parts)).json()
+    good = [index for index, status in enumerate(statuses) if status == 200]
+    assert good == [embedding["index"] for embedding in together["embeddings"]]
+    assert len(files) - len(good) == len(together["errors"])
+
+
+MEASURE = """
+import io, resource, sys, warnings
+from pathlib import Path
+from PIL import Image
+from service.embedding.images import decode
+from service.embedding.manifest import InputSpec, Interpolation
+from service.errors import RequestRejected
+warnings.simplefilter("ignore")
+spec = InputSpec(224, 224, "rgb", "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
+for form in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF"):
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(out, form)
+    decode(out.getvalue(), spec, max_pixels=50_000_000)
+bombs = [Path(name).read_bytes() for name in sys.argv[1:]]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for bomb in bombs:
+    try:
+        decode(bomb, spec, max_pixels=50_000_000)
+    except RequestRejected as error:
+        print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def tile_bomb() -> bytes:
+    """A TIFF of 100 x 100 pixels in one tile of 10,000 x 10,000: 300 MB from 300 KB."""
+    compressor = zlib.compressobj(9)
+    data = b"".join(compressor.compress(bytes(1 << 20)) for _ in range(300)) + compressor.flush()
+    head = b"II*\0\x08\0\0\0"
+    tags = {256: 100, 257: 100, 258: 8, 259: 8, 262: 1, 277: 1, 322: 10_000, 323: 10_000, 324: 0, 325: len(data)}
+    size = len(head) + 2 + 12 * len(tags) + 4
+    entries = b"".join(
+        tag.to_bytes(2, "little") + b"\4\0\1\0\0\0" + (size if tag == 324 else value).to_bytes(4, "little")
+        for tag, value in tags.items()
+    )
+    return head + len(tags).to_bytes(2, "little") + entries + bytes(4) + data
+
+
+def scan_bomb() -> bytes:
+    """A progressive JPEG whose last scan comes 1,000 times."""
+    out = io.BytesIO()
+    Image.new("RGB", (800, 600)).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * 1000 + data[-2:]
+
+
+def test_bombs_are_refused_in_little_memory(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    """Small files that ask for gigabytes cost less than 20 MB, all of them together."""
+    made = {"tile.tif": tile_bomb(), "scan.jpg": scan_bomb()}
+    out = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(out, "PNG")
+    made["large.png"] = out.getvalue()
+    for name, data in made.items():
+        (tmp_path / name).write_bytes(data)
+    bombs = [str(tmp_path / name) for name in made]
+    nasty = shared_data("nasty")
+    bombs += [str(path) for path in (nasty / "bombs").iterdir()]
+    bombs += [str(path) for path in (nasty / "made").iterdir() if path.name.startswith(("bomb", "lotta"))]
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, *bombs], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    *refused, megabytes = run.stdout.splitlines()
+    assert int(megabytes) < 20
+    # One of Pillow's bombs is a GIF of 8 frames, of which we read one, and harmless.
+    assert len(refused) >= len(bombs) - 1

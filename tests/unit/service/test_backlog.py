@@ -1,0 +1,71 @@
+"""What would wait too long is refused, judged by how fast work leaves."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from service.embedding.backlog import Backlog
+from service.errors import Overloaded
+
+
+class Line:
+    """A backlog of at most two seconds, with a clock and places that are told when to leave."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.backlog = Backlog(2.0, lambda: self.now)
+        self._inside: list[ExitStack] = []
+
+    def come(self, images: int) -> None:
+        """Take places."""
+        for _ in range(images):
+            stack = ExitStack()
+            stack.enter_context(self.backlog.place())
+            self._inside.append(stack)
+
+    def leave(self, images: int, each: float) -> None:
+        """Give places back, one after the other, so many seconds apart."""
+        for _ in range(images):
+            self.now += each
+            self._inside.pop(0).close()
+
+
+def test_the_wait_is_what_stands_before_times_what_one_takes() -> None:
+    """At ten images a second, fifteen wait 1.5 s."""
+    line = Line()
+    line.come(25)
+    line.leave(10, 0.1)
+    assert line.backlog.wait() == pytest.approx(1.5, rel=0.1)
+
+
+def test_who_would_wait_too_long_is_refused_and_told_when_to_come() -> None:
+    """And is let in once enough have left."""
+    line = Line()
+    line.come(80)
+    line.leave(20, 0.1)
+    with pytest.raises(Overloaded, match=r"at most 2 s") as refused:
+        line.come(1)
+    assert 4 <= refused.value.retry_after <= 5
+    line.leave(45, 0.1)
+    line.come(1)
+
+
+def test_a_standstill_lets_the_estimate_grow() -> None:
+    """When nothing leaves any more, nobody is let in on the strength of better times."""
+    line = Line()
+    line.come(20)
+    line.leave(10, 0.01)
+    line.come(1)
+    line.now += 30
+    with pytest.raises(Overloaded):
+        line.come(1)
+
+
+def test_idle_time_is_not_held_against_anybody() -> None:
+    """After a pause of an hour the first ones are let in as at the start."""
+    line = Line()
+    line.come(20)
+    line.leave(20, 0.1)
+    line.now += 3600
+    line.come(30)
+    assert line.backlog.wait() == 0

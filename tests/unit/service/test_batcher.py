@@ -1,0 +1,135 @@
+"""Images of different requests share a call, nobody waits for company, and nobody suffers for another."""
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from service.embedding.ports import Pixels
+from service.errors import ModelServerDown, ModelServerFault
+from service.model_server.batcher import Batcher
+from service.telemetry.metrics import Metrics
+from tests.fakes.model_server import POISON, SIZE, FakeModelServer, card
+
+
+class Bench:
+    """A batcher with one slot over a fake model server for batches of four."""
+
+    def __init__(self) -> None:
+        self.server = FakeModelServer(card())
+        self.card = self.server.card("toy")
+        self.metrics = Metrics()
+        self.batcher = Batcher(self.server, slots=1, metrics=self.metrics)
+
+    def ask(self, grey: int, outputs: Sequence[str] = ("mean",)) -> "asyncio.Task[float]":
+        """Ask for one grey image's mean, which is its grey."""
+
+        async def asked() -> float:
+            return float((await self.batcher.infer(self.card, outputs, [image(grey)]))[outputs[0]][0][0])
+
+        return asyncio.create_task(asked())
+
+    async def occupied(self) -> "asyncio.Task[float]":
+        """Hold the only slot with a call that does not end before the gate is opened."""
+        self.server.gate.clear()
+        first = self.ask(1)
+        await self.server.called(1)
+        return first
+
+    def sizes(self) -> list[int]:
+        """The sizes of the batches answered so far."""
+        return [size for _, _, size in self.server.calls]
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    """A batcher, idle."""
+    return Bench()
+
+
+def image(grey: int) -> Pixels:
+    """One grey image."""
+    return np.full((SIZE, SIZE, 3), grey, np.uint8)
+
+
+async def test_an_idle_batcher_sends_at_once(bench: Bench) -> None:
+    """With a slot free an image waits for nobody."""
+    assert 5 == await bench.ask(5)
+    assert [1] == bench.sizes()
+
+
+async def test_what_comes_while_all_slots_are_busy_is_sent_together(bench: Bench) -> None:
+    """Up to the manifest's batch size, oldest first, and every image gets its own vector."""
+    first = await bench.occupied()
+    others = [bench.ask(grey) for grey in range(2, 8)]
+    await asyncio.sleep(0)
+    bench.server.gate.set()
+    assert [1, 2, 3, 4, 5, 6, 7] == await asyncio.gather(first, *others)
+    assert [1, 4, 2] == bench.sizes()
+
+
+async def test_what_comes_in_one_tick_goes_together(bench: Bench) -> None:
+    """The images of one request do not wait for each other's call."""
+    answer = await bench.batcher.infer(bench.card, ["mean"], [image(grey) for grey in (1, 2, 3)])
+    assert [1, 2, 3] == answer["mean"][:, 0].tolist()
+    assert [3] == bench.sizes()
+
+
+async def test_only_equal_outputs_share_a_batch(bench: Bench) -> None:
+    """What one request needs is not computed for another that does not."""
+    first = await bench.occupied()
+    others = [bench.ask(2, ["mean"]), bench.ask(3, ["corner"]), bench.ask(4, ["mean"])]
+    await asyncio.sleep(0)
+    bench.server.gate.set()
+    await asyncio.gather(first, *others)
+    assert [("mean",), ("mean",), ("corner",)] == [outputs for _, outputs, _ in bench.server.calls]
+    assert [1, 2, 1] == bench.sizes()
+
+
+async def test_whoever_has_gone_is_not_sent(bench: Bench) -> None:
+    """A caller whose time is over leaves the queue, and the others move up."""
+    first = await bench.occupied()
+    gone, stays = bench.ask(2), bench.ask(3)
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    bench.server.gate.set()
+    assert (1, 3) == (await first, await stays)
+    assert [1, 1] == bench.sizes()
+
+
+async def test_a_call_that_nobody_waits_for_is_cancelled(bench: Bench) -> None:
+    """Its slot is free for the next one at once."""
+    first = await bench.occupied()
+    first.cancel()
+    await asyncio.wait([first])
+    second = bench.ask(2)
+    await bench.server.called(2)
+    bench.server.gate.set()
+    assert 2 == await second
+    assert [1] == bench.sizes()
+
+
+async def test_a_failed_batch_is_reported_to_exactly_its_members(bench: Bench) -> None:
+    """Those who wait meanwhile are served, and each member has an error of its own."""
+    first = await bench.occupied()
+    bench.server.failure = ModelServerDown("gone", retry_after=7)
+    bench.server.gate.set()
+    others = [bench.ask(2), bench.ask(3)]
+    errors = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [7, 7, 7] == [error.retry_after for error in errors if isinstance(error, ModelServerDown)]
+    assert len({id(error) for error in errors}) == 3
+    bench.server.failure = None
+    assert 4 == await bench.ask(4)
+
+
+async def test_one_image_that_is_not_finite_harms_no_batch_mate(bench: Bench) -> None:
+    """The batch is asked again without it."""
+    first = await bench.occupied()
+    good, bad, fine = bench.ask(2), bench.ask(POISON), bench.ask(3)
+    await asyncio.sleep(0)
+    bench.server.gate.set()
+    assert (1, 2, 3) == (await first, await good, await fine)
+    with pytest.raises(ModelServerFault):
+        await bad

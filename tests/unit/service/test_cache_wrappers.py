@@ -1,0 +1,118 @@
+"""What is put around a cache: shared lookups, writes behind the answer, half the memory."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from service.cache.gathered import GatheredCache
+from service.cache.halved import HalvedCache
+from service.cache.memory import MemoryCache
+from service.cache.write_behind import WriteBehindCache
+from service.errors import CacheUnavailable
+from service.telemetry.metrics import Metrics
+from tests.fakes.vector_cache import FakeCache
+
+
+async def test_lookups_of_one_tick_are_one_question() -> None:
+    """Each gets its own values in its own order, and no key is asked twice."""
+    inner = FakeCache()
+    inner.entries = {"a": b"1", "b": b"2"}
+    cache = GatheredCache(inner)
+    answers = await asyncio.gather(cache.get_many(["a"]), cache.get_many(["b", "a"]), cache.get_many(["x"]))
+    assert ([b"1"], [b"2", b"1"], [None]) == tuple(answers)
+    assert [["a", "b", "x"]] == inner.asked
+
+
+async def test_a_lookup_that_is_given_up_costs_the_others_nothing() -> None:
+    """Whoever asked in the same tick still gets an answer."""
+    inner = FakeCache()
+    inner.entries = {"a": b"1"}
+    inner.gate.clear()
+    cache = GatheredCache(inner)
+    gone, stays = asyncio.create_task(cache.get_many(["a"])), asyncio.create_task(cache.get_many(["a"]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    inner.gate.set()
+    assert [b"1"] == await stays
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+
+
+async def test_a_failed_question_fails_all_who_asked() -> None:
+    """And the next tick asks anew."""
+    inner = FakeCache()
+    inner.failure = CacheUnavailable("gone")
+    cache = GatheredCache(inner)
+    answers = await asyncio.gather(cache.get_many(["a"]), cache.get_many(["b"]), return_exceptions=True)
+    assert [CacheUnavailable, CacheUnavailable] == [type(answer) for answer in answers]
+    inner.failure = None
+    assert [None] == await cache.get_many(["a"])
+
+
+def behind(inner: FakeCache, metrics: Metrics, max_bytes: int = 10) -> WriteBehindCache:
+    """Writes behind the answer, with room for so many bytes."""
+    return WriteBehindCache(inner, max_bytes=max_bytes, drain=30, metrics=metrics)
+
+
+async def test_nobody_waits_for_a_write_and_everybody_sees_it() -> None:
+    """A value is read from the queue before it is written, and writes that came meanwhile go together."""
+    inner = FakeCache()
+    inner.gate.clear()
+    cache = behind(inner, Metrics())
+    for key in ("a", "b", "c"):
+        await cache.put_many({key: key.encode()})
+        await asyncio.sleep(0)
+    assert [b"c", b"a"] == await cache.get_many(["c", "a"])
+    inner.gate.set()
+    await cache.close()
+    assert [["a"], ["b", "c"]] == inner.told
+    assert {"a": b"a", "b": b"b", "c": b"c"} == inner.entries
+    assert inner.closed
+
+
+async def test_what_goes_beyond_the_bound_is_dropped_and_counted() -> None:
+    """Memory for unwritten values is bounded, and free again once they are written."""
+    inner, metrics = FakeCache(), Metrics()
+    inner.gate.clear()
+    cache = behind(inner, metrics)
+    await cache.put_many({"a": b"123456", "b": b"123456"})
+    assert 1 == metrics.registry.get_sample_value("microtome_cache_writes_dropped_total")
+    inner.gate.set()
+    while not inner.entries:  # noqa: ASYNC110, the fake tells nobody
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await cache.put_many({"b": b"123456"})
+    await cache.close()
+    assert {"a", "b"} == set(inner.entries)
+
+
+async def test_writes_to_a_broken_cache_are_lost_and_nothing_else_is() -> None:
+    """The next ones are written once it is well again."""
+    inner = FakeCache()
+    inner.failure = CacheUnavailable("gone")
+    cache = behind(inner, Metrics())
+    await cache.put_many({"a": b"1"})
+    while not inner.told:  # noqa: ASYNC110, the fake tells nobody
+        await asyncio.sleep(0)
+    inner.failure = None
+    await cache.put_many({"b": b"2"})
+    await cache.close()
+    assert {"b": b"2"} == inner.entries
+
+
+async def test_half_the_memory_costs_what_is_documented() -> None:
+    """Relative errors up to 2^-11; a number that no float16 can hold is not stored; float32 values are misses."""
+    inner = MemoryCache(1 << 20)
+    cache = HalvedCache(inner)
+    exact = np.random.default_rng(1).lognormal(0, 2, 1280).astype("<f4")
+    await cache.put_many({"a": exact.tobytes(), "large": np.array([1, 7e4], "<f4").tobytes()})
+    (kept, large) = await cache.get_many(["a", "large"])
+    assert kept is not None
+    np.testing.assert_allclose(np.frombuffer(kept, "<f4"), exact, rtol=2**-11)
+    assert large is None
+    (held,) = await inner.get_many(["a"])
+    assert held is not None
+    assert len(held) == 2 * 1280 + 1
+    await inner.put_many({"foreign": exact.tobytes()})
+    assert [None] == await cache.get_many(["foreign"])
