@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from exporter.cli import main
+from exporter.commands import COMMANDS
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["layers", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help_imports_nothing_heavy(repository: Path, arguments: list[str]) -> None:
     """Help is there at once, because neither TensorFlow nor YAML nor rich has been imported for it."""
     code = (
