@@ -7,4 +7,5 @@ nothing heavy, and `run(arguments) -> int`, which imports what it needs when it 
 COMMANDS = {
     "export": "export the models of a recipe",
     "layers": "list the layers of a backbone",
+    "recipe": "print the JSON schema of recipes",
 }
