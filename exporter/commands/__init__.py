@@ -6,6 +6,9 @@ nothing heavy, and `run(arguments) -> int`, which imports what it needs when it 
 
 COMMANDS = {
     "export": "export the models of a recipe",
-    "layers": "list the layers of a backbone",
+    "layers": "list where a backbone can be cut",
+    "verify": "prove that a version computes what Keras computes",
+    "inspect": "say what a version is, what it returns and what it costs",
+    "bench": "time a version against plain model.export()",
     "recipe": "print the JSON schema of recipes",
 }

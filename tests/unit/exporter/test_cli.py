@@ -32,8 +32,8 @@ def test_unknown_backbone_is_one_line_and_exit_code_two(capsys: pytest.CaptureFi
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "microtome: Expected one of 41 backbones. Received: 'EfficientNetLite'. "
-        "Nearest: EfficientNetLite0, EfficientNetV2L, EfficientNetB7.\n"
+        "microtome: Expected one of 46 backbones, a .keras file, module:function or keras_hub:preset. "
+        "Received: 'EfficientNetLite'. Nearest: EfficientNetLite2, EfficientNetLite1, EfficientNetLite0.\n"
     )
 
 
