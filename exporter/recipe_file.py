@@ -10,6 +10,7 @@ from pathlib import Path
 
 from exporter.calibration_folder import image_files, images_digest
 from exporter.located import Located, read_located
+from exporter.own_backbones import KERAS_FILE
 from exporter.recipe import (
     DEFAULT_CALIBRATION_IMAGES,
     DEFAULT_MAX_BATCH_SIZE,
@@ -60,7 +61,7 @@ def _model(check: Checker, at: Located) -> ModelRecipe:
         name=check.name(found.get("name")),
         backbone=source.backbone,
         weights=source.weights,
-        input=read_input(check, found.get("input"), source.preprocessing),
+        input=read_input(check, found.get("input"), source.row.preprocessing),
         outputs=outputs,
         default_output=check.choice(found.get("default_output"), list(dict.fromkeys(names)), last) if names else "",
         max_batch_size=check.integer(found.get("max_batch_size"), DEFAULT_MAX_BATCH_SIZE),
@@ -75,10 +76,12 @@ def _model(check: Checker, at: Located) -> ModelRecipe:
 
 def _want_input(check: Checker, at: Located, found: dict[str, Located], source: Source) -> None:
     """An own model's input cannot be looked up in a table, and a guess would be quietly wrong."""
-    if source.row is not None or not isinstance(at.value, dict):
+    if not source.own or not isinstance(at.value, dict):
         return
     given = found["input"].value if "input" in found and isinstance(found["input"].value, dict) else {}
-    missing = [key for key in ("size", "scaling") if key not in given]
+    # A file tells its own size; how its pixels were scaled nobody but the user knows.
+    wanted = ("scaling",) if source.backbone.endswith(KERAS_FILE) else ("size", "scaling")
+    missing = [key for key in wanted if key not in given]
     if missing:
         check.note(
             found.get("input", at),

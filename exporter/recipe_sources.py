@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.backbones import BACKBONES, Backbone
-from exporter.errors import nearest
+from exporter.backbones import BACKBONES, Backbone, find_backbone
+from exporter.errors import UnknownBackbone, nearest
 from exporter.located import Located
-from exporter.preprocessing import Preprocessing
+from exporter.own_backbones import KERAS_FILE
 from exporter.recipe import OWN_WEIGHTS, WEIGHTS
 from exporter.strictness import Checker
 
-KERAS_FILE = ".keras"
 WEIGHTS_FILES = (".h5", ".hdf5", ".keras", ".pt", ".pth")
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-PRESET = re.compile(r"keras_hub:.+")
-_OWN_SIZE = 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +23,31 @@ class Source:
     Attributes:
         backbone: A row's name, a `.keras` file's absolute path, `module:function` or `keras_hub:preset`.
         weights: `imagenet`, `random`, `own`, or a weights file's absolute path.
-        row: The backbone's row; None for the user's own.
+        row: What is known of the backbone.
+        own: Whether it is no row of the table.
         files: SHA-256 by path, of the user's files among them.
     """
 
     backbone: str
     weights: str
-    row: Backbone | None
+    row: Backbone
+    own: bool
     files: tuple[tuple[str, str], ...]
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What holds where the recipe is silent."""
-        return self.row.preprocessing if self.row else Preprocessing(_OWN_SIZE, _OWN_SIZE, shortest_side=256)
 
 
 def read_source(check: Checker, at: Located, found: dict[str, Located]) -> Source:
     """Read `backbone` and `weights`."""
     backbone, row = _backbone(check, found.get("backbone"))
+    own = row.name not in BACKBONES
     weights = found.get("weights")
-    if weights is None:
-        if row is not None and isinstance(at.value, dict):
-            check.note(at, f"expected the key weights. Received: only {', '.join(at.value) or 'nothing'}.")
-        chosen = OWN_WEIGHTS
+    if weights is not None:
+        chosen = _weights(check, weights, own)
     else:
-        chosen = _weights(check, weights, row)
+        chosen = OWN_WEIGHTS
+        if not own and isinstance(at.value, dict):
+            check.note(at, f"expected the key weights. Received: only {', '.join(at.value) or 'nothing'}.")
     files = tuple((text, digest(Path(text))) for text in (backbone, chosen) if Path(text).is_file())
-    return Source(backbone, chosen, row, files)
+    return Source(backbone, chosen, row, own, files)
 
 
 def digest(path: Path) -> str:
@@ -63,32 +56,29 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _backbone(check: Checker, at: Located | None) -> tuple[str, Backbone | None]:
+def _backbone(check: Checker, at: Located | None) -> tuple[str, Backbone]:
     name = check.text(at)
     if at is None or not name:
         return "", next(iter(BACKBONES.values()))  # noted already; any row lets the rest be checked too
-    if name in BACKBONES:
-        return name, BACKBONES[name]
     if name.endswith(KERAS_FILE):
-        return check.file(at), None
-    if FUNCTION.fullmatch(name) or PRESET.fullmatch(name):
-        return name, None
-    check.note(
-        at,
-        f"expected one of {len(BACKBONES)} backbones, a {KERAS_FILE} file, module:function or keras_hub:preset. "
-        f"Received: {name!r}. {nearest(name, BACKBONES)}",
-    )
-    return name, next(iter(BACKBONES.values()))
+        name = check.file(at)
+    try:
+        return name, find_backbone(name)
+    except UnknownBackbone as error:
+        said = str(error)
+        check.note(at, f"{said[:1].lower()}{said[1:]}")
+        return name, next(iter(BACKBONES.values()))
 
 
-def _weights(check: Checker, at: Located, row: Backbone | None) -> str:
+def _weights(check: Checker, at: Located, own: bool) -> str:
     text = check.text(at)
-    if not text or (row is not None and text in WEIGHTS) or (row is None and text == OWN_WEIGHTS):
+    words = (OWN_WEIGHTS,) if own else WEIGHTS
+    if not text or text in words:
         return text
     if text.endswith(WEIGHTS_FILES):
         return check.file(at)
-    words = ", ".join(WEIGHTS) if row is not None else OWN_WEIGHTS
-    known = WEIGHTS if row is not None else (OWN_WEIGHTS,)
     kinds = " ".join(WEIGHTS_FILES)
-    check.note(at, f"expected one of {words}, or a file ({kinds}). Received: {text!r}. {nearest(text, known)}")
+    check.note(
+        at, f"expected one of {', '.join(words)}, or a file ({kinds}). Received: {text!r}. {nearest(text, words)}"
+    )
     return text

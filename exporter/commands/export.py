@@ -25,6 +25,15 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--force", action="store_true", help="publish a new version even if the newest is from this very recipe"
     )
+    parser.add_argument(
+        "--no-verify", action="store_true", help="publish without comparing the written version with Keras first"
+    )
+    parser.add_argument(
+        "--served-from",
+        type=_absolute,
+        metavar="DIR",
+        help="where TensorFlow Serving will find the models directory, for models.config (where it is now)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,8 +50,17 @@ def run(arguments: argparse.Namespace) -> int:
         from exporter.pipeline import export  # noqa: PLC0415
 
         for recipe in wanted:
-            print(export(recipe, arguments.out).line(), flush=True)  # noqa: T201
+            published = export(
+                recipe, arguments.out, verified=not arguments.no_verify, served_from=arguments.served_from
+            )
+            print(published.line(), flush=True)  # noqa: T201
     return 0
+
+
+def _absolute(text: str) -> Path:
+    if not Path(text).is_absolute():
+        raise argparse.ArgumentTypeError(f"expected an absolute path, as TensorFlow Serving does. Received: {text!r}.")
+    return Path(text)
 
 
 def _is_there(models: Path, recipe: ModelRecipe) -> bool:
