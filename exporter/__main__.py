@@ -1,4 +1,4 @@
-"""`python -m exporter`: the same as `microtome export` and `microtome layers`."""
+"""`python -m exporter`: the exporter's commands, as `microtome` has them too."""
 
 import sys
 

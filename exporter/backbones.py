@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exporter.errors import UnknownBackbone, nearest
+from exporter.own_backbones import is_own, own_size
 from exporter.preprocessing import Preprocessing
 
 Scaling = Literal["caffe", "tf", "torch", "none"]
@@ -22,9 +23,10 @@ class Backbone:
     """One architecture.
 
     Attributes:
-        name: As Keras spells it; also the name of the factory in `keras.applications`.
+        name: As Keras spells it; also the name of the factory in `keras.applications`. A model of the user's own goes
+            by the file, function or preset that it comes from.
         module: The module of `keras.applications` that has the architecture's `preprocess_input`; None for an
-            architecture of our own.
+            architecture or a model that is not Keras'.
         scaling: What the graph must do to 0..255 pixels before the backbone; `none` when the backbone carries its
             own scaling layers.
         preprocessing: The default way from an image to pixels.
@@ -48,6 +50,11 @@ BACKBONES: dict[str, Backbone] = {
     row.name: row
     for row in (
         Backbone("EfficientNetLite0", None, "none", _at(224)),
+        Backbone("EfficientNetLite1", None, "none", _at(240)),
+        Backbone("EfficientNetLite2", None, "none", _at(260)),
+        Backbone("AlexNet", None, "caffe", _at(227)),
+        Backbone("ZFNet", None, "caffe", _at(224)),
+        Backbone("GoogLeNet", None, "caffe", _at(224)),
         Backbone("ConvNeXtTiny", "convnext", "none", _at(224, "bicubic")),
         Backbone("ConvNeXtSmall", "convnext", "none", _at(224, "bicubic")),
         Backbone("ConvNeXtBase", "convnext", "none", _at(224, "bicubic")),
@@ -93,13 +100,20 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the row of that name.
+    """Return the row of that name, or one made for a model of the user's own.
+
+    How an own model wants its pixels scaled cannot be known: as they are, unless a recipe says otherwise.
 
     Raises:
         UnknownBackbone: There is none.
     """
-    if name not in BACKBONES:
-        raise UnknownBackbone(
-            f"Expected one of {len(BACKBONES)} backbones. Received: {name!r}. {nearest(name, BACKBONES)}"
-        )
-    return BACKBONES[name]
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if is_own(name):
+        height, width = own_size(name)
+        shortest_side = round(max(height, width) * 8 / 7)
+        return Backbone(name, None, "none", Preprocessing(height, width, shortest_side=shortest_side))
+    raise UnknownBackbone(
+        f"Expected one of {len(BACKBONES)} backbones, a .keras file, module:function or keras_hub:preset. "
+        f"Received: {name!r}. {nearest(name, BACKBONES)}"
+    )

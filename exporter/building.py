@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import sys
 from dataclasses import dataclass
 
 import keras
 
-from exporter.architectures import efficientnet_lite
-from exporter.backbones import Backbone
-from exporter.errors import ImpossibleInput, WeightsUnavailable
+from exporter.anatomy.calls import functional
+from exporter.anatomy.resizing import resized
+from exporter.backbones import BACKBONES, Backbone
+from exporter.errors import ImpossibleWeights
 from exporter.preprocessing import Preprocessing
-from exporter.weights.efficientnet_lite import load_imagenet
+from exporter.sources import keras_applications, own_architectures, own_models
+from exporter.weights.weights_file import load_weights_file
 
 _SEED = 0
-_URL = re.compile(r"https?://\S+?(?=[\s:,]|$)")
+OWN_WEIGHTS = "own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Built:
     Attributes:
         row: The backbone's row.
         model: Takes float32 [N, H, W, 3], scaled as `row.scaling` says.
-        weights: `imagenet` or `random`.
+        weights: `imagenet`, `random`, `own`, or the path of a weights file.
         source: Where the weights came from, for people.
     """
 
@@ -36,57 +35,51 @@ class Built:
     source: str
 
 
-def build(row: Backbone, weights: str, pixels: Preprocessing) -> Built:
+def build(row: Backbone, weights: str | None, pixels: Preprocessing, *, include_top: bool | None = None) -> Built:
     """Build a backbone for an input size.
 
-    The classifier is there at the backbone's own input size, so that its layers can be cut at too; published
-    weights fit it at no other size, so elsewhere it is left out.
+    Args:
+        row: Which.
+        weights: `imagenet` or `random` for a row of the table, `own` for an own model; for both, a weights file. None
+            when only the architecture matters: random, or what comes with an own model.
+        pixels: Height and width.
+        include_top: Whether the classifier is there, so that its layers can be cut at too. For None it is where
+            published weights fit it: at the backbone's own input size.
 
     Raises:
         WeightsUnavailable: The weights are neither here nor to be fetched.
         WeightsFileBroken: The weights are here but not what they should be.
-        ImpossibleInput: The architecture does not allow this size.
+        ImpossibleInput: The architecture does not allow this size, or this size with the classifier.
+        ImpossibleWeights: This kind of backbone has no such weights.
+        ImpossibleModel: What the user's file or function gives is not a model that can be cut.
     """
     # Random weights are seeded because the same recipe must give the same vectors on every run.
     keras.utils.set_random_seed(_SEED)
+    if row.name not in BACKBONES:
+        return _own_model(row, weights, pixels)
     own = row.preprocessing
-    include_top = (pixels.height, pixels.width) == (own.height, own.width)
-    if row.module is None:
-        model = efficientnet_lite.build(row.name, pixels.height, pixels.width, include_top=include_top)
-        source = load_imagenet(model, row.name) if weights == "imagenet" else _random_source()
-        return Built(row, model, weights, source)
-    source = _random_source()
-    if weights == "imagenet":
-        source = f"keras.applications.{row.name}, weights='imagenet', Keras {keras.__version__}"
-    return Built(row, _from_keras(row, weights, (pixels.height, pixels.width, 3), include_top), weights, source)
+    if include_top is None:
+        include_top = (pixels.height, pixels.width) == (own.height, own.width)
+    weights = weights or "random"
+    from_file = weights not in ("imagenet", "random")
+    published = "random" if from_file else weights
+    source = keras_applications if row.module is not None else own_architectures
+    model, origin = source.build(row, published, (pixels.height, pixels.width), include_top=include_top)
+    if from_file:
+        origin = load_weights_file(model, row.name, weights)
+    elif weights == "random":
+        origin = f"random initialisation by Keras {keras.__version__}, seed {_SEED}"
+    return Built(row, model, weights, origin)
 
 
-def _random_source() -> str:
-    return f"random initialisation by Keras {keras.__version__}, seed {_SEED}"
-
-
-def _from_keras(row: Backbone, weights: str, shape: tuple[int, int, int], include_top: bool) -> keras.Model:
-    factory = getattr(keras.applications, row.name)
-    wanted = None if weights == "random" else weights
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # Keras shows the download on stdout, which is for results
-            return factory(weights=wanted, include_top=include_top, input_shape=shape)
-    except Exception as error:  # keras.utils.get_file raises a bare Exception when it cannot fetch
-        reason = " ".join(str(error).split())
-        if isinstance(error, ValueError) and "size" in reason:
-            raise ImpossibleInput(
-                f"Expected an input that {row.name} can be built for. Received: {shape[0]}x{shape[1]} pixels. "
-                f"Keras says: {reason} Set input: size: in the recipe."
-            ) from error
-        if wanted is None:
-            raise
-        raise WeightsUnavailable(_unavailable(row, reason)) from error
-
-
-def _unavailable(row: Backbone, reason: str) -> str:
-    url = _URL.search(reason)
-    return (
-        f"Expected the ImageNet weights of {row.name} from {url[0] if url else 'the Keras cache'}. Received: "
-        f"{reason.rsplit(' -- ', 1)[-1]}. Two ways on: run this where there is a network (a weights file of your own "
-        "will be accepted later), or use the backbone EfficientNetLite0, whose weights are installed."
-    )
+def _own_model(row: Backbone, weights: str | None, pixels: Preprocessing) -> Built:
+    if weights in ("imagenet", "random"):
+        raise ImpossibleWeights(
+            f"Expected weights: {OWN_WEIGHTS} or a weights file for {row.name}, which comes with its own. "
+            f"Received: {weights!r}."
+        )
+    model, origin = own_models.load(row.name)
+    model = resized(functional(model), pixels.height, pixels.width)
+    if weights not in (None, OWN_WEIGHTS):
+        origin = load_weights_file(model, row.name, str(weights))
+    return Built(row, model, weights or OWN_WEIGHTS, origin)

@@ -1,12 +1,13 @@
-"""What an output costs: the weights it needs and the arithmetic it takes."""
+"""What a network costs: the weights it needs and the arithmetic it takes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import keras
 from keras import layers
+
+from exporter.anatomy.calls import Call, Network
 
 
 def count_params(model: keras.Model) -> int:
@@ -18,36 +19,32 @@ def count_flops(model: keras.Model) -> int | None:
     """Return the floating-point operations of one image, a multiply-add counted as two.
 
     Counted are convolutions and matrix products, as in the papers; normalisations, activations and pooling are left
-    out, they come to about one per cent.
+    out, they come to about one per cent. A layer that is called twice is counted twice.
 
     Returns:
-        None when the model has a layer with weight matrices that this cannot count, or calls one more than once.
+        None when the model has a layer with weight matrices that this cannot count.
     """
-    total = 0
-    for layer in _leaves(model):
-        flops = _layer_flops(layer)
-        if flops is None:
-            return None
-        total += flops
-    return total
+    return total([call_flops(call) for call in Network(model).calls])
 
 
-def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
-        else:
-            yield layer
-
-
-def _layer_flops(layer: keras.Layer) -> int | None:
-    kernels = [weight for weight in layer.weights if len(weight.shape) > 1]
+def call_flops(call: Call) -> int | None:
+    """Return the operations of one call of a layer for one image, or None when they cannot be counted."""
+    layer = call.layer
+    if isinstance(layer, keras.Model):
+        return count_flops(layer)
+    kernels = [weight for weight in getattr(layer, "weights", []) if len(weight.shape) > 1]
     if not kernels:
         return 0
+    positions = call.outputs[0].shape[1:-1]
     counted = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
-    if not isinstance(layer, counted) or len(layer._inbound_nodes) != 1:  # noqa: SLF001 -- see exporter.tensors
+    if not isinstance(layer, counted) or None in positions:
         return None
     # A kernel is applied once at every position of the output. (A stride acts in the depthwise half of a
     # separable convolution, which therefore has as many positions as the whole.)
-    positions = math.prod(layer.output.shape[1:-1])
-    return sum(int(2 * positions * math.prod(kernel.shape)) for kernel in kernels)
+    return sum(int(2 * math.prod(positions) * math.prod(kernel.shape)) for kernel in kernels)
+
+
+def total(flops: list[int | None]) -> int | None:
+    """Add operations up; what is not known makes the sum unknown."""
+    known = [number for number in flops if number is not None]
+    return sum(known) if len(known) == len(flops) else None

@@ -5,15 +5,22 @@
     + RecipeUnreadable     no such file, or not YAML
     + RecipeInvalid        YAML, but not a recipe: carries every problem found
     + UnknownModel         `--model` names no model of the recipe
+    + CalibrationImageBroken   an image of the calibration folder cannot be decoded
   x CutError               what is asked of the backbone is not there
     + UnknownBackbone
     + UnknownLayer
     + AmbiguousLayer       the layer is called more than once, so its name means several tensors
     + ImpossiblePooling    the layer's output has no space to pool over, or no fixed shape
+    + ImpossibleProjection more dimensions are wanted than images or features allow
     + ImpossibleInput      the backbone cannot be built for this input size
+    + ImpossibleModel      the user's own file, function or preset is not there, or not a model that can be cut
+    + ImpossibleSplit      the points to split at do not divide the network
   x WeightsError           the weights cannot be had
     + WeightsUnavailable   not on this machine, and not to be fetched
     + WeightsFileBroken    the file is truncated, hostile, or not what it is taken for
+    + ImpossibleWeights    this kind of backbone has no such weights
+  x NoVersion              a directory is not a version that the exporter wrote
+  x ImpossibleOption       an option of a command has a value that it cannot have
   x CannotPublish          the models directory cannot be written
   x VerificationFailed     what was written is not what Keras computes; nothing is published
 
@@ -54,6 +61,10 @@ class UnknownModel(RecipeError):
     """The recipe has no model of that name."""
 
 
+class CalibrationImageBroken(RecipeError):
+    """An image of the calibration folder cannot be decoded."""
+
+
 class CutError(ExporterError):
     """What is asked of the backbone is not there."""
 
@@ -74,8 +85,20 @@ class ImpossiblePooling(CutError):
     """The layer's output cannot be pooled as asked."""
 
 
+class ImpossibleProjection(CutError):
+    """More dimensions are wanted than the calibration images or the features allow."""
+
+
 class ImpossibleInput(CutError):
     """The backbone cannot be built for this input size."""
+
+
+class ImpossibleModel(CutError):
+    """The user's own file, function or preset is not there, or not a model that can be cut."""
+
+
+class ImpossibleSplit(CutError):
+    """The points to split at do not divide the network."""
 
 
 class WeightsError(ExporterError):
@@ -88,6 +111,18 @@ class WeightsUnavailable(WeightsError):
 
 class WeightsFileBroken(WeightsError):
     """The weights file is truncated, hostile, or not what it is taken for."""
+
+
+class ImpossibleWeights(WeightsError):
+    """This kind of backbone has no such weights."""
+
+
+class NoVersion(ExporterError):
+    """A directory is not a version that the exporter wrote."""
+
+
+class ImpossibleOption(ExporterError):
+    """An option of a command has a value that it cannot have."""
 
 
 class CannotPublish(ExporterError):

@@ -10,25 +10,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from exporter.freezing import FrozenGraph
 from exporter.preprocessing import Preprocessing
 
+Ranges = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
 # Bookkeeping of TensorFlow's own passes: inferred shapes, colocation, how a function was inlined.
 _BOOKKEEPING_PREFIX = "_"
 
 
-def fingerprint(frozen: FrozenGraph, pixels: Preprocessing) -> str:
-    """Return `sha256:` and 64 hexadecimal digits."""
+def fingerprint(frozen: FrozenGraph, pixels: Preprocessing, ranges: Mapping[str, Ranges] | None = None) -> str:
+    """Return `sha256:` and 64 hexadecimal digits.
+
+    Args:
+        frozen: Covers weights, architecture, scaling, precision, pooling, projection and normalisation.
+        pixels: How an image becomes pixels.
+        ranges: Smallest and largest value of each dimension by output: they move int8 answers.
+    """
     digests = _node_digests(frozen.definition)
-    everything = {
+    everything: dict[str, Any] = {
         "preprocessing": asdict(pixels),
         "outputs": {name: digests[node] for name, node in frozen.outputs.items()},
     }
+    if ranges:
+        everything["ranges"] = {name: [side.tolist() for side in sides] for name, sides in ranges.items()}
     return f"sha256:{hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()}"
 
 

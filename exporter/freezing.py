@@ -7,18 +7,19 @@ into the main graph, which lets it run only what is fetched: see docs/decisions 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from exporter.pooling import pool
-from exporter.preprocessing import Preprocessing
 from exporter.scaling import scale
 from exporter.slicing import Slice, SliceOutput
 
 INPUT = "images"
+
+Head = Callable[[Mapping[str, tf.Tensor], SliceOutput], tf.Tensor]
+"""Turns the cut layers' features, by layer, into one output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +37,19 @@ class FrozenGraph:
     outputs: dict[str, str]
 
 
-def freeze(slice_: Slice, pixels: Preprocessing) -> FrozenGraph:
-    """Freeze a slice together with its scaling and pooling.
+def freeze(slice_: Slice, head: Head) -> FrozenGraph:
+    """Freeze a slice together with its scaling and what follows its layers.
 
     Args:
-        slice_: What to freeze.
-        pixels: The size of the input; the rest of the preprocessing happens before the graph.
+        slice_: What to freeze; its outputs become the graph's.
+        head: What each output is made of.
     """
-    scaling = slice_.built.row.scaling
+    scaling, pixels = slice_.built.row.scaling, slice_.pixels
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        with _functions_inlined():
+        with functions_inlined():
             features = slice_.model(scale(images, scaling), training=False)
-        return {output.recipe.name: _embedding(features[output.recipe.name], output) for output in slice_.outputs}
+        return {output.recipe.name: head(features, output) for output in slice_.outputs}
 
     signature = [tf.TensorSpec([None, pixels.height, pixels.width, 3], tf.uint8, name=INPUT)]
     traced = tf.function(embed, input_signature=signature).get_concrete_function()
@@ -58,13 +59,8 @@ def freeze(slice_: Slice, pixels: Preprocessing) -> FrozenGraph:
     return _flatten(frozen.graph, dict(zip(names, frozen.outputs, strict=True)))
 
 
-def _embedding(features: tf.Tensor, output: SliceOutput) -> tf.Tensor:
-    # Grouped convolutions lose their static shape, which a signature should tell.
-    return tf.ensure_shape(pool(features, output.recipe.pooling), [None, *output.shape])
-
-
 @contextlib.contextmanager
-def _functions_inlined() -> Iterator[None]:
+def functions_inlined() -> Iterator[None]:
     """Let functions within the model leave their nodes where they are called.
 
     Keras wraps grouped convolutions (ConvNeXt) in functions that XLA must compile, for the sake of their gradients.

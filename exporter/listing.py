@@ -1,31 +1,104 @@
-"""Show the layers that a backbone can be cut at."""
+"""Show where a backbone can be cut: a table on a terminal, columns in a pipe, JSON for programs."""
 
 from __future__ import annotations
 
-from exporter.backbones import find_backbone
-from exporter.building import build
-from exporter.progress import stage
-from exporter.tensors import LayerRow, list_layers
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from exporter.anatomy.facts import CutPoint
+
+_HEAD = ("index", "layer", "type", "output", "params", "flops", "field", "stride", "dim", "crossing")
+_TEXTUAL = 3
+_LEGEND = (
+    "params, flops: of all that is needed up to here. field: pixels that a position sees; + and, through a gate, the "
+    "whole image. dim: after average pooling. crossing: tensors that an edge cut here crosses; 1 is clean."
+)
 
 
-def layers_of(backbone: str) -> list[LayerRow]:
-    """List the layers of a backbone at its own input size.
+def chosen(points: Sequence[CutPoint], *, every: bool, find: str | None) -> list[CutPoint]:
+    """Return the points to show.
 
-    Raises:
-        UnknownBackbone: There is no such backbone.
+    Args:
+        points: All of them.
+        every: Not only where blocks end.
+        find: Only where this text occurs in the name or the type, in any case; looks through all points.
     """
-    row = find_backbone(backbone)
-    with stage(f"Building {row.name}"):
-        return list_layers(build(row, "random", row.preprocessing).model)
+    if find is not None:
+        return [point for point in points if find.casefold() in f"{point.ref} {point.kind}".casefold()]
+    return [point for point in points if every or point.block_end]
 
 
-def print_layers(rows: list[LayerRow]) -> None:
-    """Print one line for each layer: name, type, output shape, in columns."""
-    table = [("layer", "type", "output"), *((row.ref, row.kind, _shape(row.shape)) for row in rows)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(2)]
-    for ref, kind, shape in table:
-        print(f"{ref:<{widths[0]}}  {kind:<{widths[1]}}  {shape}")  # noqa: T201 -- the command's result
+def show(points: Sequence[CutPoint], all_points: int) -> None:
+    """Print points for a person, or in plain columns when standard output is not a terminal."""
+    rows = [_cells(point) for point in points]
+    if sys.stdout.isatty():
+        _show_table(rows)
+        if len(points) < all_points:
+            print(f"{len(points)} of {all_points} cut points: where blocks end. --all shows every layer.")  # noqa: T201
+        return
+    table = [_HEAD, *rows]
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEAD))]
+    for cells in table:
+        aligned = [
+            text.ljust(width) if 0 < column <= _TEXTUAL else text.rjust(width)
+            for column, (text, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        print("  ".join(aligned).rstrip())  # noqa: T201 -- the command's result
 
 
-def _shape(shape: tuple[int | None, ...]) -> str:
-    return "x".join("N" if side is None else str(side) for side in shape)
+def show_json(points: Sequence[CutPoint]) -> None:
+    """Print points as a JSON array of objects."""
+    print(json.dumps([to_json(point) for point in points], indent=1))  # noqa: T201
+
+
+def to_json(point: CutPoint) -> dict[str, Any]:
+    """Return a point as JSON: pixels as [height, width], what is not known or not there as null."""
+    return {
+        "index": point.index,
+        "name": point.ref,
+        "type": point.kind,
+        "shape": list(point.shape),
+        "params": point.params,
+        "flops": point.flops,
+        "receptive_field": list(point.field.size) if point.field.size else None,
+        "sees_whole_image": point.field.whole if point.field.known else None,
+        "stride": [float(side) for side in point.field.stride] if point.field.stride else None,
+        "dimension": point.dimension,
+        "crossing": point.crossing,
+        "block_end": point.block_end,
+    }
+
+
+def _show_table(rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 -- not needed in a pipe
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(caption=_LEGEND, caption_justify="left", header_style="bold", box=None, row_styles=["", "dim"])
+    for column, title in enumerate(_HEAD):
+        table.add_column(title, justify="left" if 0 < column <= _TEXTUAL else "right", no_wrap=column == 1)
+    for cells in rows:
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _cells(point: CutPoint) -> tuple[str, ...]:
+    field = point.field
+    seen = _sides(field.size) if field.size else "whole" if field.whole else "?"
+    return (
+        "-" if point.index is None else str(point.index),
+        point.ref,
+        point.kind,
+        "x".join("N" if side is None else str(side) for side in point.shape),
+        f"{point.params:,}",
+        "?" if point.flops is None else f"{point.flops:,}",
+        f"{seen}+" if field.size and field.whole else seen,
+        _sides(field.stride) if field.stride else "-",
+        "?" if point.dimension is None else str(point.dimension),
+        str(point.crossing),
+    )
+
+
+def _sides(sides: tuple[Any, Any]) -> str:
+    return str(sides[0]) if sides[0] == sides[1] else f"{sides[0]}x{sides[1]}"

@@ -1,25 +1,32 @@
-"""One export from beginning to end: build → cut → freeze → describe → draft → verify → publish."""
+"""One export from beginning to end: prepare → calibrate → freeze → describe → draft → verify → publish."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
-from exporter.backbones import find_backbone
-from exporter.building import build
+from exporter.calibrating import Calibrated, calibrate
+from exporter.findings import require
 from exporter.fingerprint import fingerprint
 from exporter.freezing import FrozenGraph, freeze
+from exporter.heads import whole_head
 from exporter.manifest import describe
+from exporter.precision import fold_weight_casts, lowered
+from exporter.precision_cost import measure, worst
+from exporter.preparing import prepare, warn_of_long_vectors
 from exporter.progress import stage
-from exporter.publication import ASSETS, MANIFEST_FILE, RECIPE_FILE, draft_version
+from exporter.projection import Fitted
+from exporter.projections_file import write_projections
+from exporter.publication import ASSETS, MANIFEST_FILE, RECIPE_FILE, draft_version, want_free_version
 from exporter.recipe import ModelRecipe
 from exporter.saved_model import write_saved_model
-from exporter.slicing import cut
+from exporter.serving_configuration import BATCHING_FILE, batching_params, write_serving_configuration
+from exporter.slicing import Slice
 from exporter.verification import verify
 from exporter.warmup import write_warmup
 
@@ -53,30 +60,46 @@ class Published:
         )
 
 
-def export(recipe: ModelRecipe, models: Path) -> Published:
+def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_from: Path | None = None) -> Published:
     """Export a model and publish it as its next version.
+
+    Args:
+        recipe: The entry.
+        models: The models directory.
+        verified: Whether the version is verified before it is published.
+        served_from: Where the model server will find the directory, if not there.
 
     Raises:
         ExporterError: See `exporter.errors`; nothing is published then.
     """
     started = time.monotonic()
-    keras.utils.clear_session()  # the model before this one must not stay in memory
-    with stage(f"{recipe.name}: building {recipe.backbone} with {recipe.weights} weights"):
-        built = build(find_backbone(recipe.backbone), recipe.weights, recipe.input)
-        slice_ = cut(built, recipe)
+    want_free_version(models, recipe)
+    slice_ = prepare(recipe)
+    warn_of_long_vectors(slice_)
+    calibrated = calibrate(recipe, slice_)
     with stage(f"{recipe.name}: freezing {len(recipe.outputs)} outputs"):
-        frozen = freeze(slice_, recipe.input)
-        manifest = describe(recipe, slice_, fingerprint(frozen, recipe.input))
+        frozen = frozen_graph(slice_, calibrated.projections, recipe.precision)
+    measured = measure(recipe, frozen, slice_, calibrated) if recipe.precision != "float32" else {}
+    print_ = fingerprint(frozen, recipe.input, calibrated.ranges)
+    manifest = describe(recipe, slice_, print_, calibrated, measured)
     with draft_version(models, recipe.name) as draft:
         with stage(f"{recipe.name}: writing"):
-            _write(draft.directory, recipe, frozen, manifest)
-        with stage(f"{recipe.name}: verifying against Keras"):
-            verify(draft.directory, slice_)
-        path = draft.publish()
+            _write(draft.directory, recipe, frozen, manifest, calibrated)
+        if verified:
+            with stage(f"{recipe.name}: verifying against Keras"):
+                require(verify(draft.directory, slice_, calibrated.projections, worst_cosines=worst(measured)))
+        path = draft.publish(recipe.version)
+    write_serving_configuration(models, served_from)
     return Published(path, manifest, time.monotonic() - started)
 
 
-def _write(directory: Path, recipe: ModelRecipe, frozen: FrozenGraph, manifest: str) -> None:
+def frozen_graph(slice_: Slice, projections: Mapping[str, Fitted], precision: str) -> FrozenGraph:
+    """Freeze a slice as it will be served."""
+    frozen = freeze(lowered(slice_, precision), whole_head(projections))
+    return frozen if precision == "float32" else fold_weight_casts(frozen)
+
+
+def _write(directory: Path, recipe: ModelRecipe, frozen: FrozenGraph, manifest: str, calibrated: Calibrated) -> None:
     """Write all files of a version."""
     try:
         write_saved_model(directory, frozen, manifest)
@@ -84,6 +107,8 @@ def _write(directory: Path, recipe: ModelRecipe, frozen: FrozenGraph, manifest: 
         assets.mkdir()
         (assets / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
         (assets / RECIPE_FILE).write_text(recipe.canonical(), encoding="utf-8")
-        write_warmup(assets, recipe.name, recipe.input, recipe.max_batch_size)
+        write_projections(assets, calibrated.projections)
+        write_warmup(assets, recipe)
+        (directory / BATCHING_FILE).write_text(batching_params(recipe.max_batch_size), encoding="utf-8")
     except tf.errors.OpError as error:  # TensorFlow's file system does not raise OSError
         raise OSError(error.message) from error

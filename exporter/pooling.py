@@ -2,54 +2,109 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from exporter.errors import ImpossiblePooling
-from exporter.recipe import OutputRecipe
+from exporter.pooling_names import PoolingName
 
-_SPACE = (1, 2)
+GEM_FLOOR = 1e-6
+"""Generalised means are of positive numbers: what is smaller counts as this, as in the authors' own code."""
 
 
-def pooled_shape(output: OutputRecipe, shape: Sequence[int | None]) -> tuple[int, ...]:
-    """Return the shape of one image's embedding.
+def pooled_shape(name: str, layer: str, pooling: str, shape: Sequence[int | None]) -> tuple[int, ...]:
+    """Return the shape of one image's pooled features.
 
     Args:
-        output: What the recipe asks for.
+        name: Of the output, for messages.
+        layer: For messages.
+        pooling: As `exporter.pooling_names` writes it.
         shape: Of the layer's tensor, batch first.
 
     Raises:
-        ImpossiblePooling: There is no space to pool over, or the shape is not fixed.
+        ImpossiblePooling: There is nothing to pool over, or the shape is not fixed.
     """
     fixed = tuple(side for side in shape[1:] if side is not None)
     if len(fixed) != len(shape) - 1 or not fixed:
         raise ImpossiblePooling(
-            f"Expected a layer of fixed shape for the output {output.name}. Received: {output.layer} of {tuple(shape)}."
+            f"Expected a layer of fixed shape for the output {name}. Received: {layer} of {tuple(shape)}."
         )
-    if output.pooling == "none":
+    wanted = PoolingName.parse(pooling)
+    if wanted.kind == "none":
         return fixed
-    if len(fixed) != 3:
+    if wanted.kind == "flatten":
+        return (math.prod(fixed),)
+    if wanted.kind == "spp":
+        _want_map(name, layer, wanted, fixed)
+        return (fixed[-1] * sum(int(level) ** 2 for level in wanted.numbers),)
+    if len(fixed) != 2 and (len(fixed) != 3 or wanted.kind == "cls"):
+        rank = "tokens [N, T, C]" if wanted.kind == "cls" else "a feature map [N, H, W, C] or tokens [N, T, C]"
         raise ImpossiblePooling(
-            f"Expected a layer with a feature map [N, H, W, C] for pooling: {output.pooling} of the output "
-            f"{output.name}. Received: {output.layer} of {tuple(shape)}. Say pooling: none."
+            f"Expected a layer with {rank} for pooling: {pooling} of the output {name}. "
+            f"Received: {layer} of {tuple(shape)}. Say pooling: none."
         )
     return fixed[-1:]
 
 
 def pool(features: tf.Tensor, pooling: str) -> tf.Tensor:
-    """Pool a batch of feature maps.
+    """Pool a batch of features.
 
     Args:
-        features: float [N, H, W, C], or any shape for `none`.
-        pooling: `avg`, `max` or `none`.
+        features: float [N, H, W, C], [N, T, C], or any shape for `none` and `flatten`; of fixed shape but for N.
+        pooling: As `exporter.pooling_names` writes it.
 
     Returns:
-        float32 [N, C], or the features themselves for `none`.
+        float32 [N, D], or the features themselves for `none`.
     """
     features = tf.cast(features, tf.float32)
-    if pooling == "avg":
-        return tf.reduce_mean(features, axis=_SPACE)
-    if pooling == "max":
-        return tf.reduce_max(features, axis=_SPACE)
-    return features
+    name = PoolingName.parse(pooling)
+    space = list(range(1, features.shape.rank - 1))
+    if name.kind in ("avg", "max"):
+        return {"avg": tf.reduce_mean, "max": tf.reduce_max}[name.kind](features, axis=space)
+    if name.kind == "gem":
+        return _generalised_mean(features, name.numbers[0], space)
+    if name.kind == "spp":
+        return _pyramid(features, [int(level) for level in name.numbers])
+    if name.kind == "cls":
+        return features[:, 0]
+    return tf.reshape(features, [-1, math.prod(features.shape[1:])]) if name.kind == "flatten" else features
+
+
+def bins(side: int, level: int) -> list[tuple[int, int]]:
+    """Return where the bins of one pyramid level begin and end along a side: as even as whole cells allow."""
+    return [(index * side // level, -(-(index + 1) * side // level)) for index in range(level)]
+
+
+def _generalised_mean(features: tf.Tensor, power: float, space: list[int]) -> tf.Tensor:
+    """Radenović, Tolias and Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", arXiv:1711.02512."""
+    positive = tf.maximum(features, GEM_FLOOR)
+    # Relative to the largest, because high powers of large activations leave float32's range.
+    largest = tf.reduce_max(positive, axis=space, keepdims=True)
+    mean = tf.reduce_mean(tf.pow(positive / largest, power), axis=space)
+    return tf.squeeze(largest, space) * tf.pow(mean, 1.0 / power)
+
+
+def _pyramid(features: tf.Tensor, levels: Sequence[int]) -> tf.Tensor:
+    """Maxima over ever finer bins: He et al., "Spatial Pyramid Pooling in Deep ... Networks", arXiv:1406.4729.
+
+    Levels as the recipe orders them; within a level by row, column, channel.
+    """
+    height, width = features.shape[1:3]
+    parts = [
+        tf.reduce_max(features[:, top:bottom, left:right], axis=[1, 2])
+        for level in levels
+        for top, bottom in bins(height, level)
+        for left, right in bins(width, level)
+    ]
+    return tf.concat(parts, axis=1)
+
+
+def _want_map(name: str, layer: str, wanted: PoolingName, fixed: tuple[int, ...]) -> None:
+    finest = int(max(wanted.numbers))
+    if len(fixed) != 3 or min(fixed[:2]) < finest:
+        raise ImpossiblePooling(
+            f"Expected a layer with a feature map of at least {finest}x{finest} for pooling: {wanted} of the output "
+            f"{name}. Received: {layer} of {'x'.join(map(str, fixed))}. Leave the finer levels out, or cut earlier."
+        )

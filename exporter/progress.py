@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @contextlib.contextmanager
@@ -27,3 +30,33 @@ def stage(what: str) -> Iterator[None]:
         sys.stderr.write(f"{what} ...\n")
         sys.stderr.flush()
         yield
+
+
+def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """Yield the items and show how many have been: a bar on a terminal, a line for every tenth elsewhere.
+
+    Args:
+        items: Whatever takes long to come.
+        total: How many there will be.
+        what: Such as `lite0: looking at the calibration images`.
+    """
+    from rich.console import Console  # noqa: PLC0415 -- `--help` must not wait for it
+    from rich.progress import track  # noqa: PLC0415
+
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        yield from track(items, description=what, total=total, console=console, transient=True)
+        return
+    told = -1
+    for index, item in enumerate(items):
+        if index * 10 // total > told:
+            told = index * 10 // total
+            sys.stderr.write(f"{what} {told * 10} % ...\n")
+            sys.stderr.flush()
+        yield item
+
+
+def warn(message: str) -> None:
+    """Tell the user what is allowed but probably not meant."""
+    sys.stderr.write(f"microtome: warning: {message}\n")
+    sys.stderr.flush()

@@ -27,12 +27,12 @@ _DRAFT_PREFIX = ".tmp-"
 
 
 def published_version(models: Path, recipe: ModelRecipe) -> int | None:
-    """Return the newest version of a model if it was made from this very recipe entry, else None.
+    """Return the newest version of a model, or the one asked for, if it was made from this very recipe, else None.
 
     Needs neither TensorFlow nor Keras.
     """
     try:
-        newest = max(_versions(models / recipe.name), default=None)
+        newest = recipe.version or max(_versions(models / recipe.name), default=None)
         if newest is None:
             return None
         entry = (models / recipe.name / str(newest) / ASSETS / RECIPE_FILE).read_text(encoding="utf-8")
@@ -41,26 +41,44 @@ def published_version(models: Path, recipe: ModelRecipe) -> int | None:
         return None
 
 
+def want_free_version(models: Path, recipe: ModelRecipe) -> None:
+    """Refuse a version number that is taken before any work is done for it.
+
+    Raises:
+        CannotPublish: The recipe asks for a version that is there already.
+    """
+    if recipe.version is not None and recipe.version in _versions(models / recipe.name):
+        raise _taken(models / recipe.name / str(recipe.version))
+
+
 class Draft:
     """A version that nobody sees yet."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def publish(self) -> Path:
-        """Flush the draft to the disk and give it the next free number; return where it is now.
+    def publish(self, version: int | None = None) -> Path:
+        """Flush the draft to the disk and give it a number; return where it is now.
 
         Two runs may want the same number: the rename fails for the later one, which takes the next.
+
+        Args:
+            version: The number; None for the next free one.
+
+        Raises:
+            CannotPublish: That number is taken.
         """
         _flush(self.directory)
         parent = self.directory.parent
         while True:
-            target = parent / str(max(_versions(parent), default=0) + 1)
+            target = parent / str(version or max(_versions(parent), default=0) + 1)
             try:
                 self.directory.rename(target)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
+                if version is not None:
+                    raise _taken(target) from error
                 continue
             _flush_directory(parent)
             return target
@@ -105,6 +123,13 @@ def _locked_directory(parent: Path) -> Iterator[Path]:
             os.close(handle)
 
 
+def _taken(target: Path) -> CannotPublish:
+    return CannotPublish(
+        f"Expected a version number that is free. Received: {target.name}, but {target} is there already. Versions "
+        "never change: leave version: out of the recipe for the next free number, or say another."
+    )
+
+
 def _remove_dead_drafts(parent: Path) -> None:
     for directory in parent.glob(f"{_DRAFT_PREFIX}*"):
         with contextlib.suppress(OSError):  # alive, or another run was quicker
@@ -114,6 +139,11 @@ def _remove_dead_drafts(parent: Path) -> None:
                 shutil.rmtree(directory)
             finally:
                 os.close(handle)
+
+
+def models_with_versions(models: Path) -> list[str]:
+    """Return the names of the models in a directory that have a version, sorted."""
+    return sorted(entry.name for entry in models.iterdir() if not entry.name.startswith(".") and _versions(entry))
 
 
 def _versions(directory: Path) -> list[int]:

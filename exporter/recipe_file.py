@@ -7,16 +7,29 @@ known here; that takes the backbone, see `exporter.tensors`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from exporter.backbones import BACKBONES, Backbone
-from exporter.errors import nearest
+from exporter.calibration_folder import image_files, images_digest
 from exporter.located import Located, read_located
-from exporter.preprocessing import CROPS, INTERPOLATIONS, RESIZES, Preprocessing, resolve
-from exporter.recipe import DEFAULT_MAX_BATCH_SIZE, POOLINGS, WEIGHTS, ModelRecipe, OutputRecipe, Recipe
+from exporter.own_backbones import KERAS_FILE
+from exporter.recipe import (
+    DEFAULT_CALIBRATION_IMAGES,
+    DEFAULT_MAX_BATCH_SIZE,
+    PRECISIONS,
+    Calibration,
+    ModelRecipe,
+    OutputRecipe,
+    Recipe,
+)
+from exporter.recipe_input import read_input, read_scaling
+from exporter.recipe_outputs import read_outputs
+from exporter.recipe_sources import Source, read_source
 from exporter.strictness import Checker
 
-_INPUT_KEYS = ("size", "resize", "shortest_side", "interpolation", "crop", "exif_orientation", "jpeg_draft")
+REQUIRED = ("name", "backbone", "outputs")
+OPTIONAL = (
+    "weights", "input", "include_top", "precision", "default_output", "max_batch_size", "version", "calibration",
+)  # fmt: skip
+CALIBRATION_KEYS = ("folder", "images")
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -30,84 +43,73 @@ def read_recipe(path: Path) -> Recipe:
     top = check.mapping(read_located(path), required=("models",))
     items = check.items(top.get("models"))
     models = tuple(_model(check, item) for item in items)
-    _refuse_twins(check, items, [model.name for model in models])
+    check.refuse_twins(items, [model.name for model in models])
     check.finish()
     return Recipe(path, models)
 
 
 def _model(check: Checker, at: Located) -> ModelRecipe:
-    found = check.mapping(
-        at,
-        required=("name", "backbone", "weights", "outputs"),
-        optional=("input", "default_output", "max_batch_size"),
-    )
-    row = _backbone(check, found.get("backbone"))
-    items = check.items(found.get("outputs"))
-    outputs = tuple(_output(check, item) for item in items)
+    found = check.mapping(at, required=REQUIRED, optional=OPTIONAL)
+    source = read_source(check, at, found)
+    outputs = read_outputs(check, found.get("outputs"))
     names = [output.name for output in outputs]
-    _refuse_twins(check, items, names)
     last = names[-1] if names else ""
+    include_top = found.get("include_top")
+    version = found.get("version")
+    _want_input(check, at, found, source)
     return ModelRecipe(
         name=check.name(found.get("name")),
-        backbone=row.name,
-        weights=check.choice(found.get("weights"), WEIGHTS, "random"),
-        input=_input(check, found.get("input"), row.preprocessing),
+        backbone=source.backbone,
+        weights=source.weights,
+        input=read_input(check, found.get("input"), source.row.preprocessing),
         outputs=outputs,
         default_output=check.choice(found.get("default_output"), list(dict.fromkeys(names)), last) if names else "",
         max_batch_size=check.integer(found.get("max_batch_size"), DEFAULT_MAX_BATCH_SIZE),
+        precision=check.choice(found.get("precision"), PRECISIONS, PRECISIONS[0]),
+        version=None if version is None else check.integer(version, 1),
+        scaling=read_scaling(check, found.get("input")),
+        include_top=None if include_top is None else check.boolean(include_top, True),
+        calibration=_calibration(check, at, found.get("calibration"), outputs),
+        files=source.files,
     )
 
 
-def _backbone(check: Checker, at: Located | None) -> Backbone:
-    name = check.text(at)
-    if at is not None and name and name not in BACKBONES:
-        check.note(at, f"expected one of {len(BACKBONES)} backbones. Received: {name!r}. {nearest(name, BACKBONES)}")
-    # Any row lets the rest of the entry be checked too; what has been noted keeps it from ever being used.
-    return BACKBONES.get(name) or next(iter(BACKBONES.values()))
+def _want_input(check: Checker, at: Located, found: dict[str, Located], source: Source) -> None:
+    """An own model's input cannot be looked up in a table, and a guess would be quietly wrong."""
+    if not source.own or not isinstance(at.value, dict):
+        return
+    given = found["input"].value if "input" in found and isinstance(found["input"].value, dict) else {}
+    # A file tells its own size; how its pixels were scaled nobody but the user knows.
+    wanted = ("scaling",) if source.backbone.endswith(KERAS_FILE) else ("size", "scaling")
+    missing = [key for key in wanted if key not in given]
+    if missing:
+        check.note(
+            found.get("input", at),
+            f"expected input: with {' and '.join(missing)} for a backbone of your own. Received: "
+            f"{', '.join(given) or 'nothing'}.",
+        )
 
 
-def _output(check: Checker, at: Located) -> OutputRecipe:
-    found = check.mapping(at, required=("name", "layer"), optional=("pooling",))
-    return OutputRecipe(
-        name=check.name(found.get("name")),
-        layer=check.text(found.get("layer")),
-        pooling=check.choice(found.get("pooling"), POOLINGS, "avg"),
-    )
-
-
-def _input(check: Checker, at: Located | None, default: Preprocessing) -> Preprocessing:
-    if at is None:
-        return default
-    found = check.mapping(at, required=(), optional=_INPUT_KEYS)
-    chosen: dict[str, Any] = {}
-    if "size" in found:
-        chosen["height"], chosen["width"] = _size(check, found["size"], default)
-    for key, choices in (("resize", RESIZES), ("interpolation", INTERPOLATIONS), ("crop", CROPS)):
-        if key in found:
-            chosen[key] = check.choice(found[key], choices, getattr(default, key))
-    if "shortest_side" in found:
-        chosen["shortest_side"] = check.integer(found["shortest_side"], default.shortest_side or default.height)
-    for key in ("exif_orientation", "jpeg_draft"):
-        if key in found:
-            chosen[key] = check.boolean(found[key], getattr(default, key))
-    resolved = resolve(default, chosen)
-    for problem in resolved.impossibilities():
-        check.note(at, problem)
-    return resolved
-
-
-def _size(check: Checker, at: Located, default: Preprocessing) -> tuple[int, int]:
-    """Read `224` or `[height, width]`."""
-    if not isinstance(at.value, list):
-        side = check.integer(at, default.height)
-        return side, side
-    if len(at.value) != 2:
-        check.note(at, f"expected pixels, or [height, width] in pixels. Received: a list of {len(at.value)}.")
-        return default.height, default.width
-    return check.integer(at.value[0], default.height), check.integer(at.value[1], default.width)
-
-
-def _refuse_twins(check: Checker, items: list[Located], names: list[str]) -> None:
-    for index, (item, name) in enumerate(zip(items, names, strict=True)):
-        if name and name in names[:index]:
-            check.note(item, f"expected names that differ. Received: {name!r} twice.")
+def _calibration(
+    check: Checker, at: Located, calibration: Located | None, outputs: tuple[OutputRecipe, ...]
+) -> Calibration | None:
+    """Read `calibration: FOLDER` or `calibration: {folder: FOLDER, images: 2000}`."""
+    if calibration is None:
+        wanting = [output.name for output in outputs if output.needs_calibration]
+        if wanting:
+            check.note(at, f"expected calibration: FOLDER of images, for {', '.join(wanting)}. Received: none.")
+        return None
+    folder, images = calibration, DEFAULT_CALIBRATION_IMAGES
+    if isinstance(calibration.value, dict):
+        found = check.mapping(calibration, required=("folder",), optional=("images",))
+        if "folder" not in found:
+            return None
+        folder, images = found["folder"], check.integer(found.get("images"), images)
+    path = check.folder(folder)
+    if path is None:
+        return None
+    files = image_files(path, images)
+    if not files:
+        check.note(folder, f"expected a folder with images. Received: {path}, which has none.")
+        return None
+    return Calibration(str(path), images, images_digest(files))

@@ -8,8 +8,9 @@ import keras
 
 from exporter.building import Built
 from exporter.cost import count_flops, count_params
+from exporter.embedding import pooled_output_shape
 from exporter.errors import CutError
-from exporter.pooling import pooled_shape
+from exporter.preprocessing import Preprocessing
 from exporter.recipe import ModelRecipe, OutputRecipe
 from exporter.tensors import find_tensor
 
@@ -19,16 +20,23 @@ class SliceOutput:
     """One output of a slice, with its facts.
 
     Attributes:
-        recipe: Name, layer and pooling.
-        shape: Of one image's embedding.
+        recipe: Name, layers, pooling and what follows it.
+        layer_shapes: Of the layers' tensors, batch first.
+        pooled: Shape of one image's features, pooled and not yet projected.
         params: Weights that this output needs.
         flops: Operations for one image that this output needs; None when not known.
     """
 
     recipe: OutputRecipe
-    shape: tuple[int, ...]
+    layer_shapes: tuple[tuple[int | None, ...], ...]
+    pooled: tuple[int, ...]
     params: int
     flops: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's embedding."""
+        return (self.recipe.projection.dim,) if self.recipe.projection else self.pooled
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +45,15 @@ class Slice:
 
     Attributes:
         built: The whole backbone.
-        model: Takes what the backbone takes, gives the cut layers' tensors by output name, not yet pooled.
+        model: Takes what the backbone takes, gives the cut layers' tensors by layer, not yet pooled.
         outputs: In the order of the recipe.
+        pixels: What the model takes.
     """
 
     built: Built
     model: keras.Model
     outputs: tuple[SliceOutput, ...]
+    pixels: Preprocessing
 
 
 def cut(built: Built, recipe: ModelRecipe) -> Slice:
@@ -56,16 +66,17 @@ def cut(built: Built, recipe: ModelRecipe) -> Slice:
     outputs, errors = [], []
     for output in recipe.outputs:
         try:
-            tensor = find_tensor(built.model, output.layer)
-            shape = pooled_shape(output, tensor.shape)
+            found = [find_tensor(built.model, layer) for layer in output.layers]
+            shapes = tuple(tuple(tensor.shape) for tensor in found)
+            pooled = pooled_output_shape(output, shapes)
         except CutError as error:
             errors.append(error)
             continue
-        alone = keras.Model(built.model.input, tensor)
-        tensors[output.name] = tensor
-        outputs.append(SliceOutput(output, shape, count_params(alone), count_flops(alone)))
+        alone = keras.Model(built.model.input, found)
+        tensors |= dict(zip(output.layers, found, strict=True))
+        outputs.append(SliceOutput(output, shapes, pooled, count_params(alone), count_flops(alone)))
     if len(errors) == 1:
         raise errors[0]
     if errors:
         raise CutError("\n".join(dict.fromkeys(str(error) for error in errors)))
-    return Slice(built, keras.Model(built.model.input, tensors), tuple(outputs))
+    return Slice(built, keras.Model(built.model.input, tensors), tuple(outputs), recipe.input)

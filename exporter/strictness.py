@@ -49,6 +49,12 @@ class Checker:
                 self.note(at, f"expected the key {key}. Received: only {', '.join(at.value) or 'nothing'}.")
         return {key: value for key, value in at.value.items() if key in known}
 
+    def refuse_twins(self, items: Sequence[Located], names: Sequence[str]) -> None:
+        """Note names that stand more than once; `names` are those of `items`."""
+        for index, (item, name) in enumerate(zip(items, names, strict=True)):
+            if name and name in names[:index]:
+                self.note(item, f"expected names that differ. Received: {name!r} twice.")
+
     def items(self, at: Located | None) -> list[Located]:
         """Return the items of a list that must not be empty."""
         if at is None:
@@ -84,14 +90,40 @@ class Checker:
             return default
         return str(at.value)
 
-    def integer(self, at: Located | None, default: int) -> int:
-        """Return a whole number of at least 1."""
+    def integer(self, at: Located | None, default: int, *, least: int = 1) -> int:
+        """Return a whole number of at least `least`."""
         if at is None:
             return default
-        if isinstance(at.value, bool) or not isinstance(at.value, int) or at.value < 1:
-            self.note(at, f"expected a whole number of at least 1. Received: {shown(at)}.")
+        if isinstance(at.value, bool) or not isinstance(at.value, int) or at.value < least:
+            self.note(at, f"expected a whole number of at least {least}. Received: {shown(at)}.")
             return default
         return at.value
+
+    def layer(self, at: Located) -> str:
+        """Return what names a layer: text, or its index such as -2, as text."""
+        if isinstance(at.value, int) and not isinstance(at.value, bool):
+            return str(at.value)
+        return self.text(at)
+
+    def file(self, at: Located) -> str:
+        """Return the absolute path of a file that is there; a relative one starts at the recipe."""
+        path = self._path(at)
+        if not path.is_file():
+            self.note(at, f"expected a file. Received: {path}, which is not there.")
+        return str(path)
+
+    def folder(self, at: Located) -> Path | None:
+        """Return the absolute path of a folder, or None when it is not there."""
+        if not self.text(at):
+            return None
+        path = self._path(at)
+        if not path.is_dir():
+            self.note(at, f"expected a folder. Received: {path}, which is not there.")
+            return None
+        return path
+
+    def _path(self, at: Located) -> Path:
+        return (self._file.parent / Path(str(at.value)).expanduser()).absolute()
 
     def boolean(self, at: Located, default: bool) -> bool:
         """Return true or false."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from exporter.freezing import INPUT
-from exporter.preprocessing import Preprocessing
+from exporter.recipe import ModelRecipe
 from exporter.saved_model import SERVING
 
 FILE = "tf_serving_warmup_requests"
@@ -24,28 +24,32 @@ def batch_sizes(largest: int) -> list[int]:
     return sorted({*powers, largest})
 
 
-def write_warmup(assets: Path, model: str, pixels: Preprocessing, largest: int) -> None:
-    """Write the warm-up records.
+def write_warmup(assets: Path, recipe: ModelRecipe) -> None:
+    """Write the warm-up records: every batch size with all outputs, and every output alone.
+
+    TensorFlow prunes the graph anew for each set of outputs that it is first asked for; the record with that output
+    alone pays for it, so that no caller does.
 
     Args:
         assets: The SavedModel's `assets.extra`.
-        model: The model's name.
-        pixels: The size of the input.
-        largest: Largest batch that the model is served with.
+        recipe: Its entry.
     """
+    requests = [_request(recipe, size) for size in batch_sizes(recipe.max_batch_size)]
+    if len(recipe.outputs) > 1:
+        requests += [_request(recipe, 1, output.name) for output in recipe.outputs]
     with tf.io.TFRecordWriter(str(assets / FILE)) as writer:
-        for size in batch_sizes(largest):
-            log = prediction_log_pb2.PredictLog(request=_request(model, pixels, size))
-            writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString(deterministic=True))
+        for request in requests:
+            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            writer.write(log.SerializeToString(deterministic=True))
 
 
-def _request(model: str, pixels: Preprocessing, size: int) -> predict_pb2.PredictRequest:
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = model
+def _request(recipe: ModelRecipe, size: int, *outputs: str) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest(output_filter=outputs)
+    request.model_spec.name = recipe.name
     request.model_spec.signature_name = SERVING
     tensor = request.inputs[INPUT]
     tensor.dtype = tf.uint8.as_datatype_enum
-    for side in (size, pixels.height, pixels.width, 3):
+    for side in (size, recipe.input.height, recipe.input.width, 3):
         tensor.tensor_shape.dim.add(size=side)
     tensor.int_val.append(0)
     return request

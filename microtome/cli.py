@@ -1,4 +1,4 @@
-"""The `microtome` command: `up` serves a recipe, `export` and `layers` are the exporter's.
+"""The `microtome` command: `up` serves a recipe, the rest are the exporter's.
 
 Whatever is heavy is imported by the subcommand that needs it, so that `microtome --help` is instant.
 """
@@ -8,13 +8,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from exporter.commands import COMMANDS
 from microtome import __version__
 from microtome.up import arguments
-
-FORWARDED = {
-    "export": "write a recipe's models as SavedModels (see microtome export --help)",
-    "layers": "list a backbone's layers, to choose where to cut (see microtome layers --help)",
-}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,8 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
-    for name, text in FORWARDED.items():
-        commands.add_parser(name, help=text, add_help=False)
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=f"{text} (see microtome {name} --help)", add_help=False)
     return parser
 
 
@@ -45,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With 2 when the command line itself is wrong, with 0 after `--help` and `--version`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in FORWARDED:
+    if words and words[0] in COMMANDS:
         # Before argparse sees them: these arguments, `--help` included, are the exporter's to understand.
         return int(importlib.import_module("exporter.cli").main(words))
     options = arguments.read(build_parser().parse_args(words))

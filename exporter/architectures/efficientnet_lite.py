@@ -46,9 +46,14 @@ class Variant(NamedTuple):
 
     width: float
     depth: float
+    dropout: float
 
 
-VARIANTS = {"EfficientNetLite0": Variant(1.0, 1.0)}
+VARIANTS = {
+    "EfficientNetLite0": Variant(1.0, 1.0, 0.2),
+    "EfficientNetLite1": Variant(1.0, 1.1, 0.2),
+    "EfficientNetLite2": Variant(1.1, 1.2, 0.3),
+}
 
 
 def build(name: str, height: int, width: int, *, include_top: bool) -> keras.Model:
@@ -76,7 +81,7 @@ def build(name: str, height: int, width: int, *, include_top: bool) -> keras.Mod
     x = _normalised(x, "top_bn", "top_activation")
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-        x = layers.Dropout(0.2, name="top_dropout")(x)
+        x = layers.Dropout(variant.dropout, name="top_dropout")(x)
         x = layers.Dense(1000, activation="softmax", name="predictions")(x)
     return keras.Model(images, x, name=name.lower())
 

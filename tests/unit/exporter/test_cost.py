@@ -30,11 +30,17 @@ def test_separable_convolution_counts_both_halves() -> None:
 
 
 def test_what_cannot_be_counted_is_not_guessed() -> None:
-    """A layer with weights of a kind that is not known makes the count unknown, and so does one called twice."""
+    """A layer with weights of a kind that is not known makes the count unknown."""
     images = keras.Input((8, 8))
     assert count_flops(keras.Model(images, layers.LSTM(4)(images))) is None
-    dense = layers.Dense(8)
-    assert count_flops(keras.Model(images, dense(dense(images)))) is None
+
+
+def test_layer_called_twice_costs_twice_and_weighs_once() -> None:
+    """Its weights are shared, its work is not."""
+    images = keras.Input((8, 8))
+    dense = layers.Dense(8, use_bias=False)
+    model = keras.Model(images, dense(dense(images)))
+    assert (count_params(model), count_flops(model)) == (64, 2 * 2 * 8 * 64)
 
 
 def test_lite0_costs_what_its_authors_published() -> None:

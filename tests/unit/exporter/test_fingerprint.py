@@ -10,6 +10,7 @@ from exporter.backbones import BACKBONES
 from exporter.building import Built
 from exporter.fingerprint import fingerprint
 from exporter.freezing import freeze
+from exporter.heads import whole_head
 from exporter.recipe import ModelRecipe, OutputRecipe
 from exporter.slicing import cut
 from tests.unit.exporter.small_models import DEEP, PIXELS, VECTOR, small_backbone, small_recipe
@@ -17,7 +18,7 @@ from tests.unit.exporter.small_models import DEEP, PIXELS, VECTOR, small_backbon
 
 def fingerprint_of(built: Built, recipe: ModelRecipe) -> str:
     """Freeze a slice anew and return its fingerprint."""
-    return fingerprint(freeze(cut(built, recipe), recipe.input), recipe.input)
+    return fingerprint(freeze(cut(built, recipe), whole_head({})), recipe.input)
 
 
 @pytest.fixture(scope="module")

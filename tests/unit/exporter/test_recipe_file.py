@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from exporter.backbones import BACKBONES
 from exporter.errors import RecipeInvalid, RecipeUnreadable, UnknownModel
 from exporter.preprocessing import Preprocessing
-from exporter.recipe import ModelRecipe, OutputRecipe
+from exporter.recipe import Calibration, ModelRecipe, OutputRecipe, Projection
 from exporter.recipe_file import read_recipe
 
 SMALLEST = """
@@ -27,6 +28,11 @@ def written(directory: Path, text: str) -> Path:
     path = directory / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def output(text: str) -> str:
+    """Return the smallest recipe with another output, written as a YAML flow mapping's inside."""
+    return SMALLEST.replace("name: top, layer: conv5_block3_out", f"name: top, {text}")
 
 
 def problems(directory: Path, text: str) -> tuple[str, ...]:
@@ -83,17 +89,19 @@ models:
 """
     assert (
         "\n".join(problems(tmp_path, text))
-        == """\
+        == f"""\
 recipe.yaml:3: models[0].name: expected up to 64 letters, digits, _ . or -, a letter or digit first. Received: 'a/b'.
-recipe.yaml:4: models[0].backbone: expected one of 41 backbones. Received: 'resnet51'. Nearest: ResNet50, ResNet152, \
-ResNet101.
-recipe.yaml:5: models[0].weights: expected one of imagenet, random. Received: 'imagnet'. Nearest: imagenet.
-recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, weights, outputs, input, default_output, \
-max_batch_size. Received: 'colour'. Nearest: none.
+recipe.yaml:4: models[0].backbone: expected one of {len(BACKBONES)} backbones, a .keras file, module:function or \
+keras_hub:preset. Received: 'resnet51'. Nearest: ResNet50, ResNet152, ResNet101.
+recipe.yaml:5: models[0].weights: expected one of imagenet, random, or a file (.h5 .hdf5 .keras .pt .pth). Received: \
+'imagnet'. Nearest: imagenet.
+recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, outputs, weights, input, include_top, \
+precision, default_output, max_batch_size, version, calibration. Received: 'colour'. Nearest: none.
 recipe.yaml:7: models[0].max_batch_size: expected a whole number of at least 1. Received: 0.
 recipe.yaml:8: models[0].default_output: expected one of top. Received: 'bottom'. Nearest: none.
-recipe.yaml:10: models[0].outputs[0].pooling: expected one of avg, max, none. Received: 'mean'. Nearest: max.
-recipe.yaml:11: models[0].outputs[1]: expected the key layer. Received: only name.
+recipe.yaml:10: models[0].outputs[0].pooling: expected one of avg, max, flatten, none, cls, gem(p), spp(1,2,4). \
+Received: 'mean'. Nearest: max.
+recipe.yaml:11: models[0].outputs[1]: expected the key layer, or layers for several. Received: only name.
 recipe.yaml:11: models[0].outputs[1]: expected names that differ. Received: 'top' twice."""
     )
 
@@ -111,6 +119,31 @@ recipe.yaml:11: models[0].outputs[1]: expected names that differ. Received: 'top
         (SMALLEST + "    input: {shortest_side: 200}\n", "expected shortest_side of at least 224 pixels."),
         (SMALLEST + "    input: {resize: squash, shortest_side: 256}\n", "expected shortest_side with resize:"),
         (SMALLEST + "    input: {size: [1, 2, 3]}\n", "expected pixels, or [height, width] in pixels."),
+        (SMALLEST + "    version: 0\n", "version: expected a whole number of at least 1. Received: 0."),
+        (SMALLEST + "    precision: half\n", "precision: expected one of float32, bfloat16, float16."),
+        (SMALLEST + "    include_top: maybe\n", "include_top: expected true or false. Received: 'maybe'."),
+        (SMALLEST + "    calibration: nowhere\n", "nowhere, which is not there."),
+        (SMALLEST + "    calibration: {folder: .}\n", "expected a folder with images."),
+        (SMALLEST.replace("ResNet50", "own.keras"), "own.keras, which is not there."),
+        (SMALLEST.replace("ResNet50", "mine:net"), "expected input: with size and scaling for a backbone of your own."),
+        (SMALLEST.replace("random", "mine.h5"), "mine.h5, which is not there."),
+        (SMALLEST.replace("    weights: random\n", ""), "models[0]: expected the key weights. Received: only name,"),
+        (output("layers: []"), "layers: expected a list with at least one item."),
+        (output("layer: a, layers: [b]"), "expected the key layer, or layers for several. Received: both."),
+        (output("layers: [a, b], pooling: none"), "expected a pooling that makes vectors"),
+        (output("layer: a, pooling: gem(0)"), "Received: 'gem(0)'."),
+        (output("layer: a, pooling: spp(0)"), "Received: 'spp(0)'."),
+        (output("layer: a, projection: {pca: 8}"), "expected calibration: FOLDER of images, for top."),
+        (output("layer: a, quantization: int8"), "expected calibration: FOLDER of images, for top."),
+        (
+            output("layer: a, projection: {pca: 8, random: 8}"),
+            "expected pca: D or random: D. Received: pca and random.",
+        ),
+        (output("layer: a, projection: {whiten: true}"), "expected pca: D or random: D. Received: neither."),
+        (output("layer: a, projection: {random: 8, whiten: true}"), "expected no whiten with random."),
+        (output("layer: a, projection: {random: 0}"), "random: expected a whole number of at least 1. Received: 0."),
+        (output("layer: a, projection: {random: 8}, pooling: none"), "to project it. Received: pooling: none"),
+        (output("layer: a, normalize: l1"), "normalize: expected one of none, l2."),
         (SMALLEST + "    input: {jpeg_draft: 1}\n", "input.jpeg_draft: expected true or false. Received: 1."),
     ],
 )
@@ -157,3 +190,72 @@ def test_reading_a_recipe_does_not_import_tensorflow(repository: Path) -> None:
         "read_recipe(Path('recipe.yaml')); sys.exit(bool({'tensorflow', 'keras', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
+
+
+FULL = """
+models:
+  - name: all
+    backbone: ResNet50
+    weights: random
+    precision: bfloat16
+    version: 7
+    include_top: false
+    calibration: {folder: photos, images: 2}
+    outputs:
+      - {name: a, layer: -2, pooling: gem, projection: {pca: 8, whiten: true}, normalize: l2, quantization: int8}
+      - {name: b, layers: [x, "y:1"], pooling: "spp(1, 3)", projection: {random: 16, seed: 3}}
+"""
+
+
+def test_everything_a_recipe_can_say_is_understood(tmp_path: Path) -> None:
+    """Poolings get their customary numbers, layers may be indices, and the calibration images are told apart."""
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for name in ("a.jpg", "deep/b.PNG", "notes.txt"):
+        (tmp_path / "photos" / name).write_bytes(name.encode())
+    (model,) = read_recipe(written(tmp_path, FULL)).models
+    assert (model.precision, model.version, model.include_top) == ("bfloat16", 7, False)
+    assert model.outputs == (
+        OutputRecipe("a", "-2", "gem(3)", (), Projection("pca", 8, whiten=True), "l2", "int8"),
+        OutputRecipe("b", "x", "spp(1,3)", ("y:1",), Projection("random", 16, seed=3)),
+    )
+    assert isinstance(model.calibration, Calibration)
+    assert (model.calibration.folder, model.calibration.images) == (str(tmp_path / "photos"), 2)
+
+
+def test_other_calibration_images_make_another_recipe(tmp_path: Path) -> None:
+    """An image that changes under the same name is noticed; a file that is no image is not."""
+    (tmp_path / "photos").mkdir()
+    photo = tmp_path / "photos" / "a.jpg"
+    photo.write_bytes(b"one")
+    before = read_recipe(written(tmp_path, FULL)).models[0].canonical()
+    (tmp_path / "photos" / "notes.txt").touch()
+    assert read_recipe(tmp_path / "recipe.yaml").models[0].canonical() == before
+    photo.write_bytes(b"two")
+    assert read_recipe(tmp_path / "recipe.yaml").models[0].canonical() != before
+
+
+def test_files_of_ones_own_are_found_beside_the_recipe_and_told_apart(tmp_path: Path) -> None:
+    """A weights file that changes under the same name is another recipe."""
+    weights = tmp_path / "mine.h5"
+    weights.write_bytes(b"one")
+    path = written(tmp_path, SMALLEST.replace("random", "mine.h5"))
+    before = read_recipe(path).models[0]
+    assert before.weights == str(weights)
+    weights.write_bytes(b"two")
+    assert read_recipe(path).models[0].files != before.files
+
+
+def test_canonical_text_can_be_read_back(tmp_path: Path) -> None:
+    """What lies beside a published version is enough to build its model again."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"one")
+    for text in (SMALLEST, FULL):
+        (model,) = read_recipe(written(tmp_path, text)).models
+        assert ModelRecipe.from_canonical(model.canonical()) == model
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "a"}'])
+def test_text_that_is_no_entry_is_refused(text: str) -> None:
+    """A damaged recipe.json is told from a recipe."""
+    with pytest.raises(ValueError, match=r"Expecting|not a recipe entry"):
+        ModelRecipe.from_canonical(text)

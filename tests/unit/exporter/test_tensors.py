@@ -6,10 +6,11 @@ import keras
 import pytest
 from keras import layers
 
+from exporter.anatomy.facts import cut_points
 from exporter.errors import AmbiguousLayer, CutError, ImpossiblePooling, UnknownLayer
 from exporter.recipe import OutputRecipe
 from exporter.slicing import cut
-from exporter.tensors import LayerRow, find_tensor, list_layers
+from exporter.tensors import find_tensor
 from tests.unit.exporter.small_models import small_backbone, small_model, small_recipe
 
 
@@ -25,10 +26,10 @@ def twice() -> keras.Model:
 
 def test_layers_are_listed_with_what_a_recipe_calls_them(twice: keras.Model) -> None:
     """A layer that is called once goes by its name, one that is called twice by name and call."""
-    assert list_layers(twice) == [
-        LayerRow("in", "InputLayer", (None, 4)),
-        LayerRow("shared:0", "Dense", (None, 4)),
-        LayerRow("shared:1", "Dense", (None, 4)),
+    assert [(point.ref, point.kind, point.shape) for point in cut_points(twice)] == [
+        ("in", "InputLayer", (None, 4)),
+        ("shared:0", "Dense", (None, 4)),
+        ("shared:1", "Dense", (None, 4)),
     ]
 
 
@@ -47,9 +48,40 @@ def test_calls_are_told_apart(twice: keras.Model) -> None:
 def test_every_listed_name_can_be_found(twice: keras.Model) -> None:
     """What `layers` prints is what a recipe may say."""
     for model in (twice, small_model()):
-        assert [tuple(find_tensor(model, row.ref).shape) for row in list_layers(model)] == [
-            row.shape for row in list_layers(model)
+        assert [tuple(find_tensor(model, point.ref).shape) for point in cut_points(model)] == [
+            point.shape for point in cut_points(model)
         ]
+
+
+def test_layers_are_named_by_their_place_too() -> None:
+    """`-2` is `layers[-2]`, as people write it in notebooks; a layer whose name is a number keeps its name."""
+    model = small_model()
+    assert find_tensor(model, "-2") is model.layers[-2].output
+    assert find_tensor(model, "1") is model.get_layer("conv").output
+    images = keras.Input((4,))
+    numbered = keras.Model(images, layers.Dense(2, name="last")(layers.Dense(3, name="2")(images)))
+    assert find_tensor(numbered, "2").shape == (None, 3)
+
+
+def test_call_of_a_layer_named_by_its_place(twice: keras.Model) -> None:
+    """A place can be followed by a call, and must be where there are several."""
+    assert find_tensor(twice, "-1:1") is find_tensor(twice, "shared:1")
+    with pytest.raises(AmbiguousLayer, match=r"Received: '-1', which means all of them"):
+        find_tensor(twice, "-1")
+
+
+def test_place_that_is_not_there_is_told_with_those_that_are() -> None:
+    """An index beyond the last layer names the range."""
+    with pytest.raises(UnknownLayer, match=r"Expected a layer of small from -6 to 5\. Received: 6\."):
+        find_tensor(small_model(), "6")
+
+
+def test_sum_that_is_no_layer_can_be_cut_at() -> None:
+    """Models written with operators have operations that `model.layers` does not list."""
+    images = keras.Input((4,), name="in")
+    model = keras.Model(images, layers.Dense(4, name="dense")(images) + images)
+    (point,) = [point for point in cut_points(model) if point.index is None]
+    assert find_tensor(model, point.ref) is model.outputs[0]
 
 
 @pytest.mark.parametrize("ref", ["shared:2", "shared:1:1", "shared:x", "shared:-1", "shared:0:0:0", "shared:"])

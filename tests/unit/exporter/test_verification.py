@@ -11,49 +11,61 @@ import pytest
 
 from exporter.backbones import BACKBONES
 from exporter.building import Built
-from exporter.errors import VerificationFailed
+from exporter.calibrating import Calibrated
+from exporter.errors import NoVersion, VerificationFailed
+from exporter.findings import require
 from exporter.fingerprint import fingerprint
 from exporter.freezing import freeze
+from exporter.heads import whole_head
 from exporter.manifest import describe
 from exporter.publication import ASSETS, MANIFEST_FILE
+from exporter.recipe import ModelRecipe, OutputRecipe
 from exporter.saved_model import write_saved_model
 from exporter.slicing import Slice, cut
-from exporter.verification import relative_error, verify
+from exporter.trial import cosines, relative_error
+from exporter.verification import verify
+from exporter.warmup import FILE, write_warmup
 from tests.unit.exporter.small_models import DEEP, MAP, PIXELS, VECTOR, small_backbone, small_recipe
 
 RECIPE = small_recipe(VECTOR, DEEP, MAP)
 
 
-def written(directory: Path, built: Built) -> Slice:
+def written(directory: Path, built: Built, recipe: ModelRecipe = RECIPE) -> Slice:
     """Write a SavedModel of the small backbone, without a draft around it."""
-    slice_ = cut(built, RECIPE)
-    frozen = freeze(slice_, PIXELS)
-    manifest = describe(RECIPE, slice_, fingerprint(frozen, PIXELS))
+    slice_ = cut(built, recipe)
+    frozen = freeze(slice_, whole_head({}))
+    manifest = describe(recipe, slice_, fingerprint(frozen, PIXELS), Calibrated(), {})
     write_saved_model(directory, frozen, manifest)
     (directory / ASSETS).mkdir()
     (directory / ASSETS / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
+    write_warmup(directory / ASSETS, recipe)
     return slice_
+
+
+def check(directory: Path, slice_: Slice) -> None:
+    """Verify and let nothing pass."""
+    require(verify(directory, slice_))
 
 
 def test_faithful_saved_model_passes(tmp_path: Path) -> None:
     """Average, maximum and no pooling behind a scaling all equal Keras and numpy."""
-    verify(tmp_path, written(tmp_path, small_backbone()))
+    check(tmp_path, written(tmp_path, small_backbone()))
 
 
 def test_other_weights_are_found(tmp_path: Path) -> None:
     """A SavedModel of other weights than the slice's is refused, with the output and the error."""
     written(tmp_path, small_backbone(seed=1))
     with pytest.raises(
-        VerificationFailed, match=r"output vector to equal Keras .* Received: \d.*Nothing was published"
+        VerificationFailed, match=r"output vector to equal Keras .* Received: \d(.|\n)*Nothing was published"
     ):
-        verify(tmp_path, cut(small_backbone(seed=2), RECIPE))
+        check(tmp_path, cut(small_backbone(seed=2), RECIPE))
 
 
 def test_wrong_scaling_is_found(tmp_path: Path) -> None:
     """A graph that scales pixels otherwise than Keras' own `preprocess_input` is refused."""
     written(tmp_path, replace(small_backbone(), row=replace(BACKBONES["MobileNet"], scaling="torch")))
     with pytest.raises(VerificationFailed, match="to equal Keras"):
-        verify(tmp_path, cut(small_backbone(), RECIPE))
+        check(tmp_path, cut(small_backbone(), RECIPE))
 
 
 def test_vectors_that_are_not_numbers_are_found(tmp_path: Path) -> None:
@@ -62,7 +74,7 @@ def test_vectors_that_are_not_numbers_are_found(tmp_path: Path) -> None:
     built.model.get_layer("conv").kernel.assign(np.full((3, 3, 3, 4), math.nan))
     slice_ = written(tmp_path, built)
     with pytest.raises(VerificationFailed, match="Received: nan"):
-        verify(tmp_path, slice_)
+        check(tmp_path, slice_)
 
 
 def test_manifest_that_differs_from_the_signature_is_found(tmp_path: Path) -> None:
@@ -70,14 +82,58 @@ def test_manifest_that_differs_from_the_signature_is_found(tmp_path: Path) -> No
     slice_ = written(tmp_path, small_backbone())
     (tmp_path / ASSETS / MANIFEST_FILE).write_text("{}", encoding="utf-8")
     with pytest.raises(VerificationFailed, match="manifest signature to answer"):
-        verify(tmp_path, slice_)
+        check(tmp_path, slice_)
 
 
 def test_signature_that_differs_from_the_slice_is_found(tmp_path: Path) -> None:
     """An output too few is refused before any number is compared."""
     written(tmp_path, small_backbone())
     with pytest.raises(VerificationFailed, match="Expected the signature outputs"):
-        verify(tmp_path, cut(small_backbone(), small_recipe(VECTOR)))
+        check(tmp_path, cut(small_backbone(), small_recipe(VECTOR)))
+
+
+def test_every_pooling_equals_its_definition(tmp_path: Path) -> None:
+    """The graph's poolings, concatenation and normalising are held against numpy in float64."""
+    outputs = [
+        OutputRecipe(f"{index}-{normalize}", "conv", pooling, more, None, normalize)
+        for index, pooling in enumerate(["avg", "max", "gem(3)", "gem(7.5)", "spp(1,2,3)", "flatten"])
+        for more in ((), ("deeper",))
+        for normalize in (("none",) if more else ("l2",))
+    ]
+    recipe = small_recipe(*outputs, OutputRecipe("map", "conv", "none", normalize="l2"))
+    check(tmp_path, written(tmp_path, small_backbone(), recipe))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not records", b"\0" * 40])
+def test_warmup_that_does_not_run_is_found(tmp_path: Path, content: bytes | None) -> None:
+    """A missing, empty or damaged warm-up file would keep the version from loading, or the first caller waiting."""
+    slice_ = written(tmp_path, small_backbone())
+    path = tmp_path / ASSETS / FILE
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(VerificationFailed, match=r"Expected warm-up records"):
+        check(tmp_path, slice_)
+
+
+def test_directory_without_a_model_is_told(tmp_path: Path) -> None:
+    """What is no version is a user's mistake, not a traceback."""
+    with pytest.raises(NoVersion, match="Expected a version written by microtome export"):
+        verify(tmp_path, cut(small_backbone(), RECIPE))
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "cosine"),
+    [
+        ([[3.0, 0.0]], [[5.0, 0.0]], 1.0),
+        ([[1.0, 1.0]], [[1.0, 0.0]], 0.70711),
+        ([[0.0, 0.0]], [[0.0, 0.0]], 1.0),
+        ([[0.0, 0.0]], [[0.0, 1.0]], 0.0),
+        ([[math.nan, 1.0]], [[0.0, 1.0]], math.nan),
+    ],
+)
+def test_cosine_is_of_directions(actual: object, expected: object, cosine: float) -> None:
+    """Lengths do not matter; nothing equals nothing; what is not a number equals nothing."""
+    found = cosines(np.array(actual), np.array(expected))
+    assert found == pytest.approx([cosine], abs=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from exporter.warmup import FILE, batch_sizes, write_warmup
-from tests.unit.exporter.small_models import PIXELS
+from tests.unit.exporter.small_models import DEEP, VECTOR, small_recipe
+
+RECIPE = small_recipe(VECTOR, DEEP)
 
 
 @pytest.mark.parametrize(
@@ -23,9 +25,9 @@ def test_batch_sizes_are_powers_of_two_and_the_largest(largest: int, sizes: list
 
 def test_each_record_stands_for_a_black_batch(tmp_path: Path) -> None:
     """One value broadcasts to the whole tensor, in a record that is much smaller than it."""
-    write_warmup(tmp_path, "small", PIXELS, 4)
+    write_warmup(tmp_path, RECIPE)
     records = [record.numpy() for record in tf.data.TFRecordDataset(str(tmp_path / FILE))]
-    shapes = []
+    asked = []
     for record in records:
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         assert (request.model_spec.name, request.model_spec.signature_name) == ("small", "serving_default")
@@ -33,14 +35,21 @@ def test_each_record_stands_for_a_black_batch(tmp_path: Path) -> None:
         assert batch.dtype == np.uint8
         assert not batch.any()
         assert request.inputs["images"].ByteSize() <= 40
-        shapes.append(batch.shape)
-    assert shapes == [(1, 8, 8, 3), (2, 8, 8, 3), (4, 8, 8, 3)]
+        assert batch.shape[1:] == (8, 8, 3)
+        asked.append((len(batch), list(request.output_filter)))
+    assert asked == [(1, []), (2, []), (4, []), (1, ["vector"]), (1, ["deep"])]
+
+
+def test_single_output_needs_no_record_of_its_own(tmp_path: Path) -> None:
+    """Asking for the only output is asking for all of them."""
+    write_warmup(tmp_path, small_recipe(VECTOR))
+    assert len(list(tf.data.TFRecordDataset(str(tmp_path / FILE)))) == len(batch_sizes(4))
 
 
 def test_records_are_the_same_on_every_run(tmp_path: Path) -> None:
     """Nothing in the file depends on when or where it is written."""
     contents = []
     for _ in range(2):
-        write_warmup(tmp_path, "small", PIXELS, 4)
+        write_warmup(tmp_path, RECIPE)
         contents.append((tmp_path / FILE).read_bytes())
     assert contents[0] == contents[1]

@@ -1,0 +1,72 @@
+"""`microtome export`: from a recipe to verified SavedModels."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from exporter.recipe import ModelRecipe
+
+
+def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        "export", help=COMMANDS["export"], description="Export the models of a recipe, each verified."
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file, such as recipe.yaml")
+    parser.add_argument(
+        "--out", type=Path, default=Path("models"), metavar="DIR", help="models directory (%(default)s)"
+    )
+    parser.add_argument("--model", metavar="NAME", help="only this model of the recipe")
+    parser.add_argument(
+        "--force", action="store_true", help="publish a new version even if the newest is from this very recipe"
+    )
+    parser.add_argument(
+        "--no-verify", action="store_true", help="publish without comparing the written version with Keras first"
+    )
+    parser.add_argument(
+        "--served-from",
+        type=_absolute,
+        metavar="DIR",
+        help="where TensorFlow Serving will find the models directory, for models.config (where it is now)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export what is not there yet."""
+    from exporter.recipe_file import read_recipe  # noqa: PLC0415
+
+    chosen = read_recipe(arguments.recipe).select(arguments.model)
+    wanted = [recipe for recipe in chosen if arguments.force or not _is_there(arguments.out, recipe)]
+    if not wanted:
+        return 0
+    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
+
+    with tensorflow_ready():
+        from exporter.pipeline import export  # noqa: PLC0415
+
+        for recipe in wanted:
+            published = export(
+                recipe, arguments.out, verified=not arguments.no_verify, served_from=arguments.served_from
+            )
+            print(published.line(), flush=True)  # noqa: T201
+    return 0
+
+
+def _absolute(text: str) -> Path:
+    if not Path(text).is_absolute():
+        raise argparse.ArgumentTypeError(f"expected an absolute path, as TensorFlow Serving does. Received: {text!r}.")
+    return Path(text)
+
+
+def _is_there(models: Path, recipe: ModelRecipe) -> bool:
+    from exporter.publication import published_version  # noqa: PLC0415
+
+    version = published_version(models, recipe)
+    if version is not None:
+        print(f"{recipe.name} version {version} is already there, from this very recipe (--force exports anew)")  # noqa: T201
+    return version is not None

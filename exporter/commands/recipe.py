@@ -1,0 +1,24 @@
+"""`microtome recipe schema`: the format of recipes, for editors and tools."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from exporter.commands import COMMANDS
+
+
+def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        "recipe", help=COMMANDS["recipe"], description="Print what is known about recipes, for editors and tools."
+    )
+    parser.add_argument("what", choices=["schema"], metavar="schema", help="the JSON schema of recipes, on stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001 -- there is one thing to print
+    """Print the schema."""
+    from exporter.recipe_schema import recipe_schema  # noqa: PLC0415
+
+    print(json.dumps(recipe_schema(), indent=2))  # noqa: T201
+    return 0

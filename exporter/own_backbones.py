@@ -1,0 +1,49 @@
+"""Backbones of the user's own: a `.keras` file, a function that makes a model, a KerasHub preset.
+
+Recognised by how they are written, and described as far as that is possible without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+KERAS_FILE = ".keras"
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+PRESET = re.compile(r"keras_hub:.+")
+_SIZE = 224
+
+
+def is_own(text: str) -> bool:
+    """Say whether a backbone is written as one of the user's own."""
+    return text.endswith(KERAS_FILE) or FUNCTION.fullmatch(text) is not None or PRESET.fullmatch(text) is not None
+
+
+def own_size(text: str) -> tuple[int, int]:
+    """Return the height and width in pixels that an own model was made for; 224 where that cannot be known."""
+    if not text.endswith(KERAS_FILE):
+        return _SIZE, _SIZE
+    try:
+        with zipfile.ZipFile(Path(text)) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+        return _SIZE, _SIZE  # building the model says what is wrong with the file
+    shape = next(_input_shapes(config), [None, None, None, None])
+    height, width = [*shape, None, None, None][1:3]
+    return height or _SIZE, width or _SIZE
+
+
+def _input_shapes(config: object) -> Iterator[list[int | None]]:
+    """Yield the shapes of the input layers within a saved model's configuration."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "InputLayer":
+            inner = config.get("config", {})
+            yield inner.get("batch_shape") or inner.get("batch_input_shape") or []
+        for value in config.values():
+            yield from _input_shapes(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _input_shapes(value)

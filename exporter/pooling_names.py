@@ -1,0 +1,45 @@
+"""How a recipe and a manifest write poolings: `avg`, `max`, `gem(3)`, `spp(1,2,4)`, `flatten`, `none`, `cls`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+PLAIN = ("avg", "max", "flatten", "none", "cls")
+SPELLINGS = (*PLAIN, "gem(p)", "spp(1,2,4)")
+PATTERN = r"^(avg|max|flatten|none|cls|gem(\([0-9]+(\.[0-9]+)?\))?|spp(\([1-9][0-9]?(, ?[1-9][0-9]?)*\))?)$"
+_DEFAULTS = {"gem": "3", "spp": "1,2,4"}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingName:
+    """A pooling, taken apart.
+
+    Attributes:
+        kind: `avg`, `max`, `gem`, `spp`, `flatten`, `none` or `cls`.
+        numbers: The exponent of `gem`, the levels of `spp`; empty for the others.
+    """
+
+    kind: str
+    numbers: tuple[float, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Take a pooling apart; `gem` and `spp` alone mean the customary `gem(3)` and `spp(1,2,4)`.
+
+        Raises:
+            ValueError: It is no pooling.
+        """
+        if not re.fullmatch(PATTERN, text):
+            raise ValueError(text)
+        kind, _, rest = text.partition("(")
+        rest = rest.rstrip(")") or _DEFAULTS.get(kind, "")
+        numbers = tuple(float(number) for number in rest.split(",")) if rest else ()
+        if kind == "gem" and numbers[0] <= 0:
+            raise ValueError(text)
+        return cls(kind, numbers)
+
+    def __str__(self) -> str:
+        """Write it the one way it is written in manifests."""
+        return f"{self.kind}({','.join(f'{number:g}' for number in self.numbers)})" if self.numbers else self.kind
