@@ -1,4 +1,4 @@
-"""The `microtome` command: `up` serves a recipe, `export` and `layers` are the exporter's.
+"""The `microtome` command: `up` serves a recipe, `export` and `layers` are the exporter's, `cache` the gateway's.
 
 Whatever is heavy is imported by the subcommand that needs it, so that `microtome --help` is instant.
 """
@@ -12,9 +12,11 @@ from microtome import __version__
 from microtome.up import arguments
 
 FORWARDED = {
-    "export": "write a recipe's models as SavedModels (see microtome export --help)",
-    "layers": "list a backbone's layers, to choose where to cut (see microtome layers --help)",
+    "export": ("exporter.cli", "write a recipe's models as SavedModels (see microtome export --help)"),
+    "layers": ("exporter.cli", "list a backbone's layers, to choose where to cut (see microtome layers --help)"),
+    "cache": ("service.cache_command", "see, fill and clear the vectors in Redis (see microtome cache --help)"),
 }
+"""Who understands a subcommand's arguments, and what it is there for."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
-    for name, text in FORWARDED.items():
+    for name, (_, text) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
 
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in FORWARDED:
-        # Before argparse sees them: these arguments, `--help` included, are the exporter's to understand.
-        return int(importlib.import_module("exporter.cli").main(words))
+        # Before argparse sees them: these arguments, `--help` included, are another's to understand.
+        return int(importlib.import_module(FORWARDED[words[0]][0]).main(words))
     options = arguments.read(build_parser().parse_args(words))
     return int(importlib.import_module("microtome.up.session").run(options))
