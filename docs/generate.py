@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from exporter import cli as exporter_cli
 from microtome import cli as microtome_cli
 from modelserver.command_line import usage
-from service import errors
+from service import cache_command, errors
 from service.http_api.problems import slug
 from service.http_api.statuses import STATUS
 from service.settings import PREFIX, Settings
@@ -80,6 +80,8 @@ def commands() -> str:
     for name, parser in (subcommands(microtome_cli.build_parser()) | subcommands(exporter_cli.build_parser())).items():
         parts.append(f"## microtome {name}\n\n{parser.description}\n\n{options(parser)}")
         parts.append(f"{parser.epilog}\n" if parser.epilog else "")
+    for name, parser in subcommands(cache_command.build_parser()).items():
+        parts.append(f"## microtome cache {name}\n\n{parser.description}\n\n{options(parser)}")
     parts += [
         "## python -m service\n\nThe gateway alone. It has no options: see [settings.md](settings.md).\n",
         f"## python -m modelserver\n\n```\n{usage()}\n```\n",

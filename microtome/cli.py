@@ -1,4 +1,4 @@
-"""The `microtome` command: `up` serves a recipe, the rest are the exporter's.
+"""The `microtome` command: `up` serves a recipe, `cache` is the gateway's, the rest are the exporter's.
 
 Whatever is heavy is imported by the subcommand that needs it, so that `microtome --help` is instant.
 """
@@ -11,6 +11,11 @@ from collections.abc import Sequence
 from exporter.commands import COMMANDS
 from microtome import __version__
 from microtome.up import arguments
+
+FORWARDED = {name: ("exporter.cli", text) for name, text in COMMANDS.items()} | {
+    "cache": ("service.cache_command", "see, fill and clear the vectors in Redis"),
+}
+"""Who understands a subcommand's arguments, and what it is there for."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
-    for name, text in COMMANDS.items():
+    for name, (_, text) in FORWARDED.items():
         commands.add_parser(name, help=f"{text} (see microtome {name} --help)", add_help=False)
     return parser
 
@@ -41,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With 2 when the command line itself is wrong, with 0 after `--help` and `--version`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in COMMANDS:
-        # Before argparse sees them: these arguments, `--help` included, are the exporter's to understand.
-        return int(importlib.import_module("exporter.cli").main(words))
+    if words and words[0] in FORWARDED:
+        # Before argparse sees them: these arguments, `--help` included, are another's to understand.
+        return int(importlib.import_module(FORWARDED[words[0]][0]).main(words))
     options = arguments.read(build_parser().parse_args(words))
     return int(importlib.import_module("microtome.up.session").run(options))

@@ -23,6 +23,7 @@ from service.embedding.ports import ModelServer, VectorCache
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
 from service.http_api.operations_server import operations_server
+from service.http_api.urls import Fetcher
 from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue, Timing
 from service.model_server.replicas import Replicas
@@ -77,8 +78,18 @@ def build(settings: Settings, log: Logger) -> FastAPI:
         metrics=metrics,
         log=log,
         lifespan=lifespan,
+        fetcher=_open_fetcher(settings),
         keyring=Keyring(keys) if (keys := settings.key_records()) else None,
     )
+
+
+def _open_fetcher(settings: Settings) -> Fetcher | None:
+    if not settings.url_hosts:
+        return None
+    # Imported here since reading the system's certificates costs a gateway that fetches nothing 20 ms.
+    from service.fetching.fetcher import UrlFetcher  # noqa: PLC0415
+
+    return UrlFetcher(settings.url_hosts, seconds=settings.url_timeout)
 
 
 def _operations(settings: Settings, models: ModelServer, metrics: Metrics) -> AbstractAsyncContextManager[None]:

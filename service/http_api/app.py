@@ -88,7 +88,7 @@ def http_app(  # noqa: PLR0913, collaborators
         embedder,
         models,
         BodyReader(options.limits, bodies),
-        fetching(fetcher, max_bytes=options.limits.max_image_bytes),
+        fetching(fetcher, max_bytes=options.limits.max_image_bytes, max_total=options.limits.max_body_bytes),
         metrics,
         options.default_model,
         options.deadline,

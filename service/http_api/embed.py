@@ -80,6 +80,8 @@ class EmbedEndpoint:
             with ExitStack() as held:
                 if caller and caller.images:
                     held.enter_context(caller.images.hold(len(images)))
+                if any(isinstance(image, Url) for image in images):
+                    held.enter_context(self.reader.budget.hold(self.reader.limits.max_body_bytes))
                 async with caller_waiting(request):
                     embedded = await self._embedded(options, images, timings)
         return self._response(embedded, options, form, encoding, timings)

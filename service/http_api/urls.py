@@ -27,17 +27,19 @@ class Fetcher(Protocol):
         ...
 
 
-def fetching(fetcher: Fetcher | None, *, max_bytes: int, at_a_time: int = 8) -> Fetch:
+def fetching(fetcher: Fetcher | None, *, max_bytes: int, max_total: int, at_a_time: int = 8) -> Fetch:
     """Fetch with `fetcher`, or refuse all addresses when there is none.
 
     Args:
         fetcher: gets one.
         max_bytes: of one image.
+        max_total: of all images of a request, which share it equally: nobody knows beforehand which are large.
         at_a_time: of one request.
     """
 
     async def fetch(images: Sequence[Image]) -> list[bytes | RequestRejected]:
         room = asyncio.Semaphore(at_a_time)
+        share = min(max_bytes, max_total // max(1, sum(isinstance(image, Url) for image in images)))
 
         async def one(image: Image) -> bytes | RequestRejected:
             if not isinstance(image, Url):
@@ -46,7 +48,7 @@ def fetching(fetcher: Fetcher | None, *, max_bytes: int, at_a_time: int = 8) -> 
                 return UrlNotAllowed("Expected the image itself: this server fetches none from addresses. Send base64.")
             async with room:
                 try:
-                    return await fetcher.fetch(image.address, max_bytes=max_bytes)
+                    return await fetcher.fetch(image.address, max_bytes=share)
                 except RequestRejected as error:
                     return error
 

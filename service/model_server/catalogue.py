@@ -28,8 +28,8 @@ from service.errors import (
     UnknownVersion,
     unknown,
 )
-from service.model_server.codec import IMAGES, pixels_tensor, query_tensor, vectors
-from service.model_server.manifests import read_manifest
+from service.model_server.codec import IMAGES, pixels_tensor, vectors
+from service.model_server.manifests import fetch_manifest
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -221,10 +221,7 @@ class Catalogue:
         self._metrics.model_version.labels(name).set(version)
 
     async def _read(self, name: str, version: int) -> ModelCard:
-        answer = await self._rpc.predict(
-            name, version, "manifest", {"query": query_tensor()}, [], timeout=self._timing.call
-        )
-        return ModelCard(name, version, read_manifest(name, answer))
+        return ModelCard(name, version, await fetch_manifest(self._rpc, name, version, timeout=self._timing.call))
 
     async def _probe(self, card: ModelCard) -> None:
         """Run one black image through the default output: only an inference proves that inference works."""

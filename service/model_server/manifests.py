@@ -5,8 +5,21 @@ from pydantic import TypeAdapter, ValidationError
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from service.embedding.manifest import Manifest
 from service.errors import ModelServerFault
+from service.model_server.codec import query_tensor
+from service.model_server.replicas import Replicas
 
 _ADAPTER = TypeAdapter(Manifest)
+
+
+async def fetch_manifest(servers: Replicas, model: str, version: int, *, timeout: float) -> Manifest:  # noqa: ASYNC109
+    """Ask a version of a model for its own description.
+
+    Raises:
+        ServiceError: as the model server says it, see `statuses.py`.
+        ModelServerFault: no manifest, or one that we cannot read.
+    """
+    answer = await servers.predict(model, version, "manifest", {"query": query_tensor()}, [], timeout=timeout)
+    return read_manifest(model, answer)
 
 
 def read_manifest(model: str, answer: PredictResponse) -> Manifest:

@@ -2,15 +2,16 @@
 
 import json
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import BadRequest, RequestRejected
+from service.errors import BadRequest, RequestRejected, UrlNotFetched
 from service.http_api.json_images import Url, read_json
 from tests.pictures import png
-from tests.unit.service.http_api.conftest import Gateway
+from tests.unit.service.http_api.conftest import Gateway, gateway_with
 from tests.unit.service.http_api.test_embed import problem
 from tests.unit.service.http_api.test_options import JSON
 
@@ -79,6 +80,35 @@ async def test_addresses_are_refused_unless_switched_on(gateway: Gateway) -> Non
     """By default no byte is fetched, and the caller learns what to do."""
     answer = await gateway.client.post("/embed", json={"images": [{"url": "http://127.0.0.1/x.png"}]})
     assert (403, "url-not-allowed") == problem(answer)
+
+
+class Shelf:
+    """Fetches from a dictionary."""
+
+    def __init__(self, **images: bytes) -> None:
+        self.images = images
+        self.asked: list[tuple[str, int]] = []
+
+    async def fetch(self, address: str, *, max_bytes: int) -> bytes:
+        """Return what lies there."""
+        self.asked.append((address, max_bytes))
+        if address not in self.images:
+            raise UrlNotFetched(f"Nothing lies at {address}.")
+        return self.images[address]
+
+
+async def test_addresses_are_images_like_others(decoders: ThreadPoolExecutor) -> None:
+    """Fetched ones stand at their places beside those that were sent; each has its share of the bytes."""
+    shelf = Shelf(a=png(1))
+    async with gateway_with(decoders, fetcher=shelf) as gateway:
+        images = [{"url": "a"}, {"b64": B64}, {"url": "b"}]
+        answer = await gateway.client.post("/embed", json={"images": images, "on_error": "skip"})
+        assert [0, 1] == [e["index"] for e in answer.json()["embeddings"]]
+        assert ["Image 2: Nothing lies at b."] == [e["detail"] for e in answer.json()["errors"]]
+        assert [("a", 4_500), ("b", 4_500)] == shelf.asked
+        assert "fetch;dur=" in answer.headers["server-timing"]
+        failed = await gateway.client.post("/embed", json={"images": images})
+        assert (422, "url-not-fetched") == problem(failed)
 
 
 async def test_skipping_answers_the_good_and_names_the_bad(gateway: Gateway) -> None:

@@ -1,0 +1,169 @@
+"""`microtome cache`: see, fill and clear what Redis or Valkey keeps of one model.
+
+A model's entries are found by its fingerprint with SCAN, a thousand keys at a time, and removed with UNLINK, so that a
+Redis in use goes on answering. Nothing else in that Redis is ever touched.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+_AT_ONCE = 1000
+_DESCRIPTION = "See, fill and clear what Redis or Valkey keeps of one model's vectors."
+_LOOKUP_SECONDS = 10.0
+
+
+class CommandError(Exception):
+    """What was asked cannot be done; the message is written for the terminal."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="microtome cache", description=_DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    texts = {
+        "stats": "Count a model's vectors and their bytes, by version.",
+        "clear": "Remove a model's vectors, of all its versions that are served.",
+        "warm": "Send images to a gateway, so that their vectors are cached.",
+    }
+    parsers = {name: commands.add_parser(name, help=text, description=text) for name, text in texts.items()}
+    for name in ("stats", "clear"):
+        _add_redis(parsers[name])
+    warm = parsers["warm"]
+    warm.add_argument("--model", help="which model (the gateway's default)")
+    warm.add_argument("--output", action="append", help="which of its outputs, repeatable (its default output)")
+    warm.add_argument("--gateway", default="http://127.0.0.1:8000", help="where the gateway is (%(default)s)")
+    warm.add_argument("--api-key-file", type=Path, help="file with the API key, if the gateway wants one")
+    warm.add_argument("--parallel", type=int, default=8, help="requests at a time (%(default)s)")
+    warm.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or directories of them")
+    return parser
+
+
+def _add_redis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--redis", default=os.environ.get("MICROTOME_REDIS_URL"), help="Redis or Valkey (or MICROTOME_REDIS_URL)"
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", help="which model; its fingerprints are asked of the model server")
+    which.add_argument("--fingerprint", help="which fingerprint, such as that of a version which is gone: sha256:…")
+    parser.add_argument(
+        "--model-server",
+        default=os.environ.get("MICROTOME_MODEL_SERVER"),
+        help="who knows the model (or MICROTOME_MODEL_SERVER)",
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line, whose first word is `cache`, and return its exit code: 1 when it could not be done."""
+    options = build_parser().parse_args(argv[1:])
+    try:
+        _COMMANDS[options.command](options)
+    except CommandError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _stats(options: argparse.Namespace) -> None:
+    redis = _redis(options)
+    for name, fingerprint in _fingerprints(options).items():
+        entries = size = 0
+        for keys in _keys(redis, fingerprint):
+            pipeline = redis.pipeline(transaction=False)
+            for key in keys:
+                pipeline.strlen(key)
+            entries += len(keys)
+            size += sum(pipeline.execute())
+        sys.stdout.write(f"{name}  {fingerprint}  {entries} vectors  {size} bytes\n")
+
+
+def _clear(options: argparse.Namespace) -> None:
+    redis = _redis(options)
+    for name, fingerprint in _fingerprints(options).items():
+        removed = sum(int(redis.unlink(*keys)) for keys in _keys(redis, fingerprint))
+        sys.stdout.write(f"{name}  {fingerprint}  {removed} vectors removed\n")
+
+
+def _warm(options: argparse.Namespace) -> None:
+    from service.cache_warming import warm  # noqa: PLC0415, the other commands need no HTTP
+
+    sent, refused = warm(
+        options.gateway,
+        options.paths,
+        model=options.model,
+        outputs=options.output or [],
+        api_key=options.api_key_file.read_text().strip() if options.api_key_file else None,
+        parallel=options.parallel,
+    )
+    for path, reason in refused:
+        sys.stderr.write(f"{path}: {reason}\n")
+    sys.stdout.write(f"{sent - len(refused)} of {sent} images are cached\n")
+    if sent == len(refused):
+        raise CommandError("No image was cached.")
+
+
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {"stats": _stats, "clear": _clear, "warm": _warm}
+
+
+def _redis(options: argparse.Namespace) -> "Redis":
+    from redis import Redis, RedisError  # noqa: PLC0415, --help shall be instant
+
+    if not options.redis:
+        raise CommandError("Expected --redis or MICROTOME_REDIS_URL, such as redis://localhost:6379.")
+    try:
+        redis = Redis.from_url(options.redis, socket_timeout=10, socket_connect_timeout=10)
+        redis.ping()
+    except (RedisError, OSError, ValueError) as error:
+        raise CommandError(f"Redis does not answer: {type(error).__name__}.") from error
+    return redis
+
+
+def _keys(redis: "Redis", fingerprint: str) -> Iterator[list[bytes]]:
+    """Find a fingerprint's keys, some at a time; see `embedding/keys.py`."""
+    from service.embedding.keys import vector_key  # noqa: PLC0415, --help shall be instant
+
+    prefix = vector_key(fingerprint, "", "").removesuffix(":")
+    found = redis.scan_iter(match=f"{prefix}*", count=_AT_ONCE)
+    while keys := list(islice(found, _AT_ONCE)):
+        yield keys
+
+
+def _fingerprints(options: argparse.Namespace) -> dict[str, str]:
+    """Return fingerprints by a name for them."""
+    if options.fingerprint:
+        digits = options.fingerprint.removeprefix("sha256:")
+        if len(digits) != 64 or set(digits) - set("0123456789abcdef"):
+            raise CommandError("Expected a fingerprint of sha256: and 64 hexadecimal digits.")
+        return {"fingerprint": options.fingerprint}
+    if not options.model_server:
+        raise CommandError("Expected --model-server or MICROTOME_MODEL_SERVER, to ask for the model's fingerprint.")
+    return asyncio.run(_ask(options.model, options.model_server.split(",")))
+
+
+async def _ask(model: str, addresses: Sequence[str]) -> dict[str, str]:
+    # --help shall be instant.
+    from service.errors import ServiceError  # noqa: PLC0415
+    from service.model_server.manifests import fetch_manifest  # noqa: PLC0415
+    from service.model_server.replicas import Replicas  # noqa: PLC0415
+
+    servers = Replicas(addresses)
+    try:
+        versions = await servers.available_versions(model, timeout=_LOOKUP_SECONDS)
+        return {
+            f"{model} version {version}": (
+                await fetch_manifest(servers, model, version, timeout=_LOOKUP_SECONDS)
+            ).fingerprint
+            for version in versions
+        }
+    except ServiceError as error:
+        raise CommandError(f"The model server does not tell about {model!r}: {error}") from error
+    finally:
+        await servers.close()

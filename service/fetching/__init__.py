@@ -1,0 +1,1 @@
+"""Images from elsewhere: fetched from hosts that are allowed, at addresses that are public, within caps."""

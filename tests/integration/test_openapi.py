@@ -1,0 +1,121 @@
+"""The gateway keeps what its OpenAPI document promises, whatever comes: schemathesis over real connections."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+import uvicorn
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from service.cache.memory import MemoryCache
+from service.embedding.budget import Budget
+from service.embedding.embedder import Embedder, Limits
+from service.http_api.app import HttpOptions, http_app
+from service.http_api.body import BodyLimits
+from service.telemetry.logs import configure
+from service.telemetry.metrics import Metrics
+from tests.fakes.model_server import FakeModelServer, card
+
+
+@asynccontextmanager
+async def _nothing(_: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+def application(decoders: ThreadPoolExecutor) -> FastAPI:
+    """The application over a fake model server."""
+    server, metrics = FakeModelServer(card()), Metrics()
+    return http_app(
+        embedder=Embedder(
+            server,
+            MemoryCache(1 << 20),
+            limits=Limits(max_images=3, max_pixels=10_000),
+            budget=Budget(100, "images"),
+            decoders=decoders,
+            observer=metrics,
+        ),
+        models=server,
+        bodies=Budget(1 << 28, "bytes"),
+        options=HttpOptions("toy", BodyLimits(50_000, 90_000, 3), deadline=30, version="0"),
+        metrics=metrics,
+        log=configure("json", "warning"),
+        lifespan=_nothing,
+    )
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Where the application listens, on an event loop of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(2) as decoders:
+        servers: list[uvicorn.Server] = []
+        ready = threading.Event()
+
+        async def serve() -> None:
+            config = uvicorn.Config(application(decoders), http="httptools", log_level="warning", lifespan="off")
+            servers.append(uvicorn.Server(config))
+            ready.set()
+            await servers[0]._serve(sockets=[listener])
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()))
+        thread.start()
+        ready.wait()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        servers[0].should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def api(url: str) -> Any:
+    """The served document."""
+    return schemathesis.openapi.from_url(f"{url}/openapi.json")
+
+
+RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+
+REQUESTS = (
+    *(("POST", "/embed", mode) for mode in (RIGHT, WRONG)),
+    *(("GET", path, RIGHT) for path in ("/models", "/models/{name}", "/readyz", "/")),
+)
+
+
+@pytest.mark.parametrize(("method", "path", "mode"), REQUESTS)
+def test_no_request_gets_what_is_not_documented(api: Any, method: str, path: str, mode: GenerationMode) -> None:
+    """No 5xx but the caller's own deadline; every status, content type and body as the document says."""
+    examples = 60 if path == "/embed" else 10
+
+    @given(case=api[path][method].as_strategy(generation_mode=mode))
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def holds(case: Any) -> None:
+        response = case.call()
+        own_deadline = response.status_code == 504 and "X-Request-Timeout" in (case.headers or {})
+        assert response.status_code < 500 or own_deadline, response.text
+        case.validate_response(
+            response, checks=[status_code_conformance, content_type_conformance, response_schema_conformance]
+        )
+
+    holds()
+
+
+def test_the_documents_examples_work_as_they_stand(url: str) -> None:
+    """Each example of a JSON body, sent as it is, is answered with vectors."""
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        document = client.get("/openapi.json").json()
+        content = document["paths"]["/embed"]["post"]["requestBody"]["content"]["application/json"]
+        for name, example in content["examples"].items():
+            answer = client.post("/embed", json=example["value"])
+            assert answer.status_code == 200, (name, answer.text)
+            assert len(answer.json()["embeddings"]) == len(example["value"].get("images", [0]))

@@ -1,0 +1,1 @@
+"""Fetching images: from real servers on this machine, which only tests are allowed to ask."""
