@@ -17,7 +17,7 @@ ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
 $(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
 endif
 
-.PHONY: help setup run test check lint format types contracts protos protos-check docs lock clean
+.PHONY: help setup run test conformance check lint format types contracts protos protos-check docs lock clean
 
 help:            ## show the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +42,11 @@ run: setup            ## serve the default recipe on port 8000, until Ctrl-C (AR
 
 test: setup            ## run all tests, real processes included (ARGS="-k cache" passes options on)
 	@$(PY) -m pytest $(ARGS)
+
+conformance: setup            ## the model server's tests against MICROTOME_TFSERVING_ADDRESS, see docs/model-server.md
+	@test -n "$(MICROTOME_TFSERVING_ADDRESS)" || { \
+	    echo "Skipped: MICROTOME_TFSERVING_ADDRESS is not set. See docs/model-server.md for how to start a server to test."; exit 0; }
+	@test -z "$(MICROTOME_TFSERVING_ADDRESS)" || $(PY) -m pytest tests/contract/tfserving $(ARGS)
 
 check: lint types contracts protos-check            ## everything that CI holds beside the tests
 

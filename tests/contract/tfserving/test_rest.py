@@ -14,17 +14,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.contract.tfserving.requests import predict
-from tests.contract.tfserving.server_process import Client, ServerProcess, external_address, free_port
+from tests.contract.tfserving.server_process import Client, ServerProcess, free_port
 
 METRICS = "/monitoring/prometheus/metrics"
-REASON = "MICROTOME_TFSERVING_ADDRESS names a gRPC address; nothing is known of its REST port"
 
 
 @pytest.fixture(scope="module")
 def rest(tiny_config: Path, socket_directory: Path) -> Iterator[tuple[str, str]]:
     """Return URL and gRPC address of a server with REST and metrics."""
-    if external_address():
-        pytest.skip(REASON)
     monitoring = socket_directory / "monitoring.config"
     monitoring.write_text("prometheus_config { enable: true }")
     port = free_port()
@@ -158,8 +155,6 @@ def test_6_metrics_are_read_by_prometheus_and_have_its_names(rest: tuple[str, st
 
 def test_6_without_a_monitoring_config_there_are_no_metrics(tiny_config: Path, socket_directory: Path) -> None:
     """As there: REST alone does not offer them; and both ports end with the process."""
-    if external_address():
-        pytest.skip(REASON)
     port = free_port()
     with ServerProcess(
         socket_directory / "bare", f"--model_base_path={tiny_config.parent / 'tiny'}", f"--rest_api_port={port}"

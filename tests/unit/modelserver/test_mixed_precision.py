@@ -1,0 +1,28 @@
+"""``--mixed_precision=bfloat16``: section 5. Whether it is faster, only a processor with AVX-512 BF16 can show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine
+from tests.contract.tfserving.requests import images
+from tests.contract.tfserving.tiny_models import write_tiny
+
+
+def test_5_bfloat16_runs_everywhere_and_stays_close(tmp_path: Path) -> None:
+    """Cosine of at least 0.9999 against float32, and the answer is float32 still."""
+    path = write_tiny(tmp_path / "1")
+    answers = []
+    for precision in ("", "bfloat16"):
+        model = TensorFlowEngine(SessionSettings(mixed_precision=precision)).load(path)
+        top = model.signatures["serving_default"].outputs["top"].tensor
+        answers += model.run({"images:0": images(8)}, [top])
+        model.close()
+
+    full, mixed = answers
+    cosines = (full * mixed).sum(1) / (np.linalg.norm(full, axis=1) * np.linalg.norm(mixed, axis=1))
+
+    assert np.dtype(np.float32) == mixed.dtype
+    assert cosines.min() >= 0.9999
