@@ -50,15 +50,25 @@ class Comparison:
 
     @property
     def met(self) -> bool:
-        """Whether the median reaches the target."""
-        return self.median >= self.target if self.at_least else self.median <= self.target
+        """Whether the median reaches the target, by the clock."""
+        return self._reached(self.median)
+
+    @property
+    def verdict(self) -> str:
+        """Say `met` or `not met`; where clock and CPU time disagree, others had the machine, and it is `unclear`."""
+        if self.by_cpu and self.met != self._reached(statistics.median(self.by_cpu)):
+            return "unclear"
+        return "met" if self.met else "not met"
+
+    def _reached(self, value: float) -> bool:
+        return value >= self.target if self.at_least else value <= self.target
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it, with what follows from it."""
         fields = {
             name: getattr(self, name) for name in ("key", "what", "target", "at_least", "rounds", "unit", "facts")
         }
-        return {**fields, "by_cpu": self.by_cpu, "median": self.median, "met": self.met}
+        return {**fields, "by_cpu": self.by_cpu, "median": self.median, "verdict": self.verdict}
 
 
 def cell(values: list[float], unit: str = "") -> str:

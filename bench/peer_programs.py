@@ -52,7 +52,12 @@ class Peer:
     def environment(self, model: Path, port: int) -> dict[str, str]:
         """What it is told, beside what we were."""
         ours = {"MODEL": str(model), "PORT": str(port), "PYTHONPATH": str(_HERE), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        quiet = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0", "LIT_DISABLE_TELEMETRY": "1"}
+        quiet = {
+            "BENTOML_DO_NOT_TRACK": "True",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
+            "LIT_DISABLE_TELEMETRY": "1",
+        }
         return {**os.environ, **ours, **quiet}
 
 

@@ -75,7 +75,7 @@ def print_table(result: Result) -> None:
         sign = "≥" if each.at_least else "≤"
         print(
             f"{each.key:17}{cell(each.rounds, each.unit):>30}{cell(each.by_cpu):>27}{sign:>5}{each.target:<5g}"
-            f"{'met' if each.met else 'NOT MET':8} {each.what}"
+            f"{each.verdict:8} {each.what}"
         )
     for name in result.failed:
         print(f"{name}: could not be measured, see above")

@@ -1,13 +1,15 @@
 """The service as a user starts it: real processes, default settings but for the cache tiers under test."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from bench.load.plan import Load, Outcome
 from tests.e2e.processes import Gateway, ModelServer, Process, Valkey
 
 MODELS = ("lite0", "mobilenet_v2", "resnet50")
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +128,21 @@ def export_models() -> Path:
 
 @contextmanager
 def listening(words: list[str], port: int, environment: dict[str, str] | None = None) -> Iterator[int]:
-    """Run a program until it answers GET /readyz (anything at all) on a port; yields its process id."""
-    with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    """Run a program until it answers GET /readyz (anything at all) on a port; yields its process id.
+
+    The last one's output is in bench/out/contestant.log.
+    """
+    with (
+        (OUT / "contestant.log").open("wb") as log,
+        subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True) as process,
+    ):
         try:
             _await_answer(process, port)
             yield process.pid
         finally:
-            process.kill()
+            # With all that it started: servers have workers, which would go on using the machine.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _await_answer(process: "subprocess.Popen[bytes]", port: int) -> None:

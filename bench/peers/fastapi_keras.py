@@ -8,7 +8,8 @@ from pixels import MODEL, PORT, answer, decoder
 
 app = FastAPI()
 decode = decoder()
-model = keras.Sequential([keras.layers.TFSMLayer(MODEL, call_endpoint="serving_default")])
+pixels = keras.Input((224, 224, 3), dtype="uint8")
+model = keras.Model(pixels, keras.layers.TFSMLayer(MODEL, call_endpoint="serving_default")(pixels))
 
 
 def embed(body: bytes) -> bytes:

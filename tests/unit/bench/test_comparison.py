@@ -32,3 +32,10 @@ def test_a_figure_is_shown_with_its_spread() -> None:
     """Median, least and most; nothing is claimed where nothing was measured."""
     assert "0.90 (0.50 to 2.00)" == cell([2.0, 0.5, 0.9])
     assert "-" == cell([])
+
+
+def test_a_verdict_is_unclear_when_clock_and_cpu_time_disagree() -> None:
+    """On a busy machine one side may have had more of it than the other."""
+    assert "unclear" == Comparison("P", "", 0.9, at_least=True, rounds=[2.0], by_cpu=[0.8]).verdict
+    assert "met" == Comparison("P", "", 0.9, at_least=True, rounds=[2.0], by_cpu=[0.95]).verdict
+    assert "not met" == Comparison("P", "", 0.9, at_least=True, rounds=[0.1], by_cpu=[0.8]).verdict
