@@ -17,7 +17,8 @@ ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
 $(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
 endif
 
-.PHONY: help setup run test conformance check lint format types contracts protos protos-check docs lock clean
+.PHONY: help setup run test conformance check lint format types contracts protos protos-check \
+	bench bench-full docs lock clean
 
 help:            ## show the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -71,13 +72,25 @@ protos-check: protos            ## fail when the committed stubs are not what pr
 	@test -z "$$(git status --porcelain -- $(STUBS))" || { \
 	    git --no-pager diff -- $(STUBS); echo "Stubs differ from protos/: run make protos and commit."; exit 1; }
 
+# Beside what setup installs; what setup then brings up to date is brought up to date here as well.
+$(VENV)/.bench: $(VENV)/.ready requirements/bench.txt
+	@$(PY) requirements/install.py requirements/bench.txt
+	@touch $@
+
+bench: $(VENV)/.bench            ## measure the ratios of docs/benchmarks.md in 5 minutes (PROFILE=1 draws flame graphs)
+	@$(PY) -m bench $(if $(PROFILE),--profile) $(ARGS)
+
+bench-full: $(VENV)/.bench            ## the same at length, other servers included, and draw docs/benchmarks.md anew
+	@$(PY) -m bench --full $(ARGS)
+	@$(PY) -m bench.report
+
 docs: setup            ## write docs/reference/ anew from the code
 	@$(PY) docs/generate.py
 
 lock: setup            ## resolve the requirement files anew
-	@for set in gateway tensorflow dev; do cat requirements/$$set.in; done > $(VENV)/all.in
+	@for set in gateway tensorflow dev bench; do cat requirements/$$set.in; done > $(VENV)/all.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
-	@for set in gateway tensorflow dev; do \
+	@for set in gateway tensorflow dev bench; do \
 	    $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	        -c $(VENV)/all.txt requirements/$$set.in -o requirements/$$set.txt; done
 

@@ -1,0 +1,55 @@
+"""What one image costs, in core seconds, and what one vector takes, in bytes."""
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+ENTRY_OVERHEAD = 225
+"""Bytes of an entry beside its numbers: key, envelope, object, slot, expiry. Measured on Valkey 9.1 as the growth of
+used_memory over 5,000 entries of 512 to 2,048 numbers: 220 to 236."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of one core unless said.
+
+    Attributes:
+        hit: Of the gateway, for a vector that Redis has.
+        redis: Of Redis, for a look-up.
+        miss: Of the gateway, for an image that has to be decoded.
+        inference: Of the model server, for one image in a batch.
+        gpu: Of a GPU, for one image in a batch.
+    """
+
+    hit: float
+    redis: float
+    miss: float
+    inference: float
+    gpu: float = 1 / 2500  # assumed, not measured
+
+    @classmethod
+    def measured(cls, path: Path, model: str = "mobilenet_v2") -> Self:
+        """Read them from a result of `make bench`.
+
+        Raises:
+            KeyError: The result lacks what is needed.
+        """
+        found = {each["key"]: each["facts"] for each in json.loads(path.read_text())["comparisons"]}
+        served = found[f"P4 {model}"]
+
+        def median(facts: dict[str, Any], name: str) -> float:
+            return float(statistics.median(facts[name])) / 1e3
+
+        return cls(
+            hit=median(found["P2"], "gateway CPU ms"),
+            redis=median(found["P2"], "Valkey CPU ms"),
+            miss=median(served, "gateway CPU ms"),
+            inference=median(served, "model server CPU ms"),
+        )
+
+
+def redis_bytes(vectors: int, dimensions: int, bytes_per_number: int) -> int:
+    """Return the memory that so many vectors need."""
+    return vectors * (dimensions * bytes_per_number + ENTRY_OVERHEAD)

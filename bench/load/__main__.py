@@ -1,0 +1,31 @@
+"""`python -m bench.load`: reads loads from standard input, a JSON object a line, and answers each with its outcome."""
+
+import gc
+import json
+import sys
+from dataclasses import asdict
+
+import uvloop
+
+from bench.load.plan import Load
+from bench.load.run import Run
+
+
+async def _outcome(load: Load) -> dict[str, object]:
+    return asdict(await Run(load).outcome())
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    for line in sys.stdin:
+        load = Load(**json.loads(line))
+        gc.collect()
+        gc.disable()  # a pause of the collector would be counted as latency of the server
+        answer = uvloop.run(_outcome(load))
+        gc.enable()
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

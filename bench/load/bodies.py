@@ -1,0 +1,71 @@
+"""Request heads and bodies without copies: the image's bytes are shared, only a few bytes beside them are new.
+
+Decoders ignore what stands behind the end of a JPEG, while the cache key covers it: eight bytes defeat every cache.
+"""
+
+import itertools
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench.load.plan import Load
+
+_BOUNDARY = b"microtome-bench-boundary"
+_PART = b"--" + _BOUNDARY + b'\r\nContent-Disposition: form-data; name="image"; filename="x.jpg"\r\n\r\n'
+_END = b"--" + _BOUNDARY + b"--\r\n"
+
+Pieces = list[bytes]
+"""Bytes to be written one after the other."""
+
+
+def requests(load: Load) -> Iterator[Pieces]:
+    """Yield whole requests, head and body, without end."""
+    images = [Path(path).read_bytes() for path in load.images]
+    numbers = _DRAWS[load.draw](load)
+    # Two runs of this process, or of two processes, never send the same cold body.
+    salt = os.urandom(8) if load.draw == "cold" else b"same"
+
+    def suffix(number: int) -> bytes:
+        return b"" if load.draw == "warm" else salt + number.to_bytes(8, "big")
+
+    def image() -> Pieces:
+        number = next(numbers)
+        return [images[number % len(images)], suffix(number)]
+
+    while True:
+        yield _single(load, image()) if load.per_request == 1 else _form(load, image)
+
+
+def _single(load: Load, body: Pieces) -> Pieces:
+    return [_head(load, body, b"application/octet-stream"), *body]
+
+
+def _form(load: Load, image: Callable[[], Pieces]) -> Pieces:
+    body = [piece for _ in range(load.per_request) for piece in (_PART, *image(), b"\r\n")] + [_END]
+    return [_head(load, body, b"multipart/form-data; boundary=" + _BOUNDARY), *body]
+
+
+def _head(load: Load, body: Pieces, content_type: bytes) -> bytes:
+    length = sum(map(len, body))
+    return b"POST %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (
+        load.path.encode(),
+        load.port,
+        content_type,
+        length,
+    )
+
+
+def _in_turn(_: Load) -> Iterator[int]:
+    return itertools.count()
+
+
+def _zipf(load: Load) -> Iterator[int]:
+    # Seeded: two contestants of a comparison see the same sequence.
+    chance = random.Random(0)
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, load.population + 1)))
+    while True:
+        yield from chance.choices(range(load.population), cum_weights=weights, k=1000)
+
+
+_DRAWS: dict[str, Callable[[Load], Iterator[int]]] = {"cold": _in_turn, "warm": _in_turn, "zipf": _zipf}

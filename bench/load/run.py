@@ -1,0 +1,140 @@
+"""Closed loop and open loop over one set of connections."""
+
+import asyncio
+import time
+from collections import Counter, deque
+
+from bench.load.bodies import Pieces, requests
+from bench.load.connection import Connection
+from bench.load.plan import Load, Outcome
+
+_GRACE_SECONDS = 60.0
+_PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+_SAMPLE_BYTES = 200
+
+
+class Run:
+    """One load, from the first request to the last answer."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._requests = requests(load)
+        self._idle: deque[Connection] = deque()
+        self._opened = 0
+        self._under_way: dict[Connection, float] = {}
+        self._waiting: deque[tuple[float, Pieces]] = deque()
+        self._statuses: Counter[str] = Counter()
+        self._latencies: list[float] = []
+        self._bytes = 0
+        self._sample = b""
+        self._end = 0.0
+        self._done = asyncio.Event()
+        self._replacing: set[asyncio.Future[None]] = set()
+
+    async def outcome(self) -> Outcome:
+        """Put the load on, and wait for what is under way.
+
+        Raises:
+            TimeoutError: The server left requests unanswered for a minute.
+        """
+        # Opened before the clock starts: how fast a server accepts is not the question.
+        await asyncio.gather(*(self._open() for _ in range(self._load.connections)))
+        cpu, begin = time.process_time(), time.perf_counter()
+        self._end = begin + self._load.seconds
+        await (self._closed() if self._load.mode == "closed" else self._paced(begin))
+        if self._under_way or self._waiting:
+            await asyncio.wait_for(self._done.wait(), self._load.seconds + _GRACE_SECONDS)
+        seconds = time.perf_counter() - begin
+        cpu = time.process_time() - cpu
+        for connection in self._idle:
+            connection.close()
+        return Outcome(
+            statuses=dict(self._statuses),
+            seconds=seconds,
+            latency=percentiles(self._latencies),
+            images=self._statuses["200"] * self._load.per_request,
+            bytes_received=self._bytes,
+            cpu_seconds=cpu,
+            sample=self._sample.decode(errors="replace"),
+        )
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: Connection(self._answered, self._keep), "127.0.0.1", self._load.port
+        )
+        self._idle.append(connection)
+
+    async def _closed(self) -> None:
+        while self._idle:
+            self._send(self._idle.popleft(), time.perf_counter(), next(self._requests))
+        await asyncio.sleep(self._load.seconds)
+
+    async def _paced(self, begin: float) -> None:
+        """Latency counts from when a request was due, so a server that stalls is not spared the wait it caused."""
+        for number in range(int(self._load.rate * self._load.seconds)):
+            due = begin + number / self._load.rate
+            if (early := due - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
+            elif number % 64 == 0:
+                await asyncio.sleep(0)  # behind the schedule: answers must be heard all the same
+            if self._idle:
+                self._send(self._idle.popleft(), due, next(self._requests))
+            else:
+                self._waiting.append((due, next(self._requests)))
+
+    def _send(self, connection: Connection, due: float, request: Pieces) -> None:
+        self._under_way[connection] = due
+        self._done.clear()
+        connection.send(request)
+
+    def _keep(self, body: bytes) -> None:
+        if len(self._sample) < _SAMPLE_BYTES:
+            self._sample += body[:_SAMPLE_BYTES]
+
+    def _answered(self, connection: Connection, status: int, received: int) -> None:
+        now = time.perf_counter()
+        due = self._under_way.pop(connection)
+        self._statuses[str(status)] += 1
+        self._bytes += received
+        if status == 200:
+            self._latencies.append(now - due)
+        # On the loop's next turn: the parser that called us must have returned before it is replaced.
+        asyncio.get_running_loop().call_soon(self._next, connection)
+
+    def _next(self, connection: Connection) -> None:
+        now = time.perf_counter()
+        if not connection.usable:
+            self._replace()
+            return
+        if self._waiting:
+            self._send(connection, *self._waiting.popleft())
+        elif self._load.mode == "closed" and now < self._end:
+            self._send(connection, now, next(self._requests))
+        else:
+            self._idle.append(connection)
+        self._settle()
+
+    def _settle(self) -> None:
+        # Requests that wait are left alone when no connection is left to send them.
+        if not self._under_way and (not self._waiting or not self._idle):
+            self._done.set()
+
+    def _replace(self) -> None:
+        async def opened() -> None:
+            try:
+                await self._open()
+            except OSError:
+                self._settle()
+                return
+            self._next(self._idle.pop())
+
+        task = asyncio.ensure_future(opened())
+        self._replacing.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._replacing.discard)
+
+
+def percentiles(latencies: list[float]) -> dict[str, float]:
+    """Return the latencies at a few percentiles, by nearest rank; empty when there are none."""
+    ranked = sorted(latencies)
+    return {f"p{p:g}": ranked[max(0, -int(-len(ranked) * p // 100) - 1)] for p in _PERCENTILES if ranked}

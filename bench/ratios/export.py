@@ -1,0 +1,36 @@
+"""P8: what freezing is worth in TensorFlow Serving's runtime."""
+
+import json
+import subprocess
+import sys
+
+from bench.comparison import Comparison
+from bench.corpus import OUT
+from bench.ratios.effort import Effort
+from bench.stack import Stack
+
+TARGETS = {"mobilenet_v2": ("MobileNetV2", 1.3), "resnet50": ("ResNet50", 1.1)}
+
+
+def measure(stack: Stack, effort: Effort) -> list[Comparison]:
+    """Compare CPU seconds of the same batches in sessions over both kinds of SavedModel."""
+    return [_compared(stack, effort, model) for model in TARGETS]
+
+
+def _compared(stack: Stack, effort: Effort, model: str) -> Comparison:
+    backbone, target = TARGETS[model]
+    words = [sys.executable, "-m", "bench.baselines.frozen", str(stack.saved_model(model)), backbone]
+    words += [str(OUT / "plain" / model), str(effort.rounds + 2), str(effort.seconds / 2)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    rounds = json.loads(done.stdout.splitlines()[-1])
+    return Comparison(
+        f"P8 {model}",
+        f"frozen export ÷ Keras' model.export(), images per CPU second, {backbone}, batch 8, one thread",
+        target,
+        at_least=True,
+        rounds=[row["plain"] / row["frozen"] for row in rounds],
+        facts={
+            "frozen CPU ms": [1e3 * row["frozen"] for row in rounds],
+            "model.export() CPU ms": [1e3 * row["plain"] for row in rounds],
+        },
+    )

@@ -1,0 +1,64 @@
+"""P6, P7: what latency does near capacity, and what throughput does far beyond it. Open loop, cold cache."""
+
+from bench.comparison import Comparison
+from bench.ratios.effort import Effort
+from bench.stack import Measured, Stack
+
+PATH = "/embed?model=mobilenet_v2"
+CONNECTIONS = 32
+MANY_CONNECTIONS = 512
+
+
+def measure(stack: Stack, effort: Effort) -> list[Comparison]:
+    """Find the peak, then offer 70 % and 1000 % of it, each round anew."""
+    steady: list[Measured] = []
+    flooded: list[Measured] = []
+    peaks: list[float] = []
+    for _ in range(effort.rounds):
+        peak = stack.put(stack.load(effort.seconds, path=PATH, draw="cold", connections=CONNECTIONS)).outcome.rate
+        peaks.append(peak)
+        steady.append(_offered(stack, 0.7 * peak, 2 * effort.seconds, 256))
+        flooded.append(_offered(stack, 10 * peak, 1.5 * effort.seconds, MANY_CONNECTIONS))
+    return [_steady(steady, peaks), _flooded(flooded, peaks)]
+
+
+def _offered(stack: Stack, rate: float, seconds: float, connections: int) -> Measured:
+    return stack.put(stack.load(seconds, path=PATH, draw="cold", mode="open", rate=rate, connections=connections))
+
+
+def _steady(runs: list[Measured], peaks: list[float]) -> Comparison:
+    latencies = [run.outcome.latency for run in runs]
+    return Comparison(
+        "P6",
+        "p99 ÷ p50 at 70 % of capacity, MobileNetV2, cold, open loop",
+        3.0,
+        at_least=False,
+        rounds=[each["p99"] / each["p50"] for each in latencies],
+        facts={
+            **{f"{p} ms": [1e3 * each[p] for each in latencies] for p in latencies[0]},
+            "offered/s": [0.7 * peak for peak in peaks],
+            "foreign": [run.foreign for run in runs],
+        },
+    )
+
+
+def _flooded(runs: list[Measured], peaks: list[float]) -> Comparison:
+    return Comparison(
+        "P7",
+        "goodput at 10 times the peak rate ÷ peak, MobileNetV2, cold",
+        0.90,
+        at_least=True,
+        rounds=[run.outcome.rate / peak for run, peak in zip(runs, peaks, strict=True)],
+        facts={
+            "peak/s": peaks,
+            "goodput/s": [run.outcome.rate for run in runs],
+            "refused/s": [run.outcome.statuses.get("429", 0) / run.outcome.seconds for run in runs],
+            "neither 200 nor 429": [
+                float(sum(n for status, n in run.outcome.statuses.items() if status not in {"200", "429"}))
+                for run in runs
+            ],
+            "p99 ms of the answered": [1e3 * run.outcome.latency.get("p99", 0.0) for run in runs],
+            "load generator, part of a core": [run.outcome.cpu_seconds / run.outcome.seconds for run in runs],
+            "foreign": [run.foreign for run in runs],
+        },
+    )

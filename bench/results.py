@@ -1,0 +1,93 @@
+"""Results as files, and as a table."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from bench.comparison import Comparison, cell
+from bench.corpus import REPOSITORY, Corpus
+from bench.ratios.effort import Effort
+
+RESULTS = REPOSITORY / "bench" / "results"
+BUSY = 0.05
+"""The part of the machine in other people's use from which on a result is marked."""
+
+
+@dataclass(slots=True)
+class Result:
+    """One run of the benchmarks: where, when, of which commit, and what came out."""
+
+    about: dict[str, Any]
+    comparisons: list[Comparison] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, corpus: Corpus, effort: Effort) -> Self:
+        """Write down the circumstances."""
+        return cls(
+            {
+                "commit": _git("rev-parse", "--short", "HEAD"),
+                "modified": bool(_git("status", "--porcelain", "--", "service", "modelserver", "exporter")),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "cores": len(os.sched_getaffinity(0)),
+                "processor": _processor(),
+                "python": platform.python_version(),
+                "corpus": corpus.name,
+                "photo_bytes": round(corpus.photo_bytes),
+                "effort": asdict(effort),
+            }
+        )
+
+    @property
+    def foreign(self) -> float:
+        """The part of the machine that others used, at the median."""
+        parts = [part for each in self.comparisons for part in each.facts.get("foreign", [])]
+        return statistics.median(parts) if parts else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it."""
+        about = {**self.about, "foreign": round(self.foreign, 3), "busy_machine": self.foreign > BUSY}
+        return {"about": about, "failed": self.failed, "comparisons": [each.as_json() for each in self.comparisons]}
+
+
+def save(result: Result, directory: Path = RESULTS) -> Path:
+    """Write `<date>-<commit>.json` and return its path; a run of the same day and commit replaces the one before."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{result.about['date'][:10]}-{result.about['commit']}.json"
+    path.write_text(json.dumps(result.as_json(), indent=1) + "\n")
+    return path
+
+
+def print_table(result: Result) -> None:
+    """Print all ratios with target and whether it is met."""
+    about = result.as_json()["about"]
+    print(f"\ncommit {about['commit']}, {about['cores']} cores, {about['processor']}; median (least to most)")
+    if about["busy_machine"]:
+        print(f"BUSY MACHINE: others used {100 * about['foreign']:.0f} % of it; trust spreads, not medians")
+    print(f"{'':17}{'measured':>30}{'by CPU':>27}{'target':>9}")
+    for each in result.comparisons:
+        sign = "≥" if each.at_least else "≤"
+        print(
+            f"{each.key:17}{cell(each.rounds, each.unit):>30}{cell(each.by_cpu):>27}{sign:>5}{each.target:<5g}"
+            f"{each.verdict:8} {each.what}"
+        )
+    for name in result.failed:
+        print(f"{name}: could not be measured, see above")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or ("unknown" if words[0] == "rev-parse" else "")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()

@@ -1,0 +1,51 @@
+"""The simulator, where arithmetic knows the answer."""
+
+import pytest
+
+from bench.capacity.__main__ import needed
+from bench.capacity.costs import Costs, redis_bytes
+from bench.capacity.simulation import Cluster, Simulation
+
+COSTS = Costs(hit=0.001, redis=0.0001, miss=0.004, inference=0.006, gpu=0.001)
+
+
+def test_a_saturated_machine_does_what_its_cores_can_do() -> None:
+    """Two cores at 10 ms an image make 200 images/s, whatever batches form."""
+    got = Simulation(Cluster(2, 2, COSTS.inference, shared=True), COSTS, 0.0).saturated(32, 30.0)
+    assert got.rate == pytest.approx(200, rel=0.03)
+
+
+def test_below_capacity_what_is_offered_is_answered() -> None:
+    """And the busy part of the cores is the work over the cores."""
+    got = Simulation(Cluster(4, 1, COSTS.gpu), COSTS, 0.5).offered(400, 60.0)
+    assert got.rate == pytest.approx(400, rel=0.05)
+    assert got.gateway_use == pytest.approx(400 * 0.0025 / 4, rel=0.05)
+
+
+def test_a_queue_without_batches_waits_as_erlang_says() -> None:
+    """One server, random arrivals, equal work: at half load half of the images wait less than half of the work.
+
+    https://en.wikipedia.org/wiki/M/D/1_queue
+    """
+    got = Simulation(Cluster(1, 1, 0.0), COSTS, 1.0).offered(500, 200.0)
+    assert 0.001 <= got.p50 < 0.0015
+    assert got.gateway_use == pytest.approx(0.5, rel=0.03)
+
+
+def test_beyond_capacity_latency_grows_and_the_rate_does_not() -> None:
+    """Offered twice what the gateways can do, half is answered."""
+    got = Simulation(Cluster(1, 1, COSTS.gpu), COSTS, 0.0).offered(500, 20.0)
+    assert got.rate < 260
+    assert got.p99 > 1.0
+
+
+def test_the_number_of_machines_grows_with_misses() -> None:
+    """A hit needs no GPU; everything leaves headroom."""
+    assert (2, 0, 1) == needed(COSTS, 1000, 1.0)
+    assert (6, 2, 1) == needed(COSTS, 1000, 0.0)
+
+
+def test_a_vector_takes_its_numbers_and_an_entry() -> None:
+    """Halving the numbers does not halve the memory."""
+    assert 4 * 1280 + 225 == redis_bytes(1, 1280, 4)
+    assert redis_bytes(10, 1280, 2) > redis_bytes(10, 1280, 4) / 2
