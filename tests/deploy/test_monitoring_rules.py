@@ -49,12 +49,6 @@ def test_recorded_names_are_recorded() -> None:
     assert asked == recorded
 
 
-def test_every_metric_of_the_gateway_is_watched() -> None:
-    """A metric that neither a rule nor a panel shows is one that nobody looks at."""
-    asked = {re.sub("_(bucket|sum|count)$", "", str(s.name)) for e in expressions() for s in selectors(e.text)}
-    assert {family.name for family in Metrics().described()} <= asked
-
-
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
 def test_every_alert_says_how_urgent_it_is_and_where_to_read_on(alert: dict[str, Any]) -> None:
     """A severity that routes it, a summary, a description, and a page of this repository."""
