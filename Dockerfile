@@ -19,15 +19,17 @@ FROM builder AS gateway-build
 RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 COPY requirements/gateway.txt /build/gateway.txt
 # The gateway's environment has no pip: nothing in the image can install anything into it. Packages' own tests, sources
-# of compiled modules and uvloop's debugging symbols go: a fifth of its size. (Only uvloop's: strip breaks libraries
+# of compiled modules and debugging symbols go: a fifth of its size. (Not of all libraries: strip breaks those
 # that auditwheel has patched, such as numpy's.) Bytecode comes last, of what is left.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/microtome \
     && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/gateway.txt \
     && find /opt/microtome/lib -type d -name tests -prune -exec rm -r {} + \
-    && rm -r /opt/microtome/lib/python3.*/site-packages/numpy/f2py \
+    && rm -r /opt/microtome/lib/python3.*/site-packages/numpy/f2py /opt/microtome/lib/python3.*/site-packages/numpy/distutils \
     && find /opt/microtome/lib -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.[cha]' -o -name '*.pyi' \) -delete \
     && strip --strip-unneeded /opt/microtome/lib/python3.*/site-packages/uvloop/*.so \
+        /opt/microtome/lib/python3.*/site-packages/httptools/parser/*.so \
+        /opt/microtome/lib/python3.*/site-packages/pydantic_core/*.so \
     && python ${COMPILE} /opt/microtome/lib
 COPY microtome microtome
 COPY service service
@@ -52,12 +54,9 @@ RUN python -m pip --python /opt/microtome/bin/python install --no-cache-dir --no
 
 # What all images share: who runs in them, and where things are.
 FROM ${PYTHON} AS runtime
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.vendor="Microtome" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.version="0.1.0"
 ENV PATH=/opt/microtome/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 COPY deploy/image/healthcheck.py /usr/local/lib/microtome/healthcheck.py
 # A directory of its own for models, so that an empty volume mounted there belongs to who writes into it.
@@ -80,6 +79,9 @@ HEALTHCHECK NONE
 COPY recipe.yaml /recipe/recipe.yaml
 ENTRYPOINT ["python", "-m", "microtome", "export"]
 CMD ["/recipe/recipe.yaml", "--out", "/models"]
+# Last, since it changes with every commit.
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"
 
 FROM tensorflow-runtime AS modelserver
 LABEL org.opencontainers.image.title="microtome-modelserver" \
@@ -92,6 +94,8 @@ HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
 ENTRYPOINT ["python", "-m", "modelserver"]
 CMD ["--host=0.0.0.0", "--port=8500", "--models_dir=/models", "--enable_serialization_as_tensor_content=true", \
      "--enable_grpc_healthcheck_service=true"]
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"
 
 # Last, so that `docker build .` makes it.
 FROM runtime AS gateway
@@ -105,3 +109,5 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["python", "/usr/local/lib/microtome/healthcheck.py", "http", "/livez"]
 # Exec form: the gateway is process 1, and SIGTERM makes it drain and exit with 0.
 ENTRYPOINT ["python", "-m", "service"]
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"
