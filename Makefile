@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
+SETS := gateway tensorflow dev deploy bench
 STUBS := microtome/tfserving/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
@@ -17,7 +18,7 @@ ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
 $(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
 endif
 
-.PHONY: help setup run test conformance check lint format types contracts protos protos-check \
+.PHONY: help setup run test test-deploy conformance images check lint format types contracts protos protos-check \
 	bench bench-full docs lock clean
 
 help:            ## show the verbs
@@ -42,7 +43,21 @@ run: setup            ## serve the default recipe on port 8000, until Ctrl-C (AR
 	@exec $(PY) -m microtome up $(ARGS)
 
 test: setup            ## run all tests, real processes included (ARGS="-k cache" passes options on)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --ignore=tests/deploy $(ARGS)
+
+test-deploy: $(VENV)/.deploy-ready            ## check what is under deploy/: image, compose, manifests, rules
+	@$(PY) -m pytest $(or $(ARGS),tests/deploy)
+
+$(VENV)/.deploy-ready: requirements/deploy.txt $(VENV)/.ready
+	@$(PY) requirements/install.py requirements/deploy.txt
+	@touch $@
+
+images:            ## build the images with docker or podman, whichever is there (IMAGES=gateway builds one)
+	@for builder in docker podman none; do $$builder info >/dev/null 2>&1 && break; done; \
+	test $$builder != none || { \
+	    echo "make images needs docker or podman, running and allowed for this user; here is neither."; exit 1; }; \
+	for image in $(or $(IMAGES),gateway exporter modelserver); do \
+	    $$builder build --target $$image --build-arg REVISION=$$(git rev-parse HEAD) -t microtome/$$image:0.1.0 . || exit 1; done
 
 conformance: setup            ## the model server's tests against MICROTOME_TFSERVING_ADDRESS, see docs/model-server.md
 	@test -n "$(MICROTOME_TFSERVING_ADDRESS)" || { \
@@ -88,9 +103,9 @@ docs: setup            ## write docs/reference/ anew from the code
 	@$(PY) docs/generate.py
 
 lock: setup            ## resolve the requirement files anew
-	@for set in gateway tensorflow dev bench; do cat requirements/$$set.in; done > $(VENV)/all.in
+	@for set in $(SETS); do cat requirements/$$set.in; done > $(VENV)/all.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
-	@for set in gateway tensorflow dev bench; do \
+	@for set in $(SETS); do \
 	    $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	        -c $(VENV)/all.txt requirements/$$set.in -o requirements/$$set.txt; done
 

@@ -1,0 +1,113 @@
+# Three images from one file:
+#   docker build --target gateway     -t microtome/gateway:0.1.0 .
+#   docker build --target exporter    -t microtome/exporter:0.1.0 .
+#   docker build --target modelserver -t microtome/modelserver:0.1.0 .
+# Dependencies are installed before the code is copied, so that a change of code builds in seconds. Every package is held
+# to its hash. To pin the base as well: --build-arg PYTHON=python:3.11-slim@sha256:...
+ARG PYTHON=python:3.11-slim
+
+# What both kinds of image are made on.
+FROM ${PYTHON} AS builder
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore PIP_PROGRESS_BAR=off
+# Bytecode is made here, since the images' file systems are read-only; by hash, since timestamps change with every build.
+ENV INSTALL="install --no-compile --no-deps --require-hashes --only-binary=:all:" \
+    COMPILE="-m compileall -q -j 0 --invalidation-mode unchecked-hash"
+WORKDIR /app
+
+FROM builder AS gateway-build
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
+COPY requirements/gateway.txt /build/gateway.txt
+# The gateway's environment has no pip: nothing in the image can install anything into it. Packages' own tests, sources
+# of compiled modules and debugging symbols go: a fifth of its size. (Not of all libraries: strip breaks those
+# that auditwheel has patched, such as numpy's.) Bytecode comes last, of what is left.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/microtome \
+    && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/gateway.txt \
+    && find /opt/microtome/lib -type d -name tests -prune -exec rm -r {} + \
+    && rm -r /opt/microtome/lib/python3.*/site-packages/numpy/f2py /opt/microtome/lib/python3.*/site-packages/numpy/distutils \
+    && find /opt/microtome/lib -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.[cha]' -o -name '*.pyi' \) -delete \
+    && strip --strip-unneeded /opt/microtome/lib/python3.*/site-packages/uvloop/*.so \
+        /opt/microtome/lib/python3.*/site-packages/httptools/parser/*.so \
+        /opt/microtome/lib/python3.*/site-packages/pydantic_core/*.so \
+    && python ${COMPILE} /opt/microtome/lib
+COPY microtome microtome
+COPY service service
+# Importing everything shows whether something that is needed has gone.
+RUN python ${COMPILE} /app && /opt/microtome/bin/python -c "import service.__main__, service.cache.redis_store"
+
+FROM builder AS tensorflow-build
+COPY requirements/tensorflow.txt /build/tensorflow.txt
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/microtome \
+    && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/tensorflow.txt \
+    && python ${COMPILE} /opt/microtome/lib
+COPY pyproject.toml README.md LICENSE ./
+COPY microtome microtome
+COPY exporter exporter
+COPY modelserver modelserver
+# The manifest's schema is read beside the package.
+COPY protos protos
+# Editable, since the exporter looks for protos/ beside itself; and installed at all, since manifests tell the version.
+RUN python -m pip --python /opt/microtome/bin/python install --no-cache-dir --no-deps --no-build-isolation --no-index --editable . \
+    && python ${COMPILE} /app
+
+# What all images share: who runs in them, and where things are.
+FROM ${PYTHON} AS runtime
+LABEL org.opencontainers.image.vendor="Microtome" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0"
+ENV PATH=/opt/microtome/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+COPY deploy/image/healthcheck.py /usr/local/lib/microtome/healthcheck.py
+# A directory of its own for models, so that an empty volume mounted there belongs to who writes into it.
+RUN install -d -o 10001 -g 10001 /models
+WORKDIR /app
+# By number: Kubernetes' runAsNonRoot cannot look up a name.
+USER 10001:10001
+
+FROM runtime AS tensorflow-runtime
+COPY --from=tensorflow-build /opt/microtome /opt/microtome
+COPY --from=tensorflow-build /app /app
+# TensorFlow's own chatter, and Keras' downloads: /tmp is the one place that can be written with a read-only root.
+ENV TF_CPP_MIN_LOG_LEVEL=2 KERAS_HOME=/tmp/keras
+
+FROM tensorflow-runtime AS exporter
+LABEL org.opencontainers.image.title="microtome-exporter" \
+      org.opencontainers.image.description="Writes a recipe's backbones, cut at any layer, as SavedModels"
+# A job: it ends by itself, so there is nothing to ask about its health.
+HEALTHCHECK NONE
+COPY recipe.yaml /recipe/recipe.yaml
+ENTRYPOINT ["python", "-m", "microtome", "export"]
+CMD ["/recipe/recipe.yaml", "--out", "/models"]
+# Last, since it changes with every commit.
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"
+
+FROM tensorflow-runtime AS modelserver
+LABEL org.opencontainers.image.title="microtome-modelserver" \
+      org.opencontainers.image.description="TensorFlow Serving's gRPC API over SavedModels, on CPU"
+EXPOSE 8500
+# The port is opened only when every model has been loaded, so that it answers says something.
+HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
+    CMD ["python", "/usr/local/lib/microtome/healthcheck.py", "tcp", "8500"]
+# Exec form: the server is process 1 and handles SIGTERM itself. It starts no children that an init would have to reap.
+ENTRYPOINT ["python", "-m", "modelserver"]
+CMD ["--host=0.0.0.0", "--port=8500", "--models_dir=/models", "--enable_serialization_as_tensor_content=true", \
+     "--enable_grpc_healthcheck_service=true"]
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"
+
+# Last, so that `docker build .` makes it.
+FROM runtime AS gateway
+LABEL org.opencontainers.image.title="microtome-gateway" \
+      org.opencontainers.image.description="Image embeddings over HTTP: decodes, caches, asks the model server"
+COPY --from=gateway-build /opt/microtome /opt/microtome
+COPY --from=gateway-build /app /app
+ENV MICROTOME_HOST=0.0.0.0 MICROTOME_PORT=8000 MICROTOME_LOG_FORMAT=json
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+    CMD ["python", "/usr/local/lib/microtome/healthcheck.py", "http", "/livez"]
+# Exec form: the gateway is process 1, and SIGTERM makes it drain and exit with 0.
+ENTRYPOINT ["python", "-m", "service"]
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision="${REVISION}"

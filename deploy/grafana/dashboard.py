@@ -1,0 +1,226 @@
+"""Write the dashboard: `python deploy/grafana/dashboard.py > deploy/grafana/dashboards/microtome.json`.
+
+From top to bottom as somebody on call asks: does it work, where is the time lost, is it the model server, is it Redis?
+$namespace matches the lack of one too, as in compose. A test fails when the file is not what this says.
+"""
+
+import json
+import sys
+
+from panels import Panel, dashboard
+
+NS = 'namespace=~"$namespace"'
+MODEL = f'{NS},model=~"$model"'
+GREEN_RED = ((None, "green"), (1, "red"))
+RED_GREEN = ((None, "red"), (1, "green"))
+TFS = ":tensorflow:serving:"
+HITS = f'microtome_vectors_total{{cache!="miss",{MODEL}}}'
+EMBED = f'route="/embed",{NS}'
+
+
+def rate(selector: str, by: str) -> str:
+    """The rate of a counter per second, summed by labels."""
+    return f"sum by ({by}) (rate({selector}[$__rate_interval]))"
+
+
+def quantile(share: float, name: str, matchers: str, by: str = "") -> str:
+    """A quantile of a histogram."""
+    labels = ", ".join(filter(None, ("le", by)))
+    return f"histogram_quantile({share}, {rate(f'{name}_bucket{{{matchers}}}', labels)})"
+
+
+GLANCE = (
+    Panel(
+        "Ready", "Whether an inference has worked within 10 s: for every model, on every gateway.", "bool_yes_no",
+        {"ready": f"min(microtome_model_ready{{{MODEL}}})"}, 3, stat=True, steps=RED_GREEN, yes_no=True,
+    ),
+    Panel(
+        "Gateways", "Gateways that Prometheus can scrape.", "short",
+        {"up": f'sum(up{{job="microtome-gateway",{NS}}})'}, 3, stat=True, steps=RED_GREEN,
+    ),
+    Panel(
+        "Requests", "Requests that embed, per second, over 5 minutes.", "reqps",
+        {"requests": f"sum(microtome:requests:rate5m{{{NS}}})"}, 3, stat=True,
+    ),
+    Panel(
+        "Errors", "Share of the requests answered 5xx, over 5 minutes. The objective is 0.1 %.", "percentunit",
+        {"errors": f"max(microtome:errors:ratio_rate5m{{{NS}}})"}, 3, stat=True,
+        steps=((None, "green"), (0.001, "orange"), (0.0144, "red")),
+    ),
+    Panel(
+        "Duration", "Half and 99 % of the requests to POST /embed take no longer than this.", "s",
+        {
+            "p50": quantile(0.5, "microtome_request_seconds", EMBED),
+            "p99": quantile(0.99, "microtome_request_seconds", EMBED),
+        },
+        4, stat=True, steps=((None, "green"), (1, "orange")),
+    ),
+    Panel(
+        "Hit rate", "Share of the vectors that came from a cache, over 30 minutes; the worst model.", "percentunit",
+        {"hits": f"min(microtome:hits:ratio_rate30m{{{MODEL}}})"}, 3, stat=True,
+    ),
+    Panel(
+        "Fullest gateway", "Work in flight against the limit, images or bytes. At 100 % callers get 429.",
+        "percentunit",
+        {"in flight": f"max(microtome:in_flight:ratio{{{NS}}})"}, 3, stat=True,
+        steps=((None, "green"), (0.8, "orange"), (1, "red")),
+    ),
+    Panel(
+        "Without Redis", "Gateways that leave Redis alone after a failure. Callers notice nothing but time.", "short",
+        {"without": f"sum(microtome_cache_breaker_open{{{NS}}})"}, 2, stat=True, steps=GREEN_RED,
+    ),
+)  # fmt: skip
+
+REQUESTS = (
+    Panel(
+        "Requests by status", "Answers per second, by HTTP status, probes included. 0: the caller went away.", "reqps",
+        {"{{status}}": rate(f"microtome_requests_total{{{NS}}}", "status")}, stacked=True,
+    ),
+    Panel(
+        "Errors by name", "Requests that ended in an error; the names stand in docs/reference/problems.md.", "reqps",
+        {"{{error}}": rate(f"microtome_errors_total{{{NS}}}", "error")}, stacked=True,
+    ),
+    Panel(
+        "Duration", "From a request's first byte to its answer's last, a slow caller's upload included; POST /embed.",
+        "s",
+        {
+            "p50": quantile(0.5, "microtome_request_seconds", EMBED),
+            "p99": quantile(0.99, "microtome_request_seconds", EMBED),
+        },
+    ),
+    Panel(
+        "Hit rate by model", "Share of the vectors that came from a cache. It falls after a rollout, and recovers.",
+        "percentunit",
+        {"{{model}}": f"{rate(HITS, 'model')} / {rate(f'microtome_vectors_total{{{MODEL}}}', 'model')}"},
+        top=1,
+    ),
+    Panel(
+        "In flight against the limit", "Of the images and bytes that a gateway may hold. Beyond it callers get 429.",
+        "percentunit", {"{{instance}} {{limit}}": f"microtome:in_flight:ratio{{{NS}}}"}, top=1,
+    ),
+    Panel(
+        "Images in flight", "Images that each gateway works on now.", "short",
+        {"{{instance}}": f"microtome_images_in_flight{{{NS}}}"}, stacked=True,
+    ),
+    Panel(
+        "Error budget burnt", "Times faster than the objective allows; 1 uses up 30 days' budget in 30 days.", "short",
+        {
+            "1 h": f"microtome:errors:ratio_rate1h{{{NS}}} / 0.001",
+            "6 h": f"microtome:errors:ratio_rate6h{{{NS}}} / 0.001",
+            "3 d": f"microtome:errors:ratio_rate3d{{{NS}}} / 0.001",
+        },
+    ),
+    Panel(
+        "Slow and turned away", "Share of the requests longer than 1 s (the objective is 1 %); share answered 429.",
+        "percentunit",
+        {
+            "slow": f"microtome:slow:ratio_rate5m{{{NS}}}",
+            "turned away": f"microtome:rejected:ratio_rate5m{{{NS}}}",
+        },
+    ),
+    Panel(
+        "Vectors", "Vectors answered per second, by model and by whether a cache had them.", "ops",
+        {"{{model}} {{cache}}": rate(f"microtome_vectors_total{{{MODEL}}}", "model, cache")}, stacked=True,
+    ),
+)  # fmt: skip
+
+STAGES = (
+    Panel(
+        "p99 of each stage", "read: the body; hash, cache, decode, infer (queueing included), encode: the answer.", "s",
+        {"{{stage}}": quantile(0.99, "microtome_stage_seconds", NS, "stage")}, 12,
+    ),
+    Panel(
+        "Where the time goes", "Seconds spent in a stage per second, over all requests at once.", "short",
+        {"{{stage}}": rate(f"microtome_stage_seconds_sum{{{NS}}}", "stage")}, 12, stacked=True,
+    ),
+)  # fmt: skip
+
+MODELS = (
+    Panel(
+        "Ready by gateway", "1 while an inference has worked within 10 s.", "bool_yes_no",
+        {"{{model}} on {{instance}}": f"microtome_model_ready{{{MODEL}}}"}, 6, top=1,
+    ),
+    Panel(
+        "Version by gateway", "The version that requests go to. Gateways that differ for long are skewed.", "none",
+        {"{{model}} on {{instance}}": f"microtome_model_version{{{MODEL}}}"}, 6,
+    ),
+    Panel(
+        "Model servers", "Model servers that Prometheus can scrape.", "short",
+        {"{{instance}}": f'up{{job="microtome-model-server",{NS}}}'}, 6, stacked=True,
+    ),
+    Panel(
+        "Calls by status", "Calls per second at the model server, probes included.", "reqps",
+        {"{{model_name}} {{status}}": rate(f"{TFS}request_count{{{NS}}}", "model_name, status")}, 6, stacked=True,
+    ),
+    Panel(
+        "Duration at the model server", "Successful calls, queueing included; p99, by model.", "µs",
+        {"{{model_name}}": quantile(0.99, f"{TFS}request_latency", NS, "model_name")}, 6,
+    ),
+    Panel(
+        "Running the graph", "One batch, waiting for the batch to fill included; p99, by model.", "µs",
+        {"{{model_name}}": quantile(0.99, f"{TFS}runtime_latency", NS, "model_name")}, 6,
+    ),
+    Panel(
+        "Waiting for a batch", "What batches wait in the queue; p95, by server. The alert is at 250 ms.", "s",
+        {"{{instance}}": f"microtome:model_server_queue_seconds:p95_rate5m{{{NS}}}"}, 6,
+    ),
+    Panel(
+        "Images in a batch", "Mean size of the batches that ran. Near 1: batching gains nothing.", "short",
+        {
+            "{{instance}}": f"{rate(f'{TFS}batching_session:processed_batch_size_sum{{{NS}}}', 'instance')} / "
+            f"{rate(f'{TFS}batching_session:processed_batch_size_count{{{NS}}}', 'instance')}"
+        },
+        6,
+    ),
+)  # fmt: skip
+
+REDIS = (
+    Panel(
+        "Breaker open", "1 while a gateway leaves Redis alone after a failure.", "bool_yes_no",
+        {"{{instance}}": f"microtome_cache_breaker_open{{{NS}}}"}, 6, top=1,
+    ),
+    Panel(
+        "Failures", "Calls of Redis that failed or took longer than the time budget. Each was a miss.", "ops",
+        {"{{instance}}": rate(f"microtome_cache_failures_total{{{NS}}}", "instance")}, 6,
+    ),
+    Panel(
+        "Spoiled values", "Values in Redis that nobody had stored so. Each was a miss; there should be none.", "ops",
+        {"{{instance}}": rate(f"microtome_cache_spoiled_total{{{NS}}}", "instance")}, 6,
+    ),
+    Panel(
+        "Duration of look-ups", "Both tiers, as a request sees them.", "s",
+        {
+            "p50": quantile(0.5, "microtome_stage_seconds", f'stage="cache",{NS}'),
+            "p99": quantile(0.99, "microtome_stage_seconds", f'stage="cache",{NS}'),
+        },
+        6,
+    ),
+)  # fmt: skip
+
+PROCESSES = (
+    Panel(
+        "Processor", "Cores that each gateway uses.", "short",
+        {"{{instance}}": rate(f'process_cpu_seconds_total{{job="microtome-gateway",{NS}}}', "instance")},
+    ),
+    Panel(
+        "Memory", "Resident memory of each gateway.", "bytes",
+        {"{{instance}}": f'process_resident_memory_bytes{{job="microtome-gateway",{NS}}}'},
+    ),
+    Panel(
+        "Bodies in flight", "Bytes of request bodies that each gateway holds.", "bytes",
+        {"{{instance}}": f"microtome_body_bytes_in_flight{{{NS}}}"}, stacked=True,
+    ),
+)  # fmt: skip
+
+ROWS = {
+    "Does it work?": GLANCE,
+    "Requests": REQUESTS,
+    "Stages of a request": STAGES,
+    "Models and model servers": MODELS,
+    "Redis": REDIS,
+    "Processes of the gateways": PROCESSES,
+}
+
+if __name__ == "__main__":
+    json.dump(dashboard(ROWS), sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")

@@ -1,0 +1,93 @@
+"""The manifests as kubectl renders them: every overlay, alone and with components."""
+
+import functools
+import itertools
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy.tools import tool
+from tests.exported_models import REPOSITORY
+
+KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
+OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
+COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
+EXCLUSIVE = {"gpu", "embedded"}
+"""Two answers to the same question: no deployment has both."""
+
+Manifest = Mapping[str, Any]
+Combination = tuple[str, ...]
+
+
+def combinations() -> list[Combination]:
+    """List overlays and their components: each component, each pair of them, and as many as go together.
+
+    Patches that do not get along show in pairs; all of the 192 combinations would take minutes and tell no more.
+    """
+    everything = [tuple(c for c in COMPONENTS if c != left_out) for left_out in sorted(EXCLUSIVE)]
+    few = [
+        chosen
+        for number in range(3)
+        for chosen in itertools.combinations(COMPONENTS, number)
+        if not set(chosen) >= EXCLUSIVE
+    ]
+    return [
+        (overlay, *chosen)
+        for overlay in OVERLAYS
+        for chosen in [*(few if overlay == "production" else [()]), *everything]
+    ]
+
+
+@functools.cache
+def render(combination: Combination) -> tuple[Manifest, ...]:
+    """Let kubectl render an overlay with components, put together the way deploy/README.md says."""
+    overlay, *components = combination
+    with tempfile.TemporaryDirectory() as directory:
+        above = os.path.relpath(KUBERNETES.resolve(), Path(directory).resolve())
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": "microtome",
+            "resources": [f"{above}/overlays/{overlay}"],
+            "components": [f"{above}/components/{component}" for component in components],
+        }
+        (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+        done = subprocess.run(
+            [tool("kubectl"), "kustomize", directory], capture_output=True, text=True, check=False, timeout=60
+        )
+    assert 0 == done.returncode, done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def workloads(manifests: tuple[Manifest, ...]) -> list[Manifest]:
+    """Those that run pods."""
+    return [m for m in manifests if m["kind"] in {"Deployment", "StatefulSet", "DaemonSet", "Job"}]
+
+
+def pod(workload: Manifest) -> Mapping[str, Any]:
+    """The specification of a workload's pods."""
+    spec: Mapping[str, Any] = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def containers(workload: Manifest) -> list[Mapping[str, Any]]:
+    """All containers of a workload's pods, those that come first included."""
+    return [*pod(workload).get("initContainers", []), *pod(workload)["containers"]]
+
+
+def find(manifests: tuple[Manifest, ...], kind: str, name: str) -> Manifest:
+    """The one manifest of this kind and name."""
+    (found,) = [m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name]
+    return found
+
+
+def container(manifests: tuple[Manifest, ...], name: str) -> Mapping[str, Any]:
+    """The container that gives a deployment its name."""
+    found: Mapping[str, Any]
+    (found,) = [c for c in pod(find(manifests, "Deployment", name))["containers"] if c["name"] == name]
+    return found

@@ -1,0 +1,125 @@
+"""The compose file, by its structure: names that are referred to exist, order is by health, nothing is unbounded.
+
+`docker compose config -q` needs Docker's own program; what it would find of misspelt keys is found here by KEYS.
+"""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.deploy.tfserving import COMPOSE, compose
+
+KEYS = {
+    "build",
+    "cap_drop",
+    "command",
+    "depends_on",
+    "deploy",
+    "entrypoint",
+    "environment",
+    "healthcheck",
+    "image",
+    "init",
+    "mem_limit",
+    "networks",
+    "pids_limit",
+    "ports",
+    "profiles",
+    "read_only",
+    "restart",
+    "security_opt",
+    "stop_grace_period",
+    "tmpfs",
+    "user",
+    "volumes",
+}
+SERVICES = compose()["services"]
+MODEL_SERVERS = {"cpu": "tfserving-cpu", "gpu": "tfserving-gpu", "embedded": "modelserver"}
+
+every_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def chosen(profile: str) -> dict[str, Any]:
+    """The services that a profile starts."""
+    return {name: s for name, s in SERVICES.items() if profile in s.get("profiles", [profile])}
+
+
+@every_service
+def test_keys_are_those_that_compose_knows(name: str) -> None:
+    """A misspelt key is an error to Docker; here it is one too."""
+    assert set() == SERVICES[name].keys() - KEYS
+
+
+@every_service
+def test_what_is_referred_to_exists(name: str) -> None:
+    """Networks, volumes, files and the services waited for."""
+    service, document = SERVICES[name], compose()
+    assert set(service["networks"]) <= set(document["networks"])
+    for volume in service.get("volumes", []):
+        source = volume.partition(":")[0]
+        assert (COMPOSE.parent / source).exists() if source.startswith(".") else source in document["volumes"], source
+    assert set(service.get("depends_on", {})) <= set(SERVICES)
+
+
+@every_service
+def test_services_are_bounded_and_locked_down(name: str) -> None:
+    """Memory and processes have a limit; nothing is writable but what is said; no capability is left."""
+    service = SERVICES[name]
+    assert {"mem_limit", "pids_limit", "restart"} <= service.keys()
+    assert (True, ["ALL"], ["no-new-privileges:true"]) == (
+        service["read_only"],
+        service["cap_drop"],
+        service["security_opt"],
+    )
+
+
+@every_service
+def test_images_are_pinned_and_ports_are_of_this_machine(name: str) -> None:
+    """Every image has a full version; what is published, is so on the loopback address."""
+    assert re.fullmatch(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+[a-z0-9.-]*", SERVICES[name]["image"])
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+
+
+@every_service
+def test_who_is_waited_for_can_say_so(name: str) -> None:
+    """Health is asked of services that have a health check, completion of the one that ends."""
+    for other, wait in SERVICES[name].get("depends_on", {}).items():
+        if wait["condition"] == "service_healthy":
+            assert "healthcheck" in SERVICES[other]
+        if wait["condition"] == "service_completed_successfully":
+            assert not SERVICES[other]["restart"].startswith(("always", "unless-stopped")), other
+
+
+def test_every_server_has_a_health_check() -> None:
+    """All but the job that ends."""
+    assert ["exporter"] == [name for name, service in SERVICES.items() if "healthcheck" not in service]
+
+
+@pytest.mark.parametrize("profile", MODEL_SERVERS)
+def test_each_profile_has_one_model_server(profile: str) -> None:
+    """And it answers to the name that the gateway asks for, whichever it is."""
+    servers = [name for name in chosen(profile) if name in MODEL_SERVERS.values()]
+    assert [MODEL_SERVERS[profile]] == servers
+    assert ["model-server"] == SERVICES[servers[0]]["networks"]["inside"]["aliases"]
+    assert "model-server" in chosen(profile)["gateway"]["environment"]["MICROTOME_MODEL_SERVER"]
+    assert {"exporter": {"condition": "service_completed_successfully"}} == SERVICES[servers[0]]["depends_on"]
+
+
+def test_a_profile_is_chosen_where_the_caller_chooses_none() -> None:
+    """Plain `docker compose up` has a model server."""
+    assert "COMPOSE_PROFILES=cpu" in (COMPOSE.parent / ".env").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_gateway_may_drain() -> None:
+    """Docker's patience is longer than the drain."""
+    gateway = SERVICES["gateway"]
+    assert int(gateway["environment"]["MICROTOME_DRAIN"]) < int(gateway["stop_grace_period"].removesuffix("s"))
+
+
+def test_the_model_server_is_reached_by_nobody_else() -> None:
+    """It and Redis are on a network without a way out, and publish nothing."""
+    assert compose()["networks"]["inside"]["internal"] is True
+    for name in (*MODEL_SERVERS.values(), "redis"):
+        assert ["inside"] == list(SERVICES[name]["networks"])
+        assert "ports" not in SERVICES[name]

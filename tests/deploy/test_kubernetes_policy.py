@@ -1,0 +1,216 @@
+"""What every workload keeps to, whichever overlay and components were chosen."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.manifests import (
+    COMPONENTS,
+    OVERLAYS,
+    Combination,
+    combinations,
+    container,
+    containers,
+    find,
+    pod,
+    render,
+    workloads,
+)
+
+SIZE = {"Mi": 1 << 20, "Gi": 1 << 30}
+CONNECTION_AGE = re.compile(r"grpc\.max_connection_age(?:_grace)?_ms=(\d+)")
+
+every = pytest.mark.parametrize("combination", combinations(), ids="+".join)
+
+
+def in_bytes(quantity: str) -> int:
+    """Read 512Mi."""
+    return int(quantity[:-2]) * SIZE[quantity[-2:]]
+
+
+@every
+def test_no_container_may_more_than_it_needs(combination: Combination) -> None:
+    """Not root, no way to become it, no capability, nothing of the host, a file system that cannot be written."""
+    for workload in workloads(render(combination)):
+        spec = pod(workload)
+        who = workload["metadata"]["name"]
+        assert {"hostNetwork", "hostPID", "hostIPC"}.isdisjoint(spec), who
+        assert all("hostPath" not in volume for volume in spec["volumes"]), who
+        assert (True, 10001, {"type": "RuntimeDefault"}) == (
+            spec["securityContext"]["runAsNonRoot"],
+            spec["securityContext"]["runAsUser"],
+            spec["securityContext"]["seccompProfile"],
+        ), who
+        for box in containers(workload):
+            assert {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            } == box["securityContext"], f"{who}: {box['name']}"
+
+
+@every
+def test_nothing_holds_a_token_and_nothing_is_told_of_services(combination: Combination) -> None:
+    """No pod can speak to the Kubernetes API; none gets variables that the gateway would take for misspelt."""
+    manifests = render(combination)
+    accounts = {m["metadata"]["name"]: m for m in manifests if m["kind"] == "ServiceAccount"}
+    for workload in workloads(manifests):
+        spec = pod(workload)
+        assert (False, False) == (spec["automountServiceAccountToken"], spec["enableServiceLinks"])
+        assert accounts[spec["serviceAccountName"]]["automountServiceAccountToken"] is False
+
+
+@every
+def test_images_are_pinned(combination: Combination) -> None:
+    """Every image has a tag with a full version."""
+    images = [box["image"] for workload in workloads(render(combination)) for box in containers(workload)]
+    assert [] == [image for image in images if not re.fullmatch(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+[a-z0-9.-]*", image)]
+
+
+@every
+def test_resources_are_asked_for_and_memory_is_bounded(combination: Combination) -> None:
+    """The scheduler knows what each container wants, and none can take a node's memory."""
+    for workload in workloads(render(combination)):
+        for box in containers(workload):
+            resources = box["resources"]
+            assert {"cpu", "memory"} <= resources["requests"].keys(), box["name"]
+            assert in_bytes(resources["requests"]["memory"]) <= in_bytes(resources["limits"]["memory"]), box["name"]
+
+
+@every
+def test_servers_are_probed(combination: Combination) -> None:
+    """Every container that others connect to has all three probes, each with time to answer."""
+    for workload in workloads(render(combination)):
+        for box in containers(workload):
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe") if box.get("ports") else ():
+                (how,) = {"httpGet", "grpc", "tcpSocket", "exec"} & box[probe].keys()
+                assert how, f"{box['name']}: {probe}"
+
+
+@every
+def test_gateways_probes_mean_what_their_paths_mean(combination: Combination) -> None:
+    """Only readiness depends on the model server: restarting the gateway would mend nothing."""
+    gateway = container(render(combination), "gateway")
+    paths = {name: gateway[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"} == paths
+
+
+@every
+def test_pods_are_given_time_to_go(combination: Combination) -> None:
+    """The grace period is longer than the pause before SIGTERM and the drain after it."""
+    manifests = render(combination)
+    gateway, server = container(manifests, "gateway"), container(manifests, "model-server")
+    (settings,) = [m["data"] for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"][:8] == "gateway-"]
+    drains = {"gateway": int(settings["MICROTOME_DRAIN"]), "model-server": 0}
+    for argument in server["args"]:
+        if argument.startswith("--shutdown_grace_seconds="):
+            drains["model-server"] = int(argument.partition("=")[2])
+    for name, box in (("gateway", gateway), ("model-server", server)):
+        pause = int(box["lifecycle"]["preStop"]["exec"]["command"][1])
+        grace = pod(find(manifests, "Deployment", name))["terminationGracePeriodSeconds"]
+        assert pause + drains[name] < grace, name
+
+
+@every
+def test_gateways_have_left_a_model_server_before_it_ends(combination: Combination) -> None:
+    """Connections are renewed, their grace included, within the pause before SIGTERM."""
+    server = container(render(combination), "model-server")
+    ages = [int(ms) for argument in server["args"] for ms in CONNECTION_AGE.findall(argument)]
+    assert 2 == len(ages)
+    assert sum(ages) < 1000 * int(server["lifecycle"]["preStop"]["exec"]["command"][1])
+
+
+@every
+def test_sigterm_reaches_tensorflow_serving(combination: Combination) -> None:
+    """It is not process 1, for which the kernel ignores a signal without a handler, and no shell stands before it."""
+    manifests = render(combination)
+    assert pod(find(manifests, "Deployment", "model-server"))["shareProcessNamespace"] is True
+    command = container(manifests, "model-server")["command"]
+    assert command in (["/usr/bin/tensorflow_model_server"], ["python", "-m", "modelserver"])
+
+
+@every
+def test_patches_have_left_nothing_twice(combination: Combination) -> None:
+    """Kustomize appends to lists that it does not know the keys of, where replacing was meant."""
+    for workload in workloads(render(combination)):
+        keys = [spread["topologyKey"] for spread in pod(workload).get("topologySpreadConstraints", [])]
+        assert sorted(set(keys)) == sorted(keys)
+        for box in containers(workload):
+            names = [variable["name"] for variable in box.get("env", [])]
+            assert sorted(set(names)) == sorted(names)
+
+
+@every
+def test_everything_that_is_referred_to_is_there(combination: Combination) -> None:
+    """Volumes, configuration, services and what is scaled or guarded exist; Secrets are the operator's to make."""
+    manifests = render(combination)
+    names = {(m["kind"], m["metadata"]["name"]) for m in manifests}
+    labels = [w["spec"]["template"]["metadata"]["labels"] for w in workloads(manifests)]
+    for workload in workloads(manifests):
+        for volume in pod(workload)["volumes"]:
+            if "configMap" in volume:
+                assert ("ConfigMap", volume["configMap"]["name"]) in names
+            if "persistentVolumeClaim" in volume:
+                assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in names
+        mounted = {mount["name"] for box in containers(workload) for mount in box["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod(workload)["volumes"]}
+    for manifest in manifests:
+        if manifest["kind"] in {"HorizontalPodAutoscaler", "ScaledObject"}:
+            target = manifest["spec"]["scaleTargetRef"]
+            assert (target["kind"], target["name"]) in names
+        selector = {
+            "Service": lambda spec: spec["selector"],
+            "PodDisruptionBudget": lambda spec: spec["selector"]["matchLabels"],
+        }.get(manifest["kind"])
+        if selector:
+            assert any(selector(manifest["spec"]).items() <= found.items() for found in labels)
+
+
+@every
+def test_who_scales_says_how_many(combination: Combination) -> None:
+    """A number of replicas beside an autoscaler would be set back at every apply."""
+    manifests = render(combination)
+    scaled = {
+        m["spec"]["scaleTargetRef"]["name"]
+        for m in manifests
+        if m["kind"] in {"HorizontalPodAutoscaler", "ScaledObject"}
+    }
+    assert ("autoscaling" in combination) == bool(scaled)
+    assert [] == [name for name in scaled if "replicas" in find(manifests, "Deployment", name)["spec"]]
+
+
+@every
+def test_only_gateways_reach_the_model_servers_calls(combination: Combination) -> None:
+    """All is shut but what a policy opens; port 8500, which authenticates nobody, is open to gateways alone."""
+    policies = [m["spec"] for m in render(combination) if m["kind"] == "NetworkPolicy"]
+    assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in policies
+    openers = [
+        rule["from"]
+        for policy in policies
+        if policy["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "model-server"}}
+        for rule in policy.get("ingress", [])
+        if {"port": "grpc"} in rule["ports"]
+    ]
+    assert [[{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}}]] == openers
+
+
+def test_overlays_and_components_are_the_ones_that_the_readme_explains(repository: Path) -> None:
+    """None is missing from deploy/README.md."""
+    readme = (repository / "deploy" / "README.md").read_text(encoding="utf-8")
+    assert [] == [name for name in (*OVERLAYS, *COMPONENTS) if f"`{name}`" not in readme]
+
+
+def test_keys_are_wanted_in_production_and_waived_on_one_machine() -> None:
+    """Nobody is served without a key in production; the local overlay says that everybody is."""
+    variable = container(render(("production",)), "gateway")["env"][0]
+    assert ("MICROTOME_API_KEYS", False) == (variable["name"], variable["valueFrom"]["secretKeyRef"]["optional"])
+    maps = {
+        overlay: next(
+            m["data"]
+            for m in render((overlay,))
+            if m["kind"] == "ConfigMap" and m["metadata"]["name"][:8] == "gateway-"
+        )
+        for overlay in OVERLAYS
+    }
+    assert {"local": "true", "production": None} == {o: d.get("MICROTOME_ALLOW_ANONYMOUS") for o, d in maps.items()}

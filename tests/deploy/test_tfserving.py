@@ -1,0 +1,127 @@
+"""TensorFlow Serving ignores a flag that it does not know, and dies late of a file that is wrong: both show here."""
+
+import re
+from collections.abc import Mapping
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.message import Message
+
+from modelserver.command_line import parse
+from modelserver.flags import FLAGS, Meaning
+from tests.deploy.tfserving import FILES, command_lines, embedded_command_lines, local_file
+from tests.exported_models import REPOSITORY
+
+WANTED = {
+    "enable_profiler": False,  # on by default, and open to whoever reaches the port
+    "allow_version_labels_for_unavailable_models": True,  # else a label in the first configuration stops the start
+    "num_load_threads": 1,  # else a broken version holds up all models
+    "num_unload_threads": 1,
+    "enable_serialization_as_tensor_content": True,
+    "enable_grpc_healthcheck_service": True,
+}
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_WRAPPED = {1: "max_batch_size", 2: "batch_timeout_micros", 3: "max_enqueued_batches", 4: "num_batch_threads"}
+
+
+def message(
+    name: str, fields: Mapping[int, tuple[str, _FIELD.Type.ValueType, str, bool]]
+) -> descriptor_pb2.DescriptorProto:
+    """Describe a message by number: name, type, type's name, repeated."""
+    described = descriptor_pb2.DescriptorProto(name=name)
+    for number, (field, kind, type_name, repeated) in fields.items():
+        label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
+        described.field.add(name=field, number=number, type=kind, type_name=type_name or None, label=label)
+    return described
+
+
+def official_messages() -> dict[str, type[Message]]:
+    """TensorFlow Serving's messages that no package ships, from their field tables in its repository.
+
+    session_bundle_config.proto (BatchingParameters) and monitoring_config.proto.
+    """
+    file = descriptor_pb2.FileDescriptorProto(name="deploy_test.proto", package="deploy_test", syntax="proto3")
+    file.message_type.append(message("Value", {1: ("value", _FIELD.TYPE_INT64, "", False)}))
+    batching = {n: (name, _FIELD.TYPE_MESSAGE, ".deploy_test.Value", False) for n, name in _WRAPPED.items()}
+    file.message_type.append(
+        message("BatchingParameters", batching | {6: ("allowed_batch_sizes", _FIELD.TYPE_INT64, "", True)})
+    )
+    prometheus = {1: ("enable", _FIELD.TYPE_BOOL, "", False), 2: ("path", _FIELD.TYPE_STRING, "", False)}
+    file.message_type.append(message("PrometheusConfig", prometheus))
+    monitoring = {1: ("prometheus_config", _FIELD.TYPE_MESSAGE, ".deploy_test.PrometheusConfig", False)}
+    file.message_type.append(message("MonitoringConfig", monitoring))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"deploy_test.{name}"))
+        for name in ("BatchingParameters", "MonitoringConfig")
+    }
+
+
+def text(name: str) -> str:
+    """Read one of the configuration files."""
+    return (FILES / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("place", "arguments"), command_lines().items(), ids=command_lines())
+def test_tensorflow_serving_knows_every_flag(place: str, arguments: list[str]) -> None:
+    """Each is in the table of its flags, with a value of the right kind; none is one of ours; none comes twice."""
+    names = [argument[2:].partition("=")[0] for argument in arguments]
+    assert sorted(set(names)) == sorted(names)
+    given = parse(arguments)
+    assert [] == [name for name in given if FLAGS[name].meaning is Meaning.OURS]
+    assert WANTED == {name: given[name] for name in WANTED}
+    # Threads that wait in batches: twice the largest batch at least.
+    assert int(given["grpc_max_threads"]) >= 64
+
+
+@pytest.mark.parametrize(("place", "arguments"), embedded_command_lines().items(), ids=embedded_command_lines())
+def test_the_embedded_server_knows_every_flag(place: str, arguments: list[str]) -> None:
+    """Each is one that has a meaning there."""
+    assert [] == [name for name in parse(arguments) if FLAGS[name].meaning is Meaning.NONE]
+
+
+@pytest.mark.parametrize("place", [*command_lines()])
+def test_files_on_the_command_line_are_there(place: str) -> None:
+    """Every file under /etc/tfserving is one of those that are mounted there."""
+    files = [file for argument in command_lines()[place] if (file := local_file(argument))]
+    assert 3 == len(files)
+    assert [] == [file for file in files if not file.is_file()]
+
+
+def test_models_config_is_what_the_official_schema_allows() -> None:
+    """Unique names, absolute paths under /models, TensorFlow's platform, and the models that the gateway asks for."""
+    from tensorflow_serving.config import model_server_config_pb2  # noqa: PLC0415, takes seconds
+
+    config = text_format.Parse(text("models.config"), model_server_config_pb2.ModelServerConfig())
+    models = {model.name: model for model in config.model_config_list.config}
+    assert len(models) == len(config.model_config_list.config)
+    assert {f"/models/{name}" for name in models} == {model.base_path for model in models.values()}
+    assert {"tensorflow"} == {model.model_platform for model in models.values()}
+    asked = re.findall(
+        r"^MICROTOME_MODELS=(.*)$", (REPOSITORY / "deploy/kubernetes/base/gateway.env").read_text(), re.MULTILINE
+    )
+    assert [",".join(models)] == asked
+
+
+def test_batching_config_is_what_tensorflow_serving_accepts() -> None:
+    """Sizes grow, the last is the largest batch: anything else fails the load of every model."""
+    config = text_format.Parse(text("batching.config"), official_messages()["BatchingParameters"]())
+    sizes = list(config.allowed_batch_sizes)  # type: ignore[attr-defined]
+    assert sorted(set(sizes)) == sizes
+    assert config.max_batch_size.value == sizes[-1]  # type: ignore[attr-defined]
+
+
+def test_monitoring_config_turns_prometheus_on() -> None:
+    """At the path that Prometheus is told."""
+    config = text_format.Parse(text("monitoring.config"), official_messages()["MonitoringConfig"]())
+    assert config.prometheus_config.enable  # type: ignore[attr-defined]
+    scraping = (REPOSITORY / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
+    assert config.prometheus_config.path in scraping  # type: ignore[attr-defined]
+
+
+def test_a_misspelt_field_would_be_found() -> None:
+    """The parser is strict: plain numbers where the schema has wrappers are refused."""
+    with pytest.raises(text_format.ParseError):
+        text_format.Parse("max_batch_size: 32", official_messages()["BatchingParameters"]())
