@@ -19,7 +19,7 @@ from exporter.manifest import describe
 from exporter.precision import fold_weight_casts, lowered
 from exporter.precision_cost import measure, worst
 from exporter.preparing import prepare, warn_of_long_vectors
-from exporter.progress import stage
+from exporter.progress import stage, warn
 from exporter.projection import Fitted
 from exporter.projections_file import write_projections
 from exporter.publication import ASSETS, MANIFEST_FILE, RECIPE_FILE, draft_version, want_free_version
@@ -89,7 +89,10 @@ def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_f
             with stage(f"{recipe.name}: verifying against Keras"):
                 require(verify(draft.directory, slice_, calibrated.projections, worst_cosines=worst(measured)))
         path = draft.publish(recipe.version)
-    write_serving_configuration(models, served_from)
+    try:
+        write_serving_configuration(models, served_from)
+    except OSError as error:  # the version itself is there, and good
+        warn(f"the configuration for TensorFlow Serving in {models} could not be written: {error.strerror or error}.")
     return Published(path, manifest, time.monotonic() - started)
 
 

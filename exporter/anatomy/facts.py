@@ -25,7 +25,7 @@ class CutPoint:
     """One tensor that a network can be cut at, and what a cut there means.
 
     Attributes:
-        index: Of its layer in `model.layers`; also a name for the layer. None for an operation that is not a layer, such
+        index: Of its layer in `model.layers`; also a name for the layer. None for an operation that is no layer, such
             as the sums of ConvNeXt, which its authors wrote as `x + y`.
         ref: What a recipe calls it: `layer`, or `layer:call` or `layer:call:output` where a bare name would not do.
         kind: The layer's class.
@@ -36,7 +36,7 @@ class CutPoint:
         dimension: Of the vector after average pooling; None when the last axis is not fixed.
         crossing: How many tensors cross an edge that is cut here: 1 is a clean bottleneck.
         block_end: Whether it is where one would cut: clean, or a merge of branches, and not followed merely by a
-            normalisation or an activation.
+            normalisation or an activation. (A concatenation is, in dense blocks: people cut at those.)
     """
 
     index: int | None
@@ -94,7 +94,7 @@ def _params(network: Network, needed: int) -> int:
 def _ends_block(network: Network, at: int, crossing: int) -> bool:
     call: Call = network.calls[at]
     takers = list(bits(network.takers[at]))
-    followed = len(takers) == 1 and network.calls[takers[0]].kind in _FOLLOWERS
+    followed = len(takers) == 1 and network.calls[takers[0]].kind in _FOLLOWERS and call.kind != "Concatenate"
     if followed or call.kind in _NOTHING_NEW:
         return False
     return crossing == 1 or (call.kind in _MERGES and crossing == 2)

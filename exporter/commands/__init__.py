@@ -7,6 +7,7 @@ nothing heavy, and `run(arguments) -> int`, which imports what it needs when it 
 COMMANDS = {
     "export": "export the models of a recipe",
     "layers": "list where a backbone can be cut",
+    "graph": "draw a backbone with the cuts in it",
     "split": "cut a backbone into blocks and prove that their chain equals it",
     "verify": "prove that a version computes what Keras computes",
     "inspect": "say what a version is, what it returns and what it costs",

@@ -1,0 +1,45 @@
+"""`microtome graph`: a picture of an architecture with the cuts in it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from exporter.commands import COMMANDS
+from exporter.commands.backbone import add_backbone_to, read_backbone
+from exporter.errors import CannotPublish
+
+
+def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        "graph",
+        help=COMMANDS["graph"],
+        description="Draw a backbone's blocks as SVG, like neighbours as one box with a count, and mark cuts.",
+    )
+    add_backbone_to(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="where the picture goes")
+    parser.add_argument("--mark", action="append", default=[], metavar="LAYER", help="show a cut; as often as needed")
+    parser.add_argument("--all", action="store_true", help="a box for every block")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw."""
+    row, pixels = read_backbone(arguments)
+    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
+
+    with tensorflow_ready():
+        from exporter.building import build  # noqa: PLC0415
+        from exporter.drawing.outline import outline  # noqa: PLC0415
+        from exporter.drawing.svg import draw  # noqa: PLC0415
+        from exporter.progress import stage  # noqa: PLC0415
+
+        with stage(f"Building {row.name}"):
+            boxes = outline(build(row, None, pixels).model, arguments.mark, expand=arguments.all)
+    picture = draw(f"{row.name}, {pixels.height}x{pixels.width} pixels", boxes)
+    try:
+        arguments.out.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise CannotPublish(f"Expected to write {arguments.out}. Received: {error.strerror}.") from error
+    print(f"{len(boxes)} boxes drawn to {arguments.out}")  # noqa: T201 -- the command's result
+    return 0

@@ -1,0 +1,78 @@
+"""`microtome split`: a network as consecutive blocks, proved equal to the whole."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.commands import COMMANDS
+from exporter.commands.backbone import add_backbone_to, read_backbone
+from exporter.errors import ImpossibleSplit
+
+if TYPE_CHECKING:
+    from exporter.splitting.pipeline import Split
+
+_UNEQUAL = 1
+
+
+def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        "split",
+        help=COMMANDS["split"],
+        description="Cut a backbone into consecutive blocks at any layers, save each as a SavedModel and as .keras, "
+        "and prove that the chain of what was saved equals the backbone. With --from and --to: save what lies between.",
+    )
+    add_backbone_to(parser)
+    parser.add_argument("--at", action="append", default=[], metavar="LAYER", help="where to cut; as often as needed")
+    parser.add_argument("--from", dest="start", metavar="LAYER", help="with --to: only what comes after this layer")
+    parser.add_argument("--to", dest="end", metavar="LAYER", help="with --from: only up to this layer")
+    parser.add_argument("--weights", help="imagenet, random or a weights file (imagenet, or a model's own)")
+    parser.add_argument(
+        "--images", type=Path, default=Path("examples"), metavar="DIR", help="photos to try the blocks on (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the blocks go; must not exist")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Split, and print what the comparison with the whole found."""
+    sliced = arguments.start is not None and arguments.end is not None
+    if sliced == bool(arguments.at) or (arguments.start is None) != (arguments.end is None):
+        raise ImpossibleSplit("Expected --at LAYER, at least once; or --from LAYER and --to LAYER. Received: neither.")
+    row, pixels = read_backbone(arguments)
+    from exporter.backbones import BACKBONES  # noqa: PLC0415
+    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
+
+    weights = arguments.weights or ("imagenet" if row.name in BACKBONES else None)
+    with tensorflow_ready():
+        from exporter.building import build  # noqa: PLC0415
+        from exporter.progress import stage  # noqa: PLC0415
+        from exporter.splitting.pipeline import slice_to, split_to  # noqa: PLC0415
+
+        with stage(f"Building {row.name}"):
+            built = build(row, weights, pixels)
+        if sliced:
+            done = slice_to(built, (arguments.start, arguments.end), arguments.out)
+        else:
+            done = split_to(built, pixels, arguments.at, arguments.out, arguments.images)
+    _show(done, arguments.out)
+    return 0 if done.published else _UNEQUAL
+
+
+def _show(done: Split, out: Path) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    blocks = Table("block", "takes", "gives", title=f"{len(done.blocks)} blocks", title_justify="left")
+    for block in done.blocks:
+        blocks.add_row(block.model.name, ", ".join(block.takes), ", ".join(block.gives))
+    console = Console()
+    console.print(blocks)
+    if done.comparisons:
+        proof = Table("saved as", "images", "output", "max abs", "max rel", "cosine", "equal", title_justify="left")
+        for found in done.comparisons:
+            numbers = (f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{found.cosine:.9f}")
+            proof.add_row(found.form, found.images, found.output, *numbers, "yes" if found.equal else "NO")
+        console.print(proof)
+    console.print(f"Written to {out}." if done.published else "The chain is not the network: nothing is written.")

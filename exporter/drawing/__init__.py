@@ -1,0 +1,1 @@
+"""Draw an architecture: people would rather look than read 700 rows."""

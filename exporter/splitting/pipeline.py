@@ -1,0 +1,135 @@
+"""One split from beginning to end: cut → write → read back → prove → publish."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from exporter.building import Built
+from exporter.calibration_folder import image_files
+from exporter.errors import CannotPublish, ImpossibleSplit
+from exporter.preprocessing import Preprocessing
+from exporter.progress import stage
+from exporter.scaling import scale
+from exporter.splitting.blocks import Block, between, split
+from exporter.splitting.proof import Comparison, noise, photos, prove
+from exporter.splitting.saved_blocks import write_block
+
+DESCRIPTION = "split.json"
+_PHOTOS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What came of a split.
+
+    Attributes:
+        blocks: The blocks.
+        comparisons: With the network; none for a slice from one layer to another, which nothing can be chained to.
+        published: Whether they are where they should be; not when a comparison failed.
+    """
+
+    blocks: tuple[Block, ...]
+    comparisons: tuple[Comparison, ...]
+    published: bool
+
+
+def split_to(built: Built, pixels: Preprocessing, at: Sequence[str], out: Path, images: Path) -> Split:
+    """Split a backbone and write its blocks to a directory that is not there yet.
+
+    Args:
+        built: The backbone.
+        pixels: What it was built for.
+        at: The layers to cut at.
+        out: The directory.
+        images: A folder of photos to try the blocks on.
+
+    Raises:
+        ExporterError: See `exporter.errors`; nothing is written then.
+    """
+    files = image_files(images, _PHOTOS)
+    if not files:
+        raise ImpossibleSplit(f"Expected a folder with photos to try the blocks on. Received: {images}. Give --images.")
+    blocks = split(built.model, at)
+    with _drafted(out) as draft:
+        _write(draft, built, blocks)
+        with stage("Proving that the chain of blocks equals the network"):
+            real = photos(files, pixels)
+            batches = {"noise": noise(real.shape), "photos": real}  # of one shape, so that TensorFlow plans once
+            trials = {name: scale(tf.constant(batch), built.row.scaling) for name, batch in batches.items()}
+            found = tuple(prove(built.model, blocks, draft, trials))
+        _describe(draft, built, blocks, found)
+        published = all(comparison.equal for comparison in found)
+        if published:
+            draft.rename(out)
+    return Split(blocks, found, published)
+
+
+def slice_to(built: Built, ends: tuple[str, str], out: Path) -> Split:
+    """Write what lies between two layers to a directory that is not there yet.
+
+    Raises:
+        ExporterError: See `exporter.errors`; nothing is written then.
+    """
+    block = between(built.model, *ends)
+    with _drafted(out) as draft:
+        _write(draft, built, [block])
+        _describe(draft, built, [block], ())
+        draft.rename(out)
+    return Split((block,), (), published=True)
+
+
+def _write(draft: Path, built: Built, blocks: Sequence[Block]) -> None:
+    for block in blocks:
+        with stage(f"Writing {block.model.name} of {built.row.name}"):
+            write_block(draft, block)
+
+
+def _describe(draft: Path, built: Built, blocks: Sequence[Block], found: Sequence[Comparison]) -> None:
+    document = {
+        "backbone": {"name": built.row.name, "weights": built.weights, "source": built.source},
+        "scaling": built.row.scaling,
+        "blocks": [
+            {
+                "name": block.model.name,
+                "takes": _shapes(block.model.input),
+                "gives": _shapes(block.model.output),
+                "params": int(np.sum([np.prod(weight.shape) for weight in block.model.weights], dtype=np.int64)),
+            }
+            for block in blocks
+        ],
+        "proof": [asdict(comparison) for comparison in found],
+    }
+    (draft / DESCRIPTION).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def _shapes(tensors: dict[str, keras.KerasTensor]) -> dict[str, list[Any]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def _drafted(out: Path) -> Iterator[Path]:
+    """Give a directory beside `out` to write to, and take it away unless it has been renamed."""
+    if out.exists():
+        raise CannotPublish(f"Expected a directory that is not there yet. Received: {out}. Remove it or name another.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise CannotPublish(f"Expected to write to {out.parent}. Received: {error.strerror}.") from error
+    draft.chmod(0o755)
+    try:
+        yield draft
+    finally:
+        if draft.exists():
+            shutil.rmtree(draft)

@@ -1,0 +1,82 @@
+"""Write blocks as SavedModels and as `.keras` files, and run a chain of what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from exporter.freezing import functions_inlined
+from exporter.saved_model import METHOD, SERVING
+from exporter.splitting.blocks import Block
+
+Tensors = Mapping[str, tf.Tensor]
+FORMS = ("SavedModel", ".keras")
+
+
+def write_block(directory: Path, block: Block) -> None:
+    """Write `<name>/`, a frozen, flat SavedModel whose signature has the block's names, and `<name>.keras`."""
+    block.model.save(directory / f"{block.model.name}.keras")
+    _write_saved_model(directory / block.model.name, block)
+
+
+def read_chain(directory: Path, names: Sequence[str], form: str) -> Callable[[Tensors], Tensors]:
+    """Read blocks back, in one of the `FORMS`, as one function from the first's tensors to the last's."""
+    read = _read_saved_model if form == "SavedModel" else _read_keras
+    steps = [read(directory, name) for name in names]
+
+    def chain(tensors: Tensors) -> Tensors:
+        for step in steps:
+            tensors = step(tensors)
+        return tensors
+
+    return chain
+
+
+def _read_saved_model(directory: Path, name: str) -> Callable[[Tensors], Tensors]:
+    loaded = tf.saved_model.load(directory / name)  # must outlive the signature
+    return lambda tensors: loaded.signatures[SERVING](**tensors)
+
+
+def _read_keras(directory: Path, name: str) -> Callable[[Tensors], Tensors]:
+    model = keras.saving.load_model(directory / f"{name}.keras", compile=False)
+    return lambda tensors: model(dict(tensors), training=False)
+
+
+def _write_saved_model(directory: Path, block: Block) -> None:
+    tensors = [block.model.input[name] for name in block.takes]
+    signature = [
+        tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in zip(block.takes, tensors, strict=True)
+    ]
+
+    def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
+        with functions_inlined():
+            given = block.model(dict(zip(block.takes, arguments, strict=True)), training=False)
+        return [given[name] for name in block.gives]
+
+    traced = tf.function(run, input_signature=signature).get_concrete_function()
+    frozen = convert_variables_to_constants_v2(traced, aggressive_inlining=True)
+    with tf.Graph().as_default() as graph:
+        ends = [tensor.name for tensor in (*frozen.inputs, *frozen.outputs)]
+        found = iter(tf.import_graph_def(frozen.graph.as_graph_def(), name="", return_elements=ends))
+        inputs = {name: next(found) for name in block.takes}
+        outputs = {name: tf.identity(next(found), name=f"gives/{name}") for name in block.gives}
+        _save(directory, graph, inputs, outputs)
+
+
+def _save(directory: Path, graph: tf.Graph, inputs: Tensors, outputs: Tensors) -> None:
+    info = tf.compat.v1.saved_model.build_tensor_info
+    signature = tf.compat.v1.saved_model.build_signature_def(
+        inputs={name: info(tensor) for name, tensor in inputs.items()},
+        outputs={name: info(tensor) for name, tensor in outputs.items()},
+        method_name=METHOD,
+    )
+    builder = tf.compat.v1.saved_model.Builder(str(directory))
+    with tf.compat.v1.Session(graph=graph) as session:
+        builder.add_meta_graph_and_variables(
+            session, [tf.saved_model.SERVING], signature_def_map={SERVING: signature}, strip_default_attrs=True
+        )
+    builder.save()

@@ -1,0 +1,99 @@
+"""Required splits of real architectures, and `microtome split` as a process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import pytest
+
+from exporter.backbones import BACKBONES
+from exporter.building import Built, build
+from exporter.errors import CannotPublish, ImpossibleSplit
+from exporter.preprocessing import Preprocessing
+from exporter.splitting.pipeline import slice_to, split_to
+from tests.exported_models import REPOSITORY, exporter_command
+
+#  backbone: input size, where to cut, and how many tensors cross each cut
+REQUIRED = {
+    "DenseNet169": (
+        32,
+        {"pool2_pool": 1, "pool3_pool": 1, "conv4_block16_concat": 1, "conv4_block20_1_relu": 2, "pool4_pool": 1},
+    ),
+    "InceptionV3": (75, {"mixed4": 1, "activation_42": 2, "mixed5": 1}),
+}
+
+
+def pixels(size: int) -> Preprocessing:
+    """Return a square input that needs no more of an image than it takes."""
+    return Preprocessing(size, size, shortest_side=size)
+
+
+def built(name: str, size: int) -> Built:
+    """Return a backbone with random weights."""
+    return build(BACKBONES[name], "random", pixels(size))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", REQUIRED)
+def test_network_equals_the_chain_of_its_blocks(tmp_path: Path, name: str) -> None:
+    """At every transition, within a dense block and within an inception module; on noise and on photos."""
+    keras.utils.clear_session()  # so that layers without names of their own are called the same after any other test
+    size, cuts = REQUIRED[name]
+    done = split_to(built(name, size), pixels(size), list(cuts), tmp_path / "blocks", REPOSITORY / "examples")
+    assert done.published
+    assert [len(block.gives) for block in done.blocks[:-1]] == list(cuts.values())
+    assert {comparison.images for comparison in done.comparisons} == {"noise", "photos"}
+    assert max(comparison.max_rel for comparison in done.comparisons) < 1e-5
+    assert sorted(path.name for path in (tmp_path / "blocks").glob("*.keras")) == [
+        f"block{number}.keras" for number in range(1, len(cuts) + 2)
+    ]
+
+
+def test_split_prints_the_proof_and_describes_the_blocks(tmp_path: Path) -> None:
+    """As a process, with real weights: a table that says what was compared, and the same in split.json."""
+    out = tmp_path / "blocks"
+    done = exporter_command(["split", "EfficientNetLite0", "--size", "64", "--at", "block3b_add", "--out", str(out)])
+    assert done.returncode == 0, done.stderr
+    assert "block3b_add" in done.stdout
+    assert done.stdout.count("yes") == 4
+    described = json.loads((out / "split.json").read_bytes())
+    assert [(block["name"], list(block["takes"]), list(block["gives"])) for block in described["blocks"]] == [
+        ("block1", ["input_layer"], ["block3b_add"]),
+        ("block2", ["block3b_add"], ["top_activation"]),
+    ]
+    assert described["backbone"]["weights"] == "imagenet"
+    assert len(described["proof"]) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["blocks"]
+
+
+def test_slice_between_two_layers_is_written(tmp_path: Path) -> None:
+    """`--from` and `--to` leave one block and no chain to prove."""
+    out = tmp_path / "slice"
+    done = slice_to(built("EfficientNetLite0", 32), ("block2a_project_bn", "block2b_add"), out)
+    assert (done.blocks[0].takes, done.blocks[0].gives) == (("block2a_project_bn",), ("block2b_add",))
+    assert sorted(path.name for path in out.iterdir()) == ["slice", "slice.keras", "split.json"]
+
+
+def test_failed_split_leaves_nothing(tmp_path: Path) -> None:
+    """No photos, a cut that makes no block, a directory that is there already."""
+    lite0, examples = built("EfficientNetLite0", 32), REPOSITORY / "examples"
+    with pytest.raises(ImpossibleSplit, match="Expected a folder with photos"):
+        split_to(lite0, pixels(32), ["block2b_add"], tmp_path / "out", tmp_path)
+    with pytest.raises(ImpossibleSplit, match="adds no block"):
+        split_to(lite0, pixels(32), ["input_layer"], tmp_path / "out", examples)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CannotPublish, match="a directory that is not there yet"):
+        split_to(lite0, pixels(32), ["block2b_add"], tmp_path / "out", examples)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--from", "a"], ["--at", "a", "--from", "b", "--to", "c"]])
+def test_split_says_what_it_wants(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Either places to cut at or two ends; answered at once."""
+    from exporter.cli import main  # noqa: PLC0415
+
+    assert main(["split", "VGG16", "--out", "x", *arguments]) == 2
+    assert "Expected --at LAYER, at least once; or --from LAYER and --to LAYER." in capsys.readouterr().err
