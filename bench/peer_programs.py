@@ -63,7 +63,6 @@ class Peer:
 
 PEERS = (
     Peer("FastAPI + Keras", "fastapi_keras", ("{here}/fastapi_keras.py",)),
-    Peer("LitServe", "lit_serve", ("{here}/lit_serve.py",)),
     Peer("mosec", "mosec_workers", ("{here}/mosec_workers.py", "--port", "{port}", "--timeout", "30000")),
     Peer("Ray Serve", "ray_serve", ("{here}/ray_serve.py",)),
     Peer(

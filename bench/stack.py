@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from bench.corpus import OUT, REPOSITORY, Corpus
-from bench.cpu import Watch
+from bench.cpu import Watch, descendants
 from bench.load.generator import LoadGenerator
 from bench.load.plan import Load, Outcome
 from tests.e2e.processes import Gateway, ModelServer, Process, Valkey
@@ -140,9 +140,10 @@ def listening(words: list[str], port: int, environment: dict[str, str] | None = 
             _await_answer(process, port)
             yield process.pid
         finally:
-            # With all that it started: servers have workers, which would go on using the machine.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            # With all that it started, in sessions of their own too: workers would go on using the machine.
+            for pid in descendants(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _await_answer(process: "subprocess.Popen[bytes]", port: int) -> None:
