@@ -7,12 +7,7 @@ import pytest
 from service.settings import PREFIX, Settings
 from tests.exported_models import REPOSITORY
 
-ARRIVING = {
-    f"{PREFIX}{name}" for name in ("ALLOW_ANONYMOUS", "API_KEYS", "API_KEYS_FILE", "OPERATIONS_PORT", "WORKERS")
-}
-"""Settings that the gateway is about to have."""
-
-KNOWN = {PREFIX + name.upper() for name in Settings.model_fields} | ARRIVING
+KNOWN = {PREFIX + name.upper() for name in Settings.model_fields}
 
 FILES = sorted(
     path
