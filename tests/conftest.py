@@ -41,3 +41,13 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the drills counted, before the closing line."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    lines = [value for report in reports for name, value in report.user_properties if name == "drill"]
+    if lines:
+        terminalreporter.section("drills")
+        for line in lines:
+            terminalreporter.write_line(str(line))

@@ -76,13 +76,3 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for process in dict.fromkeys(shared + own):
             report.sections.append((f"log of {process.name}", process.last_lines()))
     return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the drills counted, before the closing line."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    lines = [value for report in reports for name, value in report.user_properties if name == "drill"]
-    if lines:
-        terminalreporter.section("drills")
-        for line in lines:
-            terminalreporter.write_line(str(line))

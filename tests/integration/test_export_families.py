@@ -49,4 +49,4 @@ def test_one_model_of_a_recipe_can_be_picked(tmp_path: Path) -> None:
     entries = "".join(ENTRY.format(name=name, layer=LAYERS[name]) for name in ("ResNet50", "MobileNetV2"))
     (tmp_path / "recipe.yaml").write_text(f"models:{entries}", encoding="utf-8")
     assert export(tmp_path / "recipe.yaml", tmp_path / "models", "--model", "MobileNetV2").returncode == 0
-    assert [path.name for path in (tmp_path / "models").iterdir()] == ["MobileNetV2"]
+    assert [path.name for path in (tmp_path / "models").iterdir() if path.is_dir()] == ["MobileNetV2"]
