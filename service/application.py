@@ -19,11 +19,12 @@ from service.cache.tiered import TieredCache
 from service.cache.write_behind import WriteBehindCache
 from service.embedding.budget import Budget
 from service.embedding.embedder import Embedder, Limits
+from service.embedding.intake import Intake
 from service.embedding.ports import ModelServer, VectorCache
+from service.embedding.urls import Fetcher, fetching
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
 from service.http_api.operations_server import operations_server
-from service.http_api.urls import Fetcher
 from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue, Timing
 from service.model_server.replicas import Replicas
@@ -54,8 +55,8 @@ def build(settings: Settings, log: Logger) -> FastAPI:
             await rpc.close()
             decoders.shutdown(wait=False, cancel_futures=True)
 
-    return http_app(
-        embedder=Embedder(
+    intake = Intake(
+        Embedder(
             Batcher(catalogue, slots=settings.inference_slots, metrics=metrics),
             cache,
             limits=Limits(settings.max_images, settings.max_image_pixels, settings.longest_wait),
@@ -63,14 +64,19 @@ def build(settings: Settings, log: Logger) -> FastAPI:
             decoders=decoders,
             observer=metrics,
         ),
-        models=catalogue,
-        bodies=Budget(settings.max_body_bytes_in_flight, "bytes", metrics.body_bytes_in_flight.set),
+        catalogue,
+        fetching(_open_fetcher(settings), max_bytes=settings.max_image_bytes, max_total=settings.max_body_bytes),
+        Budget(settings.max_body_bytes_in_flight, "bytes", metrics.body_bytes_in_flight.set),
+        settings.max_body_bytes,
+        metrics,
+        settings.models[0],
+        settings.deadline,
+    )
+    limits = BodyLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images, settings.body_pause)
+    return http_app(
+        intake=intake,
         options=HttpOptions(
-            default_model=settings.models[0],
-            limits=BodyLimits(
-                settings.max_image_bytes, settings.max_body_bytes, settings.max_images, settings.body_pause
-            ),
-            deadline=settings.deadline,
+            limits,
             version=__version__,
             log_access=settings.access_log,
             show_metrics=settings.operations_port is None,
@@ -78,7 +84,6 @@ def build(settings: Settings, log: Logger) -> FastAPI:
         metrics=metrics,
         log=log,
         lifespan=lifespan,
-        fetcher=_open_fetcher(settings),
         keyring=Keyring(keys) if (keys := settings.key_records()) else None,
     )
 

@@ -8,9 +8,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.auth import Keyring
-from service.embedding.budget import Budget
-from service.embedding.embedder import Embedder
-from service.embedding.ports import ModelServer
+from service.embedding.intake import Intake
 from service.http_api import problems
 from service.http_api.authentication import Authentication
 from service.http_api.body import BodyLimits, BodyReader
@@ -18,7 +16,6 @@ from service.http_api.embed import EmbedEndpoint, embed_router
 from service.http_api.models import models_router
 from service.http_api.observed import Observed
 from service.http_api.operations import operations_router
-from service.http_api.urls import Fetcher, fetching
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -35,16 +32,14 @@ Errors are problem details (RFC 9457); switch on their `type`.
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """What the HTTP side needs to know beside its collaborators; `deadline` in seconds.
+    """What the HTTP side needs to know beside its collaborators.
 
     Attributes:
         log_access: whether each request is a line of the log.
         show_metrics: whether /metrics is here; not when it has a port of its own.
     """
 
-    default_model: str
     limits: BodyLimits
-    deadline: float
     version: str
     log_access: bool = False
     show_metrics: bool = True
@@ -52,28 +47,22 @@ class HttpOptions:
 
 def http_app(  # noqa: PLR0913, collaborators
     *,
-    embedder: Embedder,
-    models: ModelServer,
-    bodies: Budget,
+    intake: Intake,
     options: HttpOptions,
     metrics: Metrics,
     log: Logger,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     keyring: Keyring | None = None,
-    fetcher: Fetcher | None = None,
 ) -> FastAPI:
     """Build the application.
 
     Args:
-        embedder: the core.
-        models: what is served.
-        bodies: bytes of bodies in flight.
+        intake: the way to the core, and what is served.
         options: plain facts.
         metrics: are told what happens.
         log: likewise.
         lifespan: starts and stops what the application stands on.
         keyring: whose requests are served; None serves everybody.
-        fetcher: gets images from addresses; None refuses addresses.
     """
     # The documentation pages are served from here, not from somebody's content network: they work without internet.
     app = FastAPIOffline(
@@ -84,17 +73,10 @@ def http_app(  # noqa: PLR0913, collaborators
         version=options.version,
         lifespan=lifespan,
     )
-    endpoint = EmbedEndpoint(
-        embedder,
-        models,
-        BodyReader(options.limits, bodies),
-        fetching(fetcher, max_bytes=options.limits.max_image_bytes, max_total=options.limits.max_body_bytes),
-        metrics,
-        options.default_model,
-        options.deadline,
-    )
+    endpoint = EmbedEndpoint(intake, BodyReader(options.limits, intake.bodies), metrics)
+    models = intake.models
     app.include_router(embed_router(endpoint), tags=["embeddings"])
-    app.include_router(models_router(models, options.default_model), tags=["models"])
+    app.include_router(models_router(models, intake.default_model), tags=["models"])
     app.include_router(operations_router(models, metrics, show_metrics=options.show_metrics), tags=["operations"])
     problems.install(app, metrics)
     if keyring is not None:

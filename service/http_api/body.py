@@ -13,9 +13,10 @@ from typing import NamedTuple
 from starlette.requests import ClientDisconnect, Request
 
 from service.embedding.budget import Budget
+from service.embedding.urls import Url
 from service.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected
 from service.http_api.forms import read_form
-from service.http_api.json_images import JsonBody, Url, read_json
+from service.http_api.json_images import JsonBody, read_json
 
 _JSON_TO_BYTES = 3
 """Memory that a JSON body takes for each of its bytes while it is read: itself, its strings, its images."""

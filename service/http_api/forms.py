@@ -6,8 +6,8 @@ from typing import Protocol
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from service.embedding.urls import Url
 from service.errors import BadRequest, ImageTooLarge, RequestRejected, TooManyImages
-from service.http_api.json_images import Url
 
 
 class FormLimits(Protocol):

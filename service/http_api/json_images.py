@@ -2,11 +2,11 @@
 
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import orjson
 
+from service.embedding.urls import Url
 from service.errors import BadRequest, ImageTooLarge, RequestRejected, TooManyImages
 from service.http_api.options import OPTIONS, unknown_name
 
@@ -17,13 +17,6 @@ _EXPECTED = (
     'Expected {"image": "<base64 or data URI>"} or '
     '{"images": [{"b64": "…"}, {"data_uri": "data:image/…;base64,…"}, {"url": "https://…"}]}'
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """An image that lies elsewhere."""
-
-    address: str
 
 
 class JsonBody(NamedTuple):

@@ -17,8 +17,6 @@ from fastapi import FastAPI
 from PIL import Image, UnidentifiedImageError
 
 from service.cache.null import NullCache
-from service.embedding.budget import Budget
-from service.embedding.embedder import Embedder, Limits
 from service.embedding.headers import FORMATS
 from service.embedding.images import decode
 from service.embedding.manifest import InputSpec, Interpolation
@@ -28,6 +26,7 @@ from service.http_api.body import BodyLimits
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.exported_models import REPOSITORY
+from tests.fakes.intake import intake_over
 from tests.fakes.model_server import FakeModelServer, card
 
 # What production does with warnings of decoders is to answer all the same.
@@ -130,18 +129,20 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
 async def test_every_file_through_http_is_answered(files: list[Path], decoders: ThreadPoolExecutor) -> None:
     """Each file is 200, or a 4xx that says why; in one request together, the good ones are answered all the same."""
     server, metrics = FakeModelServer(card(max_batch_size=64)), Metrics()
+    limits = BodyLimits(20 << 20, 256 << 20, 600)
+    intake = intake_over(
+        server,
+        decoders,
+        metrics,
+        bodies=limits,
+        max_pixels=MAX_PIXELS,
+        images_in_flight=600,
+        cache=NullCache(),
+        deadline=120,
+    )
     app = http_app(
-        embedder=Embedder(
-            server,
-            NullCache(),
-            limits=Limits(600, MAX_PIXELS),
-            budget=Budget(600, "images"),
-            decoders=decoders,
-            observer=metrics,
-        ),
-        models=server,
-        bodies=Budget(1 << 30, "bytes"),
-        options=HttpOptions("toy", BodyLimits(20 << 20, 256 << 20, 600), deadline=120, version="0"),
+        intake=intake,
+        options=HttpOptions(limits, version="0"),
         metrics=metrics,
         log=configure("json", "warning"),
         lifespan=_nothing,

@@ -21,13 +21,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from service.cache.memory import MemoryCache
-from service.embedding.budget import Budget
-from service.embedding.embedder import Embedder, Limits
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
+from tests.fakes.intake import intake_over
 from tests.fakes.model_server import FakeModelServer, card
 
 
@@ -39,18 +37,10 @@ async def _nothing(_: FastAPI) -> AsyncIterator[None]:
 def application(decoders: ThreadPoolExecutor) -> FastAPI:
     """The application over a fake model server."""
     server, metrics = FakeModelServer(card()), Metrics()
+    limits = BodyLimits(50_000, 90_000, 3)
     return http_app(
-        embedder=Embedder(
-            server,
-            MemoryCache(1 << 20),
-            limits=Limits(max_images=3, max_pixels=10_000),
-            budget=Budget(100, "images"),
-            decoders=decoders,
-            observer=metrics,
-        ),
-        models=server,
-        bodies=Budget(1 << 28, "bytes"),
-        options=HttpOptions("toy", BodyLimits(50_000, 90_000, 3), deadline=30, version="0"),
+        intake=intake_over(server, decoders, metrics, bodies=limits),
+        options=HttpOptions(limits, version="0"),
         metrics=metrics,
         log=configure("json", "warning"),
         lifespan=_nothing,

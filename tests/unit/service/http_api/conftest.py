@@ -11,13 +11,11 @@ import pytest
 from fastapi import FastAPI
 
 from service.auth import Keyring
-from service.cache.memory import MemoryCache
-from service.embedding.budget import Budget
-from service.embedding.embedder import Embedder, Limits
+from service.embedding.urls import Fetcher
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
-from service.http_api.urls import Fetcher
 from service.telemetry.metrics import Metrics
+from tests.fakes.intake import intake_over
 from tests.fakes.model_server import FakeModelServer, card
 
 
@@ -70,24 +68,25 @@ async def gateway_with(
 ) -> AsyncIterator[Gateway]:
     """The application with small limits: 3 images, 10,000 pixels, 5,000 bytes an image and 9,000 a request."""
     server, metrics, log = FakeModelServer(card()), Metrics(), KeptLog()
-    embedder = Embedder(
+    limits: BodyLimits = options.pop("limits", LIMITS)
+    deadline: float = options.pop("deadline", 5)
+    intake = intake_over(
         server,
-        MemoryCache(1 << 20),
-        limits=Limits(max_images=3, max_pixels=10_000),
-        budget=Budget(4, "images", metrics.images_in_flight.set),
-        decoders=decoders,
-        observer=metrics,
+        decoders,
+        metrics,
+        bodies=limits,
+        images_in_flight=4,
+        body_bytes_in_flight=40_000,
+        fetcher=fetcher,
+        deadline=deadline,
     )
     app = http_app(
-        embedder=embedder,
-        models=server,
-        bodies=Budget(40_000, "bytes", metrics.body_bytes_in_flight.set),
-        options=HttpOptions(**{"default_model": "toy", "limits": LIMITS, "deadline": 5, "version": "0", **options}),
+        intake=intake,
+        options=HttpOptions(**{"limits": limits, "version": "0", **options}),
         metrics=metrics,
         log=log,
         lifespan=_nothing,
         keyring=keyring,
-        fetcher=fetcher,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.embedding.urls import Url
 from service.errors import BadRequest, RequestRejected, UrlNotFetched
-from service.http_api.json_images import Url, read_json
+from service.http_api.json_images import read_json
 from tests.pictures import png
 from tests.unit.service.http_api.conftest import Gateway, gateway_with
 from tests.unit.service.http_api.test_embed import problem

@@ -2,12 +2,21 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from service.errors import RequestRejected, UrlNotAllowed
-from service.http_api.json_images import Url
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """An image that lies elsewhere."""
+
+    address: str
+
 
 Image = bytes | Url | RequestRejected
+"""One image as it came: its bytes, where it lies, or what is wrong with it."""
 
 Fetch = Callable[[Sequence[Image]], Awaitable[list[bytes | RequestRejected]]]
 """Replaces each address by the bytes that lie there, or by what is wrong with it."""

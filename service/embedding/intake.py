@@ -1,0 +1,117 @@
+"""What every transport does between its wire and the core: check, hold, fetch, and put each image's error in its place.
+
+HTTP, gRPC and the contracts of others read their own messages and write their own answers; all of them ask here.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from service.embedding.budget import Budget
+from service.embedding.embedder import Embedder
+from service.embedding.ports import ModelServer, Observer
+from service.embedding.request import ALL, Embedded, EmbedRequest, ImageError
+from service.embedding.stopwatch import Timings, both, timed
+from service.embedding.urls import Fetch, Image, Url
+from service.embedding.vectors import checked_dimensions, require_quantization
+from service.errors import BadRequest, NoImageEmbedded, ServiceError, restated
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Takes the images of one request, as they came, to the core.
+
+    Attributes:
+        fetch: how images at addresses are had.
+        bodies: bytes of images in flight, of all transports together.
+        fetched_bytes: the most that fetched images of one request may have, held while they are fetched.
+        default_model: who answers when a request names no model.
+        deadline: the most seconds that a request may take.
+    """
+
+    embedder: Embedder
+    models: ModelServer
+    fetch: Fetch
+    bodies: Budget
+    fetched_bytes: int
+    observer: Observer
+    default_model: str
+    deadline: float
+
+    def check(self, request: EmbedRequest, *, dimensions: int | None, normalize: bool, int8: bool) -> None:
+        """Refuse, before any work, what the model's outputs do not have.
+
+        Args:
+            request: which model and outputs.
+            dimensions: how many numbers of each vector are asked for, None for all.
+            normalize: whether vectors shall have the length 1.
+            int8: whether they shall be written by calibrated ranges.
+
+        Raises:
+            BadRequest: a cut longer than a vector; int8 of an output without ranges, or of normalised vectors.
+            ServiceError: the model cannot be asked now.
+        """
+        if int8 and normalize:
+            raise BadRequest(
+                "Expected int8 without `normalize`: its ranges are those of vectors as the model makes them."
+            )
+        if dimensions is None and not int8:
+            return
+        card = self.models.card(request.model)
+        names = request.outputs if request.outputs and request.outputs != (ALL,) else tuple(card.outputs)
+        names = names if request.outputs else (card.manifest.default_output,)
+        outputs = [card.outputs[name] for name in names if name in card.outputs]
+        checked_dimensions(dimensions, outputs)
+        if int8:
+            require_quantization(outputs)
+
+    async def embed(
+        self, request: EmbedRequest, images: Sequence[Image], timings: Timings, *, own: Budget | None = None
+    ) -> Embedded:
+        """Embed those images that have arrived whole, and put the others' errors beside them.
+
+        Args:
+            request: which model, outputs and options.
+            images: as they came, at least one.
+            timings: is told how long the stages took.
+            own: what the caller's key may have in flight, in images.
+
+        Raises:
+            ServiceError: any leaf of the tree; what is wrong with one image begins with "Image 3: ".
+        """
+        with ExitStack() as held:
+            if own is not None:
+                held.enter_context(own.hold(len(images)))
+            arrived: Sequence[bytes | ServiceError] = images  # type: ignore[assignment]  # addresses are replaced below
+            if any(isinstance(image, Url) for image in images):
+                held.enter_context(self.bodies.hold(self.fetched_bytes))
+                with timed(both(self.observer.stage, timings.stage), "fetch"):
+                    arrived = await self.fetch(images)
+            return await self._embedded(request, arrived, timings)
+
+    async def _embedded(
+        self, request: EmbedRequest, images: Sequence[bytes | ServiceError], timings: Timings
+    ) -> Embedded:
+        bad = {index: image for index, image in enumerate(images) if isinstance(image, ServiceError)}
+        if bad and request.on_error == "fail":
+            index, error = next(iter(bad.items()))
+            raise restated(error, f"Image {index}: {error}")
+        good = {index: image for index, image in enumerate(images) if isinstance(image, bytes)}
+        if bad and not good:
+            raise NoImageEmbedded({index: restated(e, f"Image {index}: {e}") for index, e in bad.items()})
+        embedded = await self.embedder.embed(request, list(good.values()), timings)
+        merged = _merged(embedded, list(good), bad) if bad else embedded
+        if not merged.embeddings:
+            raise NoImageEmbedded({e.index: e.error for e in merged.errors})
+        return merged
+
+
+def _merged(embedded: Embedded, indexes: Sequence[int], bad: Mapping[int, ServiceError]) -> Embedded:
+    """Give images their places in the request back, where others of it never reached the core."""
+    errors = [ImageError(index, restated(error, f"Image {index}: {error}")) for index, error in bad.items()]
+    for one in embedded.errors:
+        index = indexes[one.index]
+        words = str(one.error).removeprefix(f"Image {one.index}: ")
+        errors.append(ImageError(index, restated(one.error, f"Image {index}: {words}")))
+    embeddings = [replace(e, index=indexes[e.index]) for e in embedded.embeddings]
+    return Embedded(embedded.card, embeddings, sorted(errors, key=lambda e: e.index))

@@ -1,0 +1,47 @@
+"""The way to the core over the fake model server, for tests of transports."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from service.cache.memory import MemoryCache
+from service.embedding.budget import Budget
+from service.embedding.embedder import Embedder, Limits
+from service.embedding.intake import Intake
+from service.embedding.ports import VectorCache
+from service.embedding.urls import Fetcher, fetching
+from service.http_api.body import BodyLimits
+from service.telemetry.metrics import Metrics
+from tests.fakes.model_server import FakeModelServer
+
+
+def intake_over(
+    server: FakeModelServer,
+    decoders: ThreadPoolExecutor,
+    metrics: Metrics,
+    *,
+    bodies: BodyLimits,
+    max_pixels: int = 10_000,
+    images_in_flight: int = 100,
+    body_bytes_in_flight: int = 1 << 30,
+    cache: VectorCache | None = None,
+    fetcher: Fetcher | None = None,
+    deadline: float = 30,
+) -> Intake:
+    """Build it, with a memory cache of 1 MB unless another is given; `bodies.max_images` limits a request."""
+    embedder = Embedder(
+        server,
+        cache or MemoryCache(1 << 20),
+        limits=Limits(bodies.max_images, max_pixels),
+        budget=Budget(images_in_flight, "images", metrics.images_in_flight.set),
+        decoders=decoders,
+        observer=metrics,
+    )
+    return Intake(
+        embedder,
+        server,
+        fetching(fetcher, max_bytes=bodies.max_image_bytes, max_total=bodies.max_body_bytes),
+        Budget(body_bytes_in_flight, "bytes", metrics.body_bytes_in_flight.set),
+        bodies.max_body_bytes,
+        metrics,
+        "toy",
+        deadline,
+    )
