@@ -80,6 +80,7 @@ def build(settings: Settings, log: Logger) -> FastAPI:
             version=__version__,
             log_access=settings.access_log,
             show_metrics=settings.operations_port is None,
+            dialects=settings.dialects,
         ),
         metrics=metrics,
         log=log,

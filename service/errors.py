@@ -3,6 +3,7 @@
 * ServiceError
   x RequestRejected         the caller must change something
     + BadRequest            an option or the form of the body is wrong
+    + UnsupportedModality   text, audio or video, where only images are embedded
     + Unauthenticated       no API key, or one that is not known here
     + NotAcceptable         no form of answer that the caller takes fits what was asked for
     + BodyTooSlow           the request's body does not come
@@ -48,6 +49,10 @@ class RequestRejected(ServiceError):
 
 class BadRequest(RequestRejected):
     """An option or the form of the body is wrong."""
+
+
+class UnsupportedModality(RequestRejected):
+    """Text or another kind of input than images; what is served here embeds images only."""
 
 
 class Unauthenticated(RequestRejected):

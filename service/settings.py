@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         "for all below it. Unset: none. Private and local addresses are never asked, whatever names point there.",
     )
     url_timeout: float = Field(5.0, gt=0, description="Seconds that fetching one image may take, redirects included.")
+    dialects: str = Field(
+        "all",
+        description="Contracts of other systems that are spoken beside our own: `all`, `none`, or names separated by "
+        "commas; see docs/guides/dialects.md.",
+    )
     operations_port: int | None = Field(
         None,
         ge=1,
@@ -136,6 +141,15 @@ class Settings(BaseSettings):
         if value and not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("expected redis://, rediss:// or unix://")
         return value or None
+
+    @field_validator("dialects")
+    @classmethod
+    def _known_dialects(cls, value: str) -> str:
+        # Imported here since the commands that read settings serve nothing.
+        from service.http_api.dialects import spoken  # noqa: PLC0415
+
+        spoken(value)
+        return value
 
     @model_validator(mode="after")
     def _somebody_is_served(self) -> Self:

@@ -9,9 +9,10 @@ from fastapi_offline import FastAPIOffline
 
 from service.auth import Keyring
 from service.embedding.intake import Intake
-from service.http_api import problems
+from service.http_api import dialects, problems
 from service.http_api.authentication import Authentication
 from service.http_api.body import BodyLimits, BodyReader
+from service.http_api.dialects.desk import Desk
 from service.http_api.embed import EmbedEndpoint, embed_router
 from service.http_api.models import models_router
 from service.http_api.observed import Observed
@@ -37,12 +38,14 @@ class HttpOptions:
     Attributes:
         log_access: whether each request is a line of the log.
         show_metrics: whether /metrics is here; not when it has a port of its own.
+        dialects: which contracts of others are spoken, as the setting says.
     """
 
     limits: BodyLimits
     version: str
     log_access: bool = False
     show_metrics: bool = True
+    dialects: str = "all"
 
 
 def http_app(  # noqa: PLR0913, collaborators
@@ -73,13 +76,15 @@ def http_app(  # noqa: PLR0913, collaborators
         version=options.version,
         lifespan=lifespan,
     )
-    endpoint = EmbedEndpoint(intake, BodyReader(options.limits, intake.bodies), metrics)
+    reader = BodyReader(options.limits, intake.bodies)
+    endpoint = EmbedEndpoint(intake, reader, metrics)
     models = intake.models
     app.include_router(embed_router(endpoint), tags=["embeddings"])
     app.include_router(models_router(models, intake.default_model), tags=["models"])
     app.include_router(operations_router(models, metrics, show_metrics=options.show_metrics), tags=["operations"])
     problems.install(app, metrics)
+    open_paths = dialects.install(app, dialects.spoken(options.dialects), Desk(intake, reader, metrics))
     if keyring is not None:
-        app.add_middleware(Authentication, keyring=keyring, metrics=metrics)
+        app.add_middleware(Authentication, keyring=keyring, metrics=metrics, open_paths=open_paths)
     app.add_middleware(Observed, metrics=metrics, log=log, log_access=options.log_access)
     return app

@@ -1,5 +1,7 @@
 """Every request has to say who it comes from, but for the pages that say what this is and whether it lives."""
 
+from collections.abc import Collection
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -14,22 +16,30 @@ _OPEN_BELOW = "/docs-assets/"
 
 
 class Authentication:
-    """ASGI middleware over a keyring. What follows finds the caller in the scope, as `microtome.caller`."""
+    """ASGI middleware over a keyring. What follows finds the caller in the scope, as `microtome.caller`.
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, metrics: Metrics) -> None:
+    Args:
+        app: answers whoever has a key.
+        keyring: the keys.
+        metrics: are told whose requests come.
+        open_paths: what other contracts ask before they could have a key, beside our own such pages.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, metrics: Metrics, open_paths: Collection[str] = ()) -> None:
         self._app = app
+        self._open = OPEN.union(open_paths)
         self._keyring = keyring
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(_OPEN_BELOW):
+        if scope["type"] != "http" or scope["path"] in self._open or scope["path"].startswith(_OPEN_BELOW):
             await self._app(scope, receive, send)
             return
         try:
             caller = self._keyring.identify(_key(Headers(scope=scope)))
         except Unauthenticated as error:
-            await answer_to(error, self._metrics)(scope, receive, send)
+            await answer_to(error, self._metrics, scope)(scope, receive, send)
             return
         scope["microtome.caller"] = caller
         self._metrics.key_requests.labels(caller.name).inc()

@@ -5,10 +5,10 @@ bytes: an object of JSON begins with a brace, and no image does.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -17,6 +17,8 @@ from service.embedding.urls import Url
 from service.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected
 from service.http_api.forms import read_form
 from service.http_api.json_images import JsonBody, read_json
+
+T = TypeVar("T")
 
 _JSON_TO_BYTES = 3
 """Memory that a JSON body takes for each of its bytes while it is read: itself, its strings, its images."""
@@ -60,15 +62,28 @@ class BodyReader:
             TooManyImages: more images than the limit.
             Overloaded: the bodies in flight leave no room.
         """
-        amount = self._announced(request)
+        amount = self._announced(request, json=_says_json(request.headers.get("content-type", "")))
         with self.budget.hold(amount):
             if not budgets:
-                yield await self._read(request)
+                yield await self._read(request, self._images)
                 return
             with budgets[0].hold(amount):
-                yield await self._read(request)
+                yield await self._read(request, self._images)
 
-    def _announced(self, request: Request) -> int:
+    @asynccontextmanager
+    async def whole(self, request: Request, *budgets: Budget) -> AsyncIterator[bytes]:
+        """Read the body as it is, for contracts with a form of their own, and hold its bytes as those of JSON are held.
+
+        Raises:
+            ServiceError: as `received` does for the body as a whole.
+        """
+        amount = self._announced(request, json=True)
+        with ExitStack() as held:
+            for budget in (self.budget, *budgets):
+                held.enter_context(budget.hold(amount))
+            yield await self._read(request, self._bytes)
+
+    def _announced(self, request: Request, *, json: bool) -> int:
         """Return the bytes to hold; a body that tells no length may use all that a request may."""
         headers, limit = request.headers, self.limits.max_body_bytes
         coding = headers.get("content-encoding", "identity").strip().lower()
@@ -79,18 +94,21 @@ class BodyReader:
         length = limit if told is None else int(told)
         if length > limit:
             raise ImageTooLarge(f"Expected at most {limit} bytes a request, received {told}.")
-        return length * _JSON_TO_BYTES if _says_json(headers.get("content-type", "")) else length
+        return length * _JSON_TO_BYTES if json else length
 
-    async def _read(self, request: Request) -> Received:
+    async def _read(self, request: Request, read: Callable[[Request, asyncio.Timeout], Awaitable[T]]) -> T:
         # One timer for the body, wound up again with each piece: one for each wait costs a tenth of a small request.
         patience = asyncio.timeout(self.limits.max_pause)
         try:
             async with patience:
-                return await self._images(request, patience)
+                return await read(request, patience)
         except TimeoutError:
             raise BodyTooSlow(
                 f"Expected the next piece of the body within {self.limits.max_pause:g} s, received none."
             ) from None
+
+    async def _bytes(self, request: Request, patience: asyncio.Timeout) -> bytes:
+        return b"".join([piece async for piece in self._counted(request, patience)])
 
     async def _images(self, request: Request, patience: asyncio.Timeout) -> Received:
         content_type = request.headers.get("content-type", "")

@@ -66,16 +66,22 @@ def _image(item: object, max_bytes: int) -> bytes | Url | RequestRejected:
         case {"url": str(address), **rest} if not rest:
             return Url(address)
         case {"b64": str(text), **rest} if not rest:
-            return _decoded(text, max_bytes)
+            return from_base64(text, max_bytes)
         case {"data_uri": str(uri), **rest} if not rest:
-            head, comma, text = uri.partition(",")
-            if head[:5].lower() != "data:" or not comma or not head.lower().endswith(";base64"):
-                return BadRequest(f"Expected data:image/…;base64,…; received {uri[:40]!r}.")
-            return _decoded(text, max_bytes)
+            return from_data_uri(uri, max_bytes)
     return BadRequest(f"Expected an object with one of {', '.join(FORMS)}, which is a string.")
 
 
-def _decoded(text: str, max_bytes: int) -> bytes | RequestRejected:
+def from_data_uri(uri: str, max_bytes: int) -> bytes | RequestRejected:
+    """Decode data:image/…;base64,…; what is wrong with it is returned."""
+    head, comma, text = uri.partition(",")
+    if head[:5].lower() != "data:" or not comma or not head.lower().endswith(";base64"):
+        return BadRequest(f"Expected data:image/…;base64,…; received {uri[:40]!r}.")
+    return from_base64(text, max_bytes)
+
+
+def from_base64(text: str, max_bytes: int) -> bytes | RequestRejected:
+    """Decode base64; what is wrong with it is returned."""
     # base64 has four letters for three bytes.
     if len(text) // 4 * 3 > max_bytes + 3:
         return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received about {len(text) // 4 * 3}.")

@@ -50,7 +50,7 @@ class Observed:
             self._metrics.errors.labels("internal-error").inc()
             if status:
                 raise
-            await unexpected(request_id)(scope, receive, noted)
+            await unexpected(request_id, scope)(scope, receive, noted)
         finally:
             # The route's template, never the path: labels stay few whatever callers ask for.
             route = getattr(scope.get("route"), "path", "other")

@@ -8,9 +8,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from service.errors import BodyTooSlow, NoImageEmbedded, ServiceError, TemporarilyUnable, Unauthenticated
 from service.http_api.statuses import STATUS
+from service.http_api.wording import Failure, wording_for
 from service.telemetry.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
@@ -21,26 +23,21 @@ def slug(error: type[ServiceError]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
 
 
-def problem(
-    status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] | None = None, **more: object
-) -> Response:
-    """Build a problem-details answer.
-
-    Args:
-        status: the answer's.
-        kind: the last part of the problem's type; `about:blank` rules do not apply, every type is ours.
-        detail: for the caller: what was expected, what came, what to do.
-        headers: of the answer, such as Retry-After.
-        more: further members, such as the request's id.
-    """
+def problem(failure: Failure) -> Response:
+    """Build a problem-details answer; `about:blank` rules do not apply, every type is ours."""
     body = {
-        "type": f"urn:microtome:problem:{kind}",
-        "title": _title(kind),
-        "status": status.value,
-        "detail": detail,
-        **more,
+        "type": f"urn:microtome:problem:{failure.kind}",
+        "title": _title(failure.kind),
+        "status": failure.status.value,
+        "detail": failure.detail,
+        **failure.members,
     }
-    return Response(orjson.dumps(body), status.value, headers, MEDIA_TYPE)
+    return Response(orjson.dumps(body), failure.status.value, dict(failure.headers), MEDIA_TYPE)
+
+
+def told(failure: Failure, scope: Scope) -> Response:
+    """Build the answer to a failure, in the words of the contract that the request was made in."""
+    return (wording_for(scope) or problem)(failure)
 
 
 def fault(index: int, error: ServiceError) -> dict[str, object]:
@@ -59,17 +56,18 @@ def _title(kind: str) -> str:
     return kind.replace("-", " ").capitalize()
 
 
-def unexpected(request_id: str) -> Response:
+def unexpected(request_id: str, scope: Scope) -> Response:
     """Build the answer to what should not have happened: an id to ask about, and nothing of our insides."""
-    return problem(
+    failure = Failure(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal-error",
         "Something went wrong here. The log has the cause under this request's id.",
-        request_id=request_id,
+        members={"request_id": request_id},
     )
+    return told(failure, scope)
 
 
-def _headers(error: ServiceError) -> dict[str, str] | None:
+def _headers(error: ServiceError) -> dict[str, str]:
     match error:
         case TemporarilyUnable():
             return {"Retry-After": str(error.retry_after)}
@@ -78,7 +76,7 @@ def _headers(error: ServiceError) -> dict[str, str] | None:
         case BodyTooSlow():
             # The rest of the body may still come; nobody is going to read it.
             return {"Connection": "close"}
-    return None
+    return {}
 
 
 def _members(error: ServiceError) -> dict[str, object]:
@@ -87,20 +85,20 @@ def _members(error: ServiceError) -> dict[str, object]:
     return {}
 
 
-def answer_to(error: ServiceError, metrics: Metrics) -> Response:
+def answer_to(error: ServiceError, metrics: Metrics, scope: Scope) -> Response:
     """Build the answer to an error of the tree, and count it."""
     kind = slug(type(error))
     metrics.errors.labels(kind).inc()
-    return problem(STATUS[type(error)], kind, str(error), _headers(error), **_members(error))
+    return told(Failure(STATUS[type(error)], kind, str(error), _headers(error), error, _members(error)), scope)
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
-    """Make every error of the routes below `app` a problem-details answer, counted by name."""
+    """Make every error of the routes below `app` an answer in its contract's words, counted by name."""
 
-    async def on_service_error(_: Request, error: Exception) -> Response:
+    async def on_service_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, ServiceError):
             raise error
-        return answer_to(error, metrics)
+        return answer_to(error, metrics, request.scope)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
@@ -108,14 +106,14 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         status = HTTPStatus(error.status_code)
         kind = status.phrase.lower().replace(" ", "-")
         detail = f"{request.method} {request.url.path[:200]}: {error.detail}. See /docs for what there is."
-        return problem(status, kind, detail, dict(error.headers or {}))
+        return told(Failure(status, kind, detail, error.headers or {}), request.scope)
 
-    async def on_bad_option(_: Request, error: Exception) -> Response:
+    async def on_bad_option(request: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):
             raise error
         faults = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
         metrics.errors.labels("bad-request").inc()
-        return problem(HTTPStatus.BAD_REQUEST, "bad-request", faults)
+        return told(Failure(HTTPStatus.BAD_REQUEST, "bad-request", faults), request.scope)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)

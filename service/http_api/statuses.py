@@ -7,6 +7,7 @@ from service import errors
 
 STATUS: Mapping[type[errors.ServiceError], HTTPStatus] = {
     errors.BadRequest: HTTPStatus.BAD_REQUEST,
+    errors.UnsupportedModality: HTTPStatus.BAD_REQUEST,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
     errors.BodyTooSlow: HTTPStatus.REQUEST_TIMEOUT,

@@ -1,0 +1,1 @@
+"""Contracts of others, over the real ASGI interface."""
