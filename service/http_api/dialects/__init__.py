@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from fastapi import FastAPI
 
 from service.http_api import wording
-from service.http_api.dialects import openai, weaviate
+from service.http_api.dialects import kserve, openai, weaviate
 from service.http_api.dialects.desk import Desk
 from service.http_api.dialects.dialect import Dialect
 
-ALL: tuple[Dialect, ...] = (openai.DIALECT, weaviate.IMG2VEC, weaviate.CLIP)
+ALL: tuple[Dialect, ...] = (openai.DIALECT, weaviate.IMG2VEC, weaviate.CLIP, kserve.DIALECT)
 """Every dialect that there is."""
 
 

@@ -11,8 +11,8 @@ from service.errors import BadRequest, ModelNotReady
 from service.http_api.dialects.desk import Desk, Question
 from service.http_api.dialects.dialect import Dialect
 from service.http_api.dialects.documents import document
+from service.http_api.dialects.one_sentence import worded
 from service.http_api.dialects.pictures import picture
-from service.http_api.dialects.weaviate.wording import worded
 
 
 def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:

@@ -1,4 +1,4 @@
-"""Errors as Weaviate reads them: JSON in any case, or it reports that it could not parse the answer."""
+"""Errors as one sentence under `error`, which is how Weaviate and the Open Inference Protocol have it."""
 
 import orjson
 from starlette.responses import Response
