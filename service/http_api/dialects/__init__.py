@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from fastapi import FastAPI
 
 from service.http_api import wording
-from service.http_api.dialects import openai
+from service.http_api.dialects import cohere, openai, voyage
 from service.http_api.dialects.desk import Desk
 from service.http_api.dialects.dialect import Dialect
 
-ALL: tuple[Dialect, ...] = (openai.DIALECT,)
+ALL: tuple[Dialect, ...] = (openai.DIALECT, cohere.DIALECT, voyage.DIALECT)
 """Every dialect that there is."""
 
 
