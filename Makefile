@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
-SETS := gateway tensorflow dev deploy bench
+SETS := gateway tensorflow dev deploy bench clients
 STUBS := microtome/tfserving/v1
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
@@ -18,7 +18,7 @@ ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
 $(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
 endif
 
-.PHONY: help setup run test test-deploy conformance images check lint format types contracts protos protos-check \
+.PHONY: help setup run test test-deploy test-clients conformance images check lint format types contracts protos protos-check \
 	bench bench-full docs lock clean
 
 help:            ## show the verbs
@@ -43,13 +43,21 @@ run: setup            ## serve the default recipe on port 8000, until Ctrl-C (AR
 	@exec $(PY) -m microtome up $(ARGS)
 
 test: setup            ## run all tests, real processes included (ARGS="-k cache" passes options on)
-	@$(PY) -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/deploy $(ARGS)
+	@$(PY) -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/deploy --ignore=tests/clients $(ARGS)
 
 test-deploy: $(VENV)/.deploy-ready            ## check what is under deploy/: image, compose, manifests, rules
 	@$(PY) -m pytest --numprocesses=2 --dist=loadfile $(or $(ARGS),tests/deploy)
 
 $(VENV)/.deploy-ready: requirements/deploy.txt $(VENV)/.ready
 	@$(PY) requirements/install.py requirements/deploy.txt
+	@touch $@
+
+# Warnings are shown and no errors: they are the clients' own.
+test-clients: $(VENV)/.clients-ready            ## try other systems' clients against a gateway, unmodified
+	@$(PY) -m pytest -W default $(or $(ARGS),tests/clients)
+
+$(VENV)/.clients-ready: requirements/clients.txt $(VENV)/.ready
+	@$(PY) requirements/install.py requirements/clients.txt
 	@touch $@
 
 images:            ## build the images with docker or podman, whichever is there (IMAGES=gateway builds one)

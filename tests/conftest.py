@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,18 @@ def shared_data() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Return a function that notes whose client a test tries, by the package's name; the summary shows its version."""
+    return lambda package: record_property("client", f"{package} {version(package)}")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the drills counted, before the closing line."""
+    """Print what the drills counted and which clients were tried, before the closing line."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    lines = [value for report in reports for name, value in report.user_properties if name == "drill"]
-    if lines:
-        terminalreporter.section("drills")
-        for line in lines:
-            terminalreporter.write_line(str(line))
+    for property_, title in (("drill", "drills"), ("client", "clients, unmodified")):
+        lines = [str(value) for report in reports for name, value in report.user_properties if name == property_]
+        if lines:
+            terminalreporter.section(title)
+            for line in dict.fromkeys(lines):
+                terminalreporter.write_line(line)

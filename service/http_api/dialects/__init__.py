@@ -10,11 +10,18 @@ from collections.abc import Collection, Sequence
 from fastapi import FastAPI
 
 from service.http_api import wording
-from service.http_api.dialects import kserve, openai, weaviate
+from service.http_api.dialects import cohere, kserve, openai, voyage, weaviate
 from service.http_api.dialects.desk import Desk
 from service.http_api.dialects.dialect import Dialect
 
-ALL: tuple[Dialect, ...] = (openai.DIALECT, weaviate.IMG2VEC, weaviate.CLIP, kserve.DIALECT)
+ALL: tuple[Dialect, ...] = (
+    openai.DIALECT,
+    cohere.DIALECT,
+    voyage.DIALECT,
+    weaviate.IMG2VEC,
+    weaviate.CLIP,
+    kserve.DIALECT,
+)
 """Every dialect that there is."""
 
 

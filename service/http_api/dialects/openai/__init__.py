@@ -1,7 +1,4 @@
-"""OpenAI's embeddings API for images, as OpenAI's, infinity's, Jina's, Haystack's and vLLM's clients write it.
-
-Vectors have the length 1 unless the request says otherwise: whoever asks in this contract compares by dot product.
-"""
+"""OpenAI's embeddings API for images, as OpenAI's, infinity's, Jina's, Haystack's and vLLM's clients write it."""
 
 from functools import partial
 
@@ -13,11 +10,13 @@ from service.http_api.dialects.desk import Desk, Question
 from service.http_api.dialects.dialect import Dialect
 from service.http_api.dialects.documents import document
 from service.http_api.dialects.openai import answers, inputs
+from service.http_api.dialects.openai.models import models_router
 from service.http_api.dialects.openai.wording import worded
-from service.http_api.options import read_options
 
 _FIELDS = (*naming.FIELDS, *inputs.FIELDS, *answers.FIELDS)
-_IGNORED = ("user", "modality")
+
+_IGNORED = ("user", "modality", "task", "late_chunking", "truncate", "truncate_prompt_tokens", "input_type")
+"""What clients say of texts, or of themselves."""
 
 
 def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
@@ -28,17 +27,13 @@ def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
         UnsupportedModality: text where images are expected.
     """
     fields = document(body, _FIELDS, _IGNORED)
-    asked = naming.asked(fields, default_model)
-    shape = {
-        "normalize": fields.get("normalize", fields.get("normalized", True)),
-        "dimensions": fields.get("dimensions"),
-    }
-    options = read_options((), shape)
-    answering = answers.Answering(
-        str(fields.get("model", default_model)), answers.encoding_of(fields), options.dimensions, options.normalize
-    )
+    answering = answers.answering(fields, default_model)
     return Question(
-        asked, inputs.images(fields, max_bytes), answering, dimensions=options.dimensions, normalize=options.normalize
+        naming.asked(fields, default_model),
+        inputs.images(fields, max_bytes),
+        answering,
+        dimensions=answering.shape.dimensions,
+        int8=answering.calibrated,
     )
 
 
@@ -52,6 +47,7 @@ def _routes(desk: Desk) -> APIRouter:
 
     for path in ("/v1/embeddings", "/embeddings"):
         router.add_api_route(path, embeddings, methods=["POST"], summary="Embed images", response_class=Response)
+    router.include_router(models_router(desk.intake.models))
     return router
 
 

@@ -10,10 +10,8 @@ import orjson
 from starlette.responses import Response
 
 from service import errors
+from service.http_api.dialects.rejections import status_of
 from service.http_api.wording import Failure
-
-_KEPT = (errors.Unauthenticated, errors.BodyTooSlow, errors.UnknownModel, errors.UnknownVersion, errors.UnknownOutput)
-"""Rejections whose status is the same there; all others are 400."""
 
 _CODES = {
     "unauthenticated": "invalid_api_key",
@@ -38,8 +36,7 @@ _PARAMETERS: dict[type[errors.ServiceError], str] = {
 def worded(failure: Failure) -> Response:
     """Write a failure as OpenAI's and Jina's clients read it."""
     error = failure.error
-    rejected = isinstance(error, errors.RequestRejected) and not isinstance(error, _KEPT)
-    status = HTTPStatus.BAD_REQUEST if rejected else failure.status
+    status = status_of(failure)
     body = {
         "error": {
             "message": failure.detail,

@@ -1,0 +1,71 @@
+"""A gateway with an API key over a real model, and what its own route says of the same photos."""
+
+import hashlib
+import os
+import tempfile
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.e2e.photos import EXAMPLES, NAMES
+from tests.e2e.processes import Gateway, ModelServer
+
+# Before the clients are imported: none of them asks anybody but the gateway.
+os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
+
+KEY = "a-key-for-clients"
+
+
+@pytest.fixture(scope="session")
+def gateway(lite0_models: Path) -> Iterator[Gateway]:
+    """The gateway, serving; it knows one key."""
+    with tempfile.TemporaryDirectory(prefix="microtome-clients-", ignore_cleanup_errors=True) as path:
+        model_server = ModelServer(Path(path), lite0_models)
+        digest = hashlib.sha256(KEY.encode()).hexdigest()
+        gateway = Gateway(Path(path), model_server.address, api_keys=f"clients sha256:{digest}")
+        try:
+            model_server.start()
+            gateway.start()
+            yield gateway
+        finally:
+            gateway.destroy()
+            model_server.destroy()
+
+
+@pytest.fixture
+def photos() -> list[Path]:
+    """Paths of three photos."""
+    return [EXAMPLES / f"{name}.jpg" for name in NAMES]
+
+
+@pytest.fixture
+def uris(photos: list[Path]) -> list[str]:
+    """The photos as data URIs."""
+    return [f"data:image/jpeg;base64,{b64encode(photo.read_bytes()).decode()}" for photo in photos]
+
+
+@pytest.fixture
+def vectors(gateway: Gateway, photos: list[Path]) -> Callable[..., NDArray[np.float32]]:
+    """Return a function that asks POST /embed for the photos' vectors, with options of its own."""
+
+    def ask(**options: object) -> NDArray[np.float32]:
+        with gateway.client() as client:
+            answer = client.post(
+                "/embed",
+                json={"images": [{"b64": b64encode(photo.read_bytes()).decode()} for photo in photos], **options},
+                headers={"Authorization": f"Bearer {KEY}"},
+            )
+        assert answer.status_code == 200, answer.text
+        return np.array([one["vector"] for one in answer.json()["embeddings"]], np.float32)
+
+    return ask
+
+
+@pytest.fixture
+def unit_vectors(vectors: Callable[..., NDArray[np.float32]]) -> NDArray[np.float32]:
+    """What POST /embed says of the photos, normalised, as the contracts of others have it."""
+    return vectors(normalize=True)

@@ -1,0 +1,63 @@
+"""The examples in docs/guides/ work as they stand, but for the gateway's address and key."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.http_api.dialects import ALL
+from tests.clients.conftest import KEY
+from tests.e2e.processes import Gateway
+from tests.exported_models import REPOSITORY
+
+GUIDES = REPOSITORY / "docs" / "guides"
+
+
+def examples(guide: str) -> list[str]:
+    """The Python in a guide, block by block."""
+    return re.findall(r"^```python\n(.*?)^```", (GUIDES / guide).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def shown(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], str]:
+    """Return a function that runs an example in the repository and returns what it prints."""
+    monkeypatch.chdir(REPOSITORY)
+
+    def run(example: str) -> str:
+        code = example.replace("http://localhost:8000", gateway.url).replace("YOUR-KEY", KEY)
+        exec(compile(code, "example", "exec"), {"__name__": "example"})
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize(("number", "printed"), [(0, r"112\n"), (1, r"1280 160\n"), (2, r"1280 \d+\n")])
+def test_each_dialects_example_prints_what_it_promises(shown: Callable[[str], str], number: int, printed: str) -> None:
+    """The layer's dimensions; floats and packed bits; pixels."""
+    assert re.fullmatch(printed, shown(examples("dialects.md")[number]))
+
+
+@pytest.mark.parametrize("guide", ["langchain.md", "qdrant.md"])
+def test_the_search_finds_the_photo_itself_first(
+    shown: Callable[[str], str], guide: str, tried: Callable[[str], None]
+) -> None:
+    """With a similarity of 1, and then another."""
+    tried({"langchain.md": "langchain-core", "qdrant.md": "qdrant-client"}[guide])
+    (example,) = examples(guide)
+    first, second = shown(example).splitlines()
+    assert f"1.000 {Path('examples/cat.jpg')}" == first
+    assert re.fullmatch(r"0\.\d{3} examples/(astronaut|coffee)\.jpg", second)
+
+
+def test_every_example_is_tried() -> None:
+    """Nothing else stands in these guides."""
+    assert [3, 1, 1] == [len(examples(guide)) for guide in ("dialects.md", "langchain.md", "qdrant.md")]
+
+
+def test_every_dialect_is_in_the_guide() -> None:
+    """By the name that switches it on."""
+    table = (GUIDES / "dialects.md").read_text(encoding="utf-8")
+    assert [] == [dialect.name for dialect in ALL if f"| `{dialect.name}` |" not in table]
