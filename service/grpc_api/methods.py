@@ -12,7 +12,7 @@ import grpc
 
 from microtome.v1 import embedding_pb2 as pb
 from service.embedding.intake import Intake
-from service.errors import BadRequest
+from service.errors import BadRequest, UnknownModel, unknown
 from service.grpc_api.calls import Call, Calls, Context
 from service.grpc_api.embed import Embed
 from service.grpc_api.images import CallLimits, parsed
@@ -74,6 +74,9 @@ class Methods:
         if first.options.on_error == pb.ON_ERROR_FAIL:
             raise BadRequest("Expected no `on_error` in a stream, or ON_ERROR_SKIP: a bad image does not end it.")
         asked = read_options(first.options, self.intake.default_model)
+        known = self.intake.models.cards()
+        if asked.request.model not in known:
+            raise UnknownModel(unknown("model", asked.request.model, known))
         self.intake.check(
             asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8"
         )
