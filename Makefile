@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
-SETS := gateway tensorflow dev deploy bench clients
-STUBS := microtome/tfserving/v1
+SETS := gateway tensorflow dev deploy bench clients kserve
+STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
+SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
 # The first Python that will do, wherever the system keeps it.
@@ -53,11 +54,17 @@ $(VENV)/.deploy-ready: requirements/deploy.txt $(VENV)/.ready
 	@touch $@
 
 # Warnings are shown and no errors: they are the clients' own.
-test-clients: $(VENV)/.clients-ready            ## try other systems' clients against a gateway, unmodified
+test-clients: $(VENV)/.clients-ready $(VENV)/kserve/.ready            ## try other systems' clients against a gateway, unmodified
 	@$(PY) -m pytest -W default $(or $(ARGS),tests/clients)
 
 $(VENV)/.clients-ready: requirements/clients.txt $(VENV)/.ready
 	@$(PY) requirements/install.py requirements/clients.txt
+	@touch $@
+
+# An environment of their own, since they want an older protobuf than the gateway's.
+$(VENV)/kserve/.ready: requirements/kserve.txt $(VENV)/.ready
+	@$(PY) -m venv $(VENV)/kserve
+	@$(VENV)/kserve/bin/python requirements/install.py requirements/kserve.txt
 	@touch $@
 
 images:            ## build the images with docker or podman, whichever is there (IMAGES=gateway builds one)
@@ -88,8 +95,12 @@ types: setup            ## mypy, strict
 contracts: setup            ## who may import whom, see docs/architecture.md
 	@$(BIN)/lint-imports
 
-protos: setup            ## regenerate the stubs from protos/
-	@$(PY) -m grpc_tools.protoc -I protos --python_out=. --pyi_out=. $$(find protos -name '*.proto' | sort)
+protos: setup            ## regenerate the stubs from protos/, unless that would break callers
+	@$(PY) protos/contract.py --write
+	@google=$$($(PY) -c 'import google.rpc.status_pb2 as m; print(m.__file__.removesuffix("/google/rpc/status_pb2.py"))') && \
+	$(PY) -m grpc_tools.protoc -I protos -I $$google --python_out=. --pyi_out=. $$(find protos -name '*.proto' | sort) && \
+	$(PY) -m grpc_tools.protoc -I protos -I $$google --grpc_python_out=. --mypy_grpc_out=quiet:. \
+	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(SERVICES)
 
 protos-check: protos            ## fail when the committed stubs are not what protos/ says
 	@test -z "$$(git status --porcelain -- $(STUBS))" || { \

@@ -69,8 +69,6 @@ def asking(
     Raises:
         BadRequest: something that there is not.
     """
-    if version and not (version.isascii() and version.isdecimal() and 0 < int(version[:20]) < 2**63):
-        raise BadRequest(f"Expected a version's number, from 1 up; received {version[:40]!r}.")
     names = tuple((name, "" if name == EMBEDDING and name not in known else name) for name in dict.fromkeys(outputs))
     asked = [name for _, name in names]
     # The default output is asked for by leaving names out; beside others it has to be named.
@@ -82,7 +80,7 @@ def asking(
     return Asking(
         EmbedRequest(
             model,
-            int(version) if version else None,
+            version_number(version),
             tuple(name for name in asked if name),
             _cache(parameters.get("cache", "use")),
         ),
@@ -91,6 +89,19 @@ def asking(
         _dimensions(parameters.get("dimensions")),
         str(datatype),
     )
+
+
+def version_number(version: str) -> int | None:
+    """Read a version as the protocol writes it, empty for the one in use.
+
+    Raises:
+        BadRequest: it is no number from 1 up.
+    """
+    if not version:
+        return None
+    if not (version.isascii() and version.isdecimal() and 0 < int(version[:20]) < 2**63):
+        raise BadRequest(f"Expected a version's number, from 1 up; received {version[:40]!r}.")
+    return int(version)
 
 
 def _cache(value: object) -> CacheUse:

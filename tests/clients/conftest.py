@@ -12,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.e2e.photos import EXAMPLES, NAMES
-from tests.e2e.processes import Gateway, ModelServer
+from tests.e2e.processes import Gateway, ModelServer, free_port
 
 # Before the clients are imported: none of them asks anybody but the gateway.
 os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
 
 KEY = "a-key-for-clients"
+GRPC_PORT = free_port()
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +27,8 @@ def gateway(lite0_models: Path) -> Iterator[Gateway]:
     with tempfile.TemporaryDirectory(prefix="microtome-clients-", ignore_cleanup_errors=True) as path:
         model_server = ModelServer(Path(path), lite0_models)
         digest = hashlib.sha256(KEY.encode()).hexdigest()
-        gateway = Gateway(Path(path), model_server.address, api_keys=f"clients sha256:{digest}")
+        keys = f"clients sha256:{digest}"
+        gateway = Gateway(Path(path), model_server.address, api_keys=keys, grpc_port=GRPC_PORT)
         try:
             model_server.start()
             gateway.start()
@@ -36,7 +38,7 @@ def gateway(lite0_models: Path) -> Iterator[Gateway]:
             model_server.destroy()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def photos() -> list[Path]:
     """Paths of three photos."""
     return [EXAMPLES / f"{name}.jpg" for name in NAMES]

@@ -17,7 +17,7 @@ from service.http_api.dialects.kserve import bodies
 from service.http_api.dialects.one_sentence import worded
 from service.http_api.options import unknown_name
 from service.inference_protocol import metadata
-from service.inference_protocol.asking import PARAMETERS, asking
+from service.inference_protocol.asking import PARAMETERS, asking, version_number
 from service.inference_protocol.tensors import images_in, one_input
 
 
@@ -100,10 +100,8 @@ class Endpoints:
 
     async def _card(self, request: Request) -> ModelCard:
         model, version = request.path_params["model"], request.path_params.get("version", "")
-        if not version:
-            return self._models.card(model)
-        wanted = asking(model, version, (), {}, ()).request.version
-        return await self._models.card_of(model, wanted or 0)
+        number = version_number(version)
+        return self._models.card(model) if number is None else await self._models.card_of(model, number)
 
 
 def _described(tensor: metadata.TensorMetadata) -> dict[str, object]:

@@ -1,0 +1,1 @@
+"""Generated from protos/microtome/inference/v2: make protos."""
