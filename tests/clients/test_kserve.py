@@ -17,17 +17,22 @@ from numpy.typing import NDArray
 from tests.clients.conftest import GRPC_PORT, KEY
 from tests.e2e.processes import Gateway
 
-SCRIPT = Path(__file__).with_name("inference_protocol.py")
+SCRIPTS = [Path(__file__).with_name(name) for name in ("speak_triton.py", "speak_kserve.py")]
 PYTHON = Path(sys.prefix) / "kserve" / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
 def told(gateway: Gateway, photos: list[Path]) -> dict[str, Any]:
     """What the clients received."""
-    words = [str(PYTHON), str(SCRIPT), f"127.0.0.1:{gateway.port}", f"127.0.0.1:{GRPC_PORT}", KEY, *map(str, photos)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
-    received: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    received: dict[str, Any] = {"versions": {}}
+    for script in SCRIPTS:
+        addresses = (f"127.0.0.1:{gateway.port}", f"127.0.0.1:{GRPC_PORT}")
+        words = [str(PYTHON), str(script), *addresses, KEY, *map(str, photos)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, done.stderr[-3000:]
+        told = json.loads(done.stdout.splitlines()[-1])
+        received["versions"] |= told.pop("versions")
+        received |= told
     return received
 
 

@@ -14,6 +14,9 @@ from service.inference_protocol.tensors import Tensor, element
 
 HEADER = "inference-header-content-length"
 _FIELDS = {"id", "parameters", "inputs", "outputs"}
+_IGNORED = {"model_name", "model_version"}
+"""kserve's client repeats the path's names in the body."""
+
 _NUMPY = {"FP32": "<f4", "FP16": "<f2", "INT8": "i1"}
 
 
@@ -64,7 +67,7 @@ def _read(head: bytes, rest: bytes) -> Body:
         value = orjson.loads(head)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"Expected a JSON object, received what is no JSON: {error}.") from None
-    if not isinstance(value, dict) or not value.keys() <= _FIELDS:
+    if not isinstance(value, dict) or not value.keys() <= _FIELDS | _IGNORED:
         raise BadRequest(f"Expected a JSON object with some of {', '.join(sorted(_FIELDS))}, and nothing else.")
     parameters = dict(_object(value.get("parameters"), "parameters"))
     binary_unless_said = parameters.pop("binary_data_output", False) is True
