@@ -14,6 +14,7 @@ from service.http_api.wording import Failure, Wordings
 from tests.pictures import png
 from tests.unit.service.http_api.conftest import Gateway, gateway_with
 from tests.unit.service.http_api.test_embed import problem
+from tests.unit.service.http_api.test_ways_in import Shelf
 from tests.unit.service.test_auth import line
 
 PATH = "/v1/embeddings"
@@ -42,7 +43,8 @@ async def test_a_dialect_switched_off_is_not_there(decoders: ThreadPoolExecutor)
     """Its paths are as unknown as any other, in our own words."""
     async with gateway_with(decoders, dialects="none") as gateway:
         assert (404, "not-found") == problem(await gateway.client.post(PATH, json=body()))
-        assert PATH not in gateway.app.openapi()["paths"]
+        document = (await gateway.client.get("/openapi.json")).json()
+        assert {"/v1/embeddings", "/v2/embed", "/v1/multimodalembeddings"}.isdisjoint(document["paths"])
 
 
 async def test_before_any_route_errors_are_in_the_dialects_words(decoders: ThreadPoolExecutor) -> None:
@@ -105,6 +107,21 @@ async def test_a_caller_may_shorten_the_deadline(gateway: Gateway) -> None:
     gateway.server.gate.clear()
     answer = await gateway.client.post(PATH, json=body(), headers={"X-Request-Timeout": "0.05"})
     assert (504, "deadline_exceeded") == (answer.status_code, answer.json()["error"]["code"])
+
+
+async def test_addresses_are_fetched_by_the_rules_of_the_core(decoders: ThreadPoolExecutor) -> None:
+    """Where fetching is on, an address is an image like any other; where it is off, the error says so."""
+    here, nowhere = "https://photos.test/a", "https://photos.test/b"
+    async with gateway_with(decoders, fetcher=Shelf(**{here: png(1)})) as gateway:
+        sent = (await gateway.client.post(PATH, json=body(1))).json()["data"][0]["embedding"]
+        fetched = (await gateway.client.post(PATH, json={"input": here})).json()["data"][0]["embedding"]
+        assert sent == fetched
+        answer = await gateway.client.post(PATH, json={"input": [here, nowhere]})
+        assert (400, "url_not_fetched") == (answer.status_code, answer.json()["error"]["code"])
+        assert answer.json()["detail"].startswith("Image 1: ")
+    async with gateway_with(decoders) as gateway:
+        answer = await gateway.client.post(PATH, json={"input": here})
+        assert (400, "url_not_allowed") == (answer.status_code, answer.json()["error"]["code"])
 
 
 async def test_the_metrics_know_the_route(gateway: Gateway) -> None:
