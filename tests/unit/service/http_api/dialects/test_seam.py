@@ -9,7 +9,11 @@ import pytest
 from starlette.responses import Response
 
 from service.auth import Keyring, read_keys
+from service.errors import RequestRejected, ServiceError
 from service.http_api.dialects import ALL, spoken
+from service.http_api.dialects.dialect import Dialect
+from service.http_api.problems import slug
+from service.http_api.statuses import STATUS
 from service.http_api.wording import Failure, Wordings
 from tests.pictures import png
 from tests.unit.service.http_api.conftest import Gateway, gateway_with
@@ -143,3 +147,16 @@ def test_the_longest_path_words_an_error() -> None:
     wordings = Wordings([("/v2/", one), ("/v2/embed", other), ("/v2/models/", other)])
     found = [wordings.at(path) for path in ("/v2/nix", "/v2/embed", "/v2/models/m", "/v2", "/embed")]
     assert [one, other, other, None, None] == found
+
+
+@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("leaf", STATUS, ids=lambda leaf: leaf.__name__)
+def test_every_dialect_words_every_error(dialect: Dialect, leaf: type[ServiceError]) -> None:
+    """As JSON with our sentence in it, an error's status, and the headers that say when to come again."""
+    failure = Failure(STATUS[leaf], slug(leaf), "Our sentence.", {"Retry-After": "3"}, leaf.__new__(leaf))
+    answer = dialect.wording(failure)
+    assert "application/json" == answer.media_type
+    assert "Our sentence." in json.dumps(json.loads(bytes(answer.body)))
+    assert (True, "3") == (answer.status_code >= 400, answer.headers["retry-after"])
+    # What may succeed later is no client's fault, and the other way round.
+    assert issubclass(leaf, RequestRejected) == (answer.status_code < 500 and answer.status_code != 429)
