@@ -78,6 +78,7 @@ RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 
 REQUESTS = (
     *(("POST", "/embed", mode) for mode in (RIGHT, WRONG)),
+    *(("POST", path, RIGHT) for path in ("/v1/embeddings", "/v2/embed", "/v1/multimodalembeddings")),
     *(("GET", path, RIGHT) for path in ("/models", "/models/{name}", "/readyz", "/")),
 )
 
@@ -85,7 +86,7 @@ REQUESTS = (
 @pytest.mark.parametrize(("method", "path", "mode"), REQUESTS)
 def test_no_request_gets_what_is_not_documented(api: Any, method: str, path: str, mode: GenerationMode) -> None:
     """No 5xx but the caller's own deadline; every status, content type and body as the document says."""
-    examples = 60 if path == "/embed" else 10
+    examples = 60 if path == "/embed" else 15 if method == "POST" else 10
 
     @given(case=api[path][method].as_strategy(generation_mode=mode))
     @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -109,3 +110,15 @@ def test_the_documents_examples_work_as_they_stand(url: str) -> None:
             answer = client.post("/embed", json=example["value"])
             assert answer.status_code == 200, (name, answer.text)
             assert len(answer.json()["embeddings"]) == len(example["value"].get("images", [0]))
+
+
+def test_every_example_of_another_contract_works_as_it_stands(url: str) -> None:
+    """Each route of a dialect has one, and it is answered with vectors."""
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        paths = client.get("/openapi.json").json()["paths"]
+        dialects = [path for path in paths if "post" in paths[path] and path != "/embed"]
+        assert {"/v1/embeddings", "/embeddings", "/v2/embed", "/v1/multimodalembeddings"} <= set(dialects)
+        for path in dialects:
+            example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
+            answer = client.post(path, json=example)
+            assert answer.status_code == 200, (path, answer.text)

@@ -12,18 +12,31 @@ from service.embedding.request import Embedded
 from service.embedding.urls import Image
 from service.errors import BadRequest, UnsupportedModality
 from service.http_api.dialects import naming
+from service.http_api.dialects.described import PHOTO, TEXT, WHOLE, described, one_of
 from service.http_api.dialects.desk import Desk, Question
 from service.http_api.dialects.dialect import Dialect
 from service.http_api.dialects.documents import choice, document
 from service.http_api.dialects.facts import facts
 from service.http_api.dialects.number_types import CALIBRATED, KINDS, Shape, base64_of, shape_of
-from service.http_api.dialects.pictures import TEXT, picture
+from service.http_api.dialects.pictures import NO_TEXT, picture
 from service.http_api.dialects.rejections import status_of
 from service.http_api.wording import Failure
 
 _FIELDS = (*naming.FIELDS, "images", "inputs", "texts", "embedding_types", "output_dimension", "normalize")
 _IGNORED = ("input_type", "truncate", "max_tokens", "priority")
 _EXPECTED = "Expected `images`: data URIs; or `inputs`: objects whose `content` is one image_url each"
+
+_DESCRIBED = described(
+    {
+        "images": {"type": "array", "items": TEXT, "description": "Data URIs."},
+        "inputs": {"type": "array", "items": {"type": "object"}, "description": "Objects with one image_url each."},
+        "embedding_types": {"type": "array", "items": one_of(*KINDS, "base64")},
+        "output_dimension": WHOLE,
+    },
+    {"input_type": "image", "images": [PHOTO], "embedding_types": ["float"]},
+    {"id": TEXT, "response_type": TEXT, "embeddings": {"type": "object"}, "meta": {"type": "object"}},
+    {"message": TEXT},
+)
 
 
 def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
@@ -42,6 +55,7 @@ def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
         images,
         partial(_answer, shape=shape, kinds=kinds, images=images),
         dimensions=shape.dimensions,
+        aside=True,
         int8=not CALIBRATED.isdisjoint(kinds),
     )
 
@@ -60,7 +74,7 @@ def _kinds(fields: Mapping[str, object]) -> list[str]:
 def _images(fields: Mapping[str, object], max_bytes: int) -> list[Image]:
     match fields:
         case {"texts": [_, *_]}:
-            raise UnsupportedModality(TEXT)
+            raise UnsupportedModality(NO_TEXT)
         case {"images": [_, *_] as images} if "inputs" not in fields:
             return [picture(image, max_bytes) for image in images]
         case {"inputs": [_, *_] as inputs} if "images" not in fields:
@@ -73,7 +87,7 @@ def _input(one: object, max_bytes: int) -> Image:
         case {"content": [{"type": "image_url", "image_url": {"url": text} | (str() as text)}]}:
             return picture(text, max_bytes)
         case {"content": [*parts]} if any(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-            raise UnsupportedModality(TEXT)
+            raise UnsupportedModality(NO_TEXT)
     raise BadRequest(f"{_EXPECTED}; received an input that is something else.")
 
 
@@ -102,7 +116,7 @@ def _routes(desk: Desk) -> APIRouter:
     router = APIRouter()
     reader = partial(read, default_model=desk.intake.default_model, max_bytes=desk.limits.max_image_bytes)
 
-    @router.post("/v2/embed", summary="Embed images", response_class=Response)
+    @router.post("/v2/embed", summary="Embed images", response_class=Response, **_DESCRIBED)
     async def embed(request: Request) -> Response:
         """Turn images into vectors, as Cohere's API does."""
         return await desk.serve(request, reader)

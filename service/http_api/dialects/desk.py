@@ -1,5 +1,6 @@
 """What all contracts of others share between their own way of asking and their own way of answering."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -35,6 +36,7 @@ class Question:
         dimensions: how many numbers of each vector are asked for; checked before any work.
         normalize: whether vectors shall have the length 1.
         int8: whether they shall be written by calibrated ranges; checked before any work.
+        aside: whether the answer is written in a thread, since it looks at the images and others would wait for it.
     """
 
     request: EmbedRequest
@@ -43,6 +45,7 @@ class Question:
     dimensions: int | None = None
     normalize: bool = False
     int8: bool = False
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,9 @@ class Desk:
         # Once more, since the version that answered may not be the one that was looked at.
         checked_dimensions(question.dimensions, [embedded.card.outputs[e.output] for e in embedded.embeddings[:64]])
         with timed(both(self.observer.stage, timings.stage), "encode"):
-            response = question.answer(embedded)
+            response = (
+                await asyncio.to_thread(question.answer, embedded) if question.aside else question.answer(embedded)
+            )
         card = embedded.card
         response.headers["X-Model"] = in_header(card.name)
         response.headers["X-Model-Version"] = str(card.version)

@@ -23,7 +23,10 @@ class ImageFacts(NamedTuple):
 
 
 def facts(images: Sequence[Image]) -> list[ImageFacts]:
-    """Read the headers of those images that came with the request; what lay elsewhere is not here any more."""
+    """Read the headers of those images that came with the request; what lay elsewhere is not here any more.
+
+    Takes a good part of a millisecond for each: not for the event loop.
+    """
     found = []
     for image in images:
         if isinstance(image, bytes):

@@ -4,7 +4,7 @@ from service.embedding.urls import Image, Url
 from service.errors import BadRequest
 from service.http_api.json_images import from_base64, from_data_uri
 
-TEXT = (
+NO_TEXT = (
     "This server embeds images only, and received text. Send an image as a data URI (data:image/jpeg;base64,…) or as "
     "an https:// address. For queries in words take a model that was trained on both, such as CLIP."
 )

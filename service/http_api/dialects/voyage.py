@@ -11,12 +11,13 @@ from service.embedding.request import Embedded
 from service.embedding.urls import Image
 from service.errors import BadRequest, UnsupportedModality
 from service.http_api.dialects import naming
+from service.http_api.dialects.described import PHOTO, TEXT, WHOLE, described, one_of
 from service.http_api.dialects.desk import Desk, Question
 from service.http_api.dialects.dialect import Dialect
 from service.http_api.dialects.documents import choice, document
 from service.http_api.dialects.facts import facts
 from service.http_api.dialects.number_types import CALIBRATED, KINDS, Shape, base64_of, shape_of
-from service.http_api.dialects.pictures import TEXT, picture
+from service.http_api.dialects.pictures import NO_TEXT, picture
 from service.http_api.dialects.rejections import status_of
 from service.http_api.wording import Failure
 
@@ -25,10 +26,26 @@ _IGNORED = ("input_type", "truncation")
 _EXPECTED = "Expected `inputs`: objects whose `content` is one image_url or image_base64 each"
 
 _OTHERS = {
-    "text": TEXT,
+    "text": NO_TEXT,
     "video_url": "This server embeds images only, and received a video. Send frames of it.",
     "video_base64": "This server embeds images only, and received a video. Send frames of it.",
 }
+
+_DESCRIBED = described(
+    {
+        "inputs": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "Objects whose content is one image_url or image_base64 each.",
+        },
+        "output_dtype": one_of(*KINDS),
+        "output_dimension": WHOLE,
+        "encoding_format": one_of("float", "base64"),
+    },
+    {"inputs": [{"content": [{"type": "image_base64", "image_base64": PHOTO}]}]},
+    {"object": TEXT, "data": {"type": "array"}, "model": TEXT, "usage": {"type": "object"}},
+    {"detail": TEXT},
+)
 
 
 def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
@@ -51,6 +68,7 @@ def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
         images,
         _Answering(str(fields.get("model", default_model)), shape, kind, letters, images),
         dimensions=shape.dimensions,
+        aside=True,
         int8=kind in CALIBRATED,
     )
 
@@ -63,8 +81,9 @@ def _input(one: object, max_bytes: int) -> Image:
             return picture(text, max_bytes)
         case {"content": [*parts]}:
             for part in parts:
-                if isinstance(part, dict) and part.get("type") in _OTHERS:
-                    raise UnsupportedModality(_OTHERS[part["type"]])
+                kind = part.get("type") if isinstance(part, dict) else None
+                if isinstance(kind, str) and kind in _OTHERS:
+                    raise UnsupportedModality(_OTHERS[kind])
     raise BadRequest(f"{_EXPECTED}; received an input that is something else.")
 
 
@@ -101,7 +120,7 @@ def _routes(desk: Desk) -> APIRouter:
     router = APIRouter()
     reader = partial(read, default_model=desk.intake.default_model, max_bytes=desk.limits.max_image_bytes)
 
-    @router.post("/v1/multimodalembeddings", summary="Embed images", response_class=Response)
+    @router.post("/v1/multimodalembeddings", summary="Embed images", response_class=Response, **_DESCRIBED)
     async def multimodal_embeddings(request: Request) -> Response:
         """Turn images into vectors, as Voyage AI's API does."""
         return await desk.serve(request, reader)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from service.embedding.urls import Image
 from service.errors import BadRequest, UnsupportedModality
-from service.http_api.dialects.pictures import TEXT, is_address, is_data_uri, picture
+from service.http_api.dialects.pictures import NO_TEXT, is_address, is_data_uri, picture
 
 FIELDS = ("input", "messages")
 
@@ -55,10 +55,10 @@ def _item(item: object, max_bytes: int) -> Image:
     match item:
         case str():
             if not is_address(item) and not is_data_uri(item):
-                raise UnsupportedModality(TEXT)
+                raise UnsupportedModality(NO_TEXT)
             return picture(item, max_bytes)
         case {"text": _}:
-            raise UnsupportedModality(TEXT)
+            raise UnsupportedModality(NO_TEXT)
         case {"image": text, **rest} | {"url": text, **rest} | {"bytes": text, **rest} if not rest:
             return picture(text, max_bytes)
         case int() | [int(), *_]:
@@ -69,7 +69,7 @@ def _item(item: object, max_bytes: int) -> Image:
 def _message(message: object, max_bytes: int) -> list[Image]:
     match message:
         case {"content": str()}:
-            raise UnsupportedModality(TEXT)
+            raise UnsupportedModality(NO_TEXT)
         case {"content": [*parts]}:
             return [found for part in parts for found in _part(part, max_bytes)]
     raise BadRequest(f"{_EXPECTED}; received a message without a list of contents.")
@@ -83,5 +83,5 @@ def _part(part: object, max_bytes: int) -> list[Image]:
             # Some clients put an empty text beside each image.
             return []
         case {"type": "text"}:
-            raise UnsupportedModality(TEXT)
+            raise UnsupportedModality(NO_TEXT)
     raise BadRequest(f"{_EXPECTED}; received a content of another type.")

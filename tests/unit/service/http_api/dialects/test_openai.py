@@ -7,16 +7,12 @@ from collections.abc import Mapping
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service.embedding.urls import Url
-from service.errors import BadRequest, ModelServerDown, RequestRejected, UnsupportedModality
-from service.http_api.dialects.desk import Question
+from service.errors import ModelServerDown
 from service.http_api.dialects.openai import read
 from tests.pictures import png
 from tests.unit.service.http_api.conftest import Gateway
-from tests.unit.service.http_api.test_options import JSON
 from tests.unit.service.http_api.test_ways_out import calibrate
 
 PATH = "/v1/embeddings"
@@ -51,7 +47,7 @@ async def own(gateway: Gateway, **options: object) -> list[float]:
         {"input": [URI]},
         {"input": [{"image": B64}], "task": "retrieval.query", "late_chunking": False},
         {"input": {"image": URI}, "user": "me"},
-        {"input": [{"bytes": B64}]},
+        {"input": [{"bytes": B64}], "return_multivector": False},
         {"input": [{"url": URI}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": URI}}]}]},
         {
@@ -168,6 +164,7 @@ async def test_bytes_are_found_by_their_metadata(gateway: Gateway, dtype: str, o
         ({"input": [{"text": "a cat"}]}, "images only"),
         ({"messages": [{"role": "user", "content": "a cat"}]}, "images only"),
         ({"messages": [{"content": [{"type": "text", "text": "a cat"}]}]}, "images only"),
+        (IMAGE | {"modality": "audio"}, "`modality` to be image"),
         ({"input": [[2028, 374]]}, "check_embedding_ctx_length=False"),
         ({"input": [2028, 374]}, "check_embedding_ctx_length=False"),
     ],
@@ -201,6 +198,7 @@ async def test_text_is_told_what_is_served_here(gateway: Gateway, body: dict[str
         (IMAGE | {"encoding_format": "bytes", "embedding_type": "binary"}, "to be float"),
         (IMAGE | {"embed_dtype": "float16"}, '"encoding_format": "bytes"'),
         (IMAGE | {"dimensions": 0}, "`dimensions`"),
+        (IMAGE | {"return_multivector": True}, "one vector for each image"),
     ],
 )
 async def test_a_wrong_request_is_told_what_was_expected(gateway: Gateway, body: dict[str, object], words: str) -> None:
@@ -241,14 +239,3 @@ def test_addresses_are_left_to_the_fetcher() -> None:
     items = [address, {"image": address}, {"url": address}]
     question = read(json.dumps({"input": items}).encode(), default_model="toy", max_bytes=10)
     assert [Url(address)] * 3 == list(question.images)
-
-
-@given(st.dictionaries(st.sampled_from(["input", "messages", "model", "dimensions", "embedding_type"]), JSON))
-def test_any_json_is_read_or_refused(body: dict[str, object]) -> None:
-    """Whatever comes, the result is a question or an error of the tree, never another."""
-    try:
-        question = read(json.dumps(body).encode(), default_model="toy", max_bytes=100)
-    except (BadRequest, UnsupportedModality):
-        return
-    assert isinstance(question, Question)
-    assert all(isinstance(image, bytes | Url | RequestRejected) for image in question.images)

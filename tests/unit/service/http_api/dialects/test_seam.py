@@ -9,11 +9,16 @@ import pytest
 from starlette.responses import Response
 
 from service.auth import Keyring, read_keys
+from service.errors import RequestRejected, ServiceError
 from service.http_api.dialects import ALL, spoken
+from service.http_api.dialects.dialect import Dialect
+from service.http_api.problems import slug
+from service.http_api.statuses import STATUS
 from service.http_api.wording import Failure, Wordings
 from tests.pictures import png
 from tests.unit.service.http_api.conftest import Gateway, gateway_with
 from tests.unit.service.http_api.test_embed import problem
+from tests.unit.service.http_api.test_ways_in import Shelf
 from tests.unit.service.test_auth import line
 
 PATH = "/v1/embeddings"
@@ -42,7 +47,8 @@ async def test_a_dialect_switched_off_is_not_there(decoders: ThreadPoolExecutor)
     """Its paths are as unknown as any other, in our own words."""
     async with gateway_with(decoders, dialects="none") as gateway:
         assert (404, "not-found") == problem(await gateway.client.post(PATH, json=body()))
-        assert PATH not in gateway.app.openapi()["paths"]
+        document = (await gateway.client.get("/openapi.json")).json()
+        assert {"/v1/embeddings", "/v2/embed", "/v1/multimodalembeddings"}.isdisjoint(document["paths"])
 
 
 async def test_before_any_route_errors_are_in_the_dialects_words(decoders: ThreadPoolExecutor) -> None:
@@ -107,6 +113,21 @@ async def test_a_caller_may_shorten_the_deadline(gateway: Gateway) -> None:
     assert (504, "deadline_exceeded") == (answer.status_code, answer.json()["error"]["code"])
 
 
+async def test_addresses_are_fetched_by_the_rules_of_the_core(decoders: ThreadPoolExecutor) -> None:
+    """Where fetching is on, an address is an image like any other; where it is off, the error says so."""
+    here, nowhere = "https://photos.test/a", "https://photos.test/b"
+    async with gateway_with(decoders, fetcher=Shelf(**{here: png(1)})) as gateway:
+        sent = (await gateway.client.post(PATH, json=body(1))).json()["data"][0]["embedding"]
+        fetched = (await gateway.client.post(PATH, json={"input": here})).json()["data"][0]["embedding"]
+        assert sent == fetched
+        answer = await gateway.client.post(PATH, json={"input": [here, nowhere]})
+        assert (400, "url_not_fetched") == (answer.status_code, answer.json()["error"]["code"])
+        assert answer.json()["detail"].startswith("Image 1: ")
+    async with gateway_with(decoders) as gateway:
+        answer = await gateway.client.post(PATH, json={"input": here})
+        assert (400, "url_not_allowed") == (answer.status_code, answer.json()["error"]["code"])
+
+
 async def test_the_metrics_know_the_route(gateway: Gateway) -> None:
     """By its template, and the model that answered."""
     await gateway.client.post(PATH, json=body())
@@ -126,3 +147,16 @@ def test_the_longest_path_words_an_error() -> None:
     wordings = Wordings([("/v2/", one), ("/v2/embed", other), ("/v2/models/", other)])
     found = [wordings.at(path) for path in ("/v2/nix", "/v2/embed", "/v2/models/m", "/v2", "/embed")]
     assert [one, other, other, None, None] == found
+
+
+@pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("leaf", STATUS, ids=lambda leaf: leaf.__name__)
+def test_every_dialect_words_every_error(dialect: Dialect, leaf: type[ServiceError]) -> None:
+    """As JSON with our sentence in it, an error's status, and the headers that say when to come again."""
+    failure = Failure(STATUS[leaf], slug(leaf), "Our sentence.", {"Retry-After": "3"}, leaf.__new__(leaf))
+    answer = dialect.wording(failure)
+    assert "application/json" == answer.media_type
+    assert "Our sentence." in json.dumps(json.loads(bytes(answer.body)))
+    assert (True, "3") == (answer.status_code >= 400, answer.headers["retry-after"])
+    # What may succeed later is no client's fault, and the other way round.
+    assert issubclass(leaf, RequestRejected) == (answer.status_code < 500 and answer.status_code != 429)
