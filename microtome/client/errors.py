@@ -6,7 +6,7 @@
   x UnexpectedAnswer        whoever answered does not speak as Microtome does
   x RequestRejected         the caller must change something
     + BadRequest, Unauthenticated, NotAcceptable, BodyTooSlow, UrlNotAllowed, UrlNotFetched, NotAnImage, BrokenImage,
-      ImageTooLarge, TooManyImages, NoImageEmbedded, UnknownModel, UnknownVersion, UnknownOutput
+      ImageTooLarge, TooManyImages, NoImageEmbedded, UnknownModel, UnknownVersion, UnknownOutput, UnsupportedModality
   x TemporarilyUnable       the same request may succeed later; it was retried as often as the client was allowed to
     + Overloaded, ModelServerDown, ModelNotReady, DeadlineExceeded
     + Unreachable           no connection, or one that broke
@@ -105,6 +105,10 @@ class UnknownVersion(RequestRejected):
 
 class UnknownOutput(RequestRejected):
     """The model has no output of this name."""
+
+
+class UnsupportedModality(RequestRejected):
+    """Text or another kind of input than images; what is served there embeds images only."""
 
 
 class TemporarilyUnable(MicrotomeError):

@@ -13,13 +13,12 @@ import ormsgpack
 from numpy.typing import NDArray
 
 from microtome.client.errors import DeadlineExceeded, MicrotomeError, UnexpectedAnswer, Unreachable, named
-from microtome.client.options import EmbedOptions
+from microtome.client.options import NUMPY, EmbedOptions
 from microtome.client.outcomes import Answer, ModelInfo, ModelVersion, settled
 
 _TRY_AGAIN = {429: "overloaded", 502: "unreachable", 503: "unreachable", 504: "deadline-exceeded"}
 """What a proxy's answers mean, which are no problem documents."""
 
-_DTYPES = {"float32": "<f4", "float16": "<f2", "int8": "i1", "binary": "u1"}
 _PREFIX = "urn:microtome:problem:"
 
 
@@ -106,7 +105,7 @@ def _placed(
 ) -> list[Mapping[str, NDArray[Any]] | MicrotomeError]:
     vectors: list[dict[str, NDArray[Any]]] = [{} for _ in range(count)]
     for entry in embeddings:
-        vectors[entry["index"]][entry["output"]] = np.frombuffer(entry["vector"], _DTYPES[options.dtype])
+        vectors[entry["index"]][entry["output"]] = np.frombuffer(entry["vector"], NUMPY[options.dtype])
     placed: list[Mapping[str, NDArray[Any]] | MicrotomeError] = list(vectors)
     for fault in faults:
         # Which image of the request it was means nothing to a caller who never saw the request.

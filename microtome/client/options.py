@@ -1,11 +1,14 @@
 """What one call asks for: the options of POST /embed that make sense from Python."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
 """How numbers travel and arrive: NumPy's float32, float16, int8, or uint8 with eight signs in each."""
+
+NUMPY: Mapping[str, str] = {"float32": "<f4", "float16": "<f2", "int8": "i1", "binary": "u1"}
+"""NumPy's names for them."""
 
 CacheUse = Literal["use", "refresh", "bypass"]
 

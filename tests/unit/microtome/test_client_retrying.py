@@ -28,14 +28,16 @@ def overloaded(retry_after: float = 0.0) -> Overloaded:
 
 def pauses(attempts: Attempts, error: MicrotomeError, clock: Clock) -> list[float]:
     """Fail until it is given up, and return what was waited."""
-    found = []
-    while True:
+    found: list[float] = []
+    raised: MicrotomeError | None = None
+    while raised is None:
         try:
             found.append(attempts.pause(error))
-        except MicrotomeError as raised:
-            assert raised is error
-            return found
-        clock.now += found[-1]
+            clock.now += found[-1]
+        except MicrotomeError as given_up:
+            raised = given_up
+    assert raised is error
+    return found
 
 
 @given(jitter=st.floats(0, 1, exclude_max=True))
