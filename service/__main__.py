@@ -38,13 +38,20 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
         # Longer than the idle time of common clients' pools (Go: 90 s), so that the client closes first.
         timeout_keep_alive=95,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     log.info("listening", host=settings.host, port=settings.port, model_server=settings.model_server)
     # uvicorn takes these signals and, having drained, gives them on to whoever had them: a clean stop is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     await server.serve(sockets=[listener] if listener else None)
     return server.started
+
+
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, and let what is served beside HTTP do so at the same time."""
+        self.config.app.state.stopping.set()  # type: ignore[union-attr]  # it is the application itself
+        await super().shutdown(sockets)
 
 
 def main() -> int:

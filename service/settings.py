@@ -112,6 +112,22 @@ class Settings(BaseSettings):
         le=65535,
         description="Port of its own for /metrics, which then is not on the other; probes are on both.",
     )
+    grpc_port: int | None = Field(
+        None, ge=1, le=65535, description="Port to serve gRPC on, at the same address; unset serves none."
+    )
+    grpc_certificate: Path | None = Field(
+        None, description="File with the gRPC port's certificate chain, in PEM; unset encrypts nothing."
+    )
+    grpc_key: Path | None = Field(None, description="File with the certificate's private key, in PEM.")
+    grpc_client_ca: Path | None = Field(
+        None, description="File with the authorities, in PEM, that sign callers' certificates; set, callers need one."
+    )
+    max_grpc_calls: int = Field(
+        1000, gt=0, description="gRPC calls open at a time, streams included; what goes beyond is RESOURCE_EXHAUSTED."
+    )
+    max_stream_images: int = Field(
+        64, gt=0, description="Images under way in one EmbedStream; beyond it the stream is not read any further."
+    )
     access_log: bool = Field(
         False, description="Log a line for each request: route, status, time, images, model, name of the API key."
     )
@@ -146,6 +162,14 @@ class Settings(BaseSettings):
                 f"expected {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to serve whoever "
                 "can connect"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _encryption_is_whole(self) -> Self:
+        if (self.grpc_certificate is None) != (self.grpc_key is None):
+            raise ValueError(f"expected {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY together; received one of them")
+        if self.grpc_client_ca is not None and self.grpc_certificate is None:
+            raise ValueError(f"{PREFIX}GRPC_CLIENT_CA expects {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY beside it")
         return self
 
     def key_records(self) -> list[KeyRecord]:

@@ -1,0 +1,173 @@
+"""The outermost layer of every call: who calls, an id, a count, a duration, and a status even when something broke."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import grpc.aio
+import structlog
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+from prometheus_client import Counter, Histogram
+
+from service.auth import Caller, Keyring
+from service.errors import DeadlineExceeded, Overloaded, ServiceError
+from service.grpc_api.details import INTERNAL_ERROR, described, label, unexpected
+from service.grpc_api.statuses import COUNTED_AS
+from service.telemetry.logs import Logger
+from service.telemetry.metrics import Metrics
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+
+_MAX_ID = 128
+_CODES = {code.value[0]: code for code in StatusCode}
+
+
+@dataclass(slots=True)
+class Call:
+    """One call that is being answered.
+
+    Attributes:
+        caller: whose key it bears; None where everybody is served.
+        streamed: how many images of a stream have been answered; None when this is no stream.
+        facts: what it turned out to be, for the access log: names and counts; never a secret, never an image.
+    """
+
+    context: Context
+    method: str
+    request_id: str
+    caller: Caller | None
+    streamed: int | None = None
+    facts: dict[str, object] = field(default_factory=dict)
+
+    async def read(self) -> bytes | None:
+        """Return the next message as it came, None after the last."""
+        message = await self.context.read()
+        return message if isinstance(message, bytes) else None
+
+    def allowed(self, longest: float) -> float:
+        """Return the seconds that the call may take: until its own deadline, but no more than `longest`."""
+        left = self.context.time_remaining()
+        return longest if left is None else min(longest, left)
+
+
+Work: TypeAlias = Callable[[Call], Awaitable[Any]]
+
+
+class Calls:
+    """Answers calls. Nothing of a call's message is read before its key is known and there is room for it."""
+
+    def __init__(
+        self, metrics: Metrics, log: Logger, *, limit: int, keyring: Keyring | None, log_access: bool = False
+    ) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._limit = limit
+        self._keyring = keyring
+        self._log_access = log_access
+        self._open = 0
+        self._counters: dict[tuple[str, StatusCode], tuple[Counter, Histogram]] = {}
+
+    async def answer(self, method: str, context: Context, work: Work) -> Any:  # noqa: ANN401, the method's own answer
+        """Do a call's work and return its answer, or end the call with what went wrong."""
+        given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        call = Call(context, method, _request_id(given), None)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        context.set_trailing_metadata((("x-request-id", call.request_id),))
+        start, code = perf_counter(), StatusCode.CANCELLED
+        self._open += 1
+        try:
+            self._admit(call, given)
+            done = await work(call)
+        except ServiceError as error:
+            status = self.failed(error, call)
+            code = _CODES[status.code]
+        except (asyncio.CancelledError, grpc.aio.BaseError):
+            # The caller has gone, or its deadline: nobody is there to be told.
+            raise
+        except Exception:  # noqa: BLE001, the one place where an unforeseen error ends
+            status = self.broke(call)
+            code = StatusCode.INTERNAL
+        else:
+            code = StatusCode.OK
+            return done
+        finally:
+            self._open -= 1
+            self._note(call, code, perf_counter() - start)
+        return await context.abort(code, status.message, _trailers(call, status))
+
+    def failed(self, error: ServiceError, call: Call) -> Status:
+        """Count an error of the tree, and describe it."""
+        self._metrics.errors.labels(label(type(error))).inc()
+        return described(error, request_id=call.request_id)
+
+    def broke(self, call: Call) -> Status:
+        """Describe what should not have happened: all of it into the log, none of it to the caller."""
+        self._log.exception("unexpected_error", method=call.method)
+        self._metrics.errors.labels(INTERNAL_ERROR.lower().replace("_", "-")).inc()
+        return unexpected(call.request_id)
+
+    def image_answered(self, call: Call, code: int, seconds: float) -> None:
+        """Count an image of a stream as if it had come alone: how long a stream is open says nothing."""
+        call.streamed = (call.streamed or 0) + 1
+        self._count(call.method, _CODES[code], seconds)
+
+    def _count(self, method: str, code: StatusCode, seconds: float) -> None:
+        route = f"grpc:{method}"
+        counters = self._counters.get((route, code))
+        if counters is None:
+            status = COUNTED_AS.get(code, "500")
+            # labels() takes as long as everything else that counting does.
+            counters = self._metrics.requests.labels(route, status), self._metrics.request_seconds.labels(route)
+            self._counters[route, code] = counters
+        counters[0].inc()
+        counters[1].observe(seconds)
+
+    def _admit(self, call: Call, given: Mapping[str, str]) -> None:
+        if self._keyring is not None:
+            call.caller = self._keyring.identify(_key(given))
+            self._metrics.key_requests.labels(call.caller.name).inc()
+            call.facts["key"] = call.caller.name
+        if self._open > self._limit:
+            raise Overloaded(f"The server already answers {self._limit} calls. Try again in a second.")
+
+    def _note(self, call: Call, code: StatusCode, seconds: float) -> None:
+        if call.streamed is None or code is not StatusCode.OK:
+            self._count(call.method, code, seconds)
+        if self._log_access:
+            route, ms = f"grpc:{call.method}", round(1000 * seconds, 2)
+            facts = call.facts if call.streamed is None else {**call.facts, "images": call.streamed}
+            self._log.info("request", method="gRPC", route=route, status=code.name, ms=ms, **facts)
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Cancel the block when its time is over.
+
+    Raises:
+        DeadlineExceeded: it was.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(f"No answer within {seconds:g} s, the time allowed for this request.") from None
+
+
+def _trailers(call: Call, status: Status) -> tuple[tuple[str, str | bytes], ...]:
+    return (("x-request-id", call.request_id), ("grpc-status-details-bin", status.SerializeToString()))
+
+
+def _request_id(given: Mapping[str, str]) -> str:
+    name = given.get("x-request-id", "")
+    return name if 0 < len(name) <= _MAX_ID and name.isascii() and name.isprintable() else uuid4().hex
+
+
+def _key(given: Mapping[str, str]) -> str | None:
+    scheme, _, key = given.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else given.get("x-api-key")
