@@ -18,6 +18,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 
 class MicrotomeError(Exception):
@@ -92,7 +93,13 @@ class TooManyImages(RequestRejected):
 
 
 class NoImageEmbedded(RequestRejected):
-    """Every image of the request failed, each for its own reason."""
+    """Every image of the request failed, each for its own reason.
+
+    Attributes:
+        failures: by the image's place in the request, as far as the server had room to tell.
+    """
+
+    failures: Mapping[int, MicrotomeError] = MappingProxyType({})
 
 
 class UnknownModel(RequestRejected):
@@ -169,4 +176,13 @@ def named(kind: str, detail: str, *, retry_after: float = 0.0, request_id: str =
     error.request_id = request_id
     if isinstance(error, TemporarilyUnable):
         error.retry_after = retry_after
+    return error
+
+
+def none_embedded(detail: str, failures: Mapping[int, MicrotomeError]) -> MicrotomeError:
+    """Make the error of a request of which no image was embedded; for reasons that pass, it is the first of them."""
+    if failures and all(isinstance(failure, TemporarilyUnable) for failure in failures.values()):
+        return next(iter(failures.values()))
+    error = NoImageEmbedded(detail)
+    error.failures = failures
     return error

@@ -54,11 +54,13 @@ def sending(pictures: Sequence[Any], bodies: Sequence[bytes | errors.MicrotomeEr
             if len(group) > 1 and isinstance(came, _MAY_BE_ONE):
                 waiting += [[one] for one in group]
                 continue
-            came = Answer(None, [came] * len(group))
+            failures = came.failures if isinstance(came, errors.NoImageEmbedded) else {}
+            came = Answer(None, [failures.get(number, came) for number in range(len(group))])
         for one, result in zip(group, came.results, strict=True):
             place = one[0]
             if isinstance(result, errors.MicrotomeError):
-                if isinstance(result, errors.TemporarilyUnable) and len(group) > 1:
+                # Not told apart from the others, or for a reason that passes.
+                if isinstance(result, errors.TemporarilyUnable | errors.NoImageEmbedded) and len(group) > 1:
                     waiting.append([one])
                 results[place] = Outcome(pictures[place], error=result)
             else:

@@ -12,9 +12,9 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from numpy.typing import NDArray
 
-from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named
+from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
 from microtome.client.options import EmbedOptions
-from microtome.client.outcomes import Answer, ModelInfo, ModelVersion, settled
+from microtome.client.outcomes import Answer, ModelInfo, ModelVersion
 from microtome.v1 import embedding_pb2 as messages
 
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -89,12 +89,12 @@ def read_embed(response: messages.EmbedResponse, count: int) -> Answer:
         raise UnexpectedAnswer(f"Expected {count} results, received {len(response.results)}.")
     model = response.model
     version = ModelVersion(model.name, model.version, model.fingerprint)
-    return settled(Answer(version, [_result(result) for result in response.results]))
+    return Answer(version, [_result(place, result) for place, result in enumerate(response.results)])
 
 
-def _result(result: messages.ImageResult) -> Mapping[str, NDArray[Any]] | MicrotomeError:
+def _result(place: int, result: messages.ImageResult) -> Mapping[str, NDArray[Any]] | MicrotomeError:
     if result.HasField("error"):
-        error = _from_status(result.error)
+        error = _from_status(result.error, place)
         return error or UnexpectedAnswer(f"An image failed without a reason: {result.error.message}")
     return {e.output: np.frombuffer(e.data, _NUMPY[e.dtype]) for e in result.embeddings}
 
@@ -142,15 +142,31 @@ def _from_call(url: str, error: Any) -> MicrotomeError:  # noqa: ANN401, of two 
     return named(kind, f"{url}: {error.code().name}: {error.details()}")
 
 
-def _from_status(status: Any) -> MicrotomeError | None:  # noqa: ANN401, these stubs have no types
-    reason, retry_after, request_id = "", 0.0, ""
+def _from_status(status: Any, place: int = -1) -> MicrotomeError | None:  # noqa: ANN401, these stubs have no types
+    reason, retry_after, request_id, failures = "", 0.0, "", {}
     for detail in status.details:
-        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        info, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
         if detail.Unpack(info):
             reason, request_id = info.reason, info.metadata.get("request_id", "")
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+        elif detail.Unpack(bad):
+            failures = dict(map(_violation, bad.field_violations))
     if not reason:
         return None
-    kind = reason.lower().replace("_", "-")
-    return named(kind, status.message, retry_after=retry_after, request_id=request_id)
+    kind = _kind(reason)
+    if kind == "no-image-embedded":
+        return none_embedded(status.message, failures)
+    # Which image of the request it was means nothing to a caller who never saw the request.
+    detail = status.message.removeprefix(f"Image {place}: ")
+    return named(kind, detail, retry_after=retry_after, request_id=request_id)
+
+
+def _violation(violation: Any) -> tuple[int, MicrotomeError]:  # noqa: ANN401, as above
+    """Read what is wrong with one image, whose field is `images[3]`."""
+    place = int(violation.field.removeprefix("images[").removesuffix("]"))
+    return place, named(_kind(violation.reason), violation.description.removeprefix(f"Image {place}: "))
+
+
+def _kind(reason: str) -> str:
+    return reason.lower().replace("_", "-")

@@ -12,9 +12,16 @@ import numpy as np
 import ormsgpack
 from numpy.typing import NDArray
 
-from microtome.client.errors import DeadlineExceeded, MicrotomeError, UnexpectedAnswer, Unreachable, named
+from microtome.client.errors import (
+    DeadlineExceeded,
+    MicrotomeError,
+    UnexpectedAnswer,
+    Unreachable,
+    named,
+    none_embedded,
+)
 from microtome.client.options import NUMPY, EmbedOptions
-from microtome.client.outcomes import Answer, ModelInfo, ModelVersion, settled
+from microtome.client.outcomes import Answer, ModelInfo, ModelVersion
 
 _TRY_AGAIN = {429: "overloaded", 502: "unreachable", 503: "unreachable", 504: "deadline-exceeded"}
 """What a proxy's answers mean, which are no problem documents."""
@@ -90,10 +97,7 @@ def read_embed(response: httpx.Response, count: int, options: EmbedOptions) -> A
         MicrotomeError: the request failed as a whole.
     """
     if not response.is_success:
-        error, problem = _refusal(response)
-        if problem.get("type") == f"{_PREFIX}no-image-embedded" and problem.get("errors"):
-            return settled(Answer(None, _placed([], problem["errors"], count, options)))
-        raise error
+        raise _refusal(response)
     with _understood(response):
         document = ormsgpack.unpackb(response.content)
         model = ModelVersion(document["model"], document["version"], document["fingerprint"])
@@ -108,12 +112,16 @@ def _placed(
         vectors[entry["index"]][entry["output"]] = np.frombuffer(entry["vector"], NUMPY[options.dtype])
     placed: list[Mapping[str, NDArray[Any]] | MicrotomeError] = list(vectors)
     for fault in faults:
-        # Which image of the request it was means nothing to a caller who never saw the request.
-        detail = fault["detail"].removeprefix(f"Image {fault['index']}: ")
-        placed[fault["index"]] = named(fault["type"].removeprefix(_PREFIX), detail)
+        placed[fault["index"]] = _fault(fault)
     if not all(placed):
         raise ValueError(f"image {placed.index({})} is missing")
     return placed
+
+
+def _fault(fault: Mapping[str, Any]) -> MicrotomeError:
+    # Which image of the request it was means nothing to a caller who never saw the request.
+    detail = fault["detail"].removeprefix(f"Image {fault['index']}: ")
+    return named(fault["type"].removeprefix(_PREFIX), detail)
 
 
 def read_models(response: httpx.Response) -> list[ModelInfo]:
@@ -123,7 +131,7 @@ def read_models(response: httpx.Response) -> list[ModelInfo]:
         MicrotomeError: the request failed.
     """
     if not response.is_success:
-        raise _refusal(response)[0]
+        raise _refusal(response)
     with _understood(response):
         document = response.json()
         first = document["default"]
@@ -155,18 +163,20 @@ def _understood(response: httpx.Response) -> Iterator[None]:
         ) from error
 
 
-def _refusal(response: httpx.Response) -> tuple[MicrotomeError, Mapping[str, Any]]:
-    """Read an error, and the problem document it came in."""
+def _refusal(response: httpx.Response) -> MicrotomeError:
+    """Read an error."""
     retry_after = _seconds(response.headers.get("retry-after", ""))
     request_id = response.headers.get("x-request-id", "")
     if response.headers.get("content-type", "").startswith("application/problem+json"):
         with _understood(response):
             problem = response.json()
             kind = problem["type"].removeprefix(_PREFIX)
-            return named(kind, problem["detail"], retry_after=retry_after, request_id=request_id), problem
+            if kind == "no-image-embedded":
+                return none_embedded(problem["detail"], {f["index"]: _fault(f) for f in problem["errors"]})
+            return named(kind, problem["detail"], retry_after=retry_after, request_id=request_id)
     kind = _TRY_AGAIN.get(response.status_code, "unexpected-answer")
     said = f"{response.url.copy_with(query=None)} answered {response.status_code}: {response.text[:200]}"
-    return named(kind, said, retry_after=retry_after), {}
+    return named(kind, said, retry_after=retry_after)
 
 
 def _seconds(retry_after: str) -> float:

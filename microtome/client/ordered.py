@@ -3,6 +3,7 @@
 Nothing is read ahead of the window, so an endless iterable takes no more memory than a short one.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +17,12 @@ WINDOW = 2
 """Things begun or waiting to be handed out, for each worker: while the oldest is slow, the others go on."""
 
 
-def in_order(things: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:
-    """Work in threads. When the caller stops early, what has not begun is dropped."""
+def in_order(things: Iterable[T], work: Callable[[T], R], workers: int, stopped: threading.Event) -> Iterator[R]:
+    """Work in threads.
+
+    When the caller stops early, what has not begun is dropped, `stopped` is set for what has, and that is waited for: a
+    thread that outlives its call would use connections that its caller closes.
+    """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="microtome-client")
     begun: deque[Future[R]] = deque()
     try:
@@ -28,7 +33,8 @@ def in_order(things: Iterable[T], work: Callable[[T], R], workers: int) -> Itera
         while begun:
             yield begun.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def batches(things: Iterable[T], size: int) -> Iterator[list[T]]:

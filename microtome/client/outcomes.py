@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from microtome.client.errors import MicrotomeError, MixedVersions, TemporarilyUnable
+from microtome.client.errors import MicrotomeError, MixedVersions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,18 +60,6 @@ class Answer:
 
     model: ModelVersion | None
     results: Sequence["Mapping[str, NDArray[Any]] | MicrotomeError"]
-
-
-def settled(answer: Answer) -> Answer:
-    """Return an answer that is worth having.
-
-    Raises:
-        TemporarilyUnable: every image failed for a reason that passes; the request may be sent again.
-    """
-    first = next(iter(answer.results), None)
-    if isinstance(first, TemporarilyUnable) and all(isinstance(r, TemporarilyUnable) for r in answer.results):
-        raise first
-    return answer
 
 
 @dataclass(frozen=True, slots=True)

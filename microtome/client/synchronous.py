@@ -134,11 +134,8 @@ class Client:
         wanted = EmbedOptions(output=outputs(output), **options)
         stopped = threading.Event()
         work = partial(self._embed_group, options=wanted, stopped=stopped)
-        try:
-            for group in ordered.in_order(ordered.batches(images, batch), work, concurrency):
-                yield from group
-        finally:
-            stopped.set()
+        for group in ordered.in_order(ordered.batches(images, batch), work, concurrency, stopped):
+            yield from group
 
     def models(self) -> list[ModelInfo]:
         """List what is served, the default model first.

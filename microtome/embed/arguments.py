@@ -12,8 +12,8 @@ from microtome.client.options import Dtype
 DESCRIPTION = "Embed folders, lists, tars or Parquet columns of images into one file; go on where it was stopped."
 EPILOG = """\
 The same command goes on with a run that was interrupted, by whatever. Images that cannot be embedded stand in
-OUT.errors.jsonl. While the gateway is away the run waits. Exit codes: 0 all images embedded; 1 some could not be; 2 the
-run cannot be done as asked; 130 interrupted by Ctrl-C.
+OUT.errors.jsonl. While the gateway is away the run waits. Exit codes: 0 all images embedded; 2 the run cannot be done
+as asked; 3 some images could not be embedded; 130 interrupted by Ctrl-C.
 """
 ENDINGS = (".parquet", ".npy", ".jsonl")
 

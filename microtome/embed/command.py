@@ -1,6 +1,5 @@
 """`microtome embed`: the exit codes, and what is said when it ends early."""
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -30,9 +29,7 @@ def main(argv: Sequence[str]) -> int:
         return REFUSED
     except KeyboardInterrupt:
         sys.stderr.write("microtome embed: interrupted; the same command goes on from here\n")
-        sys.stderr.flush()
-        # The journal is closed. Python would wait for threads that wait for a gateway, which may take its time.
-        os._exit(INTERRUPTED)
+        return INTERRUPTED
 
 
 def _engine(options: Options, progress: Progress) -> Engine:

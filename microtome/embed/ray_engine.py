@@ -5,6 +5,7 @@ in the same way. Image files are read by the actors: all machines must see them 
 """
 
 import importlib
+import logging
 import pickle
 from collections.abc import Iterator
 from typing import Any, Self
@@ -33,7 +34,10 @@ class RayEngine:
         """
         self._options = options
         self._ray, self._data = _imported("ray"), _imported("ray.data")
-        self._ray.init(address=options.ray_address, ignore_reinit_error=True, log_to_driver=False)
+        self._ray.init(
+            address=options.ray_address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR
+        )
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = self._data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -57,16 +61,20 @@ class RayEngine:
 
         Raises:
             MicrotomeError: what would be wrong with every image.
+            EmbedError: Ray cannot run the pipeline.
         """
         for part in slices(images):
             rows = self._data.from_items([{"image": pickle.dumps(image)} for image in part])
-            results = self._mapped(rows, wanted).iter_rows()
-            for image, row in zip(part, results, strict=True):
-                yield unpacked(row["result"], image, wanted)
+            try:
+                for image, row in zip(part, self._mapped(rows, wanted).iter_rows(), strict=True):
+                    yield unpacked(row["result"], image, wanted)
+            except self._ray.exceptions.RayError as error:
+                raise EmbedError(f"Ray could not run the pipeline: {error}") from error
 
     def _mapped(self, rows: Any, wanted: EmbedOptions) -> Any:  # noqa: ANN401, Ray Data's own types
         options = self._options
-        shared: dict[str, Any] = {"batch_size": options.batch, "concurrency": (1, options.concurrency)}
+        actors = self._data.ActorPoolStrategy(min_size=1, max_size=options.concurrency)
+        shared: dict[str, Any] = {"batch_size": options.batch, "compute": actors}
         if options.saved_model:
             given: dict[str, Any] = {"directory": str(options.saved_model.resolve()), "wanted": wanted}
             return rows.map_batches(SavedModelActor, fn_constructor_kwargs=given, num_cpus=1, **shared)

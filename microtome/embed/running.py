@@ -15,6 +15,9 @@ from microtome.embed.journal import Journal, Row
 from microtome.embed.parquet import pyarrow
 from microtome.embed.progress import Progress
 
+SOME_FAILED = 3
+"""Exit code of a run that is complete but for images that cannot be embedded; 1 is Python's, for the unforeseen."""
+
 _FORMAT = 1
 
 
@@ -43,7 +46,7 @@ def run(options: Options, opened: Callable[[Options, Progress], Engine], stdin: 
                 _embed(journal, options, engine.outcomes(_missing(journal, options, stdin), wanted), progress)
         finishing.write(journal, options.out)
         _conclude(journal, options.out, say)
-        return 1 if journal.failed else 0
+        return SOME_FAILED if journal.failed else 0
 
 
 def _prepared(options: Options) -> Path:

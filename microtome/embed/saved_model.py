@@ -78,7 +78,9 @@ class SavedModelEmbedder:
             raise EmbedError(f"Expected outputs of {', '.join(self._outputs)}. Received {', '.join(sorted(unknown))}.")
         name, version = identity(directory, wanted.model)
         self._model = ModelVersion(name, version, self._manifest.fingerprint)
-        self._loaded = ExitStack().enter_context(loaded(directory))
+        # For as long as the actor lives; without a name it would be closed at once.
+        self._open = ExitStack()
+        self._loaded = self._open.enter_context(loaded(directory))
 
     def embed(self, images: "Sequence[Located]") -> list[Outcome]:
         """Embed one batch."""

@@ -15,16 +15,30 @@ from microtome.client.pictures import Picture
 from microtome.client.retrying import Retry
 from tests.e2e.conftest import Stack
 from tests.e2e.photos import EXAMPLES, NAMES, example, unseen
-from tests.e2e.processes import Gateway, free_port
+from tests.e2e.processes import Gateway, ModelServer, Valkey, free_port
 from tests.e2e.test_embedding import DIMENSIONS
 
 PHOTOS = [EXAMPLES / f"{name}.jpg" for name in NAMES]
 
 
-@pytest.fixture
-def url(stack: Stack) -> str:
-    """Where the client is sent."""
-    return stack.gateway.url
+@pytest.fixture(scope="module")
+def module_stack(directory: Path, models: Path) -> Iterator[Stack]:
+    """The stack with a gateway that speaks gRPC too."""
+    valkey, model_server = Valkey(directory), ModelServer(directory, models)
+    gateway = Gateway(directory, model_server.address, redis_url=valkey.url, grpc_port=free_port())
+    stack = Stack(valkey, model_server, gateway)
+    try:
+        yield stack
+    finally:
+        for process in reversed(stack.processes()):
+            process.destroy()
+
+
+@pytest.fixture(params=["http", "grpc"])
+def url(stack: Stack, request: pytest.FixtureRequest) -> str:
+    """Where the client is sent, over each transport."""
+    port = stack.gateway.environment()["MICROTOME_GRPC_PORT"]
+    return stack.gateway.url if request.param == "http" else f"grpc://127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -151,7 +165,7 @@ async def test_the_asynchronous_client_does_the_same(stack: Stack, url: str) -> 
             await unlucky.embed(PHOTOS[0], model="lite9")
 
 
-def test_a_gateway_that_is_gone_is_waited_for(stack: Stack) -> None:
+def test_a_gateway_that_is_gone_is_waited_for(stack: Stack, url: str) -> None:
     """The call outlives the gateway: it is tried again until someone answers."""
     told: list[Retry] = []
 
@@ -160,17 +174,21 @@ def test_a_gateway_that_is_gone_is_waited_for(stack: Stack) -> None:
         if not stack.gateway.running:
             stack.gateway.launch()
 
-    with microtome.Client(stack.gateway.url, attempts=None, on_retry=start_again) as client:
+    with microtome.Client(url, attempts=None, on_retry=start_again) as client:
         client.embed(PHOTOS[0])
         stack.gateway.kill()
         assert (1280,) == client.embed(unseen(example("cat"))).shape
     assert isinstance(told[0].error, errors.TemporarilyUnable)
 
 
-def test_nobody_there_is_an_error_within_the_deadline() -> None:
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_nobody_there_is_an_error_within_the_deadline(scheme: str) -> None:
     """It says where it looked."""
     address = f"127.0.0.1:{free_port()}"
-    with microtome.Client(f"http://{address}", attempts=2) as client, pytest.raises(errors.Unreachable, match=address):
+    with (
+        microtome.Client(f"{scheme}://{address}", attempts=2) as client,
+        pytest.raises(errors.Unreachable, match=address),
+    ):
         client.embed(PHOTOS[0])
 
 

@@ -21,7 +21,7 @@ def test_results_come_in_order_whichever_is_ready_first() -> None:
             second.set()
         return number
 
-    assert [0, 1, 2, 3, 4, 5] == list(ordered.in_order(range(6), work, 2))
+    assert [0, 1, 2, 3, 4, 5] == list(ordered.in_order(range(6), work, 2, threading.Event()))
 
 
 def test_an_endless_iterable_is_read_no_further_than_the_window() -> None:
@@ -33,10 +33,12 @@ def test_an_endless_iterable_is_read_no_further_than_the_window() -> None:
             read.append(number)
             yield number
 
-    results = ordered.in_order(endless(), lambda number: number, 3)
+    stopped = threading.Event()
+    results = ordered.in_order(endless(), lambda number: number, 3, stopped)
     assert [0, 1, 2, 3] == list(itertools.islice(results, 4))
     assert 4 + ordered.WINDOW * 3 >= len(read)
     results.close()  # type: ignore[attr-defined]  # it is a generator
+    assert stopped.is_set()
 
 
 async def test_tasks_come_in_order_and_are_bounded() -> None:

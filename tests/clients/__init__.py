@@ -1,0 +1,1 @@
+"""Other systems' own client packages, unmodified, against a real gateway: `make test-clients`."""
