@@ -5,7 +5,6 @@ Ray Data hands an actor a batch of pickled `Located` images and takes a batch of
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,4 +95,4 @@ def unpacked(result: bytes, image: "Located", wanted: EmbedOptions) -> Outcome:
             raise error
         return Outcome(image, error=error)
     vectors = {name: np.frombuffer(body, NUMPY[wanted.dtype]) for name, body in document["vectors"].items()}
-    return replace(Outcome(image, vectors=vectors), model=ModelVersion(*document["model"]))
+    return Outcome(image, vectors=vectors, model=ModelVersion(*document["model"]))
