@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
 SETS := gateway tensorflow dev deploy bench
-STUBS := microtome/tfserving/v1 microtome/v1
+STUBS := microtome/tfserving/v1 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
@@ -81,7 +81,8 @@ types: setup            ## mypy, strict
 contracts: setup            ## who may import whom, see docs/architecture.md
 	@$(BIN)/lint-imports
 
-protos: setup            ## regenerate the stubs from protos/
+protos: setup            ## regenerate the stubs from protos/, unless that would break callers
+	@$(PY) protos/contract.py --write
 	@google=$$($(PY) -c 'import google.rpc.status_pb2 as m; print(m.__file__.removesuffix("/google/rpc/status_pb2.py"))') && \
 	$(PY) -m grpc_tools.protoc -I protos -I $$google --python_out=. --pyi_out=. $$(find protos -name '*.proto' | sort) && \
 	$(PY) -m grpc_tools.protoc -I protos -I $$google --grpc_python_out=. --mypy_grpc_out=quiet:. \

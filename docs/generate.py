@@ -15,6 +15,7 @@ from microtome import cli as microtome_cli
 from microtome.embed import arguments as embed_arguments
 from modelserver.command_line import usage
 from service import cache_command, errors
+from service.grpc_api.statuses import STATUS as CODE
 from service.http_api.problems import slug
 from service.http_api.statuses import STATUS
 from service.settings import PREFIX, Settings
@@ -63,13 +64,15 @@ def problems() -> str:
     def rows() -> Iterator[tuple[str, ...]]:
         for error, status in STATUS.items():
             again = "yes, see Retry-After" if issubclass(error, errors.TemporarilyUnable) else "no"
-            yield f"`{slug(error)}`", str(status.value), (error.__doc__ or "").splitlines()[0], again
+            yield f"`{slug(error)}`", str(status.value), CODE[error].name, (error.__doc__ or "").splitlines()[0], again
 
     return (
         "# Problems\n\nErrors are `application/problem+json` (RFC 9457). `type` is `urn:microtome:problem:` and a name "
         "from this table; it is stable, switch on it. `detail` says what was expected, what came and what to do. "
         "Anything unforeseen is `internal-error`, 500, with a `request_id` that stands in the log beside the cause.\n\n"
-        + table(("name", "status", "meaning", "try again?"), rows())
+        "gRPC calls end with the code here and a `google.rpc.ErrorInfo` whose `reason` is the name in capitals, such "
+        "as `IMAGE_TOO_LARGE`, see [grpc.md](../grpc.md).\n\n"
+        + table(("name", "HTTP", "gRPC", "meaning", "try again?"), rows())
     )
 
 

@@ -18,10 +18,11 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A host and port that the gateway listens on."""
+    """A host that the gateway listens on, its port, and the one for gRPC if it has one."""
 
     host: str
     port: int
+    grpc_port: int | None = None
 
     @property
     def local_host(self) -> str:
@@ -36,8 +37,16 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The address for a browser on this machine."""
-        host = f"[{self.local_host}]" if ":" in self.local_host else self.local_host
-        return f"http://{host}:{self.port}"
+        return f"http://{self._bracketed}:{self.port}"
+
+    @property
+    def grpc_target(self) -> str | None:
+        """The address for a gRPC client on this machine."""
+        return f"{self._bracketed}:{self.grpc_port}" if self.grpc_port else None
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.local_host}]" if ":" in self.local_host else self.local_host
 
 
 def is_loopback(host: str) -> bool:

@@ -24,6 +24,7 @@ class Options:
     models_dir: Path
     host: str
     port: int
+    grpc_port: int | None
     model_server: str | None
     redis: str | None
 
@@ -43,6 +44,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         type=_port,
         default=environment.get("MICROTOME_PORT", "8000"),
         help="port to serve on; 0 takes a free one (8000, or MICROTOME_PORT)",
+    )
+    parser.add_argument(
+        "--grpc-port",
+        type=_port,
+        default=environment.get("MICROTOME_GRPC_PORT") or None,
+        help="port to serve gRPC on; 0 takes a free one (the next free one after --port, or MICROTOME_GRPC_PORT)",
     )
     parser.add_argument(
         "--model-server",
@@ -66,6 +73,7 @@ def read(parsed: argparse.Namespace) -> Options:
         models_dir=parsed.models_dir,
         host=parsed.host,
         port=parsed.port,
+        grpc_port=parsed.grpc_port,
         model_server=parsed.model_server,
         redis=parsed.redis,
     )

@@ -56,6 +56,8 @@ def gateway(options: Options, models: tuple[str, ...], endpoint: Endpoint, addre
         "MICROTOME_LOG_LEVEL": log_level(),
         **admission(endpoint.host),
     }
+    if endpoint.grpc_port is not None:
+        environment["MICROTOME_GRPC_PORT"] = str(endpoint.grpc_port)
     if options.redis is not None:
         environment["MICROTOME_REDIS_URL"] = options.redis
     return Command("gateway", (sys.executable, "-m", "service"), environment)

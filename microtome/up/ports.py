@@ -10,8 +10,10 @@ from microtome.up.errors import CannotStart
 LISTENING = "0A"
 
 
-def claim(host: str, port: int) -> int:
+def claim(host: str, port: int, option: str = "--port") -> int:
     """Make sure that `host:port` can be listened on and return the port, a free one when `port` is 0.
+
+    `option` is what chooses another port.
 
     Raises:
         CannotStart: When it cannot, saying why and what to do.
@@ -21,7 +23,7 @@ def claim(host: str, port: int) -> int:
     except socket.gaierror as error:
         raise CannotStart(f"--host {host} is not an address of this machine: {error.strerror}.") from error
     except OSError as error:
-        raise CannotStart(_explain(host, port, error)) from error
+        raise CannotStart(_explain(host, port, option, error)) from error
 
 
 def _bind(host: str, port: int) -> int:
@@ -34,19 +36,20 @@ def _bind(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _explain(host: str, port: int, error: OSError) -> str:
+def _explain(host: str, port: int, option: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         who = holder(port)
         taken = f"Port {port} is taken{f' by {who}' if who else ''}."
-        return f"{taken} Stop that, or choose another port: --port {_next_free(host, port)}"
+        return f"{taken} Stop that, or choose another port: {option} {next_free(host, port)}"
     if error.errno == errno.EACCES:
-        return f"Port {port} is for the system's own services. Choose one from 1024 on: --port 8000"
+        return f"Port {port} is for the system's own services. Choose one from 1024 on: {option} 8000"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"--host {host} is not an address of this machine. Choose one that is, or 0.0.0.0 for all."
     return f"Cannot listen on {host} port {port}: {error.strerror}."
 
 
-def _next_free(host: str, port: int) -> int:
+def next_free(host: str, port: int) -> int:
+    """Return the first port after `port` that can be listened on."""
     for candidate in range(port + 1, min(port + 100, 65536)):
         with suppress(OSError):
             return _bind(host, candidate)

@@ -34,9 +34,16 @@ async def _session(options: Options, terminal: Terminal) -> None:
         check_redis(options.redis)
     plan.admission(options.host)
     models = model_names(options.recipe)
-    endpoint = Endpoint(options.host, ports.claim(options.host, options.port))
+    endpoint = _endpoint(options)
     with private_socket() as socket, listening() as stop:
         if options.model_server is None:
             await export_missing(options.recipe, options.models_dir, terminal, stop)
         if not stop.asked.is_set():
             await supervise(plan.make(options, models, endpoint, socket), terminal, stop)
+
+
+def _endpoint(options: Options) -> Endpoint:
+    port = ports.claim(options.host, options.port)
+    if options.grpc_port is None:
+        return Endpoint(options.host, port, ports.next_free(options.host, port))
+    return Endpoint(options.host, port, ports.claim(options.host, options.grpc_port, "--grpc-port"))

@@ -20,6 +20,7 @@ Microtome serves {", ".join(models)} on {gateway.url} (ready after {seconds:.1f}
 
 docs      {gateway.url}/docs
 metrics   {gateway.url}/metrics
+gRPC      {gateway.grpc_target or "none"}
 stop      Ctrl-C
 """
 

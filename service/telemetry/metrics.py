@@ -44,7 +44,11 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self.requests = Counter(
-            "microtome_requests", "HTTP requests answered, by route and status.", ["route", "status"], registry=registry
+            "microtome_requests",
+            "Requests answered, by route and HTTP status. gRPC's routes are `grpc:METHOD`, counted by the status that "
+            "their code stands for; each image of a stream is a request.",
+            ["route", "status"],
+            registry=registry,
         )
         self.request_seconds = Histogram(
             "microtome_request_seconds",

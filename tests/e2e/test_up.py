@@ -11,10 +11,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
 from microtome.up.welcome import REPOSITORY
+from microtome.v1.embedding_pb2 import ListModelsRequest
+from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from tests.e2e.processes import ModelServer, Process, Valkey, eventually, free_port
 
 
@@ -100,6 +103,13 @@ def up(lite0_models: Path) -> Iterator[Up]:
             process.destroy()
 
 
+def served_over_grpc(said: str) -> list[str]:
+    """The models at the gRPC address that is printed."""
+    address = next(line.split()[1] for line in said.splitlines() if line.startswith("gRPC "))
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        return [model.name for model in EmbeddingServiceStub(channel).ListModels(ListModelsRequest()).models]
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="runs the printed line, which needs curl")
 def test_the_printed_line_returns_a_vector_and_ctrl_c_leaves_nothing(up: Up) -> None:
     """From one command to a vector; then one Ctrl-C, exit code 0, no process and no file left."""
@@ -109,6 +119,7 @@ def test_the_printed_line_returns_a_vector_and_ctrl_c_leaves_nothing(up: Up) -> 
     assert len(embedding["vector"]) == embedding["dim"] == 1280
     assert f"http://127.0.0.1:{up.port}/docs" in up.said()
     assert f"http://127.0.0.1:{up.port}/metrics" in up.said()
+    assert ["lite0"] == served_over_grpc(up.said())
     up.send(signal.SIGINT)
     assert up.wait() == 0
     assert up.family() == {}

@@ -39,6 +39,12 @@ def test_the_suggested_port_is_free(taken: int) -> None:
     assert ports.claim("127.0.0.1", suggested) == suggested
 
 
+def test_the_message_names_the_option_that_chose_the_port(taken: int) -> None:
+    """The gateway has two of them."""
+    with pytest.raises(CannotStart, match=r"choose another port: --grpc-port \d+$"):
+        ports.claim("127.0.0.1", taken, "--grpc-port")
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
 def test_a_foreign_host_is_refused_in_words(host: str) -> None:
     """An address that is not this machine's is said to be that, not an errno."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from microtome.up.addresses import Endpoint
 from microtome.up.welcome import EXAMPLE, REPOSITORY, curl_line, example_image, welcome
 
-GATEWAY = Endpoint("0.0.0.0", 9000)
+GATEWAY = Endpoint("0.0.0.0", 9000, 9001)
 
 
 def test_the_real_address_is_printed() -> None:
@@ -14,6 +14,7 @@ def test_the_real_address_is_printed() -> None:
     text = welcome(GATEWAY, ("lite0",), 3.2)
     for address in ("http://127.0.0.1:9000/embed", "http://127.0.0.1:9000/docs", "http://127.0.0.1:9000/metrics"):
         assert address in text
+    assert "gRPC      127.0.0.1:9001\n" in text
 
 
 def test_the_photo_exists_from_wherever_it_is_started(tmp_path: Path) -> None:

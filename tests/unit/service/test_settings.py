@@ -88,3 +88,19 @@ def test_a_key_in_clear_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None
         read_settings()
     assert "NAME sha256:HASH" in str(error.value)
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["GRPC_CERTIFICATE"], "GRPC_CERTIFICATE and MICROTOME_GRPC_KEY together"),
+        (["GRPC_KEY"], "GRPC_CERTIFICATE and MICROTOME_GRPC_KEY together"),
+        (["GRPC_CLIENT_CA"], "GRPC_CLIENT_CA expects MICROTOME_GRPC_CERTIFICATE"),
+    ],
+)
+def test_half_an_encryption_is_none(monkeypatch: pytest.MonkeyPatch, given: list[str], words: str) -> None:
+    """Who names one file of it means all; serving in the clear would be a surprise."""
+    for name in given:
+        monkeypatch.setenv(PREFIX + name, "file.pem")
+    with pytest.raises(SettingsError, match=words):
+        read_settings()
