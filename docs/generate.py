@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from exporter import cli as exporter_cli
 from microtome import cli as microtome_cli
+from microtome.embed import arguments as embed_arguments
 from modelserver.command_line import usage
 from service import cache_command, errors
 from service.grpc_api.statuses import STATUS as CODE
@@ -80,7 +81,8 @@ def commands() -> str:
     parts = [
         "# Commands\n\nAll of them are instant until they have work to do, and `--help` says the same as this page.\n"
     ]
-    for name, parser in (subcommands(microtome_cli.build_parser()) | subcommands(exporter_cli.build_parser())).items():
+    own = subcommands(microtome_cli.build_parser()) | {"embed": embed_arguments.build_parser()}
+    for name, parser in (own | subcommands(exporter_cli.build_parser())).items():
         parts.append(f"## microtome {name}\n\n{parser.description}\n\n{options(parser)}")
         parts.append(f"{parser.epilog}\n" if parser.epilog else "")
     for name, parser in subcommands(cache_command.build_parser()).items():

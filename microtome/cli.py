@@ -1,4 +1,4 @@
-"""The `microtome` command: `up` serves a recipe, `cache` is the gateway's, the rest are the exporter's.
+"""The `microtome` command: `up` serves, `embed` asks a gateway, `cache` is the gateway's, the rest the exporter's.
 
 Whatever is heavy is imported by the subcommand that needs it, so that `microtome --help` is instant.
 """
@@ -14,6 +14,7 @@ from microtome.up import arguments
 
 FORWARDED = {name: ("exporter.cli", text) for name, text in COMMANDS.items()} | {
     "cache": ("service.cache_command", "see, fill and clear the vectors in Redis"),
+    "embed": ("microtome.embed.command", "embed folders, lists, tars and Parquet columns into one file of vectors"),
 }
 """Who understands a subcommand's arguments, and what it is there for."""
 

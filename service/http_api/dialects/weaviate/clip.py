@@ -12,7 +12,7 @@ from service.http_api.dialects.desk import Desk, Question
 from service.http_api.dialects.dialect import Dialect
 from service.http_api.dialects.documents import document
 from service.http_api.dialects.one_sentence import worded
-from service.http_api.dialects.pictures import TEXT, picture
+from service.http_api.dialects.pictures import NO_TEXT, picture
 
 
 def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
@@ -24,7 +24,7 @@ def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
     """
     fields = document(body, ("texts", "images"))
     if fields.get("texts"):
-        raise UnsupportedModality(TEXT)
+        raise UnsupportedModality(NO_TEXT)
     images = fields.get("images")
     if not isinstance(images, list) or not images:
         raise BadRequest('Expected {"images": ["<base64>", …]}; received no images.')

@@ -1,0 +1,247 @@
+"""`microtome embed` against a real gateway: no crash of either side loses or doubles a vector."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import microtome
+from microtome.embed.command import main
+from tests.e2e.conftest import Stack
+from tests.e2e.photos import example
+from tests.e2e.processes import Process, eventually
+from tests.pictures import png
+
+
+def embed(stack: Stack, *words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        command(stack, words), input=stdin, capture_output=True, text=True, timeout=120, check=False, env=quiet()
+    )
+
+
+def command(stack: Stack, words: Sequence[object]) -> list[str]:
+    """Its command line."""
+    return [sys.executable, "-m", "microtome", "embed", "--url", stack.gateway.url, *map(str, words)]
+
+
+def quiet() -> dict[str, str]:
+    """An environment without a gateway's address in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MICROTOME_")}
+
+
+class Run(Process):
+    """The command as a process that can be killed and started again."""
+
+    name = "embed"
+
+    def __init__(self, directory: Path, stack: Stack, *words: object) -> None:
+        super().__init__(directory)
+        self._words = command(stack, words)
+
+    def words(self) -> list[str]:
+        """The command line."""
+        return self._words
+
+    def serving(self) -> bool:
+        """Whether it goes on."""
+        return self.running
+
+
+def lines(path: Path) -> list[Any]:
+    """A file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def photos(folder: Path, count: int) -> list[Path]:
+    """Write small pictures, all different, into folders below a folder."""
+    paths = [folder / f"{number % 4}" / f"{number:05}.png" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number, 16, 16))
+    return sorted(paths)
+
+
+def expected(stack: Stack, paths: Sequence[Path]) -> Any:
+    """The vectors that the client has for files."""
+    with microtome.Client(stack.gateway.url) as client:
+        return client.embed(list(paths))
+
+
+def keys(out: Path) -> list[str]:
+    """The keys of an array's rows."""
+    return lines(out.with_name(f"{out.name}.keys.jsonl"))
+
+
+def test_a_folder_becomes_an_array_and_the_keys_of_its_rows(stack: Stack, tmp_path: Path) -> None:
+    """All images below it, in the order of their names; other files are left alone, and so is what was asked before."""
+    paths = photos(tmp_path / "photos", 40)
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    out = tmp_path / "vectors.npy"
+    done = embed(stack, tmp_path / "photos", "--out", out)
+    assert 0 == done.returncode, done.stderr
+    assert "40 of 40 images" in done.stderr
+    assert [str(path) for path in paths] == keys(out)
+    np.testing.assert_array_equal(np.load(out, mmap_mode="r"), expected(stack, paths))
+    about = json.loads((tmp_path / "vectors.npy.about.json").read_text())
+    assert ("lite0", 40, 0) == (about["model"]["name"], about["embedded"], about["failed"])
+    assert about["model"]["fingerprint"].startswith("sha256:")
+    files = {"vectors.npy", "vectors.npy.keys.jsonl", "vectors.npy.about.json"}
+    assert files == {path.name for path in tmp_path.iterdir() if path.is_file()}
+    again = embed(stack, tmp_path / "photos", "--out", out)
+    assert (2, True) == (again.returncode, "--restart" in again.stderr)
+
+
+def test_bad_images_stand_in_a_side_file(stack: Stack, tmp_path: Path) -> None:
+    """They end nothing: the exit code says that there were some, the side file which and why."""
+    good = photos(tmp_path / "photos", 3)
+    bad = {"broken.jpg": example("cat")[:2000], "empty.png": b"", "text.gif": b"certainly not an image"}
+    for name, body in bad.items():
+        (tmp_path / "photos" / name).write_bytes(body)
+    out = tmp_path / "vectors.jsonl"
+    done = embed(stack, tmp_path / "photos", tmp_path / "photos" / "0" / "00000.png", "--out", out, "--output", "early")
+    assert 3 == done.returncode
+    assert "3 failed" in done.stderr
+    rows = lines(out)
+    assert [str(path) for path in good] == [row["key"] for row in rows]
+    assert {40} == {len(row["early"]) for row in rows}
+    faults = {Path(fault["key"]).name: fault["type"] for fault in lines(tmp_path / "vectors.jsonl.errors.jsonl")}
+    assert {"broken.jpg": "broken-image", "empty.png": "unreadable-image", "text.gif": "not-an-image"} == faults
+
+
+def test_lists_patterns_tars_and_columns_become_parquet(stack: Stack, tmp_path: Path) -> None:
+    """Each image has a key that leads back to it; several outputs are several columns."""
+    paths = photos(tmp_path / "photos", 6)
+    for suffix in ("tar", "tar.gz"):
+        with tarfile.open(tmp_path / f"shard.{suffix}", "w:gz" if suffix.endswith("gz") else "w") as tar:
+            for number, path in enumerate(paths[:2]):
+                for name, body in ((f"{number:04}.png", path.read_bytes()), (f"{number:04}.cls", b"7")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(body)
+                    tar.addfile(member, io.BytesIO(body))
+    column = pa.array([paths[0].read_bytes(), None, paths[1].read_bytes()])
+    pq.write_table(pa.table({"image": column, "label": [1, 2, 3]}), tmp_path / "in.parquet")
+    out = tmp_path / "vectors.parquet"
+    words = ("-", tmp_path / "photos" / "*" / "0000[23].png", tmp_path / "shard.tar", tmp_path / "shard.tar.gz")
+    options = ("--output", "early", "--output", "top", "--dtype", "float16", "--normalize", "--dimensions", "32")
+    listed = f"{paths[0]}\n{paths[1]}\n{paths[0]}\n"
+    done = embed(stack, *words, f"{tmp_path}/in.parquet::image", "--out", out, *options, stdin=listed)
+    assert 3 == done.returncode, done.stderr
+    table = pq.read_table(out)
+    tars = [f"{tmp_path}/shard.{suffix}::000{number}.png" for suffix in ("tar", "tar.gz") for number in (0, 1)]
+    named = [str(path) for path in paths[:2]] + sorted(str(p) for p in paths if p.stem in {"00002", "00003"})
+    assert [*named, *tars, f"{tmp_path}/in.parquet::0", f"{tmp_path}/in.parquet::2"] == table["key"].to_pylist()
+    assert {"early": pa.list_(pa.float16(), 32), "top": pa.list_(pa.float16(), 32)} == {
+        name: table.schema.field(name).type for name in ("early", "top")
+    }
+    top = np.stack(table["top"].to_pylist())
+    for copies in ((0, 4, 6, 8), (1, 5, 7, 9)):
+        for copy in copies:
+            np.testing.assert_array_equal(top[copy], top[copies[0]])
+    np.testing.assert_allclose(np.linalg.norm(top, axis=1), 1, rtol=1e-2)
+    assert json.loads(table.schema.metadata[b"microtome"])["model"]["name"] == "lite0"
+    assert [f"{tmp_path}/in.parquet::1"] == [fault["key"] for fault in lines(tmp_path / "vectors.parquet.errors.jsonl")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_run_that_was_ended_goes_on_where_it_was(
+    stack: Stack, directory: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Nothing is lost, nothing is there twice, and what was done is not asked for again."""
+    paths = photos(tmp_path / "photos", 120)
+    out, journal = tmp_path / "vectors.npy", tmp_path / "vectors.npy.journal"
+    run = Run(directory, stack, tmp_path / "photos", "--out", out, "--concurrency", "2", "--batch", "2")
+    run.launch()
+    eventually(lambda: journal.exists() and journal.stat().st_size > 60_000, "some vectors are in the journal")
+    run.send(number)
+    assert run.wait() == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert not out.exists()
+    before = images_asked(stack)
+    done = embed(stack, tmp_path / "photos", "--out", out)
+    assert 0 == done.returncode, done.stderr
+    first = int(done.stderr.partition("going on after ")[2].split()[0])
+    assert 0 < first < 120
+    # What was on its way when the run ended may have been counted after `before` was.
+    assert 120 - first <= images_asked(stack) - before <= 120 - first + 2 * 2 * 2
+    assert [str(path) for path in paths] == keys(out)
+    np.testing.assert_array_equal(np.load(out), expected(stack, paths))
+    assert not journal.exists()
+
+
+def test_a_gateway_that_is_killed_is_waited_for(stack: Stack, directory: Path, tmp_path: Path) -> None:
+    """The run says so, goes on when it is back, and ends complete."""
+    paths = photos(tmp_path / "photos", 120)
+    out, journal = tmp_path / "vectors.npy", tmp_path / "vectors.npy.journal"
+    run = Run(directory, stack, tmp_path / "photos", "--out", out, "--concurrency", "2", "--batch", "2")
+    run.log.unlink(missing_ok=True)
+    run.launch()
+    eventually(lambda: journal.exists() and journal.stat().st_size > 60_000, "some vectors are in the journal")
+    stack.gateway.kill()
+    eventually(lambda: "waiting, and trying again" in run.last_lines(), "it says that it waits")
+    assert run.running
+    stack.gateway.start()
+    assert 0 == run.wait(120), run.last_lines()
+    assert "the gateway answers again" in run.last_lines()
+    assert [str(path) for path in paths] == keys(out)
+    np.testing.assert_array_equal(np.load(out), expected(stack, paths))
+
+
+def test_vectors_of_two_runs_are_never_mixed(stack: Stack, directory: Path, tmp_path: Path) -> None:
+    """What was begun with other options is not gone on with, unless it is begun anew."""
+    photos(tmp_path / "photos", 60)
+    out, journal = tmp_path / "vectors.jsonl", tmp_path / "vectors.jsonl.journal"
+    run = Run(directory, stack, tmp_path / "photos", "--out", out, "--concurrency", "1", "--batch", "1")
+    run.launch()
+    eventually(lambda: journal.exists() and journal.stat().st_size > 12_000, "some vectors are in the journal")
+    run.kill()
+    other = embed(stack, tmp_path / "photos", "--out", out, "--output", "early")
+    assert 2 == other.returncode
+    assert "output was [], is ['early']" in other.stderr
+    anew = embed(stack, tmp_path / "photos", "--out", out, "--output", "early", "--restart")
+    assert 0 == anew.returncode, anew.stderr
+    assert [{"key", "early"}] * 60 == [set(row) for row in lines(out)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere", "--out", "{tmp}/a.npy"], "nothing there"),
+        (["{tmp}", "--out", "{tmp}/a.npy", "--model", "lite9"], "'lite9'"),
+        (["{tmp}", "--out", "{tmp}/a.npy", "--output", "topp"], "topp"),
+        (["{tmp}", "--out", "{tmp}/a.npy", "--version", "7"], "version"),
+        (["{tmp}", "--out", "{tmp}/a.npy", "--output", "all"], "holds one output"),
+        (["{tmp}", "--out", "{tmp}/a.csv"], ".parquet, .npy, .jsonl"),
+        (["{tmp}/nowhere.parquet::image", "--out", "{tmp}/a.npy"], "there is no file"),
+        (["{tmp}", "--out", "{tmp}/nowhere/a.npy"], "there is no folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    """Exit code 2, and a sentence that says what was expected."""
+    photos(tmp_path, 1)
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(main(["embed", "--url", stack.gateway.url, *(word.format(tmp=tmp_path) for word in words)]))
+    assert 2 == ended.value.code
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "a.npy").exists()
+
+
+def images_asked(stack: Stack) -> int:
+    """How many vectors the gateway has been asked for, cached or not."""
+    with stack.gateway.client() as client:
+        counted = [
+            line for line in client.get("/metrics").text.splitlines() if line.startswith("microtome_vectors_total{")
+        ]
+    return int(sum(float(line.rpartition(" ")[2]) for line in counted))
