@@ -31,5 +31,9 @@ def open_engine(options: Options) -> Engine:
     from modelserver.openvino_engine import OpenVinoEngine  # noqa: PLC0415
     from modelserver.openvino_runtime import OpenVinoSettings  # noqa: PLC0415
 
-    settings = OpenVinoSettings(threads=intra_op, streams=inter_op or 1, mixed_precision=options.mixed_precision)
+    settings = OpenVinoSettings(
+        threads=intra_op,
+        streams=inter_op or OpenVinoSettings().streams,
+        mixed_precision=options.mixed_precision,
+    )
     return OpenVinoEngine(settings, tensorflow)

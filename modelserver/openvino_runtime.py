@@ -22,12 +22,13 @@ class OpenVinoSettings:
 
     Attributes:
         threads: Threads altogether; 0 for as many as there are cores.
-        streams: Batches that are computed side by side, each with its share of the threads.
+        streams: Batches that are computed side by side, each with its share of the threads. Two, since a batch that has
+            all threads waits for the slowest of them after every operation.
         mixed_precision: ``bfloat16``, or empty for float32.
     """
 
     threads: int = 0
-    streams: int = 1
+    streams: int = 2
     mixed_precision: str = ""
 
     def properties(self) -> Mapping[str, object]:
