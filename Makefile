@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
-SETS := gateway tensorflow dev deploy bench clients kserve
+SETS := gateway tensorflow openvino dev deploy bench clients kserve
 STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))

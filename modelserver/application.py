@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelserver.batching import read_batching
 from modelserver.catalogue import Catalogue
+from modelserver.engines import open_engine
 from modelserver.errors import ServingError
 from modelserver.grpc_server import bind, build_server
 from modelserver.http_server import HttpApp, HttpServer
@@ -27,7 +28,6 @@ from modelserver.scheduler import Scheduler
 from modelserver.served_model import Loading
 from modelserver.servicers import ModelServicer, PredictionServicer
 from modelserver.startup import follow_directory, follow_file, named_models, serve_directory, serve_named
-from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine
 from modelserver.warmup import warm_up
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Application:
         self._run_threads = ThreadPoolExecutor(slots, batching.thread_pool_name)
         self._catalogue = Catalogue(
             Loading(
-                load=Loader(_engine(options), _warm_up(options), batching).load,
+                load=Loader(open_engine(options), _warm_up(options), batching).load,
                 threads=self._load_threads,
                 turns=asyncio.Semaphore(loads),
                 retries=options.max_num_load_retries,
@@ -177,15 +177,3 @@ def _warm_up(options: Options) -> WarmUp:
     if not options.enable_model_warmup:
         return no_warm_up
     return partial(warm_up, iterations=options.num_request_iterations_for_warmup)
-
-
-def _engine(options: Options) -> TensorFlowEngine:
-    both = options.tensorflow_session_parallelism
-    return TensorFlowEngine(
-        SessionSettings(
-            intra_op_threads=both or options.tensorflow_intra_op_parallelism,
-            inter_op_threads=both or options.tensorflow_inter_op_parallelism,
-            mixed_precision=options.mixed_precision,
-            tags=tuple(options.saved_model_tags.split(",")),
-        )
-    )

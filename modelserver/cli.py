@@ -16,6 +16,7 @@ from modelserver.listening import CannotListen, check_addresses
 from modelserver.logs import write_logs
 from modelserver.models_directory import NothingToServe, models_of
 from modelserver.monitoring import read_metrics_path
+from modelserver.openvino_runtime import import_openvino
 from modelserver.options import Options, without_meaning
 from modelserver.tls import read_credentials
 
@@ -64,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
 def _check_surroundings(options: Options) -> None:
     """Find out, before TensorFlow is imported, what is wrong outside the command line."""
     check_addresses(options)
+    if options.engine == "openvino":
+        import_openvino()
     read_batching(options)
     read_metrics_path(options.monitoring_config_file)
     read_credentials(options.ssl_config_file)

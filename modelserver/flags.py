@@ -56,6 +56,9 @@ FLAGS: Mapping[str, Flag] = {
         Flag("num_load_threads", 0, "Loads at a time; here, 0 means 1, never on the thread that serves."),
         Flag("enable_model_warmup", True, "Run a version's warm-up requests before it is available."),
         Flag("num_request_iterations_for_warmup", 0, "How often each warm-up request is run; 0 means once."),
+        _ours(
+            "engine", "tensorflow", "What computes: tensorflow, or openvino where it is installed; see docs/engines.md."
+        ),
         Flag("saved_model_tags", "serve", "Tags of the graph to load, separated by commas."),
         Flag("enable_batching", False, "Run concurrent requests together."),
         Flag("batching_parameters_file", "", "How to batch: a BatchingParameters in protobuf's text format."),

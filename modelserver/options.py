@@ -9,6 +9,8 @@ from modelserver.command_line import UsageError
 from modelserver.flags import FLAGS, Meaning, Value
 from modelserver.logs import LEVELS
 
+ENGINES = ("tensorflow", "openvino")
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -34,6 +36,7 @@ class Options:
     num_load_threads: int
     enable_model_warmup: bool
     num_request_iterations_for_warmup: int
+    engine: str
     saved_model_tags: str
     enable_batching: bool
     batching_parameters_file: str
@@ -77,11 +80,20 @@ class Options:
             raise UsageError("--tensorflow_session_parallelism excludes its intra_op and inter_op variants")
         if self.mixed_precision not in {"", "bfloat16"}:
             raise UsageError(f"Expected --mixed_precision=bfloat16. Received: {self.mixed_precision!r}")
+        self._check_engine()
         if self.log_level not in LEVELS:
             raise UsageError(f"Expected --log_level to be one of {', '.join(LEVELS)}. Received: {self.log_level!r}")
         for pair in filter(None, self.grpc_channel_arguments.split(",")):
             if "=" not in pair:
                 raise UsageError(f"Expected --grpc_channel_arguments=k=v,k=v. Received: {pair!r}")
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise UsageError(f"Expected --engine to be one of {', '.join(ENGINES)}. Received: {self.engine!r}")
+        if self.engine == "openvino" and self.saved_model_tags != "serve":
+            raise UsageError(
+                f"Expected --saved_model_tags=serve with --engine=openvino. Received: {self.saved_model_tags!r}"
+            )
 
     def _check_addresses(self) -> None:
         for name in ("port", "rest_api_port"):

@@ -15,6 +15,8 @@ as it is. The log of both processes goes to standard error, from level "warning"
 
 Ctrl-C (or SIGTERM) finishes what is in flight, stops everything and exits with 0; a second one does not wait."""
 
+ENGINES = ("tensorflow", "openvino")
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -27,6 +29,7 @@ class Options:
     grpc_port: int | None
     model_server: str | None
     redis: str | None
+    engine: str = "tensorflow"
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +67,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         default=environment.get("MICROTOME_REDIS_URL") or None,
         help="redis://host:port/0 keeps vectors between restarts and between gateways (or MICROTOME_REDIS_URL)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="what computes in the embedded model server (tensorflow); openvino has to be installed",
+    )
 
 
 def read(parsed: argparse.Namespace) -> Options:
@@ -76,6 +85,7 @@ def read(parsed: argparse.Namespace) -> Options:
         grpc_port=parsed.grpc_port,
         model_server=parsed.model_server,
         redis=parsed.redis,
+        engine=parsed.engine,
     )
 
 

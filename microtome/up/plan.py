@@ -42,7 +42,7 @@ def make(options: Options, models: tuple[str, ...], endpoint: Endpoint, socket: 
     if options.model_server is not None:
         return Plan(models, endpoint, gateway(options, models, endpoint, options.model_server), None, None)
     own = gateway(options, models, endpoint, f"unix:{socket}")
-    return Plan(models, endpoint, own, model_server(options.models_dir, socket), socket)
+    return Plan(models, endpoint, own, model_server(options, socket), socket)
 
 
 def gateway(options: Options, models: tuple[str, ...], endpoint: Endpoint, address: str) -> Command:
@@ -79,13 +79,14 @@ def admission(host: str) -> dict[str, str]:
     )
 
 
-def model_server(models_dir: Path, socket: Path) -> Command:
+def model_server(options: Options, socket: Path) -> Command:
     """The embedded model server, on a Unix socket only."""
     words = (
         *(sys.executable, "-m", "modelserver"),
-        f"--models_dir={models_dir}",
+        f"--models_dir={options.models_dir}",
         "--port=0",
         f"--grpc_socket_path={socket}",
+        f"--engine={options.engine}",
         "--enable_batching=true",
         "--enable_serialization_as_tensor_content=true",
         "--exit_with_parent=true",

@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 from tests.contract.tfserving.server_process import Client, ServerProcess, external_address
-from tests.contract.tfserving.tiny_models import write_all
+from tests.contract.tfserving.tiny_models import write_all, write_tiny_config
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +52,18 @@ def batching_address(tiny_config: Path, socket_directory: Path) -> Iterator[str]
         "--allow_version_labels_for_unavailable_models",
         "--enable_batching",
         "--enable_serialization_as_tensor_content=true",
+    ) as server:
+        yield server.ready().address
+
+
+@pytest.fixture(scope="session")
+def openvino_address(tiny_config: Path, socket_directory: Path) -> Iterator[str]:
+    """Return the address of our server with the OpenVINO engine, which has only the model that OpenVINO can read."""
+    with ServerProcess(
+        socket_directory / "openvino",
+        "--engine=openvino",
+        f"--model_config_file={write_tiny_config(tiny_config)}",
+        "--allow_version_labels_for_unavailable_models",
     ) as server:
         yield server.ready().address
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -14,6 +15,15 @@ from tests.contract.tfserving.server_process import Client, status_of
 from tests.contract.tfserving.tiny_models import MANIFEST, SIDE, expected_early, expected_top
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+only_tensorflow = pytest.mark.parametrize("client", ["address"], indirect=True, ids=["tensorflow"])
+
+
+@pytest.fixture(params=["address", "openvino_address"], ids=["tensorflow", "openvino"])
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    """Return a client of the server under test, then one of ours with the OpenVINO engine."""
+    with Client(request.getfixturevalue(request.param)) as client:
+        yield client
 
 
 def test_1_2_no_version_means_the_highest_that_is_loaded(client: Client) -> None:
@@ -158,8 +168,9 @@ def test_1_3_wrong_channels_is_the_operations_own_error(client: Client) -> None:
     assert INVALID is status_of(lambda: client.predict(request))[0]
 
 
+@only_tensorflow
 def test_1_3_wrong_height_and_width_is_ok(client: Client) -> None:
-    """Sizes are never compared with the signature: a 9x7 image is answered."""
+    """Sizes are never compared with the signature: a 9x7 image is answered. OpenVINO has compiled them in."""
     pixels = np.random.default_rng(1).integers(0, 256, (2, 9, 7, 3), np.uint8)
 
     answer = client.predict(predict("tiny", "top", inputs={"images": pixels}))
@@ -208,6 +219,7 @@ def test_1_3_deadline(client: Client) -> None:
     assert grpc.StatusCode.DEADLINE_EXCEEDED is status_of(lambda: client.predict(slow(3000), timeout=0.2))[0]
 
 
+@only_tensorflow
 def test_1_7_messages_have_no_limit_worth_mentioning(client: Client) -> None:
     """8 MiB in and out, twice gRPC's default limit."""
     values = np.arange(2**21, dtype=np.float32)

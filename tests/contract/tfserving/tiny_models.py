@@ -143,12 +143,21 @@ def write_all(models: Path) -> Path:
     for version in (1, 2):
         write_tiny(models / "tiny" / str(version))
     write_types(models / "types" / "1")
-    config = models / "models.config"
+    types = f'config {{ name: "types" base_path: "{models}/types" model_platform: "tensorflow" }}'
+    return _write_config(models / "models.config", models, types)
+
+
+def write_tiny_config(config: Path) -> Path:
+    """Write a configuration of ``tiny`` alone beside one of all models."""
+    return _write_config(config.with_name("tiny.config"), config.parent, "")
+
+
+def _write_config(config: Path, models: Path, more: str) -> Path:
     config.write_text(
         f"""model_config_list {{
   config {{ name: "tiny" base_path: "{models}/tiny" model_platform: "tensorflow"
            model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }} }}
-  config {{ name: "types" base_path: "{models}/types" model_platform: "tensorflow" }}
+  {more}
 }}
 """
     )

@@ -55,6 +55,8 @@ def test_what_cannot_be_meant_is_refused(argument: str, text: str) -> None:
         (["--models_dir=m", "--model_base_path=/m"], "one of --models_dir and --model_base_path"),
         (["--model_base_path=m"], "to be absolute"),
         (["--models_dir=m", "--mixed_precision=float8"], "Expected --mixed_precision=bfloat16"),
+        (["--models_dir=m", "--engine=onnx"], "Expected --engine to be one of tensorflow, openvino. Received: 'onnx'"),
+        (["--models_dir=m", "--engine=openvino", "--saved_model_tags=gpu"], "Expected --saved_model_tags=serve"),
         (["--models_dir=m", "--log_level=loud"], "debug, info, warning, error"),
         (["--models_dir=m", "--grpc_channel_arguments=a"], "k=v"),
         (["--models_dir=m", "--tensorflow_session_parallelism=1", "--tensorflow_intra_op_parallelism=1"], "excludes"),

@@ -1,0 +1,46 @@
+"""Which engine computes is nobody's business but the model server's: the gateway gets the same vectors."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tests.e2e.answers import embed, vector
+from tests.e2e.photos import example
+from tests.e2e.processes import Gateway, ModelServer
+
+TOLERANCE = 1e-4
+
+
+class OpenVinoServer(ModelServer):
+    """The embedded model server with its other engine."""
+
+    def words(self) -> list[str]:
+        """As ever, and by name."""
+        return [*super().words(), "--engine=openvino"]
+
+
+def test_a_photo_has_the_same_vectors_by_either_engine(lite0_models: Path) -> None:
+    """The manifest is read, the version is ready, every output is within 1e-4; nothing comes from a cache."""
+    answers = []
+    with tempfile.TemporaryDirectory(prefix="microtome-e2e-", ignore_cleanup_errors=True) as path:
+        servers = ModelServer(Path(path), lite0_models), OpenVinoServer(Path(path), lite0_models)
+        gateway = Gateway(Path(path), servers[0].address, cache_bytes=0)
+        try:
+            for server in servers:
+                server.start()
+                gateway.heal()
+                with gateway.client() as client:
+                    answers.append(embed(client, example("cat"), output=["early", "middle", "top"]))
+                server.terminate()
+        finally:
+            for process in (gateway, *servers):
+                process.destroy()
+
+    theirs, ours = answers
+    assert theirs["fingerprint"] == ours["fingerprint"]
+    for index in range(3):
+        expected, found = vector(theirs, index), vector(ours, index)
+        assert np.linalg.norm(expected - found) <= TOLERANCE * np.linalg.norm(expected)
