@@ -13,6 +13,7 @@ from microtome import __version__
 from microtome.up import arguments
 
 FORWARDED = {name: ("exporter.cli", text) for name, text in COMMANDS.items()} | {
+    "rollout": ("microtome.rollout.command", "take another version of a model into use while requests run"),
     "cache": ("service.cache_command", "see, fill and clear the vectors in Redis"),
     "embed": ("microtome.embed.command", "embed folders, lists, tars and Parquet columns into one file of vectors"),
 }

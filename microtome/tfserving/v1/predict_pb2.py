@@ -26,7 +26,7 @@ from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb
 from microtome.tfserving.v1 import tensor_pb2 as microtome_dot_tfserving_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$microtome/tfserving/v1/predict.proto\x12\x16microtome.tfserving.v1\x1a\x1egoogle/protobuf/wrappers.proto\x1a#microtome/tfserving/v1/tensor.proto\"_\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x16\n\x0esignature_name\x18\x03 \x01(\t\"\xf1\x01\n\x0ePredictRequest\x12\x35\n\nmodel_spec\x18\x01 \x01(\x0b\x32!.microtome.tfserving.v1.ModelSpec\x12\x42\n\x06inputs\x18\x02 \x03(\x0b\x32\x32.microtome.tfserving.v1.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aM\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.microtome.tfserving.v1.Tensor:\x02\x38\x01\"\xdf\x01\n\x0fPredictResponse\x12\x45\n\x07outputs\x18\x01 \x03(\x0b\x32\x34.microtome.tfserving.v1.PredictResponse.OutputsEntry\x12\x35\n\nmodel_spec\x18\x02 \x01(\x0b\x32!.microtome.tfserving.v1.ModelSpec\x1aN\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.microtome.tfserving.v1.Tensor:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$microtome/tfserving/v1/predict.proto\x12\x16microtome.tfserving.v1\x1a\x1egoogle/protobuf/wrappers.proto\x1a#microtome/tfserving/v1/tensor.proto\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xf1\x01\n\x0ePredictRequest\x12\x35\n\nmodel_spec\x18\x01 \x01(\x0b\x32!.microtome.tfserving.v1.ModelSpec\x12\x42\n\x06inputs\x18\x02 \x03(\x0b\x32\x32.microtome.tfserving.v1.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aM\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.microtome.tfserving.v1.Tensor:\x02\x38\x01\"\xdf\x01\n\x0fPredictResponse\x12\x45\n\x07outputs\x18\x01 \x03(\x0b\x32\x34.microtome.tfserving.v1.PredictResponse.OutputsEntry\x12\x35\n\nmodel_spec\x18\x02 \x01(\x0b\x32!.microtome.tfserving.v1.ModelSpec\x1aN\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.microtome.tfserving.v1.Tensor:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +37,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSPEC']._serialized_start=133
-  _globals['_MODELSPEC']._serialized_end=228
-  _globals['_PREDICTREQUEST']._serialized_start=231
-  _globals['_PREDICTREQUEST']._serialized_end=472
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=395
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=472
-  _globals['_PREDICTRESPONSE']._serialized_start=475
-  _globals['_PREDICTRESPONSE']._serialized_end=698
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=620
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=698
+  _globals['_MODELSPEC']._serialized_start=134
+  _globals['_MODELSPEC']._serialized_end=274
+  _globals['_PREDICTREQUEST']._serialized_start=277
+  _globals['_PREDICTREQUEST']._serialized_end=518
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=441
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=518
+  _globals['_PREDICTRESPONSE']._serialized_start=521
+  _globals['_PREDICTRESPONSE']._serialized_end=744
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=666
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=744
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,1 @@
+"""`microtome rollout`, without servers; with them in tests/e2e/test_rollout.py."""
