@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
-SETS := gateway tensorflow openvino dev deploy bench clients kserve
+SETS := gateway tensorflow openvino dev deploy bench clients
 STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -127,6 +127,8 @@ lock: setup            ## resolve the requirement files anew
 	@for set in $(SETS); do \
 	    $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	        -c $(VENV)/all.txt requirements/$$set.in -o requirements/$$set.txt; done
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    requirements/kserve.in -o requirements/kserve.txt
 
 clean:            ## remove what the verbs above made (exported models stay)
 	@rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
