@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from service.cache.fail_open import FailOpenCache
+from service.cache.redis_servers import RedisServers
 from service.cache.redis_store import RedisCache
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
@@ -24,7 +25,7 @@ class Guarded:
     def __init__(self, valkey: Valkey) -> None:
         self.valkey = valkey
         self.metrics = Metrics()
-        store = RedisCache(valkey.url, ttl=60, timeout=BUDGET, metrics=self.metrics)
+        store = RedisCache(RedisServers(valkey.url, timeout=BUDGET), ttl=60, metrics=self.metrics)
         log = configure("json", "error")
         self.cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=self.metrics, log=log)
 
@@ -159,7 +160,7 @@ async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: byt
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     metrics = Metrics()
-    store = RedisCache(f"redis://{host}:{port}", ttl=60, timeout=BUDGET, metrics=metrics)
+    store = RedisCache(RedisServers(f"redis://{host}:{port}", timeout=BUDGET), ttl=60, metrics=metrics)
     log = configure("json", "error")
     cache = FailOpenCache(store, budget=BUDGET, window=0.001, metrics=metrics, log=log)
     for _ in range(3):
