@@ -56,7 +56,7 @@ class Replicas:
         states = [look.result() for look in answers if look.exception() is None]
         if not states:
             return await answers[0] if answers else {}
-        return _merged(states)
+        return merged(states)
 
     async def predict(  # noqa: PLR0913, the parts of one request
         self,
@@ -118,14 +118,15 @@ class Replicas:
             task.exception()
 
 
-def _merged(states: Sequence[Mapping[int, str]]) -> dict[int, str]:
+def merged(states: Sequence[Mapping[int, str]]) -> dict[int, str]:
+    """Say of each version what its state is over all replicas."""
     available = [{version for version, state in known.items() if state == "available"} for known in states]
     usable = set.intersection(*available) or set.union(*available)
     # Of a version that only some replicas have ready, what others say; of one that some lack, that it loads.
-    merged = dict.fromkeys(set().union(*states), "loading")
+    told = dict.fromkeys(set().union(*states), "loading")
     for known in states:
-        merged |= {version: state for version, state in known.items() if state != "available"}
-    return merged | dict.fromkeys(usable, "available")
+        told |= {version: state for version, state in known.items() if state != "available"}
+    return told | dict.fromkeys(usable, "available")
 
 
 async def _status(replica: _Replica, model: str, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
