@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -12,7 +13,7 @@ from service.auth import Keyring
 from service.cache.counted import CountedCache
 from service.cache.fail_open import FailOpenCache
 from service.cache.gathered import GatheredCache
-from service.cache.halved import HalvedCache
+from service.cache.halved import HalvedCache, widened
 from service.cache.memory import MemoryCache
 from service.cache.null import NullCache
 from service.cache.tiered import TieredCache
@@ -20,18 +21,24 @@ from service.cache.write_behind import WriteBehindCache
 from service.embedding.budget import Budget
 from service.embedding.embedder import Embedder, Limits
 from service.embedding.intake import Intake
-from service.embedding.ports import ModelServer, VectorCache
+from service.embedding.ports import Claims, ModelServer, VectorCache
+from service.embedding.sharing import Unclaimed
 from service.embedding.urls import Fetcher, fetching
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
 from service.http_api.dialects import kserve, spoken
 from service.http_api.operations_server import operations_server
 from service.model_server.batcher import Batcher
-from service.model_server.catalogue import Catalogue, Timing
+from service.model_server.catalogue import Catalogue
 from service.model_server.replicas import Replicas
-from service.settings import Settings
+from service.model_server.rpc import untraced
+from service.model_server.served import Timing
+from service.settings import Settings, traces_wanted
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Tracing
 
 
 def build(settings: Settings, log: Logger) -> FastAPI:
@@ -39,10 +46,12 @@ def build(settings: Settings, log: Logger) -> FastAPI:
 
     Whoever runs it sets `state.stopping` when it stops, so that HTTP and gRPC drain side by side.
     """
-    metrics = Metrics()
-    rpc = Replicas(settings.model_server)
+    tracing = _open_tracing() if traces_wanted() else None
+    metrics = tracing.metrics() if tracing else Metrics()
+    _tell_limits(settings, metrics)
+    rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
     catalogue = Catalogue(rpc, settings.models, timing=Timing(infer=settings.deadline), metrics=metrics, log=log)
-    cache = open_cache(settings, metrics, log)
+    cache, claims = open_cache(settings, metrics, log)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     keyring = Keyring(keys) if (keys := settings.key_records()) else None
     stopping = asyncio.Event()
@@ -62,6 +71,8 @@ def build(settings: Settings, log: Logger) -> FastAPI:
                 await keeping
             await cache.close()
             await rpc.close()
+            if tracing:
+                await tracing.close()
             decoders.shutdown(wait=False, cancel_futures=True)
 
     intake = Intake(
@@ -72,6 +83,7 @@ def build(settings: Settings, log: Logger) -> FastAPI:
             budget=Budget(settings.max_images_in_flight, "images", metrics.images_in_flight.set),
             decoders=decoders,
             observer=metrics,
+            claims=claims,
         ),
         catalogue,
         fetching(_open_fetcher(settings), max_bytes=settings.max_image_bytes, max_total=settings.max_body_bytes),
@@ -97,7 +109,29 @@ def build(settings: Settings, log: Logger) -> FastAPI:
         keyring=keyring,
     )
     app.state.stopping = stopping
+    if tracing:
+        from service.http_api.tracing import Traced  # noqa: PLC0415, as below
+
+        app.add_middleware(Traced, tracing=tracing)
     return app
+
+
+def _tell_limits(settings: Settings, metrics: Metrics) -> None:
+    for limit, amount in {
+        "images_in_flight": settings.max_images_in_flight,
+        "body_bytes_in_flight": settings.max_body_bytes_in_flight,
+        "inference_slots": settings.inference_slots,
+        "decode_threads": settings.decode_threads,
+        "cache_bytes": settings.cache_bytes,
+    }.items():
+        metrics.limit.labels(limit).set(amount)
+
+
+def _open_tracing() -> "Tracing":
+    # Imported here since it needs an extra, and time and memory of whoever traces nothing.
+    from service.telemetry.tracing import Tracing  # noqa: PLC0415
+
+    return Tracing()
 
 
 def _open_fetcher(settings: Settings) -> Fetcher | None:
@@ -149,20 +183,28 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     return grpc_server(Methods(calls, intake, limits), listening, stopping, also)
 
 
-def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> VectorCache:
-    """Choose the tiers that the settings ask for."""
+def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims]:
+    """Choose the tiers that the settings ask for, and whether gateways share their work."""
     near: VectorCache = NullCache()
     if settings.cache_bytes:
         near = CountedCache(MemoryCache(settings.cache_bytes), "memory", metrics)
-    cache = TieredCache(near, _open_redis(settings, metrics, log)) if settings.redis_url else near
-    return HalvedCache(cache) if settings.cache_float16 else cache
+    cache: VectorCache = near
+    claims: Claims = Unclaimed()
+    if settings.redis_url:
+        far, claims = _open_redis(settings, metrics, log)
+        cache = TieredCache(near, far)
+    return HalvedCache(cache) if settings.cache_float16 else cache, claims
 
 
-def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> VectorCache:
+def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims]:
     # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
+    from service.cache.claims import HeldClaims, RedisClaims  # noqa: PLC0415
+    from service.cache.redis_servers import RedisServers  # noqa: PLC0415
     from service.cache.redis_store import RedisCache  # noqa: PLC0415
 
-    redis = RedisCache(settings.redis_url or "", ttl=settings.redis_ttl, timeout=settings.cache_budget, metrics=metrics)
+    servers = RedisServers(settings.redis_url or "", timeout=settings.cache_budget)
+    held = HeldClaims(settings.cache_lease)
+    redis = RedisCache(servers, ttl=settings.redis_ttl, metrics=metrics, held=held)
     guarded = FailOpenCache(
         CountedCache(redis, "redis", metrics),
         budget=settings.cache_budget,
@@ -174,4 +216,8 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> VectorCach
     behind = WriteBehindCache(
         guarded, max_bytes=settings.cache_unwritten_bytes, drain=min(5.0, settings.drain), metrics=metrics
     )
-    return GatheredCache(behind)
+    claims: Claims = Unclaimed()
+    if settings.cache_lease:
+        restored = widened if settings.cache_float16 else bytes
+        claims = RedisClaims(servers, held, reads=guarded.reads, writes=guarded.writes, restored=restored)
+    return GatheredCache(behind), claims

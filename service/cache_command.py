@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from redis import Redis, RedisCluster
 
 _AT_ONCE = 1000
 _DESCRIPTION = "See, fill and clear what Redis or Valkey keeps of one model's vectors."
@@ -113,20 +113,22 @@ def _warm(options: argparse.Namespace) -> None:
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {"stats": _stats, "clear": _clear, "warm": _warm}
 
 
-def _redis(options: argparse.Namespace) -> "Redis":
-    from redis import Redis, RedisError  # noqa: PLC0415, --help shall be instant
+def _redis(options: argparse.Namespace) -> "Redis | RedisCluster":
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415, --help shall be instant
+
+    from service.cache.redis_blocking import connected  # noqa: PLC0415
 
     if not options.redis:
         raise CommandError("Expected --redis or MICROTOME_REDIS_URL, such as redis://localhost:6379.")
     try:
-        redis = Redis.from_url(options.redis, socket_timeout=10, socket_connect_timeout=10)
-        redis.ping()
-    except (RedisError, OSError, ValueError) as error:
+        return connected(options.redis, seconds=_LOOKUP_SECONDS)
+    except ValueError as error:
+        raise CommandError(f"The address of Redis is wrong: {error}.") from error
+    except (RedisError, RedisClusterException, OSError) as error:
         raise CommandError(f"Redis does not answer: {type(error).__name__}.") from error
-    return redis
 
 
-def _keys(redis: "Redis", fingerprint: str) -> Iterator[list[bytes]]:
+def _keys(redis: "Redis | RedisCluster", fingerprint: str) -> Iterator[list[bytes]]:
     """Find a fingerprint's keys, some at a time; see `embedding/keys.py`."""
     from service.embedding.keys import vector_key  # noqa: PLC0415, --help shall be instant
 
@@ -156,12 +158,13 @@ async def _ask(model: str, addresses: Sequence[str]) -> dict[str, str]:
 
     servers = Replicas(addresses)
     try:
-        versions = await servers.available_versions(model, timeout=_LOOKUP_SECONDS)
+        states = await servers.versions(model, timeout=_LOOKUP_SECONDS)
         return {
             f"{model} version {version}": (
                 await fetch_manifest(servers, model, version, timeout=_LOOKUP_SECONDS)
             ).fingerprint
-            for version in versions
+            for version in sorted(states, reverse=True)
+            if states[version] == "available"
         }
     except ServiceError as error:
         raise CommandError(f"The model server does not tell about {model!r}: {error}") from error

@@ -6,6 +6,7 @@ such as MICROTOME_REDIS_URL.
 
 import os
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.auth import KeyRecord, read_keys
+from service.cache.redis_url import place
 from service.telemetry.logs import LogFormat, LogLevel
 
 PREFIX = "MICROTOME_"
@@ -44,7 +46,9 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="Redis or Valkey that gateways share as cache: `redis://`, `rediss://` or `unix://`. Unset: none.",
+        description="Redis or Valkey that gateways share as cache: `redis://`, `rediss://` (TLS) or `unix://`; with "
+        "Sentinel `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE`, a cluster "
+        "`redis+cluster://HOST:PORT,HOST:PORT`; password as `redis://:PASSWORD@…`. Unset: none.",
     )
     redis_ttl: float = Field(
         7 * 24 * 3600, gt=0, description="Seconds that a vector stays in Redis, give or take a tenth."
@@ -65,6 +69,12 @@ class Settings(BaseSettings):
     )
     cache_breaker_window: float = Field(
         5.0, gt=0, description="Seconds that Redis is left alone after a failure, before one request tries it again."
+    )
+    cache_lease: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds that gateways which share Redis leave a vector to the one that computes it already; "
+        "beyond it, also when that one has died, another does. 0: each computes for itself.",
     )
     max_image_bytes: int = Field(20 * _MB, gt=0, description="Largest encoded image, in bytes.")
     max_image_pixels: int = Field(
@@ -154,8 +164,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, value: str | None) -> str | None:
-        if value and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("expected redis://, rediss:// or unix://")
+        if value:
+            place(value)
         return value or None
 
     @field_validator("dialects")
@@ -201,6 +211,15 @@ class Settings(BaseSettings):
         return read_keys(lines)
 
 
+def traces_wanted() -> bool:
+    """Whether OpenTelemetry's own variables name somebody to send traces to; its SDK reads the others of them."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return exporter == "otlp" or (not exporter and any(os.environ.get(name) for name in endpoints))
+
+
 class SettingsError(Exception):
     """The environment does not make settings; the message says what is wrong with each variable."""
 
@@ -217,6 +236,11 @@ def read_settings() -> Settings:
         for name in os.environ
         if name.startswith(PREFIX) and name not in known
     ]
+    if traces_wanted() and not _can_trace():
+        faults.append(
+            "OTEL_EXPORTER_OTLP_ENDPOINT: traces need what is not installed: pip install 'microtome[otel]'; or set "
+            "OTEL_TRACES_EXPORTER=none"
+        )
     try:
         settings = Settings()
     except ValidationError as error:
@@ -224,6 +248,14 @@ def read_settings() -> Settings:
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
+
+
+def _can_trace() -> bool:
+    needed = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+    try:
+        return all(find_spec(name) is not None for name in needed)
+    except ModuleNotFoundError:
+        return False
 
 
 def _fault(where: tuple[int | str, ...], message: str) -> str:

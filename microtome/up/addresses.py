@@ -13,7 +13,10 @@ from microtome.up.errors import CannotStart
 # The kernel takes 108 bytes on Linux and 104 on macOS; the file name below needs some of them.
 LONGEST_DIRECTORY = 80
 SOCKET_NAME = "models.sock"
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+REDIS_SCHEMES = (
+    *("redis://", "rediss://", "unix://"),
+    *("redis+sentinel://", "rediss+sentinel://", "redis+cluster://", "rediss+cluster://"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +91,5 @@ def check_redis(url: str) -> None:
         CannotStart: With the forms that are accepted.
     """
     if not url.startswith(REDIS_SCHEMES):
-        raise CannotStart(f"--redis expects redis://host:port/0, rediss:// or unix://. Received: {url!r}")
+        accepted = "redis://host:port/0, rediss://, unix://, or one with +sentinel or +cluster"
+        raise CannotStart(f"--redis expects {accepted}. Received: {url!r}")

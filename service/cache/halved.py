@@ -27,7 +27,7 @@ class HalvedCache:
         Raises:
             CacheUnavailable: as the inner cache raises it.
         """
-        return [None if value is None else _widened(value) for value in await self._inner.get_many(keys)]
+        return [None if value is None else widened(value) for value in await self._inner.get_many(keys)]
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values as float16.
@@ -49,7 +49,8 @@ def _halved(value: bytes) -> bytes | None:
     return numbers.astype("<f2").tobytes() + _MARK if np.abs(numbers).max(initial=0) <= _LARGEST else None
 
 
-def _widened(value: bytes) -> bytes | None:
+def widened(value: bytes) -> bytes | None:
+    """Return a halved vector as float32, None for what is none."""
     # Gateways with and without this setting may share a Redis: what the other kind wrote is a miss.
     if len(value) % 2 == 0 or not value.endswith(_MARK):
         return None

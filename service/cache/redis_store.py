@@ -3,13 +3,9 @@
 from collections.abc import Mapping, Sequence
 from random import uniform
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
+from service.cache.claims import HeldClaims
 from service.cache.envelope import seal, unseal
-from service.errors import CacheUnavailable
+from service.cache.redis_servers import RedisServers
 from service.telemetry.metrics import Metrics
 
 _TTL_JITTER = 0.1
@@ -18,25 +14,19 @@ _TTL_JITTER = 0.1
 class RedisCache:
     """One MGET for all keys of a request, one pipeline for its writes; values sealed, see `envelope.py`."""
 
-    def __init__(self, url: str, *, ttl: float, timeout: float, metrics: Metrics) -> None:
-        """Connects when first used.
+    def __init__(self, servers: RedisServers, *, ttl: float, metrics: Metrics, held: HeldClaims | None = None) -> None:
+        """Keep vectors there.
 
         Args:
-            url: redis://, rediss:// or unix://, with password and database if any.
+            servers: where; closed with this cache.
             ttl: seconds that an entry stays, give or take a tenth, so that what was stored together expires apart.
-            timeout: seconds for connecting and for each answer.
             metrics: counts values that are not what was stored.
+            held: this process's claims, each given back by the write of its vector.
         """
-        # No retries: the caller's budget is one timeout, and a cache that fails is a cache that misses.
-        self._redis = Redis.from_url(
-            url,
-            socket_connect_timeout=timeout,
-            socket_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),
-            client_name="microtome",
-        )
+        self._servers = servers
         self._ttl = ttl
         self._metrics = metrics
+        self._held = held or HeldClaims(1.0)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys, None for absent and for spoiled ones.
@@ -44,33 +34,27 @@ class RedisCache:
         Raises:
             CacheUnavailable: Redis did not answer, or answered with an error.
         """
-        try:
-            values = await self._redis.mget(keys)
-        except (RedisError, OSError) as error:
-            raise CacheUnavailable(f"{type(error).__name__}: {error}") from error
+        if not keys:
+            return []
+        values = await self._servers.read(keys)
         return [None if value is None else self._unsealed(key, value) for key, value in zip(keys, values, strict=True)]
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store values.
+        """Store values, and give back the claims on them.
 
         Raises:
             CacheUnavailable: Redis did not answer, or answered with an error.
         """
         ttl = int(self._ttl * uniform(1 - _TTL_JITTER, 1 + _TTL_JITTER) * 1000)  # noqa: S311, jitter is no secret
-        try:
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for key, value in entries.items():
-                    pipeline.set(key, seal(key, value), px=max(1, ttl))
-                await pipeline.execute()
-        except (RedisError, OSError) as error:
-            raise CacheUnavailable(f"{type(error).__name__}: {error}") from error
+        stores = [("SET", key, seal(key, value), "PX", max(1, ttl)) for key, value in entries.items()]
+        # Behind the values in the same pipeline: whoever finds a vector unclaimed finds the vector, too.
+        await self._servers.run([*stores, *self._held.releases(entries)])
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
+        await self._servers.close()
 
-    def _unsealed(self, key: str, sealed: bytes | str) -> bytes | None:
-        # Typed so by redis-py, whose client decodes answers when told to; ours is not.
+    def _unsealed(self, key: str, sealed: object) -> bytes | None:
         value = unseal(key, sealed) if isinstance(sealed, bytes) else None
         if value is None:
             self._metrics.cache_spoiled.inc()

@@ -18,7 +18,7 @@ from service.embedding.flights import Flights
 from service.embedding.journey import Journey, Pair
 from service.embedding.keys import image_digest, vector_key
 from service.embedding.manifest import ModelCard
-from service.embedding.ports import ModelServer, Observer, VectorCache, Vectors
+from service.embedding.ports import Claims, ModelServer, Observer, VectorCache, Vectors
 from service.embedding.request import ALL, Embedded, Embedding, EmbedRequest
 from service.embedding.stopwatch import Stages, Timings, both, timed
 from service.errors import BadRequest, ModelNotReady, TooManyImages, UnknownOutput, unknown
@@ -48,13 +48,16 @@ class Embedder:
         budget: Budget,
         decoders: ThreadPoolExecutor,
         observer: Observer,
+        claims: Claims | None = None,
     ) -> None:
         self._models = models
         self._cache = cache
         self._limits = limits
         self._budget = budget
         self._observer = observer
-        self._computing = Computing(models, cache, decoders, Backlog(limits.longest_wait), max_pixels=limits.max_pixels)
+        self._computing = Computing(
+            models, cache, decoders, Backlog(limits.longest_wait), max_pixels=limits.max_pixels, claims=claims
+        )
         self._flights = Flights()
 
     async def embed(self, request: EmbedRequest, images: Sequence[bytes], timings: Timings | None = None) -> Embedded:

@@ -7,7 +7,9 @@ who stays, and it is cancelled when the last one has gone.
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
+from service.embedding.deadline import Deadline
 from service.embedding.ports import Vectors
 from service.embedding.stopwatch import Timings
 
@@ -15,17 +17,29 @@ Made = dict[str, Vectors]
 """One image's vectors by output, each float32 [D]."""
 
 
-class Flight:
-    """One image on its way through decoding and inference."""
+class Landing(NamedTuple):
+    """What came of a flight: the vectors, and the outputs of those that another gateway computed."""
 
-    def __init__(self, table: dict[str, "Flight"], keys: Sequence[str], timings: Timings) -> None:
+    made: Made
+    elsewhere: frozenset[str] = frozenset()
+
+
+class Flight:
+    """One image on its way through decoding and inference.
+
+    Attributes:
+        deadline: when the last who waits for it gives up.
+    """
+
+    def __init__(self, table: dict[str, "Flight"], keys: Sequence[str], timings: Timings, deadline: Deadline) -> None:
         self._table = table
         self._keys = keys
         self._passengers = 0
         self.timings = timings
-        self.task: asyncio.Task[Made]
+        self.deadline = deadline
+        self.task: asyncio.Task[Landing]
 
-    def take_off(self, work: Coroutine[None, None, Made]) -> None:
+    def take_off(self, work: Coroutine[None, None, Landing]) -> None:
         """Start the work, and be found under the keys until it is done."""
         self.task = asyncio.create_task(work)
         self._table.update(dict.fromkeys(self._keys, self))
@@ -44,7 +58,7 @@ class Flight:
                 self._vanish()
                 self.task.cancel()
 
-    def _landed(self, task: asyncio.Task[Made]) -> None:
+    def _landed(self, task: asyncio.Task[Landing]) -> None:
         self._vanish()
         if not task.cancelled():
             # Looked at, lest asyncio complains of an error that nobody stayed for.
@@ -66,8 +80,10 @@ class Flights:
         """Return the flight that makes this key's vector, if one is under way."""
         return self._table.get(key)
 
-    def start(self, keys: Sequence[str], work: Coroutine[None, None, Made], timings: Timings) -> Flight:
+    def start(
+        self, keys: Sequence[str], work: Coroutine[None, None, Landing], timings: Timings, deadline: Deadline
+    ) -> Flight:
         """Start a flight that others find under `keys`; with no keys nobody finds it. Board it at once."""
-        flight = Flight(self._table, keys, timings)
+        flight = Flight(self._table, keys, timings, deadline)
         flight.take_off(work)
         return flight

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from service.embedding.computing import Computing
+from service.embedding.computing import Computing, Job
+from service.embedding.deadline import Deadline, current
 from service.embedding.flights import Flight, Flights
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import Observer, Vectors
@@ -98,19 +99,20 @@ class Journey:
             if under_way is None:
                 lacking.setdefault(digest, {})[name] = key
             else:
+                under_way.deadline.extend(current())
                 boarded[digest, name] = under_way
         for digest, names in lacking.items():
-            timings = Timings()
-            work = computing.vectors(
+            timings, deadline = Timings(), Deadline(current())
+            job = Job(
                 self._card,
-                list(names),
-                digest,
+                names,
                 images[digest],
-                store=self._request.cache != "bypass",
-                stages=both(self._observer.stage, timings.stage),
+                self._request.cache,
+                both(self._observer.stage, timings.stage),
+                deadline,
             )
             keys = [self._flight_key(key) for key in names.values()] if self._request.cache != "bypass" else []
-            flight = flights.start(keys, work, timings)
+            flight = flights.start(keys, computing.vectors(job), timings, deadline)
             boarded |= {(digest, name): flight for name in names}
         for flight in dict.fromkeys(boarded.values()):
             aboard.enter_context(flight.boarded())
@@ -129,6 +131,9 @@ class Journey:
         elif error is not None:
             raise restated(error)
         else:
-            self.vectors[digest, name] = flight.task.result()[name]
+            landing = flight.task.result()
+            self.vectors[digest, name] = landing.made[name]
+            if name in landing.elsewhere:
+                self._sources[digest, name] = "coalesced"
             for stage, seconds in flight.timings.seconds.items():
                 self._timings.stage(stage, seconds)

@@ -1,11 +1,13 @@
 """What the core needs from outside. Every implementation of a port passes the port's suite in tests/contract."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.embedding.deadline import Deadline
 from service.embedding.manifest import ModelCard
 from service.embedding.stopwatch import Stages, nobody
 
@@ -47,6 +49,16 @@ class ModelServer(Protocol):
         """Return every model by name: None when an inference has recently worked, else what is wrong, for people."""
         ...
 
+    def versions(self, model: str) -> Mapping[int, str]:
+        """Return every version that the model server knows, with its state as TensorFlow Serving calls it.
+
+        Requests can be sent to those that are `available`; empty while the model server cannot be asked.
+
+        Raises:
+            UnknownModel: it is not among the models served here.
+        """
+        ...
+
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look at once for the version that has taken the place of `card`, which the server no longer has.
 
@@ -57,11 +69,17 @@ class ModelServer(Protocol):
         ...
 
     async def infer(
-        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], stages: Stages = nobody
+        self,
+        card: ModelCard,
+        outputs: Sequence[str],
+        images: Sequence[Pixels],
+        stages: Stages = nobody,
+        deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Run exactly the version of `card` and return the outputs asked for, each float32 [N, D], all finite.
 
-        `stages` is told how long the images waited ("queue") and how long the inference took ("infer").
+        `stages` is told how long the images waited ("queue") and how long the inference took ("infer"). Nothing is sent
+        after `deadline`, and no answer is waited for beyond it.
 
         Raises:
             ModelServerDown: the model server cannot be reached.
@@ -94,6 +112,39 @@ class VectorCache(Protocol):
 
     async def close(self) -> None:
         """Give connections and memory back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of keys that somebody wanted to claim; those in neither are the caller's to compute.
+
+    Attributes:
+        found: vectors that are there already, by key.
+        elsewhere: keys that another gateway has claimed.
+    """
+
+    found: Mapping[str, bytes] = field(default_factory=dict)
+    elsewhere: frozenset[str] = frozenset()
+
+
+class Claims(Protocol):
+    """Says which vectors another gateway is computing already. Must not raise, and must not wait for that gateway."""
+
+    @property
+    def lease(self) -> float:
+        """Seconds that a claim lasts; whoever has waited so long computes what it waits for."""
+        ...
+
+    async def take(self, keys: Sequence[str]) -> Taken:
+        """Claim what is neither there nor claimed. The answer may tell of other keys too.
+
+        A claim ends when its vector is written, when it is given back, or with its lease.
+        """
+        ...
+
+    def give_back(self, keys: Sequence[str]) -> None:
+        """Let others compute these, since here nobody does; keys that are not claimed here are left alone."""
         ...
 
 

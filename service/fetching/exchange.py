@@ -13,6 +13,8 @@ import h11
 from service.errors import ImageTooLarge, UrlNotFetched
 from service.fetching.targets import Target
 
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 _PIECE = 1 << 16
 _MAX_HEAD = 1 << 15
 
@@ -26,32 +28,53 @@ class Reply:
     body: bytes
 
 
-async def get(where: Target, address: str, *, max_bytes: int, tls: ssl.SSLContext) -> Reply:
-    """Ask one address.
+async def connected(where: Target, address: str, *, tls: ssl.SSLContext, seconds: float) -> Connection:
+    """Connect to one address.
 
     Args:
-        where: what to ask for.
+        where: what will be asked for.
         address: to connect to, already checked.
-        max_bytes: of the body.
         tls: verifies the host's name, not the address.
+        seconds: for connecting, TLS included.
 
     Raises:
-        UrlNotFetched: the connection or the exchange failed.
-        ImageTooLarge: the body has more than `max_bytes`.
+        UrlNotFetched: nobody there takes the connection.
     """
     secured = where.scheme == "https"
     try:
-        reader, writer = await asyncio.open_connection(
-            address, where.port, ssl=tls if secured else None, server_hostname=where.host if secured else None
-        )
-        try:
-            return await _exchange(reader, writer, where, max_bytes)
-        finally:
-            writer.transport.abort()
+        async with asyncio.timeout(seconds):
+            return await asyncio.open_connection(
+                address, where.port, ssl=tls if secured else None, server_hostname=where.host if secured else None
+            )
+    except OSError as error:
+        raise _failed(where, error) from None
+
+
+async def get(where: Target, connection: Connection, *, max_bytes: int) -> Reply:
+    """Ask over a connection, and close it.
+
+    Args:
+        where: what to ask for.
+        connection: to a checked address of it.
+        max_bytes: of the body.
+
+    Raises:
+        UrlNotFetched: the exchange failed.
+        ImageTooLarge: the body has more than `max_bytes`.
+    """
+    reader, writer = connection
+    try:
+        return await _exchange(reader, writer, where, max_bytes)
     except (OSError, h11.RemoteProtocolError) as error:
-        # Not the error's own words: they tell strangers what listens where.
-        kind = "TLS" if isinstance(error, ssl.SSLError) else "the connection"
-        raise UrlNotFetched(f"The image could not be fetched from {where.host!r}: {kind} failed.") from None
+        raise _failed(where, error) from None
+    finally:
+        writer.transport.abort()
+
+
+def _failed(where: Target, error: Exception) -> UrlNotFetched:
+    # Not the error's own words: they tell strangers what listens where.
+    kind = "TLS" if isinstance(error, ssl.SSLError) else "the connection"
+    return UrlNotFetched(f"The image could not be fetched from {where.host!r}: {kind} failed.")
 
 
 async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: Target, max_bytes: int) -> Reply:

@@ -8,11 +8,12 @@ from urllib.parse import urljoin
 
 from service.errors import UrlNotAllowed, UrlNotFetched
 from service.fetching.addresses import is_public
-from service.fetching.exchange import Reply, get
+from service.fetching.exchange import Reply, connected, get
 from service.fetching.targets import Target, target
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 3
+_MAX_ADDRESSES = 4
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host and port to the addresses that it stands for."""
@@ -88,4 +89,16 @@ class UrlFetcher:
         # All of them have to be public: a name that also points inwards is not to be trusted with any.
         if not addresses or not all(self._admits(found) for found in addresses):
             raise UrlNotAllowed(f"The host {where.host!r} has an address that is not public.")
-        return await get(where, addresses[0], max_bytes=max_bytes, tls=self._tls)
+        return await self._first_answer(where, addresses[:_MAX_ADDRESSES], max_bytes)
+
+    async def _first_answer(self, where: Target, addresses: Sequence[str], max_bytes: int) -> Reply:
+        """Ask one address after the other, in the resolver's order (RFC 6724), until one takes the connection."""
+        for address in addresses[:-1]:
+            try:
+                # What does not take the connection within its share leaves time for the others; see RFC 8305.
+                connection = await connected(where, address, tls=self._tls, seconds=self._seconds / len(addresses))
+            except UrlNotFetched:
+                continue
+            return await get(where, connection, max_bytes=max_bytes)
+        last = await connected(where, addresses[-1], tls=self._tls, seconds=self._seconds)
+        return await get(where, last, max_bytes=max_bytes)

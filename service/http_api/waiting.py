@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 
+from service.embedding.deadline import allowed_time
 from service.errors import BadRequest, DeadlineExceeded
 
 HEADER = "X-Request-Timeout"
@@ -45,8 +46,9 @@ async def within(seconds: float) -> AsyncIterator[None]:
         DeadlineExceeded: it was.
     """
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        with allowed_time(seconds):
+            async with asyncio.timeout(seconds):
+                yield
     except TimeoutError:
         raise DeadlineExceeded(f"No answer within {seconds:g} s, the time allowed for this request.") from None
 

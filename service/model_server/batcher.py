@@ -4,22 +4,24 @@ A model has a few slots. With a slot free, what is there is sent at once; while 
 up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy one makes batches as
 large as its model server is slow. Images share a batch when they go to the same version and want the same outputs.
 
-Deadlines arrive here as cancellations: whoever is cancelled while waiting is not sent, and a batch that nobody waits
-for any more is cancelled at the model server too.
+Whoever is cancelled while waiting, or whose deadline passes, is not sent; a batch that nobody waits for any more is
+cancelled at the model server too. The model server is told the latest deadline of a batch's images.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 
+from service.embedding.deadline import Deadline
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import ModelServer, Pixels, Vectors
 from service.embedding.stopwatch import Stages, nobody
-from service.errors import ModelServerFault, restated
+from service.errors import DeadlineExceeded, ModelServerFault, restated
 from service.telemetry.metrics import Metrics
 
 
@@ -30,12 +32,19 @@ class _Waiting(NamedTuple):
     outputs: tuple[str, ...]
     pixels: Pixels
     stages: Stages
+    deadline: Deadline
     since: float
+    context: Context
+    """Of whoever asked: what is told of its stages belongs to its trace."""
     answer: asyncio.Future[dict[str, Vectors]]
 
     def joins(self, other: "_Waiting") -> bool:
         """Say whether both fit into one call."""
         return self.card is other.card and self.outputs == other.outputs
+
+    def tell(self, stage: str, seconds: float) -> None:
+        """Tell whoever asked how long a stage took."""
+        self.context.run(self.stages, stage, seconds)
 
 
 @dataclass(slots=True)
@@ -74,18 +83,27 @@ class Batcher:
         """Return what is wrong with each model; see the port."""
         return self._inner.readiness()
 
+    def versions(self, model: str) -> Mapping[int, str]:
+        """Return every version of a model with its state; see the port."""
+        return self._inner.versions(model)
+
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look for a successor; see the port."""
         return await self._inner.renewed(card)
 
     async def infer(
-        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], stages: Stages = nobody
+        self,
+        card: ModelCard,
+        outputs: Sequence[str],
+        images: Sequence[Pixels],
+        stages: Stages = nobody,
+        deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Run the version of `card` on images, each in whatever batch has room for it; see the port."""
         loop = asyncio.get_running_loop()
         lane = self._lanes.setdefault(card.name, _Lane(self._slots))
-        since = perf_counter()
-        mine = [_Waiting(card, tuple(outputs), image, stages, since, loop.create_future()) for image in images]
+        facts = (stages, deadline or Deadline(), perf_counter(), copy_context())
+        mine = [_Waiting(card, tuple(outputs), image, *facts, loop.create_future()) for image in images]
         lane.waiting += mine
         self._soon(lane)
         try:
@@ -105,7 +123,8 @@ class Batcher:
         lane.leaving = False
         while lane.free and (batch := _next_batch(lane)):
             lane.free -= 1
-            task = asyncio.create_task(self._run(lane, batch))
+            # In the first one's context, so that the model server's trace hangs on a request's.
+            task = asyncio.create_task(self._run(lane, batch), context=batch[0].context.copy())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
             for entry in batch:
@@ -116,7 +135,7 @@ class Batcher:
         try:
             now = perf_counter()
             for entry in batch:
-                entry.stages("queue", now - entry.since)
+                entry.tell("queue", now - entry.since)
             await self._answer(batch)
         except Exception as error:  # noqa: BLE001, whatever it is, exactly the members of the batch learn of it
             for entry in batch:
@@ -132,11 +151,12 @@ class Batcher:
 
         def stages(name: str, seconds: float) -> None:
             for entry in batch:
-                entry.stages(name, seconds)
+                entry.tell(name, seconds)
 
         pixels = [entry.pixels for entry in batch]
+        latest = Deadline(max(entry.deadline.at for entry in batch))
         try:
-            vectors = await self._inner.infer(first.card, first.outputs, pixels, stages)
+            vectors = await self._inner.infer(first.card, first.outputs, pixels, stages, latest)
         except ModelServerFault as error:
             # One image's vector is not finite: the others of its batch are asked again, without it.
             if not 0 < len(error.rows) < len(batch):
@@ -165,6 +185,9 @@ class _Deserted:
 
 def _next_batch(lane: _Lane) -> list[_Waiting]:
     """Take the oldest image out, and all that fit to it, as far as the model's largest batch has room."""
+    for entry in lane.waiting:
+        if not entry.answer.done() and entry.deadline.left() <= 0:
+            entry.answer.set_exception(DeadlineExceeded("The time allowed was over before the image had its turn."))
     lane.waiting = [entry for entry in lane.waiting if not entry.answer.done()]
     if not lane.waiting:
         return []

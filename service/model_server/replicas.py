@@ -8,15 +8,16 @@ What stands behind one address is found by DNS alone: `dns:///name:port` with a 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TypeVar
 
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import Tensor
 from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ServiceError
-from service.model_server.rpc import ModelServerRpc
+from service.model_server.rpc import ModelServerRpc, Outgoing, untraced
 
 T = TypeVar("T")
 
@@ -30,18 +31,19 @@ class _Replica:
 class Replicas:
     """Speaks to whichever replica lives; with one address it is that one."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], outgoing: Outgoing = untraced) -> None:
         """Connect when first used. Needs a running event loop.
 
         Args:
             addresses: at least one, each `host:port`, `dns:///…` or `unix:/path`.
+            outgoing: says which trace a call belongs to.
         """
-        self._replicas = [_Replica(ModelServerRpc(address)) for address in addresses]
+        self._replicas = [_Replica(ModelServerRpc(address, outgoing)) for address in addresses]
         self._next = 0
-        self._looking: dict[tuple[int, str], asyncio.Task[list[int]]] = {}
+        self._looking: dict[tuple[int, str], asyncio.Task[dict[int, str]]] = {}
 
-    async def available_versions(self, model: str, *, timeout: float) -> list[int]:  # noqa: ASYNC109, gRPC's own deadline
-        """Return the versions that every living replica has, newest first; while they have none in common, all.
+    async def versions(self, model: str, *, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
+        """Return the state of each version; available is what every living replica has, or, if there is none, any.
 
         Raises:
             ServiceError: no replica answered, see `statuses.py`.
@@ -51,10 +53,10 @@ class Replicas:
         # One that is down is asked too, but nobody waits for it while others live.
         await asyncio.wait(living or looks)
         answers = [look for look in looks if look.done() and not look.cancelled()]
-        versions = [set(look.result()) for look in answers if look.exception() is None]
-        if not versions:
-            return await answers[0] if answers else []
-        return sorted(set.intersection(*versions) or set.union(*versions), reverse=True)
+        states = [look.result() for look in answers if look.exception() is None]
+        if not states:
+            return await answers[0] if answers else {}
+        return merged(states)
 
     async def predict(  # noqa: PLR0913, the parts of one request
         self,
@@ -71,9 +73,11 @@ class Replicas:
         Raises:
             ServiceError: see `statuses.py`.
         """
+        end = monotonic() + timeout
 
         def call(replica: _Replica) -> Awaitable[PredictResponse]:
-            return replica.rpc.predict(model, version, signature, inputs, outputs, timeout=timeout)
+            # The second one has what the first has left of the time.
+            return replica.rpc.predict(model, version, signature, inputs, outputs, timeout=max(0.0, end - monotonic()))
 
         if len(self._replicas) == 1:
             return await call(self._replicas[0])
@@ -98,7 +102,7 @@ class Replicas:
         first, second = sorted(turn, key=lambda replica: replica.went_down.is_set())[:2]
         return first, second
 
-    def _look(self, number: int, model: str, timeout: float) -> "asyncio.Task[list[int]]":
+    def _look(self, number: int, model: str, timeout: float) -> "asyncio.Task[dict[int, str]]":
         """Ask one replica for its versions, unless it is being asked already."""
         key = (number, model)
         if key not in self._looking:
@@ -107,16 +111,27 @@ class Replicas:
             self._looking[key] = task
         return self._looking[key]
 
-    def _looked(self, key: tuple[int, str], task: "asyncio.Task[list[int]]") -> None:
+    def _looked(self, key: tuple[int, str], task: "asyncio.Task[dict[int, str]]") -> None:
         del self._looking[key]
         if not task.cancelled():
             # Looked at, lest asyncio complains of an error that nobody waited for.
             task.exception()
 
 
-async def _status(replica: _Replica, model: str, timeout: float) -> list[int]:  # noqa: ASYNC109, gRPC's own deadline
+def merged(states: Sequence[Mapping[int, str]]) -> dict[int, str]:
+    """Say of each version what its state is over all replicas."""
+    available = [{version for version, state in known.items() if state == "available"} for known in states]
+    usable = set.intersection(*available) or set.union(*available)
+    # Of a version that only some replicas have ready, what others say; of one that some lack, that it loads.
+    told = dict.fromkeys(set().union(*states), "loading")
+    for known in states:
+        told |= {version: state for version, state in known.items() if state != "available"}
+    return told | dict.fromkeys(usable, "available")
+
+
+async def _status(replica: _Replica, model: str, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
     try:
-        versions = await replica.rpc.available_versions(model, timeout=timeout)
+        versions = await replica.rpc.versions(model, timeout=timeout)
     except (ModelServerDown, DeadlineExceeded):
         replica.went_down.set()
         raise

@@ -3,7 +3,7 @@
 The official stubs would cost the gateway all of TensorFlow: seconds and half a gigabyte per process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -42,15 +42,29 @@ _OPTIONS = (
 )
 
 
+Outgoing = Callable[[], Sequence[tuple[str, str]]]
+"""Returns gRPC metadata that says which trace the present call belongs to."""
+
+
+def untraced() -> Sequence[tuple[str, str]]:
+    """Chosen when nothing is traced."""
+    return ()
+
+
+_STATES = {number: name.removeprefix("STATE_").lower() for name, number in ModelVersionStatus.State.items() if number}
+
+
 class ModelServerRpc:
     """One channel to one model server."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, outgoing: Outgoing = untraced) -> None:
         """Connect when first used. Needs a running event loop.
 
         Args:
             address: `host:port`, `dns:///…` or `unix:/path`.
+            outgoing: says which trace a call belongs to.
         """
+        self._outgoing = outgoing
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._predict = self._channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",
@@ -63,16 +77,15 @@ class ModelServerRpc:
             response_deserializer=GetModelStatusResponse.FromString,
         )
 
-    async def available_versions(self, model: str, *, timeout: float) -> list[int]:  # noqa: ASYNC109, gRPC's own deadline
-        """Return the versions of a model that can be asked now, newest first.
+    async def versions(self, model: str, *, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
+        """Return the state of each version of a model: start, loading, available, unloading, end or unknown.
 
         Raises:
             ServiceError: see `statuses.py`; a model that the server does not know is ModelNotReady.
         """
         with _translated():
             answer = await self._status(GetModelStatusRequest(model_spec=ModelSpec(name=model)), timeout=timeout)
-        available = ModelVersionStatus.State.STATE_AVAILABLE
-        return sorted((s.version for s in answer.model_version_status if s.state == available), reverse=True)
+        return {status.version: _STATES.get(status.state, "unknown") for status in answer.model_version_status}
 
     async def predict(  # noqa: PLR0913, the parts of one request
         self,
@@ -95,7 +108,7 @@ class ModelServerRpc:
             output_filter=outputs,
         )
         with _translated():
-            return await self._predict(request, timeout=timeout)
+            return await self._predict(request, timeout=timeout, metadata=self._outgoing())
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""

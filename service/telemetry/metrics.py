@@ -59,7 +59,8 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "microtome_stage_seconds",
-            "Seconds spent in a stage of a request: read, hash, cache, decode, queue, infer, encode.",
+            "Seconds spent in a stage of a request: read, hash, fetch, cache, elsewhere (another gateway "
+            "computes it), decode, queue, infer, encode.",
             ["stage"],
             buckets=_SECONDS,
             registry=registry,
@@ -148,6 +149,15 @@ class Metrics:
             "The version of the model that requests go to now.",
             ["model"],
             multiprocess_mode="livemax",
+            registry=registry,
+        )
+
+        self.limit = Gauge(
+            "microtome_limit",
+            "What the settings allow at most, of all workers together: `images_in_flight`, `body_bytes_in_flight`, "
+            "`inference_slots` (of each model), `decode_threads`, `cache_bytes` (of the memory cache).",
+            ["limit"],
+            multiprocess_mode="livesum",
             registry=registry,
         )
 

@@ -6,16 +6,19 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 
 import numpy as np
 import pytest
 
+from service.embedding.deadline import Deadline
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import ModelServer, Pixels
-from service.errors import ModelNotReady, UnknownModel, UnknownVersion
+from service.errors import DeadlineExceeded, ModelNotReady, UnknownModel, UnknownVersion
 from service.model_server.batcher import Batcher
-from service.model_server.catalogue import Catalogue, Timing
+from service.model_server.catalogue import Catalogue
 from service.model_server.replicas import Replicas
+from service.model_server.served import Timing
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer as ModelServerProcess
@@ -107,6 +110,26 @@ async def test_a_version_that_is_not_there_is_not_ready(server: ModelServer) -> 
     with pytest.raises(ModelNotReady):
         await server.infer(gone, [found.manifest.default_output], pixels(found, 1))
     assert found == await server.renewed(gone)
+
+
+async def test_versions_are_told_with_their_state(server: ModelServer) -> None:
+    """The one in use is available; a model that is not served here has none."""
+    found = only(server)
+    assert {found.version: "available"} == dict(server.versions(found.name))
+    with pytest.raises(UnknownModel, match=found.name):
+        server.versions("nix")
+
+
+async def test_nothing_is_sent_once_the_time_is_over(server: ModelServer) -> None:
+    """A caller whose deadline is past is told so, and no inference is wasted on it."""
+    found = only(server)
+    with pytest.raises(DeadlineExceeded):
+        await server.infer(found, [found.manifest.default_output], pixels(found, 1), deadline=Deadline(monotonic() - 1))
+    assert 1 == len(
+        (await server.infer(found, [found.manifest.default_output], pixels(found, 1), deadline=Deadline()))[
+            found.manifest.default_output
+        ]
+    )
 
 
 async def test_a_version_is_found_by_its_number(server: ModelServer) -> None:

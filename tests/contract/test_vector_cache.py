@@ -12,6 +12,7 @@ from service.cache.gathered import GatheredCache
 from service.cache.halved import HalvedCache
 from service.cache.memory import MemoryCache
 from service.cache.null import NullCache
+from service.cache.redis_servers import RedisServers
 from service.cache.redis_store import RedisCache
 from service.cache.tiered import TieredCache
 from service.cache.write_behind import WriteBehindCache
@@ -19,12 +20,13 @@ from service.embedding.ports import VectorCache
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
+from tests.e2e.redis_topologies import Cluster, Watched
 from tests.fakes.vector_cache import FakeCache
 
 
 def redis(url: str) -> RedisCache:
     """A Redis cache as the gateway opens it."""
-    return RedisCache(url, ttl=60, timeout=2, metrics=Metrics())
+    return RedisCache(RedisServers(url, timeout=2), ttl=60, metrics=Metrics())
 
 
 def fail_open(url: str) -> FailOpenCache:
@@ -53,6 +55,9 @@ MAKES: dict[str, Callable[[str], VectorCache]] = {
 }
 
 
+TOPOLOGIES = ("sentinel", "cluster", "everything over sentinel", "everything over a cluster")
+
+
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """One Valkey server for the module."""
@@ -62,12 +67,40 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server.destroy()
 
 
-@pytest.fixture(params=MAKES)
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """One master under Sentinel for the module."""
+    servers = Watched(tmp_path_factory.mktemp("watched"))
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.destroy()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One cluster for the module."""
+    servers = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.destroy()
+
+
+@pytest.fixture(params=[*MAKES, *TOPOLOGIES])
 async def cache(request: pytest.FixtureRequest, valkey: Valkey) -> AsyncIterator[VectorCache]:
     """An empty cache of each kind."""
-    with valkey.client() as client:
-        client.flushdb()
-    cache = MAKES[request.param](valkey.url)
+    kind: str = request.param
+    if kind in TOPOLOGIES:
+        servers: Watched | Cluster = request.getfixturevalue("cluster" if "cluster" in kind else "watched")
+        servers.flush()
+        cache = (MAKES["all at once"] if "everything" in kind else redis)(servers.url)
+    else:
+        with valkey.client() as client:
+            client.flushdb()
+        cache = MAKES[kind](valkey.url)
     yield cache
     await cache.close()
 
@@ -129,7 +162,7 @@ async def test_entries_in_redis_expire(valkey: Valkey) -> None:
 async def test_a_spoiled_value_is_a_miss_and_counted(valkey: Valkey, spoil: str) -> None:
     """Redis may lie: what is not what was stored under this key is no answer."""
     metrics = Metrics()
-    cache = RedisCache(valkey.url, ttl=60, timeout=2, metrics=metrics)
+    cache = RedisCache(RedisServers(valkey.url, timeout=2), ttl=60, metrics=metrics)
     await cache.put_many({"one": b"vector 1", "two": b"vector 2"})
     with valkey.client() as client:
         sealed = client.get("one")
@@ -145,7 +178,8 @@ async def test_a_spoiled_value_is_a_miss_and_counted(valkey: Valkey, spoil: str)
 def test_every_kind_is_held_to_the_contract() -> None:
     """The table above names every cache that the gateway can be put together from."""
     package = Path(__file__).parents[2] / "service" / "cache"
-    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "breaker", "envelope"}
+    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "breaker", "claims", "envelope", "guard"}
+    kinds -= {"redis_blocking", "redis_options", "redis_servers", "redis_url"}
     assert kinds == {
         *("memory", "redis_store", "fail_open", "tiered", "null", "gathered", "write_behind", "counted", "halved")
     }

@@ -1,5 +1,6 @@
 """Without a model server: a quick and honest 503, and service by itself once it is back."""
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -7,7 +8,7 @@ import httpx
 
 from tests.e2e.answers import embed, relative_error, vector
 from tests.e2e.conftest import Stack
-from tests.e2e.drill import SAME, Drill, exactly_or_come_back
+from tests.e2e.drill import SAME, Drill, exactly, exactly_or_come_back
 from tests.e2e.photos import example, unseen
 from tests.e2e.processes import eventually
 
@@ -43,6 +44,29 @@ def test_service_returns_by_itself_with_the_model_server(stack: Stack) -> None:
         assert relative_error(vector(embed(client, unseen(photo))), before) <= SAME
     assert stack.gateway.running
     assert stack.gateway.pid == gateway
+
+
+def test_a_frozen_model_server_under_load_fails_nothing(
+    stack: Stack, record_property: Callable[[str, object], None]
+) -> None:
+    """SIGSTOP: cached vectors are answered, readiness tells the truth, and what waited is answered after SIGCONT."""
+    photos = {"cat": example("cat"), "coffee": example("coffee")}
+    with stack.gateway.client() as client:
+        expected = {name: vector(embed(client, photo)) for name, photo in photos.items()}
+        with Drill(stack.gateway, photos, exactly(expected)) as drill:
+            drill.more(30)
+            stack.model_server.send(signal.SIGSTOP)
+            try:
+                eventually(
+                    lambda: client.get("/readyz").status_code == httpx.codes.SERVICE_UNAVAILABLE, "/readyz says so"
+                )
+                assert "hit" == client.post("/embed", content=photos["cat"]).headers["x-cache"]
+            finally:
+                stack.model_server.send(signal.SIGCONT)
+            eventually(stack.gateway.serving, "the gateway is ready again")
+            drill.more(30)
+    record_property("drill", f"model server frozen and thawed: {drill.tally}")
+    assert (drill.tally.failures, drill.tally.wrong) == ([], [])
 
 
 def test_killing_the_model_server_under_load_is_right_or_503(

@@ -2,13 +2,23 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from math import inf
 
 import numpy as np
 
+from service.embedding.deadline import Deadline
 from service.embedding.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
 from service.embedding.ports import Pixels, Vectors
 from service.embedding.stopwatch import Stages, nobody
-from service.errors import ModelNotReady, ModelServerFault, ServiceError, UnknownModel, UnknownVersion, unknown
+from service.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    ModelServerFault,
+    ServiceError,
+    UnknownModel,
+    UnknownVersion,
+    unknown,
+)
 
 SIZE = 8
 
@@ -49,6 +59,8 @@ class FakeModelServer:
         self.calls: list[tuple[int, tuple[str, ...], int]] = []
         self.arrived = 0
         """Calls that have come, answered or not."""
+        self.deadlines: list[float] = []
+        """Until when each of them may take."""
         self.failure: ServiceError | None = None
         self.gate = asyncio.Event()
         """Cleared, it holds every inference back until it is set."""
@@ -75,6 +87,10 @@ class FakeModelServer:
         """Return what is wrong, if anything."""
         return {self.current.name: str(self.failure) if self.failure else None}
 
+    def versions(self, model: str) -> Mapping[int, str]:
+        """Return the version in use, the only one there is."""
+        return {self.card(model).version: "available"}
+
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Return the version in use now."""
         return self.card(card.name)
@@ -87,9 +103,17 @@ class FakeModelServer:
         return current
 
     async def infer(
-        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], stages: Stages = nobody
+        self,
+        card: ModelCard,
+        outputs: Sequence[str],
+        images: Sequence[Pixels],
+        stages: Stages = nobody,
+        deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Compute the outputs from the pixels."""
+        self.deadlines.append(deadline.at if deadline else inf)
+        if deadline and deadline.left() <= 0:
+            raise DeadlineExceeded("Too late.")
         stages("infer", 0.0)
         pixels = np.stack(images)
         self.arrived += 1

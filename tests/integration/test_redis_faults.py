@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import redis
 
+from service.cache.claims import HeldClaims, RedisClaims
 from service.cache.fail_open import FailOpenCache
+from service.cache.redis_servers import RedisServers
 from service.cache.redis_store import RedisCache
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
+from tests.e2e.redis_topologies import Cluster
 
 BUDGET, WINDOW = 0.2, 0.5
 
@@ -24,7 +27,7 @@ class Guarded:
     def __init__(self, valkey: Valkey) -> None:
         self.valkey = valkey
         self.metrics = Metrics()
-        store = RedisCache(valkey.url, ttl=60, timeout=BUDGET, metrics=self.metrics)
+        store = RedisCache(RedisServers(valkey.url, timeout=BUDGET), ttl=60, metrics=self.metrics)
         log = configure("json", "error")
         self.cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=self.metrics, log=log)
 
@@ -159,13 +162,48 @@ async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: byt
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     metrics = Metrics()
-    store = RedisCache(f"redis://{host}:{port}", ttl=60, timeout=BUDGET, metrics=metrics)
+    servers, held = RedisServers(f"redis://{host}:{port}", timeout=BUDGET), HeldClaims(60)
+    store = RedisCache(servers, ttl=60, metrics=metrics, held=held)
     log = configure("json", "error")
     cache = FailOpenCache(store, budget=BUDGET, window=0.001, metrics=metrics, log=log)
+    claims = RedisClaims(servers, held, reads=cache.reads, writes=cache.writes)
     for _ in range(3):
+        assert {} == (await claims.take(["k", "l"])).found
+        claims.give_back(["k", "l"])
+        await asyncio.sleep(0.002)
         assert [None, None] == await cache.get_many(["k", "l"])
         await cache.put_many({"k": b"v"})
         await asyncio.sleep(0.002)
     await cache.close()
     server.close()
     await server.wait_closed()
+
+
+async def test_a_cluster_that_dies_is_a_cache_that_misses(tmp_path: Path) -> None:
+    """With all nodes gone, or none there from the start, all is missed; once they are back it is a cache again."""
+    cluster, metrics = Cluster(tmp_path), Metrics()
+    store = RedisCache(RedisServers(cluster.url, timeout=BUDGET), ttl=60, metrics=metrics)
+    cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=metrics, log=configure("json", "error"))
+    keys = [f"k{number}" for number in range(8)]
+
+    async def answers() -> bool:
+        await cache.put_many(dict.fromkeys(keys, b"v"))
+        return [b"v"] * len(keys) == await cache.get_many(keys)
+
+    try:
+        assert not await answers()
+        cluster.start()
+        async with asyncio.timeout(60):
+            while not await answers():  # noqa: ASYNC110, Redis tells nobody that it is there
+                await asyncio.sleep(0.05)
+        for node in cluster.nodes:
+            node.kill()
+        assert [None] * len(keys) == await cache.get_many(keys)
+        for node in cluster.nodes:
+            node.launch()
+        async with asyncio.timeout(60):
+            while not await answers():  # noqa: ASYNC110, likewise
+                await asyncio.sleep(0.05)
+    finally:
+        await cache.close()
+        cluster.destroy()

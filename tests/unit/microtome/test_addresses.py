@@ -60,5 +60,6 @@ def test_other_addresses_are_refused(address: str) -> None:
 def test_addresses_of_redis() -> None:
     """A bare host is not a Redis URL, and is refused before anything has been exported."""
     check_redis("redis://localhost:6379/0")
+    check_redis("redis+sentinel://localhost:26379/vectors/0")
     with pytest.raises(CannotStart, match="expects redis://"):
         check_redis("localhost:6379")

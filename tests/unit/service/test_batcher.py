@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 
 import numpy as np
 import pytest
 
+from service.embedding.deadline import Deadline
 from service.embedding.ports import Pixels
-from service.errors import ModelServerDown, ModelServerFault
+from service.errors import DeadlineExceeded, ModelServerDown, ModelServerFault
 from service.model_server.batcher import Batcher
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import POISON, SIZE, FakeModelServer, card
@@ -122,6 +124,29 @@ async def test_a_failed_batch_is_reported_to_exactly_its_members(bench: Bench) -
     assert len({id(error) for error in errors}) == 3
     bench.server.failure = None
     assert 4 == await bench.ask(4)
+
+
+async def test_what_has_expired_is_not_sent(bench: Bench) -> None:
+    """Whose time is over before its turn is told so; whose time was extended meanwhile is sent."""
+    first = await bench.occupied()
+    over, moved = Deadline(monotonic() - 1), Deadline(monotonic() - 1)
+    late = asyncio.create_task(bench.batcher.infer(bench.card, ["mean"], [image(2)], deadline=over))
+    saved = asyncio.create_task(bench.batcher.infer(bench.card, ["mean"], [image(3)], deadline=moved))
+    await asyncio.sleep(0)
+    moved.extend(monotonic() + 60)
+    bench.server.gate.set()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert (1, 3) == (await first, float((await saved)["mean"][0][0]))
+    assert [1, 1] == bench.sizes()
+
+
+async def test_a_batch_may_take_as_long_as_its_most_patient_image(bench: Bench) -> None:
+    """The model server is told the latest deadline."""
+    soon, late = Deadline(monotonic() + 10), Deadline(monotonic() + 60)
+    both = (bench.batcher.infer(bench.card, ["mean"], [image(2)], deadline=one) for one in (late, soon))
+    await asyncio.gather(*both)
+    assert ([2], [late.at]) == (bench.sizes(), bench.server.deadlines)
 
 
 async def test_one_image_that_is_not_finite_harms_no_batch_mate(bench: Bench) -> None:

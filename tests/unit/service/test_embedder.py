@@ -4,12 +4,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 
 import numpy as np
 import pytest
 
 from service.cache.memory import MemoryCache
 from service.embedding.budget import Budget
+from service.embedding.deadline import allowed_time, current
 from service.embedding.embedder import Embedder, Limits
 from service.embedding.keys import image_digest, vector_key
 from service.embedding.request import EmbedRequest
@@ -17,6 +19,7 @@ from service.embedding.stopwatch import Timings
 from service.errors import (
     BadRequest,
     BrokenImage,
+    DeadlineExceeded,
     ModelServerDown,
     Overloaded,
     TooManyImages,
@@ -181,6 +184,38 @@ async def test_a_leader_who_goes_away_harms_no_follower(bench: Bench) -> None:
     bench.server.gate.set()
     assert "miss" == (await bench.embedder.embed(EmbedRequest("toy"), [png(2)])).embeddings[0].cache
     assert len(bench.server.calls) == 2
+
+
+async def test_the_model_server_is_told_until_when_somebody_waits(bench: Bench) -> None:
+    """The caller's deadline; nobody's is no deadline."""
+    with allowed_time(60):
+        until = current()
+        await bench.embedder.embed(EmbedRequest("toy"), [png(1)])
+    await bench.embedder.embed(EmbedRequest("toy"), [png(2)])
+    assert [until, inf] == bench.server.deadlines
+
+
+async def test_who_joins_those_in_a_hurry_is_answered_all_the_same(bench: Bench) -> None:
+    """What was sent with their deadline and failed for it is sent again for whoever waits longer."""
+    bench.server.gate.clear()
+    bench.server.failure = DeadlineExceeded("Too late.")
+    with allowed_time(60):
+        hurried = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
+        await bench.server.called(1)
+    with allowed_time(600):
+        patient = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
+        await asyncio.sleep(0)
+        until = current()
+    # The cache answers in a tick; the flight is boarded then.
+    await asyncio.sleep(0)
+    bench.server.gate.set()
+    bench.server.gate.clear()
+    await bench.server.called(2)
+    bench.server.failure = None
+    bench.server.gate.set()
+    assert "coalesced" == (await patient).embeddings[0].cache
+    assert "miss" == (await hurried).embeddings[0].cache
+    assert abs(until - bench.server.deadlines[1]) < 1
 
 
 async def test_followers_of_a_bad_image_learn_their_own_index(bench: Bench) -> None:

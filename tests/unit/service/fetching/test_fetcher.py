@@ -58,11 +58,13 @@ LOOKED_UP: dict[str, Sequence[str]] = {
     "cdn.photos.test": ["127.0.0.1"],
     "inward.test": ["127.0.0.2"],
     "both.test": ["127.0.0.1", "127.0.0.2"],
+    "half-dead.test": ["127.0.0.3", "127.0.0.4", "127.0.0.1"],
+    "dead.test": ["127.0.0.3", "127.0.0.4"],
 }
 
 
 class Fetching(UrlFetcher):
-    """A fetcher for which 127.0.0.1 is the public internet, and 127.0.0.2 is not."""
+    """A fetcher for which 127.0.0.2 is inward and other addresses public; the server listens at 127.0.0.1 alone."""
 
     def __init__(
         self, server: Server, hosts: Sequence[str] = ("photos.test", "*.photos.test"), seconds: float = 5
@@ -79,7 +81,7 @@ class Fetching(UrlFetcher):
             hosts,
             seconds=seconds,
             resolve=resolve,
-            admits=lambda address: address == "127.0.0.1",
+            admits=lambda address: address != "127.0.0.2",
             ports=frozenset({server.port}),
         )
 
@@ -173,6 +175,15 @@ async def test_a_name_that_points_inward_is_not_asked(server: Server, host: str)
     with pytest.raises(UrlNotAllowed, match="not public"):
         await get(server, "/", host, host)
     assert [] == server.asked
+
+
+async def test_a_name_is_asked_at_all_its_addresses_in_turn(server: Server) -> None:
+    """An address where nobody listens is passed by; when nobody listens anywhere the caller is told."""
+    server.answers["/"] = ok(PHOTO)
+    assert PHOTO == await get(server, "/", "half-dead.test", "half-dead.test")
+    with pytest.raises(UrlNotFetched, match="connection failed"):
+        await get(server, "/", "dead.test", "dead.test")
+    assert 1 == len(server.asked)
 
 
 async def test_by_default_this_machine_is_not_asked(server: Server) -> None:

@@ -1,0 +1,51 @@
+"""What is known of one model that is served here."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from service.embedding.manifest import ModelCard
+from service.errors import ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. `probe_after`: an idle model is tried again; `ready_for`: so long one inference proves readiness."""
+
+    poll: float = 1.0
+    retry: float = 0.2
+    call: float = 2.0
+    infer: float = 30.0
+    probe_after: float = 4.0
+    ready_for: float = 10.0
+
+
+@dataclass(slots=True)
+class Served:
+    """A model by what the server last said and did.
+
+    Attributes:
+        card: the version that requests go to.
+        confirmed: whether the server that answered the manifest is known to be alive.
+        worked_at: when an inference last worked.
+        error: what is wrong now.
+        versions: every version that the server knows, with its state; empty while the server cannot be asked.
+        pinned: other versions that were asked for by number.
+        refused: versions that did not answer, so that the log says it once.
+        looking: held by whoever asks the server.
+    """
+
+    card: ModelCard | None = None
+    confirmed: bool = False
+    worked_at: float = float("-inf")
+    error: ServiceError | None = None
+    versions: Mapping[int, str] = field(default_factory=dict)
+    pinned: dict[int, ModelCard] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def trouble(self, now: float, ready_for: float) -> str | None:
+        """Return what is wrong, for people; None when an inference has worked within `ready_for` seconds."""
+        if self.error is not None:
+            return str(self.error)
+        return "No inference has worked recently." if now - self.worked_at > ready_for else None

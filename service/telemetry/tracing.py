@@ -1,0 +1,101 @@
+"""OpenTelemetry traces: a span for each request and, within it, for each of its stages; sent by OTLP over HTTP.
+
+Imported only when traces are asked for, since it needs the extra `otel`. Where to, how much and as whom stands in
+OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME` and so on),
+which its SDK reads: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import time_ns
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from service.telemetry.metrics import Metrics
+
+_PROGRAM = "microtome"
+_LAST_SECONDS = 5.0
+"""For sending the last spans at the end; who does not take them by then does not get them."""
+
+
+class Tracing:
+    """This process' traces."""
+
+    def __init__(self) -> None:
+        resource = Resource.create()
+        if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: _PROGRAM}))
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer(_PROGRAM)
+        # Baggage is left where it is: what strangers put into it is nothing for the model server.
+        self._propagator = TraceContextTextMapPropagator()
+
+    @contextmanager
+    def request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[Span]:
+        """Be in a request's span while the block runs; a `traceparent` among the headers is its parent.
+
+        Args:
+            method: of HTTP.
+            path: as it was asked for.
+            headers: with names in small letters.
+        """
+        with self._tracer.start_as_current_span(
+            method,
+            self._propagator.extract(headers),
+            SpanKind.SERVER,
+            {"http.request.method": method, "url.path": path},
+        ) as span:
+            yield span
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Add a span for a stage that has just ended to the present request, if there is one and it is sampled."""
+        if trace.get_current_span().is_recording():
+            end = time_ns()
+            self._tracer.start_span(name, start_time=end - int(seconds * 1e9)).end(end)
+
+    def outgoing(self) -> Sequence[tuple[str, str]]:
+        """Return the gRPC metadata that tells a server which span its work belongs to."""
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier)
+        return tuple(carrier.items())
+
+    def metrics(self) -> "TracedMetrics":
+        """Make metrics whose stages are told here, too."""
+        return TracedMetrics(self)
+
+    async def close(self) -> None:
+        """Send the last spans, as far as they are taken in time."""
+        sent = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        sent.start()
+        await asyncio.to_thread(sent.join, _LAST_SECONDS)
+
+
+class TracedMetrics(Metrics):
+    """Metrics whose stages are spans, too."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        super().__init__()
+        self._tracing = tracing
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Count a stage's duration, in seconds, and add it to the trace."""
+        super().stage(name, seconds)
+        self._tracing.stage(name, seconds)
+
+
+def ended(span: Span, method: str, route: str, status: int) -> None:
+    """Say what became of a request: its name is the route's template, so that names stay few."""
+    span.update_name(f"{method} {route}")
+    span.set_attribute("http.route", route)
+    span.set_attribute("http.response.status_code", status)
+    if status >= 500:
+        span.set_status(StatusCode.ERROR)

@@ -1,0 +1,173 @@
+"""Traces as a collector receives them: one for each request, with its stages, from the caller to the model server."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.e2e.conftest import Stack
+from tests.e2e.photos import example, unseen
+from tests.e2e.processes import Gateway, eventually
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE, PARENT = CALLER.split("-")[1:3]
+
+
+class Collector(ThreadingHTTPServer):
+    """Receives OTLP over HTTP."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.requests: list[ExportTraceServiceRequest] = []
+        super().__init__(("127.0.0.1", 0), _Receiver)
+
+    @property
+    def url(self) -> str:
+        """Its endpoint."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def spans(self) -> list[Span]:
+        """All spans so far."""
+        return [
+            span
+            for request in list(self.requests)
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        """Take spans."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/v1/traces":
+            self.server.requests.append(ExportTraceServiceRequest.FromString(body))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Proxy(grpc.GenericRpcHandler):
+    """Stands before the model server, passes everything on as it came, and notes the metadata of Predicts."""
+
+    def __init__(self, address: str) -> None:
+        self.traces: list[str] = []
+        self._channel = grpc.insecure_channel(address)
+        self._server = grpc.server(ThreadPoolExecutor(4), handlers=[self])
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Handle any method."""
+        metadata = dict(details.invocation_metadata)
+        if "traceparent" in metadata:
+            self.traces.append(str(metadata["traceparent"]))
+
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(details.method)
+
+        def passed_on(request: bytes, _: grpc.ServicerContext) -> bytes:
+            return call(request)
+
+        return grpc.unary_unary_rpc_method_handler(passed_on)
+
+    def close(self) -> None:
+        """Stop."""
+        self._server.stop(None)
+        self._channel.close()
+
+
+class TracedGateway(Gateway):
+    """A gateway with OpenTelemetry's variables set."""
+
+    def __init__(self, directory: Path, model_server: str, collector: str) -> None:
+        self._collector = collector
+        super().__init__(directory, model_server)
+
+    def environment(self) -> Mapping[str, str]:
+        """Its settings, and where traces go, soon."""
+        return {
+            **super().environment(),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self._collector,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector that listens."""
+    found = Collector()
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def test_a_request_is_a_trace_from_its_caller_to_the_model_server(
+    stack: Stack, collector: Collector, tmp_path: Path
+) -> None:
+    """The caller's trace goes on: a span of ours within it, its stages within that, and the model server is told."""
+    proxy = Proxy(stack.model_server.address)
+    gateway = TracedGateway(tmp_path, f"127.0.0.1:{proxy.port}", collector.url)
+    try:
+        gateway.start()
+        with gateway.client() as client:
+            answer = client.post("/embed", content=unseen(example("cat")), headers={"traceparent": CALLER})
+            assert 422 == client.post("/embed", content=b"no image").status_code
+        eventually(lambda: len([s for s in collector.spans() if s.name == "POST /embed"]) == 2, "the spans arrive")
+        assert 0 == gateway.terminate()
+    finally:
+        gateway.destroy()
+        proxy.close()
+    mine = [span for span in collector.spans() if span.trace_id.hex() == TRACE]
+    (request,) = (span for span in mine if span.name == "POST /embed")
+    assert PARENT == request.parent_span_id.hex()
+    assert Span.SPAN_KIND_SERVER == request.kind
+    stages = {span.name for span in mine if span.parent_span_id == request.span_id}
+    told = {entry.split(";")[0] for entry in answer.headers["server-timing"].split(", ")}
+    assert {"read", "hash", "cache", "decode", "queue", "infer", "encode"} == told == stages
+    assert all(request.start_time_unix_nano <= span.end_time_unix_nano <= request.end_time_unix_nano for span in mine)
+    assert {f"00-{TRACE}-{request.span_id.hex()}-01"} == {trace for trace in proxy.traces if TRACE in trace}
+    (other,) = (span for span in collector.spans() if span.name == "POST /embed" and span is not request)
+    assert TRACE != other.trace_id.hex()
+    assert {"/readyz"}.isdisjoint(span.name for span in collector.spans())
+
+
+def test_traces_that_cannot_be_had_are_told_at_the_start(tmp_path: Path) -> None:
+    """Without the extra a gateway that was told to trace does not start, and says what to install."""
+    # As if it were not installed: a finder that knows nothing of it stands before the others.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Nothing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'opentelemetry.sdk': raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Nothing())\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+        "MICROTOME_MODEL_SERVER": "localhost:1",
+        "MICROTOME_MODELS": "lite0",
+        "MICROTOME_ALLOW_ANONYMOUS": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+    }
+    command = [sys.executable, "-m", "service"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert 2 == done.returncode
+    assert "microtome[otel]" in done.stderr
+    assert "Traceback" not in done.stderr

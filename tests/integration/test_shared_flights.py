@@ -1,0 +1,183 @@
+"""Gateways that share a Redis compute each vector once, and none waits for another that is gone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service.cache.claims import HeldClaims, RedisClaims, claim_key
+from service.cache.fail_open import FailOpenCache
+from service.cache.redis_servers import RedisServers
+from service.cache.redis_store import RedisCache
+from service.embedding.budget import Budget
+from service.embedding.embedder import Embedder, Limits
+from service.embedding.keys import image_digest, vector_key
+from service.embedding.request import EmbedRequest, Source
+from service.errors import BrokenImage
+from service.telemetry.logs import configure
+from service.telemetry.metrics import Metrics
+from tests.e2e.processes import Valkey
+from tests.fakes.model_server import FakeModelServer, card
+from tests.pictures import png
+
+LONG = 60.0
+"""A lease that no test waits for."""
+
+
+class Gateway:
+    """The parts of a gateway that matter here, over a model server of its own."""
+
+    def __init__(self, url: str, decoders: ThreadPoolExecutor, lease: float) -> None:
+        self.server = FakeModelServer(card())
+        servers, held, metrics = RedisServers(url, timeout=5), HeldClaims(lease), Metrics()
+        store = RedisCache(servers, ttl=60, metrics=metrics, held=held)
+        self.cache = FailOpenCache(store, budget=5, window=60, metrics=metrics, log=configure("json", "error"))
+        self.claims = RedisClaims(servers, held, reads=self.cache.reads, writes=self.cache.writes)
+        self.embedder = Embedder(
+            self.server,
+            self.cache,
+            limits=Limits(max_images=6, max_pixels=10_000),
+            budget=Budget(640, "images"),
+            decoders=decoders,
+            observer=metrics,
+            claims=self.claims,
+        )
+
+    async def sources(self, *images: bytes, outputs: Sequence[str] = ("mean",)) -> list[Source]:
+        """Embed images, and tell where their vectors came from."""
+        answer = await self.embedder.embed(EmbedRequest("toy", outputs=tuple(outputs)), images)
+        assert all(np.isfinite(e.vector).all() for e in answer.embeddings)
+        return [e.cache for e in answer.embeddings]
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """One Valkey server for the module."""
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.destroy()
+
+
+class Pair:
+    """Two gateways, and as many more as a test wants, on one Valkey."""
+
+    def __init__(self, valkey: Valkey, decoders: ThreadPoolExecutor) -> None:
+        self.valkey = valkey
+        self._decoders = decoders
+        self._all: list[Gateway] = []
+
+    def gateway(self, lease: float = LONG) -> Gateway:
+        """One more."""
+        self._all.append(Gateway(self.valkey.url, self._decoders, lease))
+        return self._all[-1]
+
+    async def close(self) -> None:
+        """Close them all."""
+        for gateway in self._all:
+            await gateway.cache.close()
+
+
+@pytest.fixture
+async def pair(valkey: Valkey) -> AsyncIterator[Pair]:
+    """Gateways over an empty Valkey."""
+    with valkey.client() as client:
+        client.flushdb()
+    with ThreadPoolExecutor(2) as decoders:
+        pair = Pair(valkey, decoders)
+        yield pair
+        await pair.close()
+
+
+async def test_what_one_gateway_computes_another_waits_for(pair: Pair) -> None:
+    """Fifty requests over two gateways are one inference; nobody but the first is told that it was a miss."""
+    one, two = pair.gateway(), pair.gateway()
+    one.server.gate.clear()
+    first = asyncio.create_task(one.sources(png()))
+    await one.server.called(1)
+    others = [asyncio.create_task((one, two)[turn % 2].sources(png())) for turn in range(49)]
+    await asyncio.sleep(0)
+    one.server.gate.set()
+    assert ["miss"] == await first
+    assert {"coalesced", "hit"} >= {source for (source,) in await asyncio.gather(*others)}
+    assert (1, 0) == (len(one.server.calls), len(two.server.calls))
+
+
+async def test_two_gateways_that_want_each_others_outputs_both_answer(pair: Pair) -> None:
+    """Each computes first what it claimed, and then looks for what the other has: nobody waits in a circle."""
+    one, two = pair.gateway(), pair.gateway()
+    one.server.gate.clear()
+    two.server.gate.clear()
+    tasks = [asyncio.create_task(one.sources(png(), outputs=("mean",)))]
+    await one.server.called(1)
+    tasks.append(asyncio.create_task(two.sources(png(), outputs=("mean", "corner"))))
+    await two.server.called(1)
+    tasks.append(asyncio.create_task(one.sources(png(), outputs=("corner",))))
+    await asyncio.sleep(0)
+    one.server.gate.set()
+    two.server.gate.set()
+    assert [["miss"], ["coalesced", "miss"], ["coalesced"]] == await asyncio.gather(*tasks)
+    assert [("mean",), ("corner",)] == [outputs for _, outputs, _ in one.server.calls + two.server.calls]
+
+
+async def test_a_gateway_that_dies_costs_its_lease(pair: Pair, valkey: Valkey) -> None:
+    """A claim that nobody keeps ends by itself, and whoever waited computes."""
+    alive = pair.gateway(lease=30.0)
+    key = vector_key(card().manifest.fingerprint, "mean", image_digest(png()))
+    with valkey.client() as client:
+        client.set(claim_key(key), "of a dead gateway", px=300)
+    assert ["miss"] == await alive.sources(png())
+    assert 1 == len(alive.server.calls)
+
+
+async def test_nobody_waits_for_longer_than_a_lease(pair: Pair, valkey: Valkey) -> None:
+    """A claim that does not end, whoever keeps setting it, is passed by."""
+    alive = pair.gateway(lease=0.3)
+    key = vector_key(card().manifest.fingerprint, "mean", image_digest(png()))
+    with valkey.client() as client:
+        client.set(claim_key(key), "for ever")
+    assert ["miss"] == await alive.sources(png())
+    with valkey.client() as client:
+        assert b"for ever" == client.get(claim_key(key))
+
+
+async def test_a_claim_ends_with_its_work(pair: Pair) -> None:
+    """Also when the image is bad, or the caller goes away: the next gateway does not wait."""
+    one, two = pair.gateway(), pair.gateway()
+    with pytest.raises(BrokenImage):
+        await one.sources(png()[:-200])
+    with pytest.raises(BrokenImage):
+        await two.sources(png()[:-200])
+    one.server.gate.clear()
+    leaving = asyncio.create_task(one.sources(png(5)))
+    await one.server.called(1)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert ["miss"] == await two.sources(png(5))
+    with pair.valkey.client() as client:
+        assert [] == client.keys("mt1-claim:*")
+
+
+async def test_a_vector_written_meanwhile_is_found_by_the_claim(pair: Pair) -> None:
+    """Between the look into the cache and the claim another gateway may be done: then nothing is computed."""
+    one, two = pair.gateway(), pair.gateway()
+    assert ["miss"] == await one.sources(png())
+    key = vector_key(card().manifest.fingerprint, "mean", image_digest(png()))
+    taken = await two.claims.take([key])
+    assert ({key}, frozenset()) == (set(taken.found), taken.elsewhere)
+
+
+async def test_without_redis_everybody_computes(pair: Pair, valkey: Valkey) -> None:
+    """A Redis that cannot be written to grants no claims and costs no request."""
+    one, two = pair.gateway(), pair.gateway()
+    with valkey.client() as client:
+        client.config_set("maxmemory", "1")
+        client.config_set("maxmemory-policy", "noeviction")
+        try:
+            answers = await asyncio.gather(one.sources(png(8)), two.sources(png(8)))
+        finally:
+            client.config_set("maxmemory", "0")
+    assert [["miss"], ["miss"]] == list(answers)
+    assert (1, 1) == (len(one.server.calls), len(two.server.calls))
