@@ -24,6 +24,7 @@ from service.embedding.ports import ModelServer, VectorCache
 from service.embedding.urls import Fetcher, fetching
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
+from service.http_api.gateway import Gateway
 from service.http_api.operations_server import operations_server
 from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue, Timing
@@ -32,8 +33,11 @@ from service.settings import Settings
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
+_ANSWERS = 0.25
+"""The part of `cache_bytes` that answers kept as they were written may take; the rest is the vectors'."""
 
-def build(settings: Settings, log: Logger) -> FastAPI:
+
+def build(settings: Settings, log: Logger) -> Gateway:
     """Build the gateway. Nothing is connected before the application starts. Needs a running event loop."""
     metrics = Metrics()
     rpc = Replicas(settings.model_server)
@@ -80,6 +84,7 @@ def build(settings: Settings, log: Logger) -> FastAPI:
             version=__version__,
             log_access=settings.access_log,
             show_metrics=settings.operations_port is None,
+            answer_bytes=int(_ANSWERS * settings.cache_bytes),
         ),
         metrics=metrics,
         log=log,
@@ -109,7 +114,7 @@ def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> VectorCache
     """Choose the tiers that the settings ask for."""
     near: VectorCache = NullCache()
     if settings.cache_bytes:
-        near = CountedCache(MemoryCache(settings.cache_bytes), "memory", metrics)
+        near = CountedCache(MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes)), "memory", metrics)
     cache = TieredCache(near, _open_redis(settings, metrics, log)) if settings.redis_url else near
     return HalvedCache(cache) if settings.cache_float16 else cache
 

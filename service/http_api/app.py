@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
 
 from service.auth import Keyring
 from service.embedding.intake import Intake
 from service.http_api import problems
 from service.http_api.authentication import Authentication
 from service.http_api.body import BodyLimits, BodyReader
-from service.http_api.embed import EmbedEndpoint, embed_router
+from service.http_api.embed import PATH, EmbedEndpoint, embed_router
+from service.http_api.finished import FinishedAnswers
+from service.http_api.gateway import Direct, Gateway
 from service.http_api.models import models_router
 from service.http_api.observed import Observed
 from service.http_api.operations import operations_router
@@ -37,12 +40,14 @@ class HttpOptions:
     Attributes:
         log_access: whether each request is a line of the log.
         show_metrics: whether /metrics is here; not when it has a port of its own.
+        answer_bytes: what answers that are kept as they were written may take; 0 keeps none.
     """
 
     limits: BodyLimits
     version: str
     log_access: bool = False
     show_metrics: bool = True
+    answer_bytes: int = 0
 
 
 def http_app(  # noqa: PLR0913, collaborators
@@ -53,7 +58,7 @@ def http_app(  # noqa: PLR0913, collaborators
     log: Logger,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     keyring: Keyring | None = None,
-) -> FastAPI:
+) -> Gateway:
     """Build the application.
 
     Args:
@@ -72,14 +77,22 @@ def http_app(  # noqa: PLR0913, collaborators
         description=_DESCRIPTION,
         version=options.version,
         lifespan=lifespan,
+        # The framework's own: it would look for a provider at every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    endpoint = EmbedEndpoint(intake, BodyReader(options.limits, intake.bodies), metrics)
+    endpoint = EmbedEndpoint(
+        intake, BodyReader(options.limits, intake.bodies), metrics, FinishedAnswers(options.answer_bytes)
+    )
     models = intake.models
-    app.include_router(embed_router(endpoint), tags=["embeddings"])
+    routes = embed_router(endpoint)
+    app.include_router(routes, tags=["embeddings"])
     app.include_router(models_router(models, intake.default_model), tags=["models"])
     app.include_router(operations_router(models, metrics, show_metrics=options.show_metrics), tags=["operations"])
     problems.install(app, metrics)
+    (route,) = (route for route in routes.routes if getattr(route, "path", None) == PATH)
+    direct: ASGIApp = Direct(endpoint.post, app, route, metrics)
     if keyring is not None:
         app.add_middleware(Authentication, keyring=keyring, metrics=metrics)
+        direct = Authentication(direct, keyring, metrics)
     app.add_middleware(Observed, metrics=metrics, log=log, log_access=options.log_access)
-    return app
+    return Gateway(app, PATH, Observed(direct, metrics, log, log_access=options.log_access))

@@ -4,12 +4,15 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import TracebackType
 
 from starlette.requests import Request
 
 from service.errors import BadRequest, DeadlineExceeded
+from service.http_api.head import head
 
 HEADER = "X-Request-Timeout"
+_HEADER = HEADER.lower().encode()
 
 _UNWATCHED = 0.05
 """Seconds after which a caller is watched: most answers are out by then, and a task costs more than a timer."""
@@ -25,9 +28,10 @@ def allowed(request: Request, longest: float) -> float:
     Raises:
         BadRequest: the header is no number of seconds greater than 0.
     """
-    told = request.headers.get(HEADER)
-    if told is None:
+    header = head(request.scope).get(_HEADER)
+    if header is None:
         return longest
+    told = header.decode("latin-1")
     try:
         seconds = float(told)
     except ValueError:
@@ -37,18 +41,31 @@ def allowed(request: Request, longest: float) -> float:
     return min(seconds, longest)
 
 
-@asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
+class within:  # noqa: N801, reads like the function that it was, and costs less: it runs with every request
     """Cancel the block when its time is over.
 
     Raises:
         DeadlineExceeded: it was.
     """
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded(f"No answer within {seconds:g} s, the time allowed for this request.") from None
+
+    __slots__ = ("_seconds", "_timeout")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"No answer within {self._seconds:g} s, the time allowed for this request."
+            ) from None
 
 
 @asynccontextmanager
