@@ -13,12 +13,14 @@ from service.embedding.intake import Intake
 from service.http_api import problems
 from service.http_api.authentication import Authentication
 from service.http_api.body import BodyLimits, BodyReader
+from service.http_api.direct import Direct
 from service.http_api.embed import PATH, EmbedEndpoint, embed_router
 from service.http_api.finished import FinishedAnswers
-from service.http_api.gateway import Direct, Gateway
+from service.http_api.gateway import Gateway
 from service.http_api.models import models_router
 from service.http_api.observed import Observed
 from service.http_api.operations import operations_router
+from service.http_api.repeats import Repeats
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -81,7 +83,10 @@ def http_app(  # noqa: PLR0913, collaborators
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     endpoint = EmbedEndpoint(
-        intake, BodyReader(options.limits, intake.bodies), metrics, FinishedAnswers(options.answer_bytes)
+        intake,
+        BodyReader(options.limits, intake.bodies),
+        metrics,
+        Repeats(intake.models, FinishedAnswers(options.answer_bytes), metrics),
     )
     models = intake.models
     routes = embed_router(endpoint)
@@ -90,7 +95,7 @@ def http_app(  # noqa: PLR0913, collaborators
     app.include_router(operations_router(models, metrics, show_metrics=options.show_metrics), tags=["operations"])
     problems.install(app, metrics)
     (route,) = (route for route in routes.routes if getattr(route, "path", None) == PATH)
-    direct: ASGIApp = Direct(endpoint.post, app, route, metrics)
+    direct: ASGIApp = Direct(endpoint, app, route)
     if keyring is not None:
         app.add_middleware(Authentication, keyring=keyring, metrics=metrics)
         direct = Authentication(direct, keyring, metrics)

@@ -24,8 +24,7 @@ _JSON_TO_BYTES = 3
 """Memory that a JSON body takes for each of its bytes while it is read: itself, its strings, its images."""
 
 _JSON_OFF_LOOP_BYTES = 1 << 20
-"""Reading more JSON than this, and its base64 (1.5 ms), is worth a thread switch; both release the interpreter seldom, so
-it is others' turn every 5 ms."""
+"""JSON of more bytes than this is read in a thread, so that others have their turn between its images."""
 
 _IMAGE_BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
 
@@ -105,7 +104,7 @@ class BodyReader:
                 await read_form(request.headers, self._counted(request, patience), self.limits), self._nothing
             )
         body = await self._whole(request, patience, says_json=_says_json(content_type))
-        if _is_json(body, content_type):
+        if is_json(body, content_type):
             found: JsonBody = await self._json(body)
             return Received(found.images, found.options)
         return Received([body], self._nothing)
@@ -170,5 +169,6 @@ def _says_json(content_type: str) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def _is_json(body: bytes, content_type: str) -> bool:
+def is_json(body: bytes, content_type: str) -> bool:
+    """Tell JSON from an image by its first bytes, and what is neither by what it says that it is."""
     return body[:64].lstrip().startswith(b"{") or (_says_json(content_type) and not body.startswith(_IMAGE_BEGINNINGS))

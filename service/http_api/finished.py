@@ -1,11 +1,11 @@
-"""Answers as they were written, kept beside the vectors: a hit is then a look into a table, and nothing is written anew.
+"""Answers as they were written, kept beside the vectors: a hit is a look into a table, and nothing is written anew.
 
 What is kept is answers to one image with nothing unusual about it, from the second time that somebody asks. They are
 right as long as the version that they come from is the one in use: vectors never change, and neither does the way in
 which an answer of the same form is written.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import NamedTuple
 
 from service.embedding.manifest import ModelCard
@@ -37,12 +37,17 @@ class FinishedAnswers:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Asked, Answered] = OrderedDict()
+        self._ways: Counter[tuple[bytes, bytes]] = Counter()
         self._bytes = 0
 
     @property
     def size(self) -> int:
         """Bytes held now, overhead included."""
         return self._bytes
+
+    def knows(self, query: bytes, accept: bytes) -> bool:
+        """Say whether there is any answer to a request with this query string and this Accept header."""
+        return (query, accept) in self._ways
 
     def get(self, asked: Asked) -> Answered | None:
         """Return the answer to this very question, and count it as used."""
@@ -58,15 +63,21 @@ class FinishedAnswers:
             return
         self.drop(asked)
         self._entries[asked] = answered
+        self._ways[asked.query, asked.accept] += 1
         self._bytes += cost
         while self._bytes > self._max_bytes:
-            self._bytes -= _cost(*self._entries.popitem(last=False))
+            self.drop(next(iter(self._entries)))
 
     def drop(self, asked: Asked) -> None:
         """Forget an answer, if it is there."""
         found = self._entries.pop(asked, None)
-        if found is not None:
-            self._bytes -= _cost(asked, found)
+        if found is None:
+            return
+        self._bytes -= _cost(asked, found)
+        way = (asked.query, asked.accept)
+        self._ways[way] -= 1
+        if not self._ways[way]:
+            del self._ways[way]
 
 
 def _cost(asked: Asked, answered: Answered) -> int:

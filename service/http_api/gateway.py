@@ -1,22 +1,14 @@
 """The application: `POST /embed` past the framework, everything else through it.
 
-The framework's layers and its search for a route cost more than all that a cache hit needs. It has the route all the same:
-for /openapi.json, for /docs, and for the 405 of other methods. Both ways are the same endpoint behind the same middlewares,
-and a test sends the same requests through both.
+The framework's layers and its search for a route cost more than all that a cache hit needs. It has the route all the
+same: for /openapi.json, for /docs, and for the 405 of other methods. Both ways are the same endpoint behind the same
+middlewares, and a test sends the same requests through both.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
-
-from service.errors import ServiceError
-from service.http_api.problems import answer_to
-from service.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +31,3 @@ class Gateway:
             await self.direct(scope, receive, send)
         else:
             await self.framework(scope, receive, send)
-
-
-class Direct:
-    """ASGI application of one endpoint, which answers as the framework would."""
-
-    def __init__(
-        self, endpoint: Callable[[Request], Awaitable[Response]], app: FastAPI, route: BaseRoute, metrics: Metrics
-    ) -> None:
-        """Answer for one of `app`'s routes, which request counts and traces are told."""
-        self._endpoint = endpoint
-        self._app = app
-        self._route = route
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        scope["app"] = self._app
-        scope["route"] = self._route
-        try:
-            response = await self._endpoint(Request(scope, receive))
-        except ServiceError as error:
-            response = answer_to(error, self._metrics)
-        await response(scope, receive, send)
