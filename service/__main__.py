@@ -54,8 +54,7 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
 def _spare_collections() -> None:
     """Leave what is there from the start on to itself, and look for cycles among the rest less often.
 
-    Requests leave hardly any cycles behind; a full collection walks over a quarter of a million objects of imported
-    modules meanwhile, 20 ms in which nobody is answered.
+    Collections stop the event loop, and walk over all imported modules, which stay anyway.
     """
     gc.collect()
     gc.freeze()
