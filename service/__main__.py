@@ -1,7 +1,6 @@
 """`python -m service`: run the gateway. Configured by the environment alone, see `settings.py`."""
 
 import asyncio
-import gc
 import signal
 import socket
 import sys
@@ -14,8 +13,6 @@ from service.application import build
 from service.settings import Settings, SettingsError, read_settings
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
-
-_GC_THRESHOLD = 20_000
 
 _LISTEN_FD = "--listen-fd="
 
@@ -42,23 +39,12 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
         timeout_keep_alive=95,
     )
     server = uvicorn.Server(config)
-    _spare_collections()
     log.info("listening", host=settings.host, port=settings.port, model_server=settings.model_server)
     # uvicorn takes these signals and, having drained, gives them on to whoever had them: a clean stop is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     await server.serve(sockets=[listener] if listener else None)
     return server.started
-
-
-def _spare_collections() -> None:
-    """Leave what is there from the start on to itself, and look for cycles among the rest less often.
-
-    Collections stop the event loop, and walk over all imported modules, which stay anyway.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD, 20, 50)
 
 
 def main() -> int:
