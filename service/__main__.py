@@ -25,8 +25,9 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
         log: where to.
         listener: the socket to serve, when another process has opened it; None opens one.
     """
+    application = build(settings, log)
     config = uvicorn.Config(
-        build(settings, log),
+        application.asgi,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -38,7 +39,7 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
         # Longer than the idle time of common clients' pools (Go: 90 s), so that the client closes first.
         timeout_keep_alive=95,
     )
-    server = _Server(config)
+    server = _Server(config, application.stopping)
     log.info("listening", host=settings.host, port=settings.port, model_server=settings.model_server)
     # uvicorn takes these signals and, having drained, gives them on to whoever had them: a clean stop is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,9 +49,13 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, and let what is served beside HTTP do so at the same time."""
-        self.config.app.state.stopping.set()  # type: ignore[union-attr]  # it is the application itself
+        self._stopping.set()
         await super().shutdown(sockets)
 
 

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from microtome import __version__
 from service.auth import Keyring
@@ -40,12 +42,25 @@ from service.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from service.telemetry.tracing import Tracing
 
+_ANSWERS = 0.25
+"""The part of `cache_bytes` that answers kept as they were written may take; the rest is the vectors'."""
 
-def build(settings: Settings, log: Logger) -> FastAPI:
-    """Build the gateway. Nothing is connected before the application starts. Needs a running event loop.
 
-    Whoever runs it sets `state.stopping` when it stops, so that HTTP and gRPC drain side by side.
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The gateway, ready to be run.
+
+    Attributes:
+        asgi: speaks HTTP, and has all else in its lifespan.
+        stopping: set it when the server stops, so that HTTP and gRPC drain side by side.
     """
+
+    asgi: ASGIApp
+    stopping: asyncio.Event
+
+
+def build(settings: Settings, log: Logger) -> Application:
+    """Build the gateway. Nothing is connected before the application starts. Needs a running event loop."""
     tracing = _open_tracing() if traces_wanted() else None
     metrics = tracing.metrics() if tracing else Metrics()
     _tell_limits(settings, metrics)
@@ -102,18 +117,18 @@ def build(settings: Settings, log: Logger) -> FastAPI:
             log_access=settings.access_log,
             show_metrics=settings.operations_port is None,
             dialects=settings.dialects,
+            answer_bytes=int(_ANSWERS * settings.cache_bytes),
         ),
         metrics=metrics,
         log=log,
         lifespan=lifespan,
         keyring=keyring,
     )
-    app.state.stopping = stopping
-    if tracing:
-        from service.http_api.tracing import Traced  # noqa: PLC0415, as below
+    if tracing is None:
+        return Application(app, stopping)
+    from service.http_api.tracing import Traced  # noqa: PLC0415, as below
 
-        app.add_middleware(Traced, tracing=tracing)
-    return app
+    return Application(Traced(app, tracing), stopping)
 
 
 def _tell_limits(settings: Settings, metrics: Metrics) -> None:
@@ -187,7 +202,7 @@ def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vecto
     """Choose the tiers that the settings ask for, and whether gateways share their work."""
     near: VectorCache = NullCache()
     if settings.cache_bytes:
-        near = CountedCache(MemoryCache(settings.cache_bytes), "memory", metrics)
+        near = CountedCache(MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes)), "memory", metrics)
     cache: VectorCache = near
     claims: Claims = Unclaimed()
     if settings.redis_url:

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
         7 * 24 * 3600, gt=0, description="Seconds that a vector stays in Redis, give or take a tenth."
     )
     cache_bytes: int = Field(
-        64 * _MB, ge=0, description="Bytes of vectors kept in this process, overhead included; 0 keeps none."
+        64 * _MB,
+        ge=0,
+        description="Bytes kept in this process, three quarters of vectors and one of finished answers; 0 keeps none.",
     )
     cache_float16: bool = Field(
         False, description="Keep vectors as float16: half the memory, relative errors up to 0.05 % in hits."
@@ -144,7 +146,8 @@ class Settings(BaseSettings):
         64, gt=0, description="Images under way in one EmbedStream; beyond it the stream is not read any further."
     )
     access_log: bool = Field(
-        False, description="Log a line for each request: route, status, time, images, model, name of the API key."
+        False,
+        description="Log a line for each request: route, status, time, stages, images, model, name of the API key.",
     )
     drain: int = Field(20, ge=0, description="Seconds that requests in flight have to finish after SIGTERM.")
     decode_threads: int = Field(

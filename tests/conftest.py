@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, settings
 
 from tests.exported_models import REPOSITORY, export_once
 
-
 # How long an example takes is the machine's affair, which others use at the same time.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

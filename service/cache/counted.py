@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from service.embedding.peeking import peek_of
 from service.embedding.ports import VectorCache
 from service.telemetry.metrics import Metrics
 
@@ -11,6 +12,7 @@ class CountedCache:
 
     def __init__(self, inner: VectorCache, tier: str, metrics: Metrics) -> None:
         self._inner = inner
+        self._peek = peek_of(inner)
         self._hits = metrics.cache_lookups.labels(tier, "hit")
         self._misses = metrics.cache_lookups.labels(tier, "miss")
 
@@ -26,6 +28,13 @@ class CountedCache:
             self._misses.inc(misses)
         if misses < len(values):
             self._hits.inc(len(values) - misses)
+        return values
+
+    def peek(self, keys: Sequence[str]) -> list[bytes] | None:
+        """Return all the values if they are within reach, and count them; what is not is counted when it is got."""
+        values = self._peek(keys)
+        if values is not None:
+            self._hits.inc(len(values))
         return values
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from service.embedding.peeking import peek_of
 from service.embedding.ports import VectorCache
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -20,6 +21,7 @@ class HalvedCache:
 
     def __init__(self, inner: VectorCache) -> None:
         self._inner = inner
+        self._peek = peek_of(inner)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys, each widened to float32 again.
@@ -28,6 +30,12 @@ class HalvedCache:
             CacheUnavailable: as the inner cache raises it.
         """
         return [None if value is None else widened(value) for value in await self._inner.get_many(keys)]
+
+    def peek(self, keys: Sequence[str]) -> list[bytes] | None:
+        """Return all the values if they are within reach, each widened to float32 again."""
+        values = self._peek(keys)
+        wide = None if values is None else [widened(value) for value in values]
+        return None if wide is None or None in wide else wide  # type: ignore[return-value]  # none of them is
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values as float16.

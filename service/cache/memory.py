@@ -24,6 +24,11 @@ class MemoryCache:
         """Return the values in the order of the keys, and count them as used."""
         return [self._get(key) for key in keys]
 
+    def peek(self, keys: Sequence[str]) -> list[bytes] | None:
+        """Return all the values and count them as used, or None when one is missing."""
+        values = [self._get(key) for key in keys]
+        return None if None in values else values  # type: ignore[return-value]  # none of them is
+
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values and drop the least recently used ones beyond the bound."""
         for key, value in entries.items():

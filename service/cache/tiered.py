@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from service.embedding.peeking import peek_of
 from service.embedding.ports import VectorCache
 
 
@@ -10,6 +11,7 @@ class TieredCache:
 
     def __init__(self, near: VectorCache, far: VectorCache) -> None:
         self._near = near
+        self._peek = peek_of(near)
         self._far = far
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -26,6 +28,10 @@ class TieredCache:
         found = {key: value for key, value in answers if value is not None}
         await self._near.put_many(found)
         return [found.get(key) if value is None else value for key, value in zip(keys, values, strict=True)]
+
+    def peek(self, keys: Sequence[str]) -> list[bytes] | None:
+        """Return all the values if the near tier has them within reach."""
+        return self._peek(keys)
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values in both tiers.

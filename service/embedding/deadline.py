@@ -1,10 +1,12 @@
 """Until when an answer is waited for: by one caller, and by all who wait for the same work."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
 from contextvars import ContextVar
 from math import inf
 from time import monotonic
+from types import TracebackType
+
+from service.errors import DeadlineExceeded
 
 _current: ContextVar[float] = ContextVar("microtome_deadline", default=inf)
 
@@ -30,14 +32,36 @@ class Deadline:
         return self.at - monotonic()
 
 
-@contextmanager
-def allowed_time(seconds: float) -> Iterator[None]:
-    """What is asked for while the block runs is waited for so long. Cancelling it is the caller's affair."""
-    before = _current.set(min(_current.get(), monotonic() + seconds))
-    try:
-        yield
-    finally:
-        _current.reset(before)
+class within:  # noqa: N801, reads like the function that it was, and costs less: it runs with every request
+    """Cancel the block when its time is over; what is asked for in it is waited for so long.
+
+    Args:
+        seconds: that the block may take.
+
+    Raises:
+        DeadlineExceeded: its time was over.
+    """
+
+    __slots__ = ("_before", "_seconds", "_timeout")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        self._before = _current.set(min(_current.get(), monotonic() + self._seconds))
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _current.reset(self._before)
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"No answer within {self._seconds:g} s, the time allowed for this request."
+            ) from None
 
 
 def current() -> float:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from service.embedding.flights import Flights
 from service.embedding.journey import Journey, Pair
 from service.embedding.keys import image_digest, vector_key
 from service.embedding.manifest import ModelCard
+from service.embedding.peeking import peek_of
 from service.embedding.ports import Claims, ModelServer, Observer, VectorCache, Vectors
 from service.embedding.request import ALL, Embedded, Embedding, EmbedRequest
 from service.embedding.stopwatch import Stages, Timings, both, timed
@@ -52,6 +54,7 @@ class Embedder:
     ) -> None:
         self._models = models
         self._cache = cache
+        self._peek = peek_of(cache)
         self._limits = limits
         self._budget = budget
         self._observer = observer
@@ -60,13 +63,53 @@ class Embedder:
         )
         self._flights = Flights()
 
-    async def embed(self, request: EmbedRequest, images: Sequence[bytes], timings: Timings | None = None) -> Embedded:
+    def digests(self, images: Sequence[bytes], timings: Timings) -> list[str] | None:
+        """Hash images here and now; None when one of them is so large that this is worth a thread."""
+        if max(map(len, images)) > _HASH_OFF_LOOP_BYTES:
+            return None
+        with timed(both(self._observer.stage, timings.stage), "hash"):
+            return [image_digest(image) for image in images]
+
+    def cached(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Embedded | None:
+        """Answer from what the cache has within reach, without waiting; None when that is not everything.
+
+        Raises:
+            UnknownModel, UnknownOutput: as `embed` does.
+            ModelServerDown, ModelNotReady: likewise.
+        """
+        if request.cache != "use" or request.version is not None or len(digests) > self._limits.max_images:
+            return None
+        start = perf_counter()
+        card = self._models.card(request.model)
+        names = _resolve(request.outputs, card)
+        keys = _keys(card, digests, names)
+        values = self._peek(list(keys.values()))
+        if values is None:
+            return None
+        found = _vectors(card, keys, values)
+        if len(found) < len(keys):
+            return None
+        both(self._observer.stage, timings.stage)("cache", perf_counter() - start)
+        embeddings = [
+            Embedding(index, name, found[digest, name], "hit") for index, digest in enumerate(digests) for name in names
+        ]
+        self._observer.vectors_answered(card.name, ["hit"] * len(embeddings))
+        return Embedded(card, embeddings)
+
+    async def embed(
+        self,
+        request: EmbedRequest,
+        images: Sequence[bytes],
+        timings: Timings | None = None,
+        digests: Sequence[str] | None = None,
+    ) -> Embedded:
         """Embed images with one version of one model.
 
         Args:
             request: which model, outputs and options.
             images: encoded, at least one.
             timings: is told how long the stages of this request took.
+            digests: of the images, when they are known already.
 
         Raises:
             ServiceError: any leaf of the tree. What is wrong with one image begins with "Image 3: "; it is raised
@@ -78,7 +121,7 @@ class Embedder:
             raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received {len(images)}.")
         own = timings or Timings()
         with self._budget.hold(len(images)):
-            digests = await self._digests(images, both(self._observer.stage, own.stage))
+            digests = digests or await self._digests(images, both(self._observer.stage, own.stage))
             card = await self._card(request)
             try:
                 return await self._answer(card, request, digests, images, own)
@@ -104,9 +147,7 @@ class Embedder:
         timings: Timings,
     ) -> Embedded:
         names = _resolve(request.outputs, card)
-        keys = {
-            (digest, name): vector_key(card.manifest.fingerprint, name, digest) for digest in digests for name in names
-        }
+        keys = _keys(card, digests, names)
         found: dict[Pair, Vectors] = {}
         if request.cache == "use":
             with timed(both(self._observer.stage, timings.stage), "cache"):
@@ -136,14 +177,22 @@ class Embedder:
             ]
 
     async def _cached(self, card: ModelCard, keys: Mapping[Pair, str]) -> dict[Pair, Vectors]:
-        values = await self._cache.get_many(list(keys.values()))
-        dims = {name: output.dim for name, output in card.outputs.items()}
-        # A value of the wrong length is no answer, whoever wrote it.
-        return {
-            pair: np.frombuffer(value, "<f4")
-            for pair, value in zip(keys, values, strict=True)
-            if value is not None and len(value) == 4 * dims[pair[1]]
-        }
+        return _vectors(card, keys, await self._cache.get_many(list(keys.values())))
+
+
+def _keys(card: ModelCard, digests: Sequence[str], names: Sequence[str]) -> dict[Pair, str]:
+    fingerprint = card.manifest.fingerprint
+    return {(digest, name): vector_key(fingerprint, name, digest) for digest in digests for name in names}
+
+
+def _vectors(card: ModelCard, keys: Mapping[Pair, str], values: Sequence[bytes | None]) -> dict[Pair, Vectors]:
+    outputs = card.outputs
+    # A value of the wrong length is no answer, whoever wrote it.
+    return {
+        pair: np.frombuffer(value, "<f4")
+        for pair, value in zip(keys, values, strict=True)
+        if value is not None and len(value) == 4 * outputs[pair[1]].dim
+    }
 
 
 def _resolve(outputs: Sequence[str], card: ModelCard) -> list[str]:

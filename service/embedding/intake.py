@@ -65,8 +65,28 @@ class Intake:
         if int8:
             require_quantization(outputs)
 
+    def digests(self, images: Sequence[Image], timings: Timings) -> list[str] | None:
+        """Hash images at once; None when one of them has not arrived, or is large enough to be worth a thread."""
+        if not images or not all(isinstance(image, bytes) for image in images):
+            return None
+        return self.embedder.digests(images, timings)  # type: ignore[arg-type]  # all are bytes
+
+    def cached(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Embedded | None:
+        """Answer from the memory cache, if it has everything: without waiting, and so without any budget.
+
+        Raises:
+            ServiceError: as `embed` does, of the model and its outputs.
+        """
+        return self.embedder.cached(request, digests, timings)
+
     async def embed(
-        self, request: EmbedRequest, images: Sequence[Image], timings: Timings, *, own: Budget | None = None
+        self,
+        request: EmbedRequest,
+        images: Sequence[Image],
+        timings: Timings,
+        *,
+        own: Budget | None = None,
+        digests: Sequence[str] | None = None,
     ) -> Embedded:
         """Embed those images that have arrived whole, and put the others' errors beside them.
 
@@ -75,6 +95,7 @@ class Intake:
             images: as they came, at least one.
             timings: is told how long the stages took.
             own: what the caller's key may have in flight, in images.
+            digests: of the images, when `digests` has been asked for them.
 
         Raises:
             ServiceError: any leaf of the tree; what is wrong with one image begins with "Image 3: ".
@@ -87,10 +108,14 @@ class Intake:
                 held.enter_context(self.bodies.hold(self.fetched_bytes))
                 with timed(both(self.observer.stage, timings.stage), "fetch"):
                     arrived = await self.fetch(images)
-            return await self._embedded(request, arrived, timings)
+            return await self._embedded(request, arrived, timings, digests)
 
     async def _embedded(
-        self, request: EmbedRequest, images: Sequence[bytes | ServiceError], timings: Timings
+        self,
+        request: EmbedRequest,
+        images: Sequence[bytes | ServiceError],
+        timings: Timings,
+        digests: Sequence[str] | None,
     ) -> Embedded:
         bad = {index: image for index, image in enumerate(images) if isinstance(image, ServiceError)}
         if bad and request.on_error == "fail":
@@ -99,7 +124,7 @@ class Intake:
         good = {index: image for index, image in enumerate(images) if isinstance(image, bytes)}
         if bad and not good:
             raise NoImageEmbedded({index: restated(e, f"Image {index}: {e}") for index, e in bad.items()})
-        embedded = await self.embedder.embed(request, list(good.values()), timings)
+        embedded = await self.embedder.embed(request, list(good.values()), timings, digests)
         merged = _merged(embedded, list(good), bad) if bad else embedded
         if not merged.embeddings:
             raise NoImageEmbedded({e.index: e.error for e in merged.errors})

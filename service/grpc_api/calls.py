@@ -1,8 +1,7 @@
 """The outermost layer of every call: who calls, an id, a count, a duration, and a status even when something broke."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -15,7 +14,7 @@ from grpc import StatusCode
 from prometheus_client import Counter, Histogram
 
 from service.auth import Caller, Keyring
-from service.errors import DeadlineExceeded, Overloaded, ServiceError
+from service.errors import Overloaded, ServiceError
 from service.grpc_api.details import INTERNAL_ERROR, described, label, unexpected
 from service.grpc_api.statuses import COUNTED_AS
 from service.telemetry.logs import Logger
@@ -152,20 +151,6 @@ class Calls:
             route, ms = f"grpc:{call.method}", round(1000 * seconds, 2)
             facts = call.facts if call.streamed is None else {**call.facts, "images": call.streamed}
             self._log.info("request", method="gRPC", route=route, status=code.name, ms=ms, **facts)
-
-
-@asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
-    """Cancel the block when its time is over.
-
-    Raises:
-        DeadlineExceeded: it was.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded(f"No answer within {seconds:g} s, the time allowed for this request.") from None
 
 
 def _trailers(call: Call, status: Status) -> tuple[tuple[str, str | bytes], ...]:

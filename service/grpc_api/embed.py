@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller
+from service.embedding.deadline import within
 from service.embedding.intake import Intake
 from service.embedding.stopwatch import Timings, both, timed
 from service.errors import BadRequest, TooManyImages
 from service.grpc_api.answers import results, version_of
-from service.grpc_api.calls import Call, within
+from service.grpc_api.calls import Call
 from service.grpc_api.images import CallLimits, image_of, parsed
 from service.grpc_api.options import read_options
 

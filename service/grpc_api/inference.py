@@ -11,12 +11,13 @@ import grpc
 
 from microtome import __version__
 from microtome.inference.v2 import inference_pb2 as pb
+from service.embedding.deadline import within
 from service.embedding.intake import Intake
 from service.embedding.manifest import ModelCard
 from service.embedding.request import Embedded
 from service.embedding.stopwatch import Timings
 from service.errors import BadRequest, UnknownModel, unknown
-from service.grpc_api.calls import Call, Calls, within
+from service.grpc_api.calls import Call, Calls
 from service.grpc_api.embed import holding
 from service.grpc_api.images import CallLimits, parsed
 from service.inference_protocol import metadata

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
 
 from service.auth import Keyring
 from service.embedding.intake import Intake
@@ -13,10 +14,14 @@ from service.http_api import dialects, problems
 from service.http_api.authentication import Authentication
 from service.http_api.body import BodyLimits, BodyReader
 from service.http_api.dialects.desk import Desk
-from service.http_api.embed import EmbedEndpoint, embed_router
+from service.http_api.direct import Direct
+from service.http_api.embed import PATH, EmbedEndpoint, embed_router
+from service.http_api.finished import FinishedAnswers
+from service.http_api.gateway import Gateway
 from service.http_api.models import models_router
 from service.http_api.observed import Observed
 from service.http_api.operations import operations_router
+from service.http_api.repeats import Repeats
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -39,6 +44,7 @@ class HttpOptions:
         log_access: whether each request is a line of the log.
         show_metrics: whether /metrics is here; not when it has a port of its own.
         dialects: which contracts of others are spoken, as the setting says.
+        answer_bytes: what answers that are kept as they were written may take; 0 keeps none.
     """
 
     limits: BodyLimits
@@ -46,6 +52,7 @@ class HttpOptions:
     log_access: bool = False
     show_metrics: bool = True
     dialects: str = "all"
+    answer_bytes: int = 0
 
 
 def http_app(  # noqa: PLR0913, collaborators
@@ -56,7 +63,7 @@ def http_app(  # noqa: PLR0913, collaborators
     log: Logger,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     keyring: Keyring | None = None,
-) -> FastAPI:
+) -> Gateway:
     """Build the application.
 
     Args:
@@ -75,16 +82,26 @@ def http_app(  # noqa: PLR0913, collaborators
         description=_DESCRIPTION,
         version=options.version,
         lifespan=lifespan,
+        # The framework's own: it would look for a provider at every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    reader = BodyReader(options.limits, intake.bodies)
-    endpoint = EmbedEndpoint(intake, reader, metrics)
+    endpoint = EmbedEndpoint(
+        intake,
+        BodyReader(options.limits, intake.bodies),
+        metrics,
+        Repeats(intake.models, FinishedAnswers(options.answer_bytes), metrics),
+    )
     models = intake.models
-    app.include_router(embed_router(endpoint), tags=["embeddings"])
+    routes = embed_router(endpoint)
+    app.include_router(routes, tags=["embeddings"])
     app.include_router(models_router(models, intake.default_model), tags=["models"])
     app.include_router(operations_router(models, metrics, show_metrics=options.show_metrics), tags=["operations"])
     problems.install(app, metrics)
-    open_paths = dialects.install(app, dialects.spoken(options.dialects), Desk(intake, reader, metrics))
+    open_paths = dialects.install(app, dialects.spoken(options.dialects), Desk(intake, endpoint.reader, metrics))
+    (route,) = (route for route in routes.routes if getattr(route, "path", None) == PATH)
+    direct: ASGIApp = Direct(endpoint, app, route)
     if keyring is not None:
         app.add_middleware(Authentication, keyring=keyring, metrics=metrics, open_paths=open_paths)
+        direct = Authentication(direct, keyring, metrics)
     app.add_middleware(Observed, metrics=metrics, log=log, log_access=options.log_access)
-    return app
+    return Gateway(app, PATH, Observed(direct, metrics, log, log_access=options.log_access))

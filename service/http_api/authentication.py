@@ -1,13 +1,13 @@
 """Every request has to say who it comes from, but for the pages that say what this is and whether it lives."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.auth import Keyring
 from service.errors import Unauthenticated
 from service.http_api.access import note
+from service.http_api.head import head
 from service.http_api.problems import answer_to
 from service.telemetry.metrics import Metrics
 
@@ -37,16 +37,19 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         try:
-            caller = self._keyring.identify(_key(Headers(scope=scope)))
+            caller = self._keyring.identify(_key(head(scope)))
         except Unauthenticated as error:
             await answer_to(error, self._metrics, scope)(scope, receive, send)
             return
         scope["microtome.caller"] = caller
-        self._metrics.key_requests.labels(caller.name).inc()
+        self._metrics.key_used(caller.name)
         note(scope, key=caller.name)
         await self._app(scope, receive, send)
 
 
-def _key(headers: Headers) -> str | None:
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
+def _key(headers: Mapping[bytes, bytes]) -> str | None:
+    scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    given = headers.get(b"x-api-key")
+    return None if given is None else given.decode("latin-1")

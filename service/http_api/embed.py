@@ -1,5 +1,6 @@
 """POST /embed: images in, vectors out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
@@ -8,19 +9,25 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.auth import Caller
+from service.embedding.deadline import within
 from service.embedding.intake import Intake
-from service.embedding.ports import Observer
 from service.embedding.request import Embedded, EmbedRequest
 from service.embedding.stopwatch import Timings, both, timed
+from service.embedding.urls import Image
 from service.embedding.vectors import checked_dimensions
-from service.http_api import documentation
+from service.http_api import access, documentation
 from service.http_api.acceptable import Form, chosen
-from service.http_api.access import note
 from service.http_api.answers import encoded, in_header
 from service.http_api.body import BodyReader
+from service.http_api.head import head
 from service.http_api.options import EmbedOptions, Encoding, read_options
+from service.http_api.raw import RawHeaders, RawResponse, raw
+from service.http_api.repeats import Repeats, server_timing
 from service.http_api.schemas import EmbedAnswer
-from service.http_api.waiting import CallerGone, allowed, caller_waiting, within
+from service.http_api.waiting import CallerGone, allowed, caller_waiting
+from service.telemetry.metrics import Metrics
+
+PATH = "/embed"
 
 _CLIENT_CLOSED_REQUEST = 499
 """nginx's, for the metrics; nobody receives it."""
@@ -32,7 +39,8 @@ class EmbedEndpoint:
 
     intake: Intake
     reader: BodyReader
-    observer: Observer
+    metrics: Metrics
+    repeats: Repeats
 
     async def post(self, request: Request) -> Response:
         """Turn images into vectors: one image as the body, several as file parts of a form, or JSON.
@@ -40,45 +48,77 @@ class EmbedEndpoint:
         Every vector of an answer comes from the same version of the same model, which the answer names. The answer's
         form is chosen by `Accept`; options may stand in the query string or in the JSON body.
         """
+        return await self.answer(request, Timings())
+
+    async def answer(self, request: Request, timings: Timings, digest: str | None = None) -> Response:
+        """Answer a request, whose body is one image with this digest when that is known already.
+
+        Raises:
+            ServiceError: any leaf of the tree.
+        """
+        access.note(request.scope, stages=timings.seconds)
         try:
             async with within(allowed(request, self.intake.deadline)):
-                return await self._answered(request)
+                return await self._answered(request, timings, digest)
         except CallerGone:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
-    async def _answered(self, request: Request) -> Response:
-        timings = Timings()
-        caller: Caller | None = request.scope.get("microtome.caller")
-        own = (caller.bodies,) if caller and caller.bodies else ()
-        query = request.query_params.multi_items() if request.scope["query_string"] else ()
-        read_options(query, {})
-        start = perf_counter()
-        async with self.reader.received(request, *own) as (images, fields):
-            both(self.observer.stage, timings.stage)("read", perf_counter() - start)
-            options = read_options(query, fields, no_cache=_says_no_cache(request))
-            form, encoding = chosen(request.headers.get("accept", ""), options)
-            asked = EmbedRequest(
-                options.model or self.intake.default_model,
-                options.version,
-                options.output,
-                options.cache,
-                options.on_error,
-            )
-            self.intake.check(
-                asked, dimensions=options.dimensions, normalize=options.normalize, int8=encoding == "int8"
-            )
-            note(request.scope, images=len(images), model=asked.model[:80])
-            async with caller_waiting(request):
-                embedded = await self.intake.embed(asked, images, timings, own=caller.images if caller else None)
-        return self._response(embedded, options, form, encoding, timings)
+    def digest(self, body: bytes, timings: Timings) -> str | None:
+        """Hash a body that is one image; None when it is so large that this is worth a thread."""
+        return _only(self.intake.digests([body], timings))
 
-    def _response(
+    async def _answered(self, request: Request, timings: Timings, digest: str | None) -> Response:
+        scope = request.scope
+        caller: Caller | None = scope.get("microtome.caller")
+        own = (caller.bodies,) if caller and caller.bodies else ()
+        query = request.query_params.multi_items() if scope["query_string"] else ()
+        read_options(query, {})
+        no_cache = b"no-cache" in head(scope).get(b"cache-control", b"").lower()
+        start = perf_counter()
+        async with self.reader.received(request, *own) as received:
+            both(self.metrics.stage, timings.stage)("read", perf_counter() - start)
+            digests = [digest] if digest else self.intake.digests(received.images, timings)
+            repeatable = _only(digests) if not received.options and not no_cache else None
+            if repeatable and not digest and (response := self.repeats.again(scope, repeatable, timings)):
+                return response
+            options = read_options(query, received.options, no_cache=no_cache)
+            form, encoding = chosen(request.headers.get("accept", ""), options)
+            embedded = await self._embedded(request, received.images, digests, options, encoding, timings)
+        headers, answer = self._written(embedded, options, form, encoding, timings)
+        if repeatable and options.version is None and all(e.cache == "hit" for e in embedded.embeddings):
+            self.repeats.keep(scope, repeatable, embedded.card, headers, answer)
+        status = HTTPStatus.MULTI_STATUS if embedded.errors else HTTPStatus.OK
+        return RawResponse(status, [*headers, server_timing(timings)], answer)
+
+    async def _embedded(  # noqa: PLR0913, PLR0917, one step of the way, with all that was found out before
+        self,
+        request: Request,
+        images: Sequence[Image],
+        digests: Sequence[str] | None,
+        options: EmbedOptions,
+        encoding: Encoding,
+        timings: Timings,
+    ) -> Embedded:
+        asked = EmbedRequest(
+            options.model or self.intake.default_model, options.version, options.output, options.cache, options.on_error
+        )
+        self.intake.check(asked, dimensions=options.dimensions, normalize=options.normalize, int8=encoding == "int8")
+        access.note(request.scope, images=len(images), model=asked.model[:80])
+        if digests and (embedded := self.intake.cached(asked, digests, timings)) is not None:
+            return embedded
+        caller: Caller | None = request.scope.get("microtome.caller")
+        async with caller_waiting(request):
+            return await self.intake.embed(
+                asked, images, timings, own=caller.images if caller else None, digests=digests
+            )
+
+    def _written(
         self, embedded: Embedded, options: EmbedOptions, form: Form, encoding: Encoding, timings: Timings
-    ) -> Response:
+    ) -> tuple[RawHeaders, bytes]:
         card = embedded.card
         # Once more, since the version that answered may not be the one that was looked at.
         checked_dimensions(options.dimensions, [card.outputs[e.output] for e in embedded.embeddings[:64]])
-        with timed(both(self.observer.stage, timings.stage), "encode"):
+        with timed(both(self.metrics.stage, timings.stage), "encode"):
             answer = encoded(embedded, options, form, encoding)
         sources = {e.cache for e in embedded.embeddings}
         headers = {
@@ -86,19 +126,19 @@ class EmbedEndpoint:
             "X-Model-Version": str(card.version),
             "X-Fingerprint": card.manifest.fingerprint,
             "X-Cache": sources.pop() if len(sources) == 1 else "mixed",
-            "Server-Timing": ", ".join(f"{name};dur={1000 * s:.3f}" for name, s in timings.seconds.items()),
             "Vary": "Accept",
+            "Content-Type": form.media_type,
+            "Content-Length": str(len(answer.body)),
             **answer.headers,
         }
-        status = HTTPStatus.MULTI_STATUS if embedded.errors else HTTPStatus.OK
-        return Response(answer.body, status, headers, form.media_type)
+        return raw(headers), answer.body
 
 
 def embed_router(endpoint: EmbedEndpoint) -> APIRouter:
     """Build the route."""
     router = APIRouter()
     router.add_api_route(
-        "/embed",
+        PATH,
         endpoint.post,
         methods=["POST"],
         summary="Embed images",
@@ -109,5 +149,5 @@ def embed_router(endpoint: EmbedEndpoint) -> APIRouter:
     return router
 
 
-def _says_no_cache(request: Request) -> bool:
-    return "no-cache" in request.headers.get("cache-control", "").lower()
+def _only(digests: Sequence[str] | None) -> str | None:
+    return digests[0] if digests is not None and len(digests) == 1 else None

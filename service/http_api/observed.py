@@ -1,13 +1,14 @@
 """The outermost layer of every request: an id, a count, a duration, and an answer even when something broke."""
 
+from collections.abc import Mapping
+from os import urandom
 from time import perf_counter
-from uuid import uuid4
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http_api import access
+from service.http_api.head import head
 from service.http_api.problems import unexpected
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -29,7 +30,8 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope))
+        request_id = _request_id(head(scope))
+        id_header = (b"x-request-id", request_id.encode("ascii"))
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         facts = access.begin(scope)
@@ -39,7 +41,8 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                # Not into the list that came: it may be an answer's that is kept.
+                message["headers"] = [*message.get("headers", ()), id_header]
             await send(message)
 
         try:
@@ -54,15 +57,19 @@ class Observed:
         finally:
             # The route's template, never the path: labels stay few whatever callers ask for.
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status)).inc()
             seconds = perf_counter() - start
-            self._metrics.request_seconds.labels(route).observe(seconds)
+            self._metrics.request_answered(route, status, seconds)
             if self._log_access:
                 self._log.info(
-                    "request", method=scope["method"], route=route, status=status, ms=round(1000 * seconds, 2), **facts
+                    "request",
+                    method=scope["method"],
+                    route=route,
+                    status=status,
+                    ms=round(1000 * seconds, 2),
+                    **access.as_logged(facts),
                 )
 
 
-def _request_id(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    return given if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable() else uuid4().hex
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return given if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable() else urandom(16).hex()

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 
-from service.embedding.deadline import allowed_time
-from service.errors import BadRequest, DeadlineExceeded
+from service.errors import BadRequest
+from service.http_api.head import head
 
 HEADER = "X-Request-Timeout"
+_HEADER = HEADER.lower().encode()
 
 _UNWATCHED = 0.05
 """Seconds after which a caller is watched: most answers are out by then, and a task costs more than a timer."""
@@ -26,9 +27,10 @@ def allowed(request: Request, longest: float) -> float:
     Raises:
         BadRequest: the header is no number of seconds greater than 0.
     """
-    told = request.headers.get(HEADER)
-    if told is None:
+    header = head(request.scope).get(_HEADER)
+    if header is None:
         return longest
+    told = header.decode("latin-1")
     try:
         seconds = float(told)
     except ValueError:
@@ -36,21 +38,6 @@ def allowed(request: Request, longest: float) -> float:
     if not 0 < seconds < math.inf:
         raise BadRequest(f"Expected {HEADER} to be seconds, such as 2.5; received {told[:40]!r}.")
     return min(seconds, longest)
-
-
-@asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
-    """Cancel the block when its time is over.
-
-    Raises:
-        DeadlineExceeded: it was.
-    """
-    try:
-        with allowed_time(seconds):
-            async with asyncio.timeout(seconds):
-                yield
-    except TimeoutError:
-        raise DeadlineExceeded(f"No answer within {seconds:g} s, the time allowed for this request.") from None
 
 
 @asynccontextmanager

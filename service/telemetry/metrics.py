@@ -6,7 +6,7 @@ docs/reference/metrics.md is generated from here.
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -31,6 +31,21 @@ class Described(NamedTuple):
     kind: str
     labels: tuple[str, ...]
     help: str
+
+
+_Metric = TypeVar("_Metric", Counter, Histogram)
+
+
+class _Children(dict[tuple[str, ...], _Metric]):
+    """A metric's children by the values of its labels, made when first asked for."""
+
+    def __init__(self, parent: _Metric) -> None:
+        self._parent: _Metric = parent
+
+    def __missing__(self, values: tuple[str, ...]) -> _Metric:
+        child: _Metric = self._parent.labels(*values)
+        self[values] = child
+        return child
 
 
 class Metrics:
@@ -65,8 +80,6 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        # labels() takes as long as everything else that counting does.
-        self._stages: dict[str, Histogram] = {}
         self.vectors = Counter(
             "microtome_vectors",
             "Vectors answered, by model and by where they came from: `hit`, `miss`, or `coalesced` with another.",
@@ -160,18 +173,37 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        # labels() takes as long as everything else that counting does.
+        self._stage = _Children(self.stage_seconds)
+        self._requests = _Children(self.requests)
+        self._request_seconds = _Children(self.request_seconds)
+        self._vectors = _Children(self.vectors)
+        self._keys = _Children(self.key_requests)
+        self._lookups = _Children(self.cache_lookups)
 
     def stage(self, name: str, seconds: float) -> None:
         """Count a stage's duration, in seconds."""
-        child = self._stages.get(name)
-        if child is None:
-            child = self._stages[name] = self.stage_seconds.labels(name)
-        child.observe(seconds)
+        self._stage[name,].observe(seconds)
+
+    def request_answered(self, route: str, status: int, seconds: float) -> None:
+        """Count a request by its route's template, its status, and the seconds that it took."""
+        self._requests[route, str(status)].inc()
+        self._request_seconds[route,].observe(seconds)
+
+    def answered_again(self, model: str, cache_seconds: float) -> None:
+        """Count an answer that was kept as it had been written: a hit of the memory tier, and one vector."""
+        self.stage("cache", cache_seconds)
+        self._lookups["memory", "hit"].inc()
+        self._vectors[model, "hit"].inc()
+
+    def key_used(self, name: str) -> None:
+        """Count a request by the name of its key."""
+        self._keys[name,].inc()
 
     def vectors_answered(self, model: str, sources: Sequence[str]) -> None:
         """Count the vectors of one request by where they came from."""
         for source in set(sources):
-            self.vectors.labels(model, source).inc(sources.count(source))
+            self._vectors[model, source].inc(sources.count(source))
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format, those of all workers added up."""

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.auth import Caller
+from service.embedding.deadline import within
 from service.embedding.intake import Intake
 from service.embedding.ports import Observer
 from service.embedding.request import Embedded, EmbedRequest
@@ -19,7 +20,7 @@ from service.errors import BadRequest, TooManyImages
 from service.http_api.access import note
 from service.http_api.answers import in_header
 from service.http_api.body import BodyLimits, BodyReader
-from service.http_api.waiting import CallerGone, allowed, caller_waiting, within
+from service.http_api.waiting import CallerGone, allowed, caller_waiting
 
 _CLIENT_CLOSED_REQUEST = 499
 """nginx's, for the metrics; nobody receives it."""

@@ -11,7 +11,7 @@ import pytest
 
 from service.cache.memory import MemoryCache
 from service.embedding.budget import Budget
-from service.embedding.deadline import allowed_time, current
+from service.embedding.deadline import current, within
 from service.embedding.embedder import Embedder, Limits
 from service.embedding.keys import image_digest, vector_key
 from service.embedding.request import EmbedRequest
@@ -188,7 +188,7 @@ async def test_a_leader_who_goes_away_harms_no_follower(bench: Bench) -> None:
 
 async def test_the_model_server_is_told_until_when_somebody_waits(bench: Bench) -> None:
     """The caller's deadline; nobody's is no deadline."""
-    with allowed_time(60):
+    async with within(60):
         until = current()
         await bench.embedder.embed(EmbedRequest("toy"), [png(1)])
     await bench.embedder.embed(EmbedRequest("toy"), [png(2)])
@@ -199,10 +199,10 @@ async def test_who_joins_those_in_a_hurry_is_answered_all_the_same(bench: Bench)
     """What was sent with their deadline and failed for it is sent again for whoever waits longer."""
     bench.server.gate.clear()
     bench.server.failure = DeadlineExceeded("Too late.")
-    with allowed_time(60):
+    async with within(60):
         hurried = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
         await bench.server.called(1)
-    with allowed_time(600):
+    async with within(600):
         patient = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
         await asyncio.sleep(0)
         until = current()

@@ -14,6 +14,7 @@ from service.auth import Keyring
 from service.embedding.urls import Fetcher
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
+from service.http_api.gateway import Gateway as Application
 from service.telemetry.metrics import Metrics
 from tests.fakes.intake import intake_over
 from tests.fakes.model_server import FakeModelServer, card
@@ -43,7 +44,7 @@ class Gateway:
     server: FakeModelServer
     metrics: Metrics
     log: KeptLog
-    app: FastAPI
+    app: Application
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ async def gateway_with(
     )
     app = http_app(
         intake=intake,
-        options=HttpOptions(**{"limits": limits, "version": "0", **options}),
+        options=HttpOptions(**{"limits": limits, "version": "0", "answer_bytes": 100_000, **options}),
         metrics=metrics,
         log=log,
         lifespan=_nothing,

@@ -77,4 +77,5 @@ async def test_each_request_is_a_line_of_the_log(guarded: Gateway) -> None:
     assert ("request", "/embed", 200, 2, "toy", "search") == tuple(
         event[name] for name in ("event", "route", "status", "images", "model", "key")
     )
+    assert {"read_ms", "hash_ms", "cache_ms", "decode_ms", "encode_ms"} <= event.keys()
     assert json.dumps(event)

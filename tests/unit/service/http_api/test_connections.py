@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.http_api.body import BodyLimits
 from service.http_api.operations_server import operations_server
@@ -19,7 +19,7 @@ from tests.unit.service.http_api.test_embed import problem
 
 
 @asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[int]:
+async def listening(app: ASGIApp) -> AsyncIterator[int]:
     """Serve the application as the gateway does and return the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, http="httptools", log_level="warning", lifespan="off"))

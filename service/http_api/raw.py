@@ -1,0 +1,22 @@
+"""Answers whose headers are bytes already: the framework would encode a dozen strings for each, time and again."""
+
+from collections.abc import Mapping
+
+from starlette.responses import Response
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class RawResponse(Response):
+    """An answer as it goes out; the headers are complete, those of the body included."""
+
+    def __init__(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        self.status_code = status
+        self.raw_headers = headers
+        self.body = body
+        self.background = None
+
+
+def raw(headers: Mapping[str, str]) -> RawHeaders:
+    """Encode headers as they go over the wire, their names in small letters."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

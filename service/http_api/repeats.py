@@ -1,0 +1,58 @@
+"""The same image, asked for in the same way once more: the answer that was written then, if it is still right."""
+
+from http import HTTPStatus
+
+from starlette.types import Scope
+
+from service.embedding.manifest import ModelCard
+from service.embedding.ports import ModelServer
+from service.embedding.stopwatch import Timings, timed
+from service.http_api import access
+from service.http_api.finished import Answered, Asked, FinishedAnswers
+from service.http_api.head import head
+from service.http_api.raw import RawHeaders, RawResponse
+from service.telemetry.metrics import Metrics
+
+
+class Repeats:
+    """Keeps answers as they were written, and gives them again."""
+
+    def __init__(self, models: ModelServer, answers: FinishedAnswers, metrics: Metrics) -> None:
+        self._models = models
+        self._answers = answers
+        self._metrics = metrics
+
+    def possible(self, scope: Scope) -> bool:
+        """Say whether anything was kept that a request with this head may ask for; its options are right then."""
+        return self._answers.knows(scope["query_string"], head(scope).get(b"accept", b""))
+
+    def again(self, scope: Scope, digest: str, timings: Timings) -> RawResponse | None:
+        """Return the answer given before to the same question, unless another version has come into use since.
+
+        The request must have no options but those of its query, and no word against the cache.
+        """
+        asked = _asked(scope, digest)
+        with timed(timings.stage, "cache"):
+            kept = self._answers.get(asked)
+            if kept is None:
+                return None
+            if self._models.card(kept.card.name) is not kept.card:
+                self._answers.drop(asked)
+                return None
+        self._metrics.answered_again(kept.card.name, timings.seconds["cache"])
+        access.note(scope, images=1, model=kept.card.name, stages=timings.seconds)
+        return RawResponse(HTTPStatus.OK, [*kept.headers, server_timing(timings)], kept.body)
+
+    def keep(self, scope: Scope, digest: str, card: ModelCard, headers: RawHeaders, body: bytes) -> None:
+        """Keep an answer that is nothing but hits of the version in use; its headers without those of one request."""
+        self._answers.keep(_asked(scope, digest), Answered(card, headers, body))
+
+
+def server_timing(timings: Timings) -> tuple[bytes, bytes]:
+    """Write the header that tells how many milliseconds each stage took."""
+    stages = ", ".join([f"{name};dur={1000 * seconds:.3f}" for name, seconds in timings.seconds.items()])
+    return b"server-timing", stages.encode("latin-1")
+
+
+def _asked(scope: Scope, digest: str) -> Asked:
+    return Asked(digest, scope["query_string"], head(scope).get(b"accept", b""))

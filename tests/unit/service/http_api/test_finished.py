@@ -1,0 +1,58 @@
+"""Answers kept as they were written: bounded in bytes, the least recently used leaving first."""
+
+from service.http_api.finished import Answered, Asked, FinishedAnswers
+from tests.fakes.model_server import card
+
+
+def answered(size: int) -> Answered:
+    """An answer with a body of so many bytes."""
+    return Answered(card(), [], bytes(size))
+
+
+def asked(digest: str, query: bytes = b"") -> Asked:
+    """A question about an image."""
+    return Asked(digest, query, b"*/*")
+
+
+def test_the_bound_holds_and_the_least_recently_used_leave() -> None:
+    """What was asked for again stays; what nobody wanted goes; what is larger than all room is not kept."""
+    answers = FinishedAnswers(10_000)
+    for name in ("a", "b", "c"):
+        answers.keep(asked(name), answered(1_500))
+    assert answers.get(asked("a")) is not None
+    answers.keep(asked("d"), answered(1_500))
+    assert [True, False, True, True] == [answers.get(asked(name)) is not None for name in ("a", "b", "c", "d")]
+    answers.keep(asked("large"), answered(9_000))
+    assert answers.get(asked("large")) is None
+    assert 0 < answers.size <= 10_000
+
+
+def test_keeping_anew_and_dropping_give_the_bytes_back() -> None:
+    """The same question has one answer, and what is dropped costs nothing."""
+    answers = FinishedAnswers(10_000)
+    answers.keep(asked("a"), answered(10))
+    before = answers.size
+    answers.keep(asked("a"), answered(20))
+    assert before + 10 == answers.size
+    answers.drop(asked("a"))
+    answers.drop(asked("a"))
+    assert 0 == answers.size
+
+
+def test_it_knows_which_ways_of_asking_it_can_answer() -> None:
+    """A query is known as long as there is an answer to it."""
+    answers = FinishedAnswers(4_000)
+    answers.keep(asked("a", b"x=1"), answered(10))
+    answers.keep(asked("b", b"x=1"), answered(10))
+    assert (True, False) == (answers.knows(b"x=1", b"*/*"), answers.knows(b"", b"*/*"))
+    answers.keep(asked("c", b"x=2"), answered(10))
+    assert (True, True) == (answers.knows(b"x=1", b"*/*"), answers.knows(b"x=2", b"*/*"))
+    answers.keep(asked("d", b"x=2"), answered(10))
+    assert (False, True) == (answers.knows(b"x=1", b"*/*"), answers.knows(b"x=2", b"*/*"))
+
+
+def test_no_room_keeps_nothing() -> None:
+    """Zero bytes switch it off."""
+    answers = FinishedAnswers(0)
+    answers.keep(asked("a"), answered(0))
+    assert answers.get(asked("a")) is None
