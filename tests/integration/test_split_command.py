@@ -22,6 +22,9 @@ REQUIRED = {
         {"pool2_pool": 1, "pool3_pool": 1, "conv4_block16_concat": 1, "conv4_block20_1_relu": 2, "pool4_pool": 1},
     ),
     "InceptionV3": (75, {"mixed4": 1, "activation_42": 2, "mixed5": 1}),
+    "ResNet152": (32, {"conv2_block3_out": 1, "conv4_block18_1_relu": 2, "conv4_block36_out": 1}),
+    "NASNetMobile": (32, {"reduction_concat_stem_2": 2, "normal_add_1_5": 4, "normal_concat_8": 2}),
+    "InceptionResNetV2": (75, {"block35_10_ac": 1, "block17_10_mixed": 2, "mixed_7a": 1}),
 }
 
 
@@ -38,7 +41,7 @@ def built(name: str, size: int) -> Built:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", REQUIRED)
 def test_network_equals_the_chain_of_its_blocks(tmp_path: Path, name: str) -> None:
-    """At every transition, within a dense block and within an inception module; on noise and on photos."""
+    """At every transition, within dense, inception, residual and NASNet blocks; on noise and on photos."""
     keras.utils.clear_session()  # so that layers without names of their own are called the same after any other test
     size, cuts = REQUIRED[name]
     done = split_to(built(name, size), pixels(size), list(cuts), tmp_path / "blocks", REPOSITORY / "examples")
@@ -68,11 +71,15 @@ def test_split_prints_the_proof_and_describes_the_blocks(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["blocks"]
 
 
-def test_slice_between_two_layers_is_written(tmp_path: Path) -> None:
-    """`--from` and `--to` leave one block and no chain to prove."""
+def test_slice_between_two_layers_is_proved_and_written(tmp_path: Path) -> None:
+    """`--from` and `--to` leave one block, which leads from the network's own tensors to the network's own."""
     out = tmp_path / "slice"
-    done = slice_to(built("EfficientNetLite0", 32), ("block2a_project_bn", "block2b_add"), out)
+    ends = ("block2a_project_bn", "block2b_add")
+    done = slice_to(built("EfficientNetLite0", 32), pixels(32), ends, out, REPOSITORY / "examples")
     assert (done.blocks[0].takes, done.blocks[0].gives) == (("block2a_project_bn",), ("block2b_add",))
+    assert {(found.form, found.images, found.equal) for found in done.comparisons} == {
+        (form, images, True) for form in ("SavedModel", ".keras") for images in ("noise", "photos")
+    }
     assert sorted(path.name for path in out.iterdir()) == ["slice", "slice.keras", "split.json"]
 
 
