@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import tensorflow as tf
 
 from exporter.building import Built
 from exporter.calibration_folder import image_files
+from exporter.drafts import draft_directory, flush
 from exporter.errors import CannotPublish, ImpossibleSplit
 from exporter.preprocessing import Preprocessing
 from exporter.progress import stage
@@ -101,6 +100,7 @@ def _published(
         _describe(draft, built, blocks, found)
         published = all(comparison.equal for comparison in found)
         if published:
+            flush(draft)
             draft.rename(out)
     return Split(blocks, found, published)
 
@@ -139,13 +139,8 @@ def _drafted(out: Path) -> Iterator[Path]:
     if out.exists():
         raise CannotPublish(f"Expected a directory that is not there yet. Received: {out}. Remove it or name another.")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise CannotPublish(f"Expected to write to {out.parent}. Received: {error.strerror}.") from error
-    draft.chmod(0o755)
-    try:
-        yield draft
-    finally:
-        if draft.exists():
-            shutil.rmtree(draft)
+        with draft_directory(out.parent, f".{out.name}-") as draft:
+            yield draft
+    except (OSError, tf.errors.OpError) as error:  # TensorFlow's file system does not raise OSError
+        said = error.message if isinstance(error, tf.errors.OpError) else error.strerror or error
+        raise CannotPublish(f"Expected to write {out}. Received: {said}. Make room or give another --out.") from error

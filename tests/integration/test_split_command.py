@@ -97,6 +97,24 @@ def test_failed_split_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_litter_of_a_split_that_was_killed_is_taken_away(tmp_path: Path) -> None:
+    """A draft that no living run holds goes; a directory of the user's own with a like name stays."""
+    for name in (".out-dead", ".output"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "block1.keras").touch()
+    ends = ("block2a_project_bn", "block2b_add")
+    slice_to(built("EfficientNetLite0", 32), pixels(32), ends, tmp_path / "out", REPOSITORY / "examples")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".output", "out"]
+
+
+def test_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """A file in the way is a user's mistake, not a traceback."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotPublish, match=r"Expected to write .*file/out\. Received: File exists"):
+        split_to(built("EfficientNetLite0", 32), pixels(32), ["block2b_add"], tmp_path / "file" / "out",
+                 REPOSITORY / "examples")  # fmt: skip
+
+
 @pytest.mark.parametrize("arguments", [[], ["--from", "a"], ["--at", "a", "--from", "b", "--to", "c"]])
 def test_split_says_what_it_wants(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Either places to cut at or two ends; answered at once."""
