@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the code: settings, metrics, problems, commands.
+"""Write docs/reference/ from the code: settings, metrics, problems, commands, recipes.
 
 `make docs` writes the pages; tests/unit/test_documentation.py fails when a page is not what the code says.
 """
@@ -7,10 +7,12 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic_core import PydanticUndefined
 
 from exporter import cli as exporter_cli
+from exporter.recipe_schema import recipe_schema
 from microtome import cli as microtome_cli
 from microtome.embed import arguments as embed_arguments
 from modelserver.command_line import usage
@@ -22,6 +24,10 @@ from service.settings import PREFIX, Settings
 from service.telemetry.metrics import Metrics
 
 REFERENCE = Path(__file__).parent / "reference"
+
+
+_INLINE = 2
+"""Keys of the largest mapping that is shown within its own row."""
 
 
 def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
@@ -94,6 +100,57 @@ def commands() -> str:
     return "\n".join(part for part in parts if part)
 
 
+def recipe() -> str:
+    """The page of what a recipe can say."""
+    model = recipe_schema()["properties"]["models"]["items"]
+    output = model["properties"]["outputs"]["items"]
+    _, calibration = model["properties"]["calibration"]["anyOf"]
+    head = (
+        "# Recipes\n\nA YAML file with one key, `models`, and a list of models under it. Unknown keys are errors, and "
+        "all errors are told at once, each with its line. Files that a recipe names start at the recipe's folder. "
+        "[recipe.yaml](../../recipe.yaml) has an example of nearly everything; `microtome recipe schema` prints the "
+        "same as a JSON schema.\n"
+    )
+    parts = [
+        head,
+        f"## A model\n\n{keys(model)}",
+        f"## `input`\n\n{keys(model['properties']['input'])}",
+        f"## One of the `outputs`\n\nEither `layer` or `layers`.\n\n{keys(output)}",
+        f"## `calibration`\n\nA folder, or a mapping:\n\n{keys(calibration)}",
+    ]
+    return "\n".join(parts)
+
+
+def keys(schema: dict[str, Any]) -> str:
+    """A table of a mapping's keys."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name, value in schema["properties"].items():
+            default = "**required**" if name in schema["required"] else str(value.get("default", ""))
+            yield f"`{name}`", kind(value), default, value.get("description", "")
+
+    return table(("key", "value", "default", "meaning"), rows())
+
+
+def kind(schema: dict[str, Any]) -> str:
+    """What values a schema allows, in words."""
+    for union in ("anyOf", "oneOf"):
+        if union in schema and "properties" not in schema:
+            return " or ".join(kind(one) for one in schema[union])
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    if schema.get("type") == "object" and len(schema["properties"]) > _INLINE:
+        return "a mapping, see below"
+    if schema.get("type") == "object":
+        return "{" + ", ".join(f"{name}: {kind(value)}" for name, value in schema["properties"].items()) + "}"
+    if schema.get("type") == "array":
+        items = kind(schema["items"])
+        return items.replace("a mapping", "a list of mappings") if "see below" in items else f"[{items}, ...]"
+    words = {"string": "text", "integer": "whole number", "boolean": "true or false"}
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return " or ".join(words[one] for one in types)
+
+
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """A command's subcommands by name."""
     (action,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
@@ -112,7 +169,13 @@ def options(parser: argparse.ArgumentParser) -> str:
     return table(("option", "meaning"), rows())
 
 
-PAGES = {"commands.md": commands, "settings.md": settings, "metrics.md": metrics, "problems.md": problems}
+PAGES = {
+    "commands.md": commands,
+    "settings.md": settings,
+    "metrics.md": metrics,
+    "problems.md": problems,
+    "recipe.md": recipe,
+}
 
 
 def main() -> int:

@@ -59,18 +59,19 @@ class BenchRow:
     turns: int
 
 
-def bench(directory: Path, sizes: Sequence[int], seconds: float) -> list[BenchRow]:
+def bench(directory: Path, sizes: Sequence[int], seconds: float, sources: Path) -> list[BenchRow]:
     """Time a version.
 
     Args:
         directory: The version.
         sizes: Batch sizes.
         seconds: How long each row is timed.
+        sources: Where the files that its recipe names start.
 
     Raises:
         NoVersion: The directory is none.
     """
-    recipe = recipe_of(directory)
+    recipe = recipe_of(directory, sources)
     slice_ = prepare(recipe)
     names = [output.name for output in recipe.outputs]
     wanted = [(size, name) for size in sizes for name in (names if len(names) == 1 else [*names, ALL])]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 KERAS_FILE = ".keras"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-PRESET = re.compile(r"keras_hub:.+")
+PRESET_PREFIX = "keras_hub:"
+PRESET = re.compile(rf"{PRESET_PREFIX}.+")
 _SIZE = 224
 
 

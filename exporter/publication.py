@@ -1,22 +1,18 @@
 """Publish versions so that a model server watching the directory never sees half of one.
 
 A version is drafted in a hidden sibling, `<models>/<name>/.tmp-…`, flushed to the disk, verified, and renamed to the
-next free number. A run that dies leaves at most its draft, which is hidden; the next run takes it away. Whether a
-draft's run is dead is asked of the kernel: a run holds a lock on its draft for as long as it lives.
+next free number. A run that dies leaves at most its draft, which is hidden; the next run takes it away.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from exporter.drafts import draft_directory, flush, flush_entries
 from exporter.errors import CannotPublish
 from exporter.recipe import ModelRecipe
 
@@ -68,7 +64,7 @@ class Draft:
         Raises:
             CannotPublish: That number is taken.
         """
-        _flush(self.directory)
+        flush(self.directory)
         parent = self.directory.parent
         while True:
             target = parent / str(version or max(_versions(parent), default=0) + 1)
@@ -80,7 +76,7 @@ class Draft:
                 if version is not None:
                     raise _taken(target) from error
                 continue
-            _flush_directory(parent)
+            flush_entries(parent)
             return target
 
 
@@ -92,14 +88,8 @@ def draft_version(models: Path, name: str) -> Iterator[Draft]:
         CannotPublish: The models directory cannot be written.
     """
     try:
-        parent = models / name
-        parent.mkdir(parents=True, exist_ok=True)
-        _remove_dead_drafts(parent)
-        with _locked_directory(parent) as directory:
-            try:
-                yield Draft(directory)
-            finally:
-                shutil.rmtree(directory, ignore_errors=True)
+        with draft_directory(models / name, _DRAFT_PREFIX) as directory:
+            yield Draft(directory)
     except OSError as error:
         raise CannotPublish(
             f"Expected to write a version of {name} under {models}. Received: {error.strerror or error}. "
@@ -107,38 +97,11 @@ def draft_version(models: Path, name: str) -> Iterator[Draft]:
         ) from error
 
 
-@contextlib.contextmanager
-def _locked_directory(parent: Path) -> Iterator[Path]:
-    while True:
-        directory = Path(tempfile.mkdtemp(prefix=_DRAFT_PREFIX, dir=parent))
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            # Between mkdtemp and the lock another run may have taken this directory for a dead one's.
-            if directory.exists():
-                directory.chmod(0o755)  # mkdtemp's 0700 would follow the version into place
-                yield directory
-                return
-        finally:
-            os.close(handle)
-
-
 def _taken(target: Path) -> CannotPublish:
     return CannotPublish(
         f"Expected a version number that is free. Received: {target.name}, but {target} is there already. Versions "
         "never change: leave version: out of the recipe for the next free number, or say another."
     )
-
-
-def _remove_dead_drafts(parent: Path) -> None:
-    for directory in parent.glob(f"{_DRAFT_PREFIX}*"):
-        with contextlib.suppress(OSError):  # alive, or another run was quicker
-            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(directory)
-            finally:
-                os.close(handle)
 
 
 def models_with_versions(models: Path) -> list[str]:
@@ -151,21 +114,3 @@ def _versions(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     return [int(entry.name) for entry in directory.iterdir() if entry.name.isascii() and entry.name.isdigit()]
-
-
-def _flush(directory: Path) -> None:
-    for path in sorted(directory.rglob("*"), reverse=True):
-        if path.is_dir():
-            _flush_directory(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _flush_directory(directory)
-
-
-def _flush_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from exporter.errors import UnknownModel, nearest
+from exporter.located import Located
 from exporter.preprocessing import Preprocessing
+from exporter.recorded_paths import found_again, recorded
 
 WEIGHTS = ("imagenet", "random")
 OWN_WEIGHTS = "own"
@@ -104,6 +106,7 @@ class ModelRecipe:
         include_top: Whether the classifier is there; None for where the weights allow it.
         calibration: What projections and ranges are fitted on.
         files: SHA-256 by path, of the user's own files among backbone and weights.
+        folder: Absolute path of the recipe's folder, from which recorded paths are written; empty when unknown.
     """
 
     name: str
@@ -119,23 +122,32 @@ class ModelRecipe:
     include_top: bool | None = None
     calibration: Calibration | None = None
     files: tuple[tuple[str, str], ...] = ()
+    folder: str = field(default="", compare=False)
 
     def canonical(self) -> str:
         """Return this entry as JSON that is equal exactly when the entries are.
 
-        Defaults are filled in, so saying one aloud, and comments, order and file name change nothing.
+        Defaults are filled in, so saying one aloud, and comments, order and file name change nothing. Neither does it
+        matter on which machine and where the recipe lies, with its files beside it.
         """
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        entry = asdict(self)
+        del entry["folder"]
+        return json.dumps(recorded(entry, self.folder), indent=1, sort_keys=True)
 
     @classmethod
-    def from_canonical(cls, text: str) -> Self:
+    def from_canonical(cls, text: str, folder: Path = Path()) -> Self:
         """Return the entry that `canonical` wrote.
+
+        Args:
+            text: What it wrote.
+            folder: Where the files that it names start.
 
         Raises:
             ValueError: The text is not such an entry.
         """
         try:
-            found: dict[str, Any] = json.loads(text)
+            start = str(folder.absolute())
+            found: dict[str, Any] = {**found_again(json.loads(text), start), "folder": start}
             found["input"] = Preprocessing(**found["input"])
             found["outputs"] = tuple(_output(output) for output in found["outputs"])
             found["calibration"] = found["calibration"] and Calibration(**found["calibration"])
@@ -147,10 +159,17 @@ class ModelRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All models of one recipe file."""
+    """All models of one recipe file.
+
+    Attributes:
+        path: The file.
+        models: Its models.
+        tree: What the file says, with the line of everything.
+    """
 
     path: Path
     models: tuple[ModelRecipe, ...]
+    tree: Located = field(repr=False)
 
     def select(self, name: str | None) -> tuple[ModelRecipe, ...]:
         """Return the model of that name, or all of them for None.

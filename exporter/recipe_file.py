@@ -6,6 +6,7 @@ known here; that takes the backbone, see `exporter.tensors`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from exporter.calibration_folder import image_files, images_digest
@@ -40,12 +41,14 @@ def read_recipe(path: Path) -> Recipe:
         RecipeInvalid: It is not a recipe; carries all that is wrong with it.
     """
     check = Checker(path)
-    top = check.mapping(read_located(path), required=("models",))
+    tree = read_located(path)
+    top = check.mapping(tree, required=("models",))
     items = check.items(top.get("models"))
-    models = tuple(_model(check, item) for item in items)
+    folder = str(path.parent.absolute())
+    models = tuple(replace(_model(check, item), folder=folder) for item in items)
     check.refuse_twins(items, [model.name for model in models])
     check.finish()
-    return Recipe(path, models)
+    return Recipe(path, models, tree)
 
 
 def _model(check: Checker, at: Located) -> ModelRecipe:

@@ -10,6 +10,16 @@ from exporter.strictness import Checker, shown
 
 KEYS = ("name", "layer", "layers", "pooling", "projection", "normalize", "quantization")
 PROJECTION_KEYS = ("pca", "whiten", "random", "seed")
+_BETWEEN = (
+    "A model that is served begins with an image; what lies between two layers is saved by microtome split BACKBONE "
+    "--from LAYER --to LAYER."
+)
+_INSTEAD = {
+    "from": _BETWEEN,
+    "to": _BETWEEN,
+    "dtype": "Vectors leave the model server as float32; the gateway answers in float16, int8 or bits where its caller "
+    "says encoding.",
+}
 
 
 def read_outputs(check: Checker, at: Located | None) -> tuple[OutputRecipe, ...]:
@@ -21,7 +31,7 @@ def read_outputs(check: Checker, at: Located | None) -> tuple[OutputRecipe, ...]
 
 
 def _output(check: Checker, at: Located) -> OutputRecipe:
-    found = check.mapping(at, required=("name",), optional=KEYS[1:])
+    found = check.mapping(at, required=("name",), optional=KEYS[1:], instead=_INSTEAD)
     layers = _layers(check, at, found)
     pooling = _pooling(check, found.get("pooling"))
     if len(layers) > 1 and pooling == "none":

@@ -9,7 +9,7 @@ from pathlib import Path
 from exporter.backbones import BACKBONES, Backbone, find_backbone
 from exporter.errors import UnknownBackbone, nearest
 from exporter.located import Located
-from exporter.own_backbones import KERAS_FILE
+from exporter.own_backbones import KERAS_FILE, PRESET_PREFIX
 from exporter.recipe import OWN_WEIGHTS, WEIGHTS
 from exporter.strictness import Checker
 
@@ -46,7 +46,10 @@ def read_source(check: Checker, at: Located, found: dict[str, Located]) -> Sourc
         chosen = OWN_WEIGHTS
         if not own and isinstance(at.value, dict):
             check.note(at, f"expected the key weights. Received: only {', '.join(at.value) or 'nothing'}.")
-    files = tuple((text, digest(Path(text))) for text in (backbone, chosen) if Path(text).is_file())
+    preset = Path(backbone.removeprefix(PRESET_PREFIX)) if backbone.startswith(PRESET_PREFIX) else None
+    parts = sorted(preset.rglob("*")) if preset is not None and preset.is_absolute() else []
+    own_files = [path for path in (Path(backbone), Path(chosen), *parts) if path.is_file()]
+    files = tuple((str(path), digest(path)) for path in own_files)
     return Source(backbone, chosen, row, own, files)
 
 
@@ -62,11 +65,12 @@ def _backbone(check: Checker, at: Located | None) -> tuple[str, Backbone]:
         return "", next(iter(BACKBONES.values()))  # noted already; any row lets the rest be checked too
     if name.endswith(KERAS_FILE):
         name = check.file(at)
+    elif name.startswith(PRESET_PREFIX):
+        name = PRESET_PREFIX + check.preset(name.removeprefix(PRESET_PREFIX))
     try:
         return name, find_backbone(name)
     except UnknownBackbone as error:
-        said = str(error)
-        check.note(at, f"{said[:1].lower()}{said[1:]}")
+        check.note_error(at, error)
         return name, next(iter(BACKBONES.values()))
 
 

@@ -26,24 +26,26 @@ from exporter.versions import manifest_of, recipe_of
 _MOST_IMAGES = 64
 
 
-def verify_again(directory: Path, images: Path | None) -> list[Finding]:
+def verify_again(directory: Path, images: Path | None, sources: Path) -> list[Finding]:
     """Build a version's model again from its recipe and compare.
 
     Args:
         directory: The version.
         images: A folder of real images to compare on; None for the trial pixels alone.
+        sources: Where the files that its recipe names start.
 
     Raises:
         NoVersion: The version is damaged.
         ImpossibleOption: There are no images in the folder.
     """
-    recipe = recipe_of(directory)
+    recipe = recipe_of(directory, sources)
     files = image_files(images, _MOST_IMAGES) if images is not None else []
     if images is not None and not files:
         raise ImpossibleOption(f"Expected a folder with images. Received: {images}, which has none.")
     changed = [path for path, before in recipe.files if not Path(path).is_file() or digest(Path(path)) != before]
     if changed:
-        said = f"Expected the files that this version was made from. Received: changed or gone: {', '.join(changed)}."
+        said = "Expected the files that this version was made from. Received: changed or gone: "
+        said += f"{', '.join(changed)}. Give the recipe's folder as --sources."
         return [Finding("its sources are there", False, said)]
     try:
         projections = read_projections(directory / ASSETS)

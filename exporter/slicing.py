@@ -66,9 +66,7 @@ def cut(built: Built, recipe: ModelRecipe) -> Slice:
     outputs, errors = [], []
     for output in recipe.outputs:
         try:
-            found = [find_tensor(built.model, layer) for layer in output.layers]
-            shapes = tuple(tuple(tensor.shape) for tensor in found)
-            pooled = pooled_output_shape(output, shapes)
+            found, shapes, pooled = find_output(built.model, output)
         except CutError as error:
             errors.append(error)
             continue
@@ -80,3 +78,16 @@ def cut(built: Built, recipe: ModelRecipe) -> Slice:
     if errors:
         raise CutError("\n".join(dict.fromkeys(str(error) for error in errors)))
     return Slice(built, keras.Model(built.model.input, tensors), tuple(outputs), recipe.input)
+
+
+def find_output(
+    model: keras.Model, output: OutputRecipe
+) -> tuple[list[keras.KerasTensor], tuple[tuple[int | None, ...], ...], tuple[int, ...]]:
+    """Return the tensors of an output's layers, their shapes, and the shape of one image's features, pooled.
+
+    Raises:
+        CutError: A layer is unknown or ambiguous, or cannot be pooled as asked.
+    """
+    found = [find_tensor(model, layer) for layer in output.layers]
+    shapes = tuple(tuple(tensor.shape) for tensor in found)
+    return found, shapes, pooled_output_shape(output, shapes)

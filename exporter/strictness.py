@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from exporter.errors import RecipeInvalid, nearest
@@ -33,8 +33,27 @@ class Checker:
         if self._problems:
             raise RecipeInvalid([message for _, message in sorted(self._problems, key=lambda problem: problem[0])])
 
-    def mapping(self, at: Located, *, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Located]:
-        """Return the known keys of a mapping; note unknown, repeated and missing ones."""
+    def note_error(self, at: Located, error: Exception) -> None:
+        """Note what an error says, as the rest of a sentence."""
+        said = str(error)
+        self.note(at, f"{said[:1].lower()}{said[1:]}")
+
+    def mapping(
+        self,
+        at: Located,
+        *,
+        required: Sequence[str],
+        optional: Sequence[str] = (),
+        instead: Mapping[str, str] | None = None,
+    ) -> dict[str, Located]:
+        """Return the known keys of a mapping; note unknown, repeated and missing ones.
+
+        Args:
+            at: What ought to be a mapping.
+            required: Keys that must be there.
+            optional: Keys that may.
+            instead: What to do instead of giving some unknown key that people may well expect to be known.
+        """
         known = (*required, *optional)
         if not isinstance(at.value, dict):
             self.note(at, f"expected a mapping with {', '.join(known)}. Received: {shown(at)}.")
@@ -43,7 +62,8 @@ class Checker:
             self.note(at.value[key], f"expected {key} once. Received: it again.")
         for key, value in at.value.items():
             if key not in known:
-                self.note(value, f"unknown key. Expected: {', '.join(known)}. Received: {key!r}. {nearest(key, known)}")
+                way_on = (instead or {}).get(key) or nearest(key, known)
+                self.note(value, f"unknown key. Expected: {', '.join(known)}. Received: {key!r}. {way_on}")
         for key in required:
             if key not in at.value:
                 self.note(at, f"expected the key {key}. Received: only {', '.join(at.value) or 'nothing'}.")
@@ -111,6 +131,11 @@ class Checker:
         if not path.is_file():
             self.note(at, f"expected a file. Received: {path}, which is not there.")
         return str(path)
+
+    def preset(self, text: str) -> str:
+        """Return a preset as it is, or the absolute path of its directory if there is one; it starts at the recipe."""
+        path = (self._file.parent / Path(text).expanduser()).absolute()
+        return str(path) if path.is_dir() else text
 
     def folder(self, at: Located) -> Path | None:
         """Return the absolute path of a folder, or None when it is not there."""

@@ -38,15 +38,19 @@ def manifest_of(directory: Path) -> dict[str, Any]:
     return found
 
 
-def recipe_of(directory: Path) -> ModelRecipe:
+def recipe_of(directory: Path, sources: Path) -> ModelRecipe:
     """Return the recipe entry that a version was made from.
+
+    Args:
+        directory: The version.
+        sources: Where the files that the recipe names start: the recipe's own folder.
 
     Raises:
         NoVersion: It is damaged, or of another release.
     """
     path = directory / ASSETS / RECIPE_FILE
     try:
-        return ModelRecipe.from_canonical(path.read_text(encoding="utf-8"))
+        return ModelRecipe.from_canonical(path.read_text(encoding="utf-8"), sources)
     except (OSError, ValueError) as error:
         raise NoVersion(
             f"Expected the recipe of a version in {path}. Received: {error}. Export it anew with this release."

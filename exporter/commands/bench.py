@@ -23,6 +23,13 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--seconds", type=float, default=3.0, metavar="S", help="how long each row is timed (%(default)s)"
     )
+    parser.add_argument(
+        "--sources",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="the recipe's folder, where the files that it names start (the current one)",
+    )
     parser.add_argument("--json", action="store_true", help="JSON, for programs")
 
 
@@ -36,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tensorflow_ready():
         from exporter.benchmark import bench  # noqa: PLC0415
 
-        rows = bench(directory, sizes, arguments.seconds)
+        rows = bench(directory, sizes, arguments.seconds, arguments.sources)
     from exporter.bench_report import print_rows  # noqa: PLC0415
 
     print_rows(rows, as_json=arguments.json)

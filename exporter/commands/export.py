@@ -40,15 +40,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Export what is not there yet."""
     from exporter.recipe_file import read_recipe  # noqa: PLC0415
 
-    chosen = read_recipe(arguments.recipe).select(arguments.model)
+    file = read_recipe(arguments.recipe)
+    chosen = file.select(arguments.model)
     wanted = [recipe for recipe in chosen if arguments.force or not _is_there(arguments.out, recipe)]
     if not wanted:
         return 0
     from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
 
     with tensorflow_ready():
+        from exporter.layer_check import check_layers  # noqa: PLC0415
         from exporter.pipeline import export  # noqa: PLC0415
 
+        check_layers(file, wanted)
         for recipe in wanted:
             published = export(
                 recipe, arguments.out, verified=not arguments.no_verify, served_from=arguments.served_from

@@ -22,7 +22,8 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "split",
         help=COMMANDS["split"],
         description="Cut a backbone into consecutive blocks at any layers, save each as a SavedModel and as .keras, "
-        "and prove that the chain of what was saved equals the backbone. With --from and --to: save what lies between.",
+        "and prove that the chain of what was saved equals the backbone. With --from and --to: save what lies between, "
+        "and prove that it leads from what the backbone has at the one to what it has at the other.",
     )
     add_backbone_to(parser)
     parser.add_argument("--at", action="append", default=[], metavar="LAYER", help="where to cut; as often as needed")
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         with stage(f"Building {row.name}"):
             built = build(row, weights, pixels)
         if sliced:
-            done = slice_to(built, (arguments.start, arguments.end), arguments.out)
+            done = slice_to(built, pixels, (arguments.start, arguments.end), arguments.out, arguments.images)
         else:
             done = split_to(built, pixels, arguments.at, arguments.out, arguments.images)
     _show(done, arguments.out)
@@ -75,4 +76,6 @@ def _show(done: Split, out: Path) -> None:
             numbers = (f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{found.cosine:.9f}")
             proof.add_row(found.form, found.images, found.output, *numbers, "yes" if found.equal else "NO")
         console.print(proof)
-    console.print(f"Written to {out}." if done.published else "The chain is not the network: nothing is written.")
+    console.print(
+        f"Written to {out}." if done.published else "What was written does not equal the network: nothing is kept."
+    )

@@ -18,6 +18,13 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="a version, such as models/lite0/1")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="real images to compare on, the first 64 of them")
+    parser.add_argument(
+        "--sources",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="the recipe's folder, where the files that it names start (the current one)",
+    )
     parser.add_argument("--json", action="store_true", help="JSON, for programs")
 
 
@@ -30,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tensorflow_ready():
         from exporter.reverification import verify_again  # noqa: PLC0415
 
-        findings = verify_again(directory, arguments.images)
+        findings = verify_again(directory, arguments.images, arguments.sources)
     from exporter.findings_report import print_findings  # noqa: PLC0415
 
     print_findings(directory, findings, as_json=arguments.json)

@@ -26,11 +26,13 @@ class Block:
         model: From named tensors to named tensors; shares its layers with the network that it was cut from.
         takes: Names of what it takes.
         gives: Names of what it gives.
+        ends: The network's own tensors that those names stand for: what it takes, then what it gives.
     """
 
     model: keras.Model
     takes: tuple[str, ...]
     gives: tuple[str, ...]
+    ends: tuple[keras.KerasTensor, ...]
 
 
 def split(model: keras.Model, refs: Sequence[str]) -> tuple[Block, ...]:
@@ -104,7 +106,7 @@ def _block(
         else tensors[id(tensor)]
         for word, tensor in zip(leaving, gives, strict=True)
     }
-    return Block(keras.Model(inputs, outputs, name=name), tuple(entering), tuple(leaving))
+    return Block(keras.Model(inputs, outputs, name=name), tuple(entering), tuple(leaving), (*takes, *gives))
 
 
 def _name(network: Network, tensor: keras.KerasTensor) -> str:

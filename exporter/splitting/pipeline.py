@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,13 @@ import tensorflow as tf
 
 from exporter.building import Built
 from exporter.calibration_folder import image_files
+from exporter.drafts import draft_directory, flush
 from exporter.errors import CannotPublish, ImpossibleSplit
 from exporter.preprocessing import Preprocessing
 from exporter.progress import stage
 from exporter.scaling import scale
 from exporter.splitting.blocks import Block, between, split
-from exporter.splitting.proof import Comparison, noise, photos, prove
+from exporter.splitting.proof import Comparison, noise, photos, prove, prove_slice
 from exporter.splitting.saved_blocks import write_block
 
 DESCRIPTION = "split.json"
@@ -35,7 +34,7 @@ class Split:
 
     Attributes:
         blocks: The blocks.
-        comparisons: With the network; none for a slice from one layer to another, which nothing can be chained to.
+        comparisons: With the network.
         published: Whether they are where they should be; not when a comparison failed.
     """
 
@@ -57,36 +56,53 @@ def split_to(built: Built, pixels: Preprocessing, at: Sequence[str], out: Path, 
     Raises:
         ExporterError: See `exporter.errors`; nothing is written then.
     """
-    files = image_files(images, _PHOTOS)
-    if not files:
-        raise ImpossibleSplit(f"Expected a folder with photos to try the blocks on. Received: {images}. Give --images.")
+    trials = _trials(built, pixels, images)
     blocks = split(built.model, at)
-    with _drafted(out) as draft:
-        _write(draft, built, blocks)
-        with stage("Proving that the chain of blocks equals the network"):
-            real = photos(files, pixels)
-            batches = {"noise": noise(real.shape), "photos": real}  # of one shape, so that TensorFlow plans once
-            trials = {name: scale(tf.constant(batch), built.row.scaling) for name, batch in batches.items()}
-            found = tuple(prove(built.model, blocks, draft, trials))
-        _describe(draft, built, blocks, found)
-        published = all(comparison.equal for comparison in found)
-        if published:
-            draft.rename(out)
-    return Split(blocks, found, published)
+    return _published(built, blocks, out, lambda draft: prove(built.model, blocks, draft, trials))
 
 
-def slice_to(built: Built, ends: tuple[str, str], out: Path) -> Split:
+def slice_to(built: Built, pixels: Preprocessing, ends: tuple[str, str], out: Path, images: Path) -> Split:
     """Write what lies between two layers to a directory that is not there yet.
+
+    Args:
+        built: The backbone.
+        pixels: What it was built for.
+        ends: The layer after which the slice begins, and the one that it ends with.
+        out: The directory.
+        images: A folder of photos to try the slice on.
 
     Raises:
         ExporterError: See `exporter.errors`; nothing is written then.
     """
+    trials = _trials(built, pixels, images)
     block = between(built.model, *ends)
+    return _published(built, (block,), out, lambda draft: prove_slice(built.model, block, draft, trials))
+
+
+def _trials(built: Built, pixels: Preprocessing, images: Path) -> dict[str, tf.Tensor]:
+    """Return noise and photos as the network takes them, of one shape, so that TensorFlow plans once."""
+    files = image_files(images, _PHOTOS)
+    if not files:
+        raise ImpossibleSplit(f"Expected a folder with photos to try the blocks on. Received: {images}. Give --images.")
+    real = photos(files, pixels)
+    batches = {"noise": noise(real.shape), "photos": real}
+    return {name: scale(tf.constant(batch), built.row.scaling) for name, batch in batches.items()}
+
+
+def _published(
+    built: Built, blocks: tuple[Block, ...], out: Path, prove_in: Callable[[Path], list[Comparison]]
+) -> Split:
+    """Write the blocks to a draft, prove what was written, and move it into place if it is right."""
     with _drafted(out) as draft:
-        _write(draft, built, [block])
-        _describe(draft, built, [block], ())
-        draft.rename(out)
-    return Split((block,), (), published=True)
+        _write(draft, built, blocks)
+        with stage("Proving that what was written equals the network"):
+            found = tuple(prove_in(draft))
+        _describe(draft, built, blocks, found)
+        published = all(comparison.equal for comparison in found)
+        if published:
+            flush(draft)
+            draft.rename(out)
+    return Split(blocks, found, published)
 
 
 def _write(draft: Path, built: Built, blocks: Sequence[Block]) -> None:
@@ -123,13 +139,8 @@ def _drafted(out: Path) -> Iterator[Path]:
     if out.exists():
         raise CannotPublish(f"Expected a directory that is not there yet. Received: {out}. Remove it or name another.")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise CannotPublish(f"Expected to write to {out.parent}. Received: {error.strerror}.") from error
-    draft.chmod(0o755)
-    try:
-        yield draft
-    finally:
-        if draft.exists():
-            shutil.rmtree(draft)
+        with draft_directory(out.parent, f".{out.name}-") as draft:
+            yield draft
+    except (OSError, tf.errors.OpError) as error:  # TensorFlow's file system does not raise OSError
+        said = error.message if isinstance(error, tf.errors.OpError) else error.strerror or error
+        raise CannotPublish(f"Expected to write {out}. Received: {said}. Make room or give another --out.") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,35 @@ def prove(
     found = []
     expected = {images: keras.tree.flatten(whole(batch, training=False)) for images, batch in trials.items()}
     for form in FORMS:
-        chain: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]] = read_chain(directory, names, form)
-        for images, batch in trials.items():
-            given = chain({blocks[0].takes[0]: batch})
-            for output, wanted in zip(blocks[-1].gives, expected[images], strict=True):
-                found.append(compare(form, images, output, np.asarray(given[output]), np.asarray(wanted)))
+        with read_chain(directory, names, form) as chain:
+            for images, batch in trials.items():
+                given = chain({blocks[0].takes[0]: np.asarray(batch)})
+                found += [
+                    compare(form, images, output, np.asarray(given[output]), np.asarray(wanted))
+                    for output, wanted in zip(blocks[-1].gives, expected[images], strict=True)
+                ]
+    return found
+
+
+def prove_slice(model: keras.Model, block: Block, directory: Path, trials: Mapping[str, tf.Tensor]) -> list[Comparison]:
+    """Read a written slice back, feed it what the network has where it begins, and compare where it ends.
+
+    Args:
+        model: The network.
+        block: The slice.
+        directory: Where it was written.
+        trials: Images by what they are, float32 [N, H, W, 3], scaled as the network wants them.
+    """
+    names = [*block.takes, *block.gives]
+    ends = keras.Model(Network(model).model.inputs, list(block.ends))
+    tapped = {images: keras.tree.flatten(ends(batch, training=False)) for images, batch in trials.items()}
+    found = []
+    for form in FORMS:
+        with read_chain(directory, [block.model.name], form) as chain:
+            for images, tensors in tapped.items():
+                known = {name: np.asarray(tensor) for name, tensor in zip(names, tensors, strict=True)}
+                given = chain({name: known[name] for name in block.takes})
+                found += [compare(form, images, name, given[name], known[name]) for name in block.gives]
     return found
 
 

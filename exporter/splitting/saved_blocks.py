@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -14,6 +17,7 @@ from exporter.saved_model import METHOD, SERVING
 from exporter.splitting.blocks import Block
 
 Tensors = Mapping[str, tf.Tensor]
+Arrays = Mapping[str, np.ndarray[Any, Any]]
 FORMS = ("SavedModel", ".keras")
 
 
@@ -23,27 +27,40 @@ def write_block(directory: Path, block: Block) -> None:
     _write_saved_model(directory / block.model.name, block)
 
 
-def read_chain(directory: Path, names: Sequence[str], form: str) -> Callable[[Tensors], Tensors]:
+@contextlib.contextmanager
+def read_chain(directory: Path, names: Sequence[str], form: str) -> Iterator[Callable[[Arrays], Arrays]]:
     """Read blocks back, in one of the `FORMS`, as one function from the first's tensors to the last's."""
     read = _read_saved_model if form == "SavedModel" else _read_keras
-    steps = [read(directory, name) for name in names]
+    with contextlib.ExitStack() as opened:
+        steps = [opened.enter_context(read(directory, name)) for name in names]
 
-    def chain(tensors: Tensors) -> Tensors:
-        for step in steps:
-            tensors = step(tensors)
-        return tensors
+        def chain(tensors: Arrays) -> Arrays:
+            for step in steps:
+                tensors = step(tensors)
+            return tensors
 
-    return chain
-
-
-def _read_saved_model(directory: Path, name: str) -> Callable[[Tensors], Tensors]:
-    loaded = tf.saved_model.load(directory / name)  # must outlive the signature
-    return lambda tensors: loaded.signatures[SERVING](**tensors)
+        yield chain
 
 
-def _read_keras(directory: Path, name: str) -> Callable[[Tensors], Tensors]:
+@contextlib.contextmanager
+def _read_saved_model(directory: Path, name: str) -> Iterator[Callable[[Arrays], Arrays]]:
+    """Load a block into a session, as TensorFlow Serving does; TF2's loader would take several times as long."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        meta = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(directory / name))
+        signature = meta.signature_def[SERVING]
+        fetches = {name: info.name for name, info in signature.outputs.items()}
+
+        def run(tensors: Arrays) -> Arrays:
+            found: Arrays = session.run(fetches, {signature.inputs[name].name: tensors[name] for name in tensors})
+            return found
+
+        yield run
+
+
+@contextlib.contextmanager
+def _read_keras(directory: Path, name: str) -> Iterator[Callable[[Arrays], Arrays]]:
     model = keras.saving.load_model(directory / f"{name}.keras", compile=False)
-    return lambda tensors: model(dict(tensors), training=False)
+    yield lambda tensors: {name: np.asarray(tensor) for name, tensor in model(dict(tensors), training=False).items()}
 
 
 def _write_saved_model(directory: Path, block: Block) -> None:

@@ -189,6 +189,7 @@ def test_export_tells_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     assert done.stdout.startswith(f"lite0 version 1 at {tmp_path}/lite0/1: early 40, middle 112, top 1280; 13.9 MB, ")
     assert done.stderr.splitlines() == [
         "Loading TensorFlow ...",
+        "lite0: looking for its layers in EfficientNetLite0 ...",
         "lite0: building EfficientNetLite0 with imagenet weights ...",
         "lite0: freezing 3 outputs ...",
         "lite0: writing ...",

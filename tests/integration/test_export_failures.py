@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.exported_models import REPOSITORY, export, exporter_command
+from tests.exported_models import REPOSITORY, exporter_command
 
 BAD_LAYERS = """
 models:
@@ -19,6 +19,15 @@ models:
     outputs:
       - {name: a, layer: blok5c_add}
       - {name: b, layer: predictions, pooling: avg}
+  - name: downloaded
+    backbone: MobileNetV2
+    weights: imagenet
+    outputs: [{name: c, layers: [out_relu, -999]}]
+  - name: impossible
+    backbone: InceptionV3
+    weights: broken.h5
+    input: {size: 50}
+    outputs: [{name: d, layer: mixed1}]
 """
 
 
@@ -44,14 +53,31 @@ def test_without_a_network_one_line_says_what_was_wanted_and_the_ways_on(
     assert not (tmp_path / "models").exists()
 
 
-def test_unknown_layers_are_told_together(tmp_path: Path) -> None:
-    """Layers are known only once the backbone is built; all that are wrong are told then."""
+def test_unknown_layers_of_all_models_are_told_with_their_lines_before_any_weights_are_read(tmp_path: Path) -> None:
+    """Nothing is downloaded, and the file that is no weights file is not opened: the architectures are enough."""
     (tmp_path / "recipe.yaml").write_text(BAD_LAYERS, encoding="utf-8")
-    done = export(tmp_path / "recipe.yaml", tmp_path / "models")
+    (tmp_path / "broken.h5").write_bytes(b"not weights")
+    dead_end = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    done = exporter_command(
+        ["export", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "models")],
+        environment={**os.environ, **dead_end, "KERAS_HOME": str(tmp_path / "keras")},
+    )
     assert done.returncode == 2
-    assert "Received: 'blok5c_add'. Nearest: block5c_add, " in done.stderr
-    assert "Say pooling: none." in done.stderr
-    assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
+    assert [
+        line.removeprefix("microtome: ").partition(". Received")[0].partition(" for pooling")[0] for line in told
+    ] == [
+        f"{tmp_path}/recipe.yaml:{text}"
+        for text in (
+            "7: models[0].outputs[0].layer: expected one of the 145 layers of efficientnetlite0",
+            "8: models[0].outputs[1].pooling: expected a layer with a feature map [N, H, W, C] or tokens [N, T, C]",
+            "12: models[1].outputs[0].layers: expected a layer of mobilenetv2_1.00_224 from -156 to 155",
+            "16: models[2].input: expected an input that InceptionV3 can be built for",
+        )
+    ]
+    assert "Received: 'blok5c_add'. Nearest: block5c_add, " in told[0]
+    assert "Say pooling: none." in told[1]
+    assert "weights" not in done.stderr
     assert not (tmp_path / "models").exists()
 
 

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from exporter.backbones import BACKBONES
+from exporter.building import Built
+from exporter.freezing import freeze
+from exporter.heads import whole_head
+from exporter.preprocessing import Preprocessing
+from exporter.recipe import ModelRecipe, OutputRecipe
+from exporter.slicing import cut
+from exporter.trial import trial_pixels
 from tests.exported_models import export
+from tests.unit.exporter.small_models import token_model
 
 ENTRY = """
   - name: {name}
@@ -42,6 +54,78 @@ def test_every_family_is_exported_and_verified(tmp_path: Path) -> None:
         assert (manifest["input"]["height"], manifest["input"]["width"]) == (64, 96)
         mean, peak, feature_map = (output["shape"] for output in manifest["outputs"])
         assert mean == peak == feature_map[-1:]
+
+
+PAPERS = """
+models:
+  - name: alexnet
+    backbone: AlexNet
+    weights: random
+    input: {size: [80, 96]}
+    include_top: true
+    outputs:
+      - {name: pool5, layer: pool5, pooling: flatten}
+      - {name: fc7, layer: fc7, pooling: none}
+  - name: zfnet
+    backbone: ZFNet
+    weights: random
+    input: {size: [80, 96]}
+    outputs:
+      - {name: conv5, layer: conv5, pooling: max}
+      - {name: pool5, layer: pool5}
+  - name: googlenet
+    backbone: GoogLeNet
+    weights: random
+    input: {size: [80, 96]}
+    outputs:
+      - {name: middle, layer: inception_4a}
+      - {name: top, layer: inception_5b}
+  - name: tokens
+    backbone: tests.unit.exporter.small_models:token_model
+    input: {size: 8, scaling: tf}
+    outputs:
+      - {name: class, layer: encoded, pooling: cls, normalize: l2}
+      - {name: mean, layer: encoded}
+      - {name: all, layer: encoded, pooling: none}
+"""
+
+
+@pytest.mark.timeout(600)
+def test_architectures_of_papers_and_token_models_are_exported_and_verified(tmp_path: Path) -> None:
+    """AlexNet with its classifier's famous fc7, ZF Net and GoogLeNet; and a function's model with a class token."""
+    (tmp_path / "recipe.yaml").write_text(PAPERS, encoding="utf-8")
+    done = export(tmp_path / "recipe.yaml", tmp_path / "models", timeout=500)
+    assert done.returncode == 0, done.stderr
+    shapes = {
+        name: [(output["name"], output["shape"]) for output in _manifest(tmp_path / "models" / name)["outputs"]]
+        for name in ("alexnet", "zfnet", "googlenet", "tokens")
+    }
+    assert shapes == {
+        "alexnet": [("pool5", [1 * 1 * 256]), ("fc7", [4096])],
+        "zfnet": [("conv5", [256]), ("pool5", [256])],
+        "googlenet": [("middle", [512]), ("top", [1024])],
+        "tokens": [("class", [6]), ("mean", [6]), ("all", [5, 6])],
+    }
+
+
+def _manifest(model: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((model / "1" / "assets.extra" / "manifest.json").read_bytes())
+    return found
+
+
+def test_class_token_is_the_first(tmp_path: Path) -> None:
+    """Pooling `cls` gives the token that the model put before those of the patches, not a mean of all."""
+    pixels = Preprocessing(8, 8, shortest_side=9)
+    outputs = (OutputRecipe("class", "encoded", "cls"), OutputRecipe("all", "encoded", "none"))
+    built = Built(BACKBONES["MobileNet"], token_model(), "own", "made for a test")
+    slice_ = cut(built, ModelRecipe("tokens", "MobileNet", "random", pixels, outputs, "all"))
+    images = trial_pixels(8, 8)
+    frozen = freeze(slice_, whole_head({}))
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.import_graph_def(frozen.definition, name="")
+        given = session.run({name: f"{node}:0" for name, node in frozen.outputs.items()}, {f"{frozen.input}:0": images})
+    np.testing.assert_array_equal(given["class"], given["all"][:, 0])
+    assert not np.allclose(given["class"], given["all"].mean(axis=1))
 
 
 def test_one_model_of_a_recipe_can_be_picked(tmp_path: Path) -> None:

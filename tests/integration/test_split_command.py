@@ -22,6 +22,9 @@ REQUIRED = {
         {"pool2_pool": 1, "pool3_pool": 1, "conv4_block16_concat": 1, "conv4_block20_1_relu": 2, "pool4_pool": 1},
     ),
     "InceptionV3": (75, {"mixed4": 1, "activation_42": 2, "mixed5": 1}),
+    "ResNet152": (32, {"conv2_block3_out": 1, "conv4_block18_1_relu": 2, "conv4_block36_out": 1}),
+    "NASNetMobile": (32, {"reduction_concat_stem_2": 2, "normal_add_1_5": 4, "normal_concat_8": 2}),
+    "InceptionResNetV2": (75, {"block35_10_ac": 1, "block17_10_mixed": 2, "mixed_7a": 1}),
 }
 
 
@@ -38,7 +41,7 @@ def built(name: str, size: int) -> Built:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", REQUIRED)
 def test_network_equals_the_chain_of_its_blocks(tmp_path: Path, name: str) -> None:
-    """At every transition, within a dense block and within an inception module; on noise and on photos."""
+    """At every transition, within dense, inception, residual and NASNet blocks; on noise and on photos."""
     keras.utils.clear_session()  # so that layers without names of their own are called the same after any other test
     size, cuts = REQUIRED[name]
     done = split_to(built(name, size), pixels(size), list(cuts), tmp_path / "blocks", REPOSITORY / "examples")
@@ -68,11 +71,15 @@ def test_split_prints_the_proof_and_describes_the_blocks(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["blocks"]
 
 
-def test_slice_between_two_layers_is_written(tmp_path: Path) -> None:
-    """`--from` and `--to` leave one block and no chain to prove."""
+def test_slice_between_two_layers_is_proved_and_written(tmp_path: Path) -> None:
+    """`--from` and `--to` leave one block, which leads from the network's own tensors to the network's own."""
     out = tmp_path / "slice"
-    done = slice_to(built("EfficientNetLite0", 32), ("block2a_project_bn", "block2b_add"), out)
+    ends = ("block2a_project_bn", "block2b_add")
+    done = slice_to(built("EfficientNetLite0", 32), pixels(32), ends, out, REPOSITORY / "examples")
     assert (done.blocks[0].takes, done.blocks[0].gives) == (("block2a_project_bn",), ("block2b_add",))
+    assert {(found.form, found.images, found.equal) for found in done.comparisons} == {
+        (form, images, True) for form in ("SavedModel", ".keras") for images in ("noise", "photos")
+    }
     assert sorted(path.name for path in out.iterdir()) == ["slice", "slice.keras", "split.json"]
 
 
@@ -88,6 +95,24 @@ def test_failed_split_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CannotPublish, match="a directory that is not there yet"):
         split_to(lite0, pixels(32), ["block2b_add"], tmp_path / "out", examples)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_litter_of_a_split_that_was_killed_is_taken_away(tmp_path: Path) -> None:
+    """A draft that no living run holds goes; a directory of the user's own with a like name stays."""
+    for name in (".out-dead", ".output"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "block1.keras").touch()
+    ends = ("block2a_project_bn", "block2b_add")
+    slice_to(built("EfficientNetLite0", 32), pixels(32), ends, tmp_path / "out", REPOSITORY / "examples")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".output", "out"]
+
+
+def test_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """A file in the way is a user's mistake, not a traceback."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotPublish, match=r"Expected to write .*file/out\. Received: File exists"):
+        split_to(built("EfficientNetLite0", 32), pixels(32), ["block2b_add"], tmp_path / "file" / "out",
+                 REPOSITORY / "examples")  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [[], ["--from", "a"], ["--at", "a", "--from", "b", "--to", "c"]])

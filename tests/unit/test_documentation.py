@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = ("commands.md", "metrics.md", "problems.md", "settings.md")
+PAGES = ("commands.md", "metrics.md", "problems.md", "recipe.md", "settings.md")
 
 
 def generator() -> ModuleType:

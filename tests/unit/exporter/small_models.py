@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 from exporter.backbones import BACKBONES
@@ -29,6 +30,34 @@ def small_model(seed: int = 0) -> keras.Model:
     # Positive, so that the moving variances are too.
     model.set_weights([numbers.uniform(0.1, 1.0, weight.shape) for weight in model.get_weights()])
     return model
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class ClassToken(layers.Layer):  # type: ignore[misc] # Keras has no types
+    """Puts a learnt token before those of the patches."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Make the token."""
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="glorot_uniform", name="token")
+
+    def call(self, tokens: tf.Tensor) -> tf.Tensor:
+        """[N, T, C] to [N, 1 + T, C]."""
+        return tf.concat([tf.repeat(self.token, tf.shape(tokens)[0], axis=0), tokens], axis=1)
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """One token more."""
+        return shape[0], None if shape[1] is None else shape[1] + 1, shape[2]
+
+
+def token_model() -> keras.Model:
+    """Return a vision transformer of one block: 8x8 pixels in four patches and a class token, of six numbers each."""
+    images = keras.Input((8, 8, 3), name="input_layer")
+    x = layers.Reshape((4, 6), name="patches")(layers.Conv2D(6, 4, 4, name="embed")(images))
+    x = ClassToken(name="class_token")(x)
+    normal = layers.LayerNormalization(name="norm")(x)
+    x = layers.Add(name="attended")([x, layers.MultiHeadAttention(2, 3, name="attention")(normal, normal)])
+    x = layers.Add(name="mixed")([x, layers.Dense(6, activation="gelu", name="mix")(x)])
+    return keras.Model(images, layers.LayerNormalization(name="encoded")(x), name="tokens")
 
 
 def small_backbone(seed: int = 0) -> Built:

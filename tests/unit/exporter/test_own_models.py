@@ -193,13 +193,3 @@ def test_classifier_can_be_asked_for_and_left_out() -> None:
     assert build(row, "random", row.preprocessing, include_top=False).model.layers[-1].name == "conv_pw_13_relu"
     assert build(row, "random", SMALL, include_top=True).model.layers[-1].name == "predictions"
     assert build(row, "random", SMALL).model.layers[-1].name == "conv_pw_13_relu"
-
-
-def test_keras_own_download_path_succeeds() -> None:
-    """`weights: imagenet` through Keras, where Keras has the file already."""
-    home = Path(keras.config.keras_home()) if hasattr(keras.config, "keras_home") else Path.home() / ".keras"
-    if not (home / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5").is_file():
-        pytest.skip("needs MobileNetV2's weights in $KERAS_HOME/models, which downloading them once leaves there")
-    row = BACKBONES["MobileNetV2"]
-    built = build(row, "imagenet", row.preprocessing)
-    assert built.source.startswith("keras.applications.MobileNetV2, weights='imagenet'")

@@ -251,7 +251,53 @@ def test_canonical_text_can_be_read_back(tmp_path: Path) -> None:
     (tmp_path / "photos" / "a.jpg").write_bytes(b"one")
     for text in (SMALLEST, FULL):
         (model,) = read_recipe(written(tmp_path, text)).models
-        assert ModelRecipe.from_canonical(model.canonical()) == model
+        assert ModelRecipe.from_canonical(model.canonical(), tmp_path) == model
+
+
+OWN = """
+models:
+  - name: a
+    backbone: mine.keras
+    weights: other.h5
+    input: {size: 8, scaling: tf}
+    calibration: photos
+    outputs: [{name: top, layer: x, quantization: int8}]
+  - name: b
+    backbone: keras_hub:preset
+    input: {size: 8, scaling: none}
+    outputs: [{name: top, layer: x, pooling: cls}]
+"""
+
+
+def test_recorded_recipe_does_not_tell_where_it_lay(tmp_path: Path) -> None:
+    """The same recipe with the same files records the same in two folders, and is found again in either."""
+    recorded = []
+    for folder in (tmp_path / "here", tmp_path / "there" / "deeper"):
+        (folder / "photos").mkdir(parents=True)
+        (folder / "preset").mkdir()
+        for name in ("mine.keras", "other.h5", "photos/a.jpg", "preset/config.json"):
+            (folder / name).write_bytes(name.encode())
+        models = read_recipe(written(folder, OWN)).models
+        assert models[0].backbone == str(folder / "mine.keras")
+        assert models[1].backbone == f"keras_hub:{folder / 'preset'}"
+        assert [path for path, _ in models[1].files] == [str(folder / "preset" / "config.json")]
+        recorded.append([model.canonical() for model in models])
+        assert [ModelRecipe.from_canonical(text, folder) for text in recorded[-1]] == list(models)
+    assert recorded[0] == recorded[1]
+    assert str(tmp_path) not in "".join(recorded[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("layer: x, from: y", "Received: 'from'. A model that is served begins with an image; what lies between two"),
+        ("layer: x, dtype: float16", "Received: 'dtype'. Vectors leave the model server as float32; the gateway"),
+    ],
+)
+def test_keys_that_people_expect_are_answered_with_the_way_on(tmp_path: Path, text: str, told: str) -> None:
+    """A slice between two layers and another number format exist, but not here."""
+    (problem,) = problems(tmp_path, output(text))
+    assert told in problem
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "a"}'])

@@ -18,7 +18,9 @@ from exporter.backbones import BACKBONES
 from exporter.building import build
 from exporter.tensors import find_tensor
 
-# The table in Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
+# The table in Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, as
+# github.com/google-research/receptive_field has it in its README and RECEPTIVE_FIELD_TABLE.md; there they are called
+# alexnet_v2, vgg_16, mobilenet_v1, resnet_v1_50, resnet_v1_101, inception_v3 and inception_resnet_v2.
 PUBLISHED = {
     "AlexNet": ("pool5", 195, 32),
     "VGG16": ("block5_pool", 212, 32),

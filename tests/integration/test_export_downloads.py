@@ -1,0 +1,116 @@
+"""`weights: imagenet` from beginning to end, with a host of our own in the place of Keras' own.
+
+Keras asks over HTTP, keeps the file and loads it, all by its own code; only the address is another. What is served has
+the architecture's names and shapes but random numbers, so that nothing need come from outside.
+"""
+
+from __future__ import annotations
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from exporter.trial import relative_error, trial_pixels
+from tests.exported_models import REPOSITORY
+
+FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5"
+LAYER = "block_2_add"
+RECIPE = f"""
+models:
+  - name: downloaded
+    backbone: MobileNetV2
+    weights: imagenet
+    input: {{size: 96}}
+    include_top: false
+    outputs: [{{name: early, layer: {LAYER}, pooling: none}}]
+"""
+# The exporter, once Keras has been told another address.
+COMMAND = """
+import sys
+from keras.src.applications import mobilenet_v2
+mobilenet_v2.BASE_WEIGHT_PATH = sys.argv[1]
+from exporter.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@dataclass
+class Host:
+    """A host of weights.
+
+    Attributes:
+        address: Of its folder.
+        model: What the weights are of.
+        asked: The paths that were asked for.
+    """
+
+    address: str
+    model: keras.Model
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Serve one file of weights, in the format of Keras' own."""
+    folder = tmp_path_factory.mktemp("host")
+    keras.utils.clear_session()
+    model = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(96, 96, 3))
+    numbers = np.random.default_rng(3)
+    model.set_weights([numbers.uniform(0.05, 0.15, weight.shape) for weight in model.get_weights()])
+    model.save(folder / FILE)
+    serving = Host("", model)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *_: object) -> None:
+            serving.asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving.address = f"http://127.0.0.1:{server.server_address[1]}/"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield serving
+        server.shutdown()
+
+
+def export_from(host: Host, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Export the recipe with an empty Keras cache in the folder."""
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    arguments = ["export", str(folder / "recipe.yaml"), "--out", str(folder / "models")]
+    environment = {**os.environ, "KERAS_HOME": str(folder / "keras"), "no_proxy": "127.0.0.1"}
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, host.address, *arguments],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def test_weights_are_downloaded_kept_and_served(host: Host, tmp_path: Path) -> None:
+    """The first export asks the host once and serves what came; stdout has the result and no trace of the download."""
+    done = export_from(host, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert host.asked == [f"/{FILE}"]
+    assert (tmp_path / "keras" / "models" / FILE).is_file()
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("downloaded version 1 at ")
+
+    pixels = trial_pixels(96, 96)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path / "models" / "downloaded" / "1"))
+        signature = meta.signature_def["serving_default"]
+        given = session.run(signature.outputs["early"].name, {signature.inputs["images"].name: pixels})
+    expected = keras.Model(host.model.input, host.model.get_layer(LAYER).output)(
+        keras.applications.mobilenet_v2.preprocess_input(pixels.astype(np.float32)), training=False
+    )
+    assert relative_error(given, np.asarray(expected)) <= 1e-4
