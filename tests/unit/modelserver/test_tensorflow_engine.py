@@ -11,6 +11,8 @@ from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
 from modelserver import c_tensors
+from modelserver.batch_limits import BatchLimits
+from modelserver.batch_run import run_batch
 from modelserver.errors import Code, InvalidArgument, NotFound, ServingError
 from modelserver.tensorflow_engine import EXECUTORS_KEPT, SessionSettings, TensorFlowEngine, TensorFlowModel
 from tests.contract.tfserving.requests import images
@@ -83,6 +85,20 @@ def test_an_output_that_is_the_input_outlives_it(engine: TensorFlowEngine, tmp_p
         assert expected.tolist() == answer.tolist()
     model.close()
     assert not c_tensors._lent
+
+
+@pytest.mark.parametrize("name", ["float", "string"])
+def test_3_requests_of_any_type_share_a_batch(engine: TensorFlowEngine, tmp_path: Path, name: str) -> None:
+    """Numbers are joined where TensorFlow reads them in place, strings as they are; each request gets its rows."""
+    model = engine.load(write_types(tmp_path / "1"))
+    signature = model.signatures[name]
+    rows = np.array([b"a", b"", b"c"], object) if name == "string" else np.arange(3, dtype=np.float32)
+    mates = [{signature.inputs["x"].tensor: part} for part in (rows[:1], rows[1:])]
+
+    answers = run_batch(model, mates, [signature.outputs["y"].tensor], BatchLimits(4, allowed_sizes=(4,)))
+
+    assert [rows[:1].tolist(), rows[1:].tolist()] == [answer.tolist() for (answer,) in answers]
+    model.close()
 
 
 def test_variables_and_their_values_are_loaded(engine: TensorFlowEngine, tmp_path: Path) -> None:
