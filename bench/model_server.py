@@ -1,18 +1,15 @@
 """The model server against the same SavedModel without it.
 
     python bench/model_server.py --models DIR [--model NAME ...] [--rounds 3] [--seconds 5]
-    python bench/model_server.py --models DIR --model NAME --while-loading LARGE
 
-The first form compares images per second: 32 clients of one image each over gRPC, in a process of their own on the
-same cores, beside the SavedModel in a bare session in this process, at every batch size, with one and with two callers.
-Rounds are interleaved so that a busy machine slows all alike; the best combination in-process counts.
-
-The second form prints how long requests for NAME take while nothing is loaded, and while versions of LARGE are.
+Compares images per second: 32 clients of one image each over gRPC, in a process of their own on the same cores, beside
+the SavedModel in a bare session in this process, at every batch size, with one and with two callers. Rounds are
+interleaved so that a busy machine slows all alike; the best combination in-process counts. Processor time for each
+image, that of the clients left out, says more than the clock where others use the machine.
 """
 
 import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -20,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,11 +26,11 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np  # noqa: E402
 
+from bench.cpu import cpu_seconds  # noqa: E402
 from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel  # noqa: E402
 from tests.contract.tfserving.requests import images, predict  # noqa: E402
-from tests.contract.tfserving.server_process import Client, ServerProcess, eventually  # noqa: E402
+from tests.contract.tfserving.server_process import Client, ServerProcess  # noqa: E402
 
 CLIENTS = 32
 SIDE = 224
@@ -49,7 +46,6 @@ def main() -> None:
     parser.add_argument("--model", action="append", help="models of it to measure (all)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contestant runs (3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="for how long each time (5)")
-    parser.add_argument("--while-loading", metavar="LARGE", help="measure latency beside loads of this model")
     parser.add_argument("--load", nargs=3, metavar=("ADDRESS", "MODEL", "SECONDS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.load:
@@ -57,16 +53,14 @@ def main() -> None:
         print(closed_loop(lambda: caller(address, model), CLIENTS, float(seconds)))
         return
     for model in options.model or sorted(path.name for path in options.models.iterdir() if path.is_dir()):
-        if options.while_loading:
-            loading(options.models, model, options.while_loading, options.seconds)
-        else:
-            throughput(options.models, model, options.rounds, options.seconds)
+        throughput(options.models, model, options.rounds, options.seconds)
 
 
 def throughput(models: Path, model: str, rounds: int, seconds: float) -> None:
     """Compare the server with the bare session."""
     loaded = TensorFlowEngine(SessionSettings()).load(newest(models / model))
     found: dict[str, list[float]] = defaultdict(list)
+    cost: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="bench") as directory:
         (Path(directory) / "models").mkdir()
         (Path(directory) / "models" / model).symlink_to((models / model).resolve())
@@ -75,50 +69,25 @@ def throughput(models: Path, model: str, rounds: int, seconds: float) -> None:
             server.ready()
             over_grpc(server.address, model, 2.0)
             for _ in range(rounds):
-                found["server"].append(over_grpc(server.address, model, seconds))
+                began = cpu_seconds(server.process.pid)
+                rate = over_grpc(server.address, model, seconds)
+                found["server"].append(rate)
+                cost["server"].append((cpu_seconds(server.process.pid) - began) / (rate * seconds))
                 for size in BATCH_SIZES:
                     for callers in (1, 2):
+                        name, began = f"in-process, batch {size}, callers {callers}", time.process_time()
                         rate = closed_loop(partial(in_process, loaded, size), callers, seconds / 2) * size
-                        found[f"in-process, batch {size}, callers {callers}"].append(rate)
+                        found[name].append(rate)
+                        cost[name].append((time.process_time() - began) / (rate * seconds / 2))
     rates = {name: statistics.median(values) for name, values in found.items()}
     best = max((name for name in rates if name != "server"), key=rates.__getitem__)
     print(f"{model}: {CLIENTS} clients of one image, {rounds} rounds interleaved, medians of images/s")
+    costs = {name: statistics.median(values) * 1e3 for name, values in cost.items()}
     for name, rate in rates.items():
-        print(f"  {rate:8.1f}  {name}  ({min(found[name]):.1f} to {max(found[name]):.1f})")
+        spread = f"{min(found[name]):.1f} to {max(found[name]):.1f}"
+        print(f"  {rate:8.1f}  {name}  ({spread}), {costs[name]:.2f} ms of processor time each")
     print(f"  server / best in-process ({best}): {rates['server'] / rates[best]:.2f}")
-
-
-def loading(models: Path, model: str, large: str, seconds: float) -> None:
-    """Print latencies of one model while another is loaded again and again."""
-    with tempfile.TemporaryDirectory(prefix="bench") as directory:
-        served = Path(directory) / "models"
-        (served / large).mkdir(parents=True)
-        (served / model).symlink_to((models / model).resolve())
-        with ServerProcess(Path(directory) / "server", f"--models_dir={served}", "--enable_batching") as server:
-            server.ready()
-            once = caller(server.address, model)
-            timed(once, lambda: False, 2.0)
-            quiet = timed(once, lambda: False, seconds)
-            source = newest(models / large)
-            with Client(server.address) as client:
-                hidden = served / large / ".tmp"
-                shutil.copytree(source, hidden, copy_function=os.link)
-                hidden.rename(served / large / "1")
-                eventually(lambda: client.states(large), "the large model is found", 60)
-                busy = timed(once, lambda: client.states(large) == {1: "AVAILABLE"}, 600)
-    for name, values in (("quiet", quiet), (f"loading {large}", busy)):
-        p50, p99 = np.percentile(values, [50, 99]) * 1e3
-        print(f"{model}, {name}: {len(values)} requests, p50 {p50:.0f} ms, p99 {p99:.0f} ms")
-
-
-def timed(once: Callable[[], object], done: Callable[[], bool], seconds: float) -> Sequence[float]:
-    """Time one request after the other until something holds, or time is up."""
-    times, deadline = [], time.monotonic() + seconds
-    while time.monotonic() < deadline and not done():
-        began = time.perf_counter()
-        once()
-        times.append(time.perf_counter() - began)
-    return times
+    print(f"  processor time, the same: {costs['server'] / costs[best]:.2f}")
 
 
 def over_grpc(address: str, model: str, seconds: float) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelserver.batching import read_batching
 from modelserver.catalogue import Catalogue
+from modelserver.confinement import Confinement
 from modelserver.engines import open_engine
 from modelserver.errors import ServingError
 from modelserver.grpc_server import bind, build_server
@@ -66,10 +67,11 @@ class Application:
         self._load_threads = ThreadPoolExecutor(loads, "load")
         batching = read_batching(options)
         slots = batching.threads or cores
+        self._confinement = Confinement()
         self._run_threads = ThreadPoolExecutor(slots, batching.thread_pool_name)
         self._catalogue = Catalogue(
             Loading(
-                load=Loader(open_engine(options), _warm_up(options), batching).load,
+                load=Loader(open_engine(options), _warm_up(options), batching, self._confinement).load,
                 threads=self._load_threads,
                 turns=asyncio.Semaphore(loads),
                 retries=options.max_num_load_retries,
@@ -136,6 +138,9 @@ class Application:
             if http:
                 addresses.append(http.start())
             self._follow_file(reloader)
+            if options.engine == "tensorflow":
+                # OpenVINO counts its cores while it loads, and would go on with one.
+                self._confinement.begin()
             log.info("Serving %s on %s", ", ".join(self._catalogue.models), " and ".join(addresses))
             await stop.wait()
             log.info("Stopping: %.0f s for what is under way", options.shutdown_grace_seconds)

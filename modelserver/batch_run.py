@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from modelserver.batch_limits import BatchLimits
+from modelserver.c_tensors import aligned
 from modelserver.engine import LoadedModel
 from modelserver.errors import FailedPrecondition, InvalidArgument
 from modelserver.tensor_decoding import Array
@@ -67,7 +68,13 @@ def _joined(arrays: Sequence[Array], padded: int) -> Array:
     if missing := padded - sum(map(len, arrays)):
         last = next(array for array in reversed(arrays) if len(array))
         arrays = [*arrays, np.repeat(last[:1], missing, axis=0)]
-    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+    if len(arrays) == 1:
+        return arrays[0]
+    first = arrays[0]
+    if first.dtype.hasobject:
+        return np.concatenate(arrays)
+    # Where TensorFlow reads it in place: elsewhere it would copy the whole batch once more.
+    return np.concatenate(arrays, out=aligned((padded, *first.shape[1:]), first.dtype))
 
 
 def _widened(arrays: Sequence[Array]) -> list[Array]:

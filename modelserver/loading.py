@@ -2,12 +2,13 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from modelserver.batch_limits import BatchLimits
 from modelserver.batching import Batching
+from modelserver.confinement import Confinement
 from modelserver.engine import Engine, LoadedModel
 from modelserver.errors import Internal, ServingError
 
@@ -37,11 +38,13 @@ class Loader:
         engine: What executes them.
         warm_up: What exercises them before they are announced.
         batching: How each is batched.
+        confinement: Where they may compute.
     """
 
     engine: Engine
     warm_up: WarmUp
     batching: Batching
+    confinement: Confinement = field(default_factory=Confinement)
 
     def load(self, version_dir: Path) -> Loaded:
         """Load one version.
@@ -52,12 +55,8 @@ class Loader:
         started = time.monotonic()
         try:
             limits = self.batching.limits_for(version_dir)
-            model = self.engine.load(version_dir)
-            try:
-                self.warm_up(model, version_dir, limits)
-            except BaseException:
-                model.close()
-                raise
+            with self.confinement.load():
+                model = self._warm(version_dir, limits)
         except ServingError:
             raise
         except Exception as error:
@@ -65,6 +64,15 @@ class Loader:
             raise Internal(f"Loading failed: {type(error).__name__}; see the log of the model server") from error
         log.info("Loaded %s in %.2f s", version_dir, time.monotonic() - started)
         return Loaded(model, limits)
+
+    def _warm(self, version_dir: Path, limits: BatchLimits | None) -> LoadedModel:
+        model = self.engine.load(version_dir)
+        try:
+            self.warm_up(model, version_dir, limits)
+        except BaseException:
+            model.close()
+            raise
+        return model
 
 
 def no_warm_up(model: LoadedModel, version_dir: Path, limits: BatchLimits | None) -> int:

@@ -5,25 +5,23 @@ against 0.57 s for MobileNetV2), and answers one image in 11.8 against 12.8 ms (
 """
 
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from modelserver.errors import Code, NotFound, ResourceExhausted, ServingError
+from modelserver.c_api import Output
+from modelserver.c_session import Session
+from modelserver.saved_model_file import read_meta_graph
 from modelserver.signatures import Signature, read_signature
 from modelserver.tensor_decoding import Array
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must be set before TensorFlow is imported
+from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2  # isort: skip (c_api first: it quietens the log)
 
-import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
-
-CALLABLES_KEPT = 32
-"""Every set of outputs has its own executor, with its own folded constants: clients must not make them without end."""
+EXECUTORS_KEPT = 32
+"""The session makes an executor for every set of outputs, with its own folded constants, and keeps it: clients must not
+make them without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,87 +38,76 @@ class TensorFlowEngine:
     """Loads SavedModels into sessions."""
 
     def __init__(self, settings: SessionSettings) -> None:
-        tf.get_logger().setLevel("ERROR")
-        self._settings = settings
+        self._tags = settings.tags
+        self._config = _config(settings).SerializeToString()
 
     def load(self, path: Path) -> "TensorFlowModel":
         """Read the SavedModel in ``path``; see ``Engine.load``."""
-        if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-            raise NotFound(
-                "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
-                f"`saved_model.pb`)\nSpecified file path: {path}"
-            )
-        session = tf.compat.v1.Session(graph=tf.Graph(), config=self._config())
-        try:
-            with _tensorflow_errors(), session.graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.loader.load(session, list(self._settings.tags), str(path))
-        except BaseException:
-            session.close()
-            raise
-        return TensorFlowModel(session, dict(meta_graph.signature_def.items()))
-
-    def _config(self) -> config_pb2.ConfigProto:
-        config = config_pb2.ConfigProto(
-            intra_op_parallelism_threads=self._settings.intra_op_threads,
-            inter_op_parallelism_threads=self._settings.inter_op_threads,
-        )
-        config.gpu_options.allow_growth = True
-        if self._settings.mixed_precision == "bfloat16":
-            rewrites = config.graph_options.rewrite_options
-            rewrites.auto_mixed_precision_onednn_bfloat16 = rewriter_config_pb2.RewriterConfig.ON
-        return config
+        meta_graph = read_meta_graph(path, self._tags)
+        return TensorFlowModel(Session(path, self._tags, self._config), dict(meta_graph.signature_def.items()))
 
 
 class TensorFlowModel:
     """One SavedModel in one session."""
 
-    def __init__(self, session: tf.compat.v1.Session, signature_defs: Mapping[str, Any]) -> None:
+    def __init__(self, session: Session, signature_defs: Mapping[str, Any]) -> None:
         self.signature_defs = signature_defs
         self.signatures: Mapping[str, Signature] = {
             key: read_signature(key, definition) for key, definition in signature_defs.items()
         }
         self._session = session
-        self._callables: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], Callable[..., list[Array]]] = (
-            OrderedDict()
-        )
+        self._executors: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+        self._tensors: dict[str, Output] = {}
         self._lock = Lock()
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         """Compute the fetched tensors; see ``LoadedModel.run``."""
-        with _tensorflow_errors():
-            call = self._callable(tuple(feeds), tuple(fetches))
-            return call(*feeds.values())
+        names, computed = tuple(feeds), self._computed(tuple(feeds), tuple(fetches))
+        arrays = self._session.run(
+            [self._tensor(name) for name in names], list(feeds.values()), [self._tensor(name) for name in computed]
+        )
+        if computed == tuple(fetches):
+            return arrays
+        by_name = dict(zip(computed, arrays, strict=True))
+        return [by_name[name] for name in fetches]
 
     def close(self) -> None:
         """Free the memory; see ``LoadedModel.close``."""
-        with self._lock:
-            self._callables.clear()
         self._session.close()
 
-    def _callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Callable[..., list[Array]]:
-        """Return the executor for these tensors, made on first use.
+    def _tensor(self, name: str) -> Output:
+        found = self._tensors.get(name)
+        if found is None:
+            found = self._tensors[name] = self._session.find(name)
+        return found
 
-        A private method of the session, because the public ``Session.run`` and ``make_callable`` refuse every shape
-        that the signature does not have ("Cannot feed value of shape"), which TensorFlow Serving does not.
-        """
-        key = (feeds, fetches)
+    def _computed(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> tuple[str, ...]:
+        """Tell what to compute: what is fetched or, when there are too many executors, all that a signature gives."""
         with self._lock:
-            call = self._callables.get(key)
-            if call is None:
-                options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
-                call = self._callables[key] = self._session._make_callable_from_options(options)  # noqa: SLF001
-            self._callables.move_to_end(key)
-            if len(self._callables) > CALLABLES_KEPT:
-                self._callables.popitem(last=False)
-        return call
+            if (feeds, fetches) in self._executors or len(self._executors) < EXECUTORS_KEPT:
+                self._executors.add((feeds, fetches))
+                return fetches
+        for signature in self.signatures.values():
+            outputs = sorted({info.tensor for info in signature.outputs.values()})
+            if {info.tensor for info in signature.inputs.values()} == set(feeds) and set(fetches) <= set(outputs):
+                return tuple(outputs)
+        return fetches
 
 
-@contextmanager
-def _tensorflow_errors() -> Iterator[None]:
-    """Turn what TensorFlow raises into what we answer."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        raise ServingError(Code(error.error_code), error.message or type(error).__name__) from error
-    except MemoryError as error:
-        raise ResourceExhausted("OOM when running the model") from error
+def _config(settings: SessionSettings) -> config_pb2.ConfigProto:
+    config = config_pb2.ConfigProto(
+        # Counted here: TensorFlow would count in the thread that loads, which may be confined to one core.
+        intra_op_parallelism_threads=settings.intra_op_threads or _cores(),
+        inter_op_parallelism_threads=settings.inter_op_threads or _cores(),
+    )
+    config.gpu_options.allow_growth = True
+    # What it would save is memory of GPUs; looking for that takes a third of the time of a large model's first run.
+    config.graph_options.rewrite_options.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
+    if settings.mixed_precision == "bfloat16":
+        rewrites = config.graph_options.rewrite_options
+        rewrites.auto_mixed_precision_onednn_bfloat16 = rewriter_config_pb2.RewriterConfig.ON
+    return config
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

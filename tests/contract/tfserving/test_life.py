@@ -13,7 +13,7 @@ from tensorflow_serving.apis import get_model_status_pb2
 
 from tests.contract.tfserving.requests import floats, images, predict, slow
 from tests.contract.tfserving.server_process import Client, ServerProcess, eventually, status_of
-from tests.contract.tfserving.tiny_models import expected_early, record_warm_up, write_tiny
+from tests.contract.tfserving.tiny_models import expected_early, record_warm_up, write_held, write_tiny
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -108,6 +108,22 @@ def test_2_a_new_version_takes_over_without_a_failed_request(follower: Client, m
     pixels = images(2)
     answer = follower.predict(predict("swap", inputs={"images": pixels}))
     assert np.allclose(expected_early(pixels, 2), floats(answer.outputs["early"]), rtol=1e-5)
+
+
+def test_2_requests_are_answered_while_another_model_is_inside_its_load(
+    follower: Client, models: Path, tmp_path: Path
+) -> None:
+    """The whole load is one call into TensorFlow that does without the interpreter; this one is held in it."""
+    release = tmp_path / "release"
+    write_held(models / "held" / "1", release)
+    eventually(lambda: follower.states("held") == {1: "LOADING"}, "held loads")
+
+    answered = [follower.predict(predict("first"), timeout=10).model_spec.version.value for _ in range(50)]
+
+    assert 50 == len(answered)
+    assert {1: "LOADING"} == follower.states("held")
+    release.touch()
+    eventually(lambda: follower.states("held") == {1: "AVAILABLE"}, "held is loaded")
 
 
 def test_2_requests_under_way_finish_on_the_version_they_began_with(follower: Client, models: Path) -> None:

@@ -17,7 +17,16 @@ import grpc
 import pytest
 
 from tests.contract.tfserving.requests import predict, slow
-from tests.contract.tfserving.server_process import REPOSITORY, Client, ServerProcess, eventually, free_port
+from tests.contract.tfserving.server_process import (
+    REPOSITORY,
+    Client,
+    ServerProcess,
+    eventually,
+    external_address,
+    free_port,
+)
+
+pytestmark = pytest.mark.skipif(bool(external_address()), reason="about our own process, not the server that is given")
 
 Start = Callable[..., ServerProcess]
 

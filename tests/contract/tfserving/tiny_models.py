@@ -92,6 +92,23 @@ def write_types(version_dir: Path) -> Path:
         return _write(version_dir, signatures, (), {})
 
 
+def write_held(version_dir: Path, release: Path) -> Path:
+    """Write a model whose load, inside TensorFlow, waits until the file ``release`` is there."""
+    with tf.Graph().as_default():
+        count, _ = tf.while_loop(
+            # The pattern depends on the lap, or it would be looked for once and for all.
+            lambda lap, found: tf.equal(found, 0),
+            lambda lap, _: (
+                lap + 1,
+                tf.size(tf.io.matching_files(str(release) + tf.strings.substr(tf.as_string(lap), 0, 0))),
+            ),
+            (tf.constant(0), tf.constant(0)),
+        )
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        signatures = {"serving_default": ({"x": x}, {"y": x + 1})}
+        return _write(version_dir, signatures, (), {}, count.op)
+
+
 def _laps(laps: Any) -> Any:
     """Multiply matrices for about a third of a millisecond per lap."""
     start = (tf.constant(0), tf.eye(200))
@@ -105,7 +122,11 @@ def _laps(laps: Any) -> Any:
 
 
 def _write(
-    version_dir: Path, signatures: Mapping[str, Any], warm_up: Sequence[Any], extra: Mapping[str, bytes]
+    version_dir: Path,
+    signatures: Mapping[str, Any],
+    warm_up: Sequence[Any],
+    extra: Mapping[str, bytes],
+    at_load: Any = None,
 ) -> Path:
     saved_model = tf.compat.v1.saved_model
     hidden = version_dir.with_name(f".tmp-{version_dir.name}")
@@ -115,7 +136,7 @@ def _write(
     }
     with tf.compat.v1.Session() as session:
         builder = saved_model.Builder(str(hidden))
-        builder.add_meta_graph_and_variables(session, ["serve"], definitions)
+        builder.add_meta_graph_and_variables(session, ["serve"], definitions, main_op=at_load)
         builder.save()
     for name, content in extra.items():
         path = hidden / "assets.extra" / name
