@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
+from service.http_api.gateway import Gateway
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.fakes.intake import intake_over
@@ -34,7 +35,7 @@ async def _nothing(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def application(decoders: ThreadPoolExecutor) -> FastAPI:
+def application(decoders: ThreadPoolExecutor) -> Gateway:
     """The application over a fake model server."""
     server, metrics = FakeModelServer(card()), Metrics()
     limits = BodyLimits(50_000, 90_000, 3)
