@@ -17,7 +17,9 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))  # noqa: T201
         return
-    table = Table("output", "batch", "ms", "images/s", "plain ms", "times faster", "middle half", "turns")
+    table = Table(
+        "output", "batch", "ms", "images/s", "plain ms", "times faster", "middle half", "by processor", "turns"
+    )
     for row in rows:
         table.add_row(
             row.output,
@@ -27,6 +29,7 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool) -> None:
             f"{row.plain_milliseconds:.1f}",
             f"{row.ratio:.2f}",
             f"{row.spread[0]:.2f} to {row.spread[1]:.2f}",
+            f"{row.cpu_ratio:.2f}",
             str(row.turns),
         )
     Console().print(table)

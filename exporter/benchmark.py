@@ -10,7 +10,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,12 @@ from exporter.preparing import prepare
 from exporter.progress import counted, stage
 from exporter.scaling import scale
 from exporter.slicing import Slice
+from exporter.timing import Took, compare, timed
 from exporter.trial import trial_pixels
 from exporter.versions import recipe_of
 
 ALL = "(all)"
 _LEAST_TURNS = 3
-
-Run = Callable[[np.ndarray[Any, Any]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,7 @@ class BenchRow:
         plain_milliseconds: Of the same by plain `model.export()`.
         ratio: How many times faster than plain, the median of all turns.
         spread: The middle half of the ratios, from and to.
+        cpu_ratio: As `ratio`, by processor time: on a machine that has other work the clock tells of that too.
         turns: How often each side was timed.
     """
 
@@ -56,6 +56,7 @@ class BenchRow:
     plain_milliseconds: float
     ratio: float
     spread: tuple[float, float]
+    cpu_ratio: float
     turns: int
 
 
@@ -86,33 +87,28 @@ def bench(directory: Path, sizes: Sequence[int], seconds: float, sources: Path) 
 
 def _row(version: Loaded, plain: Plain, pixels: np.ndarray[Any, Any], name: str, seconds: float) -> BenchRow:
     outputs = [] if name == ALL else [name]
-    ours: list[float] = []
-    theirs: list[float] = []
+    ours: list[Took] = []
+    theirs: list[Took] = []
     for _ in range(2):  # the first passes choose algorithms and allocate
         version.run(pixels, outputs)
         plain.run(pixels, outputs)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline or len(ours) < _LEAST_TURNS:
-        ours.append(_timed(lambda: version.run(pixels, outputs)))
-        theirs.append(_timed(lambda: plain.run(pixels, outputs)))
-    ratios = sorted(plain_s / our_s for plain_s, our_s in zip(theirs, ours, strict=True))
-    middle = statistics.median(ours)
+        ours.append(timed(lambda: version.run(pixels, outputs)))
+        theirs.append(timed(lambda: plain.run(pixels, outputs)))
+    ratios = compare(theirs, ours)
+    middle = statistics.median(took.clock for took in ours)
     return BenchRow(
         output=name,
         batch=len(pixels),
         milliseconds=round(middle * 1e3, 3),
         images_per_second=round(len(pixels) / middle, 1),
-        plain_milliseconds=round(statistics.median(theirs) * 1e3, 3),
-        ratio=round(statistics.median(ratios), 3),
-        spread=(round(ratios[len(ratios) // 4], 3), round(ratios[-1 - len(ratios) // 4], 3)),
+        plain_milliseconds=round(statistics.median(took.clock for took in theirs) * 1e3, 3),
+        ratio=ratios.clock,
+        spread=ratios.spread,
+        cpu_ratio=ratios.processor,
         turns=len(ours),
     )
-
-
-def _timed(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True)

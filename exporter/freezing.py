@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.framework import convert_to_constants
 
 from exporter.scaling import scale
 from exporter.slicing import Slice, SliceOutput
@@ -53,10 +53,21 @@ def freeze(slice_: Slice, head: Head) -> FrozenGraph:
 
     signature = [tf.TensorSpec([None, pixels.height, pixels.width, 3], tf.uint8, name=INPUT)]
     traced = tf.function(embed, input_signature=signature).get_concrete_function()
-    frozen = convert_variables_to_constants_v2(traced, aggressive_inlining=True)
-    # The frozen function gives its outputs flattened, which for a dict means in the order of its keys.
+    # The traced function gives its outputs flattened, which for a dict means in the order of its keys.
     names = sorted(traced.structured_outputs)
-    return _flatten(frozen.graph, dict(zip(names, frozen.outputs, strict=True)))
+    return _named(constants_in(traced), dict(zip(names, (tensor.name for tensor in traced.outputs), strict=True)))
+
+
+def constants_in(traced: Callable[..., object]) -> tf.compat.v1.GraphDef:
+    """Return a concrete function's graph with its variables as constants and its functions inlined.
+
+    The two halves of `convert_variables_to_constants_v2`, without the function that it makes of the graph in the end:
+    nobody wants that one, and it and its registration hold the weights eight times over.
+    """
+    data = convert_to_constants._FunctionConverterDataInEager(  # noqa: SLF001 -- TensorFlow is pinned: see above
+        func=traced, lower_control_flow=True, aggressive_inlining=True
+    )
+    return convert_to_constants._replace_variables_by_constants(data)[0]  # noqa: SLF001
 
 
 @contextlib.contextmanager
@@ -74,13 +85,11 @@ def functions_inlined() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def _flatten(function: tf.Graph, tensors: dict[str, tf.Tensor]) -> FrozenGraph:
-    """Move the function's nodes to a main graph, give the outputs names of ours, and drop what nothing needs."""
+def _named(constants: tf.compat.v1.GraphDef, tensors: dict[str, str]) -> FrozenGraph:
+    """Move the nodes to a main graph, give the outputs names of ours, and drop what nothing needs."""
     outputs = {name: f"outputs/{name}" for name in tensors}
     with tf.Graph().as_default() as graph:
-        ends = tf.import_graph_def(
-            function.as_graph_def(), name="", return_elements=[tensor.name for tensor in tensors.values()]
-        )
+        ends = tf.import_graph_def(constants, name="", return_elements=list(tensors.values()))
         for name, end in zip(tensors, ends, strict=True):
             tf.identity(end, name=outputs[name])
     definition = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), [INPUT, *outputs.values()])

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from exporter.errors import NoVersion
 from exporter.freezing import INPUT
+from exporter.memory import give_back
 from exporter.saved_model import MANIFEST, QUERY, SERVING
 
 Array = np.ndarray[Any, Any]
@@ -69,4 +70,5 @@ def loaded(directory: Path) -> Iterator[Loaded]:
                 f"Expected a version written by microtome export. Received: {directory}: "
                 f"{' '.join(str(error).split())[:300]}"
             ) from error
+        give_back()  # the file, its text, and TensorFlow's first copies of the weights
         yield Loaded(directory, meta, session)

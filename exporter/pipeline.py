@@ -16,6 +16,7 @@ from exporter.fingerprint import fingerprint
 from exporter.freezing import FrozenGraph, freeze
 from exporter.heads import whole_head
 from exporter.manifest import describe
+from exporter.memory import give_back
 from exporter.precision import fold_weight_casts, lowered
 from exporter.precision_cost import measure, worst
 from exporter.preparing import prepare, warn_of_long_vectors
@@ -85,10 +86,13 @@ def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_f
     with draft_version(models, recipe.name) as draft:
         with stage(f"{recipe.name}: writing"):
             _write(draft.directory, recipe, frozen, manifest, calibrated)
+        del frozen  # the weights once more, which verifying does without
+        give_back()
         if verified:
             with stage(f"{recipe.name}: verifying against Keras"):
                 require(verify(draft.directory, slice_, calibrated.projections, worst_cosines=worst(measured)))
-        path = draft.publish(recipe.version)
+        with stage(f"{recipe.name}: publishing"):
+            path = draft.publish(recipe.version)
     try:
         write_serving_configuration(models, served_from)
     except OSError as error:  # the version itself is there, and good
@@ -99,7 +103,10 @@ def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_f
 def frozen_graph(slice_: Slice, projections: Mapping[str, Fitted], precision: str) -> FrozenGraph:
     """Freeze a slice as it will be served."""
     frozen = freeze(lowered(slice_, precision), whole_head(projections))
-    return frozen if precision == "float32" else fold_weight_casts(frozen)
+    if precision != "float32":
+        frozen = fold_weight_casts(frozen)
+    give_back()
+    return frozen
 
 
 def _write(directory: Path, recipe: ModelRecipe, frozen: FrozenGraph, manifest: str, calibrated: Calibrated) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,16 +62,17 @@ def prove(
     """
     whole = Network(model).model
     names = [block.model.name for block in blocks]
+    batch = _together(trials)
+    expected = [np.asarray(tensor) for tensor in keras.tree.flatten(whole(batch, training=False))]
     found = []
-    expected = {images: keras.tree.flatten(whole(batch, training=False)) for images, batch in trials.items()}
     for form in FORMS:
         with read_chain(directory, names, form) as chain:
-            for images, batch in trials.items():
-                given = chain({blocks[0].takes[0]: np.asarray(batch)})
-                found += [
-                    compare(form, images, output, np.asarray(given[output]), np.asarray(wanted))
-                    for output, wanted in zip(blocks[-1].gives, expected[images], strict=True)
-                ]
+            given = chain({blocks[0].takes[0]: batch})
+        for images, part in _parts(trials):
+            found += [
+                compare(form, images, output, given[output][part], wanted[part])
+                for output, wanted in zip(blocks[-1].gives, expected, strict=True)
+            ]
     return found
 
 
@@ -86,15 +87,28 @@ def prove_slice(model: keras.Model, block: Block, directory: Path, trials: Mappi
     """
     names = [*block.takes, *block.gives]
     ends = keras.Model(Network(model).model.inputs, list(block.ends))
-    tapped = {images: keras.tree.flatten(ends(batch, training=False)) for images, batch in trials.items()}
+    tapped = keras.tree.flatten(ends(_together(trials), training=False))
+    known = {name: np.asarray(tensor) for name, tensor in zip(names, tapped, strict=True)}
     found = []
     for form in FORMS:
         with read_chain(directory, [block.model.name], form) as chain:
-            for images, tensors in tapped.items():
-                known = {name: np.asarray(tensor) for name, tensor in zip(names, tensors, strict=True)}
-                given = chain({name: known[name] for name in block.takes})
-                found += [compare(form, images, name, given[name], known[name]) for name in block.gives]
+            given = chain({name: known[name] for name in block.takes})
+        for images, part in _parts(trials):
+            found += [compare(form, images, name, given[name][part], known[name][part]) for name in block.gives]
     return found
+
+
+def _together(trials: Mapping[str, tf.Tensor]) -> Array:
+    """Return all trials as one batch: a network is run, and planned by TensorFlow, once."""
+    return np.concatenate([np.asarray(batch) for batch in trials.values()])
+
+
+def _parts(trials: Mapping[str, tf.Tensor]) -> Iterator[tuple[str, slice]]:
+    """Yield where in that batch the images of each kind are."""
+    start = 0
+    for images, batch in trials.items():
+        yield images, slice(start, start + len(batch))
+        start += len(batch)
 
 
 def compare(form: str, images: str, output: str, given: Array, wanted: Array) -> Comparison:

@@ -10,9 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from exporter.freezing import functions_inlined
+from exporter.freezing import constants_in, functions_inlined
 from exporter.saved_model import METHOD, SERVING
 from exporter.splitting.blocks import Block
 
@@ -75,10 +74,10 @@ def _write_saved_model(directory: Path, block: Block) -> None:
         return [given[name] for name in block.gives]
 
     traced = tf.function(run, input_signature=signature).get_concrete_function()
-    frozen = convert_variables_to_constants_v2(traced, aggressive_inlining=True)
+    ends = [*(f"{name}:0" for name in block.takes), *(tensor.name for tensor in traced.outputs)]
+    constants = constants_in(traced)
     with tf.Graph().as_default() as graph:
-        ends = [tensor.name for tensor in (*frozen.inputs, *frozen.outputs)]
-        found = iter(tf.import_graph_def(frozen.graph.as_graph_def(), name="", return_elements=ends))
+        found = iter(tf.import_graph_def(constants, name="", return_elements=ends))
         inputs = {name: next(found) for name in block.takes}
         outputs = {name: tf.identity(next(found), name=f"gives/{name}") for name in block.gives}
         _save(directory, graph, inputs, outputs)
