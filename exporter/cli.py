@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from types import ModuleType
 
@@ -31,10 +32,15 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
-        return int(_module(arguments.command).run(arguments))
+        code = int(_module(arguments.command).run(arguments))
+        sys.stdout.flush()
+        return code
     except ExporterError as error:
         sys.stderr.write(f"microtome: {error}\n")
         return _VERIFICATION_FAILED if isinstance(error, VerificationFailed) else _USER_ERROR
+    except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at exit, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("microtome: interrupted, nothing half-written is left.\n")
         return _INTERRUPTED

@@ -30,13 +30,20 @@ def chosen(points: Sequence[CutPoint], *, every: bool, find: str | None) -> list
     return [point for point in points if every or point.block_end]
 
 
-def show(points: Sequence[CutPoint], all_points: int) -> None:
-    """Print points for a person, or in plain columns when standard output is not a terminal."""
+def show(points: Sequence[CutPoint], all_points: int, find: str | None) -> None:
+    """Print points for a person, or in plain columns when standard output is not a terminal.
+
+    Args:
+        points: What to show.
+        all_points: How many there are.
+        find: What was looked for, if anything was.
+    """
     rows = [_cells(point) for point in points]
     if sys.stdout.isatty():
         _show_table(rows)
         if len(points) < all_points:
-            print(f"{len(points)} of {all_points} cut points: where blocks end. --all shows every layer.")  # noqa: T201
+            why = f"with {find!r}" if find is not None else "where blocks end. --all shows every layer"
+            print(f"{len(points)} of {all_points} cut points: {why}.")  # noqa: T201
         return
     table = [_HEAD, *rows]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEAD))]

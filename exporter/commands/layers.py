@@ -39,5 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show_json(rows)
     else:
-        show(rows, len(points))
+        show(rows, len(points), arguments.find)
     return 0

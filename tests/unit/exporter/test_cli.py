@@ -44,3 +44,16 @@ def test_bad_recipe_is_told_line_by_line_and_exit_code_two(tmp_path: Path, capsy
     assert main(["export", str(recipe), "--out", str(tmp_path / "models")]) == 2
     assert capsys.readouterr().err.count("\n") == 2
     assert not (tmp_path / "models").exists()
+
+
+def test_reader_that_has_seen_enough_is_no_error(repository: Path) -> None:
+    """`microtome recipe schema | head` ends without a traceback, though nobody reads the rest."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "exporter", "recipe", "schema"], cwd=repository, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
