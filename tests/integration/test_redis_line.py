@@ -75,9 +75,11 @@ async def test_a_gateway_that_stood_still_does_not_blame_redis(valkey: Valkey) -
     cache = GatheredCache(FailOpenCache(store, budget=0.2, window=60, metrics=metrics, log=log))
     await cache.put_many({"k": b"v"})
     assert [b"v"] == await cache.get_many(["k"])
+    valkey.send(signal.SIGSTOP)
     asked = asyncio.ensure_future(cache.get_many(["k"]))
-    for _ in range(4):
+    for _ in range(10):
         await asyncio.sleep(0)  # the question has left
+    valkey.send(signal.SIGCONT)
     time.sleep(0.5)  # noqa: ASYNC251, nothing else shall run
     assert [b"v"] == await asked
     await cache.close()
