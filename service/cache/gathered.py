@@ -2,8 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from service.embedding.ports import VectorCache
+
+
+class _Waiting(NamedTuple):
+    keys: Sequence[str]
+    answer: asyncio.Future[list[bytes | None]]
 
 
 class GatheredCache:
@@ -11,8 +17,7 @@ class GatheredCache:
 
     def __init__(self, inner: VectorCache) -> None:
         self._inner = inner
-        self._keys: dict[str, None] = {}
-        self._answer: asyncio.Future[Mapping[str, bytes | None]] | None = None
+        self._waiting: list[_Waiting] = []
         self._asking: set[asyncio.Task[None]] = set()
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -23,13 +28,12 @@ class GatheredCache:
         """
         if not keys:
             return []
-        if self._answer is None:
-            loop = asyncio.get_running_loop()
-            self._answer = loop.create_future()
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
             loop.call_soon(self._ask)
-        self._keys.update(dict.fromkeys(keys))
-        found = await asyncio.shield(self._answer)
-        return [found[key] for key in keys]
+        answer: asyncio.Future[list[bytes | None]] = loop.create_future()
+        self._waiting.append(_Waiting(keys, answer))
+        return await answer
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values.
@@ -44,20 +48,25 @@ class GatheredCache:
         await self._inner.close()
 
     def _ask(self) -> None:
-        keys, answer = list(self._keys), self._answer
-        self._keys, self._answer = {}, None
-        if answer is not None:
-            task = asyncio.create_task(self._fill(keys, answer))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+        waiting, self._waiting = self._waiting, []
+        task = asyncio.create_task(self._fill(waiting))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
 
-    async def _fill(self, keys: list[str], answer: asyncio.Future[Mapping[str, bytes | None]]) -> None:
+    async def _fill(self, waiting: Sequence[_Waiting]) -> None:
+        # One caller's keys are all different, as several callers' need not be.
+        keys = list(waiting[0].keys if len(waiting) == 1 else dict.fromkeys(k for each in waiting for k in each.keys))
         try:
-            answer.set_result(dict(zip(keys, await self._inner.get_many(keys), strict=True)))
+            found = dict(zip(keys, await self._inner.get_many(keys), strict=True))
         except asyncio.CancelledError:
-            answer.cancel()
+            for each in waiting:
+                each.answer.cancel()
             raise
         except Exception as error:  # noqa: BLE001, whatever it is, those who asked learn of it
-            answer.set_exception(error)
-            # Looked at, lest asyncio complains of an error that nobody stayed for.
-            answer.exception()
+            for each in waiting:
+                if not each.answer.done():
+                    each.answer.set_exception(error)
+            return
+        for each in waiting:
+            if not each.answer.done():
+                each.answer.set_result([found[key] for key in each.keys])

@@ -14,6 +14,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
+from service.cache.redis_line import Lines
 from service.cache.redis_options import Options, options
 from service.cache.redis_url import Place, place
 from service.errors import CacheUnavailable
@@ -41,6 +42,7 @@ class RedisServers:
             ValueError: the address has another form.
         """
         self._client, self._sentinel = _opened(place(url), timeout)
+        self._lines = None if isinstance(self._client, RedisCluster) else Lines(self._client, timeout)
         self._meeting: asyncio.Task[object] | None = None
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -49,13 +51,11 @@ class RedisServers:
         Raises:
             CacheUnavailable: no answer, or an error.
         """
-        if not isinstance(self._client, RedisCluster):
+        if self._lines is not None:
             try:
-                # Typed otherwise by redis-py, whose client decodes answers when told to; ours is not.
-                values: list[Any] = await self._client.mget(keys)
+                return await self._lines.read(keys)
             except _TROUBLE as error:
                 raise _unavailable(error) from error
-            return values
         # A key has its own slot, so that MGET by slots would be as many commands.
         return await self.run([("GET", key) for key in keys])
 
@@ -83,6 +83,8 @@ class RedisServers:
         """Close the connections."""
         if self._meeting is not None:
             self._meeting.cancel()
+        if self._lines is not None:
+            self._lines.close()
         await self._client.aclose()
         if self._sentinel is not None:
             await self._sentinel.aclose()

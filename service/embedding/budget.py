@@ -15,6 +15,17 @@ class Budget:
         self._on_change = on_change
         self._held = 0
 
+    def require(self, amount: int) -> None:
+        """Refuse what `hold` would refuse now, before anything is done for it.
+
+        Raises:
+            Overloaded: there is no room now.
+        """
+        if self._held and self._held + amount > self._limit:
+            raise Overloaded(
+                f"The server already holds {self._held} of {self._limit} {self._unit}. Try again in a second."
+            )
+
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
         """Hold `amount` while the block runs.
@@ -25,10 +36,7 @@ class Budget:
         Raises:
             Overloaded: there is no room now.
         """
-        if self._held and self._held + amount > self._limit:
-            raise Overloaded(
-                f"The server already holds {self._held} of {self._limit} {self._unit}. Try again in a second."
-            )
+        self.require(amount)
         self._change(amount)
         try:
             yield

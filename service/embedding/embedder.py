@@ -70,6 +70,14 @@ class Embedder:
         with timed(both(self._observer.stage, timings.stage), "hash"):
             return [image_digest(image) for image in images]
 
+    def require_room(self, images: int) -> None:
+        """Refuse so many images now if `embed` would: in an overload refusing is most of the work.
+
+        Raises:
+            Overloaded: there is no room for them.
+        """
+        self._budget.require(images)
+
     def cached(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Embedded | None:
         """Answer from what the cache has within reach, without waiting; None when that is not everything.
 

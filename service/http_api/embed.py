@@ -106,6 +106,8 @@ class EmbedEndpoint:
         access.note(request.scope, images=len(images), model=asked.model[:80])
         if digests and (embedded := self.intake.cached(asked, digests, timings)) is not None:
             return embedded
+        if digests:
+            self.intake.embedder.require_room(len(digests))
         caller: Caller | None = request.scope.get("microtome.caller")
         async with caller_waiting(request):
             return await self.intake.embed(

@@ -47,12 +47,13 @@ class Wordings:
 
     def __init__(self, table: Iterable[tuple[str, Wording]]) -> None:
         self._by_path = dict(table)
+        self._below = [path for path in self._by_path if path.endswith("/")]
 
     def at(self, path: str) -> Wording | None:
         """Return the wording for a path; None means problem details."""
         if path in self._by_path:
             return self._by_path[path]
-        below = [known for known in self._by_path if known.endswith("/") and path.startswith(known)]
+        below = [known for known in self._below if path.startswith(known)]
         return self._by_path[max(below, key=len)] if below else None
 
 

@@ -9,25 +9,21 @@ from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import Pixels, Vectors
 from service.errors import ModelServerFault
+from service.model_server.wire import WireTensor, laid
 
 IMAGES = "images"
 """Alias of the input in the `serving_default` signature."""
 
 
-def pixels_tensor(images: Sequence[Pixels]) -> Tensor:
-    """Lay N images, each uint8 [height, width, 3], one behind the other: one copy, straight into the message."""
-    return Tensor(
-        dtype=DataType.DATA_TYPE_UINT8,
-        tensor_shape=_shape((len(images), *images[0].shape)),
-        tensor_content=b"".join(image.data for image in images),
-    )
+def pixels_tensor(images: Sequence[Pixels]) -> WireTensor:
+    """Lay N images, each uint8 [height, width, 3], one behind the other: not copied before the request is."""
+    shape = _shape((len(images), *images[0].shape))
+    return laid(Tensor(dtype=DataType.DATA_TYPE_UINT8, tensor_shape=shape), images)
 
 
-def query_tensor() -> Tensor:
+def query_tensor() -> WireTensor:
     """Build the `manifest` signature's input: one number, which says nothing but the batch size."""
-    return Tensor(
-        dtype=DataType.DATA_TYPE_INT32, tensor_shape=_shape((1,)), tensor_content=np.zeros(1, "<i4").tobytes()
-    )
+    return laid(Tensor(dtype=DataType.DATA_TYPE_INT32, tensor_shape=_shape((1,))), [np.zeros(1, "<i4")])
 
 
 def vectors(answer: PredictResponse, card: ModelCard, outputs: Sequence[str], rows: int) -> dict[str, Vectors]:

@@ -15,9 +15,9 @@ from time import monotonic
 from typing import TypeVar
 
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
-from microtome.tfserving.v1.tensor_pb2 import Tensor
 from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ServiceError
 from service.model_server.rpc import ModelServerRpc, Outgoing, untraced
+from service.model_server.wire import WireTensor
 
 T = TypeVar("T")
 
@@ -63,8 +63,8 @@ class Replicas:
         model: str,
         version: int,
         signature: str,
-        inputs: dict[str, Tensor],
-        outputs: list[str],
+        inputs: Mapping[str, WireTensor],
+        outputs: Sequence[str],
         *,
         timeout: float,  # noqa: ASYNC109, gRPC's own deadline, which the server is told
     ) -> PredictResponse:

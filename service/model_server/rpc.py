@@ -3,17 +3,16 @@
 The official stubs would cost the gateway all of TensorFlow: seconds and half a gigabyte per process.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import grpc
 import grpc.aio
-from google.protobuf.wrappers_pb2 import Int64Value
 
 from microtome.tfserving.v1.model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
-from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
-from microtome.tfserving.v1.tensor_pb2 import Tensor
+from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
 from service.model_server.statuses import to_service_error
+from service.model_server.wire import WireTensor, predict_request
 
 # A name that stands for several servers: calls go round, and one that cannot be sent is sent to the next.
 _SERVICE_CONFIG = """{
@@ -66,9 +65,8 @@ class ModelServerRpc:
         """
         self._outgoing = outgoing
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._predict = self._channel.unary_unary(
+        self._predict: grpc.aio.UnaryUnaryMultiCallable[bytes, PredictResponse] = self._channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",
-            request_serializer=PredictRequest.SerializeToString,
             response_deserializer=PredictResponse.FromString,
         )
         self._status = self._channel.unary_unary(
@@ -92,8 +90,8 @@ class ModelServerRpc:
         model: str,
         version: int,
         signature: str,
-        inputs: dict[str, Tensor],
-        outputs: list[str],
+        inputs: Mapping[str, WireTensor],
+        outputs: Sequence[str],
         *,
         timeout: float,  # noqa: ASYNC109, gRPC's own deadline, which the server is told
     ) -> PredictResponse:
@@ -102,11 +100,7 @@ class ModelServerRpc:
         Raises:
             ServiceError: see `statuses.py`.
         """
-        request = PredictRequest(
-            model_spec=ModelSpec(name=model, version=Int64Value(value=version), signature_name=signature),
-            inputs=inputs,
-            output_filter=outputs,
-        )
+        request = predict_request(model, version, signature, inputs, outputs)
         with _translated():
             return await self._predict(request, timeout=timeout, metadata=self._outgoing())
 

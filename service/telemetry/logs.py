@@ -3,7 +3,17 @@
 import sys
 from typing import Literal, Protocol
 
-import structlog
+# structlog draws tracebacks with rich wherever that is installed: 4 MB, and local variables, with secrets among them,
+# in the log. While it is imported here it does not find it.
+_HIDDEN = "rich"
+_hidden = _HIDDEN not in sys.modules
+if _hidden:
+    sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # as Python says that there is no such module
+try:
+    import structlog
+finally:
+    if _hidden:
+        del sys.modules[_HIDDEN]
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -35,7 +45,9 @@ def configure(form: LogFormat, level: LogLevel) -> Logger:
     renderer = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     structlog.configure(
         processors=[

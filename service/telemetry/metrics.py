@@ -180,6 +180,7 @@ class Metrics:
         self._vectors = _Children(self.vectors)
         self._keys = _Children(self.key_requests)
         self._lookups = _Children(self.cache_lookups)
+        self._errors = _Children(self.errors)
 
     def stage(self, name: str, seconds: float) -> None:
         """Count a stage's duration, in seconds."""
@@ -195,6 +196,10 @@ class Metrics:
         self.stage("cache", cache_seconds)
         self._lookups["memory", "hit"].inc()
         self._vectors[model, "hit"].inc()
+
+    def failed(self, error: str) -> None:
+        """Count a request that ended in an error, by the error's name."""
+        self._errors[error,].inc()
 
     def key_used(self, name: str) -> None:
         """Count a request by the name of its key."""

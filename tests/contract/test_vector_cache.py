@@ -179,7 +179,7 @@ def test_every_kind_is_held_to_the_contract() -> None:
     """The table above names every cache that the gateway can be put together from."""
     package = Path(__file__).parents[2] / "service" / "cache"
     kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "breaker", "claims", "envelope", "guard"}
-    kinds -= {"redis_blocking", "redis_options", "redis_servers", "redis_url"}
+    kinds -= {"redis_blocking", "redis_line", "redis_options", "redis_servers", "redis_url"}
     assert kinds == {
         *("memory", "redis_store", "fail_open", "tiered", "null", "gathered", "write_behind", "counted", "halved")
     }

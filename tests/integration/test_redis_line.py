@@ -1,0 +1,99 @@
+"""Lookups over a connection of our own: whoever asks gets the answer to what it asked, or none."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from service.cache.fail_open import FailOpenCache
+from service.cache.gathered import GatheredCache
+from service.cache.redis_servers import RedisServers
+from service.cache.redis_store import RedisCache
+from service.errors import CacheUnavailable
+from service.telemetry.logs import configure
+from service.telemetry.metrics import Metrics
+from tests.e2e.processes import Valkey
+
+
+@pytest.fixture
+async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
+    """A server of one test's own."""
+    valkey = Valkey(tmp_path)
+    valkey.start()
+    yield valkey
+    valkey.destroy()
+
+
+async def test_lookups_side_by_side_share_a_connection_and_get_their_own_answers(valkey: Valkey) -> None:
+    """A thousand lookups at once are one connection, and each has the values of its keys in their order."""
+    servers = RedisServers(valkey.url, timeout=20)
+    await servers.run([("SET", f"k{number}", f"v{number}" * 500) for number in range(50)])
+    keys = [[f"k{(number * step) % 60}" for step in range(1, 5)] for number in range(1000)]
+    expected = [[f"v{key[1:]}".encode() * 500 if int(key[1:]) < 50 else None for key in each] for each in keys]
+    assert expected == await asyncio.gather(*(servers.read(each) for each in keys))
+    with valkey.client() as client:
+        ours = [each for each in client.client_list() if each["cmd"] == "mget"]
+    assert 1 == len(ours)
+    await servers.close()
+
+
+async def test_an_answer_that_came_too_late_is_nobodys(valkey: Valkey) -> None:
+    """Who asks after a lookup that took too long does not get that one's values."""
+    servers = RedisServers(valkey.url, timeout=0.2)
+    await servers.run([("SET", "early", "1"), ("SET", "late", "2")])
+    assert [b"1"] == await servers.read(["early"])
+    valkey.send(signal.SIGSTOP)
+    with pytest.raises(CacheUnavailable, match=r"no answer within 0\.2 s"):
+        await servers.read(["early"])
+    valkey.send(signal.SIGCONT)
+    assert [b"2"] == await servers.read(["late"])
+    await servers.close()
+
+
+async def test_a_lookup_that_nobody_waits_for_takes_no_answer_from_the_next(valkey: Valkey) -> None:
+    """A cancelled lookup's answer is dropped when it comes."""
+    servers = RedisServers(valkey.url, timeout=20)
+    await servers.run([("SET", "one", "1"), ("SET", "two", "2")])
+    assert [b"1"] == await servers.read(["one"])
+    gone = asyncio.ensure_future(servers.read(["one"]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert [b"2"] == await servers.read(["two"])
+    await servers.close()
+
+
+async def test_a_gateway_that_stood_still_does_not_blame_redis(valkey: Valkey) -> None:
+    """An answer that lay in the socket while this process did nothing is taken, though its time is over."""
+    servers, metrics = RedisServers(valkey.url, timeout=0.2), Metrics()
+    store = RedisCache(servers, ttl=60, metrics=metrics)
+    log = configure("json", "error")
+    cache = GatheredCache(FailOpenCache(store, budget=0.2, window=60, metrics=metrics, log=log))
+    await cache.put_many({"k": b"v"})
+    assert [b"v"] == await cache.get_many(["k"])
+    valkey.send(signal.SIGSTOP)
+    asked = asyncio.ensure_future(cache.get_many(["k"]))
+    for _ in range(10):
+        await asyncio.sleep(0)  # the question has left
+    valkey.send(signal.SIGCONT)
+    time.sleep(0.5)  # noqa: ASYNC251, nothing else shall run
+    assert [b"v"] == await asked
+    await cache.close()
+
+
+async def test_a_closed_connection_is_opened_anew(valkey: Valkey) -> None:
+    """The lookup that meets the end of its connection may fail, but the next one works, over another connection."""
+    servers = RedisServers(valkey.url, timeout=20)
+    value = os.urandom(5000)
+    await servers.run([("SET", "k", value)])
+    assert [value] == await servers.read(["k"])
+    with valkey.client() as client:
+        assert client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") >= 1
+    with suppress(CacheUnavailable):
+        await servers.read(["k"])
+    assert [value] == await servers.read(["k"])
+    await servers.close()
