@@ -23,12 +23,14 @@ from exporter.recipe import (
 )
 from exporter.recipe_input import read_input, read_scaling
 from exporter.recipe_outputs import read_outputs
+from exporter.recipe_presets import expanded
 from exporter.recipe_sources import Source, read_source
 from exporter.strictness import Checker
 
 REQUIRED = ("name", "backbone", "outputs")
 OPTIONAL = (
     "weights", "input", "include_top", "precision", "default_output", "max_batch_size", "version", "calibration",
+    "compat",
 )  # fmt: skip
 CALIBRATION_KEYS = ("folder", "images")
 
@@ -41,7 +43,7 @@ def read_recipe(path: Path) -> Recipe:
         RecipeInvalid: It is not a recipe; carries all that is wrong with it.
     """
     check = Checker(path)
-    tree = read_located(path)
+    tree = expanded(check, read_located(path))
     top = check.mapping(tree, required=("models",))
     items = check.items(top.get("models"))
     folder = str(path.parent.absolute())

@@ -18,6 +18,7 @@ from exporter.recipe import (
     QUANTIZATIONS,
 )
 from exporter.recipe_input import SCALINGS
+from exporter.recipe_presets import PRESETS
 from exporter.strictness import NAME
 
 _TEXT = {"type": "string", "minLength": 1}
@@ -48,10 +49,14 @@ def _model() -> dict[str, Any]:
         },
         ["folder"],
     )
-    return _mapping(
+    model = _mapping(
         {
             "name": _said(_NAME, "What clients ask for, and the name of the directory."),
-            "backbone": _said(_TEXT, "A row of the table, FILE.keras, module:function, or keras_hub:PRESET."),
+            "compat": _said(
+                {"enum": list(PRESETS)},
+                "All that makes vectors equal those of another system. Nothing beside it may say otherwise.",
+            ),
+            "backbone": _said(_TEXT, "A row of the table, FILE.keras, module:function, keras_hub:PRESET; or compat."),
             "weights": _said(_TEXT, "imagenet, random, own (a model that comes with its own), or a weights file."),
             "input": {**_input(), "description": "From an image to pixels; the backbone's own where nothing is said."},
             "include_top": _said(_SWITCH, "Whether the classifier is there; left out: where published weights fit it."),
@@ -59,7 +64,7 @@ def _model() -> dict[str, Any]:
                 **_said({"enum": list(PRECISIONS)}, "Of the arithmetic; vectors are float32 in any case."),
                 "default": PRECISIONS[0],
             },
-            "outputs": {**_list(_output()), "description": "The embeddings."},
+            "outputs": {**_list(_output()), "description": "The embeddings; or compat."},
             "default_output": _said(_NAME, "For requests that name none; the last output if left out."),
             "max_batch_size": {
                 **_said(_COUNT, "The largest batch that a model server runs."), "default": DEFAULT_MAX_BATCH_SIZE,
@@ -70,8 +75,9 @@ def _model() -> dict[str, Any]:
                 "description": "A folder of images like those to come, for pca and int8.",
             },
         },
-        required=["name", "backbone", "outputs"],
+        required=["name"],
     )  # fmt: skip
+    return {**model, "anyOf": [{"required": ["backbone", "outputs"]}, {"required": ["compat"]}]}
 
 
 def _input() -> dict[str, Any]:

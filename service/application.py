@@ -77,7 +77,7 @@ def build(settings: Settings, log: Logger) -> Application:
         try:
             async with (
                 _operations(settings, catalogue, metrics),
-                _grpc(settings, intake, metrics, log, keyring, stopping),
+                _grpc(settings, intake, metrics, log, keyring, stopping, tracing),
             ):
                 yield
         finally:
@@ -173,11 +173,12 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     log: Logger,
     keyring: Keyring | None,
     stopping: asyncio.Event,
+    tracing: "Tracing | None",
 ) -> AbstractAsyncContextManager[None]:
     if settings.grpc_port is None:
         return nullcontext()
     # Imported here since it costs a gateway without it 3 MB and 40 ms.
-    from service.grpc_api.calls import Calls  # noqa: PLC0415
+    from service.grpc_api.calls import Calls, untraced  # noqa: PLC0415
     from service.grpc_api.images import CallLimits  # noqa: PLC0415
     from service.grpc_api.inference import Inference  # noqa: PLC0415
     from service.grpc_api.methods import Methods  # noqa: PLC0415
@@ -189,7 +190,14 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     limits = CallLimits(
         settings.max_image_bytes, settings.max_body_bytes, settings.max_images, settings.max_stream_images
     )
-    calls = Calls(metrics, log, limit=settings.max_grpc_calls, keyring=keyring, log_access=settings.access_log)
+    calls = Calls(
+        metrics,
+        log,
+        limit=settings.max_grpc_calls,
+        keyring=keyring,
+        log_access=settings.access_log,
+        spans=tracing.call if tracing else untraced,
+    )
     shared = settings.workers > 1
     listening = Listening(settings.host, settings.grpc_port, shared, settings.drain, encryption)
     # Both faces of the protocol are switched by one word.

@@ -1,7 +1,8 @@
 """The outermost layer of every call: who calls, an id, a count, a duration, and a status even when something broke."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -57,17 +58,35 @@ class Call:
 Work: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
+Spans: TypeAlias = Callable[[str, Mapping[str, str]], AbstractContextManager[Callable[[int, str], None]]]
+"""What a call runs in: told its route and metadata, and in the end the number and the name of its status."""
+
+
+@contextmanager
+def untraced(_: str, __: Mapping[str, str]) -> Iterator[Callable[[int, str], None]]:
+    """Chosen when nothing is traced."""
+    yield lambda _code, _name: None
+
+
 class Calls:
     """Answers calls. Nothing of a call's message is read before its key is known and there is room for it."""
 
-    def __init__(
-        self, metrics: Metrics, log: Logger, *, limit: int, keyring: Keyring | None, log_access: bool = False
+    def __init__(  # noqa: PLR0913, collaborators
+        self,
+        metrics: Metrics,
+        log: Logger,
+        *,
+        limit: int,
+        keyring: Keyring | None,
+        log_access: bool = False,
+        spans: Spans = untraced,
     ) -> None:
         self._metrics = metrics
         self._log = log
         self._limit = limit
         self._keyring = keyring
         self._log_access = log_access
+        self._spans = spans
         self._open = 0
         self._counters: dict[tuple[str, StatusCode], tuple[Counter, Histogram]] = {}
 
@@ -83,6 +102,17 @@ class Calls:
     async def answer(self, method: str, context: Context, work: Work) -> Any:  # noqa: ANN401, the method's own answer
         """Do a call's work and return its answer, or end the call with what went wrong."""
         given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        with self._spans(f"grpc:{method}", given) as ended:
+            return await self._answered(method, context, work, given, ended)
+
+    async def _answered(
+        self,
+        method: str,
+        context: Context,
+        work: Work,
+        given: Mapping[str, str],
+        ended: Callable[[int, str], None],
+    ) -> Any:  # noqa: ANN401, as above
         call = Call(context, method, _request_id(given), None)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
@@ -107,6 +137,7 @@ class Calls:
         finally:
             self._open -= 1
             self._note(call, code, perf_counter() - start)
+            ended(code.value[0], code.name)
         return await context.abort(code, status.message, _trailers(call, status))
 
     def failed(self, error: ServiceError, call: Call) -> Status:

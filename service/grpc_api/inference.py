@@ -11,6 +11,7 @@ import grpc
 
 from microtome import __version__
 from microtome.inference.v2 import inference_pb2 as pb
+from service.embedding.available import available
 from service.embedding.deadline import within
 from service.embedding.intake import Intake
 from service.embedding.manifest import ModelCard
@@ -78,7 +79,7 @@ class Inference:
         card = await self._card(request.name, request.version)
         return pb.ModelMetadataResponse(
             name=card.name,
-            versions=[str(card.version)],
+            versions=[str(number) for number in available(self.intake.models, card)],
             platform=metadata.PLATFORM,
             inputs=_described(metadata.INPUTS),
             outputs=_described(metadata.outputs_of(card)),

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 from microtome.v1 import embedding_pb2 as pb
+from service.embedding.available import available
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import ModelServer
 from service.errors import UnknownModel, unknown
@@ -13,7 +14,7 @@ def list_models(models: ModelServer) -> pb.ListModelsResponse:
     """Describe every model that is served here."""
     readiness = models.readiness()
     return pb.ListModelsResponse(
-        models=[_described(name, card, ready=readiness[name] is None) for name, card in models.cards().items()]
+        models=[_described(models, name, card, ready=readiness[name] is None) for name, card in models.cards().items()]
     )
 
 
@@ -26,10 +27,10 @@ def get_model(models: ModelServer, name: str) -> pb.GetModelResponse:
     cards = models.cards()
     if name not in cards:
         raise UnknownModel(unknown("model", name, cards))
-    return pb.GetModelResponse(model=_described(name, cards[name], ready=models.readiness()[name] is None))
+    return pb.GetModelResponse(model=_described(models, name, cards[name], ready=models.readiness()[name] is None))
 
 
-def _described(name: str, card: ModelCard | None, *, ready: bool) -> pb.Model:
+def _described(models: ModelServer, name: str, card: ModelCard | None, *, ready: bool) -> pb.Model:
     if card is None:
         return pb.Model(name=name, ready=ready)
     manifest = card.manifest
@@ -42,5 +43,5 @@ def _described(name: str, card: ModelCard | None, *, ready: bool) -> pb.Model:
         default_output=manifest.default_output,
         max_batch_size=manifest.max_batch_size,
         manifest_json=json.dumps(asdict(manifest)),
-        versions=[card.version],
+        versions=available(models, card),
     )

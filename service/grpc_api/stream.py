@@ -6,6 +6,7 @@ wait, not to fail. HTTP/2's flow control takes it from there, to the caller's ow
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import ExitStack
 from time import perf_counter
 
@@ -13,7 +14,9 @@ import grpc.aio
 
 from microtome.v1 import embedding_pb2 as pb
 from service.embedding.intake import Intake
+from service.embedding.request import Embedded
 from service.embedding.stopwatch import Timings
+from service.embedding.urls import Image
 from service.errors import BadRequest, ModelServerDown, Overloaded, ServiceError, restated
 from service.grpc_api.answers import results, version_of
 from service.grpc_api.calls import Call, Calls
@@ -66,7 +69,7 @@ class Stream:
         try:
             if first.HasField("image") or first.id:
                 await self._places.acquire()
-                await self._take(first, first.ByteSize(), tasks)
+                await self._accept(first, first.ByteSize(), tasks)
             while True:
                 await self._places.acquire()
                 await self._patience.nobody_waits()
@@ -76,11 +79,37 @@ class Stream:
                 message = parsed(pb.EmbedStreamRequest, raw)
                 if message.HasField("options"):
                     raise BadRequest("Expected `options` in the stream's first message only.")
-                await self._take(message, len(raw), tasks)
+                await self._accept(message, len(raw), tasks)
         except ServiceError as error:
             self._ended_by = error
 
-    async def _take(self, message: pb.EmbedStreamRequest, amount: int, tasks: asyncio.TaskGroup) -> None:
+    async def _accept(self, message: pb.EmbedStreamRequest, amount: int, tasks: asyncio.TaskGroup) -> None:
+        """Answer a message at once if its vectors are in memory, or start to as soon as there is room for its bytes."""
+        start = perf_counter()
+        image = image_of(message.image, self._limits.max_image_bytes)
+        digests = self._intake.digests([image], Timings())
+        answer = self._known(digests) if digests else None
+        if answer is None:
+            await self._take(message, image, digests, amount, tasks)
+        else:
+            # No task, no budget: nothing is waited for but the caller, who is to read before more is read from it.
+            await self._write(answer, message.id, start)
+
+    def _known(self, digests: Sequence[str]) -> pb.EmbedStreamResponse | None:
+        try:
+            embedded = self._intake.cached(self._asked.request, digests, Timings())
+            return None if embedded is None else self._response(embedded)
+        except ServiceError:
+            return None  # it is told on the long way, which may find it mended
+
+    async def _take(
+        self,
+        message: pb.EmbedStreamRequest,
+        image: Image,
+        digests: Sequence[str] | None,
+        amount: int,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
         """Start to answer a message as soon as there is room for its bytes."""
         held = ExitStack()
         refused = None
@@ -95,23 +124,33 @@ class Stream:
                 await self._patience.until_done(hold, self._call.allowed(self._intake.deadline))
             except ServiceError as error:
                 refused = error
-        tasks.create_task(self._answer(message, held, refused))
+        tasks.create_task(self._answer(message.id, image, digests, held, refused))
 
-    async def _answer(self, message: pb.EmbedStreamRequest, held: ExitStack, refused: ServiceError | None) -> None:
-        """Answer one image, and give its place back."""
+    async def _answer(
+        self,
+        name: str,
+        image: Image,
+        digests: Sequence[str] | None,
+        held: ExitStack,
+        refused: ServiceError | None,
+    ) -> None:
         start = perf_counter()
         with held:
-            answer = await self._answered(message.image) if refused is None else self._fault(refused)
-            answer.id = message.id
-            del message
+            answer = await self._answered(image, digests) if refused is None else self._fault(refused)
+            del image
+        await self._write(answer, name, start)
+
+    async def _write(self, answer: pb.EmbedStreamResponse, name: str, start: float) -> None:
+        """Write an image's answer, and give its place back."""
+        answer.id = name
         async with self._writing:
             await self._call.context.write(answer.SerializeToString())
         self._calls.image_answered(self._call, answer.result.error.code, perf_counter() - start)
         self._places.release()
 
-    async def _answered(self, image: pb.Image) -> pb.EmbedStreamResponse:
+    async def _answered(self, image: Image, digests: Sequence[str] | None) -> pb.EmbedStreamResponse:
         try:
-            return await self._embedded(image)
+            return await self._embedded(image, digests)
         except ServiceError as error:
             return self._fault(restated(error, str(error).removeprefix(_ALONE)))
         except grpc.aio.BaseError:
@@ -122,12 +161,14 @@ class Stream:
     def _fault(self, error: ServiceError) -> pb.EmbedStreamResponse:
         return pb.EmbedStreamResponse(result=pb.ImageResult(error=self._calls.failed(error, self._call)))
 
-    async def _embedded(self, message: pb.Image) -> pb.EmbedStreamResponse:
-        images = [image_of(message, self._limits.max_image_bytes)]
+    async def _embedded(self, image: Image, digests: Sequence[str] | None) -> pb.EmbedStreamResponse:
         own = self._call.caller.images if self._call.caller else None
         embedded = await self._patience.until_done(
-            lambda: self._intake.embed(self._asked.request, images, Timings(), own=own),
+            lambda: self._intake.embed(self._asked.request, [image], Timings(), own=own, digests=digests),
             self._call.allowed(self._intake.deadline),
         )
+        return self._response(embedded)
+
+    def _response(self, embedded: Embedded) -> pb.EmbedStreamResponse:
         (result,) = results(embedded, self._asked, 1)
         return pb.EmbedStreamResponse(model=version_of(embedded.card), result=result)

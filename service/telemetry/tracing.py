@@ -7,7 +7,7 @@ which its SDK reads: https://opentelemetry.io/docs/specs/otel/configuration/sdk-
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import time_ns
 
@@ -24,6 +24,9 @@ from service.telemetry.metrics import Metrics
 _PROGRAM = "microtome"
 _LAST_SECONDS = 5.0
 """For sending the last spans at the end; who does not take them by then does not get them."""
+
+_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""Statuses that are a server's error: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/"""
 
 
 class Tracing:
@@ -55,6 +58,34 @@ class Tracing:
             {"http.request.method": method, "url.path": path},
         ) as span:
             yield span
+
+    @contextmanager
+    def call(self, route: str, metadata: Mapping[str, str]) -> Iterator[Callable[[int, str], None]]:
+        """Be in a gRPC call's span while the block runs; a `traceparent` among the metadata is its parent.
+
+        Args:
+            route: as logs and metrics name it.
+            metadata: the caller's.
+
+        Yields:
+            What is to be told the number and the name of the status that the call ends with.
+        """
+        with self._tracer.start_as_current_span(
+            route,
+            self._propagator.extract(metadata),
+            SpanKind.SERVER,
+            {"rpc.system": "grpc", "rpc.method": route.partition(":")[2]},
+            # How a call is ended is an exception here, and most of those are no error of ours.
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+
+            def ended(code: int, name: str) -> None:
+                span.set_attribute("rpc.grpc.status_code", code)
+                if name in _FAULTS:
+                    span.set_status(StatusCode.ERROR, name)
+
+            yield ended
 
     def stage(self, name: str, seconds: float) -> None:
         """Add a span for a stage that has just ended to the present request, if there is one and it is sampled."""

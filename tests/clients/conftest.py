@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import socket
 import tempfile
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +38,23 @@ def gateway(lite0_models: Path) -> Iterator[Gateway]:
         finally:
             gateway.destroy()
             model_server.destroy()
+
+
+READY = b"GET /.well-known/ready HTTP/1.1\r\nHost: gateway\r\nUser-Agent: Go-http-client/1.1\r\n\r\n"
+
+
+def answered(connection: socket.socket) -> bytes:
+    """Read what comes next, which is an answer without a body."""
+    return connection.recv(4096)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def idle(gateway: Gateway) -> Iterator[tuple[socket.socket, float]]:
+    """A connection as Weaviate keeps one, on which one request has been answered, and since when it is idle."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+        connection.sendall(READY)
+        assert answered(connection).startswith(b"HTTP/1.1 204 ")
+        yield connection, time.monotonic()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The examples in docs/guides/ work as they stand, but for the gateway's address and key."""
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from service.http_api.dialects import ALL
 from tests.clients.conftest import KEY
+from tests.clients.test_kserve import PYTHON
 from tests.e2e.processes import Gateway
 from tests.exported_models import REPOSITORY
 
@@ -52,9 +54,18 @@ def test_the_search_finds_the_photo_itself_first(
     assert re.fullmatch(r"0\.\d{3} examples/(astronaut|coffee)\.jpg", second)
 
 
+def test_kserves_example_prints_the_vectors_shape(gateway: Gateway) -> None:
+    """In the environment of its client."""
+    (example,) = examples("kserve.md")
+    code = example.replace("localhost:8000", f"127.0.0.1:{gateway.port}").replace("YOUR-KEY", KEY)
+    done = subprocess.run([PYTHON, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
+    assert ("(1, 1280)\n", 0) == (done.stdout, done.returncode), done.stderr
+
+
 def test_every_example_is_tried() -> None:
     """Nothing else stands in these guides."""
-    assert [3, 1, 1] == [len(examples(guide)) for guide in ("dialects.md", "langchain.md", "qdrant.md")]
+    guides = ("dialects.md", "langchain.md", "qdrant.md", "kserve.md", "weaviate.md")
+    assert [3, 1, 1, 1, 0] == [len(examples(guide)) for guide in guides]
 
 
 def test_every_dialect_is_in_the_guide() -> None:

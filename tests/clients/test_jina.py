@@ -30,10 +30,10 @@ def test_litellm_embeds_by_its_jina_provider(
 
 
 def test_litellm_raises_what_is_wrong(gateway: Gateway, uris: list[str]) -> None:
-    """It has one exception for all that this provider refuses; the words are ours."""
-    with pytest.raises(litellm.APIConnectionError, match="not known here"):
+    """Its exceptions are those of the status; the words are ours."""
+    with pytest.raises(litellm.AuthenticationError, match="not known here"):
         litellm.embedding("jina_ai/lite0", input=uris, api_base=f"{gateway.url}/v1", api_key="wrong")
-    with pytest.raises(litellm.APIConnectionError, match="embeds images only"):
+    with pytest.raises(litellm.BadRequestError, match="embeds images only"):
         litellm.embedding("jina_ai/lite0", input=["a cat"], api_base=f"{gateway.url}/v1", api_key=KEY)
 
 

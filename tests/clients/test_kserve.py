@@ -39,7 +39,7 @@ def told(gateway: Gateway, photos: list[Path]) -> dict[str, Any]:
 def test_the_packages_versions(told: dict[str, Any], record_property: Callable[[str, object], None]) -> None:
     """Which clients this was."""
     for name, version in told["versions"].items():
-        record_property("drill", f"client {name} {version}")
+        record_property("client", f"{name} {version}")
     assert {"tritonclient", "kserve"} == told["versions"].keys()
 
 

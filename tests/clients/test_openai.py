@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import openai
 import pytest
+import tiktoken
+import tiktoken.registry
 from langchain_openai import OpenAIEmbeddings
 from numpy.typing import NDArray
 
@@ -30,8 +32,18 @@ def test_langchain_openai_embeds_documents(
     np.testing.assert_allclose(langchain.embed_query(uris[0]), unit_vectors[0], rtol=1e-6)
 
 
-def test_langchain_openai_without_the_switch_is_told_of_it(gateway: Gateway, uris: list[str]) -> None:
+def test_langchain_openai_without_the_switch_is_told_of_it(
+    gateway: Gateway, uris: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It sends token ids by default; the error says how to construct it."""
+    # A vocabulary of bytes, for the one that it would download.
+    vocabulary = tiktoken.Encoding(
+        "cl100k_base",
+        pat_str=r"[\s\S]",
+        mergeable_ranks={bytes([byte]): byte for byte in range(256)},
+        special_tokens={},
+    )
+    monkeypatch.setitem(tiktoken.registry.ENCODINGS, "cl100k_base", vocabulary)
     embeddings = OpenAIEmbeddings(base_url=f"{gateway.url}/v1", api_key=KEY, model="lite0")
     with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
         embeddings.embed_documents(uris)

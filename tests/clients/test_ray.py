@@ -3,19 +3,17 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ray import cluster_utils
 
 import microtome
 from tests.e2e.processes import Gateway, ModelServer
 from tests.pictures import png
-
-ray = pytest.importorskip("ray", reason="make test-clients installs Ray")
-cluster_utils: Any = pytest.importorskip("ray.cluster_utils")
 
 COUNT = 60
 
@@ -23,7 +21,6 @@ COUNT = 60
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster with two nodes of one core each."""
-    print(f"ray {ray.__version__}")  # noqa: T201, which package was tested
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     cluster.add_node(num_cpus=1)
     yield cluster.address
@@ -68,9 +65,10 @@ def expected(gateway: Gateway, photos: Path) -> Any:
 
 
 def test_a_cluster_makes_the_same_file_as_one_machine(
-    cluster: str, gateway: Gateway, photos: Path, tmp_path: Path
+    cluster: str, gateway: Gateway, photos: Path, tmp_path: Path, tried: Callable[[str], None]
 ) -> None:
     """The same vectors, in the same order, and the same side file."""
+    tried("ray")
     out = tmp_path / "vectors.npy"
     done = embed(photos, "--out", out, "--url", gateway.url, "--ray-address", cluster, "--concurrency", "2")
     assert 3 == done.returncode, done.stderr

@@ -13,6 +13,7 @@ import microtome
 from microtome.client import errors
 from microtome.client.pictures import Picture
 from microtome.client.retrying import Retry
+from microtome.embed.command import main as embed
 from tests.e2e.conftest import Stack
 from tests.e2e.photos import EXAMPLES, NAMES, example, unseen
 from tests.e2e.processes import Gateway, ModelServer, Valkey, free_port
@@ -137,6 +138,14 @@ def test_an_endless_iterable_is_embedded_as_far_as_it_is_asked(client: microtome
     """Taking five of an endless stream takes five, and ends."""
     vectors = [outcome.vector for outcome in itertools.islice(client.embed_many(itertools.cycle(PHOTOS)), 5)]
     np.testing.assert_array_equal(vectors[3], vectors[0])
+
+
+def test_the_command_goes_over_grpc_too(stack: Stack, tmp_path: Path) -> None:
+    """`microtome embed --url grpc://...` writes what the client has."""
+    url, out = f"grpc://127.0.0.1:{stack.gateway.environment()['MICROTOME_GRPC_PORT']}", tmp_path / "vectors.npy"
+    assert 0 == embed(["embed", *map(str, PHOTOS), "--out", str(out), "--url", url])
+    with microtome.Client(stack.gateway.url) as client:
+        np.testing.assert_array_equal(np.load(out), client.embed(PHOTOS))
 
 
 def test_models_tell_what_is_served(client: microtome.Client) -> None:

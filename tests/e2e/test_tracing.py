@@ -12,11 +12,13 @@ from pathlib import Path
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from microtome.v1 import embedding_pb2 as pb
+from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from tests.e2e.conftest import Stack
 from tests.e2e.photos import example, unseen
-from tests.e2e.processes import Gateway, eventually
+from tests.e2e.processes import Gateway, eventually, free_port
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE, PARENT = CALLER.split("-")[1:3]
@@ -97,7 +99,7 @@ class TracedGateway(Gateway):
 
     def __init__(self, directory: Path, model_server: str, collector: str) -> None:
         self._collector = collector
-        super().__init__(directory, model_server)
+        super().__init__(directory, model_server, grpc_port=free_port())
 
     def environment(self) -> Mapping[str, str]:
         """Its settings, and where traces go, soon."""
@@ -146,6 +148,32 @@ def test_a_request_is_a_trace_from_its_caller_to_the_model_server(
     (other,) = (span for span in collector.spans() if span.name == "POST /embed" and span is not request)
     assert TRACE != other.trace_id.hex()
     assert {"/readyz"}.isdisjoint(span.name for span in collector.spans())
+
+
+def test_a_call_over_grpc_is_a_trace_too(stack: Stack, collector: Collector, tmp_path: Path) -> None:
+    """A span of the call within its caller's, its stages within that; what the caller did wrong is no error of ours."""
+    gateway = TracedGateway(tmp_path, stack.model_server.address, collector.url)
+    try:
+        gateway.start()
+        address = f"127.0.0.1:{gateway.environment()['MICROTOME_GRPC_PORT']}"
+        with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            stub = EmbeddingServiceStub(channel)
+            image = pb.Image(data=unseen(example("cat")))
+            stub.Embed(pb.EmbedRequest(images=[image]), metadata=(("traceparent", CALLER),))
+            with pytest.raises(grpc.RpcError):
+                stub.Embed(pb.EmbedRequest())
+        eventually(lambda: len([s for s in collector.spans() if s.name == "grpc:Embed"]) == 2, "the spans arrive")
+    finally:
+        gateway.destroy()
+    mine = [span for span in collector.spans() if span.trace_id.hex() == TRACE]
+    (call,) = (span for span in mine if span.name == "grpc:Embed")
+    assert (PARENT, Span.SPAN_KIND_SERVER) == (call.parent_span_id.hex(), call.kind)
+    stages = {span.name for span in mine if span.parent_span_id == call.span_id}
+    assert {"hash", "cache", "decode", "queue", "infer", "encode"} == stages
+    (refused,) = (span for span in collector.spans() if span.name == "grpc:Embed" and span is not call)
+    codes = [{a.key: a.value.int_value for a in span.attributes}["rpc.grpc.status_code"] for span in (call, refused)]
+    assert [code.value[0] for code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)] == codes
+    assert Status.STATUS_CODE_ERROR != refused.status.code
 
 
 def test_traces_that_cannot_be_had_are_told_at_the_start(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ class FakeModelServer:
         self.gate = asyncio.Event()
         """Cleared, it holds every inference back until it is set."""
         self.gate.set()
+        self.others: dict[int, str] = {}
+        """Versions that are not in use, with their states."""
         self.next: ModelCard | None = None
         """Set it, and this version takes the place of the current one before the next inference."""
 
@@ -88,8 +90,8 @@ class FakeModelServer:
         return {self.current.name: str(self.failure) if self.failure else None}
 
     def versions(self, model: str) -> Mapping[int, str]:
-        """Return the version in use, the only one there is."""
-        return {self.card(model).version: "available"}
+        """Return the version in use, and the others."""
+        return {**self.others, self.card(model).version: "available"}
 
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Return the version in use now."""

@@ -79,7 +79,8 @@ RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 
 REQUESTS = (
     *(("POST", "/embed", mode) for mode in (RIGHT, WRONG)),
-    *(("POST", path, RIGHT) for path in ("/v1/embeddings", "/v2/embed", "/v1/multimodalembeddings")),
+    *(("POST", path, RIGHT) for path in ("/v1/embeddings", "/v2/embed", "/v1/multimodalembeddings", "/vectors")),
+    *(("POST", path, RIGHT) for path in ("/vectorize", "/v2/models/{model}/infer")),
     *(("GET", path, RIGHT) for path in ("/models", "/models/{name}", "/readyz", "/")),
 )
 
@@ -118,8 +119,10 @@ def test_every_example_of_another_contract_works_as_it_stands(url: str) -> None:
     with httpx.Client(base_url=url, trust_env=False) as client:
         paths = client.get("/openapi.json").json()["paths"]
         dialects = [path for path in paths if "post" in paths[path] and path != "/embed"]
-        assert {"/v1/embeddings", "/embeddings", "/v2/embed", "/v1/multimodalembeddings"} <= set(dialects)
+        assert {"/v1/embeddings", "/embeddings", "/v2/embed", "/v1/multimodalembeddings", "/vectors"} <= set(dialects)
+        assert {"/vectorize", "/v2/models/{model}/versions/{version}/infer"} <= set(dialects)
         for path in dialects:
             example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
-            answer = client.post(path, json=example)
+            named = {one["name"]: one["example"] for one in paths[path]["post"].get("parameters", ())}
+            answer = client.post(path.format_map(named), json=example)
             assert answer.status_code == 200, (path, answer.text)

@@ -33,21 +33,23 @@ def described(
     example: Mapping[str, object],
     answer: Mapping[str, Any],
     error: Mapping[str, Any],
+    shared: Mapping[str, Mapping[str, Any]] = OURS,
 ) -> dict[str, Any]:
     """Return what a route's decorator is told.
 
     Args:
-        fields: of the request, each with its schema, beside `OURS`.
+        fields: of the request, each with its schema, beside the shared ones.
         example: a request that works as it stands.
         answer: properties of an answer, all of them always there.
         error: the same of an error.
+        shared: further fields of the request.
     """
 
     def json(description: str, properties: Mapping[str, Any]) -> dict[str, Any]:
         schema = {"type": "object", "required": list(properties), "properties": dict(properties)}
         return {"description": description, "content": {"application/json": {"schema": schema}}}
 
-    body = {"schema": {"type": "object", "properties": {**OURS, **fields}}, "example": dict(example)}
+    body = {"schema": {"type": "object", "properties": {**shared, **fields}}, "example": dict(example)}
     return {
         "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": body}}},
         "responses": {

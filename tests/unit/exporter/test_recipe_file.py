@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ keras_hub:preset. Received: 'resnet51'. Nearest: ResNet50, ResNet152, ResNet101.
 recipe.yaml:5: models[0].weights: expected one of imagenet, random, or a file (.h5 .hdf5 .keras .pt .pth). Received: \
 'imagnet'. Nearest: imagenet.
 recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, outputs, weights, input, include_top, \
-precision, default_output, max_batch_size, version, calibration. Received: 'colour'. Nearest: none.
+precision, default_output, max_batch_size, version, calibration, compat. Received: 'colour'. Nearest: none.
 recipe.yaml:7: models[0].max_batch_size: expected a whole number of at least 1. Received: 0.
 recipe.yaml:8: models[0].default_output: expected one of top. Received: 'bottom'. Nearest: none.
 recipe.yaml:10: models[0].outputs[0].pooling: expected one of avg, max, flatten, none, cls, gem(p), spp(1,2,4). \
@@ -150,6 +151,66 @@ recipe.yaml:11: models[0].outputs[1]: expected names that differ. Received: 'top
 def test_each_kind_of_problem_is_named(tmp_path: Path, text: str, said: str) -> None:
     """Whatever is wrong with a recipe, the message says what would be right."""
     assert any(said in problem for problem in problems(tmp_path, text))
+
+
+PRESET = "models:\n  - name: i2v\n    compat: i2v-keras\n"
+SPELT_OUT = """
+models:
+  - name: i2v
+    backbone: ResNet50
+    weights: imagenet
+    input: {size: 224, resize: squash, interpolation: nearest, exif_orientation: false, jpeg_draft: false,
+            scaling: caffe}
+    outputs: [{name: avg_pool, layer: conv5_block3_out}]
+"""
+
+
+def test_a_preset_is_what_it_stands_for(tmp_path: Path) -> None:
+    """`compat: i2v-keras` means the keys spelt out, and may stand beside some of them; only the weights are free."""
+    expected = read_recipe(written(tmp_path, SPELT_OUT)).models
+    assert expected == read_recipe(written(tmp_path, PRESET)).models
+    said = PRESET + "    backbone: ResNet50\n    input: {size: 224, jpeg_draft: false}\n    precision: float32\n"
+    assert expected == read_recipe(written(tmp_path, said)).models
+    (random,) = read_recipe(written(tmp_path, PRESET + "    weights: random\n")).models
+    assert (replace(expected[0], weights="random"),) == (random,)
+
+
+def test_the_preset_is_what_the_guide_for_weaviate_says(repository: Path) -> None:
+    """Letter by letter."""
+    assert f"```yaml\n{PRESET}```" in (repository / "docs" / "guides" / "weaviate.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "backbone: VGG16",
+            "recipe.yaml:4: models[0].backbone: expected backbone: ResNet50, or none beside compat: i2v-keras",
+        ),
+        ("input: {resize: letterbox}", "models[0].input.resize: expected resize: squash, or none beside compat:"),
+        (
+            "input: {exif_orientation: true}",
+            "expected exif_orientation: false, or none beside compat: i2v-keras, which",
+        ),
+        ("input: {shortest_side: 256}", "expected shortest_side with resize: shortest-side, and nowhere else."),
+        ("input: {colour: rgb}", "models[0].input.colour: unknown key."),
+        ("outputs: [{name: a, layer: avg_pool}]", "models[0].outputs: expected outputs left out beside compat:"),
+        (
+            "precision: bfloat16",
+            "expected precision: float32, or none beside compat: i2v-keras, which fixes it. Received:",
+        ),
+        ("weights: imagnet", "models[0].weights: expected one of imagenet, random, or a file"),
+    ],
+)
+def test_what_contradicts_a_preset_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """Vectors that agree with an existing index in all but one respect are of no use to it."""
+    assert any(said in problem for problem in problems(tmp_path, f"{PRESET}    {text}\n"))
+
+
+def test_an_unknown_preset_is_told_of_the_others(tmp_path: Path) -> None:
+    """And nothing else is found wrong with it."""
+    (problem,) = problems(tmp_path, PRESET.replace("i2v-keras", "i2v-pytorch"))
+    assert "models[0].compat: expected one of i2v-keras. Received: 'i2v-pytorch'" in problem
 
 
 def test_missing_file_is_told_by_name(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from microtome import __version__
+from service.embedding.available import available
 from service.embedding.manifest import ModelCard
 from service.embedding.request import Embedded
 from service.errors import ModelNotReady, UnknownModel, unknown
 from service.http_api.dialects.desk import Desk, Question
 from service.http_api.dialects.dialect import Dialect
 from service.http_api.dialects.kserve import bodies
+from service.http_api.dialects.kserve.described import INFER, places
 from service.http_api.dialects.one_sentence import worded
 from service.http_api.options import unknown_name
 from service.inference_protocol import metadata
@@ -92,7 +94,7 @@ class Endpoints:
         card = await self._card(request)
         return {
             "name": card.name,
-            "versions": [str(card.version)],
+            "versions": [str(number) for number in available(self._models, card)],
             "platform": metadata.PLATFORM,
             "inputs": [_described(tensor) for tensor in metadata.INPUTS],
             "outputs": [_described(tensor) for tensor in metadata.outputs_of(card)],
@@ -115,10 +117,18 @@ def _routes(desk: Desk) -> APIRouter:
     router.add_api_route("/health/live", ends.live, summary="Is the process alive?")
     router.add_api_route("/health/ready", ends.ready, summary="Can it embed?")
     router.add_api_route("/models", ends.models, summary="List the models")
-    for place in ("/models/{model}", "/models/{model}/versions/{version}"):
-        router.add_api_route(place, ends.model, summary="Describe a model")
-        router.add_api_route(f"{place}/ready", ends.model_ready, summary="Does a model answer?")
-        router.add_api_route(f"{place}/infer", ends.infer, methods=["POST"], summary="Embed", response_class=Response)
+    for place, named in places(desk.intake.default_model).items():
+        router.add_api_route(place, ends.model, summary="Describe a model", openapi_extra=named)
+        router.add_api_route(f"{place}/ready", ends.model_ready, summary="Does a model answer?", openapi_extra=named)
+        router.add_api_route(
+            f"{place}/infer",
+            ends.infer,
+            methods=["POST"],
+            summary="Embed",
+            response_class=Response,
+            responses=INFER["responses"],
+            openapi_extra={**INFER["openapi_extra"], **named},
+        )
     return router
 
 

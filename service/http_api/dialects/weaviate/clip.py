@@ -8,11 +8,21 @@ from starlette.responses import Response
 
 from service.embedding.request import Embedded, EmbedRequest
 from service.errors import BadRequest, UnsupportedModality
+from service.http_api.dialects.described import TEXT, described
 from service.http_api.dialects.desk import Desk, Question
 from service.http_api.dialects.dialect import Dialect
 from service.http_api.dialects.documents import document
 from service.http_api.dialects.one_sentence import worded
 from service.http_api.dialects.pictures import NO_TEXT, picture
+from service.http_api.examples import RED_PNG
+
+_DESCRIBED = described(
+    {"images": {"type": "array", "items": TEXT, "description": "Encoded images as base64."}},
+    {"images": [RED_PNG]},
+    {"textVectors": {"type": "array"}, "imageVectors": {"type": "array"}},
+    {"error": TEXT},
+    shared={},
+)
 
 
 def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
@@ -52,7 +62,9 @@ def _routes(desk: Desk) -> APIRouter:
             return {"model": model}
         return {"model": model, "version": card.version, "fingerprint": card.manifest.fingerprint}
 
-    router.add_api_route("/vectorize", vectorize, methods=["POST"], summary="Embed images", response_class=Response)
+    router.add_api_route(
+        "/vectorize", vectorize, methods=["POST"], summary="Embed images", response_class=Response, **_DESCRIBED
+    )
     router.add_api_route("/meta", meta, summary="Say what answers")
     return router
 

@@ -8,11 +8,24 @@ from starlette.responses import Response
 
 from service.embedding.request import Embedded, EmbedRequest
 from service.errors import BadRequest, ModelNotReady
+from service.http_api.dialects.described import TEXT, WHOLE, described
 from service.http_api.dialects.desk import Desk, Question
 from service.http_api.dialects.dialect import Dialect
 from service.http_api.dialects.documents import document
 from service.http_api.dialects.one_sentence import worded
 from service.http_api.dialects.pictures import picture
+from service.http_api.examples import RED_PNG
+
+_DESCRIBED = described(
+    {
+        "id": {**TEXT, "description": "Comes back in the answer."},
+        "image": {**TEXT, "description": "An encoded image as base64."},
+    },
+    {"id": "1f2d3c4b-0000-4000-8000-000000000000_0", "image": RED_PNG},
+    {"id": TEXT, "vector": {"type": "array"}, "dim": WHOLE},
+    {"error": TEXT},
+    shared={},
+)
 
 
 def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
@@ -54,7 +67,9 @@ def _routes(desk: Desk) -> APIRouter:
         """Say with 204 that the process is alive."""
         return Response(status_code=204)
 
-    router.add_api_route("/vectors", vectors, methods=["POST"], summary="Embed an image", response_class=Response)
+    router.add_api_route(
+        "/vectors", vectors, methods=["POST"], summary="Embed an image", response_class=Response, **_DESCRIBED
+    )
     # Some of the containers' own scripts write it with a slash.
     router.add_api_route("/vectors/", vectors, methods=["POST"], include_in_schema=False)
     router.add_api_route("/.well-known/ready", ready, summary="Can it embed?", status_code=204)

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.message import Message
 
 from microtome.inference.v2 import inference_pb2 as pb
+from microtome.v1 import embedding_pb2
 from service.grpc_api.inference import SERVICE
 from tests.fakes.model_server import SIZE
 from tests.pictures import png
@@ -113,3 +114,14 @@ async def test_server_and_model_describe_themselves(service: Service) -> None:
     assert [("mean", [-1, 3]), ("corner", [-1, 4])] == [(t.name, list(t.shape)) for t in told.outputs]
     server = await ask(service, "ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
     assert server.name == "microtome"
+
+
+async def test_models_tell_every_version_that_can_be_asked(service: Service) -> None:
+    """In both contracts; one that is being loaded or unloaded is none of them."""
+    service.server.others = {3: "available", 2: "loading", 7: "end"}
+    request = pb.ModelMetadataRequest(name="toy")
+    assert ["1", "3"] == list((await ask(service, "ModelMetadata", request, pb.ModelMetadataResponse)).versions)
+    (listed,) = (await service.stub.ListModels(embedding_pb2.ListModelsRequest())).models
+    assert (1, [1, 3]) == (listed.version, list(listed.versions))
+    found = await service.stub.GetModel(embedding_pb2.GetModelRequest(name="toy"))
+    assert listed == found.model

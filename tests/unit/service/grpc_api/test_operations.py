@@ -9,12 +9,15 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import microtome
+from microtome.client.errors import MicrotomeError
 from microtome.v1 import embedding_pb2 as pb
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from service.errors import ModelServerDown
@@ -148,3 +151,16 @@ async def test_where_callers_need_a_certificate_they_need_one(decoders: ThreadPo
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await embedded(service, grpc.ssl_channel_credentials(authority))
         assert StatusCode.UNAVAILABLE == caught.value.code()
+
+
+async def test_the_python_client_trusts_whom_it_is_told_to(decoders: ThreadPoolExecutor, pem: Path) -> None:
+    """`grpcs://` with `ca_file`, of both clients; without it the certificate's authority is unknown."""
+    async with service_with(decoders, encryption=Encryption(pem / "server.pem", pem / "server.key")) as service:
+        url, authority = f"grpcs://localhost:{service.port}", str(pem / "ca.pem")
+        with microtome.Client(url, ca_file=authority) as client:
+            vector = await asyncio.to_thread(client.embed, png())
+        async with microtome.AsyncClient(url, ca_file=authority) as client:
+            np.testing.assert_array_equal(vector, await client.embed(png()))
+        async with microtome.AsyncClient(url, attempts=1) as client:
+            with pytest.raises(MicrotomeError):
+                await client.embed(png())
