@@ -22,7 +22,7 @@ from service.model_server.rpc import ModelServerRpc, Outgoing, untraced
 T = TypeVar("T")
 
 _ASKS = 3
-"""How often each address is asked what a label stands for: calls go round, so that three servers behind it are heard."""
+"""How often each address is asked what a label stands for: calls go round, and three servers behind it are heard."""
 
 
 @dataclass(slots=True, eq=False)

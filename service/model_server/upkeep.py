@@ -2,9 +2,9 @@
 
 The one wanted is the newest, or, given a label, the one that the label stands for. A version stays in use until the
 server has another that answered. A model is *confirmed* while the server that answered the manifest is known to be
-alive. After any sign of a restart its manifest is read again before the next inference, since what stands under the same
-number might be another model. The card stays meanwhile: cached vectors are named by fingerprint, and right whatever
-happens to the server.
+alive. After any sign of a restart its manifest is read again before the next inference, since what stands under the
+same number might be another model. The card stays meanwhile: cached vectors are named by fingerprint, and right
+whatever happens to the server.
 """
 
 import asyncio
