@@ -104,7 +104,7 @@ LABEL org.opencontainers.image.title="microtome-gateway" \
 COPY --from=gateway-build /opt/microtome /opt/microtome
 COPY --from=gateway-build /app /app
 ENV MICROTOME_HOST=0.0.0.0 MICROTOME_PORT=8000 MICROTOME_LOG_FORMAT=json
-EXPOSE 8000
+EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["python", "/usr/local/lib/microtome/healthcheck.py", "http", "/livez"]
 # Exec form: the gateway is process 1, and SIGTERM makes it drain and exit with 0.

@@ -65,7 +65,8 @@ def build(settings: Settings, log: Logger) -> Application:
     metrics = tracing.metrics() if tracing else Metrics()
     _tell_limits(settings, metrics)
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
-    catalogue = Catalogue(rpc, settings.models, timing=Timing(infer=settings.deadline), metrics=metrics, log=log)
+    timing = Timing(infer=settings.deadline)
+    catalogue = Catalogue(rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log)
     cache, claims = open_cache(settings, metrics, log)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     keyring = Keyring(keys) if (keys := settings.key_records()) else None

@@ -44,6 +44,12 @@ class Settings(BaseSettings):
         min_length=1,
         description="Names of the models to serve, separated by commas. The first answers when a request names none.",
     )
+    version_label: str | None = Field(
+        None,
+        min_length=1,
+        description="Label of the version to use, such as `stable`, as the model server's configuration gives it and "
+        "`microtome rollout` moves it. While it stands for none, the version in use is kept. Unset: the newest.",
+    )
     redis_url: str | None = Field(
         None,
         description="Redis or Valkey that gateways share as cache: `redis://`, `rediss://` (TLS) or `unix://`; with "

@@ -31,16 +31,28 @@ class Catalogue:
         rpc: Replicas,
         models: Sequence[str],
         *,
+        label: str | None = None,
         timing: Timing,
         metrics: Metrics,
         log: Logger,
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        """Know nothing yet.
+
+        Args:
+            rpc: the model servers.
+            models: names of the models to look after.
+            label: the version that has it is used; None for the newest.
+            timing: when to ask and how long to wait.
+            metrics: told which version is in use, and whether it is ready.
+            log: told what changes.
+            clock: seconds.
+        """
         self._rpc = rpc
         self._models = {name: Served() for name in models}
         self._timing = timing
         self._clock = clock
-        self._upkeep = Upkeep(rpc, self._models, timing=timing, metrics=metrics, log=log, clock=clock)
+        self._upkeep = Upkeep(rpc, self._models, label=label, timing=timing, metrics=metrics, log=log, clock=clock)
 
     async def run(self) -> None:
         """Keep the catalogue up to date until cancelled."""

@@ -15,11 +15,14 @@ from time import monotonic
 from typing import TypeVar
 
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
-from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ServiceError
+from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ModelServerFault, ServiceError
 from service.model_server.rpc import ModelServerRpc, Outgoing, untraced
 from service.model_server.wire import WireTensor
 
 T = TypeVar("T")
+
+_ASKS = 3
+"""How often each address is asked what a label stands for: calls go round, and three servers behind it are heard."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +90,24 @@ class Replicas:
         except (ModelServerDown, ModelNotReady):
             # Down, or not as far as the others with a new version.
             return await call(second)
+
+    async def labelled(self, model: str, label: str, *, timeout: float) -> int | None:  # noqa: ASYNC109, as above
+        """Return the version that a label stands for where it can be asked; None unless all that answer agree on one.
+
+        They do not for the seconds in which a rollout moves the label from server to server.
+        """
+        living = [replica for replica in self._replicas if not replica.went_down.is_set()]
+        asks = (replica.rpc.labelled(model, label, timeout=timeout) for replica in living for _ in range(_ASKS))
+        answers = await asyncio.gather(*asks, return_exceptions=True)
+        found: set[int | None] = set()
+        for answer in answers:
+            if isinstance(answer, int):
+                found.add(answer)
+            elif isinstance(answer, ModelServerFault | ModelNotReady):
+                found.add(None)
+            elif not isinstance(answer, ServiceError):
+                raise answer
+        return found.pop() if len(found) == 1 else None
 
     async def close(self) -> None:
         """Close the channels; calls under way are cancelled."""

@@ -1,4 +1,4 @@
-"""The two calls that the gateway makes, over messages of our own that have TensorFlow Serving's wire format.
+"""The calls that the gateway makes, over messages of our own that have TensorFlow Serving's wire format.
 
 The official stubs would cost the gateway all of TensorFlow: seconds and half a gigabyte per process.
 """
@@ -8,9 +8,11 @@ from contextlib import contextmanager
 
 import grpc
 import grpc.aio
+from google.protobuf.wrappers_pb2 import Int64Value
 
 from microtome.tfserving.v1.model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
+from service.model_server.codec import query_tensor
 from service.model_server.statuses import to_service_error
 from service.model_server.wire import WireTensor, predict_request
 
@@ -100,9 +102,22 @@ class ModelServerRpc:
         Raises:
             ServiceError: see `statuses.py`.
         """
-        request = predict_request(model, version, signature, inputs, outputs)
+        spec = ModelSpec(name=model, version=Int64Value(value=version), signature_name=signature)
+        request = predict_request(spec, inputs, outputs)
         with _translated():
             return await self._predict(request, timeout=timeout, metadata=self._outgoing())
+
+    async def labelled(self, model: str, label: str, *, timeout: float) -> int:  # noqa: ASYNC109, gRPC's own deadline
+        """Return the version that a label stands for, as the answer to the cheapest question names it.
+
+        Raises:
+            ServiceError: see `statuses.py`; a label that stands for nothing is one of them.
+        """
+        spec = ModelSpec(name=model, version_label=label, signature_name="manifest")
+        request = predict_request(spec, {"query": query_tensor()}, [])
+        with _translated():
+            answer = await self._predict(request, timeout=timeout, metadata=self._outgoing())
+        return int(answer.model_spec.version.value)
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""

@@ -1,13 +1,14 @@
 """Keep what is known of the models up to date: ask for versions, try a new one, and switch once it has answered.
 
-A version stays in use until the server has another that answered. A model is *confirmed* while the server that answered
-the manifest is known to be alive. After any sign of a restart its manifest is read again before the next inference,
-since what stands under the same number might be another model. The card stays meanwhile: cached vectors are named by
-fingerprint, and right whatever happens to the server.
+The one wanted is the newest, or, given a label, the one that the label stands for. A version stays in use until the
+server has another that answered. A model is *confirmed* while the server that answered the manifest is known to be
+alive. After any sign of a restart its manifest is read again before the next inference, since what stands under the
+same number might be another model. The card stays meanwhile: cached vectors are named by fingerprint, and right
+whatever happens to the server.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class Upkeep:
         rpc: Replicas,
         models: Mapping[str, Served],
         *,
+        label: str | None,
         timing: Timing,
         metrics: Metrics,
         log: Logger,
@@ -39,6 +41,7 @@ class Upkeep:
     ) -> None:
         self._rpc = rpc
         self._models = models
+        self._label = label
         self._timing = timing
         self._metrics = metrics
         self._log = log
@@ -60,14 +63,14 @@ class Upkeep:
                 pass
 
     async def look(self, name: str) -> None:
-        """Ask for the versions and settle on the newest that answers. Hold the model's lock."""
+        """Ask for the versions and settle on the first choice that answers. Hold the model's lock."""
         model = self._models[name]
         try:
             model.versions = await self._rpc.versions(name, timeout=self._timing.call)
-            available = sorted((number for number, state in model.versions.items() if state == AVAILABLE), reverse=True)
+            available = {number for number, state in model.versions.items() if state == AVAILABLE}
             if not available:
                 raise ModelNotReady(f"No version of model {name!r} is ready.", retry_after=2)
-            await self._settle(name, available)
+            await self._settle(name, await self._choices(name, available))
         except ServiceError as error:
             self.lost(name, error)
 
@@ -121,6 +124,20 @@ class Upkeep:
             await self.look(name)
         ready = model.trouble(self._clock(), self._timing.ready_for) is None
         self._metrics.model_ready.labels(name).set(ready)
+
+    async def _choices(self, name: str, available: Collection[int]) -> list[int]:
+        """Return the versions in the order in which they are wanted: the newest first, or the labelled one.
+
+        While the label stands for nothing, or for another version on another server, the one in use is kept.
+        """
+        newest = sorted(available, reverse=True)
+        if self._label is None:
+            return newest
+        labelled = await self._rpc.labelled(name, self._label, timeout=self._timing.call)
+        card = self._models[name].card
+        first = (labelled, card.version if card is not None else None)
+        kept = [version for version in first if version is not None and version in available]
+        return list(dict.fromkeys(kept + newest))
 
     async def _settle(self, name: str, versions: Sequence[int]) -> None:
         model = self._models[name]

@@ -7,7 +7,6 @@ is put down byte by byte (protobuf.dev/programming-guides/encoding).
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from google.protobuf.wrappers_pb2 import Int64Value
 from numpy.typing import NDArray
 
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest
@@ -40,11 +39,8 @@ def laid(head: Tensor, arrays: Sequence[NDArray[object]]) -> WireTensor:  # type
     return WireTensor((start, *(array.data for array in arrays)), len(start) + content)
 
 
-def predict_request(
-    model: str, version: int, signature: str, inputs: Mapping[str, WireTensor], outputs: Sequence[str]
-) -> bytes:
+def predict_request(spec: ModelSpec, inputs: Mapping[str, WireTensor], outputs: Sequence[str]) -> bytes:
     """Serialise a `PredictRequest`."""
-    spec = ModelSpec(name=model, version=Int64Value(value=version), signature_name=signature)
     pieces: list[bytes | memoryview] = [PredictRequest(model_spec=spec, output_filter=outputs).SerializeToString()]
     for name, tensor in inputs.items():
         key = name.encode()

@@ -195,6 +195,18 @@ def test_only_gateways_reach_the_model_servers_calls(combination: Combination) -
     assert [[{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}}]] == openers
 
 
+@every
+def test_containers_open_the_ports_that_the_settings_name(combination: Combination) -> None:
+    """HTTP, gRPC and metrics: each port of the gateway's container is one that it listens on, by its name."""
+    manifests = render(combination)
+    (settings,) = [m["data"] for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"][:8] == "gateway-"]
+    names = {"http": "PORT", "grpc": "GRPC_PORT", "metrics": "OPERATIONS_PORT"}
+    opened = {port["name"]: str(port["containerPort"]) for port in container(manifests, "gateway")["ports"]}
+    assert {name: settings[f"MICROTOME_{setting}"] for name, setting in names.items()} == opened
+    targets = {p["targetPort"] for m in manifests if m["kind"] == "Service" for p in m["spec"]["ports"]}
+    assert set(names) <= targets
+
+
 def test_overlays_and_components_are_the_ones_that_the_readme_explains(repository: Path) -> None:
     """None is missing from deploy/README.md."""
     readme = (repository / "deploy" / "README.md").read_text(encoding="utf-8")

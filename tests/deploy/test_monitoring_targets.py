@@ -40,12 +40,23 @@ def test_every_monitor_finds_a_service_with_its_port(monitor: dict[str, Any]) ->
     assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
 
 
-def test_prometheus_is_let_through_to_the_model_servers() -> None:
-    """The policy opens the port that is scraped, of the pods that the base's policy shuts."""
-    (policy,) = documents("components/monitoring/network.yaml")
-    pods = policy["spec"]["podSelector"]["matchLabels"]
-    base = [r for r in documents("base/network.yaml") if r["metadata"]["name"] == "model-server"]
-    assert [pods] == [p["spec"]["podSelector"]["matchLabels"] for p in base]
-    (ports,) = [rule["ports"] for rule in policy["spec"]["ingress"]]
-    scraped = [m["spec"]["endpoints"][0]["port"] for m in MONITORS if m["metadata"]["name"] == "model-server"]
-    assert scraped == [port["port"] for port in ports]
+@pytest.mark.parametrize("name", ["gateway", "model-server"])
+def test_prometheus_is_let_through(name: str) -> None:
+    """A policy opens the port that is scraped, which the base's policies leave shut, of the pods that they shut."""
+    policies = {p["metadata"]["name"]: p["spec"] for p in documents("components/monitoring/network.yaml")}
+    base = {p["metadata"]["name"]: p["spec"] for p in documents("base/network.yaml")}
+    policy, shut = policies[f"prometheus-to-{name}"], base[name]
+    assert policy["podSelector"] == shut["podSelector"]
+    (ports,) = [rule["ports"] for rule in policy["ingress"]]
+    (scraped,) = [m["spec"]["endpoints"][0]["port"] for m in MONITORS if m["metadata"]["name"] == name]
+    assert [{"port": scraped}] == ports
+    assert [] == [rule for rule in shut["ingress"] if {"port": scraped} in rule["ports"]]
+
+
+def test_compose_is_scraped_where_the_gateway_has_its_metrics() -> None:
+    """The port in prometheus.yml is the one that compose sets."""
+    services = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    lookups = [sd for job in config["scrape_configs"] for sd in job.get("dns_sd_configs", [])]
+    (port,) = [sd["port"] for sd in lookups if sd["names"] == ["gateway"]]
+    assert services["gateway"]["environment"]["MICROTOME_OPERATIONS_PORT"] == str(port)

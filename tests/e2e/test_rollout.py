@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.e2e.answers import relative_error, vector
+from tests.e2e.configured import ConfiguredModelServer
 from tests.e2e.drill import SAME, Drill
 from tests.e2e.photos import NAMES, example
 from tests.e2e.processes import Gateway, ModelServer, eventually
@@ -23,25 +24,6 @@ CONFIG = """\
 # Which models are served.
 model_config_list {{ config {{ name: "lite0" base_path: "{models}/lite0" model_platform: "tensorflow" }} }}
 """
-
-
-class ConfiguredModelServer(ModelServer):
-    """The embedded model server with a configuration file that it polls, as in deploy/."""
-
-    def words(self) -> list[str]:
-        """Flags that TensorFlow Serving has as well, but for the last."""
-        return [
-            *(sys.executable, "-m", "modelserver"),
-            f"--model_config_file={self.models.parent}/served.config",
-            "--model_config_file_poll_wait_seconds=1",
-            "--allow_version_labels_for_unavailable_models=true",
-            "--file_system_poll_wait_seconds=1",
-            "--max_num_load_retries=0",
-            "--port=0",
-            f"--grpc_socket_path={self.socket}",
-            "--enable_serialization_as_tensor_content=true",
-            "--exit_with_parent=true",
-        ]
 
 
 @dataclass(frozen=True)
