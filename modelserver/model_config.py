@@ -1,6 +1,6 @@
 """Which models are to be served: from flags, or from TensorFlow Serving's own configuration message."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +31,14 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_configs(server_config: "model_server_config_pb2.ModelServerConfig") -> Sequence[ModelConfig]:
+def read_configs(
+    server_config: "model_server_config_pb2.ModelServerConfig", served: Collection[str] = ()
+) -> Sequence[ModelConfig]:
     """Read and check a ``tensorflow.serving.ModelServerConfig``.
+
+    Args:
+        server_config: The message.
+        served: Names of models that are served already; their platform must not change.
 
     Raises:
         InvalidArgument: It is of another kind, lists a model twice, or has a relative path or a foreign platform.
@@ -46,11 +52,11 @@ def read_configs(server_config: "model_server_config_pb2.ModelServerConfig") -> 
     for entry in server_config.model_config_list.config:
         if entry.name in configs:
             raise InvalidArgument(f"Illegal to list model {entry.name} multiple times in config list")
-        configs[entry.name] = _read(entry)
+        configs[entry.name] = _read(entry, served)
     return list(configs.values())
 
 
-def _read(entry: "model_server_config_pb2.ModelConfig") -> ModelConfig:
+def _read(entry: "model_server_config_pb2.ModelConfig", served: Collection[str]) -> ModelConfig:
     if not entry.base_path.startswith("/"):
         raise InvalidArgument(
             f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
@@ -61,6 +67,11 @@ def _read(entry: "model_server_config_pb2.ModelConfig") -> ModelConfig:
             f"ModelServerConfig::model_platform, model name is {entry.name}"
         )
     if entry.model_platform not in {"", "tensorflow"}:
+        if entry.name in served:
+            raise InvalidArgument(
+                f"Illegal to change a model's platform. For model {entry.name} platform was tensorflow and new "
+                f"platform requested is {entry.model_platform}"
+            )
         raise InvalidArgument(f"Model {entry.name} requests unsupported platform {entry.model_platform}")
     return ModelConfig(entry.name, Path(entry.base_path), _policy(entry), dict(entry.version_labels.items()))
 

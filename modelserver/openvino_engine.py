@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from modelserver.engine import Engine, LoadedModel
 from modelserver.errors import FailedPrecondition
 from modelserver.openvino_network import OpenVinoNetwork
-from modelserver.openvino_remainder import SAVED_MODEL, part
+from modelserver.openvino_remainder import part
 from modelserver.openvino_runtime import OpenVinoSettings, import_openvino
+from modelserver.saved_model_file import BINARY
 from modelserver.signatures import DEFAULT_SIGNATURE, Signature, read_signature
 from modelserver.tensor_decoding import Array
 
@@ -76,7 +77,7 @@ class OpenVinoEngine:
 
     def _load_beside(self, remainder: bytes) -> LoadedModel:
         with TemporaryDirectory(prefix="modelserver-") as directory:
-            (Path(directory) / SAVED_MODEL).write_bytes(remainder)
+            (Path(directory) / BINARY).write_bytes(remainder)
             return self._beside.load(Path(directory))
 
 

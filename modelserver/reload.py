@@ -37,7 +37,8 @@ class Reloader:
             FailedPrecondition: A label points at a version that is not available.
             Unknown: A new model did not become available.
         """
-        await self.apply(read_configs(request.config))
+        served = {name for name, model in self._catalogue.models.items() if not model.retired}
+        await self.apply(read_configs(request.config, served))
         return model_management_pb2.ReloadConfigResponse()
 
     async def apply(self, configs: Sequence[ModelConfig]) -> None:
@@ -52,7 +53,7 @@ class Reloader:
                 self._check_labels(config)
             new = self._catalogue.apply(configs)
             await asyncio.gather(*(model.settled.wait() for model in new))
-        check_available(new)
+        check_available(new, "model")
 
     def _check_labels(self, config: ModelConfig) -> None:
         model = self._catalogue.models.get(config.name)
@@ -67,8 +68,12 @@ class Reloader:
                 )
 
 
-def check_available(models: Sequence[ServedModel]) -> None:
+def check_available(models: Sequence[ServedModel], noun: str = "servable") -> None:
     """Make sure that each of these models, all settled, has a version that answers.
+
+    Args:
+        models: The models.
+        noun: What the text calls them: at the start the real server says "servable", after a reload "model".
 
     Raises:
         Unknown: Some have none; the text names them and why.
@@ -81,4 +86,4 @@ def check_available(models: Sequence[ServedModel]) -> None:
         if record.state is State.END
     ]
     if failures:
-        raise Unknown(f"{len(failures)} servable(s) did not become available: {{{''.join(failures)}}}")
+        raise Unknown(f"{len(failures)} {noun}(s) did not become available: {{{''.join(failures)}}}")

@@ -92,6 +92,15 @@ def test_1_3_batching_output_is_not_batch_major(batching_client: Client) -> None
     )
 
 
+def test_1_3_batching_output_has_another_number_of_rows(batching_client: Client) -> None:
+    """Nor can one with other rows than went in."""
+    request = predict(signature="first", inputs={"rows": np.ones(2, np.float32)})
+    text = (
+        "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input tensors"
+    )
+    assert (grpc.StatusCode.FAILED_PRECONDITION, text) == status_of(lambda: batching_client.predict(request))
+
+
 def test_1_3_batching_queue_full(batching_client: Client) -> None:
     """UNAVAILABLE at once; those who were let in are answered."""
     full_batch = slow(1500)

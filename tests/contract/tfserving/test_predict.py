@@ -15,6 +15,7 @@ from tests.contract.tfserving.server_process import Client, status_of
 from tests.contract.tfserving.tiny_models import MANIFEST, SIDE, expected_early, expected_top
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
+ONE = np.ones(1, np.float32)
 
 only_tensorflow = pytest.mark.parametrize("client", ["address"], indirect=True, ids=["tensorflow"])
 
@@ -97,6 +98,12 @@ def test_1_2_the_answer_names_the_signature_that_was_used(client: Client) -> Non
             id="unknown version",
         ),
         pytest.param(
+            predict(label="future"),
+            grpc.StatusCode.NOT_FOUND,
+            "Servable not found for request: Specific(tiny, 9)",
+            id="label of a version that is not loaded",
+        ),
+        pytest.param(
             predict(signature="nobody"),
             grpc.StatusCode.FAILED_PRECONDITION,
             'Serving signature key "nobody" not found.',
@@ -124,6 +131,19 @@ def test_1_2_the_answer_names_the_signature_that_was_used(client: Client) -> Non
             id="same count but wrong name",
         ),
         pytest.param(
+            predict(signature="default", inputs={"z": ONE}),
+            INVALID,
+            "Signature input alias: a(feed name: rows:0) not found in request and no default value provided. "
+            "Inputs expected to be in the request {z}, or default input alias set: {b}",
+            id="fewer inputs and no default for one that is missing",
+        ),
+        pytest.param(
+            predict(signature="default", inputs={"a": ONE, "z": ONE}),
+            INVALID,
+            "Inputs contains invalid name. Used request inputs: {a}, request input: {a,z}",
+            id="extra name alongside defaults",
+        ),
+        pytest.param(
             predict("tiny", "nobody"),
             INVALID,
             "output tensor alias not found in signature: nobody Outputs expected to be in the set {early,top}.",
@@ -143,6 +163,24 @@ def test_1_2_the_answer_names_the_signature_that_was_used(client: Client) -> Non
 def test_1_3_row(client: Client, request_: predict_pb2.PredictRequest, code: grpc.StatusCode, text: str) -> None:
     """Every row has its code and its exact text."""
     assert (code, text) == status_of(lambda: client.predict(request_))
+
+
+def test_1_3_an_input_that_is_left_out_has_its_default(client: Client) -> None:
+    """The signature's own: fewer inputs than it names are no error then."""
+    answer = client.predict(predict(signature="default", inputs={"a": np.array([3, 4], np.float32)}))
+
+    assert [6, 8] == floats(answer.outputs["product"]).tolist()
+
+
+def test_1_3_unknown_method(client: Client) -> None:
+    """UNIMPLEMENTED, in gRPC's own words."""
+    call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = client.channel.unary_unary(
+        "/tensorflow.serving.PredictionService/Foretell"
+    )
+
+    code, _ = status_of(lambda: call(b"", timeout=10))
+
+    assert grpc.StatusCode.UNIMPLEMENTED is code
 
 
 def test_1_3_dtype_counts_arguments_by_the_name_of_the_tensor(client: Client) -> None:

@@ -18,6 +18,9 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 UNSUPPORTED = (
     "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported"
 )
+PLATFORM_CHANGED = (
+    "Illegal to change a model's platform. For model tiny platform was tensorflow and new platform requested is torch"
+)
 NO_PLATFORM = (
     "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform, "
     "model name is a"
@@ -95,9 +98,7 @@ def test_1_6_a_model_that_does_not_load_fails_the_call(client: Client, models: P
     code, text = status_of(lambda: _reload(client, _entry(models, "tiny"), _entry(models, "broken")))
 
     assert grpc.StatusCode.UNKNOWN is code
-    assert text.startswith(
-        "1 servable(s) did not become available: {{{name: broken version: 1} due to error: NOT_FOUND"
-    )
+    assert text.startswith("1 model(s) did not become available: {{{name: broken version: 1} due to error: NOT_FOUND")
     assert client.predict(predict()).outputs
 
 
@@ -120,6 +121,7 @@ def test_1_6_no_configuration(client: Client) -> None:
         ),
         (['name: "a" base_path: "/a"'], NO_PLATFORM),
         (['name: "a" base_path: "/a" model_platform: "torch"'], "Model a requests unsupported platform torch"),
+        (['name: "tiny" base_path: "/a" model_platform: "torch"'], PLATFORM_CHANGED),
     ],
 )
 def test_1_6_configurations_that_cannot_be_meant(client: Client, models: Path, entries: list[str], text: str) -> None:

@@ -53,7 +53,8 @@ def write_tiny(version_dir: Path, *, warm_up: Sequence[Any] = (), manifest: str 
     """Write one version of model ``tiny``; the directory's name is its number.
 
     Signatures: ``serving_default`` (images to early and top), ``manifest``, ``work`` (as many laps of multiplication as
-    asked: slow on purpose), ``whole`` (scalar in, scalar out) and ``sum`` (rows in, one scalar out).
+    asked: slow on purpose), ``whole`` (scalar in, scalar out), ``sum`` (rows in, one scalar out), ``first`` (rows in,
+    the first out), ``pair`` (two inputs) and ``default`` (two, of which ``b`` may be left out and is 2 then).
 
     Args:
         version_dir: Where to; appears at once, complete.
@@ -77,7 +78,9 @@ def write_tiny(version_dir: Path, *, warm_up: Sequence[Any] = (), manifest: str 
             "work": ({"laps": laps}, {"done": _laps(laps)}),
             "whole": ({"whole": whole}, {"whole": whole + 1}),
             "sum": ({"rows": rows}, {"sum": tf.reduce_sum(rows)}),
+            "first": ({"rows": rows}, {"first": rows[:1]}),
             "pair": ({"a": v1.placeholder(tf.float32, [None]), "b": rows}, {"b": rows * 2}),
+            "default": ({"a": rows, "b": whole}, {"product": rows * whole}, {"b": 2.0}),
         }
         return _write(version_dir, signatures, warm_up, {"manifest.json": manifest.encode()})
 
@@ -131,9 +134,11 @@ def _write(
     saved_model = tf.compat.v1.saved_model
     hidden = version_dir.with_name(f".tmp-{version_dir.name}")
     hidden.parent.mkdir(parents=True, exist_ok=True)
-    definitions = {
-        key: saved_model.predict_signature_def(inputs, outputs) for key, (inputs, outputs) in signatures.items()
-    }
+    definitions = {}
+    for key, (inputs, outputs, *defaults) in signatures.items():
+        definitions[key] = saved_model.predict_signature_def(inputs, outputs)
+        for alias, value in (defaults[0] if defaults else {}).items():
+            definitions[key].defaults[alias].CopyFrom(tf.make_tensor_proto(value, tf.float32))
     with tf.compat.v1.Session() as session:
         builder = saved_model.Builder(str(hidden))
         builder.add_meta_graph_and_variables(session, ["serve"], definitions, main_op=at_load)
@@ -177,7 +182,8 @@ def _write_config(config: Path, models: Path, more: str) -> Path:
     config.write_text(
         f"""model_config_list {{
   config {{ name: "tiny" base_path: "{models}/tiny" model_platform: "tensorflow"
-           model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }} }}
+           model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }}
+           version_labels {{ key: "future" value: 9 }} }}
   {more}
 }}
 """

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from modelserver.errors import Internal
 from modelserver.saved_model_file import read_meta_graph
+from modelserver.saved_model_nodes import read_nodes
 from tests.contract.tfserving.tiny_models import write_tiny
 
 
@@ -48,6 +50,23 @@ def test_a_file_cut_short_is_damaged_and_nothing_worse(tiny: Path, tmp_path: Pat
 
     with pytest.raises(Internal, match=f"The SavedModel in {tmp_path} is damaged"):
         read_meta_graph(tmp_path, ["serve"])
+
+
+def test_nodes_are_those_that_tensorflow_would_extract(tiny: Path) -> None:
+    """What a signature's output needs, and no other, to the last field."""
+    whole = saved_model_pb2.SavedModel.FromString((tiny / "saved_model.pb").read_bytes()).meta_graphs[0]
+    output = whole.signature_def["work"].outputs["done"].name.partition(":")[0]
+
+    graph = read_nodes(tiny, "serve", [output])
+
+    assert tf.compat.v1.graph_util.extract_sub_graph(whole.graph_def, [output]) == graph
+    assert 1 < len(graph.node) < len(whole.graph_def.node)
+
+
+def test_a_node_that_is_not_there_is_an_error(tiny: Path) -> None:
+    """A signature that names it is damaged."""
+    with pytest.raises(ValueError, match="the graph has no node nobody"):
+        read_nodes(tiny, "serve", ["nobody"])
 
 
 def _varint(number: int) -> bytes:
