@@ -34,7 +34,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = int(_module(arguments.command).run(arguments))
         sys.stdout.flush()
-        return code
     except ExporterError as error:
         sys.stderr.write(f"microtome: {error}\n")
         return _VERIFICATION_FAILED if isinstance(error, VerificationFailed) else _USER_ERROR
@@ -44,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("microtome: interrupted, nothing half-written is left.\n")
         return _INTERRUPTED
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:

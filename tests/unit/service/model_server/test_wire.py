@@ -15,10 +15,11 @@ from service.model_server.wire import predict_request
 def test_a_request_around_pixels_reads_as_the_message_that_it_stands_for(count: int, side: int) -> None:
     """With contents of lengths around the powers of 128, where the way in which lengths are written changes."""
     images = [np.random.default_rng(n).integers(0, 256, (side, side, 3), np.uint8) for n in range(count)]
-    written = predict_request("größe", 7, "serving_default", {"images": pixels_tensor(images)}, ["top", "block5"])
+    spec = ModelSpec(name="größe", version=Int64Value(value=7), signature_name="serving_default")
+    written = predict_request(spec, {"images": pixels_tensor(images)}, ["top", "block5"])
     sizes = (count, side, side, 3)
     expected = PredictRequest(
-        model_spec=ModelSpec(name="größe", version=Int64Value(value=7), signature_name="serving_default"),
+        model_spec=spec,
         inputs={
             "images": Tensor(
                 dtype=DataType.DATA_TYPE_UINT8,
@@ -33,7 +34,7 @@ def test_a_request_around_pixels_reads_as_the_message_that_it_stands_for(count: 
 
 def test_the_manifest_is_asked_for_with_one_number() -> None:
     """No outputs named means all of them."""
-    read = PredictRequest.FromString(predict_request("m", 1, "manifest", {"query": query_tensor()}, []))
+    read = PredictRequest.FromString(predict_request(ModelSpec(name="m"), {"query": query_tensor()}, []))
     assert b"\0\0\0\0" == read.inputs["query"].tensor_content
     assert [1] == [dim.size for dim in read.inputs["query"].tensor_shape.dim]
     assert [] == list(read.output_filter)
