@@ -32,8 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
-        code = int(_module(arguments.command).run(arguments))
-        sys.stdout.flush()
+        return _run(arguments)
     except ExporterError as error:
         sys.stderr.write(f"microtome: {error}\n")
         return _VERIFICATION_FAILED if isinstance(error, VerificationFailed) else _USER_ERROR
@@ -43,7 +42,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("microtome: interrupted, nothing half-written is left.\n")
         return _INTERRUPTED
-    return code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,6 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         _module(command).add_to(subparsers)
     return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    code = int(_module(arguments.command).run(arguments))
+    sys.stdout.flush()  # a reader that is gone is noticed here, not at exit
+    return code
 
 
 def _module(command: str) -> ModuleType:

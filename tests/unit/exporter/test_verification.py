@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from exporter.backbones import BACKBONES
 from exporter.building import Built
@@ -111,6 +113,22 @@ def test_warmup_that_does_not_run_is_found(tmp_path: Path, content: bytes | None
     path = tmp_path / ASSETS / FILE
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(VerificationFailed, match=r"Expected warm-up records"):
+        check(tmp_path, slice_)
+
+
+def test_warmup_record_of_a_large_batch_is_held_against_the_signature(tmp_path: Path) -> None:
+    """It is not run, but its images must have the size that the signature takes."""
+    slice_ = written(tmp_path, small_backbone())
+    path = str(tmp_path / ASSETS / FILE)
+    records = list(tf.compat.v1.io.tf_record_iterator(path))
+    log = prediction_log_pb2.PredictionLog.FromString(records[2])  # after those of one image and of two
+    dims = log.predict_log.request.inputs["images"].tensor_shape.dim
+    assert dims[0].size > 2
+    dims[1].size += 1
+    with tf.io.TFRecordWriter(path) as writer:
+        for record in (records[0], log.SerializeToString()):
+            writer.write(record)
+    with pytest.raises(VerificationFailed, match="where the signature takes"):
         check(tmp_path, slice_)
 
 
