@@ -19,7 +19,7 @@ ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
 $(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
 endif
 
-.PHONY: help setup run test test-deploy test-clients conformance images check lint format types contracts protos protos-check \
+.PHONY: help setup run test test-deploy test-clients drill conformance images check lint format types contracts protos protos-check \
 	bench bench-full docs lock clean
 
 help:            ## show the verbs
@@ -44,7 +44,7 @@ run: setup            ## serve the default recipe on port 8000, until Ctrl-C (AR
 	@exec $(PY) -m microtome up $(ARGS)
 
 test: setup            ## run all tests, real processes included (ARGS="-k cache" passes options on)
-	@$(PY) -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/deploy --ignore=tests/clients $(ARGS)
+	@$(PY) -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/deploy --ignore=tests/clients --ignore=tests/drill $(ARGS)
 
 test-deploy: $(VENV)/.deploy-ready            ## check what is under deploy/: image, compose, manifests, rules
 	@$(PY) -m pytest --numprocesses=2 --dist=loadfile $(or $(ARGS),tests/deploy)
@@ -52,6 +52,10 @@ test-deploy: $(VENV)/.deploy-ready            ## check what is under deploy/: im
 $(VENV)/.deploy-ready: requirements/deploy.txt $(VENV)/.ready
 	@$(PY) requirements/install.py requirements/deploy.txt
 	@touch $@
+
+# Kept in one process, since every step goes on from the one before.
+drill: $(VENV)/.deploy-ready            ## run what the manifests state, and restart, kill and change every part of it under load
+	@$(PY) -m pytest $(or $(ARGS),tests/drill)
 
 # Warnings are shown and no errors: they are the clients' own.
 test-clients: $(VENV)/.clients-ready $(VENV)/kserve/.ready            ## try other systems' clients against a gateway, unmodified
