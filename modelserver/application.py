@@ -19,6 +19,7 @@ from modelserver.errors import ServingError
 from modelserver.grpc_server import bind, build_server
 from modelserver.http_server import HttpApp, HttpServer
 from modelserver.listening import CannotListen, remove_socket
+from modelserver.load_metrics import LoadMetrics
 from modelserver.loading import Loader, WarmUp, no_warm_up
 from modelserver.metrics import Metrics
 from modelserver.models_directory import NothingToServe
@@ -73,10 +74,11 @@ class Application:
         slots = batching.threads or cores
         self._confinement = Confinement()
         self._metrics = Metrics()
+        observer = LoadMetrics(self._metrics)
         self._run_threads = ThreadPoolExecutor(slots, batching.thread_pool_name)
         self._catalogue = Catalogue(
             Loading(
-                load=Loader(open_engine(options), _warm_up(options), batching, confinement=self._confinement).load,
+                load=Loader(open_engine(options), _warm_up(options), batching, observer, self._confinement).load,
                 threads=self._load_threads,
                 turns=asyncio.Semaphore(loads),
                 retries=options.max_num_load_retries,
