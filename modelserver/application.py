@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import uvloop
+
 from modelserver.batching import read_batching
 from modelserver.catalogue import Catalogue
 from modelserver.confinement import Confinement
@@ -17,6 +19,7 @@ from modelserver.errors import ServingError
 from modelserver.grpc_server import bind, build_server
 from modelserver.http_server import HttpApp, HttpServer
 from modelserver.listening import CannotListen, remove_socket
+from modelserver.load_metrics import LoadMetrics
 from modelserver.loading import Loader, WarmUp, no_warm_up
 from modelserver.metrics import Metrics
 from modelserver.models_directory import NothingToServe
@@ -44,7 +47,9 @@ def serve(options: Options) -> int:
     Returns:
         The exit status: 0 when told to stop, 1 when there was nothing to serve or nowhere to listen.
     """
-    status, busy = asyncio.run(_live(options))
+    # Most of what a request costs beside its model is the event loop's and gRPC's work, see decision 28.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        status, busy = runner.run(_live(options))
     if busy:
         # A load or a run did not end in time. The interpreter would wait for its thread, maybe for minutes.
         logging.shutdown()
@@ -68,10 +73,12 @@ class Application:
         batching = read_batching(options)
         slots = batching.threads or cores
         self._confinement = Confinement()
+        self._metrics = Metrics()
+        observer = LoadMetrics(self._metrics)
         self._run_threads = ThreadPoolExecutor(slots, batching.thread_pool_name)
         self._catalogue = Catalogue(
             Loading(
-                load=Loader(open_engine(options), _warm_up(options), batching, self._confinement).load,
+                load=Loader(open_engine(options), _warm_up(options), batching, observer, self._confinement).load,
                 threads=self._load_threads,
                 turns=asyncio.Semaphore(loads),
                 retries=options.max_num_load_retries,
@@ -81,7 +88,6 @@ class Application:
         )
         # As many runs at a time as cores, as the real server's num_batch_threads: while one batch ends and the next is
         # made up, another keeps the cores busy.
-        self._metrics = Metrics()
         self._scheduler = Scheduler(self._run_threads, slots, self._metrics)
         self._followers: list[asyncio.Task[None]] = []
         self.busy = False

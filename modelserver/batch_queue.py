@@ -19,8 +19,8 @@ class Task:
     Attributes:
         feeds: Arrays by tensor name.
         rows: Their first dimension.
-        arrived: When it came, on the loop's clock.
-        deadline: Time on the loop's clock after which it is not worth running, or None.
+        arrived: When it came, by ``time.monotonic``.
+        deadline: Time, by ``time.monotonic``, after which it is not worth running, or None.
         answer: Resolved with one array per fetch; cancelled when the caller goes.
     """
 
@@ -36,7 +36,7 @@ class Batch:
     """Requests that will run as one.
 
     Attributes:
-        opened: When the first came, on the loop's clock.
+        opened: When the first came, by ``time.monotonic``.
         tasks: All of them.
         rows: Their rows together.
     """

@@ -29,9 +29,9 @@ class Counter:
         self._labels = labels
         self._values: dict[Labels, int] = {}
 
-    def add(self, *labels: str) -> None:
-        """Count one more of these label values."""
-        self._values[labels] = self._values.get(labels, 0) + 1
+    def add(self, *labels: str, by: int = 1) -> None:
+        """Count one more of these label values, or several."""
+        self._values[labels] = self._values.get(labels, 0) + by
 
     def lines(self) -> Iterator[str]:
         """Write it out; nothing before the first use, as there."""

@@ -22,6 +22,16 @@ class WarmUp(Protocol):
         """Run the version's own requests; returns how many."""
 
 
+class LoadObserver(Protocol):
+    """Is told how loads went; from the thread that loads."""
+
+    def loaded(self, version_dir: Path, seconds: float | None) -> None:
+        """A SavedModel was read in so many seconds; None: it could not be."""
+
+    def warmed_up(self, version_dir: Path, seconds: float) -> None:
+        """Its records ran, in so many seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A version that is ready to answer."""
@@ -38,12 +48,14 @@ class Loader:
         engine: What executes them.
         warm_up: What exercises them before they are announced.
         batching: How each is batched.
+        observer: Who is told how it went; None for nobody.
         confinement: Where they may compute.
     """
 
     engine: Engine
     warm_up: WarmUp
     batching: Batching
+    observer: LoadObserver | None = None
     confinement: Confinement = field(default_factory=Confinement)
 
     def load(self, version_dir: Path) -> Loaded:
@@ -66,12 +78,25 @@ class Loader:
         return Loaded(model, limits)
 
     def _warm(self, version_dir: Path, limits: BatchLimits | None) -> LoadedModel:
-        model = self.engine.load(version_dir)
+        model = self._read(version_dir)
+        began = time.monotonic()
         try:
-            self.warm_up(model, version_dir, limits)
+            count = self.warm_up(model, version_dir, limits)
         except BaseException:
             model.close()
             raise
+        if count and self.observer:
+            self.observer.warmed_up(version_dir, time.monotonic() - began)
+        return model
+
+    def _read(self, version_dir: Path) -> LoadedModel:
+        began, seconds = time.monotonic(), None
+        try:
+            model = self.engine.load(version_dir)
+            seconds = time.monotonic() - began
+        finally:
+            if self.observer:
+                self.observer.loaded(version_dir, seconds)
         return model
 
 

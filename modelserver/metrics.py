@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from modelserver.errors import ServingError
 from modelserver.exposition import Counter, Histogram, exponential
@@ -36,6 +37,9 @@ class Metrics:
         self._processed_size = Histogram(f"{batching}processed_batch_size", _SIZE_BOUNDS)
         self._padding_size = Histogram(f"{batching}padding_size", _SIZE_BOUNDS, "execution_batch_size")
         self._wrapped_runs = Counter(f"{batching}wrapped_run_count")
+        self._warm_up_latency = Histogram(f"{serving}model_warmup_latency", _REQUEST_BOUNDS, "model_path", "status")
+        self._loads = Counter(":tensorflow:cc:saved_model:load_attempt_count", "model_path", "status")
+        self._load_latency = Counter(":tensorflow:cc:saved_model:load_latency", "model_path")
 
     @contextmanager
     def call(self, model: str, api: str) -> Iterator[None]:
@@ -80,6 +84,16 @@ class Metrics:
         self._processed_size.add(padded)
         self._padding_size.add(padded - rows, str(padded))
         self._wrapped_runs.add()
+
+    def loaded(self, version_dir: Path, seconds: float | None) -> None:
+        """Count one try to load a SavedModel: how long it took, or None when it failed. Warm-up is not part of it."""
+        self._loads.add(str(version_dir), "fail" if seconds is None else "success")
+        if seconds is not None:
+            self._load_latency.add(str(version_dir), by=round(seconds * 1e6))
+
+    def warmed_up(self, version_dir: Path, seconds: float) -> None:
+        """Record how long the warm-up of a version took that has records; one that fails is not told, as there."""
+        self._warm_up_latency.add(seconds * 1e6, str(version_dir), "OK")
 
     def page(self) -> str:
         """Write all of them out, as Prometheus reads them."""

@@ -34,7 +34,7 @@ class Predictor:
 
         Args:
             request: A ``tensorflow.serving.PredictRequest``.
-            deadline: Time on the loop's clock after which nobody waits any more.
+            deadline: Time, by ``time.monotonic``, after which nobody waits any more.
 
         Returns:
             A ``tensorflow.serving.PredictResponse`` that tells the version and the signature it came from.

@@ -12,6 +12,7 @@ batch: keeping them apart is the one liberty taken, so that no request can poiso
 
 import asyncio
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -33,6 +34,9 @@ LINGER_SHARE = 0.1
 
 LONGEST_LINGER = 0.01
 """And in no case longer than this, in seconds."""
+
+SHORTEST_ALARM = 0.001
+"""Seconds after which to look again whether a batch has gathered."""
 
 
 class Scheduler:
@@ -64,7 +68,7 @@ class Scheduler:
                 say how to batch; without any, the request runs by itself, and any number may wait.
             feeds: Arrays by tensor name.
             fetches: Tensor names.
-            deadline: Time on the loop's clock after which the request is not started any more.
+            deadline: Time, by ``time.monotonic``, after which the request is not started any more.
 
         Returns:
             One array per fetch, in their order.
@@ -79,7 +83,8 @@ class Scheduler:
         servable.acquire()
         try:
             self._dispatch()
-            answers = await asyncio.gather(*(task.answer for task in tasks))
+            # Nearly every request is one part, and needs no gathering.
+            answers = [await tasks[0].answer] if len(tasks) == 1 else await asyncio.gather(*(t.answer for t in tasks))
         except BaseException:
             for task in tasks:  # the parts that still wait: nobody will read their answers
                 task.answer.cancel()
@@ -94,7 +99,7 @@ class Scheduler:
         self, servable: Servable, feeds: Feeds, fetches: tuple[str, ...], deadline: float | None
     ) -> tuple[list[Task], BatchQueue]:
         """Put a request where it belongs, in one part or, when it is large and its model says so, in several."""
-        rows, now = count_rows(feeds) if servable.limits else 1, self._loop.time()
+        rows, now = count_rows(feeds) if servable.limits else 1, time.monotonic()
         kind, queue = self._queue_for(servable, feeds, fetches)
         tasks = []
         for size, part in _parts(feeds, queue.admit(rows)):
@@ -122,7 +127,7 @@ class Scheduler:
         while self._free and (kind := self._next_kind()):
             queue = self._queues.pop(kind)
             servable, fetches, _ = kind
-            batch, now = queue.take(), self._loop.time()
+            batch, now = queue.take(), time.monotonic()
             tasks = batch.worth_running(now)
             if queue.batches:
                 self._queues[kind] = queue
@@ -146,7 +151,7 @@ class Scheduler:
         """Choose whose turn it is; when all had better gather a little longer, arrange to be asked again."""
         if not self._queues:
             return None
-        now = self._loop.time()
+        now = time.monotonic()
         linger = min(LINGER_SHARE * self._last_run_seconds, LONGEST_LINGER) if self._free < self._slots else 0.0
         earliest = math.inf
         for kind, queue in self._queues.items():
@@ -156,13 +161,14 @@ class Scheduler:
                 return kind
             earliest = min(earliest, when)
         self._alarm.cancel()
-        self._alarm = self._loop.call_at(earliest, self._dispatch)
+        # uvloop counts whole milliseconds: less than one would ask again at once, and again.
+        self._alarm = self._loop.call_later(max(earliest - now, SHORTEST_ALARM), self._dispatch)
         return None
 
     async def _run(self, servable: Servable, fetches: Sequence[str], tasks: Sequence[Task]) -> None:
         """Run one batch, and let its outcome be the answer to all who wait for it."""
         mates = [task.feeds for task in tasks]
-        began = self._loop.time()
+        began = time.monotonic()
         try:
             answers = await self._loop.run_in_executor(
                 self._threads, run_batch, servable.model, mates, fetches, servable.limits
@@ -177,7 +183,7 @@ class Scheduler:
                     task.answer.set_result(answer)
         finally:
             servable.release()
-            self._last_run_seconds = self._loop.time() - began
+            self._last_run_seconds = time.monotonic() - began
             self._free += 1
             self._dispatch()
 

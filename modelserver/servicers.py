@@ -3,7 +3,7 @@
 Methods have their names on the wire.
 """
 
-import asyncio
+import time
 from typing import Any, TypeAlias
 
 import grpc
@@ -104,6 +104,6 @@ class ModelServicer:
 
 
 def _deadline(context: Context) -> float | None:
-    """Return when the caller stops waiting, on the loop's clock; None when it never does."""
+    """Return when the caller stops waiting, by ``time.monotonic``; None when it never does."""
     left = context.time_remaining()
-    return None if left is None else asyncio.get_running_loop().time() + left
+    return None if left is None else time.monotonic() + left

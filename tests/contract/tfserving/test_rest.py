@@ -128,7 +128,7 @@ def test_6_requests_are_counted_over_both_ports(rest: tuple[str, str]) -> None:
     }
 
 
-def test_6_metrics_are_read_by_prometheus_and_have_its_names(rest: tuple[str, str]) -> None:
+def test_6_metrics_are_read_by_prometheus_and_have_its_names(rest: tuple[str, str], tiny_config: Path) -> None:
     """Names begin with a colon; times are in microseconds; labels say who and how."""
     url, address = rest
     with Client(address) as client:
@@ -146,11 +146,14 @@ def test_6_metrics_are_read_by_prometheus_and_have_its_names(rest: tuple[str, st
             for name in ("queuing_latency", "input_batch_size", "processed_batch_size", "padding_size",
                          "wrapped_run_count")
         ),
+        *(f":tensorflow:cc:saved_model:{name}" for name in ("load_attempt_count", "load_latency")),
     } == set(re.findall(r"# TYPE (\S+)", page))  # fmt: skip
     assert list(text_string_to_metric_families(page))
     for labels in ('model_name="tiny",API="Predict",entrypoint="GRPC"', 'model_name="tiny",API="",entrypoint="REST"'):
         assert f"{prefix}request_latency_count{{{labels}}}" in page
     assert f'{prefix}runtime_latency_count{{model_name="tiny",API="Predict",runtime="TF1"}}' in page
+    loaded = f'model_path="{tiny_config.parent}/tiny/2",status="success"'
+    assert f":tensorflow:cc:saved_model:load_attempt_count{{{loaded}}} 1\n" in page
 
 
 def test_6_without_a_monitoring_config_there_are_no_metrics(tiny_config: Path, socket_directory: Path) -> None:

@@ -63,6 +63,16 @@ class FolderLoader:
         return Loaded(DoublingModel(), None)
 
 
+class FolderEngine:
+    """Reads a version directory unless it holds a file ``broken``."""
+
+    def load(self, path: Path) -> DoublingModel:
+        """Read, or refuse."""
+        if (path / "broken").exists():
+            raise NotFound("broken")
+        return DoublingModel()
+
+
 async def eventually(true: Any, seconds: float = 10.0) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(seconds):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelserver.batch_limits import BatchLimits
+from modelserver.batching import Batching
 from modelserver.errors import NotFound
 from modelserver.exposition import Counter, Histogram, exponential
+from modelserver.loading import Loader
 from modelserver.metrics import Metrics
 from modelserver.scheduler import Scheduler
 from modelserver.servable import Servable
-from tests.unit.modelserver.stand_ins import DoublingModel
+from tests.unit.modelserver.stand_ins import DoublingModel, FolderEngine
 
 
 def test_a_histogram_is_cumulative_and_has_sum_and_count() -> None:
@@ -79,6 +83,27 @@ async def test_6_batches_are_counted_with_their_padding() -> None:
     assert f'{prefix}padding_size_sum{{execution_batch_size="4"}} 1\n' in page
     assert f"{prefix}wrapped_run_count{{}} 1\n" in page
     assert f'{prefix}queuing_latency_count{{thread_pool_name=""}} 1\n' in page
+
+
+def test_6_loads_are_counted_with_their_warm_up(tmp_path: Path) -> None:
+    """By the version's directory: a load that fails has no latency, one without records no warm-up."""
+    metrics = Metrics()
+    batching = Batching()
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "2" / "broken").touch()
+    loader = Loader(FolderEngine(), lambda model, path, limits: 3, batching, metrics)
+
+    loader.load(tmp_path / "1")
+    with pytest.raises(NotFound):
+        loader.load(tmp_path / "2")
+
+    page = metrics.page()
+    saved_model, one, two = ":tensorflow:cc:saved_model:", tmp_path / "1", tmp_path / "2"
+    assert f'{saved_model}load_attempt_count{{model_path="{one}",status="success"}} 1\n' in page
+    assert f'{saved_model}load_attempt_count{{model_path="{two}",status="fail"}} 1\n' in page
+    assert [str(one)] == re.findall(rf'{saved_model}load_latency{{model_path="(.*)"}}', page)
+    assert [str(one)] == re.findall(r'model_warmup_latency_count{model_path="(.*)",status="OK"} 1', page)
 
 
 async def test_6_without_batching_no_batch_is_counted() -> None:
