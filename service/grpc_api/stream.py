@@ -43,6 +43,7 @@ class Stream:
         self._writing = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
         self._ended_by: ServiceError | None = None
+        self._answering = False
 
     async def run(self, first: pb.EmbedStreamRequest) -> None:
         """Answer the first message, if it holds an image, and all that follow it.
@@ -63,14 +64,16 @@ class Stream:
         """Read no more; what has been read is answered, then the caller is told to go elsewhere."""
         if self._reading is not None and not self._reading.done():
             self._ended_by = ModelServerDown("The gateway is stopping. Send what has no answer yet to another one.")
-            self._reading.cancel()
+            # In the middle of an answer the reader looks for this itself: half a write cannot be taken back.
+            if not self._answering:
+                self._reading.cancel()
 
     async def _read(self, first: pb.EmbedStreamRequest, tasks: asyncio.TaskGroup) -> None:
         try:
             if first.HasField("image") or first.id:
                 await self._places.acquire()
                 await self._accept(first, first.ByteSize(), tasks)
-            while True:
+            while self._ended_by is None:
                 await self._places.acquire()
                 await self._patience.nobody_waits()
                 raw = await self._call.read()
@@ -93,7 +96,9 @@ class Stream:
             await self._take(message, image, digests, amount, tasks)
         else:
             # No task, no budget: nothing is waited for but the caller, who is to read before more is read from it.
+            self._answering = True
             await self._write(answer, message.id, start)
+            self._answering = False
 
     def _known(self, digests: Sequence[str]) -> pb.EmbedStreamResponse | None:
         try:

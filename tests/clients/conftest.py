@@ -4,10 +4,11 @@ import hashlib
 import os
 import socket
 import tempfile
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -43,18 +44,26 @@ def gateway(lite0_models: Path) -> Iterator[Gateway]:
 READY = b"GET /.well-known/ready HTTP/1.1\r\nHost: gateway\r\nUser-Agent: Go-http-client/1.1\r\n\r\n"
 
 
-def answered(connection: socket.socket) -> bytes:
-    """Read what comes next, which is an answer without a body."""
-    return connection.recv(4096)
+GO_IDLE = 90
+"""Seconds for which Go's net/http keeps an idle connection and may still send a request on it."""
 
 
 @pytest.fixture(scope="session", autouse=True)
-def idle(gateway: Gateway) -> Iterator[tuple[socket.socket, float]]:
-    """A connection as Weaviate keeps one, on which one request has been answered, and since when it is idle."""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
-        connection.sendall(READY)
-        assert answered(connection).startswith(b"HTTP/1.1 204 ")
-        yield connection, time.monotonic()
+def after_idling(gateway: Gateway) -> Iterator[Future[bytes]]:
+    """The answer on a connection that has been idle for as long as Go keeps one; time passes beside the tests."""
+
+    def ask() -> bytes:
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+            connection.sendall(READY)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 204 ")
+            over.wait(GO_IDLE + 1)
+            connection.sendall(READY)
+            return connection.recv(4096)
+
+    over = Event()
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(ask)
+        over.set()
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,8 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, lite0_models: Path) -> Iterator[Gateway]:
-    """A gateway over the default model."""
+def keyless(tmp_path_factory: pytest.TempPathFactory, lite0_models: Path) -> Iterator[Gateway]:
+    """A gateway over the default model that wants no key, in the place of the session's."""
     directory = tmp_path_factory.mktemp("g")
     model_server = ModelServer(directory, lite0_models)
     gateway = Gateway(directory, model_server.address)
@@ -58,21 +58,21 @@ def embed(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
-def expected(gateway: Gateway, photos: Path) -> Any:
+def expected(keyless: Gateway, photos: Path) -> Any:
     """The vectors that the client has for the sound pictures."""
-    with microtome.Client(gateway.url) as client:
+    with microtome.Client(keyless.url) as client:
         return client.embed(sorted(photos.glob("0*.png")))
 
 
 def test_a_cluster_makes_the_same_file_as_one_machine(
-    cluster: str, gateway: Gateway, photos: Path, tmp_path: Path, tried: Callable[[str], None]
+    cluster: str, keyless: Gateway, photos: Path, tmp_path: Path, tried: Callable[[str], None]
 ) -> None:
     """The same vectors, in the same order, and the same side file."""
     tried("ray")
     out = tmp_path / "vectors.npy"
-    done = embed(photos, "--out", out, "--url", gateway.url, "--ray-address", cluster, "--concurrency", "2")
+    done = embed(photos, "--out", out, "--url", keyless.url, "--ray-address", cluster, "--concurrency", "2")
     assert 3 == done.returncode, done.stderr
-    np.testing.assert_array_equal(np.load(out), expected(gateway, photos))
+    np.testing.assert_array_equal(np.load(out), expected(keyless, photos))
     keys = [json.loads(line) for line in (tmp_path / "vectors.npy.keys.jsonl").read_text().splitlines()]
     assert [str(path) for path in sorted(photos.glob("0*.png"))] == keys
     (fault,) = (tmp_path / "vectors.npy.errors.jsonl").read_text().splitlines()
@@ -80,22 +80,22 @@ def test_a_cluster_makes_the_same_file_as_one_machine(
 
 
 def test_actors_that_hold_the_saved_model_need_no_gateway(
-    cluster: str, gateway: Gateway, photos: Path, lite0_models: Path, tmp_path: Path
+    cluster: str, keyless: Gateway, photos: Path, lite0_models: Path, tmp_path: Path
 ) -> None:
     """The vectors are the gateway's, as far as batches of another size allow."""
     out = tmp_path / "vectors.npy"
     model = lite0_models / "lite0" / "1"
     done = embed(photos, "--out", out, "--saved-model", model, "--ray-address", cluster, "--concurrency", "2")
     assert 3 == done.returncode, done.stderr
-    vectors = expected(gateway, photos)
+    vectors = expected(keyless, photos)
     np.testing.assert_allclose(np.load(out), vectors, rtol=1e-4, atol=1e-5 * float(np.abs(vectors).max()))
     assert "broken-image" in (tmp_path / "vectors.npy.errors.jsonl").read_text()
 
 
 def test_what_is_wrong_with_every_image_ends_the_run(
-    cluster: str, gateway: Gateway, photos: Path, tmp_path: Path
+    cluster: str, keyless: Gateway, photos: Path, tmp_path: Path
 ) -> None:
     """An unknown output is said once, and not sixty times."""
-    words = ("--out", tmp_path / "a.npy", "--url", gateway.url, "--ray-address", cluster, "--output", "topp")
+    words = ("--out", tmp_path / "a.npy", "--url", keyless.url, "--ray-address", cluster, "--output", "topp")
     done = embed(photos, *words)
     assert (2, True) == (done.returncode, "topp" in done.stderr), done.stderr

@@ -100,6 +100,41 @@ async def test_answers_come_as_they_are_ready(service: Service) -> None:
     assert grpc.aio.EOF == await stream.read()
 
 
+async def test_what_is_in_memory_needs_no_room(decoders: ThreadPoolExecutor) -> None:
+    """It is answered while something else takes all the places that there are for images."""
+    async with service_with(decoders, images_in_flight=1) as service:
+        await said(service, message(png(1), "known"))
+        service.server.gate.clear()
+        stream: Stream = service.stub.EmbedStream()
+        await stream.write(message(png(2), "slow"))
+        await service.server.called(2)
+        await stream.write(message(png(1), "known"))
+        found = await stream.read()
+        assert ("known", pb.CACHE_RESULT_HIT) == (found.id, found.result.embeddings[0].cache)
+        service.server.gate.set()
+        assert "slow" == (await stream.read()).id
+
+
+async def test_a_stopping_gateway_does_not_break_off_in_an_answer(service: Service) -> None:
+    """All hits that were read are answered whole, however many are under way; then the caller is told."""
+    await said(service, message(png(1), "known"))
+    stream: Stream = service.stub.EmbedStream()
+    for number in range(40):
+        await stream.write(message(png(1), str(number)))
+    found = [(await stream.read()).id]
+    service.stopping.set()
+
+    async def read_on() -> None:
+        while (answer := await stream.read()) is not grpc.aio.EOF:
+            found.append(answer.id)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read_on()
+    error = caught.value
+    assert (StatusCode.UNAVAILABLE, "MODEL_SERVER_DOWN") == (error.code(), reason_of(status_of(error)))
+    assert found == [str(number) for number in range(len(found))]
+
+
 async def test_a_bad_image_is_answered_by_its_error_and_the_stream_goes_on(service: Service) -> None:
     """Whatever is wrong with it: no image, too large, nothing at all."""
     bad = {"a": b"no image", "b": b"x" * 6_000, "c": b"", "d": png(width=200, height=200)}
