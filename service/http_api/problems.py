@@ -20,10 +20,14 @@ from service.telemetry.metrics import Metrics
 MEDIA_TYPE = "application/problem+json"
 
 
-@cache
 def slug(error: type[ServiceError]) -> str:
     """Name an error the way problem types do: `ModelServerDown` is `model-server-down`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
+    return _dashed(error.__name__)
+
+
+@cache
+def _dashed(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 def problem(failure: Failure) -> Response:
