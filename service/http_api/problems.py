@@ -22,11 +22,11 @@ MEDIA_TYPE = "application/problem+json"
 
 def slug(error: type[ServiceError]) -> str:
     """Name an error the way problem types do: `ModelServerDown` is `model-server-down`."""
-    return _slug(error.__name__)
+    return _dashed(error.__name__)
 
 
 @cache
-def _slug(name: str) -> str:
+def _dashed(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
