@@ -86,7 +86,7 @@ def prove_slice(model: keras.Model, block: Block, directory: Path, trials: Mappi
         trials: Images by what they are, float32 [N, H, W, 3], scaled as the network wants them.
     """
     names = [*block.takes, *block.gives]
-    ends = keras.Model(Network(model).model.inputs, list(block.ends))
+    ends = keras.Model(Network(model).model.input, list(block.ends))
     tapped = keras.tree.flatten(ends(_together(trials), training=False))
     known = {name: np.asarray(tensor) for name, tensor in zip(names, tapped, strict=True)}
     found = []
