@@ -30,7 +30,13 @@ def test_warm_stats_and_clear(stack: Stack, tmp_path: Path) -> None:
     assert "3 of 5 images are cached" in warmed.stdout
     assert "broken.jpg: 422: " in warmed.stderr
     assert "README.md: 422: " in warmed.stderr
-    eventually(lambda: stack.valkey.keys() == 5, "three vectors are written")
+
+    def written() -> bool:
+        # A Redis that missed the gateway's budget once, as on a busy machine, is left alone for 5 s: warm again.
+        return stack.valkey.keys() == 5 or cache("warm", "--gateway", stack.gateway.url, str(EXAMPLES)).returncode != 0
+
+    eventually(written, "three vectors are written")
+    assert 5 == stack.valkey.keys()
     assert "lite0 version 1  sha256:" in (counted := cache("stats", *known)).stdout
     assert "3 vectors" in counted.stdout
     assert "3 vectors removed" in cache("clear", *known).stdout
