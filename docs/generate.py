@@ -17,8 +17,8 @@ from microtome import cli as microtome_cli
 from microtome.embed import arguments as embed_arguments
 from modelserver.command_line import usage
 from service import cache_command, errors
+from service.errors import slug
 from service.grpc_api.statuses import STATUS as CODE
-from service.http_api.problems import slug
 from service.http_api.statuses import STATUS
 from service.settings import PREFIX, Settings
 from service.telemetry.metrics import Metrics

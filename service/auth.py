@@ -63,6 +63,12 @@ class Keyring:
         return found[0]
 
 
+def key_in(authorization: str, api_key: str | None) -> str | None:
+    """Return the key that a request bears, over HTTP or gRPC: `Authorization: Bearer …`, else `X-API-Key`."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else api_key
+
+
 def _caller(record: KeyRecord) -> Caller:
     return Caller(
         record.name,

@@ -31,9 +31,11 @@ insides.
 `CacheUnavailable` stands outside the tree: it never reaches a caller, since a cache that is down is one that misses.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from difflib import get_close_matches
+from functools import cache
 from typing import TypeVar
 
 E = TypeVar("E", bound=BaseException)
@@ -157,6 +159,16 @@ class ModelServerFault(ServiceError):
 
 class CacheUnavailable(Exception):
     """The cache could not be asked. Never reaches a caller."""
+
+
+def slug(error: type[ServiceError]) -> str:
+    """Name an error the way problem types and metrics do: `ModelServerDown` is `model-server-down`."""
+    return _dashed(error.__name__)
+
+
+@cache
+def _dashed(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 def restated(error: E, message: str | None = None) -> E:

@@ -19,8 +19,7 @@ from microtome.embed.errors import EmbedError
 from service.embedding.images import decode
 from service.embedding.manifest import Manifest
 from service.embedding.vectors import Dtype, shaped, written
-from service.errors import RequestRejected
-from service.http_api.problems import slug
+from service.errors import RequestRejected, slug
 
 if TYPE_CHECKING:
     from microtome.embed.images import Located

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 import grpc.aio
 import structlog
@@ -14,16 +13,15 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from prometheus_client import Counter, Histogram
 
-from service.auth import Caller, Keyring
-from service.errors import Overloaded, ServiceError
-from service.grpc_api.details import INTERNAL_ERROR, described, label, unexpected
+from service.auth import Caller, Keyring, key_in
+from service.errors import Overloaded, ServiceError, slug
+from service.grpc_api.details import INTERNAL_ERROR, described, unexpected
 from service.grpc_api.statuses import COUNTED_AS
-from service.telemetry.logs import Logger
+from service.telemetry.logs import Logger, request_id
 from service.telemetry.metrics import Metrics
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
-_MAX_ID = 128
 _CODES = {code.value[0]: code for code in StatusCode}
 
 
@@ -113,7 +111,7 @@ class Calls:
         given: Mapping[str, str],
         ended: Callable[[int, str], None],
     ) -> Any:  # noqa: ANN401, as above
-        call = Call(context, method, _request_id(given), None)
+        call = Call(context, method, request_id(given.get("x-request-id", "")), None)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
         context.set_trailing_metadata((("x-request-id", call.request_id),))
@@ -142,7 +140,7 @@ class Calls:
 
     def failed(self, error: ServiceError, call: Call) -> Status:
         """Count an error of the tree, and describe it."""
-        self._metrics.errors.labels(label(type(error))).inc()
+        self._metrics.errors.labels(slug(type(error))).inc()
         return described(error, request_id=call.request_id)
 
     def broke(self, call: Call) -> Status:
@@ -169,7 +167,7 @@ class Calls:
 
     def _admit(self, call: Call, given: Mapping[str, str]) -> None:
         if self._keyring is not None:
-            call.caller = self._keyring.identify(_key(given))
+            call.caller = self._keyring.identify(key_in(given.get("authorization", ""), given.get("x-api-key")))
             self._metrics.key_requests.labels(call.caller.name).inc()
             call.facts["key"] = call.caller.name
         if self._open > self._limit:
@@ -186,13 +184,3 @@ class Calls:
 
 def _trailers(call: Call, status: Status) -> tuple[tuple[str, str | bytes], ...]:
     return (("x-request-id", call.request_id), ("grpc-status-details-bin", status.SerializeToString()))
-
-
-def _request_id(given: Mapping[str, str]) -> str:
-    name = given.get("x-request-id", "")
-    return name if 0 < len(name) <= _MAX_ID and name.isascii() and name.isprintable() else uuid4().hex
-
-
-def _key(given: Mapping[str, str]) -> str | None:
-    scheme, _, key = given.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else given.get("x-api-key")

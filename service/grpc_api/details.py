@@ -3,15 +3,13 @@
 See https://google.aip.dev/193. `reason` is the leaf of the error tree, stable; `message` is for people.
 """
 
-import re
-
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
-from service.errors import NoImageEmbedded, ServiceError, TemporarilyUnable
+from service.errors import NoImageEmbedded, ServiceError, TemporarilyUnable, slug
 from service.grpc_api.statuses import STATUS
 
 DOMAIN = "microtome"
@@ -24,12 +22,7 @@ _ROOM = 4096
 
 def reason(error: type[ServiceError]) -> str:
     """Name an error as ErrorInfo does: `ModelServerDown` is `MODEL_SERVER_DOWN`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).upper()
-
-
-def label(error: type[ServiceError]) -> str:
-    """Name an error as the metrics and HTTP's problem types do: `model-server-down`."""
-    return reason(error).lower().replace("_", "-")
+    return slug(error).replace("-", "_").upper()
 
 
 def described(error: ServiceError, **metadata: str) -> Status:

@@ -1,10 +1,10 @@
 """Every request has to say who it comes from, but for the pages that say what this is and whether it lives."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.auth import Keyring
+from service.auth import Keyring, key_in
 from service.errors import Unauthenticated
 from service.http_api.access import note
 from service.http_api.head import head
@@ -37,7 +37,10 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         try:
-            caller = self._keyring.identify(_key(head(scope)))
+            headers = head(scope)
+            given = headers.get(b"x-api-key")
+            authorization = headers.get(b"authorization", b"").decode("latin-1")
+            caller = self._keyring.identify(key_in(authorization, None if given is None else given.decode("latin-1")))
         except Unauthenticated as error:
             await answer_to(error, self._metrics, scope)(scope, receive, send)
             return
@@ -45,11 +48,3 @@ class Authentication:
         self._metrics.key_used(caller.name)
         note(scope, key=caller.name)
         await self._app(scope, receive, send)
-
-
-def _key(headers: Mapping[bytes, bytes]) -> str | None:
-    scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-    if scheme.lower() == "bearer":
-        return key.strip()
-    given = headers.get(b"x-api-key")
-    return None if given is None else given.decode("latin-1")

@@ -1,7 +1,5 @@
 """The outermost layer of every request: an id, a count, a duration, and an answer even when something broke."""
 
-from collections.abc import Mapping
-from os import urandom
 from time import perf_counter
 
 import structlog
@@ -10,10 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http_api import access
 from service.http_api.head import head
 from service.http_api.problems import unexpected
-from service.telemetry.logs import Logger
+from service.telemetry.logs import Logger, request_id
 from service.telemetry.metrics import Metrics
-
-_MAX_ID = 128
 
 
 class Observed:
@@ -30,10 +26,10 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(head(scope))
-        id_header = (b"x-request-id", request_id.encode("ascii"))
+        name = request_id(head(scope).get(b"x-request-id", b"").decode("latin-1"))
+        id_header = (b"x-request-id", name.encode("ascii"))
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        structlog.contextvars.bind_contextvars(request_id=name)
         facts = access.begin(scope)
         start, status = perf_counter(), 0
 
@@ -53,7 +49,7 @@ class Observed:
             self._metrics.errors.labels("internal-error").inc()
             if status:
                 raise
-            await unexpected(request_id, scope)(scope, receive, noted)
+            await unexpected(name, scope)(scope, receive, noted)
         finally:
             # The route's template, never the path: labels stay few whatever callers ask for.
             route = getattr(scope.get("route"), "path", "other")
@@ -68,8 +64,3 @@ class Observed:
                     ms=round(1000 * seconds, 2),
                     **access.as_logged(facts),
                 )
-
-
-def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    given = headers.get(b"x-request-id", b"").decode("latin-1")
-    return given if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable() else urandom(16).hex()

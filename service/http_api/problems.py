@@ -1,6 +1,5 @@
 """Errors as problem details (RFC 9457): one stable `type` for each leaf of the error tree."""
 
-import re
 from functools import cache
 from http import HTTPStatus
 
@@ -11,23 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from service.errors import BodyTooSlow, NoImageEmbedded, ServiceError, TemporarilyUnable, Unauthenticated
+from service.errors import BodyTooSlow, NoImageEmbedded, ServiceError, TemporarilyUnable, Unauthenticated, slug
 from service.http_api.raw import RawResponse, raw
 from service.http_api.statuses import STATUS
 from service.http_api.wording import Failure, wording_for
 from service.telemetry.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
-
-
-def slug(error: type[ServiceError]) -> str:
-    """Name an error the way problem types do: `ModelServerDown` is `model-server-down`."""
-    return _dashed(error.__name__)
-
-
-@cache
-def _dashed(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 def problem(failure: Failure) -> Response:

@@ -1,6 +1,7 @@
 """Structured logs on stderr: for people on a terminal, JSON for machines."""
 
 import sys
+from os import urandom
 from typing import Literal, Protocol
 
 # structlog draws tracebacks with rich wherever that is installed: 4 MB, and local variables, with secrets among them,
@@ -14,6 +15,8 @@ try:
 finally:
     if _hidden:
         del sys.modules[_HIDDEN]
+
+_MAX_ID = 128
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -33,6 +36,11 @@ class Logger(Protocol):
     def exception(self, event: str, /, **facts: object) -> object:
         """Say what broke, with the traceback."""
         ...
+
+
+def request_id(given: str) -> str:
+    """Return the id under which a request is logged: the caller's if it can stand in a line, or a new one."""
+    return given if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable() else urandom(16).hex()
 
 
 def configure(form: LogFormat, level: LogLevel) -> Logger:

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.e2e.photos import EXAMPLES, NAMES
-from tests.e2e.processes import Gateway, ModelServer, free_port
+from tests.e2e.processes import Gateway, free_port, serving
 
 # Before the clients are imported: none of them asks anybody but the gateway.
 os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
@@ -27,18 +27,12 @@ GRPC_PORT = free_port()
 @pytest.fixture(scope="session")
 def gateway(lite0_models: Path) -> Iterator[Gateway]:
     """The gateway, serving; it knows one key."""
-    with tempfile.TemporaryDirectory(prefix="microtome-clients-", ignore_cleanup_errors=True) as path:
-        model_server = ModelServer(Path(path), lite0_models)
-        digest = hashlib.sha256(KEY.encode()).hexdigest()
-        keys = f"clients sha256:{digest}"
-        gateway = Gateway(Path(path), model_server.address, api_keys=keys, grpc_port=GRPC_PORT)
-        try:
-            model_server.start()
-            gateway.start()
-            yield gateway
-        finally:
-            gateway.destroy()
-            model_server.destroy()
+    keys = f"clients sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"
+    with (
+        tempfile.TemporaryDirectory(prefix="microtome-clients-", ignore_cleanup_errors=True) as path,
+        serving(Path(path), lite0_models, api_keys=keys, grpc_port=GRPC_PORT) as gateway,
+    ):
+        yield gateway
 
 
 READY = b"GET /.well-known/ready HTTP/1.1\r\nHost: gateway\r\nUser-Agent: Go-http-client/1.1\r\n\r\n"

@@ -12,7 +12,7 @@ import pytest
 from ray import cluster_utils
 
 import microtome
-from tests.e2e.processes import Gateway, ModelServer
+from tests.e2e.processes import Gateway, serving
 from tests.pictures import png
 
 COUNT = 60
@@ -30,16 +30,8 @@ def cluster() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def keyless(tmp_path_factory: pytest.TempPathFactory, lite0_models: Path) -> Iterator[Gateway]:
     """A gateway over the default model that wants no key, in the place of the session's."""
-    directory = tmp_path_factory.mktemp("g")
-    model_server = ModelServer(directory, lite0_models)
-    gateway = Gateway(directory, model_server.address)
-    try:
-        model_server.start()
-        gateway.start()
+    with serving(tmp_path_factory.mktemp("g"), lite0_models) as gateway:
         yield gateway
-    finally:
-        gateway.destroy()
-        model_server.destroy()
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -246,3 +246,17 @@ class Gateway(Process):
     def client(self, seconds: float = 60.0) -> httpx.Client:
         """An HTTP client for it."""
         return httpx.Client(base_url=self.url, timeout=seconds, trust_env=False)
+
+
+@contextmanager
+def serving(directory: Path, models: Path, **settings: object) -> Iterator[Gateway]:
+    """A gateway with these settings over a model server of its own, both serving while the block runs."""
+    model_server = ModelServer(directory, models)
+    gateway = Gateway(directory, model_server.address, "lite0", **settings)
+    try:
+        model_server.start()
+        gateway.start()
+        yield gateway
+    finally:
+        gateway.destroy()
+        model_server.destroy()

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.e2e.photos import NAMES, example
-from tests.e2e.processes import Gateway, ModelServer
+from tests.e2e.processes import Gateway, serving
 
 KEY = "a-key-for-openai"
 URIS = [f"data:image/jpeg;base64,{b64encode(example(name)).decode()}" for name in NAMES]
@@ -20,16 +20,9 @@ URIS = [f"data:image/jpeg;base64,{b64encode(example(name)).decode()}" for name i
 @pytest.fixture(scope="module")
 def gateway(directory: Path, models: Path) -> Iterator[Gateway]:
     """The gateway, serving; it knows one key."""
-    model_server = ModelServer(directory, models)
     digest = hashlib.sha256(KEY.encode()).hexdigest()
-    gateway = Gateway(directory, model_server.address, api_keys=f"openai sha256:{digest}")
-    try:
-        model_server.start()
-        gateway.start()
+    with serving(directory, models, api_keys=f"openai sha256:{digest}") as gateway:
         yield gateway
-    finally:
-        gateway.destroy()
-        model_server.destroy()
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,7 @@
 import inspect
 
 from service import errors
-from service.errors import ServiceError
-from service.http_api.problems import slug
+from service.errors import ServiceError, slug
 from service.http_api.statuses import STATUS
 
 

@@ -2,10 +2,9 @@
 
 from grpc import StatusCode
 
-from service.errors import RequestRejected, ServiceError, TemporarilyUnable
-from service.grpc_api.details import described, label, reason
+from service.errors import RequestRejected, ServiceError, TemporarilyUnable, slug
+from service.grpc_api.details import described, reason
 from service.grpc_api.statuses import COUNTED_AS, STATUS
-from service.http_api import problems
 from service.http_api.statuses import STATUS as HTTP_STATUS
 from tests.unit.service.grpc_api.conftest import reason_of
 
@@ -24,8 +23,8 @@ def test_every_leaf_has_a_status_and_nothing_else_has() -> None:
 def test_names_are_those_of_http() -> None:
     """Who switches on HTTP's problem types finds the same word as the reason, and in the metrics."""
     for error in STATUS:
-        assert problems.slug(error) == label(error)
-        assert label(error).replace("-", "_").upper() == reason(error)
+        assert slug(error) == reason(error).lower().replace("_", "-")
+        assert slug(error).replace("-", "_").upper() == reason(error)
 
 
 def test_what_may_succeed_later_has_a_status_that_says_so() -> None:

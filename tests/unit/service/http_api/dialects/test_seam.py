@@ -9,10 +9,9 @@ import pytest
 from starlette.responses import Response
 
 from service.auth import Keyring, read_keys
-from service.errors import RequestRejected, ServiceError
+from service.errors import RequestRejected, ServiceError, slug
 from service.http_api.dialects import ALL, spoken
 from service.http_api.dialects.dialect import Dialect
-from service.http_api.problems import slug
 from service.http_api.statuses import STATUS
 from service.http_api.wording import Failure, Wordings
 from tests.pictures import png
