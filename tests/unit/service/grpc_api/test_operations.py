@@ -1,8 +1,6 @@
 """Health, reflection and encryption, as probes and tools use them."""
 
 import asyncio
-import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from microtome.v1 import embedding_pb2 as pb
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from service.errors import ModelServerDown
 from service.grpc_api.server import Encryption, Listening, grpc_server
+from tests.certificates import make_certificates
 from tests.pictures import png
 from tests.unit.service.grpc_api.conftest import Service, service_with
 
@@ -101,26 +100,8 @@ async def test_a_port_that_is_taken_is_an_error(service: Service) -> None:
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with an authority `ca`, and a `server` and a `client` that it has signed for localhost."""
-    if not (openssl := shutil.which("openssl")):
-        pytest.skip("openssl, which makes the certificates, is not installed")
     directory = tmp_path_factory.mktemp("pem")
-    make = [
-        openssl,
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    for name in ("ca", "server", "client"):
-        words = ["-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem"]
-        if name != "ca":
-            words += ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-        subprocess.run([*make, *words], cwd=directory, check=True, capture_output=True)
+    make_certificates(directory)
     return directory
 
 
