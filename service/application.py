@@ -216,7 +216,7 @@ def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vecto
     claims: Claims = Unclaimed()
     if settings.redis_url:
         far, claims = _open_redis(settings, metrics, log)
-        cache = TieredCache(near, far)
+        cache = TieredCache(near, far) if settings.cache_bytes else far
     return HalvedCache(cache) if settings.cache_float16 else cache, claims
 
 

@@ -37,9 +37,8 @@ class Backlog:
         # Up to now, not to the last departure: while nothing leaves, the estimate grows.
         return self._inside * (self._clock() - self._departures[0]) / len(self._departures)
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place while the block runs.
+    def require(self) -> None:
+        """Refuse an image now if `place` would, before anything is done for it.
 
         Raises:
             Overloaded: the wait would be too long; it tells when to come back.
@@ -51,6 +50,15 @@ class Backlog:
                 "Try again later.",
                 retry_after=max(1, ceil(expected - self._longest)),
             )
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place while the block runs.
+
+        Raises:
+            Overloaded: as `require` does.
+        """
+        self.require()
         if not self._inside:
             # Time without work says nothing of how fast work is done.
             self._departures.clear()

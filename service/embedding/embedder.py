@@ -5,25 +5,24 @@ version of one model. Nothing blocks the event loop: decoding runs in threads, e
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-
-import numpy as np
 
 from service.embedding.backlog import Backlog
 from service.embedding.budget import Budget
 from service.embedding.computing import Computing
 from service.embedding.flights import Flights
-from service.embedding.journey import Journey, Pair
-from service.embedding.keys import image_digest, vector_key
+from service.embedding.journey import Journey
+from service.embedding.keys import image_digest
+from service.embedding.lookup import Lookup
 from service.embedding.manifest import ModelCard
 from service.embedding.peeking import peek_of
-from service.embedding.ports import Claims, ModelServer, Observer, VectorCache, Vectors
-from service.embedding.request import ALL, Embedded, Embedding, EmbedRequest
+from service.embedding.ports import Claims, ModelServer, Observer, VectorCache
+from service.embedding.request import Embedded, Embedding, EmbedRequest
 from service.embedding.stopwatch import Stages, Timings, both, timed
-from service.errors import BadRequest, ModelNotReady, TooManyImages, UnknownOutput, unknown
+from service.errors import BadRequest, ModelNotReady, TooManyImages
 
 _HASH_OFF_LOOP_BYTES = 1 << 20
 """Hashing more than this (0.6 ms) is worth a thread switch; hashlib releases the interpreter."""
@@ -58,9 +57,8 @@ class Embedder:
         self._limits = limits
         self._budget = budget
         self._observer = observer
-        self._computing = Computing(
-            models, cache, decoders, Backlog(limits.longest_wait), max_pixels=limits.max_pixels, claims=claims
-        )
+        self._backlog = Backlog(limits.longest_wait)
+        self._computing = Computing(models, cache, decoders, self._backlog, max_pixels=limits.max_pixels, claims=claims)
         self._flights = Flights()
 
     def digests(self, images: Sequence[bytes], timings: Timings) -> list[str] | None:
@@ -70,16 +68,22 @@ class Embedder:
         with timed(both(self._observer.stage, timings.stage), "hash"):
             return [image_digest(image) for image in images]
 
-    def require_room(self, images: int) -> None:
+    def require_room(self, images: int, lookup: Lookup | None = None) -> None:
         """Refuse so many images now if `embed` would: in an overload refusing is most of the work.
 
+        Args:
+            images: how many there are.
+            lookup: what the whole cache had of them, which is not everything, if it has been asked.
+
         Raises:
-            Overloaded: there is no room for them.
+            Overloaded: there is no room for them, or they would wait too long.
         """
         self._budget.require(images)
+        if lookup is not None and not self._joins(lookup):
+            self._backlog.require()
 
-    def cached(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Embedded | None:
-        """Answer from what the cache has within reach, without waiting; None when that is not everything.
+    def looked(self, request: EmbedRequest, digests: Sequence[str]) -> Lookup | None:
+        """Look for a request's vectors within reach, without waiting; None when it does not want the cache's.
 
         Raises:
             UnknownModel, UnknownOutput: as `embed` does.
@@ -87,22 +91,34 @@ class Embedder:
         """
         if request.cache != "use" or request.version is not None or len(digests) > self._limits.max_images:
             return None
+        lookup = Lookup(self._models.card(request.model), request.outputs, digests)
+        values = self._peek(list(lookup.keys.values()))
+        if values is not None:
+            lookup.fill(values)
+        return lookup
+
+    async def look_further(self, lookup: Lookup) -> None:
+        """Look in all of the cache, waiting for it no longer than it may take."""
+        lookup.fill(await self._cache.get_many(list(lookup.keys.values())))
+
+    def answered(self, lookup: Lookup) -> Embedded:
+        """Answer from a look that is complete."""
+        embedded = lookup.hits()
+        self._observer.vectors_answered(lookup.card.name, ["hit"] * len(embedded.embeddings))
+        return embedded
+
+    def cached(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Embedded | None:
+        """Answer from what the cache has within reach, without waiting; None when that is not everything.
+
+        Raises:
+            ServiceError: as `looked` does.
+        """
         start = perf_counter()
-        card = self._models.card(request.model)
-        names = _resolve(request.outputs, card)
-        keys = _keys(card, digests, names)
-        values = self._peek(list(keys.values()))
-        if values is None:
-            return None
-        found = _vectors(card, keys, values)
-        if len(found) < len(keys):
+        lookup = self.looked(request, digests)
+        if lookup is None or not lookup.complete:
             return None
         both(self._observer.stage, timings.stage)("cache", perf_counter() - start)
-        embeddings = [
-            Embedding(index, name, found[digest, name], "hit") for index, digest in enumerate(digests) for name in names
-        ]
-        self._observer.vectors_answered(card.name, ["hit"] * len(embeddings))
-        return Embedded(card, embeddings)
+        return self.answered(lookup)
 
     async def embed(
         self,
@@ -110,6 +126,7 @@ class Embedder:
         images: Sequence[bytes],
         timings: Timings | None = None,
         digests: Sequence[str] | None = None,
+        lookup: Lookup | None = None,
     ) -> Embedded:
         """Embed images with one version of one model.
 
@@ -118,6 +135,7 @@ class Embedder:
             images: encoded, at least one.
             timings: is told how long the stages of this request took.
             digests: of the images, when they are known already.
+            lookup: what the whole cache had, when it has been asked already; it is not asked again then.
 
         Raises:
             ServiceError: any leaf of the tree. What is wrong with one image begins with "Image 3: "; it is raised
@@ -132,7 +150,7 @@ class Embedder:
             digests = digests or await self._digests(images, both(self._observer.stage, own.stage))
             card = await self._card(request)
             try:
-                return await self._answer(card, request, digests, images, own)
+                return await self._answer(card, request, digests, images, own, lookup)
             except ModelNotReady:
                 # Unloaded between two looks at the server. Its successor answers the whole request, so that no answer
                 # mixes two versions; who wants this version and no other is told what there is.
@@ -141,28 +159,35 @@ class Embedder:
                     raise
                 return await self._answer(successor, request, digests, images, own)
 
+    def _joins(self, lookup: Lookup) -> bool:
+        """Whether any of what is missing is being computed here, so that it need not wait for a turn."""
+        version = lookup.card.version
+        return any(
+            self._flights.find(f"{version}:{key}") for pair, key in lookup.keys.items() if pair not in lookup.found
+        )
+
     async def _card(self, request: EmbedRequest) -> ModelCard:
         if request.version is None:
             return self._models.card(request.model)
         return await self._models.card_of(request.model, request.version)
 
-    async def _answer(
+    async def _answer(  # noqa: PLR0913, PLR0917, one step of the way, with all that was found out before
         self,
         card: ModelCard,
         request: EmbedRequest,
         digests: Sequence[str],
         images: Sequence[bytes],
         timings: Timings,
+        lookup: Lookup | None = None,
     ) -> Embedded:
-        names = _resolve(request.outputs, card)
-        keys = _keys(card, digests, names)
-        found: dict[Pair, Vectors] = {}
-        if request.cache == "use":
-            with timed(both(self._observer.stage, timings.stage), "cache"):
-                found = await self._cached(card, keys)
-        journey = Journey(card, request, found, self._observer, timings)
-        if len(found) < len(keys):
-            missing = {pair: key for pair, key in keys.items() if pair not in found}
+        if lookup is None or lookup.card is not card:
+            lookup = Lookup(card, request.outputs, digests)
+            if request.cache == "use":
+                with timed(both(self._observer.stage, timings.stage), "cache"):
+                    await self.look_further(lookup)
+        journey = Journey(card, request, lookup.found, self._observer, timings)
+        if not lookup.complete:
+            missing = {pair: key for pair, key in lookup.keys.items() if pair not in lookup.found}
             # The first of equal images stands for all of them.
             first = dict(zip(reversed(digests), reversed(images), strict=True))
             await journey.fly(self._computing, self._flights, missing, first, digests)
@@ -170,7 +195,7 @@ class Embedder:
             Embedding(index, name, journey.vectors[digest, name], journey.source((digest, name)))
             for index, digest in enumerate(digests)
             if digest not in journey.failed
-            for name in names
+            for name in lookup.names
         ]
         self._observer.vectors_answered(card.name, [embedding.cache for embedding in embeddings])
         return Embedded(card, embeddings, journey.errors(digests))
@@ -183,33 +208,3 @@ class Embedder:
                 else image_digest(image)
                 for image in images
             ]
-
-    async def _cached(self, card: ModelCard, keys: Mapping[Pair, str]) -> dict[Pair, Vectors]:
-        return _vectors(card, keys, await self._cache.get_many(list(keys.values())))
-
-
-def _keys(card: ModelCard, digests: Sequence[str], names: Sequence[str]) -> dict[Pair, str]:
-    fingerprint = card.manifest.fingerprint
-    return {(digest, name): vector_key(fingerprint, name, digest) for digest in digests for name in names}
-
-
-def _vectors(card: ModelCard, keys: Mapping[Pair, str], values: Sequence[bytes | None]) -> dict[Pair, Vectors]:
-    outputs = card.outputs
-    # A value of the wrong length is no answer, whoever wrote it.
-    return {
-        pair: np.frombuffer(value, "<f4")
-        for pair, value in zip(keys, values, strict=True)
-        if value is not None and len(value) == 4 * outputs[pair[1]].dim
-    }
-
-
-def _resolve(outputs: Sequence[str], card: ModelCard) -> list[str]:
-    if not outputs:
-        return [card.manifest.default_output]
-    known = card.outputs
-    if tuple(outputs) == (ALL,) and ALL not in known:
-        return list(known)
-    for name in outputs:
-        if name not in known:
-            raise UnknownOutput(unknown(f"output of model {card.name!r}", name, known))
-    return list(dict.fromkeys(outputs))

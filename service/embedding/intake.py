@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from service.embedding.budget import Budget
 from service.embedding.embedder import Embedder
+from service.embedding.lookup import Lookup
 from service.embedding.ports import ModelServer, Observer
 from service.embedding.request import ALL, Embedded, EmbedRequest, ImageError
 from service.embedding.stopwatch import Timings, both, timed
@@ -79,7 +80,7 @@ class Intake:
         """
         return self.embedder.cached(request, digests, timings)
 
-    async def embed(
+    async def embed(  # noqa: PLR0913, one step of the way, with all that was found out before
         self,
         request: EmbedRequest,
         images: Sequence[Image],
@@ -87,6 +88,7 @@ class Intake:
         *,
         own: Budget | None = None,
         digests: Sequence[str] | None = None,
+        lookup: Lookup | None = None,
     ) -> Embedded:
         """Embed those images that have arrived whole, and put the others' errors beside them.
 
@@ -96,6 +98,7 @@ class Intake:
             timings: is told how long the stages took.
             own: what the caller's key may have in flight, in images.
             digests: of the images, when `digests` has been asked for them.
+            lookup: what the cache had of them, when all of it has been asked.
 
         Raises:
             ServiceError: any leaf of the tree; what is wrong with one image begins with "Image 3: ".
@@ -108,7 +111,7 @@ class Intake:
                 held.enter_context(self.bodies.hold(self.fetched_bytes))
                 with timed(both(self.observer.stage, timings.stage), "fetch"):
                     arrived = await self.fetch(images)
-            return await self._embedded(request, arrived, timings, digests)
+            return await self._embedded(request, arrived, timings, digests, lookup)
 
     async def _embedded(
         self,
@@ -116,6 +119,7 @@ class Intake:
         images: Sequence[bytes | ServiceError],
         timings: Timings,
         digests: Sequence[str] | None,
+        lookup: Lookup | None,
     ) -> Embedded:
         bad = {index: image for index, image in enumerate(images) if isinstance(image, ServiceError)}
         if bad and request.on_error == "fail":
@@ -124,7 +128,7 @@ class Intake:
         good = {index: image for index, image in enumerate(images) if isinstance(image, bytes)}
         if bad and not good:
             raise NoImageEmbedded({index: restated(e, f"Image {index}: {e}") for index, e in bad.items()})
-        embedded = await self.embedder.embed(request, list(good.values()), timings, digests)
+        embedded = await self.embedder.embed(request, list(good.values()), timings, digests, lookup)
         merged = _merged(embedded, list(good), bad) if bad else embedded
         if not merged.embeddings:
             raise NoImageEmbedded({e.index: e.error for e in merged.errors})

@@ -7,6 +7,7 @@ import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 from zipfile import ZipFile
@@ -59,18 +60,17 @@ def _document(
     }
 
 
+def _letters(embedding: Embedding, options: EmbedOptions) -> str:
+    return b64encode(_cut(embedding, options).astype("<f4", copy=False).tobytes()).decode("ascii")
+
+
 def _cut(embedding: Embedding, options: EmbedOptions) -> NDArray[np.float32]:
     return shaped(embedding.vector, normalize=options.normalize, dimensions=options.dimensions)
 
 
 def _json(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> Answer:
-    def letters(embedding: Embedding) -> str:
-        return b64encode(_cut(embedding, options).astype("<f4", copy=False).tobytes()).decode("ascii")
-
-    def numbers(embedding: Embedding) -> NDArray[np.float32]:
-        return _cut(embedding, options)
-
-    document = _document(embedded, options, letters if encoding == "base64" else numbers)
+    # Functions of this module, since what is annotated here would be evaluated with each answer.
+    document = _document(embedded, options, partial(_letters if encoding == "base64" else _cut, options=options))
     return Answer(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), {})
 
 

@@ -22,6 +22,7 @@ from service.http_api.models import models_router
 from service.http_api.observed import Observed
 from service.http_api.operations import operations_router
 from service.http_api.repeats import Repeats
+from service.http_api.ways import Ways
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -90,6 +91,7 @@ def http_app(  # noqa: PLR0913, collaborators
         BodyReader(options.limits, intake.bodies),
         metrics,
         Repeats(intake.models, FinishedAnswers(options.answer_bytes), metrics),
+        Ways(intake.default_model),
     )
     models = intake.models
     routes = embed_router(endpoint)

@@ -2,29 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from time import perf_counter
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from service.auth import Caller
 from service.embedding.deadline import within
 from service.embedding.intake import Intake
-from service.embedding.request import Embedded, EmbedRequest
+from service.embedding.lookup import Lookup
+from service.embedding.request import Embedded
 from service.embedding.stopwatch import Timings, both, timed
 from service.embedding.urls import Image
 from service.embedding.vectors import checked_dimensions
 from service.http_api import access, documentation
-from service.http_api.acceptable import Form, chosen
 from service.http_api.answers import encoded, in_header
 from service.http_api.body import BodyReader
 from service.http_api.head import head
-from service.http_api.options import EmbedOptions, Encoding, read_options
+from service.http_api.options import read_options
 from service.http_api.raw import RawHeaders, RawResponse, raw
 from service.http_api.repeats import Repeats, server_timing
 from service.http_api.schemas import EmbedAnswer
 from service.http_api.waiting import CallerGone, allowed, caller_waiting
+from service.http_api.ways import Way, Ways, query_items
 from service.telemetry.metrics import Metrics
 
 PATH = "/embed"
@@ -41,6 +44,7 @@ class EmbedEndpoint:
     reader: BodyReader
     metrics: Metrics
     repeats: Repeats
+    ways: Ways
 
     async def post(self, request: Request) -> Response:
         """Turn images into vectors: one image as the body, several as file parts of a form, or JSON.
@@ -50,8 +54,16 @@ class EmbedEndpoint:
         """
         return await self.answer(request, Timings())
 
-    async def answer(self, request: Request, timings: Timings, digest: str | None = None) -> Response:
-        """Answer a request, whose body is one image with this digest when that is known already.
+    async def answer(
+        self, request: Request, timings: Timings, digest: str | None = None, lookup: Lookup | None = None
+    ) -> Response:
+        """Answer a request.
+
+        Args:
+            request: with its body still to be read.
+            timings: what the request has passed already, and is told the rest.
+            digest: of the body, when it has been read and is one image.
+            lookup: what the whole cache had of it, when it has been asked.
 
         Raises:
             ServiceError: any leaf of the tree.
@@ -59,7 +71,7 @@ class EmbedEndpoint:
         access.note(request.scope, stages=timings.seconds)
         try:
             async with within(allowed(request, self.intake.deadline)):
-                return await self._answered(request, timings, digest)
+                return await self._answered(request, timings, digest, lookup)
         except CallerGone:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
@@ -67,73 +79,79 @@ class EmbedEndpoint:
         """Hash a body that is one image; None when it is so large that this is worth a thread."""
         return _only(self.intake.digests([body], timings))
 
-    async def _answered(self, request: Request, timings: Timings, digest: str | None) -> Response:
+    def check(self, scope: Scope, way: Way, *, images: int) -> None:
+        """Refuse what the model's outputs do not have, and note what is asked for.
+
+        Raises:
+            ServiceError: as `Intake.check` does.
+        """
+        dimensions, normalize = way.options.dimensions, way.options.normalize
+        self.intake.check(way.request, dimensions=dimensions, normalize=normalize, int8=way.encoding == "int8")
+        access.note(scope, images=images, model=way.request.model[:80])
+
+    def written(
+        self, scope: Scope, embedded: Embedded, way: Way, timings: Timings, repeatable: str | None
+    ) -> RawResponse:
+        """Write an answer, and keep it if it is all hits for an image with the digest `repeatable`.
+
+        Raises:
+            BadRequest: the version that answered, which may not be the one that was looked at, has shorter vectors than
+                are asked for.
+        """
+        card = embedded.card
+        checked_dimensions(way.options.dimensions, [card.outputs[e.output] for e in embedded.embeddings[:64]])
+        with timed(both(self.metrics.stage, timings.stage), "encode"):
+            answer = encoded(embedded, way.options, way.form, way.encoding)
+        sources = {e.cache for e in embedded.embeddings}
+        source = sources.pop() if len(sources) == 1 else "mixed"
+        headers = [
+            *_naming(card.name, card.version, card.manifest.fingerprint, source, way.form.media_type),
+            (b"content-length", b"%d" % len(answer.body)),
+            *raw(answer.headers),
+        ]
+        if repeatable and way.request.version is None and source == "hit":
+            self.repeats.keep(scope, repeatable, card, headers, answer.body)
+        status = HTTPStatus.MULTI_STATUS if embedded.errors else HTTPStatus.OK
+        return RawResponse(status, [*headers, server_timing(timings)], answer.body)
+
+    async def _answered(
+        self, request: Request, timings: Timings, digest: str | None, lookup: Lookup | None
+    ) -> Response:
         scope = request.scope
         caller: Caller | None = scope.get("microtome.caller")
         own = (caller.bodies,) if caller and caller.bodies else ()
-        query = request.query_params.multi_items() if scope["query_string"] else ()
-        read_options(query, {})
+        read_options(query_items(scope["query_string"]), {})
         no_cache = b"no-cache" in head(scope).get(b"cache-control", b"").lower()
         start = perf_counter()
         async with self.reader.received(request, *own) as received:
-            both(self.metrics.stage, timings.stage)("read", perf_counter() - start)
+            if digest is None:
+                both(self.metrics.stage, timings.stage)("read", perf_counter() - start)
             digests = [digest] if digest else self.intake.digests(received.images, timings)
             repeatable = _only(digests) if not received.options and not no_cache else None
             if repeatable and not digest and (response := self.repeats.again(scope, repeatable, timings)):
                 return response
-            options = read_options(query, received.options, no_cache=no_cache)
-            form, encoding = chosen(request.headers.get("accept", ""), options)
-            embedded = await self._embedded(request, received.images, digests, options, encoding, timings)
-        headers, answer = self._written(embedded, options, form, encoding, timings)
-        if repeatable and options.version is None and all(e.cache == "hit" for e in embedded.embeddings):
-            self.repeats.keep(scope, repeatable, embedded.card, headers, answer)
-        status = HTTPStatus.MULTI_STATUS if embedded.errors else HTTPStatus.OK
-        return RawResponse(status, [*headers, server_timing(timings)], answer)
+            way = self.ways.read(scope, received.options, no_cache=no_cache)
+            self.check(scope, way, images=len(received.images))
+            embedded = await self._embedded(request, received.images, digests, way, timings, lookup)
+        return self.written(scope, embedded, way, timings, repeatable)
 
     async def _embedded(  # noqa: PLR0913, PLR0917, one step of the way, with all that was found out before
         self,
         request: Request,
         images: Sequence[Image],
         digests: Sequence[str] | None,
-        options: EmbedOptions,
-        encoding: Encoding,
+        way: Way,
         timings: Timings,
+        lookup: Lookup | None,
     ) -> Embedded:
-        asked = EmbedRequest(
-            options.model or self.intake.default_model, options.version, options.output, options.cache, options.on_error
-        )
-        self.intake.check(asked, dimensions=options.dimensions, normalize=options.normalize, int8=encoding == "int8")
-        access.note(request.scope, images=len(images), model=asked.model[:80])
-        if digests and (embedded := self.intake.cached(asked, digests, timings)) is not None:
-            return embedded
-        if digests:
+        if digests and lookup is None:
+            if (embedded := self.intake.cached(way.request, digests, timings)) is not None:
+                return embedded
             self.intake.embedder.require_room(len(digests))
         caller: Caller | None = request.scope.get("microtome.caller")
         async with caller_waiting(request):
-            return await self.intake.embed(
-                asked, images, timings, own=caller.images if caller else None, digests=digests
-            )
-
-    def _written(
-        self, embedded: Embedded, options: EmbedOptions, form: Form, encoding: Encoding, timings: Timings
-    ) -> tuple[RawHeaders, bytes]:
-        card = embedded.card
-        # Once more, since the version that answered may not be the one that was looked at.
-        checked_dimensions(options.dimensions, [card.outputs[e.output] for e in embedded.embeddings[:64]])
-        with timed(both(self.metrics.stage, timings.stage), "encode"):
-            answer = encoded(embedded, options, form, encoding)
-        sources = {e.cache for e in embedded.embeddings}
-        headers = {
-            "X-Model": in_header(card.name),
-            "X-Model-Version": str(card.version),
-            "X-Fingerprint": card.manifest.fingerprint,
-            "X-Cache": sources.pop() if len(sources) == 1 else "mixed",
-            "Vary": "Accept",
-            "Content-Type": form.media_type,
-            "Content-Length": str(len(answer.body)),
-            **answer.headers,
-        }
-        return raw(headers), answer.body
+            own = caller.images if caller else None
+            return await self.intake.embed(way.request, images, timings, own=own, digests=digests, lookup=lookup)
 
 
 def embed_router(endpoint: EmbedEndpoint) -> APIRouter:
@@ -149,6 +167,20 @@ def embed_router(endpoint: EmbedEndpoint) -> APIRouter:
         openapi_extra=documentation.EMBED_REQUEST,
     )
     return router
+
+
+@lru_cache(64)
+def _naming(model: str, version: int, fingerprint: str, source: str, media_type: str) -> RawHeaders:
+    return raw(
+        {
+            "X-Model": in_header(model),
+            "X-Model-Version": str(version),
+            "X-Fingerprint": fingerprint,
+            "X-Cache": source,
+            "Vary": "Accept",
+            "Content-Type": media_type,
+        }
+    )
 
 
 def _only(digests: Sequence[str] | None) -> str | None:

@@ -5,7 +5,7 @@ right as long as the version that they come from is the one in use: vectors neve
 which an answer of the same form is written.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import NamedTuple
 
 from service.embedding.manifest import ModelCard
@@ -37,17 +37,17 @@ class FinishedAnswers:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Asked, Answered] = OrderedDict()
-        self._ways: Counter[tuple[bytes, bytes]] = Counter()
         self._bytes = 0
+
+    @property
+    def possible(self) -> bool:
+        """Whether anything is ever kept."""
+        return self._max_bytes > 0
 
     @property
     def size(self) -> int:
         """Bytes held now, overhead included."""
         return self._bytes
-
-    def knows(self, query: bytes, accept: bytes) -> bool:
-        """Say whether there is any answer to a request with this query string and this Accept header."""
-        return (query, accept) in self._ways
 
     def get(self, asked: Asked) -> Answered | None:
         """Return the answer to this very question, and count it as used."""
@@ -63,7 +63,6 @@ class FinishedAnswers:
             return
         self.drop(asked)
         self._entries[asked] = answered
-        self._ways[asked.query, asked.accept] += 1
         self._bytes += cost
         while self._bytes > self._max_bytes:
             self.drop(next(iter(self._entries)))
@@ -71,13 +70,8 @@ class FinishedAnswers:
     def drop(self, asked: Asked) -> None:
         """Forget an answer, if it is there."""
         found = self._entries.pop(asked, None)
-        if found is None:
-            return
-        self._bytes -= _cost(asked, found)
-        way = (asked.query, asked.accept)
-        self._ways[way] -= 1
-        if not self._ways[way]:
-            del self._ways[way]
+        if found is not None:
+            self._bytes -= _cost(asked, found)
 
 
 def _cost(asked: Asked, answered: Answered) -> int:

@@ -28,7 +28,6 @@ class Observed:
             return
         name = request_id(head(scope).get(b"x-request-id", b"").decode("latin-1"))
         id_header = (b"x-request-id", name.encode("ascii"))
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=name)
         facts = access.begin(scope)
         start, status = perf_counter(), 0

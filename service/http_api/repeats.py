@@ -22,15 +22,13 @@ class Repeats:
         self._answers = answers
         self._metrics = metrics
 
-    def possible(self, scope: Scope) -> bool:
-        """Say whether anything was kept that a request with this head may ask for; its options are right then."""
-        return self._answers.knows(scope["query_string"], head(scope).get(b"accept", b""))
-
     def again(self, scope: Scope, digest: str, timings: Timings) -> RawResponse | None:
         """Return the answer given before to the same question, unless another version has come into use since.
 
         The request must have no options but those of its query, and no word against the cache.
         """
+        if not self._answers.possible:
+            return None
         asked = _asked(scope, digest)
         with timed(timings.stage, "cache"):
             kept = self._answers.get(asked)
@@ -40,12 +38,13 @@ class Repeats:
                 self._answers.drop(asked)
                 return None
         self._metrics.answered_again(kept.card.name, timings.seconds["cache"])
-        access.note(scope, images=1, model=kept.card.name, stages=timings.seconds)
+        access.note(scope, images=1, model=kept.card.name)
         return RawResponse(HTTPStatus.OK, [*kept.headers, server_timing(timings)], kept.body)
 
     def keep(self, scope: Scope, digest: str, card: ModelCard, headers: RawHeaders, body: bytes) -> None:
         """Keep an answer that is nothing but hits of the version in use; its headers without those of one request."""
-        self._answers.keep(_asked(scope, digest), Answered(card, headers, body))
+        if self._answers.possible:
+            self._answers.keep(_asked(scope, digest), Answered(card, headers, body))
 
 
 def server_timing(timings: Timings) -> tuple[bytes, bytes]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from service.cache.memory import MemoryCache
+from service.embedding.backlog import Backlog
 from service.embedding.budget import Budget
 from service.embedding.deadline import current, within
 from service.embedding.embedder import Embedder, Limits
@@ -129,6 +130,39 @@ async def test_errors_come_before_work(bench: Bench) -> None:
     with bench.budget.hold(64), pytest.raises(Overloaded):
         await bench.embedder.embed(EmbedRequest("toy"), [png()])
     assert [] == bench.server.calls
+
+
+async def test_who_would_wait_too_long_is_refused_before_work_but_not_who_joins(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that found nothing is enough to refuse; what is being computed already needs no turn of its own."""
+    bench.server.gate.clear()
+    first = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png(1)]))
+    await bench.server.called(1)
+    monkeypatch.setattr(Backlog, "wait", lambda _: 99.0)
+    looks = [bench.embedder.looked(EmbedRequest("toy"), [image_digest(png(seed))]) for seed in (1, 2)]
+    under_way, new = (look for look in looks if look is not None)
+    bench.embedder.require_room(1, under_way)
+    with pytest.raises(Overloaded, match="would wait about 99"):
+        bench.embedder.require_room(1, new)
+    joined = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png(1)], lookup=under_way))
+    bench.server.gate.set()
+    assert ["miss", "coalesced"] == [(await task).embeddings[0].cache for task in (first, joined)]
+    assert 1 == len(bench.server.calls)
+
+
+async def test_what_was_looked_up_is_not_looked_up_again(bench: Bench) -> None:
+    """The cache is not asked twice for one request, unless another version has come into use since."""
+    await bench.embedder.embed(EmbedRequest("toy", outputs=("corner",)), [png()])
+    look = bench.embedder.looked(EmbedRequest("toy", outputs=("corner",)), [image_digest(png())])
+    assert look is not None
+    assert look.complete
+    await bench.cache.close()
+    request = EmbedRequest("toy", outputs=("corner",))
+    assert "hit" == (await bench.embedder.embed(request, [png()], lookup=look)).embeddings[0].cache
+    bench.server.current = card(version=2)
+    renewed = (await bench.embedder.embed(request, [png()], lookup=look)).embeddings[0]
+    assert ("miss", 2) == (renewed.cache, renewed.vector[-1])
 
 
 async def test_cached_vectors_are_answered_while_the_model_server_is_down(bench: Bench) -> None:

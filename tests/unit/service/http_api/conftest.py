@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.auth import Keyring
+from service.embedding.ports import VectorCache
 from service.embedding.urls import Fetcher
 from service.http_api.app import HttpOptions, http_app
 from service.http_api.body import BodyLimits
@@ -65,6 +66,7 @@ async def gateway_with(
     *,
     keyring: Keyring | None = None,
     fetcher: Fetcher | None = None,
+    cache: VectorCache | None = None,
     **options: Any,
 ) -> AsyncIterator[Gateway]:
     """The application with small limits: 3 images, 10,000 pixels, 5,000 bytes an image and 9,000 a request."""
@@ -78,6 +80,7 @@ async def gateway_with(
         bodies=limits,
         images_in_flight=4,
         body_bytes_in_flight=40_000,
+        cache=cache,
         fetcher=fetcher,
         deadline=deadline,
     )

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
@@ -13,8 +13,10 @@ import pytest
 from starlette.types import ASGIApp
 
 from service.auth import Keyring, read_keys
+from service.embedding.ports import VectorCache
 from service.http_api.arrived import Arrived
 from tests.fakes.model_server import card
+from tests.fakes.vector_cache import FakeCache
 from tests.pictures import png
 from tests.unit.service.http_api.conftest import Gateway, gateway_with
 from tests.unit.service.http_api.test_authentication import KEY
@@ -125,10 +127,16 @@ async def answer(port: int, case: Case) -> bytes:
 
 
 @asynccontextmanager
-async def both_ways(decoders: ThreadPoolExecutor, keyring: Keyring | None = None) -> AsyncIterator[list["Way"]]:
+async def both_ways(
+    decoders: ThreadPoolExecutor,
+    keyring: Keyring | None = None,
+    cache: Callable[[], VectorCache | None] = lambda: None,
+) -> AsyncIterator[list["Way"]]:
     """Two gateways of the same kind, of which the second is asked through the framework."""
     async with AsyncExitStack() as stack:
-        gateways = [await stack.enter_async_context(gateway_with(decoders, keyring=keyring)) for _ in range(2)]
+        gateways = [
+            await stack.enter_async_context(gateway_with(decoders, keyring=keyring, cache=cache())) for _ in range(2)
+        ]
         apps: list[ASGIApp] = [gateways[0].app, gateways[1].app.framework]
         ports = [await stack.enter_async_context(listening(app)) for app in apps]
         yield [Way(gateway, port) for gateway, port in zip(gateways, ports, strict=True)]
@@ -149,9 +157,12 @@ class Way(NamedTuple):
         return sorted(COUNTS.findall(self.gateway.metrics.exposition().decode()))
 
 
-async def test_both_ways_give_the_same_answers_and_counts(decoders: ThreadPoolExecutor) -> None:
+@pytest.mark.parametrize("cache", [lambda: None, FakeCache], ids=["memory", "a cache that is waited for"])
+async def test_both_ways_give_the_same_answers_and_counts(
+    decoders: ThreadPoolExecutor, cache: Callable[[], VectorCache | None]
+) -> None:
     """Options, forms of bodies and answers, errors, methods: byte for byte, and in every counter."""
-    async with both_ways(decoders) as (direct, framework):
+    async with both_ways(decoders, cache=cache) as (direct, framework):
         for case in CASES:
             expected = await framework.answers(case)
             assert expected == await direct.answers(case), case

@@ -1,0 +1,149 @@
+"""What a cache has that must be waited for is answered before anything that only computing needs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from starlette.types import Message, Scope
+
+from service.auth import Keyring, read_keys
+from service.http_api import direct
+from tests.fakes.model_server import card
+from tests.fakes.vector_cache import FakeCache
+from tests.pictures import png
+from tests.unit.service.http_api.conftest import Gateway, gateway_with
+from tests.unit.service.http_api.test_embed import problem
+from tests.unit.service.test_auth import line
+
+KEY = "s3cret-of-search"
+
+
+@pytest.fixture
+def far() -> FakeCache:
+    """A cache whose answers can be held back."""
+    return FakeCache()
+
+
+@pytest.fixture
+async def gateway(decoders: ThreadPoolExecutor, far: FakeCache) -> AsyncIterator[Gateway]:
+    """The application over that cache alone, with room for four images in flight."""
+    async with gateway_with(decoders, cache=far, answer_bytes=0) as found:
+        yield found
+
+
+async def ask(gateway: Gateway, image: bytes, query: str = "") -> httpx.Response:
+    """Send one image as a body that comes with its head, which no client does for sure."""
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/embed",
+        "query_string": query.encode(),
+        "http_version": "1.1",
+        "headers": [(b"content-length", b"%d" % len(image)), (b"x-api-key", KEY.encode())],
+    }
+    body: list[Message] = [{"type": "http.request", "body": image, "more_body": False}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return body.pop() if body else await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await gateway.app(scope, receive, send)
+    return httpx.Response(sent[0]["status"], headers=sent[0]["headers"], content=sent[1]["body"])
+
+
+async def looked(far: FakeCache, times: int) -> None:
+    """Wait until the cache has been asked so often."""
+    while len(far.asked) < times:  # noqa: ASYNC110, polled like any other process
+        await asyncio.sleep(0)
+
+
+def shown(gateway: Gateway, name: str) -> str:
+    """One metric's value."""
+    lines = gateway.metrics.exposition().decode().splitlines()
+    return next(line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} "))
+
+
+async def test_a_hit_takes_no_place_and_a_miss_asks_the_cache_once(gateway: Gateway, far: FakeCache) -> None:
+    """With all places taken hits are answered and misses refused; each of them was one question."""
+    assert "miss" == (await ask(gateway, png())).headers["x-cache"]
+    assert 1 == len(far.asked)
+    gateway.server.gate.clear()
+    others = [asyncio.create_task(ask(gateway, png(seed))) for seed in range(1, 5)]
+    await gateway.server.called(5)
+    far.asked.clear()
+    assert "hit" == (await ask(gateway, png())).headers["x-cache"]
+    assert (429, "overloaded") == problem(await ask(gateway, png(9)))
+    assert 2 == len(far.asked)
+    gateway.server.gate.set()
+    assert {200} == {each.status_code for each in await asyncio.gather(*others)}
+
+
+async def test_bodies_are_held_while_the_cache_is_waited_for(gateway: Gateway, far: FakeCache) -> None:
+    """Memory stays bounded whatever the cache does: the bytes are counted, and given back."""
+    far.gate.clear()
+    body = png()
+    waiting = asyncio.create_task(ask(gateway, body))
+    await looked(far, 1)
+    assert str(float(len(body))) == shown(gateway, "microtome_body_bytes_in_flight")
+    assert "0.0" == shown(gateway, "microtome_images_in_flight")
+    far.gate.set()
+    assert 200 == (await waiting).status_code
+    assert "0.0" == shown(gateway, "microtome_body_bytes_in_flight")
+
+
+async def test_bodies_are_held_in_their_callers_budget_too(decoders: ThreadPoolExecutor, far: FakeCache) -> None:
+    """Who may have few bytes in flight is refused the second body while the cache is asked for the first."""
+    keyring = Keyring(read_keys([line("search", KEY, f"bytes={len(png()) + 10}")]))
+    async with gateway_with(decoders, cache=far, keyring=keyring) as gateway:
+        far.gate.clear()
+        first = asyncio.create_task(ask(gateway, png()))
+        await looked(far, 1)
+        refused = await ask(gateway, png(2))
+        assert (429, "overloaded") == problem(refused)
+        assert "bytes of search" in refused.json()["detail"]
+        far.gate.set()
+        assert 200 == (await first).status_code
+
+
+async def test_beyond_so_many_looks_each_request_takes_a_place(
+    gateway: Gateway, far: FakeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of looks that are waited for is bounded; further requests are bounded by the images in flight."""
+    monkeypatch.setattr(direct, "_MOST_LOOKS", 1)
+    far.gate.clear()
+    asked = [asyncio.create_task(ask(gateway, png(seed))) for seed in range(3)]
+    await looked(far, 3)
+    assert "2.0" == shown(gateway, "microtome_images_in_flight")
+    far.gate.set()
+    assert [200, 200, 200] == [each.status_code for each in await asyncio.gather(*asked)]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_version_that_is_switched_during_a_look(gateway: Gateway, far: FakeCache, known: bool) -> None:
+    """What was found is answered under the version that was asked; what was not is the new version's to answer."""
+    image, query = png(), "output=corner"
+    if known:
+        await ask(gateway, image, query)
+    far.asked.clear()
+    far.gate.clear()
+    waiting = asyncio.create_task(ask(gateway, image, query))
+    await looked(far, 1)
+    gateway.server.current = card(2)
+    far.gate.set()
+    answer = await waiting
+    version = 1 if known else 2
+    assert (str(version), "hit" if known else "miss") == (answer.headers["x-model-version"], answer.headers["x-cache"])
+    assert version == answer.json()["embeddings"][0]["vector"][-1]
+
+
+async def test_a_bad_option_is_told_and_the_cache_is_not_asked(gateway: Gateway, far: FakeCache) -> None:
+    """Errors are those of every other way in."""
+    assert (400, "bad-request") == problem(await ask(gateway, png(), "dimensions=99"))
+    assert (404, "unknown-model") == problem(await ask(gateway, png(), "model=nix"))
+    assert (404, "unknown-output") == problem(await ask(gateway, png(), "output=nix"))
+    assert [] == far.asked
