@@ -40,13 +40,13 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "hits": Measurement(hits.measure, 12.0, 4.0),
     "misses": Measurement(misses.measure, 2.0, 3.0),
     "throughput": Measurement(throughput.measure, 15.0, 6.0),
-    "latency": Measurement(latency.measure, 5.0, 6.0),
+    "latency": Measurement(latency.measure, 5.0, 7.0),
     "mixed": Measurement(mixed.measure, 1.0, 2.2),
     "export": Measurement(export.measure, 20.0, 2.5),
     "start": Measurement(start.measure, 8.0, 0.2),
     "bulk": Measurement(bulk.measure, 8.0, 4.0),
     "precision": Measurement(precision.measure, 40.0, 4.0),
-    "peers": Measurement(peers.measure, 150.0, 15.0, full_only=True),
+    "peers": Measurement(peers.measure, 130.0, 18.0, full_only=True),
 }
 
 

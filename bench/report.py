@@ -5,6 +5,8 @@ stands in the way of a target that is not met is read from bench/obstacles.toml.
 """
 
 import json
+import re
+import statistics
 import sys
 import tomllib
 from pathlib import Path
@@ -21,6 +23,7 @@ TARGETS_PLOT = REPOSITORY / "docs" / "benchmarks.svg"
 PEERS_PLOT = REPOSITORY / "docs" / "benchmarks-peers.svg"
 OBSTACLES = REPOSITORY / "bench" / "obstacles.toml"
 UNKNOWN = "not known yet"
+_NAME = re.compile(r"\{([^{}]+)\}")
 
 Json = dict[str, Any]
 
@@ -68,10 +71,15 @@ def targets(comparisons: list[Comparison], obstacles: dict[str, str]) -> str:
     rows = ["| | target | measured | verdict | what stands in the way |", "|---|---|---|---|---|"]
     for each in comparisons:
         if each.target is not None:
-            missed = each.reason or obstacles.get(each.key, UNKNOWN)
-            way = "" if each.verdict == "met" else missed
+            way = "" if each.verdict == "met" else each.reason or obstacle(each, obstacles)
             rows.append(f"| {each.key} | {each.sought} | {each.measured} | {each.verdict} | {way} |")
     return "\n".join(rows)
+
+
+def obstacle(missed: Comparison, obstacles: dict[str, str]) -> str:
+    """Return what stands in the way of one target; `{name}` in the text is the median of that number behind it."""
+    medians = {name: cell([statistics.median(values)]) for name, values in missed.facts.items() if values}
+    return _NAME.sub(lambda found: medians.get(found[1], "?"), obstacles.get(missed.key, UNKNOWN))
 
 
 def ratios(comparisons: list[Comparison]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.load.plan import Load
-from bench.stack import Measured, Stack, watched
+from bench.stack import Measured, Stack, start, watched
 from tests.e2e.processes import Gateway, ModelServer
 
 
@@ -61,8 +61,8 @@ def serving(stack: Stack, model: str, *options: str) -> Iterator[Served]:
     model_server = Tuned(directory, models, *options)
     gateway = Gateway(directory, model_server.address, model, redis_url=stack.valkey.url)
     try:
-        model_server.start()
-        gateway.start()
+        start(model_server)
+        start(gateway)
         yield Served(stack, model, gateway, model_server)
     finally:
         gateway.destroy()

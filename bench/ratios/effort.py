@@ -12,4 +12,4 @@ class Effort:
 
 
 QUICK = Effort(rounds=3, seconds=1.5)
-FULL = Effort(rounds=5, seconds=4.0)
+FULL = Effort(rounds=5, seconds=3.5)

@@ -62,6 +62,12 @@ def test_only_what_is_not_met_is_explained() -> None:
     assert UNKNOWN in targets([MISSED], {})
 
 
+def test_an_obstacle_is_told_with_the_numbers_of_the_run() -> None:
+    """So that a text holds for the next run too; a number that the run lacks is no reason to show nothing."""
+    missed = Comparison("P2", "c ÷ d", 0.6, at_least=True, rounds=[0.4], facts={"model.export() ms": [0.5, 0.3, 0.4]})
+    assert "0.40 ms of ? ms" in targets([missed], {"P2": "{model.export() ms} ms of {bare CPU ms} ms"})
+
+
 def test_what_could_not_be_measured_has_a_row_that_says_why() -> None:
     """A peer that fails is not left out."""
     assert "| P9 | e ÷ f | not measured: no such processor | - |" == ratios([FAILED]).splitlines()[-1]
