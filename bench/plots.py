@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TICKS = (0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 5, 10)
-_ROUND, _MEDIAN, _OURS = "#4c72b0", "#c44e52", "#55a868"
+_ROUND, _MEDIAN, _OURS, _OTHER = "#4c72b0", "#c44e52", "#55a868", "#a8d5b0"
 
 
 def plot_targets(comparisons: list[Comparison], path: Path) -> None:
@@ -37,26 +37,26 @@ def plot_targets(comparisons: list[Comparison], path: Path) -> None:
 
 def plot_peers(comparisons: list[Comparison], path: Path) -> bool:
     """Draw images a second of each peer, and of ours with either engine in the same rounds; False if there are none."""
-    compared = [each for each in comparisons if each.key.startswith("P5 ") and "images/s, peer" in each.facts]
-    bars: list[tuple[str, list[float], str]] = []
-    for each in compared:
-        name = each.key.removeprefix("P5 ")
-        if name.endswith(" OpenVINO"):
-            bars.insert(
-                -1, (f"Microtome, OpenVINO, beside {name.removesuffix(' OpenVINO')}", each.facts["images/s"], _OURS)
+    groups: dict[str, list[tuple[str, list[float], str]]] = {}
+    for each in comparisons:
+        if each.key.startswith("P5 ") and "images/s, peer" in each.facts:
+            peer = each.key.removeprefix("P5 ").removesuffix(" OpenVINO")
+            bars = groups.setdefault(peer, [(peer, each.facts["images/s, peer"], _ROUND)])
+            openvino = each.key.endswith(" OpenVINO")
+            bars.append(
+                ("ours, OpenVINO" if openvino else "ours", each.facts["images/s"], _OTHER if openvino else _OURS)
             )
-        else:
-            bars.append((f"Microtome beside {name}", each.facts["images/s"], _OURS))
-            bars.append((name, each.facts["images/s, peer"], _ROUND))
-    if not bars:
+    if not groups:
         return False
-    figure, axes = _axes(len(bars))
-    for row, (_, values, colour) in enumerate(reversed(bars)):
-        middle = statistics.median(values)
-        axes.barh(row, middle, color=colour, height=0.7)
-        axes.plot([min(values), max(values)], [row, row], color="black", linewidth=1)
-    axes.set_yticks(range(len(bars)), [name for name, _, _ in reversed(bars)])
-    axes.set_xlabel("images/s, cold, 32 callers; bars are medians, lines from least to most")
+    figure, axes = _axes(sum(len(bars) + 1 for bars in groups.values()))
+    places: dict[int, str] = {}
+    for number, (name, values, colour) in enumerate(bar for bars in groups.values() for bar in [*bars, ("", [], "")]):
+        if values:  # else the space between two peers
+            places[-number] = name
+            axes.barh(-number, statistics.median(values), color=colour, height=0.8)
+            axes.plot([min(values), max(values)], [-number, -number], color="black", linewidth=1)
+    axes.set_yticks(list(places), list(places.values()))
+    axes.set_xlabel("images/s, cold, 32 callers; bars are medians, lines go from the least to the most")
     _save(figure, path)
     return True
 
@@ -68,10 +68,10 @@ def _axes(rows: int) -> "tuple[Figure, Axes]":
     mpl.rcParams["svg.hashsalt"] = "microtome"
     from matplotlib import pyplot  # noqa: PLC0415
 
-    figure, axes = pyplot.subplots(figsize=(8, 0.4 * rows + 1.2))
+    figure, axes = pyplot.subplots(figsize=(8, 0.3 * rows + 1.2))
     return figure, axes
 
 
 def _save(figure: "Figure", path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
