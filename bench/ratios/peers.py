@@ -50,6 +50,8 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
     """Compare with each peer; the smallest ratio, that to the best of them, is the one that has the target."""
     compared: list[Comparison] = []
     with _ours(stack, effort) as ours:
+        for warm in ours.values():
+            warm()
         for peer in PEERS:
             print(f"    {peer.name} …", flush=True)
             try:
