@@ -118,9 +118,10 @@ $(VENV)/.bench: $(VENV)/.ready requirements/bench.txt
 bench: $(VENV)/.bench            ## measure the ratios of docs/benchmarks.md in 5 minutes (PROFILE=1 draws flame graphs)
 	@$(PY) -m bench $(if $(PROFILE),--profile) $(ARGS)
 
-bench-full: $(VENV)/.bench            ## the same at length, other servers included, and draw docs/benchmarks.md anew
+bench-full: $(VENV)/.bench            ## the same at length (20 minutes), other servers too; draws docs/benchmarks.md anew
 	@$(PY) -m bench --full $(ARGS)
 	@$(PY) -m bench.report
+	@$(PY) -m bench.capacity
 
 docs: setup            ## write docs/reference/ anew from the code
 	@$(PY) docs/generate.py

@@ -1,61 +1,98 @@
 """`python -m bench`: measure the ratios that decide, print a table, write the result. Always exits with 0."""
 
 import argparse
-import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from bench.comparison import Comparison
 from bench.corpus import make_corpus
 from bench.profiling import profile
-from bench.ratios import bulk, export, hits, latency, misses, peers, start, throughput
+from bench.progress import Progress, clock
+from bench.ratios import bulk, export, hits, latency, misses, mixed, peers, precision, start, throughput
 from bench.ratios.effort import FULL, QUICK, Effort
 from bench.results import Result, print_table, save
 from bench.stack import Stack, running_stack
 
-MEASUREMENTS: Mapping[str, Callable[[Stack, Effort], list[Comparison]]] = {
-    "hits": hits.measure,
-    "misses": misses.measure,
-    "throughput": throughput.measure,
-    "latency": latency.measure,
-    "export": export.measure,
-    "start": start.measure,
-    "bulk": bulk.measure,
-    "peers": peers.measure,
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One of the questions.
+
+    Attributes:
+        measure: Answers it.
+        fixed: Seconds it takes beside loads: starts, warming.
+        loads: That it puts on in a round.
+        full_only: Whether it is left out of `make bench`.
+    """
+
+    measure: Callable[[Stack, Effort], list[Comparison]]
+    fixed: float
+    loads: float
+    full_only: bool = False
+
+    def seconds(self, effort: Effort) -> float:
+        """How long it should take."""
+        return self.fixed + self.loads * effort.rounds * effort.seconds
+
+
+MEASUREMENTS: Mapping[str, Measurement] = {
+    "hits": Measurement(hits.measure, 12.0, 4.0),
+    "misses": Measurement(misses.measure, 2.0, 3.0),
+    "throughput": Measurement(throughput.measure, 15.0, 6.0),
+    "latency": Measurement(latency.measure, 5.0, 7.0),
+    "mixed": Measurement(mixed.measure, 1.0, 2.2),
+    "export": Measurement(export.measure, 20.0, 2.5),
+    "start": Measurement(start.measure, 8.0, 0.2),
+    "bulk": Measurement(bulk.measure, 8.0, 4.0),
+    "precision": Measurement(precision.measure, 40.0, 4.0),
+    "peers": Measurement(peers.measure, 130.0, 18.0, full_only=True),
 }
-FULL_ONLY = {"peers"}
 
 
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the ratios that decide.")
-    parser.add_argument("--full", action="store_true", help="more and longer rounds (20 minutes)")
+    parser.add_argument("--full", action="store_true", help="more and longer rounds, other servers too (20 minutes)")
     parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, help="some of them")
     parser.add_argument("--profile", action="store_true", help="draw flame graphs into bench/out/ instead")
     options = parser.parse_args()
-    default = [name for name in MEASUREMENTS if options.full or name not in FULL_ONLY]
-    with running_stack(make_corpus()) as stack:
-        if options.profile:
-            profile(stack)
-            return
-        result = measure(stack, FULL if options.full else QUICK, options.only or default)
+    names = options.only or [name for name, each in MEASUREMENTS.items() if options.full or not each.full_only]
+    corpus, effort = make_corpus(), FULL if options.full else QUICK
+    result = Result.begin(corpus, effort, complete=options.full and not options.only)
+    if not options.profile:
+        planned = sum(MEASUREMENTS[name].seconds(effort) for name in names)
+        print(f"{', '.join(names)}: about {clock(planned)} after the start of the servers", flush=True)
+    try:
+        with running_stack(corpus) as stack:
+            if options.profile:
+                profile(stack)
+                return
+            measure(stack, effort, names, result)
+    except Exception as error:  # noqa: BLE001, a benchmark is no test: what has been measured is shown all the same
+        traceback.print_exc()
+        result.failed["the servers"] = said(error)
     print_table(result)
-    print(f"\nwritten to {save(result)}")
+    if result.comparisons:
+        print(f"\nwritten to {save(result)}")
 
 
-def measure(stack: Stack, effort: Effort, names: list[str]) -> Result:
-    """Run measurements; one that fails is told and does not stop the others."""
-    result = Result.begin(stack.corpus, effort)
+def measure(stack: Stack, effort: Effort, names: list[str], result: Result) -> None:
+    """Run measurements; one that fails is told and does not stop the others. What is there is saved after each."""
+    progress = Progress({name: MEASUREMENTS[name].seconds(effort) for name in names})
     for name in names:
-        begin = time.monotonic()
-        print(f"{name} … ", end="", flush=True)
-        try:
-            result.comparisons += MEASUREMENTS[name](stack, effort)
-        except Exception:  # noqa: BLE001, the others are worth having
-            traceback.print_exc()
-            result.failed.append(name)
-        print(f"{time.monotonic() - begin:.0f} s")
-    return result
+        with progress.step(name):
+            try:
+                result.comparisons += MEASUREMENTS[name].measure(stack, effort)
+                save(result)
+            except Exception as error:  # noqa: BLE001, the others are worth having
+                traceback.print_exc()
+                result.failed[name] = said(error)
+
+
+def said(error: Exception) -> str:
+    """Write an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 if __name__ == "__main__":

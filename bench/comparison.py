@@ -2,8 +2,8 @@
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -25,56 +25,80 @@ class Comparison:
     Attributes:
         key: Such as `P1`.
         what: In words.
-        target: What the median should reach.
+        target: What the median should reach; None for what is told without being judged.
         at_least: Whether more is better.
-        rounds: The ratio in each round.
+        rounds: The ratio in each round; empty when it could not be measured.
         unit: Empty for ratios.
         facts: Numbers behind it, one per round.
         by_cpu: The same ratio from CPU seconds instead of wall-clock, where both can be told. Other work on the
             machine disturbs it far less.
+        digits: Shown behind the point.
+        reason: Why there are no rounds.
     """
 
     key: str
     what: str
-    target: float
+    target: float | None
     at_least: bool
     rounds: list[float]
     unit: str = ""
     facts: dict[str, list[float]] = field(default_factory=dict)
     by_cpu: list[float] = field(default_factory=list)
+    digits: int = 2
+    reason: str = ""
 
     @property
-    def median(self) -> float:
-        """The figure."""
-        return statistics.median(self.rounds)
+    def median(self) -> float | None:
+        """The figure; None when there is none."""
+        return statistics.median(self.rounds) if self.rounds else None
 
     @property
     def met(self) -> bool:
         """Whether the median reaches the target, by the clock."""
-        return self._reached(self.median)
+        return self.median is not None and self._reached(self.median)
 
     @property
     def verdict(self) -> str:
-        """Say `met` or `not met`; where clock and CPU time disagree, others had the machine, and it is `unclear`."""
+        """Say `met` or `not met`; where clock and CPU time disagree, others had the machine, and it is `unclear`.
+
+        Empty where there is no target.
+        """
+        if not self.rounds:
+            return "not measured"
+        if self.target is None:
+            return ""
         if self.by_cpu and self.met != self._reached(statistics.median(self.by_cpu)):
             return "unclear"
         return "met" if self.met else "not met"
 
+    @property
+    def sought(self) -> str:
+        """The target with its sign; empty where there is none."""
+        return "" if self.target is None else f"{'≥' if self.at_least else '≤'} {self.target:g}{self.unit}"
+
+    @property
+    def measured(self) -> str:
+        """The figure with its spread."""
+        return cell(self.rounds, self.unit, self.digits)
+
     def _reached(self, value: float) -> bool:
-        return value >= self.target if self.at_least else value <= self.target
+        return self.target is not None and (value >= self.target if self.at_least else value <= self.target)
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it, with what follows from it."""
-        fields = {
-            name: getattr(self, name) for name in ("key", "what", "target", "at_least", "rounds", "unit", "facts")
-        }
-        return {**fields, "by_cpu": self.by_cpu, "median": self.median, "verdict": self.verdict}
+        return {**asdict(self), "median": self.median, "verdict": self.verdict}
+
+    @classmethod
+    def from_json(cls, written: dict[str, Any]) -> Self:
+        """Read what `as_json` wrote, or an earlier form of it."""
+        return cls(**{each.name: written[each.name] for each in fields(cls) if each.name in written})
 
 
-def cell(values: list[float], unit: str = "") -> str:
+def cell(values: list[float], unit: str = "", digits: int = 2) -> str:
     """Write a median and the spread from the least to the most."""
     if not values:
         return "-"
     if len(values) == 1:
-        return f"{values[0]:.2f}{unit}"
-    return f"{statistics.median(values):.2f}{unit} ({min(values):.2f} to {max(values):.2f})"
+        return f"{values[0]:.{digits}f}{unit}"
+    middle = f"{statistics.median(values):.{digits}f}{unit}"
+    return f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"

@@ -64,6 +64,7 @@ class Peer:
 PEERS = (
     Peer("FastAPI + Keras", "fastapi_keras", ("{here}/fastapi_keras.py",)),
     Peer("mosec", "mosec_workers", ("{here}/mosec_workers.py", "--port", "{port}", "--timeout", "30000")),
+    Peer("LitServe", "lit_serve", ("{here}/lit_serve.py",)),
     Peer("Ray Serve", "ray_serve", ("{here}/ray_serve.py",)),
     Peer(
         "BentoML",
@@ -79,6 +80,9 @@ PEERS = (
             "{port}",
             "--host",
             "127.0.0.1",
+            # Else idle connections between its services end after 5 s, and what is sent over one that just did fails.
+            "--timeout-keep-alive",
+            "600",
         ),
     ),
 )

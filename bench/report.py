@@ -1,96 +1,116 @@
-"""`python -m bench.report [RESULT...]`: write tables and plots of results between the marks of docs/benchmarks.md.
+"""`python -m bench.report [RESULT]`: write tables and plots between the marks of docs/benchmarks.md.
 
-Without names, the newest result of bench/results/; several are merged, later ones replacing what they measured anew.
+Without a name the newest complete result of bench/results/ is shown, and the others are listed in a line each. What
+stands in the way of a target that is not met is read from bench/obstacles.toml.
 """
 
 import json
 import re
+import statistics
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
-from bench.comparison import cell
+from bench.comparison import Comparison, cell
 from bench.corpus import REPOSITORY
-from bench.results import RESULTS
+from bench.marks import fill
+from bench.plots import plot_peers, plot_targets
+from bench.results import RESULTS, newest
 
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
-PLOT = REPOSITORY / "docs" / "benchmarks.svg"
-_MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
+TARGETS_PLOT = REPOSITORY / "docs" / "benchmarks.svg"
+PEERS_PLOT = REPOSITORY / "docs" / "benchmarks-peers.svg"
+OBSTACLES = REPOSITORY / "bench" / "obstacles.toml"
+UNKNOWN = "not known yet"
+_NAME = re.compile(r"\{([^{}]+)\}")
 
 Json = dict[str, Any]
 
 
-def main(paths: list[Path]) -> None:
-    """Write the page and the plot."""
-    results = [json.loads(path.read_text()) for path in paths or [max(RESULTS.glob("*.json"))]]
-    text = PAGE.read_text()
-    PAGE.write_text(_MARKED.sub(lambda found: found[1] + markdown(results) + found[2], text))
-    plot([each for result in results for each in result["comparisons"]], PLOT)
-    print(f"written: {PAGE} and {PLOT}")
+def main(path: Path | None) -> None:
+    """Write the page and the plots."""
+    shown = path or newest(RESULTS)
+    result = json.loads(shown.read_text())
+    found = [Comparison.from_json(each) for each in result["comparisons"]]
+    earlier = [each for each in sorted(RESULTS.glob("*.json")) if each.resolve() != shown.resolve()]
+    parts = {
+        "circumstances": circumstances(shown, result),
+        "targets": targets(found, tomllib.loads(OBSTACLES.read_text())),
+        "ratios": ratios(found),
+        "facts": facts(found),
+        "earlier": "\n".join(brief(each) for each in earlier) or "None.",
+    }
+    drawn = plot_peers(found, PEERS_PLOT)
+    parts["peers"] = f"![Images a second of each]({PEERS_PLOT.name})" if drawn else "The result shown has none of them."
+    PAGE.write_text(fill(PAGE.read_text(), parts))
+    plot_targets(found, TARGETS_PLOT)
+    print(f"written from {shown.name}: {PAGE} and its plots")
 
 
-def markdown(results: list[Json]) -> str:
-    """Return all tables."""
-    parts = []
-    for result in results:
-        parts += [circumstances(result["about"]), ratios(result["comparisons"]), "", facts(result["comparisons"]), ""]
-        parts += [f"Could not be measured: {', '.join(result['failed'])}.\n"] if result["failed"] else []
-    return "\n".join(parts)
-
-
-def circumstances(about: Json) -> str:
-    """Say where and when, and whether to believe it."""
-    busy = (
-        f" **Measured on a busy machine: other processes used {about['foreign']:.0%} of it. Not to be quoted.**"
-        if about["busy_machine"]
-        else ""
+def circumstances(path: Path, result: Json) -> str:
+    """Say where and when, what is missing, and whether to believe it."""
+    about, effort = result["about"], result["about"]["effort"]
+    where = (
+        f"Commit {about['commit']}{' with changes' if about['modified'] else ''}, {about['date'][:10]}, "
+        f"{about['cores']} cores of {about['processor']}, corpus {about['corpus']} "
+        f"({about['photo_bytes'] / 1000:.0f} KB a photo), {effort['rounds']} rounds of {effort['seconds']:g} s "
+        f"([`{path.name}`](../bench/results/{path.name}))."
     )
-    return (
-        f"Commit {about['commit']}, {about['date'][:10]}, {about['cores']} cores of {about['processor']}, corpus "
-        f"{about['corpus']} ({about['photo_bytes'] / 1000:.0f} KB a photo), {about['effort']['rounds']} rounds of "
-        f"{about['effort']['seconds']:g} s.{busy}\n"
-    )
+    lines = [where]
+    if about["busy_machine"]:
+        lines += ["", f"**Measured on a busy machine: others used {about['foreign']:.0%} of it. Not to be quoted.**"]
+    failed = result["failed"]  # a list of names in earlier results
+    reasons = failed.items() if isinstance(failed, dict) else ((name, "failed") for name in failed)
+    lines += ["", *(f"* {name} could not be measured: {reason}" for name, reason in reasons)] if failed else []
+    return "\n".join(lines)
 
 
-def ratios(comparisons: list[Json]) -> str:
-    """Return the table of targets."""
-    rows = ["| | | measured | by CPU | target | |", "|---|---|---|---|---|---|"]
+def targets(comparisons: list[Comparison], obstacles: dict[str, str]) -> str:
+    """Return the table of what is judged, with what stands in the way of what is not met."""
+    rows = ["| | target | measured | verdict | what stands in the way |", "|---|---|---|---|---|"]
     for each in comparisons:
-        target = f"{'≥' if each['at_least'] else '≤'} {each['target']:g}{each['unit']}"
-        measured, by_cpu = cell(each["rounds"], each["unit"]), cell(each["by_cpu"])
-        rows.append(f"| {each['key']} | {each['what']} | {measured} | {by_cpu} | {target} | {each['verdict']} |")
+        if each.target is not None:
+            way = "" if each.verdict == "met" else each.reason or obstacle(each, obstacles)
+            rows.append(f"| {each.key} | {each.sought} | {each.measured} | {each.verdict} | {way} |")
     return "\n".join(rows)
 
 
-def facts(comparisons: list[Json]) -> str:
+def obstacle(missed: Comparison, obstacles: dict[str, str]) -> str:
+    """Return what stands in the way of one target; `{name}` in the text is the median of that number behind it."""
+    medians = {name: cell([statistics.median(values)]) for name, values in missed.facts.items() if values}
+    return _NAME.sub(lambda found: medians.get(found[1], "?"), obstacles.get(missed.key, UNKNOWN))
+
+
+def ratios(comparisons: list[Comparison]) -> str:
+    """Return the table of everything compared, judged or not."""
+    rows = ["| | | measured | by CPU |", "|---|---|---|---|"]
+    for each in comparisons:
+        measured = each.measured if each.rounds else f"not measured: {each.reason}"
+        rows.append(f"| {each.key} | {each.what} | {measured} | {cell(each.by_cpu)} |")
+    return "\n".join(rows)
+
+
+def facts(comparisons: list[Comparison]) -> str:
     """Return the numbers behind the ratios, folded away."""
     rows = ["<details><summary>The numbers behind</summary>\n", "| | | median (least to most) |", "|---|---|---|"]
     for each in comparisons:
-        rows += [f"| {each['key']} | {name} | {cell(values)} |" for name, values in each["facts"].items()]
+        rows += [f"| {each.key} | {name} | {cell(values)} |" for name, values in each.facts.items()]
     return "\n".join([*rows, "\n</details>"])
 
 
-def plot(comparisons: list[Json], path: Path) -> None:
-    """Draw each ratio over its target: every round a dot, the median a bar, 1 the target."""
-    import matplotlib as mpl  # noqa: PLC0415, tables need none
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "microtome"  # the same result draws the same file
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    figure, axes = pyplot.subplots(figsize=(8, 0.4 * len(comparisons) + 1.2))
-    for row, each in enumerate(reversed(comparisons)):
-        # Above 1 is good on every line.
-        over = [value / each["target"] if each["at_least"] else each["target"] / value for value in each["rounds"]]
-        axes.scatter(over, [row] * len(over), s=14, color="#4c72b0", zorder=2)
-        axes.scatter(sorted(over)[len(over) // 2], row, s=260, marker="|", color="#c44e52", zorder=3)
-    axes.axvline(1.0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(comparisons)), [each["key"] for each in reversed(comparisons)])
-    axes.set_xscale("log")
-    axes.set_xlabel("times the target (right of the line: met); dots are rounds, bars medians")
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+def brief(path: Path) -> str:
+    """Return one line on a result that is not shown."""
+    result = json.loads(path.read_text())
+    about, found = result["about"], [Comparison.from_json(each) for each in result["comparisons"]]
+    judged = [each for each in found if each.target is not None and each.rounds]
+    met = sum(each.verdict == "met" for each in judged)
+    busy = f"; busy machine, others used {about['foreign']:.0%}" if about["busy_machine"] else ""
+    return (
+        f"* [`{path.name}`](../bench/results/{path.name}): {about['cores']} cores of {about['processor']}, "
+        f"{met} of {len(judged)} targets met{busy}."
+    )
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

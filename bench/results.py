@@ -21,17 +21,18 @@ BUSY = 0.05
 
 @dataclass(slots=True)
 class Result:
-    """One run of the benchmarks: where, when, of which commit, and what came out."""
+    """One run of the benchmarks: where, when, of which commit, what came out, and what failed, with the reason."""
 
     about: dict[str, Any]
     comparisons: list[Comparison] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, corpus: Corpus, effort: Effort) -> Self:
-        """Write down the circumstances."""
+    def begin(cls, corpus: Corpus, effort: Effort, *, complete: bool) -> Self:
+        """Write down the circumstances; `complete` is a run of everything at length, which documentation shows."""
         return cls(
             {
+                "complete": complete,
                 "commit": _git("rev-parse", "--short", "HEAD"),
                 "modified": bool(_git("status", "--porcelain", "--", "service", "modelserver", "exporter")),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -57,11 +58,27 @@ class Result:
 
 
 def save(result: Result, directory: Path = RESULTS) -> Path:
-    """Write `<date>-<commit>.json` and return its path; a run of the same day and commit replaces the one before."""
+    """Write `<date>-<commit>.json` and return its path; a run of the same day and commit replaces the one before.
+
+    What is not complete goes to `<date>-<commit>-part.json`, so that it never replaces what is.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{result.about['date'][:10]}-{result.about['commit']}.json"
+    part = "" if result.about["complete"] else "-part"
+    path = directory / f"{result.about['date'][:10]}-{result.about['commit']}{part}.json"
     path.write_text(json.dumps(result.as_json(), indent=1) + "\n")
     return path
+
+
+def newest(directory: Path) -> Path:
+    """Return the newest complete result; if none is complete, the newest one.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    results = {path: json.loads(path.read_text())["about"] for path in directory.glob("*.json")}
+    if not results:
+        raise SystemExit(f"Expected results in {directory}. Received none: run `make bench-full`.")
+    return max(results, key=lambda path: (results[path].get("complete", False), results[path]["date"]))
 
 
 def print_table(result: Result) -> None:
@@ -70,15 +87,15 @@ def print_table(result: Result) -> None:
     print(f"\ncommit {about['commit']}, {about['cores']} cores, {about['processor']}; median (least to most)")
     if about["busy_machine"]:
         print(f"BUSY MACHINE: others used {100 * about['foreign']:.0f} % of it; trust spreads, not medians")
-    print(f"{'':17}{'measured':>30}{'by CPU':>27}{'target':>9}")
+    width = max((len(each.key) for each in result.comparisons), default=0)
+    print(f"{'':{width}}{'measured':>30}{'by CPU':>27}{'target':>12}  {'verdict':13}")
     for each in result.comparisons:
-        sign = "≥" if each.at_least else "≤"
         print(
-            f"{each.key:17}{cell(each.rounds, each.unit):>30}{cell(each.by_cpu):>27}{sign:>5}{each.target:<5g}"
-            f"{each.verdict:8} {each.what}"
+            f"{each.key:{width}}{each.measured:>30}{cell(each.by_cpu):>27}{each.sought:>12}  {each.verdict:13}"
+            f"{each.what}{f': {each.reason}' if each.reason else ''}"
         )
-    for name in result.failed:
-        print(f"{name}: could not be measured, see above")
+    for name, reason in result.failed.items():
+        print(f"{name} could not be measured: {reason}")
 
 
 def _git(*words: str) -> str:

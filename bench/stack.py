@@ -114,8 +114,23 @@ def running_stack(corpus: Corpus) -> Iterator[Stack]:
         ends.callback(stack.generator.__exit__, None)
         for process in stack.processes():
             ends.callback(process.destroy)
-            process.start()
+            start(process)
         yield stack
+
+
+def start(process: Process) -> None:
+    """Start a process and wait until it serves, twice as long as tests do: the machine may be busy.
+
+    Raises:
+        AssertionError: It ended, or does not serve.
+    """
+    process.launch()
+    try:
+        process.until_serving()
+    except AssertionError:
+        if not process.running:
+            raise
+        process.until_serving()
 
 
 def export_models() -> Path:

@@ -1,11 +1,10 @@
-"""`python -m bench.capacity RESULT`: hold the simulator to a measured result, and size clusters with its costs.
+"""`python -m bench.capacity [RESULT]`: hold the simulator to a measured result, and size clusters with its costs.
 
-Written between the marks of docs/capacity.md.
+Written between the marks of docs/capacity.md. Without a name, from the result that docs/benchmarks.md shows.
 """
 
 import json
 import math
-import re
 import statistics
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 from bench.capacity.costs import Costs, redis_bytes
 from bench.capacity.simulation import Cluster, Simulation
 from bench.corpus import REPOSITORY
+from bench.marks import fill
+from bench.results import RESULTS, newest
 
 PAGE = REPOSITORY / "docs" / "capacity.md"
 TOLERANCE = 0.15
@@ -28,10 +29,7 @@ def main(path: Path) -> None:
     costs = Costs.measured(path)
     parts = {"check": check(path, costs), "costs": told(costs), "clusters": clusters(costs)}
     parts |= {"events": cold_cache(costs), "memory": memory()}
-    text = PAGE.read_text()
-    for name, part in parts.items():
-        text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>{part}\n\g<2>", text, flags=re.DOTALL)
-    PAGE.write_text(text)
+    PAGE.write_text(fill(PAGE.read_text(), parts))
     print(parts["check"])
 
 
@@ -116,4 +114,4 @@ def memory() -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else newest(RESULTS))

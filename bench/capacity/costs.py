@@ -34,9 +34,14 @@ class Costs:
         """Read them from a result of `make bench`.
 
         Raises:
-            KeyError: The result lacks what is needed.
+            SystemExit: The result lacks what is needed.
         """
         found = {each["key"]: each["facts"] for each in json.loads(path.read_text())["comparisons"]}
+        if missing := {"P2", f"P4 {model}"} - set(found):
+            raise SystemExit(
+                f"Expected the costs of hits and misses in {path}. Received none of {', '.join(sorted(missing))}: "
+                "run `make bench-full`, or name a result that has them."
+            )
         served = found[f"P4 {model}"]
 
         def median(facts: dict[str, Any], name: str) -> float:

@@ -21,7 +21,10 @@ def main() -> None:
         load = Load(**json.loads(line))
         gc.collect()
         gc.disable()  # a pause of the collector would be counted as latency of the server
-        answer = uvloop.run(_outcome(load))
+        try:
+            answer = uvloop.run(_outcome(load))
+        except (OSError, TimeoutError) as error:  # of the server; the next load may be on another one
+            answer = {"error": f"{type(error).__name__} {error}"}
         gc.enable()
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

@@ -24,7 +24,7 @@ def requests(load: Load) -> Iterator[Pieces]:
     images = [Path(path).read_bytes() for path in load.images]
     numbers = _DRAWS[load.draw](load)
     # Two runs of this process, or of two processes, never send the same cold body.
-    salt = os.urandom(8) if load.draw == "cold" else b"same"
+    salt = os.urandom(8) if load.draw == "cold" else load.series.to_bytes(8, "big")
 
     def suffix(number: int) -> bytes:
         return b"" if load.draw == "warm" else salt + number.to_bytes(8, "big")
@@ -62,7 +62,7 @@ def _in_turn(_: Load) -> Iterator[int]:
 
 def _zipf(load: Load) -> Iterator[int]:
     # Seeded: two contestants of a comparison see the same sequence.
-    chance = random.Random(0)
+    chance = random.Random(load.series)
     weights = list(itertools.accumulate(1 / rank for rank in range(1, load.population + 1)))
     while True:
         yield from chance.choices(range(load.population), cum_weights=weights, k=1000)

@@ -11,7 +11,7 @@ from bench.load.plan import Load, Outcome
 
 
 class LoadFailed(Exception):
-    """The load generator ended; its own message is on standard error."""
+    """The load could not be put on, or was not answered; or the load generator ended, and standard error says why."""
 
 
 class LoadGenerator:
@@ -37,7 +37,7 @@ class LoadGenerator:
         """Put a load on and wait for what comes of it.
 
         Raises:
-            LoadFailed: The generator did not live to tell.
+            LoadFailed: The server could not be reached or left requests unanswered, or the generator has ended.
         """
         if self._process.stdin is None or self._process.stdout is None:
             raise LoadFailed("The load generator has no pipes.")
@@ -46,4 +46,7 @@ class LoadGenerator:
         line = self._process.stdout.readline()
         if not line:
             raise LoadFailed(f"Expected an outcome of {load}, received nothing.")
-        return Outcome(**json.loads(line))
+        outcome = json.loads(line)
+        if "error" in outcome:
+            raise LoadFailed(f"Expected answers on port {load.port}, received: {outcome['error']}")
+        return Outcome(**outcome)

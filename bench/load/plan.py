@@ -21,6 +21,7 @@ class Load:
         draw: `cold`: no body twice, ever; `warm`: the images over and over; `zipf`: `population` bodies, the r-th most
             popular one drawn in proportion to 1/r.
         population: Distinct bodies of the Zipf draw.
+        series: Of the Zipf draw: equal ones are equal bodies in equal order, others share none.
         per_request: Images in a request; more than one go as a form.
         path: Of the request.
     """
@@ -33,6 +34,7 @@ class Load:
     rate: float = 0.0
     draw: Draw = "warm"
     population: int = 2000
+    series: int = 0
     per_request: int = 1
     path: str = "/embed"
 

@@ -14,6 +14,9 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
+ATTEMPTS = 3
+OBJECT_STORE_BYTES = 150_000_000
+
 
 @serve.deployment(max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
 class Embed:
@@ -33,8 +36,31 @@ class Embed:
         return Response(answer(await self.infer(pixels)), media_type="application/json")
 
 
-if __name__ == "__main__":
+def connect() -> None:
+    """Start a node: no dashboard, no more shared memory than these requests need.
+
+    Ray gives its node half a minute, which no option of it changes; beside other work that can be too little, so it is
+    tried a few times.
+    """
     here = {name: os.environ[name] for name in ("MODEL", "PORT", "PYTHONPATH")}
-    ray.init(include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": here})
+    for tried in range(ATTEMPTS):
+        try:
+            ray.init(
+                include_dashboard=False,
+                log_to_driver=False,
+                num_cpus=os.cpu_count(),
+                object_store_memory=OBJECT_STORE_BYTES,
+                runtime_env={"env_vars": here},
+            )
+        except Exception:  # Ray's own is a bare one
+            ray.shutdown()
+            if tried == ATTEMPTS - 1:
+                raise
+        else:
+            return
+
+
+if __name__ == "__main__":
+    connect()
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     serve.run(Embed.bind(), route_prefix="/", blocking=True)

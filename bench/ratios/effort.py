@@ -11,5 +11,5 @@ class Effort:
     seconds: float
 
 
-QUICK = Effort(rounds=3, seconds=2.0)
-FULL = Effort(rounds=7, seconds=5.0)
+QUICK = Effort(rounds=3, seconds=1.5)
+FULL = Effort(rounds=5, seconds=3.5)

@@ -17,7 +17,7 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
     for _ in range(effort.rounds):
         peak = stack.put(stack.load(effort.seconds, path=PATH, draw="cold", connections=CONNECTIONS)).outcome.rate
         peaks.append(peak)
-        steady.append(_offered(stack, 0.7 * peak, 2 * effort.seconds, 256))
+        steady.append(_offered(stack, 0.7 * peak, 3 * effort.seconds, 256))
         flooded.append(_offered(stack, 10 * peak, 1.5 * effort.seconds, MANY_CONNECTIONS))
     return [_steady(steady, peaks), _flooded(flooded, peaks)]
 

@@ -30,11 +30,11 @@ def _compared(stack: Stack, effort: Effort, model: str) -> Comparison:
     stack.put(stack.load(1.0, path=f"/embed?model={model}", draw="cold", connections=CONNECTIONS))
     served: list[Measured] = []
     ideals: list[Work] = []
-    with _ideal_workers(stack, model) as workers:
+    with ideal_workers(stack, model) as workers:
         interleaved(
             {
                 "service": lambda: served.append(stack.put(load)),
-                "ideal": lambda: ideals.append(_work(workers, seconds)),
+                "ideal": lambda: ideals.append(work(workers, seconds)),
             },
             effort.rounds,
         )
@@ -59,7 +59,8 @@ def _compared(stack: Stack, effort: Effort, model: str) -> Comparison:
 
 
 @contextmanager
-def _ideal_workers(stack: Stack, model: str) -> Iterator[list["subprocess.Popen[str]"]]:
+def ideal_workers(stack: Stack, model: str) -> Iterator[list["subprocess.Popen[str]"]]:
+    """Start a process per core that decodes and runs batches; see `work`."""
     words = [sys.executable, "-m", "bench.baselines.ideal", str(stack.saved_model(model)), str(BATCH)]
     workers = [
         subprocess.Popen(
@@ -72,7 +73,7 @@ def _ideal_workers(stack: Stack, model: str) -> Iterator[list["subprocess.Popen[
         for _ in range(CORES)
     ]
     try:
-        _work(workers, 0.2)  # until all are there and warm
+        work(workers, 0.2)  # until all are there and warm
         yield workers
     finally:
         for worker in workers:
@@ -80,7 +81,7 @@ def _ideal_workers(stack: Stack, model: str) -> Iterator[list["subprocess.Popen[
             worker.__exit__(None, None, None)
 
 
-def _work(workers: list["subprocess.Popen[str]"], seconds: float) -> Work:
+def work(workers: list["subprocess.Popen[str]"], seconds: float) -> Work:
     """Have all workers work at once; returns their images a second together, and CPU seconds per image."""
     for worker in workers:
         if worker.stdin is not None:

@@ -1,5 +1,8 @@
 """The simulator, where arithmetic knows the answer."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from bench.capacity.__main__ import needed
@@ -49,3 +52,18 @@ def test_a_vector_takes_its_numbers_and_an_entry() -> None:
     """Halving the numbers does not halve the memory."""
     assert 4 * 1280 + 225 == redis_bytes(1, 1280, 4)
     assert redis_bytes(10, 1280, 2) > redis_bytes(10, 1280, 4) / 2
+
+
+def test_costs_are_medians_of_a_result_and_a_result_without_them_is_refused(tmp_path: Path) -> None:
+    """In seconds; what is missing is named."""
+    hits = {"key": "P2", "facts": {"gateway CPU ms": [0.2, 0.4, 0.3], "Valkey CPU ms": [0.01]}}
+    misses = {"key": "P4 mobilenet_v2", "facts": {"gateway CPU ms": [5.0], "model server CPU ms": [15.0]}}
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"comparisons": [hits, misses]}))
+    measured = Costs.measured(path)
+    assert [0.0003, 0.00001, 0.005, 0.015] == pytest.approx(
+        [measured.hit, measured.redis, measured.miss, measured.inference]
+    )
+    path.write_text(json.dumps({"comparisons": [hits]}))
+    with pytest.raises(SystemExit, match="none of P4 mobilenet_v2"):
+        Costs.measured(path)

@@ -39,3 +39,19 @@ def test_a_verdict_is_unclear_when_clock_and_cpu_time_disagree() -> None:
     assert "unclear" == Comparison("P", "", 0.9, at_least=True, rounds=[2.0], by_cpu=[0.8]).verdict
     assert "met" == Comparison("P", "", 0.9, at_least=True, rounds=[2.0], by_cpu=[0.95]).verdict
     assert "not met" == Comparison("P", "", 0.9, at_least=True, rounds=[0.1], by_cpu=[0.8]).verdict
+
+
+def test_what_has_no_target_or_no_rounds_is_not_judged() -> None:
+    """Neither met nor missed; a figure near 1 can be shown with the digits that matter."""
+    assert "" == Comparison("P", "", None, at_least=True, rounds=[1.0]).verdict
+    failed = Comparison("P", "", 1.5, at_least=True, rounds=[], by_cpu=[], reason="no such thing")
+    assert ("not measured", None, "-") == (failed.verdict, failed.median, failed.measured)
+    assert "0.999995" == Comparison("P", "", 0.9999, at_least=True, rounds=[0.999995], digits=6).measured
+
+
+def test_a_comparison_comes_back_from_its_file() -> None:
+    """One of an earlier kind as well, which has not all fields."""
+    kept = Comparison("P", "what", 0.9, at_least=True, rounds=[1.0], unit=" s", facts={"a": [1.0]}, by_cpu=[2.0])
+    assert kept == Comparison.from_json(kept.as_json())
+    early = {name: value for name, value in kept.as_json().items() if name not in {"digits", "reason"}}
+    assert kept == Comparison.from_json(early)

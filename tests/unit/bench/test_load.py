@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bench.load.bodies import requests
-from bench.load.generator import LoadGenerator
+from bench.load.generator import LoadFailed, LoadGenerator
 from bench.load.plan import Load, Outcome
 from bench.load.run import percentiles
 
@@ -116,3 +116,24 @@ def test_percentiles_are_latencies_that_were_seen() -> None:
     assert {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 100.0, "p100": 100.0} == percentiles(
         [float(n) for n in range(100, 0, -1)]
     )
+
+
+async def test_a_server_that_is_not_there_ends_one_load_and_not_the_generator(
+    generator: LoadGenerator, photo: str
+) -> None:
+    """The next load, on another server, is put on."""
+    with pytest.raises(LoadFailed, match="ConnectionRefusedError"):
+        await put(generator, Load(port=1, images=[photo], seconds=0.1))
+    async with one_at_a_time() as port:
+        assert (await put(generator, Load(port=port, images=[photo], seconds=0.1))).answered
+
+
+def test_a_series_of_popular_images_repeats_and_another_shares_nothing(photo: str) -> None:
+    """So that each round can begin with a cache that knows none of them."""
+
+    def bodies(series: int) -> list[bytes]:
+        load = Load(port=1, images=[photo], seconds=1.0, draw="zipf", series=series)
+        return [b"".join(pieces) for pieces in islice(requests(load), 50)]
+
+    assert bodies(1) == bodies(1)
+    assert not set(bodies(1)) & set(bodies(2))

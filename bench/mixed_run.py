@@ -1,0 +1,60 @@
+"""Every vector of a long mixed run under faults, compared with its reference: tests/e2e/mixed_run.py at length.
+
+    python -m bench.mixed_run [--requests 20000]
+
+Tells how far it is, then how many requests were sent, failed and wrong; ends with 1 unless all were right.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.e2e.mixed_run import run, running
+from tests.e2e.mixture import Mixture
+from tests.exported_models import REPOSITORY, export
+
+TELL_SECONDS = 5.0
+
+
+def teller() -> Callable[[Mixture], None]:
+    """Return what prints, every few seconds, how far a run is and how long the rest will take."""
+    begin = last = time.monotonic()
+
+    def tell(mixture: Mixture) -> None:
+        nonlocal last
+        now, sent = time.monotonic(), mixture.sent()
+        if now - last >= TELL_SECONDS and sent:
+            last = now
+            left = (mixture.requests - sent) * (now - begin) / sent
+            print(
+                f"{sent} of {mixture.requests}, {sent / (now - begin):.0f}/s, {left:.0f} s left: {mixture}", flush=True
+            )
+
+    return tell
+
+
+def main() -> int:
+    """Run it by hand."""
+    parser = argparse.ArgumentParser(prog="python -m bench.mixed_run", description="Every vector of a mixed run.")
+    parser.add_argument("--requests", type=int, default=20_000, help="how many (20000)")
+    requests = parser.parse_args().requests
+    with tempfile.TemporaryDirectory(prefix="microtome-e2e-", ignore_cleanup_errors=True) as place:
+        print("exporting the models ...", flush=True)
+        # What is held together are answers of one export, so that it need not be held to Keras as well.
+        exported = export(REPOSITORY / "recipe.yaml", Path(place) / "lite0", "--no-verify")
+        if exported.returncode:
+            print(exported.stderr, file=sys.stderr)
+            return 1
+        with running(Path(place), Path(place) / "lite0") as stack:
+            begin = time.monotonic()
+            mixture = run(stack, requests, teller())
+    print("\n".join([*mixture.failed[:10], *mixture.wrong[:10]]))
+    print(f"mixed run: {mixture} in {time.monotonic() - begin:.0f} s")
+    return int(bool(mixture.failed or mixture.wrong or mixture.sent() != requests))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
