@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ import grpc.aio  # noqa: E402
 
 from bench.gateway import ask, cpu_seconds  # noqa: E402
 from bench.startup import resident_megabytes  # noqa: E402
-from microtome.v1 import embedding_pb2 as pb  # noqa: E402
+from microtome.client.grpc_stream import embed_stream  # noqa: E402
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub  # noqa: E402
 from tests.e2e.processes import Gateway, ModelServer, free_port  # noqa: E402
 
@@ -65,17 +65,10 @@ class Sending:
 
 async def over_stream(port: int, concurrency: int, sending: Sending) -> int:
     """Send over one stream, with at most so many images under way; return how many were answered well."""
-    places = asyncio.Semaphore(concurrency)
-
-    async def messages() -> AsyncIterator[pb.EmbedStreamRequest]:
-        for number, image in enumerate(sending.images()):
-            await places.acquire()
-            yield pb.EmbedStreamRequest(id=str(number), image=pb.Image(data=image))
-
     answered = 0
+    images = ((str(number), image) for number, image in enumerate(sending.images()))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
-        async for answer in EmbeddingServiceStub(channel).EmbedStream(messages()):
-            places.release()
+        async for answer in embed_stream(EmbeddingServiceStub(channel), images, under_way=concurrency):
             answered += len(answer.result.embeddings)
     return answered
 

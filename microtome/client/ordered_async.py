@@ -23,7 +23,7 @@ async def in_order(
             return await work(thing)
 
     try:
-        async for thing in _asynchronously(things):
+        async for thing in asynchronously(things):
             begun.append(asyncio.ensure_future(one(thing)))
             while begun and (len(begun) >= WINDOW * workers or begun[0].done()):
                 yield await begun.popleft()
@@ -38,7 +38,7 @@ async def in_order(
 async def batches(things: AsyncIterable[T] | Iterable[T], size: int) -> AsyncIterator[list[T]]:
     """Cut an iterable into lists of `size`; the last may be shorter."""
     batch: list[T] = []
-    async for thing in _asynchronously(things):
+    async for thing in asynchronously(things):
         batch.append(thing)
         if len(batch) == size:
             yield batch
@@ -47,7 +47,8 @@ async def batches(things: AsyncIterable[T] | Iterable[T], size: int) -> AsyncIte
         yield batch
 
 
-async def _asynchronously(things: AsyncIterable[T] | Iterable[T]) -> AsyncIterator[T]:
+async def asynchronously(things: AsyncIterable[T] | Iterable[T]) -> AsyncIterator[T]:
+    """Iterate over either kind; an ordinary iterable must not block."""
     if isinstance(things, AsyncIterable):
         async for thing in things:
             yield thing

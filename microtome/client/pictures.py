@@ -49,7 +49,9 @@ def _bytes(picture: Picture) -> bytes:
             return picture()
     except (OSError, ValueError) as error:
         # ValueError: a path with a zero byte.
-        raise UnreadableImage(f"{picture}: {getattr(error, 'strerror', None) or error}") from error
+        name = picture if isinstance(picture, str | Path) else getattr(error, "filename", None)
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableImage(said if name is None else f"{name}: {said}") from error
     if hasattr(picture, "__array_interface__") and not hasattr(picture, "save"):
         return _png(_from_pixels(picture))
     if hasattr(picture, "save"):
@@ -67,6 +69,8 @@ def is_one(images: object) -> bool:
         or callable(images)
         or hasattr(images, "__array_interface__")
         or hasattr(images, "save")
+        # Neither an image nor several: taken for one, it is told what an image is.
+        or not hasattr(images, "__iter__")
     )
 
 

@@ -34,7 +34,9 @@ def images(words: Iterable[str], stdin: TextIO) -> Iterator[Located]:
         if word == "-":
             yield from (ImageFile(line.rstrip("\r\n")) for line in stdin if line.strip())
         elif "::" in word and not Path(word).exists():
-            yield from column_images(*word.rsplit("::", 1))
+            pattern, column = word.rsplit("::", 1)
+            for path in _paths(pattern):
+                yield from column_images(path, column)
         else:
             for path in _paths(word):
                 yield from _below(path)
@@ -47,7 +49,7 @@ def count(words: Iterable[str]) -> int | None:
         if word == "-":
             return None
         if "::" in word and not Path(word).exists():
-            total += rows(word.rsplit("::", 1)[0])
+            total += sum(map(rows, _paths(word.rsplit("::", 1)[0])))
             continue
         for path in _paths(word):
             if path.lower().endswith(_TARS):
@@ -69,6 +71,8 @@ def _below(path: str) -> Iterator[Located]:
         yield from _folder(path)
     elif path.lower().endswith(_TARS):
         yield from _tar(path)
+    elif path.lower().endswith(".parquet"):
+        raise EmbedError(f"Expected FILE.parquet::COLUMN, received {path!r}. Say which column holds the images.")
     else:
         yield ImageFile(path)
 

@@ -97,16 +97,42 @@ class EmbedResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ...) -> None: ...
 
 class EmbedStreamRequest(_message.Message):
-    __slots__ = ("options", "id", "image")
+    __slots__ = ("options", "id", "image", "more", "reads_more")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    READS_MORE_FIELD_NUMBER: _ClassVar[int]
     options: EmbedOptions
     id: str
     image: Image
-    def __init__(self, options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
+    more: _containers.RepeatedCompositeFieldContainer[StreamImage]
+    reads_more: bool
+    def __init__(self, options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., more: _Optional[_Iterable[_Union[StreamImage, _Mapping]]] = ..., reads_more: _Optional[bool] = ...) -> None: ...
+
+class StreamImage(_message.Message):
+    __slots__ = ("id", "image")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    image: Image
+    def __init__(self, id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
 
 class EmbedStreamResponse(_message.Message):
+    __slots__ = ("id", "model", "result", "more", "max_images")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    model: ModelVersion
+    result: ImageResult
+    more: _containers.RepeatedCompositeFieldContainer[StreamAnswer]
+    max_images: int
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ..., result: _Optional[_Union[ImageResult, _Mapping]] = ..., more: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., max_images: _Optional[int] = ...) -> None: ...
+
+class StreamAnswer(_message.Message):
     __slots__ = ("id", "model", "result")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]

@@ -69,8 +69,8 @@ class EmbeddingServiceServicer:
 
     def EmbedStream(self, request_iterator, context):
         """Embeds any number of images. The first message holds the options, and may hold an image; each further one holds an
-        image. Answers carry the caller's ids and come as they are ready, so in any order; a bad image is answered by its
-        error, and the stream goes on. Both sides stop reading while too much is on its way.
+        image, or several where both sides can. Answers carry the caller's ids and come as they are ready, so in any order; a
+        bad image is answered by its error, and the stream goes on. Both sides stop reading while too much is on its way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,8 +41,8 @@ class EmbeddingServiceStub:
     """
     EmbedStream: _grpc.StreamStreamMultiCallable[_embedding_pb2.EmbedStreamRequest, _embedding_pb2.EmbedStreamResponse]
     """Embeds any number of images. The first message holds the options, and may hold an image; each further one holds an
-    image. Answers carry the caller's ids and come as they are ready, so in any order; a bad image is answered by its
-    error, and the stream goes on. Both sides stop reading while too much is on its way.
+    image, or several where both sides can. Answers carry the caller's ids and come as they are ready, so in any order; a
+    bad image is answered by its error, and the stream goes on. Both sides stop reading while too much is on its way.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.ListModelsRequest, _embedding_pb2.ListModelsResponse]
     """Lists what is served."""
@@ -58,8 +58,8 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """
     EmbedStream: _aio.StreamStreamMultiCallable[_embedding_pb2.EmbedStreamRequest, _embedding_pb2.EmbedStreamResponse]  # type: ignore[assignment]
     """Embeds any number of images. The first message holds the options, and may hold an image; each further one holds an
-    image. Answers carry the caller's ids and come as they are ready, so in any order; a bad image is answered by its
-    error, and the stream goes on. Both sides stop reading while too much is on its way.
+    image, or several where both sides can. Answers carry the caller's ids and come as they are ready, so in any order; a
+    bad image is answered by its error, and the stream goes on. Both sides stop reading while too much is on its way.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_embedding_pb2.ListModelsRequest, _embedding_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists what is served."""
@@ -84,8 +84,8 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_embedding_pb2.EmbedStreamResponse], _abc.AsyncIterator[_embedding_pb2.EmbedStreamResponse]]:
         """Embeds any number of images. The first message holds the options, and may hold an image; each further one holds an
-        image. Answers carry the caller's ids and come as they are ready, so in any order; a bad image is answered by its
-        error, and the stream goes on. Both sides stop reading while too much is on its way.
+        image, or several where both sides can. Answers carry the caller's ids and come as they are ready, so in any order; a
+        bad image is answered by its error, and the stream goes on. Both sides stop reading while too much is on its way.
         """
 
     @_abc_1.abstractmethod

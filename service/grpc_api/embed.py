@@ -10,10 +10,12 @@ from service.embedding.deadline import within
 from service.embedding.intake import Intake
 from service.embedding.stopwatch import Timings, both, timed
 from service.errors import BadRequest, TooManyImages
-from service.grpc_api.answers import results, version_of
+from service.grpc_api.answers import field, results, version_of
 from service.grpc_api.calls import Call
 from service.grpc_api.images import CallLimits, image_of, parsed
 from service.grpc_api.options import read_options
+
+_MODEL, _RESULTS = pb.EmbedResponse.MODEL_FIELD_NUMBER, pb.EmbedResponse.RESULTS_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class Embed:
         own = call.caller.images if call.caller else None
         embedded = await self.intake.embed(asked.request, images, timings, own=own)
         with timed(both(self.intake.observer.stage, timings.stage), "encode"):
-            found = results(embedded, asked, len(images))
-            return pb.EmbedResponse(model=version_of(embedded.card), results=found).SerializeToString()
+            answered = [field(_RESULTS, result) for result in results(embedded, asked, len(images))]
+            return b"".join((field(_MODEL, version_of(embedded.card)), *answered))
 
 
 @contextmanager

@@ -21,6 +21,11 @@ class CallLimits:
     max_images: int
     stream_images: int
 
+    @property
+    def grouped_images(self) -> int:
+        """Images of one message of a stream: half of those under way, so that the next comes while one is answered."""
+        return max(1, min(self.max_images, self.stream_images // 2))
+
 
 def parsed(kind: type[M], raw: bytes) -> M:
     """Read a message.

@@ -74,7 +74,7 @@ class Methods:
         )
         call.facts["model"] = asked.request.model[:80]
         call.streamed = 0
-        stream = Stream(call, self.calls, self.intake, self.limits, asked)
+        stream = Stream(call, self.calls, self.intake, self.limits, asked, grouped=first.reads_more)
         self._streams.add(stream)
         try:
             await stream.run(first)

@@ -1,7 +1,7 @@
 """A Predict request written by hand around its pixels: they are copied once, where protobuf would copy them four times.
 
 What is small is still protobuf's: only what surrounds a tensor's content, and the entry of the map that it stands in,
-is put down byte by byte (protobuf.dev/programming-guides/encoding).
+is put down byte by byte.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest
 from microtome.tfserving.v1.tensor_pb2 import Tensor
+from service.delimited import opening
 
 _INPUTS, _KEY, _VALUE = PredictRequest.INPUTS_FIELD_NUMBER, 1, 2
 
@@ -35,7 +36,7 @@ def laid(head: Tensor, arrays: Sequence[NDArray[object]]) -> WireTensor:  # type
         arrays: C-contiguous and little-endian.
     """
     content = sum(array.nbytes for array in arrays)
-    start = head.SerializeToString() + _opening(Tensor.TENSOR_CONTENT_FIELD_NUMBER, content)
+    start = head.SerializeToString() + opening(Tensor.TENSOR_CONTENT_FIELD_NUMBER, content)
     return WireTensor((start, *(array.data for array in arrays)), len(start) + content)
 
 
@@ -44,16 +45,6 @@ def predict_request(spec: ModelSpec, inputs: Mapping[str, WireTensor], outputs: 
     pieces: list[bytes | memoryview] = [PredictRequest(model_spec=spec, output_filter=outputs).SerializeToString()]
     for name, tensor in inputs.items():
         key = name.encode()
-        entry = _opening(_KEY, len(key)) + key + _opening(_VALUE, tensor.size)
-        pieces += [_opening(_INPUTS, len(entry) + tensor.size) + entry, *tensor.pieces]
+        entry = opening(_KEY, len(key)) + key + opening(_VALUE, tensor.size)
+        pieces += [opening(_INPUTS, len(entry) + tensor.size) + entry, *tensor.pieces]
     return b"".join(pieces)
-
-
-def _opening(field: int, size: int) -> bytes:
-    """Write the tag of a field of bytes, and how many follow."""
-    written = bytearray([field << 3 | 2])
-    while size > 127:
-        written.append(size & 127 | 128)
-        size >>= 7
-    written.append(size)
-    return bytes(written)

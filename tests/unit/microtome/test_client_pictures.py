@@ -51,6 +51,7 @@ def test_pillow_images_of_every_kind_are_sent(mode: str) -> None:
         ("nowhere.jpg", "nowhere.jpg: No such file"),
         ("a\0b", "null byte"),
         (7, "Received int"),
+        (lambda: Path("nowhere.jpg").read_bytes(), "^nowhere.jpg: No such file"),
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
@@ -58,3 +59,11 @@ def test_what_is_no_image_is_said_before_anything_is_sent(picture: Any, expected
     """The message says what was expected."""
     with pytest.raises(UnreadableImage, match=expected):
         encoded(picture)
+
+
+@pytest.mark.parametrize("thing", [7, None, object()])
+def test_what_is_no_image_at_all_counts_as_one(thing: object) -> None:
+    """So that whoever passes it is told what an image is, not that it cannot be iterated over."""
+    assert is_one(thing)
+    several: list[object] = [[], (), iter(())]
+    assert not any(map(is_one, several))

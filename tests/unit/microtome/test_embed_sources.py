@@ -4,7 +4,9 @@ import io
 import tarfile
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from microtome.embed import sources
 from microtome.embed.errors import EmbedError
@@ -77,3 +79,22 @@ def test_nothing_there_is_an_error(tmp_path: Path) -> None:
     """A misspelt folder must not end as a success with no vectors."""
     with pytest.raises(EmbedError, match="nothing there"):
         keys(tmp_path / "photso")
+
+
+def test_a_column_of_many_parquet_files_is_listed(tmp_path: Path) -> None:
+    """All that match, each row under its file's name; counted as it is listed."""
+    for name in ("b", "a"):
+        parquet.write_table(pyarrow.table({"image": [name.encode(), b"2"]}), tmp_path / f"{name}.parquet")
+    word = f"{tmp_path}/*.parquet::image"
+    assert [f"{tmp_path}/{name}.parquet::{row}" for name in "ab" for row in (0, 1)] == keys(word)
+    assert 4 == sources.count([word])
+    with pytest.raises(EmbedError, match="nothing there"):
+        keys(f"{tmp_path}/*.pq::image")
+
+
+def test_a_parquet_file_without_a_column_is_no_image(tmp_path: Path) -> None:
+    """It must not end as one bad image; also where it is found by a pattern."""
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    for word in ("t.parquet", "*.parquet"):
+        with pytest.raises(EmbedError, match="Say which column"):
+            keys(tmp_path / word)

@@ -15,6 +15,7 @@ from google.rpc.status_pb2 import Status
 
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from service.auth import Keyring
+from service.embedding.ports import VectorCache
 from service.embedding.urls import Fetcher
 from service.grpc_api.calls import Calls
 from service.grpc_api.images import CallLimits
@@ -65,6 +66,7 @@ async def service_with(
     keyring: Keyring | None = None,
     encryption: Encryption | None = None,
     fetcher: Fetcher | None = None,
+    cache: VectorCache | None = None,
     open_calls: int = 100,
     images_in_flight: int = 100,
     body_bytes_in_flight: int = 1 << 20,
@@ -82,6 +84,7 @@ async def service_with(
         images_in_flight=images_in_flight,
         body_bytes_in_flight=body_bytes_in_flight,
         fetcher=fetcher,
+        cache=cache,
         deadline=deadline,
     )
     calls = Calls(metrics, log, limit=open_calls, keyring=keyring, log_access=log_access)
