@@ -27,7 +27,7 @@ def reference(slice_: Slice, pixels: Array, projections: Mapping[str, Fitted] | 
     """Compute the outputs.
 
     Args:
-        slice_: The slice, in float32.
+        slice_: The slice, in float32; or in float64, then all is computed in it.
         pixels: uint8 [N, H, W, 3], RGB.
         projections: By output name.
 
@@ -35,8 +35,9 @@ def reference(slice_: Slice, pixels: Array, projections: Mapping[str, Fitted] | 
         By output name, float64 [N, ...].
     """
     parts: list[dict[str, Array]] = []
+    dtype = np.dtype(slice_.model.inputs[0].dtype)
     for start in range(0, len(pixels), _BATCH):
-        images = _scaled(pixels[start : start + _BATCH].astype(np.float32), slice_.built.row)
+        images = _scaled(pixels[start : start + _BATCH].astype(dtype), slice_.built.row)
         features = {layer: np.asarray(found) for layer, found in slice_.model(images, training=False).items()}
         parts.append({o.recipe.name: _embedding(features, o, projections or {}) for o in slice_.outputs})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

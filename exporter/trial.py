@@ -34,11 +34,17 @@ def with_images(pixels: Preprocessing, files: Sequence[Path]) -> Array:
     return np.concatenate([trial, np.stack([read_pixels(path, pixels) for path in files])])
 
 
-def relative_error(actual: Array, expected: Array) -> float:
-    """Return the largest difference within an image, relative to that image's largest expected value; worst image."""
+def relative_errors(actual: Array, expected: Array) -> Array:
+    """Return the largest difference within each image, relative to that image's largest expected value, [N]."""
     axes = tuple(range(1, expected.ndim))
     scale = np.maximum(np.abs(expected).max(axis=axes), np.finfo(np.float32).tiny)
-    return float((np.abs(actual.astype(np.float64) - expected).max(axis=axes) / scale).max())
+    errors: Array = np.abs(actual.astype(np.float64) - expected).max(axis=axes) / scale
+    return errors
+
+
+def relative_error(actual: Array, expected: Array) -> float:
+    """Return the relative error of the worst image."""
+    return float(relative_errors(actual, expected).max())
 
 
 def cosines(actual: Array, expected: Array) -> Array:

@@ -15,11 +15,13 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from exporter.backbones import BACKBONES
 from exporter.building import build
+from exporter.exactness import Exactly
 from exporter.manifest import check
 from exporter.recipe_file import read_recipe
 from exporter.reference import reference
 from exporter.slicing import cut
 from exporter.trial import relative_error, trial_pixels
+from exporter.verification import ROUNDING
 from exporter.warmup import FILE
 from tests.assets import make_lite0_reference as independent
 from tests.exported_models import REPOSITORY, export
@@ -126,15 +128,24 @@ def test_outputs_share_one_copy_of_the_weights(exported: Exported) -> None:
 
 
 def test_vectors_equal_keras_and_do_not_depend_on_the_batch(exported: Exported) -> None:
-    """Design invariants 1 and 2: 1e-4 relative to Keras on the same pixels, 1e-5 whatever the batch-mates."""
+    """Design invariants 1 and 2: 1e-4 relative to Keras on the same pixels, 1e-5 whatever the batch-mates.
+
+    But for the flat grey image, of which float32 itself rounds off as much: no further from float64 than Keras four
+    times over.
+    """
     (recipe,) = read_recipe(REPOSITORY / "recipe.yaml").models
     slice_ = cut(build(BACKBONES[recipe.backbone], recipe.weights, recipe.input), recipe)
     pixels = trial_pixels(224, 224)
     together = exported.run("serving_default", images=pixels)
+    exact = Exactly(slice_, pixels, {}).outputs(np.arange(len(pixels)))
+    assert exact is not None
     for name, expected in reference(slice_, pixels).items():
-        assert relative_error(together[name], expected) <= 1e-4
+        assert relative_error(together[name][:3], expected[:3]) <= 1e-4
         alone = np.concatenate([exported.run("serving_default", images=image[None])[name] for image in pixels])
-        assert relative_error(together[name], alone) <= 1e-5
+        assert relative_error(together[name][:3], alone[:3]) <= 1e-5
+        rounding = relative_error(expected[3:], exact[name][3:])
+        assert relative_error(together[name][3:], exact[name][3:]) <= ROUNDING * rounding
+        assert relative_error(alone[3:], exact[name][3:]) <= ROUNDING * rounding
 
 
 def test_top_equals_an_implementation_that_is_not_ours(exported: Exported) -> None:
