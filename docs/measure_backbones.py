@@ -1,32 +1,39 @@
 """Measure every backbone, and write docs/backbones.md from what was measured.
 
 python docs/measure_backbones.py                  measures what backbones.json lacks, each in a process of its own
+python docs/measure_backbones.py --stale          measures those too that were measured before exports needed less
 python docs/measure_backbones.py --again NAME …   measures these anew
 python docs/measure_backbones.py --leave NAME …   builds these, but does not export them
 python docs/measure_backbones.py --page           only writes the page
 
-What is measured goes into backbones.json after every backbone, so that an interrupted run goes on where it was.
+What is measured goes into backbones.json after every backbone, the cheapest first, so that an interrupted run goes on
+where it was. An export that fails, or that wants more than --most-memory, is told on the page with its reason.
 tests/unit/test_backbones_page.py holds the page to the data, and the data to the table of the code.
 """
 
 import argparse
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from exporter.backbones import BACKBONES
+from exporter.errors import ExporterError
 from exporter.tensorflow_ready import tensorflow_ready
 
 PAGE = Path(__file__).with_name("backbones.md")
 DATA = Path(__file__).with_name("backbones.json")
 HEAD = (
     "backbone", "input", "weights", "default cut", "map", "dimension", "up to the cut", "operations", "export",
-    "memory", "on disk",
+    "of a processor", "memory", "on disk",
 )  # fmt: skip
 ABOUT = """# Backbones
 
@@ -36,14 +43,13 @@ same.
 
 - *weights*: all of the architecture's, classifier included; *up to the cut* and *operations* (a multiply-add is two,
   for one image): what a cut there needs.
-- *default cut*: the deepest feature map that a single tensor carries, as `microtome layers` lists it; *dimension*: of
-  its average.
+- *default cut*: the deepest feature map that a single tensor carries, as `microtome layers` tells below its list;
+  *dimension*: of its average.
 - *export*: seconds of `microtome export` for this one output, from building to publication, verification against
-  Keras included; *memory*: the process's largest resident size, TensorFlow's own half gigabyte included; on {machine}.
+  Keras included; *of a processor*: the same of processor time, which other work on the machine moves less; *memory*:
+  the process's largest resident size, TensorFlow's own half gigabyte included. All on {machine}.
   An asterisk: measured before exports were made to need less (decision 13), so that less will do now.
 - *on disk*: the version's directory.
-
-A dash: not exported by this script yet.
 
 """
 
@@ -52,34 +58,67 @@ def main() -> int:
     """Measure what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", nargs="+", default=[], choices=BACKBONES, metavar="NAME", help="measure anew")
+    parser.add_argument("--stale", action="store_true", help="measure anew what has an asterisk")
     parser.add_argument("--leave", nargs="+", default=[], choices=BACKBONES, metavar="NAME", help="do not export these")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     parser.add_argument("--machine", help="what to call this machine")
+    parser.add_argument(
+        "--most-memory", type=float, default=12, metavar="GB", help="give an export up that wants more (%(default)s)"
+    )
     parser.add_argument("--one", choices=BACKBONES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        _print_measured(arguments.one, exported=arguments.one not in arguments.leave)
-        return 0
+        threading.Thread(target=_watch, args=[arguments.most_memory], daemon=True).start()
+        return _print_measured(arguments.one, exported=arguments.one not in arguments.leave)
     data = known()
     data["machine"] = arguments.machine or data["machine"]
-    missing = [] if arguments.page else _missing(data["backbones"], arguments.again, arguments.leave)
+    missing = [] if arguments.page else _missing(data["backbones"], arguments)
     for index, name in enumerate(missing, start=1):
         sys.stderr.write(f"{index} of {len(missing)}: {name}\n")
-        own = [sys.executable, __file__, "--one", name, *(["--leave", name] if name in arguments.leave else [])]
+        leave = ["--leave", name] if name in arguments.leave else []
+        own = [sys.executable, __file__, "--one", name, "--most-memory", str(arguments.most_memory), *leave]
         answer = subprocess.run(own, check=False, stdout=subprocess.PIPE)  # noqa: S603 -- this very script
-        if answer.returncode:
-            sys.stderr.write(f"{name} ended with {answer.returncode}\n")
-        for line in answer.stdout.splitlines():  # a process that dies of the export has told the rest before
-            data["backbones"].setdefault(name, {}).update(json.loads(line))
+        rows = data["backbones"]
+        rows[name] = _renewed(rows.get(name, {}), answer)
         _write(data)
     _write(data)
     PAGE.write_text(page(data), encoding="utf-8")
     return 0
 
 
-def _missing(found: Mapping[str, dict[str, Any]], again: Sequence[str], leave: Sequence[str]) -> list[str]:
-    wanted = {name: "params" if name in leave else "export_seconds" for name in BACKBONES}
-    return [name for name, key in wanted.items() if name in again or key not in found.get(name, {})]
+def _missing(found: Mapping[str, dict[str, Any]], arguments: argparse.Namespace) -> list[str]:
+    """Return what is to be measured, the cheapest first."""
+    wanted = {name: "params" if name in arguments.leave else "export_seconds" for name in BACKBONES}
+    missing = [
+        name
+        for name, key in wanted.items()
+        if name in arguments.again
+        or key not in found.get(name, {})
+        or (arguments.stale and "cpu_seconds" not in found[name] and name not in arguments.leave)
+    ]
+    return sorted(missing, key=lambda name: found.get(name, {}).get("flops") or 0)
+
+
+def _renewed(row: dict[str, Any], answer: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
+    """Return a row as its process has told it: one that ended early has told what it knew before."""
+    found: dict[str, Any] = {}
+    for line in answer.stdout.splitlines():
+        found.update(json.loads(line))
+    if answer.returncode < 0:
+        found["failed"] = f"was ended by {signal.Signals(-answer.returncode).name}"
+    elif answer.returncode:
+        found.setdefault("failed", f"ended with {answer.returncode}")
+    return {**row, **found} if "failed" in found else found
+
+
+def _watch(gigabytes: float) -> None:
+    """End this process before it takes the memory that others need."""
+    while True:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        if pages * os.sysconf("SC_PAGE_SIZE") > gigabytes * 1e9:
+            _tell({"failed": f"wants more than {gigabytes:g} GB of memory"})
+            os._exit(1)
+        time.sleep(0.2)
 
 
 def _write(data: dict[str, Any]) -> None:
@@ -96,9 +135,19 @@ def known() -> dict[str, Any]:
 
 def page(data: dict[str, Any]) -> str:
     """Lay out the page: a row for every backbone of the code, in its order."""
-    rows = [_row(name, data["backbones"][name]) for name in BACKBONES]
+    found = data["backbones"]
+    rows = [_row(name, found[name]) for name in BACKBONES]
     table = "".join(f"| {' | '.join(line)} |\n" for line in [HEAD, tuple("---" for _ in HEAD), *rows])
-    return ABOUT.format(count=len(rows), machine=data["machine"]) + table
+    return ABOUT.format(count=len(rows), machine=data["machine"]) + table + "".join(_gaps(found))
+
+
+def _gaps(found: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Say why there are dashes."""
+    dashes = {name: found[name].get("failed") for name in BACKBONES if "export_seconds" not in found[name]}
+    if dashes:
+        yield "\nA dash:\n\n"
+    for name, reason in dashes.items():
+        yield f"- {name} {reason or 'has not been exported by this script yet'}.\n"
 
 
 def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
@@ -108,45 +157,61 @@ def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
     sides = "x".join(map(str, found["input"]))
     facts = (name, sides, millions[0], f"`{found['cut']}`", shape, str(found["dimension"]), millions[1], flops)
     if "export_seconds" not in found:
-        return (*facts, "-", "-", "-")
-    memory = f"{found['peak_bytes'] / 1e9:.1f} GB{'' if found.get('lean') else '*'}"
+        return (*facts, "-", "-", "-", "-")
+    memory = f"{found['peak_bytes'] / 1e9:.1f} GB"
     disk = f"{found['disk_bytes'] / 1e6:.0f} MB"
-    return (*facts, f"{found['export_seconds']:.0f} s", memory, disk)
+    if "cpu_seconds" not in found:  # from before exports were made to need less
+        return (*facts, f"{found['export_seconds']:.0f} s", "-", f"{memory}*", disk)
+    return (*facts, f"{found['export_seconds']:.0f} s", f"{found['cpu_seconds']:.0f} s", memory, disk)
 
 
-def _print_measured(name: str, *, exported: bool) -> None:
+def _print_measured(name: str, *, exported: bool) -> int:
     """Build a backbone and print its default cut; then export it there and print what that cost."""
     row = BACKBONES[name]
     with tensorflow_ready(), tempfile.TemporaryDirectory() as models:
-        from exporter.anatomy.facts import cut_points  # noqa: PLC0415 -- only once TensorFlow is ready
+        from exporter.anatomy.default_cut import default_cut  # noqa: PLC0415 -- only once TensorFlow is ready
+        from exporter.anatomy.facts import cut_points  # noqa: PLC0415
         from exporter.building import build  # noqa: PLC0415
         from exporter.pipeline import export  # noqa: PLC0415
         from exporter.recipe import ModelRecipe, OutputRecipe  # noqa: PLC0415
 
         points = cut_points(build(row, None, row.preprocessing).model)
-        cut = [point for point in points if point.block_end and len(point.shape) == 4 and point.crossing == 1][-1]
-        facts = {
-            "input": [row.preprocessing.height, row.preprocessing.width],
-            "params": points[-1].params,
-            "cut": cut.ref,
-            "shape": list(cut.shape[1:]),
-            "dimension": cut.dimension,
-            "params_to_cut": cut.params,
-            "flops": cut.flops,
-        }
-        print(json.dumps(facts), flush=True)  # noqa: T201 -- read by the process that started this one
+        cut = default_cut(points)
+        if cut is None:
+            raise RuntimeError(f"{name} has no feature map that a single tensor carries")
+        _tell(
+            {
+                "input": [row.preprocessing.height, row.preprocessing.width],
+                "params": points[-1].params,
+                "cut": cut.ref,
+                "shape": list(cut.shape[1:]),
+                "dimension": cut.dimension,
+                "params_to_cut": cut.params,
+                "flops": cut.flops,
+            }
+        )
         if not exported:
-            return
+            return 0
         recipe = ModelRecipe(name, name, "random", row.preprocessing, (OutputRecipe("top", cut.ref),), "top")
-        published = export(recipe, Path(models))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        cost = {
-            "export_seconds": round(published.seconds, 1),
-            "peak_bytes": peak,
-            "disk_bytes": published.size,
-            "lean": True,  # what docs/decisions/0013 says holds; rows from before do not have it
-        }
-        print(json.dumps(cost), flush=True)  # noqa: T201 -- as above
+        before = time.process_time()
+        try:
+            published = export(recipe, Path(models))
+        except ExporterError as error:
+            _tell({"failed": f"fails: {' '.join(str(error).split()).removesuffix('.')}"})
+            return 1
+        _tell(
+            {
+                "export_seconds": round(published.seconds, 1),
+                "cpu_seconds": round(time.process_time() - before, 1),
+                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "disk_bytes": published.size,
+            }
+        )
+        return 0
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts), flush=True)  # noqa: T201 -- read by the process that started this one
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from exporter.anatomy.default_cut import default_cut
 from exporter.anatomy.facts import CutPoint
 
 _HEAD = ("index", "layer", "type", "output", "params", "flops", "field", "stride", "dim", "crossing")
@@ -30,20 +31,23 @@ def chosen(points: Sequence[CutPoint], *, every: bool, find: str | None) -> list
     return [point for point in points if every or point.block_end]
 
 
-def show(points: Sequence[CutPoint], all_points: int, find: str | None) -> None:
+def show(points: Sequence[CutPoint], all_points: Sequence[CutPoint], find: str | None) -> None:
     """Print points for a person, or in plain columns when standard output is not a terminal.
 
     Args:
         points: What to show.
-        all_points: How many there are.
+        all_points: All that there are.
         find: What was looked for, if anything was.
     """
     rows = [_cells(point) for point in points]
     if sys.stdout.isatty():
         _show_table(rows)
-        if len(points) < all_points:
+        usual = default_cut(all_points)
+        if usual is not None:
+            print(f"The usual cut, the last feature map before the classifier: {usual.ref}")  # noqa: T201
+        if len(points) < len(all_points):
             why = f"with {find!r}" if find is not None else "where blocks end. --all shows every layer"
-            print(f"{len(points)} of {all_points} cut points: {why}.")  # noqa: T201
+            print(f"{len(points)} of {len(all_points)} cut points: {why}.")  # noqa: T201
         return
     table = [_HEAD, *rows]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEAD))]
@@ -55,12 +59,13 @@ def show(points: Sequence[CutPoint], all_points: int, find: str | None) -> None:
         print("  ".join(aligned).rstrip())  # noqa: T201 -- the command's result
 
 
-def show_json(points: Sequence[CutPoint]) -> None:
+def show_json(points: Sequence[CutPoint], all_points: Sequence[CutPoint]) -> None:
     """Print points as a JSON array of objects."""
-    print(json.dumps([to_json(point) for point in points], indent=1))  # noqa: T201
+    usual = default_cut(all_points)
+    print(json.dumps([_to_json(point, usual) for point in points], indent=1))  # noqa: T201
 
 
-def to_json(point: CutPoint) -> dict[str, Any]:
+def _to_json(point: CutPoint, usual: CutPoint | None) -> dict[str, Any]:
     """Return a point as JSON: pixels as [height, width], what is not known or not there as null."""
     return {
         "index": point.index,
@@ -75,6 +80,7 @@ def to_json(point: CutPoint) -> dict[str, Any]:
         "dimension": point.dimension,
         "crossing": point.crossing,
         "block_end": point.block_end,
+        "default_cut": point is usual,
     }
 
 

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             points = cut_points(build(row, None, pixels).model)
     rows = chosen(points, every=arguments.all, find=arguments.find)
     if arguments.json:
-        show_json(rows)
+        show_json(rows, points)
     else:
-        show(rows, len(points), arguments.find)
+        show(rows, points, arguments.find)
     return 0

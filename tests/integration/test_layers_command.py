@@ -41,7 +41,7 @@ def test_json_finds_what_is_asked_for_in_any_layer() -> None:
     assert (row["name"], row["shape"], row["stride"], row["crossing"], row["dimension"]) == (
         "block5c_expand_conv", [None, 14, 14, 672], [16, 16], 2, 672,
     )  # fmt: skip
-    assert row["block_end"] is False
+    assert (row["block_end"], row["default_cut"]) == (False, False)
 
 
 def test_own_model_from_a_function_at_another_size(tmp_path: Path) -> None:
@@ -76,6 +76,7 @@ def test_terminal_gets_a_table() -> None:
     text = shown.decode()
     assert "conv5" in text
     assert "\x1b[" in text
+    assert "The usual cut, the last feature map before the classifier: pool5" in text
     assert "--all shows every layer." in text
 
 

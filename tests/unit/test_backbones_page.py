@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
+import keras
 import pytest
 
+from exporter.anatomy.default_cut import default_cut
 from exporter.anatomy.facts import cut_points
 from exporter.backbones import BACKBONES
 from exporter.building import build
@@ -39,11 +43,35 @@ def test_inputs_of_the_page_are_those_of_the_code(script: ModuleType) -> None:
     assert measured == {name: [row.preprocessing.height, row.preprocessing.width] for name, row in BACKBONES.items()}
 
 
-@pytest.mark.parametrize("name", ["EfficientNetLite0", "AlexNet", "MobileNetV2"])
+@pytest.mark.parametrize("name", ["EfficientNetLite0", "AlexNet", "MobileNet", "MobileNetV3Small"])
 def test_facts_of_the_page_are_those_of_the_architecture(script: ModuleType, name: str) -> None:
     """Weights and operations up to the default cut, and its map, are what `microtome layers` says now."""
+    keras.utils.clear_session()  # layers without names of their own are numbered from the beginning
     found = script.known()["backbones"][name]
     points = cut_points(build(BACKBONES[name], None, BACKBONES[name].preprocessing).model)
-    (cut,) = [point for point in points if point.ref == found["cut"]]
+    cut = default_cut(points)
+    assert cut is not None
+    assert cut.ref == found["cut"]
     assert (list(cut.shape[1:]), cut.dimension) == (found["shape"], found["dimension"])
     assert (points[-1].params, cut.params, cut.flops) == (found["params"], found["params_to_cut"], found["flops"])
+
+
+def test_every_default_cut_is_a_map_of_several_positions(script: ModuleType) -> None:
+    """No row of the page is a classifier's scores."""
+    assert [name for name, found in script.known()["backbones"].items() if found["shape"][0] < 6] == []
+
+
+def test_export_that_failed_is_told_with_its_reason(script: ModuleType) -> None:
+    """A row that has no figures says why, and a process that is killed loses nothing that was known before."""
+    row = {"params": 5, "cut": "top", "export_seconds": 3.0}
+    told = script._renewed(
+        {"params": 4}, subprocess.CompletedProcess([], 1, b'{"params": 5}\n{"failed": "fails: x"}\n')
+    )
+    assert told == {"params": 5, "failed": "fails: x"}
+    assert script._renewed(row, subprocess.CompletedProcess([], -9, b"")) == {**row, "failed": "was ended by SIGKILL"}
+    assert script._renewed(told, subprocess.CompletedProcess([], 0, json.dumps(row).encode())) == row
+    data = script.known()
+    name = next(iter(data["backbones"]))
+    kept = {key: value for key, value in data["backbones"][name].items() if key != "export_seconds"}
+    data["backbones"][name] = {**kept, "failed": "was ended by SIGKILL"}
+    assert f"\nA dash:\n\n- {name} was ended by SIGKILL.\n" in script.page(data)

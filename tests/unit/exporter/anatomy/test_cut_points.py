@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
+import pytest
 from keras import layers
 
+from exporter.anatomy.default_cut import default_cut
 from exporter.anatomy.facts import CutPoint, cut_points
 from exporter.backbones import BACKBONES
 from exporter.building import build
@@ -74,3 +78,39 @@ def test_cost_up_to_a_layer_is_that_of_a_model_that_ends_there() -> None:
     points = cut_points(model)
     for point in points[5::30]:
         assert keras.Model(model.input, model.get_layer(point.ref).output).count_params() == point.params
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("MobileNet", "conv_pw_13_relu"),  # not conv_preds, nor the map of one position before it
+        ("MobileNetV3Small", "activation"),  # not logits, nor the wide layer after pooling
+        ("MobileNetV2", "out_relu"),
+        ("DenseNet121", "relu"),
+        ("VGG16", "block5_pool"),
+    ],
+)
+def test_usual_cut_is_the_last_map_before_the_classifier(name: str, layer: str) -> None:
+    """Also where the classifier is written as convolutions; its scores of 1000 classes are no embedding."""
+    row = BACKBONES[name]
+    cut = default_cut(cut_points(build(row, None, row.preprocessing).model))
+    assert cut is not None
+    assert re.fullmatch(rf"{layer}(_\d+)?", cut.ref)  # Keras counts on where a layer has no name of its own
+    assert cut.shape[1:3] == (7, 7)
+
+
+def test_network_without_a_map_has_no_usual_cut() -> None:
+    """A perceptron is cut where its user says."""
+    images = keras.Input((4,), name="images")
+    assert default_cut(cut_points(keras.Model(images, layers.Dense(2)(images)))) is None
+
+
+def test_map_of_what_is_not_known_is_still_a_map() -> None:
+    """A layer whose receptive field cannot be told does not hide the maps after it."""
+    images = keras.Input((8, 8, 3), name="images")
+    x = layers.Permute((2, 1, 3), name="turned")(images)
+    x = layers.Conv2D(4, 3, name="last")(x)
+    model = keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
+    cut = default_cut(cut_points(model))
+    assert cut is not None
+    assert cut.ref == "last"
