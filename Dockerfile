@@ -17,24 +17,19 @@ WORKDIR /app
 FROM builder AS gateway-build
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
-COPY requirements/gateway.txt /build/gateway.txt
-# The gateway's environment has no pip: nothing in the image can install anything into it. Packages' own tests, sources
-# of compiled modules and debugging symbols go: a fifth of its size. (Not of all libraries: strip breaks those
-# that auditwheel has patched, such as numpy's.) Bytecode comes last, of what is left.
+COPY requirements/gateway.txt deploy/image/slim.py /build/
+# The gateway's environment has no pip: nothing in the image can install anything into it.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/microtome \
     && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/gateway.txt \
-    && find /opt/microtome/lib -type d -name tests -prune -exec rm -r {} + \
-    && rm -r /opt/microtome/lib/python3.*/site-packages/numpy/f2py /opt/microtome/lib/python3.*/site-packages/numpy/distutils \
-    && find /opt/microtome/lib -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.[cha]' -o -name '*.pyi' \) -delete \
-    && strip --strip-unneeded /opt/microtome/lib/python3.*/site-packages/uvloop/*.so \
-        /opt/microtome/lib/python3.*/site-packages/httptools/parser/*.so \
-        /opt/microtome/lib/python3.*/site-packages/pydantic_core/*.so \
-    && python ${COMPILE} /opt/microtome/lib
+    && python /build/slim.py /opt/microtome/lib/python3.*/site-packages
 COPY microtome microtome
 COPY service service
-# Importing everything shows whether something that is needed has gone.
-RUN python ${COMPILE} /app && /opt/microtome/bin/python -c "import service.__main__, service.cache.redis_store"
+COPY deploy/image/bytecode.py deploy/image/healthcheck.py /usr/local/lib/microtome/
+# Of Python's own library too, which comes without: it would be compiled at each start, and for each health check.
+# What cannot be imported, or be decoded, fails here.
+RUN PYTHONPYCACHEPREFIX=/opt/microtome/bytecode PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 \
+    /opt/microtome/bin/python /usr/local/lib/microtome/bytecode.py
 
 FROM builder AS tensorflow-build
 COPY requirements/tensorflow.txt /build/tensorflow.txt
@@ -52,12 +47,21 @@ COPY protos protos
 RUN python -m pip --python /opt/microtome/bin/python install --no-cache-dir --no-deps --no-build-isolation --no-index --editable . \
     && python ${COMPILE} /app
 
-# What all images share: who runs in them, and where things are.
-FROM ${PYTHON} AS runtime
+# The base without what installs packages, and without Python's editors: files that a later layer removes still weigh.
+FROM ${PYTHON} AS system
+RUN rm -r /usr/local/lib/python3.*/site-packages/* /usr/local/lib/python3.*/ensurepip /usr/local/lib/python3.*/idlelib \
+        /usr/local/lib/python3.*/tkinter /usr/local/lib/python3.*/turtledemo \
+    && rm -f /usr/local/bin/pip* /usr/local/bin/wheel /usr/local/bin/idle*
+
+# What all images share: who runs in them, and where things are. As one layer, so that what was removed is gone.
+FROM scratch AS runtime
+# hadolint ignore=DL3067
+COPY --from=system / /
 LABEL org.opencontainers.image.vendor="Microtome" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
-ENV PATH=/opt/microtome/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+ENV PATH=/opt/microtome/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
+    PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 COPY deploy/image/healthcheck.py /usr/local/lib/microtome/healthcheck.py
 # A directory of its own for models, so that an empty volume mounted there belongs to who writes into it.
 RUN install -d -o 10001 -g 10001 /models
@@ -103,6 +107,7 @@ LABEL org.opencontainers.image.title="microtome-gateway" \
       org.opencontainers.image.description="Image embeddings over HTTP: decodes, caches, asks the model server"
 COPY --from=gateway-build /opt/microtome /opt/microtome
 COPY --from=gateway-build /app /app
+ENV PYTHONPYCACHEPREFIX=/opt/microtome/bytecode
 ENV MICROTOME_HOST=0.0.0.0 MICROTOME_PORT=8000 MICROTOME_LOG_FORMAT=json
 EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \

@@ -14,8 +14,12 @@ MODEL = f'{NS},model=~"$model"'
 GREEN_RED = ((None, "green"), (1, "red"))
 RED_GREEN = ((None, "red"), (1, "green"))
 TFS = ":tensorflow:serving:"
+LOADS = ":tensorflow:cc:saved_model:"
 HITS = f'microtome_vectors_total{{cache!="miss",{MODEL}}}'
 EMBED = f'route="/embed",{NS}'
+DECODING = f'microtome_stage_seconds_sum{{stage="decode",{NS}}}'
+FOUND = f'microtome_cache_lookups_total{{result="hit",{NS}}}'
+COALESCED = f'microtome_vectors_total{{cache="coalesced",{MODEL}}}'
 
 
 def rate(selector: str, by: str) -> str:
@@ -27,6 +31,11 @@ def quantile(share: float, name: str, matchers: str, by: str = "") -> str:
     """A quantile of a histogram."""
     labels = ", ".join(filter(None, ("le", by)))
     return f"histogram_quantile({share}, {rate(f'{name}_bucket{{{matchers}}}', labels)})"
+
+
+def allowed(limit: str) -> str:
+    """What the settings allow each gateway at most."""
+    return f'sum by (namespace, instance) (microtome_limit{{limit="{limit}",{NS}}})'
 
 
 GLANCE = (
@@ -67,7 +76,8 @@ GLANCE = (
     ),
     Panel(
         "Without Redis", "Gateways that leave Redis alone after a failure. Callers notice nothing but time.", "short",
-        {"without": f"sum(microtome_cache_breaker_open{{{NS}}})"}, 2, stat=True, steps=GREEN_RED,
+        {"without": f"sum(max by (namespace, instance) (microtome_cache_breaker_open{{{NS}}}))"}, 2, stat=True,
+        steps=GREEN_RED,
     ),
 )  # fmt: skip
 
@@ -79,6 +89,14 @@ REQUESTS = (
     Panel(
         "Errors by name", "Requests that ended in an error; the names stand in docs/reference/problems.md.", "reqps",
         {"{{error}}": rate(f"microtome_errors_total{{{NS}}}", "error")}, stacked=True,
+    ),
+    Panel(
+        "Requests by route", "Paths of HTTP, and grpc:METHOD, where each image of a stream counts.", "reqps",
+        {"{{route}}": rate(f"microtome_requests_total{{{NS}}}", "route")}, stacked=True,
+    ),
+    Panel(
+        "Requests by key", "By the names that MICROTOME_API_KEYS gives to its keys.", "reqps",
+        {"{{key}}": rate(f"microtome_key_requests_total{{{NS}}}", "key")}, stacked=True,
     ),
     Panel(
         "Duration", "From a request's first byte to its answer's last, a slow caller's upload included; POST /embed.",
@@ -126,19 +144,41 @@ REQUESTS = (
 
 STAGES = (
     Panel(
-        "p99 of each stage", "read: the body; hash, cache, decode, infer (queueing included), encode: the answer.", "s",
+        "p99 of each stage", "read: the body; fetch: a URL; elsewhere: another gateway computes it; queue: for a "
+        "batch; infer: the model server, its queue included; encode: the answer.", "s",
         {"{{stage}}": quantile(0.99, "microtome_stage_seconds", NS, "stage")}, 12,
     ),
     Panel(
         "Where the time goes", "Seconds spent in a stage per second, over all requests at once.", "short",
         {"{{stage}}": rate(f"microtome_stage_seconds_sum{{{NS}}}", "stage")}, 12, stacked=True,
     ),
+    Panel(
+        "Decode threads in use", "Images in decoding against the threads for it. Above 100 % images wait for a thread: "
+        "more processors, or gateways.", "percentunit",
+        {
+            "{{instance}}": f"{rate(DECODING, 'namespace, instance')} / "
+            f"{allowed('decode_threads')}"
+        },
+    ),
+    Panel(
+        "Waiting for a batch in a gateway", "Decoded images that wait until a call has room for them.",
+        "short", {"{{instance}}": f"microtome_queued_images{{{NS}}}"}, stacked=True,
+    ),
+    Panel(
+        "Images in a call", "Mean, by model. Calls are not held back to grow: they are larger when the model server "
+        "is busy.", "short",
+        {
+            "{{model}}": f"{rate(f'microtome_batch_images_sum{{{MODEL}}}', 'model')} / "
+            f"{rate(f'microtome_batch_images_count{{{MODEL}}}', 'model')}",
+            "calls at a time that are allowed": f"max({allowed('inference_slots')})",
+        },
+    ),
 )  # fmt: skip
 
 MODELS = (
     Panel(
         "Ready by gateway", "1 while an inference has worked within 10 s.", "bool_yes_no",
-        {"{{model}} on {{instance}}": f"microtome_model_ready{{{MODEL}}}"}, 6, top=1,
+        {"{{model}} on {{instance}}": f"microtome_model_ready{{{MODEL}}}"}, 6, top=1, yes_no=True,
     ),
     Panel(
         "Version by gateway", "The version that requests go to. Gateways that differ for long are skewed.", "none",
@@ -172,12 +212,42 @@ MODELS = (
         },
         6,
     ),
+    Panel(
+        "Padding", "Share of the computed images that only fill a batch up to an allowed size. Much: allow more sizes.",
+        "percentunit",
+        {
+            "{{instance}}": f"{rate(f'{TFS}batching_session:padding_size_sum{{{NS}}}', 'instance')} / "
+            f"{rate(f'{TFS}batching_session:processed_batch_size_sum{{{NS}}}', 'instance')}"
+        },
+        6, top=1,
+    ),
+    Panel(
+        "Loads of versions", "Tries to load a SavedModel since the server's start, by how they ended. One that fails "
+        "is tried again twice.", "short",
+        {"{{model_path}} {{status}}": f"sum by (model_path, status) ({LOADS}load_attempt_count{{{NS}}})"}, 6,
+    ),
+    Panel(
+        "Duration of loading", "Mean for each version, without its warm-up. A server serves when all are there.", "µs",
+        {
+            "{{model_path}}": f"sum by (model_path) ({LOADS}load_latency{{{NS}}}) / "
+            f'sum by (model_path) ({LOADS}load_attempt_count{{status="success",{NS}}})'
+        },
+        6,
+    ),
+    Panel(
+        "Duration of warming up", "Mean for each version with warm-up records, which run before it is served.", "µs",
+        {
+            "{{model_path}}": f"sum by (model_path) ({TFS}model_warmup_latency_sum{{{NS}}}) / "
+            f"sum by (model_path) ({TFS}model_warmup_latency_count{{{NS}}})"
+        },
+        6,
+    ),
 )  # fmt: skip
 
 REDIS = (
     Panel(
-        "Breaker open", "1 while a gateway leaves Redis alone after a failure.", "bool_yes_no",
-        {"{{instance}}": f"microtome_cache_breaker_open{{{NS}}}"}, 6, top=1,
+        "Breaker open", "Whether a gateway leaves Redis alone after a failure, to read or to write.", "bool_yes_no",
+        {"{{instance}} {{operation}}": f"microtome_cache_breaker_open{{{NS}}}"}, 6, top=1, yes_no=True,
     ),
     Panel(
         "Failures", "Calls of Redis that failed or took longer than the time budget. Each was a miss.", "ops",
@@ -195,6 +265,33 @@ REDIS = (
         },
         6,
     ),
+    Panel(
+        "Hit rate by tier", "memory: a gateway's own, finished answers included; redis: of what memory did not have.",
+        "percentunit",
+        {
+            "{{tier}}": f"{rate(FOUND, 'tier')} / "
+            f"{rate(f'microtome_cache_lookups_total{{{NS}}}', 'tier')}"
+        },
+        6, top=1,
+    ),
+    Panel(
+        "Writes dropped", "Vectors that Redis did not get, since too many were waiting. They will be misses.", "ops",
+        {"{{instance}}": rate(f"microtome_cache_writes_dropped_total{{{NS}}}", "instance")}, 6,
+    ),
+    Panel(
+        "Computed once for several", "Vectors that another request was computing already, in the same gateway or in "
+        "another.", "ops",
+        {"{{model}}": rate(COALESCED, "model")}, 6, stacked=True,
+    ),
+    Panel(
+        "Waiting for another gateway", "What requests waited for a vector that another gateway had claimed; at most "
+        "MICROTOME_CACHE_LEASE.", "s",
+        {
+            "p50": quantile(0.5, "microtome_stage_seconds", f'stage="elsewhere",{NS}'),
+            "p99": quantile(0.99, "microtome_stage_seconds", f'stage="elsewhere",{NS}'),
+        },
+        6,
+    ),
 )  # fmt: skip
 
 PROCESSES = (
@@ -204,7 +301,10 @@ PROCESSES = (
     ),
     Panel(
         "Memory", "Resident memory of each gateway.", "bytes",
-        {"{{instance}}": f'process_resident_memory_bytes{{job="microtome-gateway",{NS}}}'},
+        {
+            "{{instance}}": f'process_resident_memory_bytes{{job="microtome-gateway",{NS}}}',
+            "{{instance}}: most that its cache may take": allowed("cache_bytes"),
+        },
     ),
     Panel(
         "Bodies in flight", "Bytes of request bodies that each gateway holds.", "bytes",

@@ -13,9 +13,13 @@ from tests.exported_models import REPOSITORY
 RULES = REPOSITORY / "deploy" / "prometheus" / "rules"
 DASHBOARD = REPOSITORY / "deploy" / "grafana" / "dashboards" / "microtome.json"
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
+SCALER = REPOSITORY / "deploy" / "kubernetes" / "components" / "autoscaling" / "model-server.yaml"
 
 # What Grafana puts in for variables when all of them are chosen.
 VARIABLES = {"$__rate_interval": "1m", "$namespace": ".*", "$model": ".*"}
+
+# Where triggers ask; who installs it elsewhere patches them.
+NAMESPACE = 'namespace="microtome"'
 
 
 class Expression(NamedTuple):
@@ -74,7 +78,15 @@ def expressions() -> list[Expression]:
         for block in re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
     ]
     shown = [Expression("annotation", item["expr"]) for item in dashboard()["annotations"]["list"]]
-    return ruled + told + shown + panel_expressions()
+    return ruled + told + shown + panel_expressions() + trigger_expressions()
+
+
+def trigger_expressions() -> list[Expression]:
+    """Every query that an autoscaler asks."""
+    triggers = yaml.safe_load(SCALER.read_text(encoding="utf-8"))["spec"]["triggers"]
+    asked = [(trigger["name"], trigger["metadata"]["query"]) for trigger in triggers]
+    assert all(NAMESPACE in query for _, query in asked)
+    return [Expression(f"trigger {name}", query.replace(NAMESPACE, 'namespace=~".*"')) for name, query in asked]
 
 
 def selectors(text: str) -> list[promql.VectorSelector]:

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import pytest
 import yaml
 
 from tests.deploy.promql import RULES, Expression, panel_expressions, rules
+from tests.deploy.test_monitoring_live import AUTHORIZED, KEYS
 from tests.e2e.photos import example, unseen
 from tests.e2e.processes import Gateway, ModelServer, Process, eventually, free_port
 
 CONFIG = RULES.parent / "prometheus.yml"
 MODEL_SERVERS_OWN = (":tensorflow:", "microtome:model_server_queue_seconds")
-"""What only TensorFlow Serving exposes, which cannot run here."""
+"""What only model servers expose, none of which is scraped here."""
+
+SEVERAL = 'stage="elsewhere"'
+"""What takes several gateways; see test_monitoring_live."""
 
 
 class Prometheus(Process):
@@ -25,7 +30,7 @@ class Prometheus(Process):
 
     name = "prometheus"
 
-    def __init__(self, directory: Path, gateway: Gateway) -> None:
+    def __init__(self, directory: Path, operations: int) -> None:
         super().__init__(directory)
         self._directory = directory
         self._port = free_port()
@@ -33,7 +38,7 @@ class Prometheus(Process):
         config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
         config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         config["rule_files"] = [str(RULES / "*.yml")]
-        addresses = {"microtome-gateway": f"127.0.0.1:{gateway.port}", "microtome-model-server": "127.0.0.1:9"}
+        addresses = {"microtome-gateway": f"127.0.0.1:{operations}", "microtome-model-server": "127.0.0.1:9"}
         jobs = [job for job in config["scrape_configs"] if job["job_name"] in addresses]
         for job in jobs:
             del job["dns_sd_configs"]
@@ -79,8 +84,9 @@ def watched(lite0_models: Path) -> Iterator[tuple[Prometheus, Gateway]]:
         directory = Path(name)
         models = Path(shutil.copytree(lite0_models, directory / "models", copy_function=os.link))
         model_server = ModelServer(directory, models)
-        gateway = Gateway(directory, model_server.address)
-        prometheus = Prometheus(directory, gateway)
+        operations = free_port()
+        gateway = Gateway(directory, model_server.address, api_keys=KEYS, operations_port=operations)
+        prometheus = Prometheus(directory, operations)
         processes = (model_server, gateway, prometheus)
         try:
             for process in processes:
@@ -95,13 +101,18 @@ def test_every_panel_of_the_gateway_shows_something(watched: tuple[Prometheus, G
     """Under traffic with hits, misses and mistakes each query of the dashboard has an answer that is a number."""
     prometheus, gateway = watched
     photo = example("cat")
-    waiting = [e for e in panel_expressions() if not any(own in e.text for own in MODEL_SERVERS_OWN)]
+    waiting = [e for e in panel_expressions() if not any(own in e.text for own in (*MODEL_SERVERS_OWN, SEVERAL))]
     assert len(waiting) > 25
-    with gateway.client() as client:
+    with gateway.client() as client, ThreadPoolExecutor(8) as callers:
+        client.headers.update(AUTHORIZED)
 
         def all_shown() -> bool:
             for body in (photo, unseen(photo), b"no image"):
                 assert client.post("/embed", content=body).status_code in {200, 422}
+            # At once, so that some of them are computed with the first.
+            new = unseen(photo)
+            same = [callers.submit(client.post, "/embed", content=new) for _ in range(8)]
+            assert {200} == {answer.result().status_code for answer in same}
             waiting[:] = [expression for expression in waiting if not prometheus.answer(expression.text)]
             return not waiting
 
