@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     # Only the types have it.
     from microtome.v1.embedding_pb2_grpc import EmbeddingServiceAsyncStub
 
-MAX_MESSAGE_BYTES = 1 << 20
-"""Several images make no longer message than this: beyond it nothing is saved, and memory is."""
-
 
 async def embed_stream(
     stub: "EmbeddingServiceAsyncStub",
@@ -53,7 +50,7 @@ async def embed_stream(
     try:
         async for response in call:
             answers = [response, *response.more]
-            outgoing.answered(len(answers), response.max_images)
+            outgoing.answered(len(answers), response)
             for answer in answers:
                 yield answer
     except asyncio.CancelledError:
@@ -75,17 +72,17 @@ class _Outgoing:
         # At most half of those under way, so that the next are sent while these are answered. At least a quarter where
         # only places are lacking, since what is answered one by one would else go one by one for ever.
         self._own_most, self._own_least = max(1, under_way // 2), max(1, under_way // 4)
-        self._most = 1
+        self._most, self._most_bytes = 1, 0
         self._ready: deque[messages.StreamImage] = deque()
         self._news = asyncio.Event()
         self._complete = False
 
-    def answered(self, images: int, most: int) -> None:
-        """Give the places of answered images to others, and learn how many images the server takes in a message."""
+    def answered(self, images: int, response: messages.EmbedStreamResponse) -> None:
+        """Give the places of answered images to others, and learn how much the server takes in a message."""
         for _ in range(images):
             self._places.release()
-        if most:
-            self._most = min(most, self._own_most)
+        if response.max_images:
+            self._most, self._most_bytes = min(response.max_images, self._own_most), response.max_bytes
         self._news.set()
 
     async def gather(self, images: AsyncIterable[tuple[str, bytes]] | Iterable[tuple[str, bytes]]) -> None:
@@ -120,7 +117,7 @@ class _Outgoing:
         while (
             self._ready
             and len(found) < self._most
-            and (size := size + len(self._ready[0].image.data)) <= MAX_MESSAGE_BYTES
+            and (size := size + len(self._ready[0].image.data)) <= self._most_bytes
         ):
             found.append(self._ready.popleft())
         return found

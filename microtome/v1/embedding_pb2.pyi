@@ -119,18 +119,20 @@ class StreamImage(_message.Message):
     def __init__(self, id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
 
 class EmbedStreamResponse(_message.Message):
-    __slots__ = ("id", "model", "result", "more", "max_images")
+    __slots__ = ("id", "model", "result", "more", "max_images", "max_bytes")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: ModelVersion
     result: ImageResult
     more: _containers.RepeatedCompositeFieldContainer[StreamAnswer]
     max_images: int
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ..., result: _Optional[_Union[ImageResult, _Mapping]] = ..., more: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., max_images: _Optional[int] = ...) -> None: ...
+    max_bytes: int
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ..., result: _Optional[_Union[ImageResult, _Mapping]] = ..., more: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., max_images: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
 
 class StreamAnswer(_message.Message):
     __slots__ = ("id", "model", "result")

@@ -26,6 +26,11 @@ class CallLimits:
         """Images of one message of a stream: half of those under way, so that the next comes while one is answered."""
         return max(1, min(self.max_images, self.stream_images // 2))
 
+    @property
+    def grouped_bytes(self) -> int:
+        """Bytes of several images of one message of a stream: more would save nothing, and take memory."""
+        return min(1 << 20, self.max_message_bytes)
+
 
 def parsed(kind: type[M], raw: bytes) -> M:
     """Read a message.

@@ -40,20 +40,20 @@ class Outbox:
         write: Callable[[bytes], Awaitable[None]],
         written: Callable[[Answer], None],
         *,
-        images_a_message: int | None,
+        announcing: pb.EmbedStreamResponse | None,
     ) -> None:
         """Write with `write`.
 
         Args:
             write: returns when there is room for another message.
             written: is told of each answer that has been written.
-            images_a_message: how many the caller may send, told with the first answer; None for a caller who reads one
-                answer a message.
+            announcing: how much the caller may put into a message, told with the first answer; None for a caller who
+                reads one answer a message.
         """
         self._write = write
         self._written = written
-        self._several = images_a_message is not None
-        self._announced = pb.EmbedStreamResponse(max_images=images_a_message or 0).SerializeToString()
+        self._several = announcing is not None
+        self._announced = announcing.SerializeToString() if announcing else b""
         self._ready: deque[Answer] = deque()
         self._writing = False
 

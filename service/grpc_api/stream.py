@@ -65,9 +65,8 @@ class Stream:
         self._intake = intake
         self._limits = limits
         self._asked = asked
-        self._outbox = Outbox(
-            call.context.write, self._written, images_a_message=limits.grouped_images if grouped else None
-        )
+        limit = pb.EmbedStreamResponse(max_images=limits.grouped_images, max_bytes=limits.grouped_bytes)
+        self._outbox = Outbox(call.context.write, self._written, announcing=limit if grouped else None)
         self._places = asyncio.Semaphore(limits.stream_images)
         self._patience = Patience()
         self._reading: asyncio.Task[None] | None = None

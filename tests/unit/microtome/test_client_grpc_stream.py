@@ -9,10 +9,11 @@ import grpc
 import grpc.aio
 import pytest
 
-from microtome.client.grpc_stream import MAX_MESSAGE_BYTES, embed_stream
+from microtome.client.grpc_stream import embed_stream
 from microtome.v1 import embedding_pb2 as pb
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 
+MAX_BYTES = 300_000
 Answering = Callable[[Any], Awaitable[None]]
 
 
@@ -39,7 +40,7 @@ class Echo:
     """Answers every message by one with all its ids, and notes the images of each and their bytes."""
 
     def __init__(self, max_images: int) -> None:
-        self._max_images = max_images
+        self._limit = pb.EmbedStreamResponse(max_images=max_images, max_bytes=MAX_BYTES)
         self.groups: list[int] = []
         self.bytes: list[int] = []
         self.options = pb.EmbedOptions()
@@ -55,7 +56,8 @@ class Echo:
             self.bytes.append(sum(len(each.image.data) for each in images))
             answers = [pb.StreamAnswer(id=each.id) for each in images]
             response = pb.EmbedStreamResponse(id=answers[0].id, more=answers[1:])
-            response.max_images = 0 if self.groups else self._max_images
+            if not self.groups:
+                response.MergeFrom(self._limit)
             self.groups.append(len(images))
             await context.write(response.SerializeToString())
 
@@ -100,14 +102,14 @@ async def test_an_image_that_is_alone_goes_at_once() -> None:
 
 
 async def test_messages_of_several_images_are_short() -> None:
-    """An image that is larger than a message of several may be goes alone."""
+    """As the server says; an image that is larger than a message of several may be goes alone."""
     server = Echo(32)
-    sizes = [10, *[MAX_MESSAGE_BYTES // 3] * 40, 2 * MAX_MESSAGE_BYTES, 10]
+    sizes = [10, *[MAX_BYTES // 3] * 40, 2 * MAX_BYTES, 10]
     async with stub_of(server) as stub:
         given = [(str(number), bytes(size)) for number, size in enumerate(sizes)]
         assert len(sizes) == len([answer async for answer in embed_stream(stub, given)])
     assert 3 == max(server.groups)
-    assert all(size <= MAX_MESSAGE_BYTES or group == 1 for size, group in zip(server.bytes, server.groups, strict=True))
+    assert all(size <= MAX_BYTES or group == 1 for size, group in zip(server.bytes, server.groups, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["ordinary", "asynchronous"])

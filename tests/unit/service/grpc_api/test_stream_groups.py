@@ -61,14 +61,15 @@ async def opened(service: Service, **options: Any) -> Stream:
 
 
 async def test_the_first_answer_says_how_many_images_a_message_may_hold(decoders: ThreadPoolExecutor) -> None:
-    """Half of those under way but no more than a request may have; to a caller that asked, and once."""
+    """Half of those under way, no more than a request may have, and no more bytes; to a caller that asked, and once."""
     for stream_images, most in ((4, 2), (5, 2), (1, 1), (100, 3)):
         async with service_with(decoders, stream_images=stream_images) as service:
             asking = [message(png(1), "a", reads_more=True), message(png(1), "b")]
-            said = [answer.max_images async for answer in service.stub.EmbedStream(iter(asking))]
-            assert [most, 0] == said
+            said = [(each.max_images, each.max_bytes) async for each in service.stub.EmbedStream(iter(asking))]
+            assert [(most, 9_000), (0, 0)] == said
             silent = [message(png(1), "a"), message(png(1), "b")]
-            assert [0, 0] == [answer.max_images async for answer in service.stub.EmbedStream(iter(silent))]
+            said = [(each.max_images, each.max_bytes) async for each in service.stub.EmbedStream(iter(silent))]
+            assert [(0, 0), (0, 0)] == said
 
 
 async def test_hits_of_one_message_are_answered_in_one(service: Service) -> None:
@@ -253,7 +254,7 @@ async def test_what_is_ready_meanwhile_goes_out_together() -> None:
         messages.append([int(each.id) for each in several])
         await writable.wait()
 
-    outbox = Outbox(write, lambda answer: written.append(answer.name), images_a_message=8)
+    outbox = Outbox(write, lambda answer: written.append(answer.name), announcing=pb.EmbedStreamResponse(max_images=8))
     sizes = [10, 10, MAX_MESSAGE_BYTES // 2, MAX_MESSAGE_BYTES // 2 + 1, 2 * MAX_MESSAGE_BYTES, 10]
     bodies = [
         pb.StreamAnswer(result=pb.ImageResult(embeddings=[pb.Embedding(data=bytes(size))])).SerializeToString()
