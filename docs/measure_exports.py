@@ -1,21 +1,24 @@
 """Measure what exporting and cutting gain and cost, and write docs/exports.md: sections 5 and 7 of the exporter's task.
 
 python docs/measure_exports.py [--seconds 20] [--machine "four quiet cores"]
+python docs/measure_exports.py --page             only writes the page
 
-Everything is exported by the real command. What is compared is timed in turns, within one run and in one process, and
-the ratio is that of each pair of turns: machines differ and wander.
+Everything is exported and timed by the real commands. What is compared is timed in turns, within one run and in one
+process, and the ratio is that of each pair of turns: machines differ and wander. What fails is told in its row with the
+reason, and the rest is measured all the same. tests/unit/test_exports_page.py holds the page to the data.
 """
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from measured_command import Ran, microtome
 
 PAGE = Path(__file__).with_name("exports.md")
 DATA = Path(__file__).with_name("exports.json")
@@ -38,10 +41,10 @@ HELP_SECONDS = 0.3
 WANTED = {"MobileNetV2": 1.3, "ResNet50": 1.1, "EfficientNetLite0": 1.2}
 ABOUT = """# What exporting and cutting gain and cost
 
-Made by `python docs/measure_exports.py`, with batches of {batch} and float32, on {machine}. Compared times are taken in
-turns within one process; a ratio is the median of all pairs of turns, and in brackets is the middle half. *By
-processor*: the same of processor time, which other work on the machine moves less. Weights are random but for
-EfficientNetLite0's.
+Made by `python docs/measure_exports.py` from [exports.json](exports.json), on {machine}.
+Batches have {batch} images, in float32; weights are random but for EfficientNetLite0's. Compared times are taken in
+turns within one process, for {seconds:g} s and at least three turns; a ratio is the median of all pairs of turns, and
+in brackets is the middle half. *By processor*: the same of processor time, which other work on the machine moves less.
 
 """
 
@@ -51,78 +54,118 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each comparison is timed (%(default)s)")
     parser.add_argument("--machine", default="two shared CPU cores", help="what to call this machine")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
+    if arguments.page:
+        PAGE.write_text(page(known()), encoding="utf-8")
+        return 0
     with tempfile.TemporaryDirectory() as folder:
-        found = _measured(Path(folder), arguments.seconds)
-    found["machine"] = arguments.machine
+        found = {"machine": arguments.machine, "timed_seconds": arguments.seconds}
+        found |= _measured(Path(folder), arguments.seconds)
     DATA.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     PAGE.write_text(page(found), encoding="utf-8")
     return 0
 
 
+def known() -> dict[str, Any]:
+    """Return what was measured last."""
+    found: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
+    return found
+
+
 def page(found: dict[str, Any]) -> str:
     """Lay out the page."""
-    parts = [ABOUT.format(batch=BATCH, machine=found["machine"])]
-    parts += ["## Frozen against plain `model.export()`\n", "| backbone | times faster | by processor | wanted |"]
-    parts += ["| --- | --- | --- | --- |"]
-    parts += [
-        f"| {name} | {_shown(row)} | {row['cpu_ratio']:.2f} | at least {WANTED[name]} |"
-        for name, row in found["plain"].items()
-    ]
-    parts += ["\n## An early output alone\n", "| backbone | time of | to that of | ratio | by processor | wanted |"]
-    parts += ["| --- | --- | --- | --- | --- | --- |"]
-    parts += [
-        f"| {row['backbone']} | `{row['early']}` | `{row['late']}` | {_shown(row)} | {row['cpu_ratio']:.2f} "
-        f"| {row['wanted']} |"
-        for row in found["cuts"]
-    ]
-    parts += [
-        "\n## `microtome export`, verification included\n",
-        "| backbone | outputs | seconds | of a processor | memory | wanted |",
-    ]
-    parts += ["| --- | --- | --- | --- | --- | --- |"]
-    parts += [
-        f"| {name} | {len(MODELS[name])} | {row['seconds']:.0f} | {row['cpu_seconds']:.0f} "
-        f"| {row['peak_bytes'] / 1e9:.1f} GB | {EXPORT.get(name, '-')} |"
-        for name, row in found["exports"].items()
-    ]
-    parts += [f"\n`microtome --help` takes {found['help_seconds']:.2f} s, "]
-    parts[-1] += (
-        f"{found['help_cpu_seconds']:.2f} s of a processor, the median of {HELPS} runs; wanted: {HELP_SECONDS} s.\n"
+    plain = (
+        (name, *_ratio(found["plain"][name]), f"at least {wanted}") for name, wanted in WANTED.items()
+    )  # fmt: skip
+    cuts = (
+        (name, f"`{early}`", f"`{late}`", *_ratio(found["cuts"][name]), wanted) for name, early, late, wanted in CUTS
     )
-    return "\n".join(parts)
+    exports = (
+        (name, str(len(outputs)), *_cost(found["exports"][name]), EXPORT.get(name, "-"))
+        for name, outputs in MODELS.items()
+    )
+    helped = found["help"]
+    return "".join(
+        [
+            ABOUT.format(batch=BATCH, machine=found["machine"], seconds=found["timed_seconds"]),
+            "## Frozen against plain `model.export()`\n\n",
+            *_table(("backbone", "times faster", "by processor", "turns", "wanted"), plain),
+            "\n## An early output alone\n\n",
+            *_table(("backbone", "time of", "to that of", "ratio", "by processor", "turns", "wanted"), cuts),
+            "\n## `microtome export`, verification included\n\n",
+            *_table(("backbone", "outputs", "seconds", "of a processor", "memory", "wanted"), exports),
+            f"\n`microtome --help` takes {helped['seconds']:.2f} s, {helped['cpu_seconds']:.2f} s of a processor,\n",
+            f"the median of {HELPS} runs; wanted: {HELP_SECONDS} s.\n",
+        ]
+    )
 
 
-def _shown(row: dict[str, Any]) -> str:
-    return f"{row['ratio']:.2f} ({row['spread'][0]:.2f} to {row['spread'][1]:.2f})"
+def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    for cells in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(cells)} |\n"
+
+
+def _ratio(row: dict[str, Any]) -> tuple[str, ...]:
+    if "failed" in row:
+        return (row["failed"], "-", "-")
+    low, high = row["spread"]
+    return (f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})", f"{row['cpu_ratio']:.2f}", str(row["turns"]))
+
+
+def _cost(row: dict[str, Any]) -> tuple[str, ...]:
+    if "failed" in row:
+        return (row["failed"], "-", "-")
+    return (f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}", f"{row['peak_bytes'] / 1e9:.1f} GB")
 
 
 def _measured(folder: Path, seconds: float) -> dict[str, Any]:
-    python = [sys.executable, "-m"]
-    helps = [_run([*python, "microtome", "--help"]) for _ in range(HELPS)]
-    exports = {}
+    helps = [microtome(["--help"]) for _ in range(HELPS)]
+    exports, plain, cuts = {}, {}, {}
     for name, outputs in MODELS.items():
-        (folder / f"{name}.yaml").write_text(_recipe(name, outputs), encoding="utf-8")
-        exports[name] = _run(
-            [*python, "exporter", "export", str(folder / f"{name}.yaml"), "--out", str(folder / "models")]
+        _say(f"exporting {name}")
+        recipe = folder / f"{name}.yaml"
+        recipe.write_text(_recipe(name, outputs), encoding="utf-8")
+        exports[name] = _row(microtome(["export", str(recipe), "--out", str(folder / "models")]))
+    for name in WANTED:
+        _say(f"timing {name} against plain model.export()")
+        plain[name] = exports[name] if "failed" in exports[name] else _against_plain(_version(folder, name), seconds)
+    for name, early, late, _ in CUTS:
+        _say(f"timing {early} of {name} against {late}")
+        cuts[name] = (
+            exports[name] if "failed" in exports[name] else _compared(_version(folder, name), (early, late), seconds)
         )
-    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415 -- seconds; --help does without
-
-    with tensorflow_ready():
-        from exporter.benchmark import bench  # noqa: PLC0415
-
-        plain = {}
-        for name in WANTED:
-            row = bench(folder / "models" / name / "1", [BATCH], seconds, folder)[-1]
-            plain[name] = {"ratio": row.ratio, "spread": row.spread, "cpu_ratio": row.cpu_ratio, "turns": row.turns}
-        cuts = [
-            {"backbone": name, "early": early, "late": late, "wanted": wanted}
-            | _compared(folder / "models" / name / "1", (early, late), seconds)
-            for name, early, late, wanted in CUTS
-        ]
-    return {"plain": plain, "cuts": cuts, "exports": exports} | {
-        f"help_{key}": round(statistics.median(found[key] for found in helps), 3) for key in ("seconds", "cpu_seconds")
+    return {
+        "exports": exports,
+        "plain": plain,
+        "cuts": cuts,
+        "help": {
+            "seconds": statistics.median(ran.seconds for ran in helps),
+            "cpu_seconds": statistics.median(ran.cpu_seconds for ran in helps),
+        },
     }
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"{what} ...\n")
+    sys.stderr.flush()
+
+
+def _version(folder: Path, name: str) -> Path:
+    return folder / "models" / name / "1"
+
+
+def _row(ran: Ran) -> dict[str, Any]:
+    return ran.cost if ran.failed is None else {"failed": ran.failed}
+
+
+def _against_plain(directory: Path, seconds: float) -> dict[str, Any]:
+    """Time all outputs of a version together, in turns with the same from plain `model.export()`."""
+    ran = microtome(["bench", str(directory), "--batch-sizes", str(BATCH), "--seconds", str(seconds), "--json"])
+    if ran.failed is not None:
+        return {"failed": ran.failed}
+    row = json.loads(ran.printed)[-1]
+    return {key: row[key] for key in ("ratio", "spread", "cpu_ratio", "turns")}
 
 
 def _recipe(name: str, outputs: tuple[str, ...]) -> str:
@@ -131,25 +174,18 @@ def _recipe(name: str, outputs: tuple[str, ...]) -> str:
     return f"models:\n  - name: {name}\n    backbone: {name}\n    weights: {weights}\n    outputs:\n{''.join(lines)}"
 
 
-def _run(command: list[str]) -> dict[str, Any]:
-    """Run a command to its end; return its seconds, those of a processor, and its largest resident size in bytes."""
-    started = time.perf_counter()
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 -- for its descriptor
-        child = os.posix_spawn(
-            command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, nowhere.fileno(), 1)]
-        )
-        _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} ended with {status}")
-    return {
-        "seconds": round(time.perf_counter() - started, 3),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
-        "peak_bytes": usage.ru_maxrss * 1024,
-    }
-
-
 def _compared(directory: Path, outputs: tuple[str, str], seconds: float) -> dict[str, Any]:
     """Time two outputs of a version, each fetched alone, in turns."""
+    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415 -- seconds; --help does without
+
+    try:
+        with tensorflow_ready():
+            return _in_turns(directory, outputs, seconds)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is told in the row, and the other rows are measured
+        return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+def _in_turns(directory: Path, outputs: tuple[str, str], seconds: float) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415
 
     from exporter.loaded import loaded  # noqa: PLC0415
@@ -168,9 +204,7 @@ def _compared(directory: Path, outputs: tuple[str, str], seconds: float) -> dict
         while time.monotonic() < deadline or len(turns) < 3:
             turns.append([timed(run) for run in runs])
     ratios = compare([early for early, _ in turns], [late for _, late in turns])
-    return {
-        "ratio": ratios.clock, "spread": ratios.spread, "cpu_ratio": ratios.processor, "turns": len(turns),
-    }  # fmt: skip
+    return {"ratio": ratios.clock, "spread": ratios.spread, "cpu_ratio": ratios.processor, "turns": len(turns)}
 
 
 if __name__ == "__main__":

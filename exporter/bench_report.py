@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
 from exporter.benchmark import BenchRow
+from exporter.tables import print_table
 
 
 def print_rows(rows: Sequence[BenchRow], *, as_json: bool) -> None:
@@ -32,4 +32,4 @@ def print_rows(rows: Sequence[BenchRow], *, as_json: bool) -> None:
             f"{row.cpu_ratio:.2f}",
             str(row.turns),
         )
-    Console().print(table)
+    print_table(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from exporter.attainable import want_attainable, want_memory
 from exporter.calibration_folder import image_files
-from exporter.errors import ImpossibleProjection
 from exporter.freezing import FrozenGraph, freeze
 from exporter.heads import pooled_head
 from exporter.images import read_pixels
@@ -27,8 +26,6 @@ from exporter.slicing import Slice, SliceOutput
 Array = np.ndarray[Any, Any]
 
 _BATCH = 8
-_MOST_BYTES = 4 << 30
-LARGEST_QUANTIZED = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,9 @@ def calibrate(recipe: ModelRecipe, slice_: Slice) -> Calibrated:
     if not wanting or recipe.calibration is None:
         return Calibrated(projections)
     files = image_files(Path(recipe.calibration.folder), recipe.calibration.images)
-    _want_memory(wanting, len(files))
+    want_memory({output.recipe: output.pooled for output in wanting}, len(files))
+    for output in wanting:
+        want_attainable(output.recipe, output.pooled, len(files))
     vectors = _features(recipe.name, replace(slice_, outputs=wanting), files)
     ranges = {}
     for output in wanting:
@@ -95,11 +94,6 @@ def described(output: SliceOutput, calibrated: Calibrated) -> dict[str, Any]:
 
 
 def _ranges(vectors: Array, output: SliceOutput, fitted: Fitted | None) -> tuple[Array, Array]:
-    if math.prod(output.shape) > LARGEST_QUANTIZED:
-        raise ImpossibleProjection(
-            f"Expected at most {LARGEST_QUANTIZED} dimensions for quantization: int8 of the output "
-            f"{output.recipe.name}. Received: {math.prod(output.shape)}. Pool it, or project it with pca or random."
-        )
     final = vectors.astype(np.float64).reshape(len(vectors), -1)
     if fitted is not None:
         final = project(final, fitted)
@@ -137,12 +131,3 @@ def _batches(
                 return answers
 
             yield from counted(pool.map(run, starts), len(starts), what)
-
-
-def _want_memory(wanting: Sequence[SliceOutput], images: int) -> None:
-    needed = 4 * images * sum(math.prod(output.pooled) for output in wanting)
-    if needed > _MOST_BYTES:
-        raise ImpossibleProjection(
-            f"Expected calibration features of at most {_MOST_BYTES >> 30} GB. Received: {needed / (1 << 30):.1f} GB "
-            f"for {images} images. Use pooling: avg instead of flatten, or fewer images (calibration: {{images: N}})."
-        )

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from exporter.progress import counted
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 
 
@@ -26,7 +28,7 @@ def image_files(folder: Path, most: int) -> list[Path]:
 def images_digest(files: Sequence[Path]) -> str:
     """Return SHA-256 over the contents, in order; where the files lie and what they are called does not enter."""
     digest = hashlib.sha256()
-    for path in files:
+    for path in counted(files, len(files), "Reading the calibration images", patience=1):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

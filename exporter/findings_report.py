@@ -20,9 +20,11 @@ def print_findings(directory: Path, findings: Sequence[Finding], *, as_json: boo
     from rich.console import Console  # noqa: PLC0415 -- JSON needs no table
     from rich.table import Table  # noqa: PLC0415
 
+    from exporter.tables import print_table  # noqa: PLC0415
+
     console = Console(highlight=False)
     console.print(f"{directory}: {'verified' if ok else 'NOT as it should be'}", soft_wrap=True, markup=False)
     table = Table("", "check", "found")
     for finding in findings:
         table.add_row("[green]ok[/]" if finding.ok else "[red]no[/]", finding.check, finding.detail)
-    console.print(table)
+    print_table(table, console)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from exporter.tables import print_table
 from exporter.versions import manifest_of
 
 
@@ -43,7 +44,7 @@ def print_version(directory: Path) -> None:
         table.add_row(
             output["name"] + default, output["layer"], _way(output, manifest), shape, f"{output['params']:,}", flops
         )
-    console.print(table)
+    print_table(table, console)
 
 
 def _input(wanted: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from exporter.anatomy.default_cut import default_cut
@@ -39,9 +39,8 @@ def show(points: Sequence[CutPoint], all_points: Sequence[CutPoint], find: str |
         all_points: All that there are.
         find: What was looked for, if anything was.
     """
-    rows = [_cells(point) for point in points]
     if sys.stdout.isatty():
-        _show_table(rows)
+        _show_table([_cells(point, _short) for point in points])
         usual = default_cut(all_points)
         if usual is not None:
             print(f"The usual cut, the last feature map before the classifier: {usual.ref}")  # noqa: T201
@@ -49,7 +48,7 @@ def show(points: Sequence[CutPoint], all_points: Sequence[CutPoint], find: str |
             why = f"with {find!r}" if find is not None else "where blocks end. --all shows every layer"
             print(f"{len(points)} of {len(all_points)} cut points: {why}.")  # noqa: T201
         return
-    table = [_HEAD, *rows]
+    table = [_HEAD, *(_cells(point, lambda number: f"{number:,}") for point in points)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEAD))]
     for cells in table:
         aligned = [
@@ -90,13 +89,14 @@ def _show_table(rows: Sequence[tuple[str, ...]]) -> None:
 
     table = Table(caption=_LEGEND, caption_justify="left", header_style="bold", box=None, row_styles=["", "dim"])
     for column, title in enumerate(_HEAD):
-        table.add_column(title, justify="left" if 0 < column <= _TEXTUAL else "right", no_wrap=column == 1)
+        # On a narrow terminal the types are what can be done without.
+        table.add_column(title, justify="left" if 0 < column <= _TEXTUAL else "right", no_wrap=title != "type")
     for cells in rows:
         table.add_row(*cells)
     Console().print(table)
 
 
-def _cells(point: CutPoint) -> tuple[str, ...]:
+def _cells(point: CutPoint, number: Callable[[int], str]) -> tuple[str, ...]:
     field = point.field
     seen = _sides(field.size) if field.size else "whole" if field.whole else "?"
     return (
@@ -104,13 +104,21 @@ def _cells(point: CutPoint) -> tuple[str, ...]:
         point.ref,
         point.kind,
         "x".join("N" if side is None else str(side) for side in point.shape),
-        f"{point.params:,}",
-        "?" if point.flops is None else f"{point.flops:,}",
+        number(point.params),
+        "?" if point.flops is None else number(point.flops),
         f"{seen}+" if field.size and field.whole else seen,
         _sides(field.stride) if field.stride else "-",
         "?" if point.dimension is None else str(point.dimension),
         str(point.crossing),
     )
+
+
+def _short(number: int) -> str:
+    """Write a large number in three places or so: 939,120 as 939 k."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.{2 - len(str(int(number / size))) + 1}f} {unit}"
+    return str(number)
 
 
 def _sides(sides: tuple[Any, Any]) -> str:

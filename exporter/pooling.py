@@ -41,9 +41,10 @@ def pooled_shape(name: str, layer: str, pooling: str, shape: Sequence[int | None
         return (fixed[-1] * sum(int(level) ** 2 for level in wanted.numbers),)
     if len(fixed) != 2 and (len(fixed) != 3 or wanted.kind == "cls"):
         rank = "tokens [N, T, C]" if wanted.kind == "cls" else "a feature map [N, H, W, C] or tokens [N, T, C]"
+        instead = "avg" if len(fixed) == 3 else "none"
         raise ImpossiblePooling(
             f"Expected a layer with {rank} for pooling: {pooling} of the output {name}. "
-            f"Received: {layer} of {tuple(shape)}. Say pooling: none."
+            f"Received: {layer} of {tuple(shape)}. Say pooling: {instead}."
         )
     return fixed[-1:]
 

@@ -32,23 +32,32 @@ def stage(what: str) -> Iterator[None]:
         yield
 
 
-def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+def counted(items: Iterable[Item], total: int, what: str, *, patience: float = 0) -> Iterator[Item]:
     """Yield the items and show how many have been: a bar on a terminal, a line for every tenth elsewhere.
 
     Args:
         items: Whatever takes long to come.
         total: How many there will be.
         what: Such as `lite0: looking at the calibration images`.
+        patience: Seconds to say nothing for: what mostly takes less is not worth a word.
     """
+    rest, done, deadline = iter(items), 0, time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            item = next(rest)
+        except StopIteration:
+            return
+        yield item
+        done += 1
     from rich.console import Console  # noqa: PLC0415 -- `--help` must not wait for it
     from rich.progress import track  # noqa: PLC0415
 
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
-        yield from track(items, description=what, total=total, console=console, transient=True)
+        yield from track(rest, description=what, total=total, completed=done, console=console, transient=True)
         return
     told = -1
-    for index, item in enumerate(items):
+    for index, item in enumerate(rest, start=done):
         if index * 10 // total > told:
             told = index * 10 // total
             sys.stderr.write(f"{what} {told * 10} % ...\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.errors import ImpossibleProjection
+from exporter.attainable import want_dimensions
 from exporter.recipe import Projection
 
 Array = np.ndarray[Any, Any]
@@ -68,11 +68,7 @@ def fit_pca(name: str, vectors: Array, wanted: Projection) -> FittedPca:
         ImpossibleProjection: More components are wanted than images or dimensions allow.
     """
     count, width = vectors.shape
-    if wanted.dim > min(count - 1, width):
-        raise ImpossibleProjection(
-            f"Expected pca of at most {min(count - 1, width)} for the output {name}, which has {width} dimensions and "
-            f"{count} calibration images. Received: {wanted.dim}. Give more images, or ask for fewer dimensions."
-        )
+    want_dimensions(name, wanted, width, count)
     mean = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors - mean
     variances, axes = _principal_axes(centred)
@@ -95,8 +91,7 @@ def random_projection(name: str, width: int, wanted: Projection) -> SparseProjec
     Raises:
         ImpossibleProjection: The short vector would not be the shorter one.
     """
-    if wanted.dim > width:
-        raise ImpossibleProjection(f"Expected random of at most {width} for the output {name}. Received: {wanted.dim}.")
+    want_dimensions(name, wanted, width, 0)
     blocks = min(_NONZEROS, wanted.dim)
     edges = np.linspace(0, wanted.dim, blocks + 1).astype(np.int64)
     # Raw bits, because only they are promised to stay the same in every release of numpy.

@@ -68,7 +68,9 @@ def _model(check: Checker, at: Located) -> ModelRecipe:
         weights=source.weights,
         input=read_input(check, found.get("input"), source.row.preprocessing),
         outputs=outputs,
-        default_output=check.choice(found.get("default_output"), list(dict.fromkeys(names)), last) if names else "",
+        default_output=check.choice(found.get("default_output"), [name for name in dict.fromkeys(names) if name], last)
+        if names
+        else "",
         max_batch_size=check.integer(found.get("max_batch_size"), DEFAULT_MAX_BATCH_SIZE),
         precision=check.choice(found.get("precision"), PRECISIONS, PRECISIONS[0]),
         version=None if version is None else check.integer(version, 1),

@@ -63,6 +63,10 @@ def _pooling(check: Checker, at: Located | None) -> str:
     try:
         return str(PoolingName.parse(str(at.value) if not isinstance(at.value, dict | list) else ""))
     except ValueError:
+        text = str(at.value)
+        if text.startswith("spp(") and ")" not in text:  # YAML takes a comma within braces for its own
+            check.note(at, f'expected quotes around a pooling with commas, as in pooling: "spp(1,2)". Received: {text}')
+            return "avg"
         received = f"{shown(at)}. {nearest(str(at.value), [name.partition('(')[0] for name in SPELLINGS])}"
         check.note(at, f"expected one of {', '.join(SPELLINGS)}. Received: {received}")
         return "avg"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,13 +35,16 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--images", type=Path, default=Path("examples"), metavar="DIR", help="photos to try the blocks on (%(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the blocks go; must not exist")
+    parser.add_argument("--json", action="store_true", help="JSON, for programs")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Split, and print what the comparison with the whole found."""
     sliced = arguments.start is not None and arguments.end is not None
     if sliced == bool(arguments.at) or (arguments.start is None) != (arguments.end is None):
-        raise ImpossibleSplit("Expected --at LAYER, at least once; or --from LAYER and --to LAYER. Received: neither.")
+        options = {"--at": arguments.at, "--from": arguments.start, "--to": arguments.end}
+        given = " and ".join(option for option, value in options.items() if value) or "neither"
+        raise ImpossibleSplit(f"Expected --at LAYER, at least once; or --from LAYER and --to LAYER. Received: {given}.")
     row, pixels = read_backbone(arguments)
     from exporter.backbones import BACKBONES  # noqa: PLC0415
     from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
@@ -57,25 +61,28 @@ def run(arguments: argparse.Namespace) -> int:
             done = slice_to(built, pixels, (arguments.start, arguments.end), arguments.out, arguments.images)
         else:
             done = split_to(built, pixels, arguments.at, arguments.out, arguments.images)
-    _show(done, arguments.out)
+    if arguments.json:
+        print(json.dumps(done.document, indent=1))  # noqa: T201 -- the command's result
+    else:
+        _show(done, arguments.out)
     return 0 if done.published else _UNEQUAL
 
 
 def _show(done: Split, out: Path) -> None:
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+
+    from exporter.tables import print_table  # noqa: PLC0415
 
     blocks = Table("block", "takes", "gives", title=f"{len(done.blocks)} blocks", title_justify="left")
     for block in done.blocks:
         blocks.add_row(block.model.name, ", ".join(block.takes), ", ".join(block.gives))
-    console = Console()
-    console.print(blocks)
-    if done.comparisons:
-        proof = Table("saved as", "images", "output", "max abs", "max rel", "cosine", "equal", title_justify="left")
-        for found in done.comparisons:
-            numbers = (f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{found.cosine:.9f}")
-            proof.add_row(found.form, found.images, found.output, *numbers, "yes" if found.equal else "NO")
-        console.print(proof)
-    console.print(
-        f"Written to {out}." if done.published else "What was written does not equal the network: nothing is kept."
+    proof = Table(
+        "after", "output", "saved as", "images", "max abs", "max rel", "cosine", "equal", title_justify="left"
     )
+    for found in done.comparisons:
+        numbers = (f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{found.cosine:.9f}")
+        equal = "yes" if found.equal else "NO"
+        proof.add_row(found.block, found.output, found.form, found.images, *numbers, equal)
+    for table in (blocks, proof):
+        print_table(table)
+    print(f"Written to {out}." if done.published else "What was written does not equal the network: nothing is kept.")  # noqa: T201

@@ -35,11 +35,13 @@ class Split:
     Attributes:
         blocks: The blocks.
         comparisons: With the network.
+        document: What is written beside the blocks, for programs.
         published: Whether they are where they should be; not when a comparison failed.
     """
 
     blocks: tuple[Block, ...]
     comparisons: tuple[Comparison, ...]
+    document: dict[str, Any]
     published: bool
 
 
@@ -57,7 +59,8 @@ def split_to(built: Built, pixels: Preprocessing, at: Sequence[str], out: Path, 
         ExporterError: See `exporter.errors`; nothing is written then.
     """
     trials = _trials(built, pixels, images)
-    blocks = split(built.model, at)
+    with stage(f"Cutting {built.row.name}"):
+        blocks = split(built.model, at)
     return _published(built, blocks, out, lambda draft: prove(built.model, blocks, draft, trials))
 
 
@@ -97,12 +100,13 @@ def _published(
         _write(draft, built, blocks)
         with stage("Proving that what was written equals the network"):
             found = tuple(prove_in(draft))
-        _describe(draft, built, blocks, found)
+        document = _described(built, blocks, found)
+        (draft / DESCRIPTION).write_text(json.dumps(document, indent=1), encoding="utf-8")
         published = all(comparison.equal for comparison in found)
         if published:
             flush(draft)
             draft.rename(out)
-    return Split(blocks, found, published)
+    return Split(blocks, found, document, published)
 
 
 def _write(draft: Path, built: Built, blocks: Sequence[Block]) -> None:
@@ -111,8 +115,8 @@ def _write(draft: Path, built: Built, blocks: Sequence[Block]) -> None:
             write_block(draft, block)
 
 
-def _describe(draft: Path, built: Built, blocks: Sequence[Block], found: Sequence[Comparison]) -> None:
-    document = {
+def _described(built: Built, blocks: Sequence[Block], found: Sequence[Comparison]) -> dict[str, Any]:
+    return {
         "backbone": {"name": built.row.name, "weights": built.weights, "source": built.source},
         "scaling": built.row.scaling,
         "blocks": [
@@ -126,7 +130,6 @@ def _describe(draft: Path, built: Built, blocks: Sequence[Block], found: Sequenc
         ],
         "proof": [asdict(comparison) for comparison in found],
     }
-    (draft / DESCRIPTION).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 def _shapes(tensors: dict[str, keras.KerasTensor]) -> dict[str, list[Any]]:

@@ -1,4 +1,8 @@
-"""Prove that a chain of blocks computes what the network computes."""
+"""Prove that a chain of blocks computes what the network computes.
+
+All that leaves a block is compared, not only what leaves the last one: the scores of a classifier are all but equal
+whatever comes before them, as long as its weights are random.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,8 @@ from exporter.preprocessing import Preprocessing
 from exporter.splitting.blocks import Block
 from exporter.splitting.saved_blocks import FORMS, read_chain
 
-_EQUALITY = 1e-4
+EQUALITY = 1e-4
+"""Largest relative difference from the network."""
 _SEED = 20240131
 
 Array = np.ndarray[Any, Any]
@@ -25,11 +30,12 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How near one output of a chain came to the network's.
+    """How near one output of a block in its chain came to the network's.
 
     Attributes:
         form: One of `FORMS`.
         images: What it was tried on.
+        block: Name of the block that it leaves; those before it have been run.
         output: Name of the output.
         max_abs: Largest difference.
         max_rel: Largest difference, relative to the largest value that the network gives for that image.
@@ -38,6 +44,7 @@ class Comparison:
 
     form: str
     images: str
+    block: str
     output: str
     max_abs: float
     max_rel: float
@@ -46,7 +53,7 @@ class Comparison:
     @property
     def equal(self) -> bool:
         """Whether that is nothing but rounding; not a number is not."""
-        return self.max_rel <= _EQUALITY
+        return self.max_rel <= EQUALITY
 
 
 def prove(
@@ -60,19 +67,22 @@ def prove(
         directory: Where they were written.
         trials: Images by what they are, float32 [N, H, W, 3], scaled as the network wants them.
     """
-    whole = Network(model).model
-    names = [block.model.name for block in blocks]
     batch = _together(trials)
-    expected = [np.asarray(tensor) for tensor in keras.tree.flatten(whole(batch, training=False))]
+    tapped = keras.Model(
+        Network(model).model.input, [tensor for block in blocks for tensor in block.ends[len(block.takes) :]]
+    )
+    expected = [np.asarray(tensor) for tensor in keras.tree.flatten(tapped(batch, training=False))]
     found = []
     for form in FORMS:
-        with read_chain(directory, names, form) as chain:
-            given = chain({blocks[0].takes[0]: batch})
-        for images, part in _parts(trials):
-            found += [
-                compare(form, images, output, given[output][part], wanted[part])
-                for output, wanted in zip(blocks[-1].gives, expected, strict=True)
-            ]
+        with read_chain(directory, [block.model.name for block in blocks], form) as chain:
+            wanted = iter(expected)
+            for block, given in zip(blocks, chain({blocks[0].takes[0]: batch}), strict=True):
+                for name in block.gives:
+                    whole = next(wanted)
+                    found += [
+                        compare(form, images, (block.model.name, name), given[name][part], whole[part])
+                        for images, part in _parts(trials)
+                    ]
     return found
 
 
@@ -92,9 +102,12 @@ def prove_slice(model: keras.Model, block: Block, directory: Path, trials: Mappi
     found = []
     for form in FORMS:
         with read_chain(directory, [block.model.name], form) as chain:
-            given = chain({name: known[name] for name in block.takes})
+            (given,) = chain({name: known[name] for name in block.takes})
         for images, part in _parts(trials):
-            found += [compare(form, images, name, given[name][part], known[name][part]) for name in block.gives]
+            found += [
+                compare(form, images, (block.model.name, name), given[name][part], known[name][part])
+                for name in block.gives
+            ]
     return found
 
 
@@ -111,8 +124,8 @@ def _parts(trials: Mapping[str, tf.Tensor]) -> Iterator[tuple[str, slice]]:
         start += len(batch)
 
 
-def compare(form: str, images: str, output: str, given: Array, wanted: Array) -> Comparison:
-    """Compare one output, image by image."""
+def compare(form: str, images: str, output: tuple[str, str], given: Array, wanted: Array) -> Comparison:
+    """Compare one output, which is told by its block and name, image by image."""
     flat, expected = (values.reshape(len(values), -1).astype(np.float64) for values in (given, wanted))
     difference = np.abs(flat - expected).max(axis=1)
     tiny = np.finfo(np.float32).tiny
@@ -120,7 +133,7 @@ def compare(form: str, images: str, output: str, given: Array, wanted: Array) ->
     return Comparison(
         form,
         images,
-        output,
+        *output,
         float(difference.max()),
         float((difference / np.maximum(np.abs(expected).max(axis=1), tiny)).max()),
         float(((flat * expected).sum(axis=1) / np.maximum(lengths, tiny)).min()),

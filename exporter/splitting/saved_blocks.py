@@ -27,16 +27,16 @@ def write_block(directory: Path, block: Block) -> None:
 
 
 @contextlib.contextmanager
-def read_chain(directory: Path, names: Sequence[str], form: str) -> Iterator[Callable[[Arrays], Arrays]]:
-    """Read blocks back, in one of the `FORMS`, as one function from the first's tensors to the last's."""
+def read_chain(directory: Path, names: Sequence[str], form: str) -> Iterator[Callable[[Arrays], Iterator[Arrays]]]:
+    """Read blocks back, in one of the `FORMS`, as one function from the first's tensors to what leaves each in turn."""
     read = _read_saved_model if form == "SavedModel" else _read_keras
     with contextlib.ExitStack() as opened:
         steps = [opened.enter_context(read(directory, name)) for name in names]
 
-        def chain(tensors: Arrays) -> Arrays:
+        def chain(tensors: Arrays) -> Iterator[Arrays]:
             for step in steps:
                 tensors = step(tensors)
-            return tensors
+                yield tensors
 
         yield chain
 

@@ -19,6 +19,10 @@ models:
     outputs:
       - {name: a, layer: blok5c_add}
       - {name: b, layer: predictions, pooling: avg}
+      - {name: c, layer: block5c_add, projection: {random: 500}}
+      - {name: d, layer: block5c_add, projection: {pca: 64}}
+      - {name: e, layer: block1a_project_bn, pooling: flatten, quantization: int8}
+    calibration: {folder: PHOTOS}
   - name: downloaded
     backbone: MobileNetV2
     weights: imagenet
@@ -55,7 +59,7 @@ def test_without_a_network_one_line_says_what_was_wanted_and_the_ways_on(
 
 def test_unknown_layers_of_all_models_are_told_with_their_lines_before_any_weights_are_read(tmp_path: Path) -> None:
     """Nothing is downloaded, and the file that is no weights file is not opened: the architectures are enough."""
-    (tmp_path / "recipe.yaml").write_text(BAD_LAYERS, encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(BAD_LAYERS.replace("PHOTOS", str(REPOSITORY / "examples")), encoding="utf-8")
     (tmp_path / "broken.h5").write_bytes(b"not weights")
     dead_end = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     done = exporter_command(
@@ -64,15 +68,16 @@ def test_unknown_layers_of_all_models_are_told_with_their_lines_before_any_weigh
     )
     assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
-    assert [
-        line.removeprefix("microtome: ").partition(". Received")[0].partition(" for pooling")[0] for line in told
-    ] == [
+    assert [line.removeprefix("microtome: ").partition(". Received")[0].partition(" for ")[0] for line in told] == [
         f"{tmp_path}/recipe.yaml:{text}"
         for text in (
             "7: models[0].outputs[0].layer: expected one of the 145 layers of efficientnetlite0",
             "8: models[0].outputs[1].pooling: expected a layer with a feature map [N, H, W, C] or tokens [N, T, C]",
-            "12: models[1].outputs[0].layers: expected a layer of mobilenetv2_1.00_224 from -156 to 155",
-            "16: models[2].input: expected an input that InceptionV3 can be built for",
+            "9: models[0].outputs[2].projection: expected random of at most 112",
+            "10: models[0].outputs[3].projection: expected pca of at most 2",
+            "11: models[0].outputs[4].quantization: expected at most 16384 dimensions",
+            "16: models[1].outputs[0].layers: expected a layer of mobilenetv2_1.00_224 from -156 to 155",
+            "20: models[2].input: expected an input that InceptionV3 can be built for",
         )
     ]
     assert "Received: 'blok5c_add'. Nearest: block5c_add, " in told[0]

@@ -60,9 +60,9 @@ def test_own_model_from_a_function_at_another_size(tmp_path: Path) -> None:
 
 
 def test_terminal_gets_a_table() -> None:
-    """With a legend, and with a word on how to see the rest."""
+    """Short numbers, nothing but types cut off on 90 columns, a legend, and a word on how to see the rest."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "140", "TERM": "xterm"}
+    environment = {**os.environ, "COLUMNS": "90", "TERM": "xterm"}
     command = [sys.executable, "-m", "exporter", "layers", "AlexNet", "--size", "99"]
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=theirs, stderr=subprocess.DEVNULL
@@ -76,6 +76,7 @@ def test_terminal_gets_a_table() -> None:
     text = shown.decode()
     assert "conv5" in text
     assert "\x1b[" in text
+    assert all(whole in text for whole in ("Nx11x11x256", "2.33 M", "crossing"))
     assert "The usual cut, the last feature map before the classifier: pool5" in text
     assert "--all shows every layer." in text
 

@@ -48,6 +48,9 @@ def test_network_equals_the_chain_of_its_blocks(tmp_path: Path, name: str) -> No
     assert done.published
     assert [len(block.gives) for block in done.blocks[:-1]] == list(cuts.values())
     assert {comparison.images for comparison in done.comparisons} == {"noise", "photos"}
+    assert {(comparison.block, comparison.output) for comparison in done.comparisons} == {
+        (block.model.name, output) for block in done.blocks for output in block.gives
+    }
     assert max(comparison.max_rel for comparison in done.comparisons) < 1e-5
     assert sorted(path.name for path in (tmp_path / "blocks").glob("*.keras")) == [
         f"block{number}.keras" for number in range(1, len(cuts) + 2)
@@ -55,20 +58,27 @@ def test_network_equals_the_chain_of_its_blocks(tmp_path: Path, name: str) -> No
 
 
 def test_split_prints_the_proof_and_describes_the_blocks(tmp_path: Path) -> None:
-    """As a process, with real weights: a table that says what was compared, and the same in split.json."""
+    """As a process, with real weights: a table that says what was compared, and the same in split.json and as JSON."""
     out = tmp_path / "blocks"
-    done = exporter_command(["split", "EfficientNetLite0", "--size", "64", "--at", "block3b_add", "--out", str(out)])
+    command = ["split", "EfficientNetLite0", "--size", "64", "--at", "block3b_add", "--out"]
+    done = exporter_command([*command, str(out)])
     assert done.returncode == 0, done.stderr
     assert "block3b_add" in done.stdout
-    assert done.stdout.count("yes") == 4
+    assert "top_activation" in done.stdout
+    assert done.stdout.count("yes") == 8
+    told = exporter_command([*command, str(tmp_path / "again"), "--json"])
+    assert json.loads(told.stdout) == json.loads((tmp_path / "again" / "split.json").read_bytes())
     described = json.loads((out / "split.json").read_bytes())
     assert [(block["name"], list(block["takes"]), list(block["gives"])) for block in described["blocks"]] == [
         ("block1", ["input_layer"], ["block3b_add"]),
         ("block2", ["block3b_add"], ["top_activation"]),
     ]
     assert described["backbone"]["weights"] == "imagenet"
-    assert len(described["proof"]) == 4
-    assert [path.name for path in tmp_path.iterdir()] == ["blocks"]
+    assert {(found["block"], found["output"]) for found in described["proof"]} == {
+        ("block1", "block3b_add"), ("block2", "top_activation"),
+    }  # fmt: skip
+    assert len(described["proof"]) == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "blocks"]
 
 
 def test_slice_between_two_layers_is_proved_and_written(tmp_path: Path) -> None:
@@ -115,10 +125,18 @@ def test_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
                  REPOSITORY / "examples")  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [[], ["--from", "a"], ["--at", "a", "--from", "b", "--to", "c"]])
-def test_split_says_what_it_wants(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ([], "neither"),
+        (["--from", "a"], "--from"),
+        (["--at", "a", "--from", "b", "--to", "c"], "--at and --from and --to"),
+    ],
+)
+def test_split_says_what_it_wants(arguments: list[str], received: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Either places to cut at or two ends; answered at once."""
     from exporter.cli import main  # noqa: PLC0415
 
     assert main(["split", "VGG16", "--out", "x", *arguments]) == 2
-    assert "Expected --at LAYER, at least once; or --from LAYER and --to LAYER." in capsys.readouterr().err
+    wanted = "Expected --at LAYER, at least once; or --from LAYER and --to LAYER."
+    assert f"{wanted} Received: {received}." in capsys.readouterr().err

@@ -134,6 +134,10 @@ recipe.yaml:11: models[0].outputs[1]: expected names that differ. Received: 'top
         (output("layers: [a, b], pooling: none"), "expected a pooling that makes vectors"),
         (output("layer: a, pooling: gem(0)"), "Received: 'gem(0)'."),
         (output("layer: a, pooling: spp(0)"), "Received: 'spp(0)'."),
+        (
+            output("layer: a, pooling: spp(1,2)"),
+            'expected quotes around a pooling with commas, as in pooling: "spp(1,2)".',
+        ),
         (output("layer: a, projection: {pca: 8}"), "expected calibration: FOLDER of images, for top."),
         (output("layer: a, quantization: int8"), "expected calibration: FOLDER of images, for top."),
         (

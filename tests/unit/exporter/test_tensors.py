@@ -112,6 +112,12 @@ def test_vectors_cannot_be_pooled_again() -> None:
     assert slice_.outputs[0].shape == (10,)
 
 
+def test_map_has_no_class_token() -> None:
+    """What is said instead is what makes a vector of a map."""
+    with pytest.raises(ImpossiblePooling, match=r"tokens \[N, T, C\] for pooling: cls .* Say pooling: avg\."):
+        cut(small_backbone(), small_recipe(OutputRecipe("early", "deeper", "cls")))
+
+
 def test_layer_of_unknown_shape_is_refused() -> None:
     """An embedding has a dimension, so a layer without a fixed shape cannot be one."""
     built = small_backbone()

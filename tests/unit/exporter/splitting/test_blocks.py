@@ -38,16 +38,18 @@ def images() -> tf.Tensor:
     "at", [["stem"], ["shared:0", "joined"], ["joined", "shared:1", "stem"], ["early", "norm"], ["-1"], ["shared:1"]]
 )
 def test_chain_of_written_blocks_is_the_network(tmp_path: Path, images: tf.Tensor, at: list[str]) -> None:
-    """Whatever crosses, in whichever order the cuts are named: read back in both forms, every output is the same."""
+    """Whatever crosses, in whichever order the cuts are named: read back in both forms, all that leaves is the same."""
     model = tangle()
     blocks = split(model, at)
     assert len(blocks) == len(at) + 1
     for block in blocks:
         write_block(tmp_path, block)
     found = prove(model, blocks, tmp_path, {"noise": images})
-    assert [(comparison.form, comparison.output) for comparison in found] == [
-        ("SavedModel", "late"), ("SavedModel", "early"), (".keras", "late"), (".keras", "early"),
-    ]  # fmt: skip
+    leaving = [(block.model.name, name) for block in blocks for name in block.gives]
+    assert [(comparison.form, comparison.block, comparison.output) for comparison in found] == [
+        (form, *output) for form in ("SavedModel", ".keras") for output in leaving
+    ]
+    assert blocks[-1].gives == ("late", "early")
     assert all(comparison.equal for comparison in found)
     assert min(comparison.cosine for comparison in found) > 0.999999
 
@@ -114,13 +116,13 @@ def test_slice_needs_a_way_from_one_end_to_the_other(start: str, end: str) -> No
 def test_difference_is_measured_against_the_largest_value_of_its_image() -> None:
     """By hand: 0.5 off where the largest is 10; vectors at right angles have cosine 0."""
     wanted = np.array([[10.0, 0.0], [1.0, 0.0]], np.float32)
-    found = compare("SavedModel", "noise", "x", np.array([[9.5, 0.0], [0.0, 1.0]], np.float32), wanted)
+    found = compare("SavedModel", "noise", ("block1", "x"), np.array([[9.5, 0.0], [0.0, 1.0]], np.float32), wanted)
     assert (found.max_abs, found.max_rel, found.cosine, found.equal) == (1.0, 1.0, 0.0, False)
-    near = compare("SavedModel", "noise", "x", wanted[:1] - 0.5 * np.array([[1, 0]]), wanted[:1])
+    near = compare("SavedModel", "noise", ("block1", "x"), wanted[:1] - 0.5 * np.array([[1, 0]]), wanted[:1])
     assert near.max_rel == pytest.approx(0.05)
 
 
 def test_what_is_not_a_number_is_not_equal() -> None:
     """A chain that overflows is not let through."""
     wanted = np.ones((1, 2), np.float32)
-    assert not compare("SavedModel", "noise", "x", wanted * np.nan, wanted).equal
+    assert not compare("SavedModel", "noise", ("block1", "x"), wanted * np.nan, wanted).equal
