@@ -1,11 +1,15 @@
 """What the model server's engines give on this machine: images per second and processor time per image, in turns.
 
-    python bench/engines.py --models DIR [--model NAME] [--rounds 3] [--seconds 5] [--precision float32]
+    python bench/engines.py --models DIR [--model NAME] [--engine NAME] [--precision float32 bfloat16]
+                            [--rounds 3] [--seconds 5]
 
 Contestants: TensorFlow; OpenVINO with two batches side by side, its default; OpenVINO with one batch at a time on all
-cores (``--tensorflow_inter_op_parallelism=1``). Each is a model server of its own, batching; 32 clients ask for one
-image each, again as soon as they have their answer. Servers that have no turn are idle. Processor time is the server's
-own, so it says something on a busy machine too, where images per second do not.
+cores (``--tensorflow_inter_op_parallelism=1``); each in every precision that is named. Each is a model server of its
+own, batching; 32 clients ask for one image each, again as soon as they have their answer. Servers that have no turn are
+idle. Processor time is the server's own, so it says something on a busy machine too, where images per second do not.
+
+Compared with TensorFlow in the first precision are the others in it; with the same engine in the first precision,
+those in the others, and by the worst cosine between the two's vectors of 16 images.
 """
 
 import argparse
@@ -14,15 +18,18 @@ import statistics
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from bench.model_server import CLIENTS, over_grpc  # noqa: E402
-from tests.contract.tfserving.server_process import ServerProcess, eventually  # noqa: E402
+import numpy as np  # noqa: E402
+
+from bench.model_server import CLIENTS, SIDE, over_grpc  # noqa: E402
+from tests.contract.tfserving.requests import Array, floats, images, predict  # noqa: E402
+from tests.contract.tfserving.server_process import Client, ServerProcess, eventually  # noqa: E402
 
 CORES = len(os.sched_getaffinity(0))
 ENGINES: Mapping[str, tuple[str, ...]] = {
@@ -30,8 +37,12 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "openvino": ("--engine=openvino",),
     "openvino, one at a time": ("--engine=openvino", "--tensorflow_inter_op_parallelism=1"),
 }
+PRECISIONS: Mapping[str, str] = {"float32": "--mixed_precision=", "bfloat16": "--mixed_precision=bfloat16"}
 START_SECONDS = 600.0
 """Patience with busy machines."""
+
+Contestant = tuple[str, str]
+"""An engine, and a precision."""
 
 Sample = tuple[float, float]
 """Images per second, and the server's processor milliseconds per image."""
@@ -44,32 +55,48 @@ def main() -> None:
         "--models", type=Path, required=True, help="a models directory, as `microtome export` writes it"
     )
     parser.add_argument("--model", action="append", help="models of it to measure (all)")
+    parser.add_argument("--engine", action="append", choices=tuple(ENGINES), help="contestants (all)")
+    parser.add_argument(
+        "--precision", nargs="+", choices=tuple(PRECISIONS), default=["float32"], help="one or both (float32)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often each contestant runs (3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="for how long each time (5)")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(float32)")
     options = parser.parse_args()
-    precision = "--mixed_precision=bfloat16" if options.precision == "bfloat16" else "--mixed_precision="
+    contestants = [(engine, precision) for precision in options.precision for engine in options.engine or ENGINES]
     for model in options.model or sorted(path.name for path in options.models.iterdir() if path.is_dir()):
-        samples = measure(options.models.resolve() / model, options.rounds, options.seconds, precision)
-        print_table(f"{model}, {options.precision}", samples)
+        samples, vectors = measure(options.models.resolve() / model, options.rounds, options.seconds, contestants)
+        print_table(model, samples, vectors)
 
 
-def measure(model: Path, rounds: int, seconds: float, *flags: str) -> Mapping[str, list[Sample]]:
-    """Run all contestants in turning order."""
-    found: dict[str, list[Sample]] = defaultdict(list)
+def measure(
+    model: Path, rounds: int, seconds: float, contestants: Sequence[Contestant]
+) -> tuple[Mapping[Contestant, list[Sample]], Mapping[Contestant, Array]]:
+    """Run all contestants in turning order; returns what each round gave, and the vectors of the same images."""
+    found: dict[Contestant, list[Sample]] = defaultdict(list)
+    vectors: dict[Contestant, Array] = {}
     with tempfile.TemporaryDirectory(prefix="bench") as place, ExitStack() as stack:
         common = (f"--model_base_path={model}", f"--model_name={model.name}", "--enable_batching",
-                  "--enable_serialization_as_tensor_content", *flags)  # fmt: skip
-        servers: dict[str, ServerProcess] = {}
-        for name, own in ENGINES.items():
-            servers[name] = stack.enter_context(ServerProcess(Path(place) / str(len(servers)), *common, *own))
-            wait_for(servers[name])
-            over_grpc(servers[name].address, model.name, 2.0)
+                  "--enable_serialization_as_tensor_content")  # fmt: skip
+        servers: dict[Contestant, ServerProcess] = {}
+        for engine, precision in contestants:
+            server = ServerProcess(Path(place) / str(len(servers)), *common, *ENGINES[engine], PRECISIONS[precision])
+            servers[engine, precision] = stack.enter_context(server)
+            wait_for(server)
+            vectors[engine, precision] = ask(server.address, model.name)
+            over_grpc(server.address, model.name, 2.0)
         names = list(servers)
         for number in range(rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 found[name].append(sample(servers[name], model.name, seconds))
-    return found
+    return found, vectors
+
+
+def ask(address: str, model: str) -> Array:
+    """Have some images embedded, by all outputs side by side."""
+    with Client(address) as client:
+        answer = client.predict(predict(model, inputs={"images": images(16, side=SIDE)}), START_SECONDS)
+    outputs = [floats(answer.outputs[name]) for name in sorted(answer.outputs)]
+    return np.concatenate([output.reshape(len(output), -1) for output in outputs], axis=1)
 
 
 def wait_for(server: ServerProcess) -> None:
@@ -92,18 +119,29 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def print_table(title: str, samples: Mapping[str, list[Sample]]) -> None:
-    """Print medians, spreads, and what each gains over TensorFlow: the median of the rounds' ratios."""
-    base = samples["tensorflow"]
-    print(
-        f"{title}: {CLIENTS} clients of one image, {CORES} cores, {len(base)} rounds in turns; median (least to most)"
-    )
-    for name, rows in samples.items():
+def print_table(model: str, samples: Mapping[Contestant, list[Sample]], vectors: Mapping[Contestant, Array]) -> None:
+    """Print medians, spreads, and what each gains over what it is compared with: the median of the rounds' ratios."""
+    first_engine, first_precision = next(iter(samples))
+    rounds = len(samples[first_engine, first_precision])
+    print(f"{model}: {CLIENTS} clients of one image, {CORES} cores, {rounds} rounds in turns; median (least to most)")
+    for (engine, precision), rows in samples.items():
         rates, costs = zip(*rows, strict=True)
-        gains = [own[0] / other[0] for own, other in zip(rows, base, strict=True)]
-        savings = [other[1] / own[1] for own, other in zip(rows, base, strict=True)]
-        print(f"  {name:28}{spread(rates)} images/s{spread(costs)} ms of processor per image")
-        print(f"  {'':28}{spread(gains)} times TensorFlow's rate{spread(savings)} images for its processor time")
+        print(f"  {f'{engine}, {precision}':36}{spread(rates)} images/s{spread(costs)} ms of processor per image")
+        other = (first_engine if precision == first_precision else engine, first_precision)
+        if other == (engine, precision):
+            continue
+        pairs = list(zip(rows, samples[other], strict=True))
+        print(
+            f"  {'  ÷ ' + ', '.join(other):36}{spread([own[0] / base[0] for own, base in pairs])} by the clock"
+            f"{spread([base[1] / own[1] for own, base in pairs])} by processor time, "
+            f"cosine at least {worst_cosine(vectors[engine, precision], vectors[other]):.6f}"
+        )
+
+
+def worst_cosine(some: Array, others: Array) -> float:
+    """Compare vectors one by one."""
+    cosines = (some * others).sum(1) / (np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1))
+    return float(cosines.min())
 
 
 def spread(values: tuple[float, ...] | list[float]) -> str:

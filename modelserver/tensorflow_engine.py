@@ -26,7 +26,14 @@ make them without end."""
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How sessions compute; zero threads means as many as there are cores."""
+    """How sessions compute.
+
+    Attributes:
+        intra_op_threads: Threads within an operation; 0 for as many as there are cores.
+        inter_op_threads: Operations at a time; 0 for as many as there are cores.
+        mixed_precision: ``bfloat16``, or empty for float32.
+        tags: Which of a SavedModel's graphs to load.
+    """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
@@ -99,6 +106,8 @@ def _config(settings: SessionSettings) -> config_pb2.ConfigProto:
         # Counted here: TensorFlow would count in the thread that loads, which may be confined to one core.
         intra_op_parallelism_threads=settings.intra_op_threads or _cores(),
         inter_op_parallelism_threads=settings.inter_op_threads or _cores(),
+        # Or what a load computes would be begun by the threads of whatever was loaded first, on any core.
+        use_per_session_threads=True,
     )
     config.gpu_options.allow_growth = True
     # What it would save is memory of GPUs; looking for that takes a third of the time of a large model's first run.

@@ -252,6 +252,21 @@ def test_1_3_a_long_message_is_cut_at_1024_bytes(client: Client) -> None:
     assert text.endswith("x...TRUNCATED")
 
 
+def test_1_3_gpu_oom(client: Client) -> None:
+    """RESOURCE_EXHAUSTED in the runtime's own words, and the server lives on.
+
+    The row is about a GPU; here the memory that is not to be had, 2**60 bytes, is the processor's. The status takes the
+    same way from TensorFlow's allocator to the caller.
+    """
+    vast = predict(signature="vast", inputs={"rows": np.full(2, 2**29, np.float32)})
+
+    code, text = status_of(lambda: client.predict(vast))
+
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED is code
+    assert "OOM when allocating tensor with shape[536870912,536870912]" in text
+    assert client.predict(predict()).outputs
+
+
 def test_1_3_deadline(client: Client) -> None:
     """A run that takes too long ends for its caller when the caller said."""
     assert grpc.StatusCode.DEADLINE_EXCEEDED is status_of(lambda: client.predict(slow(3000), timeout=0.2))[0]

@@ -10,9 +10,9 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.apis import model_management_pb2
 
-from tests.contract.tfserving.requests import predict
+from tests.contract.tfserving.requests import images, predict
 from tests.contract.tfserving.server_process import Client, ServerProcess, eventually, status_of
-from tests.contract.tfserving.tiny_models import write_tiny
+from tests.contract.tfserving.tiny_models import write_held, write_tiny
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 UNSUPPORTED = (
@@ -53,10 +53,14 @@ def client(models: Path, socket_directory: Path) -> Iterator[Client]:
         yield client
 
 
-def _reload(client: Client, *entries: str) -> model_management_pb2.ReloadConfigResponse:
+def _request(*entries: str) -> model_management_pb2.ReloadConfigRequest:
     request = model_management_pb2.ReloadConfigRequest()
     text_format.Parse("\n".join(f"config {{ {entry} }}" for entry in entries), request.config.model_config_list)
-    return client.models.HandleReloadConfigRequest(request, timeout=30)
+    return request
+
+
+def _reload(client: Client, *entries: str) -> model_management_pb2.ReloadConfigResponse:
+    return client.models.HandleReloadConfigRequest(_request(*entries), timeout=30)
 
 
 def _entry(models: Path, name: str, more: str = "") -> str:
@@ -91,6 +95,45 @@ def test_1_6_labels_can_be_moved_between_available_versions(client: Client, mode
         grpc.StatusCode.FAILED_PRECONDITION,
         "Request to assign label to version 9 of model tiny, which is not currently available for inference",
     ) == status_of(lambda: _reload(client, _entry(models, "tiny", wrong)))
+
+
+def test_1_6_a_second_reload_behind_a_first(client: Client, models: Path, tmp_path: Path) -> None:
+    """The first waits for a model that is held inside its load; the second is not even looked at until then."""
+    release = tmp_path / "release"
+    write_held(models / "held" / "1", release)
+    _reload(client, _entry(models, "tiny"))
+    first = client.models.HandleReloadConfigRequest.future(
+        _request(_entry(models, "tiny"), _entry(models, "held")), timeout=60
+    )
+    eventually(lambda: client.states("held") == {1: "LOADING"}, "the first waits for its model")
+    second = client.models.HandleReloadConfigRequest.future(_request(_entry(models, "other")), timeout=60)
+    under_way = predict(inputs={"images": images(3)})
+
+    for _ in range(20):  # calls that came after the second and are answered: it had its chance
+        assert client.predict(under_way).outputs
+    assert (False, False) == (first.done(), second.done())
+    assert "AVAILABLE" == client.states("tiny")[2]
+
+    release.touch()
+
+    assert (0, 0) == (first.result().status.error_code, second.result().status.error_code)
+    assert {1: "AVAILABLE"} == client.states("other")
+    eventually(lambda: client.states("held") == {1: "END"} and client.states("tiny")[2] == "END", "both are left out")
+
+
+def test_1_6_new_versions_of_known_models_are_not_awaited(client: Client, models: Path, tmp_path: Path) -> None:
+    """The call returns while the version that it brought about is held inside its load; the old one serves."""
+    release = tmp_path / "release"
+    _reload(client, _entry(models, "other"))
+    write_held(models / "other" / "2", release)
+
+    answer = _reload(client, _entry(models, "other", "model_version_policy { all {} }"))
+
+    assert 0 == answer.status.error_code
+    eventually(lambda: client.states("other") == {2: "LOADING", 1: "AVAILABLE"}, "2 is in its load")
+    assert 1 == client.predict(predict("other")).model_spec.version.value
+    release.touch()
+    eventually(lambda: client.states("other") == {2: "AVAILABLE", 1: "AVAILABLE"}, "2 serves as well")
 
 
 def test_1_6_a_model_that_does_not_load_fails_the_call(client: Client, models: Path) -> None:

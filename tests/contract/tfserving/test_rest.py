@@ -36,9 +36,9 @@ def rest(tiny_config: Path, socket_directory: Path) -> Iterator[tuple[str, str]]
         yield f"http://127.0.0.1:{port}", server.ready().address
 
 
-def _call(url: str, method: str = "GET") -> tuple[int, str, str]:
+def _call(url: str, method: str = "GET", body: str = "{}") -> tuple[int, str, str]:
     """Return status, content type and body."""
-    request = urllib.request.Request(url, method=method, data=b"{}" if method == "POST" else None)
+    request = urllib.request.Request(url, method=method, data=body.encode() if method == "POST" else None)
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, answer.headers["content-type"], answer.read().decode()
@@ -99,6 +99,19 @@ def test_6_rest_errors(rest: tuple[str, str], method: str, path: str, status: in
     assert (status, "application/json") == (code, media_type)
     assert ["error"] == list(json.loads(body))
     assert json.loads(body)["error"].startswith(message)
+
+
+def test_1_3_unknown_signature_over_rest(rest: tuple[str, str]) -> None:
+    """Only ``:predict`` takes a signature, and it is not offered: 501 whether there is such a signature or not.
+
+    The row's own answer, 400 and 'Serving signature name: "nobody" not found in signature def', is the real server's.
+    """
+    answers = {
+        _call(f"{rest[0]}/v1/models/tiny:predict", "POST", json.dumps({"signature_name": name, "instances": []}))
+        for name in ("nobody", "serving_default")
+    }
+
+    assert {(501, "application/json", '{ "error": "predict over REST is not implemented; use gRPC" }')} == answers
 
 
 def _requests(url: str) -> dict[tuple[str, str], float]:

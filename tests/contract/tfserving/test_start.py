@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 
-from tests.contract.tfserving.server_process import Client, ServerProcess, eventually
-from tests.contract.tfserving.tiny_models import write_tiny
+from tests.contract.tfserving.requests import predict
+from tests.contract.tfserving.server_process import Client, ServerProcess, eventually, status_of
+from tests.contract.tfserving.tiny_models import write_held, write_tiny
 
 Start = Callable[..., ServerProcess]
 
@@ -25,6 +28,33 @@ def test_2_a_missing_base_path_is_complained_of_and_waited_for(start: Start, tmp
 
     with Client(server.ready().address) as client:
         assert {4: "AVAILABLE"} == client.states("late")
+
+
+def test_1_3_label_map_never_initialised(start: Start, tmp_path: Path) -> None:
+    """UNAVAILABLE, as in the real server, but by nobody listening: labels are read before the first call is taken.
+
+    So the row's text, "Model labels does not init yet", cannot be had from this server.
+    """
+    release = tmp_path / "release"
+    write_held(tmp_path / "held" / "1", release)
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "held" base_path: "{tmp_path / "held"}" model_platform: "tensorflow" '
+        'version_labels { key: "stable" value: 1 } } }'
+    )
+    server = start(f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models", *QUICK)
+    wrong = predict("held", inputs={}, label="nobody")
+    with Client(server.address) as client:
+        assert grpc.StatusCode.UNAVAILABLE is status_of(lambda: client.predict(wrong))[0]
+
+    release.touch()
+
+    with Client(server.ready().address) as client:
+        assert (grpc.StatusCode.INVALID_ARGUMENT, "Unrecognized servable version label: nobody") == status_of(
+            lambda: client.predict(wrong)
+        )
+        known = predict("held", inputs={"x": np.ones(1, np.float32)}, label="stable")
+        assert 1 == client.predict(known).model_spec.version.value
 
 
 def test_2_a_model_that_does_not_load_fails_the_start(start: Start, tmp_path: Path) -> None:

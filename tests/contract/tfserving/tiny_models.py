@@ -54,7 +54,8 @@ def write_tiny(version_dir: Path, *, warm_up: Sequence[Any] = (), manifest: str 
 
     Signatures: ``serving_default`` (images to early and top), ``manifest``, ``work`` (as many laps of multiplication as
     asked: slow on purpose), ``whole`` (scalar in, scalar out), ``sum`` (rows in, one scalar out), ``first`` (rows in,
-    the first out), ``pair`` (two inputs) and ``default`` (two, of which ``b`` may be left out and is 2 then).
+    the first out), ``vast`` (computes on a tensor with as many elements as the rows multiply to), ``pair`` (two inputs)
+    and ``default`` (two, of which ``b`` may be left out and is 2 then).
 
     Args:
         version_dir: Where to; appears at once, complete.
@@ -79,6 +80,7 @@ def write_tiny(version_dir: Path, *, warm_up: Sequence[Any] = (), manifest: str 
             "whole": ({"whole": whole}, {"whole": whole + 1}),
             "sum": ({"rows": rows}, {"sum": tf.reduce_sum(rows)}),
             "first": ({"rows": rows}, {"first": rows[:1]}),
+            "vast": ({"rows": rows}, {"most": rows * tf.reduce_max(tf.fill(tf.cast(rows, tf.int64), 1.0))}),
             "pair": ({"a": v1.placeholder(tf.float32, [None]), "b": rows}, {"b": rows * 2}),
             "default": ({"a": rows, "b": whole}, {"product": rows * whole}, {"b": 2.0}),
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from modelserver import c_tensors
 from modelserver.batch_limits import BatchLimits
 from modelserver.batch_run import run_batch
+from modelserver.confinement import Confinement
 from modelserver.errors import Code, InvalidArgument, NotFound, ServingError
 from modelserver.tensorflow_engine import EXECUTORS_KEPT, SessionSettings, TensorFlowEngine, TensorFlowModel
 from tests.contract.tfserving.requests import images
@@ -142,6 +145,40 @@ def test_output_sets_without_end_do_not_take_memory_without_end(engine: TensorFl
     np.testing.assert_array_equal(expected, top)
     assert early.shape != top.shape
     model.close()
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores"
+)
+def test_2_what_a_load_computes_it_computes_with_threads_of_its_own(
+    engine: TensorFlowEngine, model: TensorFlowModel, tiny: Path
+) -> None:
+    """Warm-up runs keep to the load's one core: no thread of a model that serves already works for them."""
+    confinement = Confinement()
+    confinement.begin()
+    laps = {"laps:0": np.full(1, 1000, np.int32)}
+    done = model.signatures["work"].outputs["done"].tensor
+    model.run(laps, [done])
+
+    def load() -> list[int]:
+        with confinement.load():
+            loaded, before = engine.load(tiny), _nanoseconds()
+            loaded.run(laps, [done])
+            worked = [thread for thread, spent in _nanoseconds().items() if spent - before.get(thread, 0) > 20e6]
+            cores = [len(os.sched_getaffinity(thread)) for thread in worked]
+            loaded.close()
+        return cores
+
+    with ThreadPoolExecutor(1) as threads:
+        assert {1} == set(threads.submit(load).result())
+
+
+def _nanoseconds() -> dict[int, int]:
+    """Return the processor time of every thread of this process."""
+    return {
+        int(thread.name): int((thread / "schedstat").read_text().split()[0])
+        for thread in Path("/proc/self/task").iterdir()
+    }
 
 
 def test_a_savedmodel_in_text_form_is_read(engine: TensorFlowEngine, tiny: Path, tmp_path: Path) -> None:

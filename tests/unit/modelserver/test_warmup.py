@@ -53,3 +53,17 @@ def test_4_a_record_that_is_too_large_fails(version_dir: Path, model: DoublingMo
     """And with it the load."""
     with pytest.raises(InvalidArgument, match="Task size 3 is larger than maximum input batch size 2"):
         warm_up(model, version_dir, BatchLimits(2))
+
+
+def test_4_the_1001st_record_fails_the_load(tmp_path: Path, model: DoublingModel) -> None:
+    """A thousand are run; one more, and the version does not start, with the real server's words."""
+    record = predict(inputs={"images": np.zeros((1, 8, 8, 3), np.uint8)})
+    record_warm_up(tmp_path, [record] * 1000)
+    assert 1000 == warm_up(model, tmp_path)
+    record_warm_up(tmp_path, [record] * 1001)
+
+    with pytest.raises(InvalidArgument) as refused:
+        warm_up(model, tmp_path)
+
+    path = tmp_path / "assets.extra" / "tf_serving_warmup_requests"
+    assert f"Number of warmup records exceeds the maximum (1000) at {path}" == refused.value.message
