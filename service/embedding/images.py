@@ -30,6 +30,7 @@ REDUCING_GAP = 2.0
 _LARGEST_DETOUR = 16
 
 _EXIF_ORIENTATION = 0x0112
+_EXIF_TURNED = frozenset({2, 3, 4, 5, 6, 7, 8})
 _EXIF_TRANSPOSED = frozenset({5, 6, 7, 8})
 
 
@@ -59,9 +60,17 @@ def decode(encoded: bytes, spec: InputSpec, *, max_pixels: int) -> NDArray[np.ui
         if scaled:
             width, height = placement.size[::-1] if transposed else placement.size
             image.draft(None, (int(width * REDUCING_GAP), int(height * REDUCING_GAP)))
-        upright: Image.Image = ImageOps.exif_transpose(image) if spec.exif_orientation else image
+        upright = _upright(image) if spec.exif_orientation else image
         rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
         return _fit(rgb, placement, spec, REDUCING_GAP if scaled else None)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Loaded first: some formats tell what else there is only at their end, and TIFFs are turned by their decoder.
+    image.load()
+    # An image that stands upright is returned as a copy by Pillow, of all pixels.
+    turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _EXIF_TURNED
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def _fit(rgb: Image.Image, placement: Placement, spec: InputSpec, gap: float | None) -> NDArray[np.uint8]:

@@ -37,6 +37,7 @@ class _Waiting(NamedTuple):
     context: Context
     """Of whoever asked: what is told of its stages belongs to its trace."""
     answer: asyncio.Future[dict[str, Vectors]]
+    """Each float32 [1, D]."""
 
     def joins(self, other: "_Waiting") -> bool:
         """Say whether both fit into one call."""
@@ -107,11 +108,14 @@ class Batcher:
         lane.waiting += mine
         self._soon(lane)
         try:
+            if len(mine) == 1:
+                # As the core asks: nothing to wait for beside it, and nothing to put together.
+                return await mine[0].answer
             answers = await asyncio.gather(*(entry.answer for entry in mine))
         finally:
             for entry in mine:
                 entry.answer.cancel()
-        return {name: np.stack([answer[name] for answer in answers]) for name in outputs}
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
 
     def _soon(self, lane: _Lane) -> None:
         """Send at the end of this tick, so that what comes in the same tick goes together."""
@@ -168,7 +172,7 @@ class Batcher:
             return
         for row, entry in enumerate(batch):
             if not entry.answer.done():
-                entry.answer.set_result({name: vectors[name][row] for name in first.outputs})
+                entry.answer.set_result({name: vectors[name][row : row + 1] for name in first.outputs})
 
 
 class _Deserted:

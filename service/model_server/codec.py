@@ -1,6 +1,7 @@
 """Pixels to tensors and tensors to vectors, without ever building a Python list of numbers."""
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def _vectors(answer: PredictResponse, name: str, rows: int, dim: int) -> Vectors
     # *_val is what the server sends unless told otherwise; a packed float_val is the same bytes as tensor_content.
     values = np.frombuffer(tensor.tensor_content or tensor.float_val, "<f4")
     shape = [d.size for d in tensor.tensor_shape.dim]
-    if not shape or shape[0] != rows or values.size != rows * dim or int(np.prod(shape)) != values.size:
+    if not shape or shape[0] != rows or values.size != rows * dim or prod(shape) != values.size:
         raise ModelServerFault(f"Expected output {name!r} of {rows} x {dim} numbers, got shape {shape}.")
     found = values.reshape(rows, dim)
     if not np.isfinite(values).all():
