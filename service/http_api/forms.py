@@ -3,20 +3,18 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from starlette.datastructures import Headers
 
 from service.embedding.urls import Url
 from service.errors import BadRequest, ImageTooLarge, RequestRejected, TooManyImages
 
 
 class FormLimits(Protocol):
-    """Bytes of one encoded image, bytes of a whole request, and images of a request."""
+    """Bytes of one encoded image, and images of a request."""
 
     @property
     def max_image_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def max_body_bytes(self) -> int: ...  # noqa: D102
     @property
     def max_images(self) -> int: ...  # noqa: D102
 
@@ -24,45 +22,62 @@ class FormLimits(Protocol):
 async def read_form(
     headers: Headers, pieces: AsyncIterator[bytes], limits: FormLimits
 ) -> list[bytes | Url | RequestRejected]:
-    """Read multipart/form-data.
+    """Read multipart/form-data (RFC 7578) as it comes, and hold of each part no more than an image may have.
 
     Raises:
         BadRequest: a broken form, or one with fields that are no files.
-        ImageTooLarge: a part with more bytes than an image may have.
         TooManyImages: more file parts than the limit.
     """
-
-    class InMemoryParser(MultiPartParser):
-        # The body's bytes are bounded by the budget: no detour over temporary files.
-        spool_max_size = limits.max_body_bytes
-
-    parser = InMemoryParser(
-        headers,
-        pieces,  # type: ignore[arg-type]  # it is iterated, no more
-        max_files=limits.max_images,
-        max_fields=0,
-    )
+    _, options = parse_options_header(headers.get("content-type", ""))
+    files = _Files(limits)
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise TooManyImages(f"Expected at most {limits.max_images} images a request, received more.") from None
-        raise BadRequest(
-            f"Expected multipart/form-data with one image in each file part. {error.message} "
-            "Options go into the query string. With curl: -F image=@photo.jpg"
-        ) from None
-    try:
-        images: list[bytes | Url | RequestRejected] = [
-            await _file(part, limits) for _, part in form.multi_items() if isinstance(part, UploadFile)
-        ]
-    finally:
-        await form.close()
-    if not images:
+        with PushMultipartParser(options.get("boundary", "")) as parser:
+            async for piece in pieces:
+                for event in parser.parse(piece):
+                    files.take(event)
+    except MultipartError as error:
+        raise _broken(f"{error}.") from None
+    if not files.images:
         raise BadRequest("Expected at least one file part with an image in it, received a form without any.")
-    return images
+    return files.images
 
 
-async def _file(part: UploadFile, limits: FormLimits) -> bytes | RequestRejected:
-    if (part.size or 0) > limits.max_image_bytes:
-        return ImageTooLarge(f"Expected at most {limits.max_image_bytes} bytes an image, received {part.size}.")
-    return await part.read()
+class _Files:
+    """The file parts that have come, and the one that is coming."""
+
+    def __init__(self, limits: FormLimits) -> None:
+        self._limits = limits
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.images: list[bytes | Url | RequestRejected] = []
+
+    def take(self, event: MultipartSegment | bytearray | bytes | None) -> None:
+        """Take what the parser tells: a part's head, a piece of it, or its end."""
+        if isinstance(event, MultipartSegment):
+            self._begin(event)
+        elif event is None:
+            self.images.append(self._whole())
+        else:
+            self._size += len(event)
+            if self._size <= self._limits.max_image_bytes:
+                self._pieces.append(bytes(event))
+
+    def _begin(self, part: MultipartSegment) -> None:
+        if len(self.images) == self._limits.max_images:
+            raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received more.")
+        if part.filename is None:
+            raise _broken(f"Received the field {part.name[:80]!r}, which is no file.")
+        self._pieces, self._size = [], 0
+
+    def _whole(self) -> bytes | RequestRejected:
+        most = self._limits.max_image_bytes
+        if self._size > most:
+            return ImageTooLarge(f"Expected at most {most} bytes an image, received {self._size}.")
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+
+def _broken(what: str) -> BadRequest:
+    return BadRequest(
+        f"Expected multipart/form-data with one image in each file part. {what} "
+        "Options go into the query string. With curl: -F image=@photo.jpg"
+    )
