@@ -64,7 +64,11 @@ FLAGS: Mapping[str, Flag] = {
         Flag("batching_parameters_file", "", "How to batch: a BatchingParameters in protobuf's text format."),
         Flag("enable_per_model_batching_parameters", False, "Batch a version as its batching_params.pbtxt says."),
         Flag("tensorflow_session_parallelism", 0, "Threads for both kinds of parallelism; 0 for one per core."),
-        Flag("tensorflow_intra_op_parallelism", 0, "Threads within an operation; 0 for one per core."),
+        Flag(
+            "tensorflow_intra_op_parallelism",
+            0,
+            "Threads within an operation; 0 for one per core, or one if light.",
+        ),
         Flag("tensorflow_inter_op_parallelism", 0, "Operations at a time; 0 for one per core."),
         Flag("mixed_precision", "", "'bfloat16' computes in bfloat16 where the processor can."),
         Flag("enable_serialization_as_tensor_content", False, "Answer with raw bytes instead of repeated values."),

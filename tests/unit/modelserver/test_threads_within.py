@@ -1,0 +1,52 @@
+"""How many threads share an operation is chosen by what a version's manifest says it computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine
+from modelserver.threads_within import LIGHT_FLOPS, MANIFEST, cores, threads_within
+from tests.contract.tfserving.requests import images
+from tests.contract.tfserving.tiny_models import write_tiny
+
+
+def tells(directory: Path, text: str) -> Path:
+    """Write a manifest."""
+    (directory / MANIFEST).parent.mkdir(parents=True, exist_ok=True)
+    (directory / MANIFEST).write_text(text, encoding="utf-8")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("flops", "light"),
+    [([LIGHT_FLOPS], True), ([1, LIGHT_FLOPS + 1], False), ([1, None], False), ([], False)],
+)
+def test_a_light_network_is_one_whose_every_output_is(tmp_path: Path, flops: list[float | None], light: bool) -> None:
+    """The most expensive output counts, and one that does not say is not taken for light."""
+    manifest = json.dumps({"outputs": [{"flops": each} for each in flops]})
+    assert (1 if light else cores()) == threads_within(tells(tmp_path, manifest))
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"outputs": 3}'])
+def test_a_model_of_which_nothing_is_known_has_all_cores(tmp_path: Path, text: str | None) -> None:
+    """No manifest, or somebody else's file of that name."""
+    if text is not None:
+        tells(tmp_path, text)
+    assert cores() == threads_within(tmp_path)
+
+
+def test_a_light_network_answers_as_the_same_network_on_all_cores(tmp_path: Path) -> None:
+    """The manifest changes who computes, not what."""
+    plain, light = write_tiny(tmp_path / "plain" / "1"), write_tiny(tmp_path / "light" / "1")
+    tells(light, json.dumps({"outputs": [{"flops": 1}]}))
+    answers = []
+    for directory in (plain, light):
+        model = TensorFlowEngine(SessionSettings()).load(directory)
+        fetches = [info.tensor for info in model.signatures["serving_default"].outputs.values()]
+        answers.append(model.run({"images:0": images(5)}, fetches))
+        model.close()
+    for expected, actual in zip(*answers, strict=True):
+        assert expected == pytest.approx(actual, rel=1e-5)
