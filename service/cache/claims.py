@@ -13,7 +13,8 @@ from typing import Any
 
 from service.cache.envelope import unseal
 from service.cache.guard import Guard
-from service.cache.redis_servers import Command, RedisServers
+from service.cache.redis_line import Command
+from service.cache.redis_servers import RedisServers
 from service.embedding.ports import Taken
 
 _GIVE_BACK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"

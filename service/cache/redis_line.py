@@ -1,4 +1,4 @@
-"""Lookups over one connection to Redis or Valkey, as many under way as there are: asked in order, answered in order.
+"""Commands over one connection to Redis or Valkey, as many under way as there are: asked in order, answered in order.
 
 redis-py opens the connection, with all that an address can say of TLS, passwords, databases and Sentinel. From then on
 it is ours: a command through redis-py passes its pool, its retries, its timers and its streams, which costs more than
@@ -17,10 +17,13 @@ from redis.asyncio.connection import AbstractConnection
 from service.cache.guard import ONE_TURN
 from service.errors import CacheUnavailable
 
+Command = tuple[str | bytes | int, ...]
+
 
 class _Asked(NamedTuple):
-    answer: asyncio.Future[list[bytes | None]]
-    values: int
+    answer: asyncio.Future[list[Any]]
+    commands: int
+    replies: list[Any]
     until: float
 
 
@@ -45,15 +48,15 @@ class Line(asyncio.Protocol):
         """Whether it can be asked."""
         return not self._transport.is_closing()
 
-    def ask(self, keys: Sequence[str]) -> asyncio.Future[list[bytes | None]]:
-        """Ask for values, to be answered in the order of the keys; fails with `CacheUnavailable`."""
-        answer: asyncio.Future[list[bytes | None]] = self._loop.create_future()
+    def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
+        """Send commands, to be answered in their order; fails with `CacheUnavailable`, an error to any included."""
+        answer: asyncio.Future[list[Any]] = self._loop.create_future()
         until = self._loop.time() + self._timeout
-        self._asked.append(_Asked(answer, len(keys), until))
+        self._asked.append(_Asked(answer, len(commands), [], until))
         if self._timer is None:
             self._timer = self._loop.call_at(until, self._look)
         # Its stubs know tuples of one.
-        self._transport.write(hiredis.pack_command(("MGET", *keys)))  # type: ignore[arg-type]
+        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))  # type: ignore[arg-type]
         return answer
 
     def end(self, reason: str) -> None:
@@ -86,13 +89,16 @@ class Line(asyncio.Protocol):
         if not self._asked:
             self.end("Redis answered what nobody asked.")
             return
-        asked = self._asked.popleft()
-        if isinstance(reply, list) and len(reply) == asked.values:
-            if not asked.answer.done():
-                asked.answer.set_result(reply)
+        if isinstance(reply, hiredis.ReplyError):
+            # Of a master that became a replica, of a password that changed: the next connection is another one.
+            self.end(str(reply))
             return
-        self._asked.appendleft(asked)
-        self.end(f"Expected {asked.values} values, received {str(reply)[:100]}")
+        asked = self._asked[0]
+        asked.replies.append(reply)
+        if len(asked.replies) == asked.commands:
+            self._asked.popleft()
+            if not asked.answer.done():
+                asked.answer.set_result(asked.replies)
 
     def _look(self) -> None:
         """Set one timer for all that is asked: it is always the oldest whose time is over first."""
@@ -114,7 +120,7 @@ class Line(asyncio.Protocol):
 
 
 class Lines:
-    """The line that lookups go over: opened when first needed, and anew after it has ended."""
+    """The line of one kind of commands: opened when first needed, and anew after it has ended."""
 
     def __init__(self, client: Redis, timeout: float) -> None:
         """Open lines as `client` opens its connections."""
@@ -123,17 +129,17 @@ class Lines:
         self._line: Line | None = None
         self._opening: asyncio.Task[Line] | None = None
 
-    async def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the values in the order of the keys.
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the answers in the order of the commands.
 
         Raises:
-            CacheUnavailable: no answer in time, or none that is right.
+            CacheUnavailable: no answer in time, or an error to any of them, which ends the line.
             RedisError, OSError: no connection.
         """
         line = self._line
         if line is None or not line.usable:
             line = await self._opened()
-        return await line.ask(keys)
+        return await line.ask(commands)
 
     def close(self) -> None:
         """Close the line."""

@@ -4,7 +4,8 @@ Whatever goes wrong there is `CacheUnavailable`; nothing above knows redis-py.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -14,12 +15,10 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
-from service.cache.redis_line import Lines
+from service.cache.redis_line import Command, Lines
 from service.cache.redis_options import Options, options
 from service.cache.redis_url import Place, place
 from service.errors import CacheUnavailable
-
-Command = tuple[str | bytes | int, ...]
 
 _CLIENT = "microtome"
 _LONGEST_REASON = 200
@@ -42,7 +41,11 @@ class RedisServers:
             ValueError: the address has another form.
         """
         self._client, self._sentinel = _opened(place(url), timeout)
-        self._lines = None if isinstance(self._client, RedisCluster) else Lines(self._client, timeout)
+        self._lookups: Lines | None = None
+        self._others: Lines | None = None
+        if isinstance(self._client, Redis):
+            # Two, since a server that refuses writes, which ends their line, still answers lookups.
+            self._lookups, self._others = Lines(self._client, timeout), Lines(self._client, timeout)
         self._meeting: asyncio.Task[object] | None = None
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -51,13 +54,14 @@ class RedisServers:
         Raises:
             CacheUnavailable: no answer, or an error.
         """
-        if self._lines is not None:
-            try:
-                return await self._lines.read(keys)
-            except _TROUBLE as error:
-                raise _unavailable(error) from error
-        # A key has its own slot, so that MGET by slots would be as many commands.
-        return await self.run([("GET", key) for key in keys])
+        if self._lookups is None:
+            # A key has its own slot, so that MGET by slots would be as many commands.
+            return await self.run([("GET", key) for key in keys])
+        with _translated():
+            (values,) = await self._lookups.run([("MGET", *keys)])
+        if not isinstance(values, list) or len(values) != len(keys):
+            raise CacheUnavailable(f"Expected {len(keys)} values, received {str(values)[:100]}")
+        return values
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands together and return their answers; in a cluster by node. Not a transaction.
@@ -65,29 +69,31 @@ class RedisServers:
         Raises:
             CacheUnavailable: no answer, or an error to any of them.
         """
-        try:
-            if isinstance(self._client, RedisCluster):
-                await self._met(self._client)
-                pipeline: Any = self._client.pipeline()
-            else:
-                pipeline = self._client.pipeline(transaction=False)
-            async with pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                answers: list[Any] = await pipeline.execute()
-        except _TROUBLE as error:
-            raise _unavailable(error) from error
-        return answers
+        with _translated():
+            if self._others is not None:
+                return await self._others.run(commands)
+            return await self._spread(commands)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._meeting is not None:
             self._meeting.cancel()
-        if self._lines is not None:
-            self._lines.close()
+        for lines in (self._lookups, self._others):
+            if lines is not None:
+                lines.close()
         await self._client.aclose()
         if self._sentinel is not None:
             await self._sentinel.aclose()
+
+    async def _spread(self, commands: Sequence[Command]) -> list[Any]:
+        assert isinstance(self._client, RedisCluster)  # noqa: S101, for mypy: who has no lines is a cluster
+        await self._met(self._client)
+        pipeline: Any = self._client.pipeline()
+        async with pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = await pipeline.execute()
+        return answers
 
     async def _met(self, cluster: RedisCluster) -> None:
         """Learn the cluster's nodes, which may take longer than a caller waits: it goes on when the caller has gone."""
@@ -132,6 +138,10 @@ def _failed(task: "asyncio.Task[object]") -> bool:
     return task.cancelled() or task.exception() is not None
 
 
-def _unavailable(error: Exception) -> CacheUnavailable:
-    # With Sentinel redis-py's own words are a page.
-    return CacheUnavailable(f"{type(error).__name__}: {error}"[:_LONGEST_REASON])
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except _TROUBLE as error:
+        # With Sentinel redis-py's own words are a page.
+        raise CacheUnavailable(f"{type(error).__name__}: {error}"[:_LONGEST_REASON]) from error
