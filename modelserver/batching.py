@@ -1,16 +1,20 @@
 """How each version is batched: by the flags, by a file for all, or by a file of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelserver.batch_limits import BatchLimits
 from modelserver.batching_parameters import BatchingParameters, parse_parameters
 from modelserver.errors import InvalidArgument
+from modelserver.manifest import max_batch_size
 from modelserver.options import Options
-from modelserver.servable import read_max_batch_size
 from modelserver.text_form import BadText
+from modelserver.threads_within import threads_within
 
 PER_MODEL_FILE = "batching_params.pbtxt"
+LIGHT_BATCH = 4
+"""Images that a light network computes at a time: on one core more of them at a time do not cost less each, but make
+whoever came first wait for whoever came last, and leave the other cores without work."""
 THREAD_POOL_NAME = "model_server_batch_threads"
 
 
@@ -22,11 +26,13 @@ class Batching:
         enabled: Whether anything is batched.
         parameters: What the file for all models says; None when there is no file.
         per_model: Whether each version says for itself.
+        light: Whether light networks compute each batch on one core.
     """
 
     enabled: bool = False
     parameters: BatchingParameters | None = None
     per_model: bool = False
+    light: bool = False
 
     @property
     def threads(self) -> int | None:
@@ -57,8 +63,9 @@ class Batching:
             return BatchLimits.of(_read(path)) if path.is_file() else None
         if self.parameters:
             return BatchLimits.of(self.parameters)
-        size = read_max_batch_size(version_dir)
-        return BatchLimits(size) if size else BatchLimits()
+        size = max_batch_size(version_dir)
+        limits = BatchLimits(size) if size else BatchLimits()
+        return _in_small_parts(limits) if self.light and threads_within(version_dir) == 1 else limits
 
 
 def read_batching(options: Options) -> Batching:
@@ -75,7 +82,22 @@ def read_batching(options: Options) -> Batching:
     parameters = _read(Path(file)) if file else None
     if parameters and parameters.num_batch_threads is not None and parameters.num_batch_threads < 1:
         raise InvalidArgument(f"num_batch_threads must be positive; was {parameters.num_batch_threads}")
-    return Batching(options.enable_batching, parameters, options.enable_per_model_batching_parameters)
+    light = options.engine == "tensorflow" and not (
+        options.tensorflow_session_parallelism or options.tensorflow_intra_op_parallelism
+    )
+    return Batching(options.enable_batching, parameters, options.enable_per_model_batching_parameters, light)
+
+
+def _in_small_parts(limits: BatchLimits) -> BatchLimits:
+    """Batch as many rows as before, but compute few of them at a time, and those at once."""
+    parts = -(-limits.max_batch_size // LIGHT_BATCH)
+    return replace(
+        limits,
+        max_enqueued_batches=limits.max_enqueued_batches * parts,
+        timeout=0.0,
+        splits=True,
+        largest_batch=LIGHT_BATCH,
+    )
 
 
 def _read(path: Path) -> BatchingParameters:

@@ -1,16 +1,9 @@
 """A version in memory, and the promise that it stays there while someone uses it."""
 
 import asyncio
-import json
-import logging
-from pathlib import Path
 
 from modelserver.batch_limits import BatchLimits
 from modelserver.engine import LoadedModel
-
-log = logging.getLogger(__name__)
-
-MANIFEST = Path("assets.extra", "manifest.json")
 
 
 class Servable:
@@ -46,16 +39,3 @@ class Servable:
     async def drained(self) -> None:
         """Wait until nobody holds it. New holders must be kept away by the caller."""
         await self._idle.wait()
-
-
-def read_max_batch_size(version_dir: Path) -> int | None:
-    """Read ``max_batch_size`` from a version's manifest; None when there is no manifest, or no such entry."""
-    try:
-        manifest = json.loads((version_dir / MANIFEST).read_bytes())
-        size = manifest.get("max_batch_size")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError) as error:
-        log.warning("The manifest of %s is unreadable, its max_batch_size is not known: %s", version_dir, error)
-        return None
-    return size if isinstance(size, int) and size > 0 else None

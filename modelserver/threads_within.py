@@ -1,11 +1,9 @@
 """How many threads share an operation, where no flag says so."""
 
-import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
-MANIFEST = Path("assets.extra") / "manifest.json"
+from modelserver.manifest import most_flops
 
 LIGHT_FLOPS = 2e9
 """Operations for one image up to which it is not worth sharing them: a network of a hundred layers then has so little
@@ -19,17 +17,10 @@ def threads_within(directory: Path) -> int:
         directory: The version. How much it computes stands in its manifest; of a SavedModel that has none nothing is
             known, so it gets one per core, as in TensorFlow Serving.
     """
-    flops = _flops(directory / MANIFEST)
+    flops = most_flops(directory)
     return 1 if flops is not None and flops <= LIGHT_FLOPS else cores()
 
 
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _flops(manifest: Path) -> float | None:
-    """Return what the most expensive output needs; None when not all of them say."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return max(float(output["flops"]) for output in json.loads(manifest.read_text(encoding="utf-8"))["outputs"])
-    return None

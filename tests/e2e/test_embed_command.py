@@ -222,7 +222,7 @@ def test_vectors_of_two_runs_are_never_mixed(stack: Stack, directory: Path, tmp_
         (["{tmp}", "--out", "{tmp}/a.npy", "--version", "7"], "version"),
         (["{tmp}", "--out", "{tmp}/a.npy", "--output", "all"], "holds one output"),
         (["{tmp}", "--out", "{tmp}/a.csv"], ".parquet, .npy, .jsonl"),
-        (["{tmp}/nowhere.parquet::image", "--out", "{tmp}/a.npy"], "there is no file"),
+        (["{tmp}/nowhere.parquet::image", "--out", "{tmp}/a.npy"], "nothing there"),
         (["{tmp}", "--out", "{tmp}/nowhere/a.npy"], "there is no folder"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 from modelserver.batch_limits import BatchLimits
 from modelserver.batch_queue import BatchQueue, Task
 from modelserver.batch_run import run_batch
-from modelserver.batching import Batching, read_batching
+from modelserver.batching import LIGHT_BATCH, Batching, read_batching
 from modelserver.batching_parameters import BatchingParameters, parse_parameters
 from modelserver.command_line import parse
 from modelserver.errors import InvalidArgument, Unavailable
+from modelserver.manifest import MANIFEST
 from modelserver.metrics import Metrics
 from modelserver.options import Options
 from modelserver.scheduler import Scheduler
@@ -268,3 +270,33 @@ async def test_3_a_free_thread_waits_for_the_timeout_when_there_is_one() -> None
 
         await first
     assert [3] == model.batches
+
+
+def test_a_light_network_computes_few_images_at_a_time_and_still_takes_large_requests(tmp_path: Path) -> None:
+    """As many rows may wait as before, in parts that are computed as soon as a core is free."""
+    (tmp_path / MANIFEST).parent.mkdir()
+    told = {"max_batch_size": 64, "outputs": [{"flops": 1e9}]}
+    (tmp_path / MANIFEST).write_text(json.dumps(told), encoding="utf-8")
+    plain, light = Batching(True).limits_for(tmp_path), Batching(True, light=True).limits_for(tmp_path)
+    assert plain == BatchLimits(64)
+    assert light is not None
+    assert (64, LIGHT_BATCH, 0.0, True) == (light.max_batch_size, light.batch_size, light.timeout, light.splits)
+    assert light.max_enqueued_batches * light.batch_size == plain.max_enqueued_batches * plain.batch_size
+    by_file = Batching(True, parse_parameters("max_batch_size { value: 9 }"), light=True).limits_for(tmp_path)
+    assert by_file is not None
+    assert not by_file.splits
+
+
+@pytest.mark.parametrize(
+    ("flags", "light"),
+    [
+        ([], True),
+        (["--tensorflow_intra_op_parallelism=2"], False),
+        (["--tensorflow_session_parallelism=2"], False),
+        (["--engine=openvino"], False),
+    ],
+)
+def test_who_says_how_many_threads_there_are_is_obeyed(flags: list[str], light: bool) -> None:
+    """Then no network is light, as none is for an engine that chooses for itself."""
+    options = Options.of(parse(["--models_dir=m", "--enable_batching", *flags]))
+    assert light == read_batching(options).light

@@ -9,8 +9,8 @@ import pytest
 
 from modelserver.discovery import MissingBasePath, find_models, find_versions
 from modelserver.listening import LONGEST_SOCKET_PATH, CannotListen, clear_stale_socket
+from modelserver.manifest import max_batch_size
 from modelserver.models_directory import NothingToServe, models_of
-from modelserver.servable import read_max_batch_size
 
 
 def test_versions_are_directories_with_numbers(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_manifest_may_bound_the_batch(tmp_path: Path, text: str | None, size
     if text is not None:
         (tmp_path / "assets.extra" / "manifest.json").write_text(text)
 
-    assert size == read_max_batch_size(tmp_path)
+    assert size == max_batch_size(tmp_path)
 
 
 def test_only_a_dead_socket_is_removed(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from modelserver.manifest import MANIFEST
 from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine
-from modelserver.threads_within import LIGHT_FLOPS, MANIFEST, cores, threads_within
+from modelserver.threads_within import LIGHT_FLOPS, cores, threads_within
 from tests.contract.tfserving.requests import images
 from tests.contract.tfserving.tiny_models import write_tiny
 
