@@ -23,6 +23,7 @@ Command = tuple[str | bytes | int, ...]
 class _Asked(NamedTuple):
     answer: asyncio.Future[list[Any]]
     commands: int
+    values: int | None
     replies: list[Any]
     until: float
 
@@ -48,11 +49,16 @@ class Line(asyncio.Protocol):
         """Whether it can be asked."""
         return not self._transport.is_closing()
 
-    def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        """Send commands, to be answered in their order; fails with `CacheUnavailable`, an error to any included."""
+    def ask(self, commands: Sequence[Command], values: int | None = None) -> asyncio.Future[list[Any]]:
+        """Send commands, to be answered in their order; fails with `CacheUnavailable`, an error to any included.
+
+        Args:
+            commands: at least one.
+            values: how many values each is to be answered by, where that is known: what is no such list is no answer.
+        """
         answer: asyncio.Future[list[Any]] = self._loop.create_future()
         until = self._loop.time() + self._timeout
-        self._asked.append(_Asked(answer, len(commands), [], until))
+        self._asked.append(_Asked(answer, len(commands), values, [], until))
         if self._timer is None:
             self._timer = self._loop.call_at(until, self._look)
         # Its stubs know tuples of one.
@@ -94,6 +100,9 @@ class Line(asyncio.Protocol):
             self.end(str(reply))
             return
         asked = self._asked[0]
+        if asked.values is not None and not (isinstance(reply, list) and len(reply) == asked.values):
+            self.end(f"Expected {asked.values} values, received {str(reply)[:100]}")
+            return
         asked.replies.append(reply)
         if len(asked.replies) == asked.commands:
             self._asked.popleft()
@@ -129,17 +138,17 @@ class Lines:
         self._line: Line | None = None
         self._opening: asyncio.Task[Line] | None = None
 
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Return the answers in the order of the commands.
+    async def run(self, commands: Sequence[Command], values: int | None = None) -> list[Any]:
+        """Return the answers in the order of the commands; see `Line.ask`.
 
         Raises:
-            CacheUnavailable: no answer in time, or an error to any of them, which ends the line.
+            CacheUnavailable: no answer in time, none that is right, or an error to any of them.
             RedisError, OSError: no connection.
         """
         line = self._line
         if line is None or not line.usable:
             line = await self._opened()
-        return await line.ask(commands)
+        return await line.ask(commands, values)
 
     def close(self) -> None:
         """Close the line."""

@@ -58,10 +58,9 @@ class RedisServers:
             # A key has its own slot, so that MGET by slots would be as many commands.
             return await self.run([("GET", key) for key in keys])
         with _translated():
-            (values,) = await self._lookups.run([("MGET", *keys)])
-        if not isinstance(values, list) or len(values) != len(keys):
-            raise CacheUnavailable(f"Expected {len(keys)} values, received {str(values)[:100]}")
-        return values
+            (values,) = await self._lookups.run([("MGET", *keys)], len(keys))
+            found: list[bytes | None] = values
+        return found
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands together and return their answers; in a cluster by node. Not a transaction.

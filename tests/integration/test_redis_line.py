@@ -97,3 +97,35 @@ async def test_a_closed_connection_is_opened_anew(valkey: Valkey) -> None:
         await servers.read(["k"])
     assert [value] == await servers.read(["k"])
     await servers.close()
+
+
+async def test_an_answer_of_another_form_ends_the_line() -> None:
+    """Who knows to whom the next answer would belong: nobody gets it, and the next lookup has another connection."""
+    connections: list[asyncio.Task[object] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(asyncio.current_task())
+        wanted, seen = (2, b"") if len(connections) == 1 else (1, b"")
+        while seen.count(b"MGET") < wanted:
+            data = await reader.read(1 << 16)
+            writer.write(b"+OK\r\n" * (data.count(b"*") if b"MGET" not in data else 0))
+            seen += data
+        # One answer too many comes first, and then what the first lookup asked for.
+        writer.write(b"+OK\r\n*1\r\n$1\r\n1\r\n" if wanted == 2 else b"*1\r\n$1\r\n3\r\n")
+        with suppress(ConnectionError):
+            await reader.read(1 << 16)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    servers = RedisServers(f"redis://127.0.0.1:{port}/0?protocol=2", timeout=20)
+    for lost in await asyncio.gather(servers.read(["one"]), servers.read(["two"]), return_exceptions=True):
+        assert isinstance(lost, CacheUnavailable)
+        assert str(lost).startswith("Expected 1 values, received")
+    assert [b"3"] == await servers.read(["three"])
+    assert 2 == len(connections)
+    await servers.close()
+    server.close()
+    await asyncio.gather(*(connection for connection in connections if connection is not None))
