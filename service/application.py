@@ -27,6 +27,7 @@ from service.embedding.ports import Claims, ModelServer, VectorCache
 from service.embedding.sharing import Unclaimed
 from service.embedding.urls import Fetcher, fetching
 from service.http_api.app import HttpOptions, http_app
+from service.http_api.at_once import AtOnce
 from service.http_api.body import BodyLimits
 from service.http_api.dialects import kserve, spoken
 from service.http_api.operations_server import operations_server
@@ -52,10 +53,12 @@ class Application:
 
     Attributes:
         asgi: speaks HTTP, and has all else in its lifespan.
+        at_once: answers what it can without waiting, for connections that ask it first; None where requests are traced.
         stopping: set it when the server stops, so that HTTP and gRPC drain side by side.
     """
 
     asgi: ASGIApp
+    at_once: AtOnce | None
     stopping: asyncio.Event
 
 
@@ -126,10 +129,10 @@ def build(settings: Settings, log: Logger) -> Application:
         keyring=keyring,
     )
     if tracing is None:
-        return Application(app, stopping)
+        return Application(app, app.at_once, stopping)
     from service.http_api.tracing import Traced  # noqa: PLC0415, as below
 
-    return Application(Traced(app, tracing), stopping)
+    return Application(Traced(app, tracing), None, stopping)
 
 
 def _tell_limits(settings: Settings, metrics: Metrics) -> None:

@@ -79,8 +79,24 @@ class Embedder:
             Overloaded: there is no room for them, or they would wait too long.
         """
         self._budget.require(images)
-        if lookup is not None and not self._joins(lookup):
+        if lookup is not None and not self.joins(lookup):
             self._backlog.require()
+
+    def require_turn(self) -> None:
+        """Refuse one image, for which nobody has looked, if it would be refused were it nowhere to be found.
+
+        Raises:
+            Overloaded: as `require_room` does.
+        """
+        self._budget.require(1)
+        self._backlog.require()
+
+    def joins(self, lookup: Lookup) -> bool:
+        """Whether any of what is missing is being computed here, so that it need not wait for a turn."""
+        version = lookup.card.version
+        return any(
+            self._flights.find(f"{version}:{key}") for pair, key in lookup.keys.items() if pair not in lookup.found
+        )
 
     def looked(self, request: EmbedRequest, digests: Sequence[str]) -> Lookup | None:
         """Look for a request's vectors within reach, without waiting; None when it does not want the cache's.
@@ -158,13 +174,6 @@ class Embedder:
                 if successor == card:
                     raise
                 return await self._answer(successor, request, digests, images, own)
-
-    def _joins(self, lookup: Lookup) -> bool:
-        """Whether any of what is missing is being computed here, so that it need not wait for a turn."""
-        version = lookup.card.version
-        return any(
-            self._flights.find(f"{version}:{key}") for pair, key in lookup.keys.items() if pair not in lookup.found
-        )
 
     async def _card(self, request: EmbedRequest) -> ModelCard:
         if request.version is None:

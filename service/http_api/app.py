@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.types import ASGIApp
 
 from service.auth import Keyring
 from service.embedding.intake import Intake
 from service.http_api import dialects, problems
+from service.http_api.at_once import AtOnce
 from service.http_api.authentication import Authentication
 from service.http_api.body import BodyLimits, BodyReader
 from service.http_api.dialects.desk import Desk
@@ -101,9 +101,11 @@ def http_app(  # noqa: PLR0913, collaborators
     problems.install(app, metrics)
     open_paths = dialects.install(app, dialects.spoken(options.dialects), Desk(intake, endpoint.reader, metrics))
     (route,) = (route for route in routes.routes if getattr(route, "path", None) == PATH)
-    direct: ASGIApp = Direct(endpoint, app, route)
+    direct = Direct(endpoint, app, route)
+    authentication = None
     if keyring is not None:
         app.add_middleware(Authentication, keyring=keyring, metrics=metrics, open_paths=open_paths)
-        direct = Authentication(direct, keyring, metrics)
+        authentication = Authentication(direct, keyring, metrics)
     app.add_middleware(Observed, metrics=metrics, log=log, log_access=options.log_access)
-    return Gateway(app, PATH, Observed(direct, metrics, log, log_access=options.log_access))
+    observed = Observed(authentication or direct, metrics, log, log_access=options.log_access)
+    return Gateway(app, PATH, observed, AtOnce(PATH, direct, observed, authentication, metrics))

@@ -14,6 +14,8 @@ from service.telemetry.metrics import Metrics
 OPEN = frozenset({"/", "/livez", "/readyz", "/docs", "/openapi.json"})
 _OPEN_BELOW = "/docs-assets/"
 
+_CALLER = "microtome.caller"
+
 
 class Authentication:
     """ASGI middleware over a keyring. What follows finds the caller in the scope, as `microtome.caller`.
@@ -37,14 +39,23 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         try:
-            headers = head(scope)
-            given = headers.get(b"x-api-key")
-            authorization = headers.get(b"authorization", b"").decode("latin-1")
-            caller = self._keyring.identify(key_in(authorization, None if given is None else given.decode("latin-1")))
+            if _CALLER not in scope:
+                self.admit(scope)
         except Unauthenticated as error:
             await answer_to(error, self._metrics, scope)(scope, receive, send)
             return
-        scope["microtome.caller"] = caller
+        await self._app(scope, receive, send)
+
+    def admit(self, scope: Scope) -> None:
+        """Find out who asks.
+
+        Raises:
+            Unauthenticated: nobody whom we know.
+        """
+        headers = head(scope)
+        given = headers.get(b"x-api-key")
+        authorization = headers.get(b"authorization", b"").decode("latin-1")
+        caller = self._keyring.identify(key_in(authorization, None if given is None else given.decode("latin-1")))
+        scope[_CALLER] = caller
         self._metrics.key_used(caller.name)
         note(scope, key=caller.name)
-        await self._app(scope, receive, send)

@@ -7,12 +7,13 @@ goes on as every request does, and its look into the cache goes with it.
 
 from contextlib import nullcontext
 from time import perf_counter
+from typing import NamedTuple
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service.auth import Caller
 from service.embedding.lookup import Lookup
@@ -24,6 +25,8 @@ from service.http_api.body import is_json
 from service.http_api.embed import EmbedEndpoint
 from service.http_api.head import head
 from service.http_api.problems import answer_to
+from service.http_api.prospects import Prospects
+from service.http_api.raw import RawResponse
 from service.http_api.ways import Way
 
 _UNUSUAL = frozenset({b"content-encoding", b"transfer-encoding", b"cache-control", b"x-request-timeout", b"expect"})
@@ -32,7 +35,24 @@ _UNUSUAL = frozenset({b"content-encoding", b"transfer-encoding", b"cache-control
 _MOST_LOOKS = 256
 """Looks that are waited for at a time. Further requests go the way on which each takes a place in flight."""
 
+_BEGUN = "microtome.begun"
+
 _NOTHING = nullcontext()
+
+
+class _Begun(NamedTuple):
+    """One image that has come whole, and what was found out about it without waiting for anybody.
+
+    Attributes:
+        digest: None where the body is no single image, or one so large that hashing it is worth a thread.
+        lookup: what is within reach; None where nobody has looked.
+    """
+
+    way: Way
+    body: bytes
+    timings: Timings
+    digest: str | None
+    lookup: Lookup | None
 
 
 class Direct:
@@ -44,17 +64,23 @@ class Direct:
         self._app = app
         self._route = route
         self._looks = 0
+        self._prospects = Prospects()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        scope["app"] = self._app
-        scope["route"] = self._route
-        way = self._endpoint.ways.plain(scope) if self._may_be_one_image(scope) else None
-        arrived = Arrived(receive) if way else None
+        begun: _Begun | None = scope.get(_BEGUN)
+        arrived = None
         try:
-            response = await (
-                self._answer(scope, arrived, way) if arrived and way else self._endpoint.post(Request(scope, receive))
-            )
+            if begun is not None:
+                receive = _Given(begun.body, receive)
+                response = await self._go_on(scope, receive, begun)
+            else:
+                self._name(scope)
+                if (way := self._plain(scope)) is None:
+                    response = await self._endpoint.post(Request(scope, receive))
+                else:
+                    receive = arrived = Arrived(receive)
+                    response = await self._answer(scope, arrived, way)
         except ServiceError as error:
             response = answer_to(error, self._endpoint.metrics, scope)
         finally:
@@ -62,53 +88,127 @@ class Direct:
                 arrived.close()
         await response(scope, receive, send)
 
+    def at_once(self, scope: Scope, body: bytes) -> Response | None:
+        """Answer a request whose body has come whole if nobody has to be waited for: from memory, or by refusing it.
+
+        Returns None for all others. What has been found out about them is in the scope then, where `__call__` finds it.
+
+        Raises:
+            ServiceError: as the answer to the request.
+        """
+        self._name(scope)
+        way = self._plain(scope) if body else None
+        if way is None:
+            return None
+        response, scope[_BEGUN] = self._begin(scope, body, way, Timings(), 0.0)
+        return response
+
+    def has_body_of(self, scope: Scope) -> bool:
+        """Whether `at_once` has left a body in the scope, which nobody needs to receive."""
+        return _BEGUN in scope
+
+    def _name(self, scope: Scope) -> None:
+        scope["app"] = self._app
+        scope["route"] = self._route
+
     async def _answer(self, scope: Scope, arrived: Arrived, way: Way) -> Response:
-        endpoint, timings, digest, lookup = self._endpoint, Timings(), None, None
-        access.note(scope, stages=timings.seconds)
+        timings = Timings()
         start = perf_counter()
         body = arrived.whole_body()
-        read = perf_counter() - start
-        if body and not is_json(body, head(scope).get(b"content-type", b"").decode("latin-1")):
-            digest = endpoint.digest(body, timings)
-        if body and digest:
+        if not body:
+            return await self._endpoint.answer(Request(scope, arrived), timings)
+        response, begun = self._begin(scope, body, way, timings, perf_counter() - start)
+        return response or await self._go_on(scope, arrived, begun)
+
+    def _begin(
+        self, scope: Scope, body: bytes, way: Way, timings: Timings, read: float
+    ) -> tuple[Response | None, _Begun]:
+        """Do all that can be done without waiting; the response is None where that is not all."""
+        endpoint, prospects, response, lookup = self._endpoint, self._prospects, None, None
+        access.note(scope, stages=timings.seconds)
+        if is_json(body, head(scope).get(b"content-type", b"").decode("latin-1")):
+            return None, _Begun(way, body, timings, None, None)
+        digest = endpoint.digest(body, timings)
+        if digest:
             both(endpoint.metrics.stage, timings.stage)("read", read)
             response = endpoint.repeats.again(scope, digest, timings)
             if response is None:
                 endpoint.check(scope, way, images=1)
-                lookup = await self._looked(scope, way, digest, timings, len(body))
+                start = perf_counter()
+                lookup = endpoint.intake.embedder.looked(way.request, [digest])
                 if lookup and lookup.complete:
-                    embedded = endpoint.intake.embedder.answered(lookup)
-                    response = endpoint.written(scope, embedded, way, timings, digest)
-            if response:
-                return response
-            if lookup:
-                endpoint.intake.embedder.require_room(1, lookup)
-        return await endpoint.answer(Request(scope, arrived), timings, digest, lookup)
+                    both(endpoint.metrics.stage, timings.stage)("cache", perf_counter() - start)
+                    response = self._written(scope, lookup, way, timings, digest)
+            if response is not None:
+                prospects.looked(found=True)
+        return response, _Begun(way, body, timings, digest, lookup)
 
-    async def _looked(self, scope: Scope, way: Way, digest: str, timings: Timings, held: int) -> Lookup | None:
-        """Ask the cache. While it has to be waited for the body's bytes are held; None if too many wait already."""
+    async def _go_on(self, scope: Scope, receive: Receive, begun: _Begun) -> Response:
+        endpoint, (way, body, timings, digest, lookup) = self._endpoint, begun
+        if digest and lookup:
+            if not await self._look_further(scope, lookup, timings, len(body)):
+                lookup = None
+            elif lookup.complete:
+                self._prospects.looked(found=True)
+                return self._written(scope, lookup, way, timings, digest)
+            else:
+                embedder = endpoint.intake.embedder
+                self._prospects.looked(found=embedder.joins(lookup))
+                embedder.require_room(1, lookup)
+        return await endpoint.answer(Request(scope, receive), timings, digest, lookup)
+
+    def _written(self, scope: Scope, lookup: Lookup, way: Way, timings: Timings, digest: str) -> RawResponse:
+        embedded = self._endpoint.intake.embedder.answered(lookup)
+        return self._endpoint.written(scope, embedded, way, timings, digest)
+
+    async def _look_further(self, scope: Scope, lookup: Lookup, timings: Timings, held: int) -> bool:
+        """Ask the whole cache, while the body's bytes are held; return False if too many wait for it already."""
         endpoint, start = self._endpoint, perf_counter()
-        lookup = endpoint.intake.embedder.looked(way.request, [digest])
-        if lookup and not lookup.complete:
-            if self._looks >= _MOST_LOOKS:
-                return None
-            caller: Caller | None = scope.get("microtome.caller")
-            own = caller.bodies.hold(held) if caller and caller.bodies else _NOTHING
-            self._looks += 1
-            try:
-                with endpoint.reader.budget.hold(held), own:
-                    await endpoint.intake.embedder.look_further(lookup)
-            finally:
-                self._looks -= 1
+        if self._looks >= _MOST_LOOKS:
+            return False
+        caller: Caller | None = scope.get("microtome.caller")
+        own = caller.bodies.hold(held) if caller and caller.bodies else _NOTHING
+        self._looks += 1
+        try:
+            with endpoint.reader.budget.hold(held), own:
+                await endpoint.intake.embedder.look_further(lookup)
+        finally:
+            self._looks -= 1
         both(endpoint.metrics.stage, timings.stage)("cache", perf_counter() - start)
-        return lookup
+        return True
 
-    def _may_be_one_image(self, scope: Scope) -> bool:
+    def _plain(self, scope: Scope) -> Way | None:
+        """Return the way of a request that may be one image, asked for in a plain way.
+
+        Raises:
+            Overloaded: there is no room for it, and little hope that the cache has its vector.
+        """
         headers = head(scope)
         length = headers.get(b"content-length")
-        return (
+        may_be_one_image = (
             length is not None
             and int(length) <= self._endpoint.reader.limits.max_image_bytes
             and _UNUSUAL.isdisjoint(headers)
             and not headers.get(b"content-type", b"").lower().startswith(b"multipart/")
         )
+        if not may_be_one_image:
+            return None
+        if not self._prospects.worth_a_look():
+            self._endpoint.intake.embedder.require_turn()
+        return self._endpoint.ways.plain(scope)
+
+
+class _Given:
+    """A `receive` whose first message is a body that is here already."""
+
+    __slots__ = ("_body", "_receive")
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        body, self._body = self._body, None
+        if body is None:
+            return await self._receive()
+        return {"type": "http.request", "body": body, "more_body": False}

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.http_api.at_once import AtOnce
+
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
@@ -19,11 +21,13 @@ class Gateway:
         framework: has all routes.
         path: of the route that goes past it when it is posted to.
         direct: answers there, authentication and logging included.
+        at_once: does so without waiting where that can be, for connections that ask it first, see `connection.py`.
     """
 
     framework: FastAPI
     path: str
     direct: ASGIApp
+    at_once: AtOnce
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the server's start and end."""

@@ -6,9 +6,9 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http_api import access
-from service.http_api.head import head
+from service.http_api.observation import Observation, observation
 from service.http_api.problems import unexpected
-from service.telemetry.logs import Logger, request_id
+from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
 
@@ -26,18 +26,14 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name = request_id(head(scope).get(b"x-request-id", b"").decode("latin-1"))
-        id_header = (b"x-request-id", name.encode("ascii"))
-        structlog.contextvars.bind_contextvars(request_id=name)
-        facts = access.begin(scope)
-        start, status = perf_counter(), 0
+        request = observation(scope)
+        structlog.contextvars.bind_contextvars(request_id=request.id)
 
         async def noted(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                request.status = message["status"]
                 # Not into the list that came: it may be an answer's that is kept.
-                message["headers"] = [*message.get("headers", ()), id_header]
+                message["headers"] = [*message.get("headers", ()), request.id_header]
             await send(message)
 
         try:
@@ -46,20 +42,25 @@ class Observed:
             # The one place where an unforeseen error ends: all of it into the log, none of it to the caller.
             self._log.exception("unexpected_error", path=scope["path"])
             self._metrics.errors.labels("internal-error").inc()
-            if status:
+            if request.status:
                 raise
-            await unexpected(name, scope)(scope, receive, noted)
+            await unexpected(request.id, scope)(scope, receive, noted)
         finally:
-            # The route's template, never the path: labels stay few whatever callers ask for.
-            route = getattr(scope.get("route"), "path", "other")
-            seconds = perf_counter() - start
-            self._metrics.request_answered(route, status, seconds)
-            if self._log_access:
-                self._log.info(
-                    "request",
-                    method=scope["method"],
-                    route=route,
-                    status=status,
-                    ms=round(1000 * seconds, 2),
-                    **access.as_logged(facts),
-                )
+            self.ended(scope, request)
+
+    def ended(self, scope: Scope, request: Observation) -> None:
+        """Count a request that has been answered, and log it."""
+        # The route's template, never the path: labels stay few whatever callers ask for.
+        route = getattr(scope.get("route"), "path", "other")
+        seconds = perf_counter() - request.start
+        self._metrics.request_answered(route, request.status, seconds)
+        if self._log_access:
+            self._log.info(
+                "request",
+                request_id=request.id,
+                method=scope["method"],
+                route=route,
+                status=request.status,
+                ms=round(1000 * seconds, 2),
+                **access.as_logged(request.facts),
+            )

@@ -1,4 +1,4 @@
-"""`POST /embed` is answered past the framework, and by it for whoever asks there: nobody can tell the two apart."""
+"""`POST /embed` is answered where it is read, past the framework, and by the framework: nobody can tell them apart."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from starlette.types import ASGIApp
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from service.auth import Keyring, read_keys
 from service.embedding.ports import VectorCache
 from service.http_api.arrived import Arrived
+from service.http_api.connection import connection
 from tests.fakes.model_server import card
 from tests.fakes.vector_cache import FakeCache
 from tests.pictures import png
@@ -132,13 +133,14 @@ async def both_ways(
     keyring: Keyring | None = None,
     cache: Callable[[], VectorCache | None] = lambda: None,
 ) -> AsyncIterator[list["Way"]]:
-    """Two gateways of the same kind, of which the second is asked through the framework."""
+    """Three gateways of the same kind: over our connections, over uvicorn's, and asked through the framework."""
     async with AsyncExitStack() as stack:
         gateways = [
-            await stack.enter_async_context(gateway_with(decoders, keyring=keyring, cache=cache())) for _ in range(2)
+            await stack.enter_async_context(gateway_with(decoders, keyring=keyring, cache=cache())) for _ in range(3)
         ]
-        apps: list[ASGIApp] = [gateways[0].app, gateways[1].app.framework]
-        ports = [await stack.enter_async_context(listening(app)) for app in apps]
+        apps: list[ASGIApp] = [gateways[0].app, gateways[1].app, gateways[2].app.framework]
+        kinds: list[Any] = [connection(gateways[0].app.at_once), "httptools", "httptools"]
+        ports = [await stack.enter_async_context(listening(app, kind)) for app, kind in zip(apps, kinds, strict=True)]
         yield [Way(gateway, port) for gateway, port in zip(gateways, ports, strict=True)]
 
 
@@ -162,19 +164,20 @@ async def test_both_ways_give_the_same_answers_and_counts(
     decoders: ThreadPoolExecutor, cache: Callable[[], VectorCache | None]
 ) -> None:
     """Options, forms of bodies and answers, errors, methods: byte for byte, and in every counter."""
-    async with both_ways(decoders, cache=cache) as (direct, framework):
+    async with both_ways(decoders, cache=cache) as (*others, framework):
         for case in CASES:
             expected = await framework.answers(case)
-            assert expected == await direct.answers(case), case
             assert all(got.startswith(b"HTTP/1.1 ") for got in expected), case
-            assert framework.counts() == direct.counts(), case
-        assert direct.gateway.server.calls == framework.gateway.server.calls
+            for way in others:
+                assert expected == await way.answers(case), case
+                assert framework.counts() == way.counts(), case
+        assert all(framework.gateway.server.calls == way.gateway.server.calls for way in others)
 
 
 async def test_both_ways_ask_for_keys(decoders: ThreadPoolExecutor) -> None:
     """No key, a wrong one, one in either header: the same answers, and the same counts by name."""
     keyring = Keyring(read_keys([line("search", "s3cret-of-search")]))
-    async with both_ways(decoders, keyring) as (direct, framework):
+    async with both_ways(decoders, keyring) as (*others, framework):
         for lines in (
             [],
             [f"Authorization: {KEY['Authorization']}"],
@@ -182,9 +185,10 @@ async def test_both_ways_ask_for_keys(decoders: ThreadPoolExecutor) -> None:
             ["X-API-Key: no"],
         ):
             case = Case(lines=lines)
-            assert await framework.answers(case) == await direct.answers(case), case
-        assert framework.counts() == direct.counts()
-        assert any('key_requests_total{key="search"} 6.0' in each for each in direct.counts())
+            expected = await framework.answers(case)
+            assert all([expected == await way.answers(case) for way in others]), case
+        assert all(framework.counts() == way.counts() for way in others)
+        assert any('key_requests_total{key="search"} 6.0' in each for each in framework.counts())
 
 
 async def test_what_was_kept_is_not_given_for_another_version(gateway: Gateway) -> None:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -19,10 +20,10 @@ from tests.unit.service.http_api.test_embed import problem
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp) -> AsyncIterator[int]:
-    """Serve the application as the gateway does and return the port."""
+async def listening(app: ASGIApp, http: Any = "httptools") -> AsyncIterator[int]:
+    """Serve the application, over uvicorn's connections or others, and return the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, http="httptools", log_level="warning", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app, http=http, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server._serve(sockets=[listener]))
         try:
             yield listener.getsockname()[1]

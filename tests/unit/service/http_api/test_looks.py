@@ -147,3 +147,22 @@ async def test_a_bad_option_is_told_and_the_cache_is_not_asked(gateway: Gateway,
     assert (404, "unknown-model") == problem(await ask(gateway, png(), "model=nix"))
     assert (404, "unknown-output") == problem(await ask(gateway, png(), "output=nix"))
     assert [] == far.asked
+
+
+async def test_in_an_overload_of_unknown_images_few_are_looked_up(gateway: Gateway, far: FakeCache) -> None:
+    """Refused by their heads; but when images that are known come, they are answered again."""
+    known = png()
+    await ask(gateway, known)
+    gateway.server.gate.clear()
+    others = [asyncio.create_task(ask(gateway, png(seed))) for seed in range(1, 5)]
+    await gateway.server.called(5)
+    for seed in range(5, 500):
+        assert 429 == (await ask(gateway, b"%d" % seed)).status_code
+    far.asked.clear()
+    statuses = [(await ask(gateway, b"%d" % seed)).status_code for seed in range(500, 660)]
+    assert ({429}, 10) == (set(statuses), len(far.asked))
+    answers = [(await ask(gateway, known)).status_code for _ in range(32)]
+    assert answers == [429] * answers.index(200) + [200] * (32 - answers.index(200))
+    assert answers.index(200) < 16
+    gateway.server.gate.set()
+    assert {200} == {each.status_code for each in await asyncio.gather(*others)}
