@@ -83,7 +83,8 @@ class Direct:
                 return response
             if lookup:
                 endpoint.intake.embedder.require_room(1, lookup)
-        return await endpoint.answer(Request(scope, arrived), timings, digest, lookup)
+                return await endpoint.computed(scope, arrived, way, body, digest, lookup, timings)
+        return await endpoint.answer(Request(scope, arrived), timings, digest)
 
     async def _looked(self, scope: Scope, way: Way, digest: str, timings: Timings, held: int) -> Lookup | None:
         """Ask the cache. While it has to be waited for the body's bytes are held; None if too many wait already."""
