@@ -1,19 +1,15 @@
 """Bound one kind of call by a time budget, and leave its other side alone for a while after a failure."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import TypeVar
 
 from service.cache.breaker import Breaker
+from service.embedding.alarms import Patience
 from service.errors import CacheUnavailable
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
-
-ONE_TURN = 0.001
-"""Seconds in which the event loop looks at its sockets once more."""
 
 
 class Guard:
@@ -31,6 +27,7 @@ class Guard:
         """
         self._operation = operation
         self._budget = budget
+        self._patience = Patience(budget)
         self._breaker = Breaker(window)
         self._metrics = metrics
         self._log = log
@@ -47,7 +44,7 @@ class Guard:
             return None
         was_open = breaker.is_open
         try:
-            async with _within(self._budget):
+            async with self._patience.bounded():
                 result = await ask()
         except (CacheUnavailable, TimeoutError) as error:
             breaker.failed()
@@ -62,28 +59,3 @@ class Guard:
             self._metrics.cache_breaker_open.labels(self._operation).set(0)
             self._log.info("cache_up", operation=self._operation)
         return result
-
-
-class _within:  # noqa: N801, reads like asyncio.timeout
-    """`asyncio.timeout`, but a process that stood still itself does not blame the other side.
-
-    After a pause the event loop looks at its timers before its sockets, where the answer may lie: so when the time is
-    over, the sockets have one more turn.
-    """
-
-    __slots__ = ("_seconds", "_timeout", "_timer")
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._timeout = asyncio.timeout(None)
-
-    async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        await self._timeout.__aenter__()
-        self._timer = loop.call_later(self._seconds, lambda: self._timeout.reschedule(loop.time() + ONE_TURN))
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        await self._timeout.__aexit__(kind, error, trace)

@@ -14,7 +14,7 @@ import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from service.cache.guard import ONE_TURN
+from service.embedding.alarms import ONE_TURN
 from service.errors import CacheUnavailable
 
 Command = tuple[str | bytes | int, ...]

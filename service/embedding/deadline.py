@@ -6,6 +6,7 @@ from math import inf
 from time import monotonic
 from types import TracebackType
 
+from service.embedding.alarms import Patience
 from service.errors import DeadlineExceeded
 
 _current: ContextVar[float] = ContextVar("microtome_deadline", default=inf)
@@ -37,6 +38,7 @@ class within:  # noqa: N801, reads like the function that it was, and costs less
 
     Args:
         seconds: that the block may take.
+        patience: of all blocks that may take so long, where there are many; without it the block has its own timer.
 
     Raises:
         DeadlineExceeded: its time was over.
@@ -44,9 +46,9 @@ class within:  # noqa: N801, reads like the function that it was, and costs less
 
     __slots__ = ("_before", "_seconds", "_timeout")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, patience: Patience | None = None) -> None:
         self._seconds = seconds
-        self._timeout = asyncio.timeout(seconds)
+        self._timeout = asyncio.timeout(seconds) if patience is None else patience.bounded()
 
     async def __aenter__(self) -> None:
         self._before = _current.set(min(_current.get(), monotonic() + self._seconds))

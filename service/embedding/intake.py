@@ -4,7 +4,7 @@ HTTP, gRPC and the contracts of others read their own messages and write their o
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from service.embedding.budget import Budget
@@ -16,6 +16,8 @@ from service.embedding.stopwatch import Timings, both, timed
 from service.embedding.urls import Fetch, Image, Url
 from service.embedding.vectors import checked_dimensions, require_quantization
 from service.errors import BadRequest, NoImageEmbedded, ServiceError, restated
+
+_NOTHING = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +105,14 @@ class Intake:
         Raises:
             ServiceError: any leaf of the tree; what is wrong with one image begins with "Image 3: ".
         """
-        with ExitStack() as held:
-            if own is not None:
-                held.enter_context(own.hold(len(images)))
-            arrived: Sequence[bytes | ServiceError] = images  # type: ignore[assignment]  # addresses are replaced below
-            if any(isinstance(image, Url) for image in images):
-                held.enter_context(self.bodies.hold(self.fetched_bytes))
+        with own.hold(len(images)) if own is not None else _NOTHING:
+            if not any(isinstance(image, Url) for image in images):
+                arrived: Sequence[bytes | ServiceError] = images  # type: ignore[assignment]  # no addresses
+                return await self._embedded(request, arrived, timings, digests, lookup)
+            with self.bodies.hold(self.fetched_bytes):
                 with timed(both(self.observer.stage, timings.stage), "fetch"):
                     arrived = await self.fetch(images)
-            return await self._embedded(request, arrived, timings, digests, lookup)
+                return await self._embedded(request, arrived, timings, digests, lookup)
 
     async def _embedded(
         self,

@@ -145,17 +145,15 @@ class Direct:
 
     async def _go_on(self, scope: Scope, receive: Receive, begun: _Begun) -> Response:
         endpoint, (way, body, timings, digest, lookup) = self._endpoint, begun
-        if digest and lookup:
-            if not await self._look_further(scope, lookup, timings, len(body)):
-                lookup = None
-            elif lookup.complete:
+        if digest and lookup and await self._look_further(scope, lookup, timings, len(body)):
+            if lookup.complete:
                 self._prospects.looked(found=True)
                 return self._written(scope, lookup, way, timings, digest)
-            else:
-                embedder = endpoint.intake.embedder
-                self._prospects.looked(found=embedder.joins(lookup))
-                embedder.require_room(1, lookup)
-        return await endpoint.answer(Request(scope, receive), timings, digest, lookup)
+            embedder = endpoint.intake.embedder
+            self._prospects.looked(found=embedder.joins(lookup))
+            embedder.require_room(1, lookup)
+            return await endpoint.computed(scope, receive, way, body, digest, lookup, timings)
+        return await endpoint.answer(Request(scope, receive), timings, digest)
 
     def _written(self, scope: Scope, lookup: Lookup, way: Way, timings: Timings, digest: str) -> RawResponse:
         embedded = self._endpoint.intake.embedder.answered(lookup)

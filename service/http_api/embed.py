@@ -1,16 +1,18 @@
 """POST /embed: images in, vectors out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from time import perf_counter
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from service.auth import Caller
+from service.embedding.alarms import Patience
 from service.embedding.deadline import within
 from service.embedding.intake import Intake
 from service.embedding.lookup import Lookup
@@ -26,7 +28,7 @@ from service.http_api.options import read_options
 from service.http_api.raw import RawHeaders, RawResponse, raw
 from service.http_api.repeats import Repeats, server_timing
 from service.http_api.schemas import EmbedAnswer
-from service.http_api.waiting import CallerGone, allowed, caller_waiting
+from service.http_api.waiting import CallerGone, Callers, allowed
 from service.http_api.ways import Way, Ways, query_items
 from service.telemetry.metrics import Metrics
 
@@ -34,6 +36,8 @@ PATH = "/embed"
 
 _CLIENT_CLOSED_REQUEST = 499
 """nginx's, for the metrics; nobody receives it."""
+
+_NOTHING = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,12 @@ class EmbedEndpoint:
     metrics: Metrics
     repeats: Repeats
     ways: Ways
+    _callers: Callers = field(default_factory=Callers, init=False)
+    _patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Have one timer for all requests that say nothing of their time."""
+        object.__setattr__(self, "_patience", Patience(self.intake.deadline))
 
     async def post(self, request: Request) -> Response:
         """Turn images into vectors: one image as the body, several as file parts of a form, or JSON.
@@ -54,16 +64,13 @@ class EmbedEndpoint:
         """
         return await self.answer(request, Timings())
 
-    async def answer(
-        self, request: Request, timings: Timings, digest: str | None = None, lookup: Lookup | None = None
-    ) -> Response:
+    async def answer(self, request: Request, timings: Timings, digest: str | None = None) -> Response:
         """Answer a request.
 
         Args:
             request: with its body still to be read.
             timings: what the request has passed already, and is told the rest.
             digest: of the body, when it has been read and is one image.
-            lookup: what the whole cache had of it, when it has been asked.
 
         Raises:
             ServiceError: any leaf of the tree.
@@ -71,7 +78,40 @@ class EmbedEndpoint:
         access.note(request.scope, stages=timings.seconds)
         try:
             async with within(allowed(request, self.intake.deadline)):
-                return await self._answered(request, timings, digest, lookup)
+                return await self._answered(request, timings, digest)
+        except CallerGone:
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+    async def computed(  # noqa: PLR0913, PLR0917, one step of the way, with all that was found out before
+        self, scope: Scope, receive: Receive, way: Way, body: bytes, digest: str, lookup: Lookup, timings: Timings
+    ) -> Response:
+        """Answer a request for one image that has been read, checked and looked up, and is not in the cache.
+
+        Args:
+            scope: of a request without a word on its time.
+            receive: tells when the caller has gone.
+            way: what is asked for.
+            body: the image.
+            digest: of the image.
+            lookup: what the whole cache had.
+            timings: what the request has passed already, and is told the rest.
+
+        Raises:
+            ServiceError: any leaf of the tree.
+        """
+        caller: Caller | None = scope.get("microtome.caller")
+        images, bodies = (caller.images, caller.bodies) if caller else (None, None)
+        try:
+            async with within(self.intake.deadline, self._patience):
+                with (
+                    self.reader.budget.hold(len(body)),
+                    bodies.hold(len(body)) if bodies else _NOTHING,
+                    self._callers.waiting(receive),
+                ):
+                    embedded = await self.intake.embed(
+                        way.request, [body], timings, own=images, digests=[digest], lookup=lookup
+                    )
+                return self.written(scope, embedded, way, timings, digest)
         except CallerGone:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
@@ -114,9 +154,7 @@ class EmbedEndpoint:
         status = HTTPStatus.MULTI_STATUS if embedded.errors else HTTPStatus.OK
         return RawResponse(status, [*headers, server_timing(timings)], answer.body)
 
-    async def _answered(
-        self, request: Request, timings: Timings, digest: str | None, lookup: Lookup | None
-    ) -> Response:
+    async def _answered(self, request: Request, timings: Timings, digest: str | None) -> Response:
         scope = request.scope
         caller: Caller | None = scope.get("microtome.caller")
         own = (caller.bodies,) if caller and caller.bodies else ()
@@ -132,26 +170,20 @@ class EmbedEndpoint:
                 return response
             way = self.ways.read(scope, received.options, no_cache=no_cache)
             self.check(scope, way, images=len(received.images))
-            embedded = await self._embedded(request, received.images, digests, way, timings, lookup)
+            embedded = await self._embedded(request, received.images, digests, way, timings)
         return self.written(scope, embedded, way, timings, repeatable)
 
-    async def _embedded(  # noqa: PLR0913, PLR0917, one step of the way, with all that was found out before
-        self,
-        request: Request,
-        images: Sequence[Image],
-        digests: Sequence[str] | None,
-        way: Way,
-        timings: Timings,
-        lookup: Lookup | None,
+    async def _embedded(
+        self, request: Request, images: Sequence[Image], digests: Sequence[str] | None, way: Way, timings: Timings
     ) -> Embedded:
-        if digests and lookup is None:
+        if digests:
             if (embedded := self.intake.cached(way.request, digests, timings)) is not None:
                 return embedded
             self.intake.embedder.require_room(len(digests))
         caller: Caller | None = request.scope.get("microtome.caller")
-        async with caller_waiting(request):
+        with self._callers.waiting(request.receive):
             own = caller.images if caller else None
-            return await self.intake.embed(way.request, images, timings, own=own, digests=digests, lookup=lookup)
+            return await self.intake.embed(way.request, images, timings, own=own, digests=digests)
 
 
 def embed_router(endpoint: EmbedEndpoint) -> APIRouter:

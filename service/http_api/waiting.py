@@ -2,19 +2,19 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from starlette.requests import Request
+from starlette.types import Receive
 
+from service.embedding.alarms import Alarms
 from service.errors import BadRequest
 from service.http_api.head import head
 
 HEADER = "X-Request-Timeout"
 _HEADER = HEADER.lower().encode()
 
-_UNWATCHED = 0.05
-"""Seconds after which a caller is watched: most answers are out by then, and a task costs more than a timer."""
+_UNWATCHED = 0.25
+"""Seconds after which a caller is watched: most answers are out by then, also where many share the processors."""
 
 
 class CallerGone(Exception):
@@ -40,35 +40,51 @@ def allowed(request: Request, longest: float) -> float:
     return min(seconds, longest)
 
 
-@asynccontextmanager
-async def caller_waiting(request: Request) -> AsyncIterator[None]:
-    """Cancel the block when the caller closes the connection. The request's body must have been read.
+class Callers:
+    """Watches over callers who wait, each from a while after it began to; one timer for all."""
 
-    Raises:
-        CallerGone: it did.
-    """
-    working = asyncio.current_task()
-    assert working is not None  # noqa: S101, for mypy: we are in a coroutine
-    gone = False
+    def __init__(self) -> None:
+        self._alarms = Alarms(_UNWATCHED)
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
+    def waiting(self, receive: Receive) -> "_Waiting":
+        """Cancel the block when the caller closes the connection. The request's body must have been read.
+
+        Raises:
+            CallerGone: it did.
+        """
+        return _Waiting(receive, self._alarms)
+
+
+class _Waiting:
+    """No generator, which costs more: it runs with every image that is computed."""
+
+    __slots__ = ("_alarm", "_alarms", "_gone", "_receive", "_watching", "_working")
+
+    def __init__(self, receive: Receive, alarms: Alarms) -> None:
+        self._receive = receive
+        self._alarms = alarms
+        self._gone = False
+        self._watching: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        working = asyncio.current_task()
+        assert working is not None  # noqa: S101, for mypy: we are in a coroutine
+        self._working = working
+        self._alarm = self._alarms.set(self._begin)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._alarms.stop(self._alarm)
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._gone and kind is asyncio.CancelledError:
+            self._working.uncancel()
+            raise CallerGone from None
+
+    def _begin(self) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        working.cancel()
-
-    loop = asyncio.get_running_loop()
-    watching: list[asyncio.Task[None]] = []
-    timer = loop.call_later(_UNWATCHED, lambda: watching.append(loop.create_task(watch())))
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        working.uncancel()
-        raise CallerGone from None
-    finally:
-        timer.cancel()
-        for task in watching:
-            task.cancel()
+        self._gone = True
+        self._working.cancel()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from starlette.requests import Request
@@ -20,7 +20,7 @@ from service.errors import BadRequest, TooManyImages
 from service.http_api.access import note
 from service.http_api.answers import in_header
 from service.http_api.body import BodyLimits, BodyReader
-from service.http_api.waiting import CallerGone, allowed, caller_waiting
+from service.http_api.waiting import CallerGone, Callers, allowed
 
 _CLIENT_CLOSED_REQUEST = 499
 """nginx's, for the metrics; nobody receives it."""
@@ -62,6 +62,7 @@ class Desk:
     intake: Intake
     reader: BodyReader
     observer: Observer
+    _callers: Callers = field(default_factory=Callers, init=False)
 
     @property
     def limits(self) -> BodyLimits:
@@ -95,7 +96,7 @@ class Desk:
             asked, images = question.request, question.images
             self._check(question)
             note(request.scope, images=len(images), model=asked.model[:80])
-            async with caller_waiting(request):
+            with self._callers.waiting(request.receive):
                 embedded = await self.intake.embed(asked, images, timings, own=caller.images if caller else None)
         # Once more, since the version that answered may not be the one that was looked at.
         checked_dimensions(question.dimensions, [embedded.card.outputs[e.output] for e in embedded.embeddings[:64]])
