@@ -132,7 +132,13 @@ class _Connection(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+        # As uvicorn does: no circle of connection and request is left for the collector.
+        cycle.on_response = _nothing
         return True
+
+
+def _nothing() -> None:
+    pass
 
 
 def _scope(cycle: RequestResponseCycle) -> Scope:

@@ -24,9 +24,10 @@ from service.http_api.arrived import Arrived
 from service.http_api.body import is_json
 from service.http_api.embed import EmbedEndpoint
 from service.http_api.head import head
+from service.http_api.observation import observation
 from service.http_api.problems import answer_to
 from service.http_api.prospects import Prospects
-from service.http_api.raw import RawResponse
+from service.http_api.raw import WRITE, RawResponse, Write
 from service.http_api.ways import Way
 
 _UNUSUAL = frozenset({b"content-encoding", b"transfer-encoding", b"cache-control", b"x-request-timeout", b"expect"})
@@ -68,7 +69,10 @@ class Direct:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        begun: _Begun | None = scope.get(_BEGUN)
+        # What is the request's own does not stay in its scope, which the server keeps: not the body, and no circle of
+        # connection and scope, which only the collector would find.
+        begun: _Begun | None = scope.pop(_BEGUN, None)
+        write: Write | None = scope.pop(WRITE, None)
         arrived = None
         try:
             if begun is not None:
@@ -86,7 +90,17 @@ class Direct:
         finally:
             if arrived:
                 arrived.close()
-        await response(scope, receive, send)
+        if write is None or not self._put(scope, response, write):
+            await response(scope, receive, send)
+
+    @staticmethod
+    def _put(scope: Scope, response: Response, write: Write) -> bool:
+        """Write an answer in one piece, if its connection takes it."""
+        request = observation(scope)
+        if not write(response.status_code, [*response.raw_headers, request.id_header], bytes(response.body)):
+            return False
+        request.status = response.status_code
+        return True
 
     def at_once(self, scope: Scope, body: bytes) -> Response | None:
         """Answer a request whose body has come whole if nobody has to be waited for: from memory, or by refusing it.

@@ -3,9 +3,6 @@
 from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
-from service.http_api.observation import observation
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -24,16 +21,6 @@ class RawResponse(Response):
         self.raw_headers = headers
         self.body = body
         self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, in one piece where the connection takes it so."""
-        write: Write | None = scope.get(WRITE)
-        if write is not None:
-            request = observation(scope)
-            if write(self.status_code, [*self.raw_headers, request.id_header], bytes(self.body)):
-                request.status = self.status_code
-                return
-        await super().__call__(scope, receive, send)
 
 
 def raw(headers: Mapping[str, str]) -> RawHeaders:

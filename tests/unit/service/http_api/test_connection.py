@@ -1,9 +1,11 @@
 """Our connections do what uvicorn's do, however a request comes over the wire, and whoever is slow."""
 
 import asyncio
+import gc
 import re
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http_api.connection import connection
+from tests.fakes.vector_cache import FakeCache
 from tests.pictures import png
-from tests.unit.service.http_api.conftest import Gateway
+from tests.unit.service.http_api.conftest import Gateway, gateway_with
 from tests.unit.service.http_api.test_connections import listening, shows
 
 IMAGE = png()
@@ -200,3 +203,30 @@ async def test_other_paths_are_uvicorns(gateway: Gateway) -> None:
         await peer.send(REQUEST.replace(b"/embed", b"/other"), REQUEST.replace(b"POST", b"PUT"))
         assert [b"ok", b"ok"] == [(await peer.answer())[2] for _ in range(2)]
     assert [IMAGE, IMAGE] == seen
+
+
+@pytest.mark.parametrize("kind", ["known", "looked up", "computed"])
+async def test_requests_leave_nothing_to_the_collector(decoders: ThreadPoolExecutor, kind: str) -> None:
+    """Bodies above all: what goes in circles would stay until the collector comes by."""
+    images = [png(seed) for seed in range(60)]
+    requests = [HEAD % len(image) + b"\r\n" + image for image in images]
+    options: dict[str, Any] = {"cache": FakeCache(), "answer_bytes": 0} if kind == "looked up" else {}
+    async with gateway_with(decoders, **options) as gateway:
+        for image in images[: 60 if kind != "computed" else 1]:
+            await gateway.client.post("/embed", content=image)
+        async with listening(gateway.app, connection(gateway.app.at_once)) as port, peer_of(port) as peer:
+
+            async def ask(some: list[bytes]) -> None:
+                for request in some:
+                    peer.writer.write(request)
+                    assert 200 == (await peer.answer())[0]
+
+            await ask(requests[:10])
+            gc.collect()
+            gc.disable()
+            try:
+                await ask(requests[10:])
+                left = gc.collect()
+            finally:
+                gc.enable()
+    assert left < 50, f"{left} objects of 50 requests"
