@@ -111,8 +111,9 @@ class Settings(BaseSettings):
     )
     api_keys: str = Field(
         "",
-        description="API keys, separated by `;`, each `NAME sha256:HASH [images=N] [bytes=N]`: whose it is, what "
-        '`printf %s "$KEY" | sha256sum` prints, and what its name may have in flight. A name may have several.',
+        description="API keys, one a line or separated by `;`, each `NAME sha256:HASH [images=N] [bytes=N]`: whose it "
+        'is, what `printf %s "$KEY" | sha256sum` prints, and what its name may have in flight. A name may have '
+        "several.",
     )
     api_keys_file: Path | None = Field(None, description="File with more of them, one a line; `#` begins a comment.")
     allow_anonymous: bool = Field(
@@ -211,7 +212,8 @@ class Settings(BaseSettings):
         Raises:
             ValueError: one has another form, or the file cannot be read.
         """
-        lines = self.api_keys.split(";")
+        # A Secret made from a file has lines, as that file has.
+        lines = [key for line in self.api_keys.splitlines() for key in line.split(";")]
         if self.api_keys_file is not None:
             try:
                 lines += self.api_keys_file.read_text(encoding="utf-8").splitlines()

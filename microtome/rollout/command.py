@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,12 @@ _DESCRIPTION = """\
 Take another version of a model into use while requests run: load it beside the old one on every model server, try it,
 move the label that gateways follow, unload the old one. Going back is the same with the old version's number.
 
-Until the label is moved, whatever goes wrong (or Ctrl-C) puts the configuration back as it was."""
+Until the label is moved, whatever goes wrong (Ctrl-C and SIGTERM too) puts the configuration back as it was."""
 
 _EPILOG = """\
 examples:
   microtome rollout lite0 2 --config deploy/tfserving/models.config --server localhost:8500 --gateway http://localhost:8000
-  microtome rollout lite0 2 --configmap tfserving --namespace microtome --server dns:///model-server:8500
+  microtome rollout lite0 2 --configmap models-config --namespace microtome --server dns:///model-server:8500
   microtome rollout lite0 --config models.config --server localhost:8500           (shows the present state)
 
 Gateways follow a label when MICROTOME_VERSION_LABEL is set to it. A gateway's key is taken from MICROTOME_API_KEY."""
@@ -67,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run `microtome rollout …` and return its exit code: 0, 1 when it failed, 2 when it could not begin."""
     options = parser().parse_args(list(argv[1:]))
+    # By `docker stop`, or with its pod: process 1 of a container would not even hear of it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run(options)
     except RolloutError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from microtome.rollout.command import parser
 from tests.deploy.tfserving import COMPOSE, compose
 
 KEYS = {
@@ -92,8 +93,8 @@ def test_who_is_waited_for_can_say_so(name: str) -> None:
 
 
 def test_every_server_has_a_health_check() -> None:
-    """All but the job that ends."""
-    assert ["exporter"] == [name for name, service in SERVICES.items() if "healthcheck" not in service]
+    """All but the jobs that end."""
+    assert ["exporter", "rollout"] == [name for name, service in SERVICES.items() if "healthcheck" not in service]
 
 
 @pytest.mark.parametrize("profile", MODEL_SERVERS)
@@ -109,6 +110,22 @@ def test_each_profile_has_one_model_server(profile: str) -> None:
 def test_a_profile_is_chosen_where_the_caller_chooses_none() -> None:
     """Plain `docker compose up` has a model server."""
     assert "COMPOSE_PROFILES=cpu" in (COMPOSE.parent / ".env").read_text(encoding="utf-8").splitlines()
+
+
+def test_a_rollout_asks_the_services_that_run_and_changes_the_file_that_they_read() -> None:
+    """Its options are those of the command; `up` never starts it; its file is the model servers' own, to be written."""
+    job = SERVICES["rollout"]
+    module, (*command, word), options = job["entrypoint"][:2], job["entrypoint"][2:4], job["entrypoint"][4:]
+    assert (["python", "-m"], ["microtome"], "rollout") == (module, command, word)
+    told = parser().parse_args(["lite0", "2", *options])
+    gateway = SERVICES["gateway"]["environment"]
+    assert ([gateway["MICROTOME_MODEL_SERVER"]], gateway["MICROTOME_VERSION_LABEL"]) == (told.server, told.label)
+    assert [f"http://gateway:{gateway['MICROTOME_PORT']}"] == told.gateway
+    assert all("rollout" not in chosen(profile) for profile in MODEL_SERVERS)
+    for server in MODEL_SERVERS.values():
+        words = [*SERVICES[server]["command"]]
+        assert f"--model_config_file={told.config}" in words
+        assert [f"{volume}:ro" for volume in job["volumes"]] == [v for v in SERVICES[server]["volumes"] if "etc" in v]
 
 
 def test_the_gateway_may_drain() -> None:

@@ -1,6 +1,7 @@
 """`microtome rollout --configmap`: the real kubectl against an API server that keeps one ConfigMap."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from microtome.rollout.command import parser
 from microtome.rollout.errors import CannotBegin, RolloutError
 from microtome.rollout.stores import ConfigMapStore
+from tests.deploy.manifests import OVERLAYS, find, render
 from tests.deploy.tools import tool
 
-PATH = "/api/v1/namespaces/microtome/configmaps/tfserving"
+PATH = "/api/v1/namespaces/microtome/configmaps/models-config"
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -23,7 +26,7 @@ class ApiServer(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        metadata = {"name": "tfserving", "namespace": "microtome", "resourceVersion": "1"}
+        metadata = {"name": "models-config", "namespace": "microtome", "resourceVersion": "1"}
         data = {"models.config": "old", "batching.config": "b"}
         self.object: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
@@ -100,7 +103,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
 
 def test_the_key_is_replaced_and_the_rest_stays(api: ApiServer) -> None:
     """Twice, as a rollout does."""
-    store = ConfigMapStore("tfserving", "models.config", "microtome")
+    store = ConfigMapStore("models-config", "models.config", "microtome")
     assert store.read() == "old"
     store.write("new")
     store.write("newer")
@@ -109,7 +112,7 @@ def test_the_key_is_replaced_and_the_rest_stays(api: ApiServer) -> None:
 
 def test_a_change_by_somebody_else_is_not_overwritten(api: ApiServer) -> None:
     """Kubernetes refuses what was read before the change."""
-    store = ConfigMapStore("tfserving", "models.config", "microtome")
+    store = ConfigMapStore("models-config", "models.config", "microtome")
     store.read()
     api.object["metadata"]["resourceVersion"] = "7"
     with pytest.raises(RolloutError, match="modified"):
@@ -117,8 +120,19 @@ def test_a_change_by_somebody_else_is_not_overwritten(api: ApiServer) -> None:
     assert api.object["data"]["models.config"] == "old"
 
 
-@pytest.mark.parametrize(("name", "key", "words"), [("absent", "k", "not found"), ("tfserving", "k", "models.config")])
+@pytest.mark.parametrize(
+    ("name", "key", "words"), [("absent", "k", "not found"), ("models-config", "k", "models.config")]
+)
 def test_what_is_not_there_is_named(api: ApiServer, name: str, key: str, words: str) -> None:
     """The ConfigMap, or its key."""
     with pytest.raises(CannotBegin, match=words):
         ConfigMapStore(name, key, "microtome").read()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_name_that_people_are_told_is_the_manifests(overlay: str, repository: Path) -> None:
+    """In the command's own help and in deploy/README.md: a ConfigMap that holds the models and is named as it is."""
+    told = parser().format_help() + (repository / "deploy" / "README.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"rollout \S+ \d .*--configmap (\S+)", told))
+    assert {"models-config"} == names
+    assert "models.config" in find(render((overlay,)), "ConfigMap", *names)["data"]

@@ -121,12 +121,13 @@ def test_a_version_that_cannot_be_loaded_changes_nothing(site: Site) -> None:
     assert (site.config.read_text(), versions(site)) == (before, {1})
 
 
-def test_an_interrupted_rollout_leaves_the_configuration_as_it_was(site: Site) -> None:
-    """Ctrl-C while a version that does not exist is waited for."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_rollout_leaves_the_configuration_as_it_was(site: Site, number: signal.Signals) -> None:
+    """Ctrl-C, or the end of its container, while a version that does not exist is waited for."""
     before = site.config.read_text()
     with subprocess.Popen(site.words("9"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         eventually(lambda: site.config.read_text() != before, "both versions are asked for")
-        os.kill(running.pid, signal.SIGINT)
+        os.kill(running.pid, number)
         _, said = running.communicate(timeout=60)
     assert (running.returncode, site.config.read_text()) == (130, before), said
 

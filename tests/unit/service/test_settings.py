@@ -80,6 +80,13 @@ def test_keys_come_from_both_places(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert [("a", 2), ("b", None), ("c", None)] == [(key.name, key.images) for key in read_settings().key_records()]
 
 
+def test_keys_are_read_as_a_secret_made_from_a_file_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One a line, with comments and an end of the last line, in the variable too."""
+    monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
+    monkeypatch.setenv("MICROTOME_API_KEYS", f"# whose\n{KEY} images=2  # the search team's\n\nb sha256:{'1' * 64}\n")
+    assert [("a", 2), ("b", None)] == [(key.name, key.images) for key in read_settings().key_records()]
+
+
 def test_a_key_in_clear_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who puts the key itself where its hash belongs does not find it in a log."""
     monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
