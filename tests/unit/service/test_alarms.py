@@ -64,7 +64,7 @@ async def test_a_block_whose_time_is_over_is_cancelled_and_others_of_the_same_pa
     await asyncio.sleep(0)
     soon.set()
 
-    assert await both == ["over", "done"]
+    assert list(await both) == ["over", "done"]
 
 
 async def test_after_a_block_in_time_its_task_is_left_alone() -> None:
