@@ -4,8 +4,8 @@ Whatever goes wrong there is `CacheUnavailable`; nothing above knows redis-py.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -57,7 +57,7 @@ class RedisServers:
         if self._lookups is None:
             # A key has its own slot, so that MGET by slots would be as many commands.
             return await self.run([("GET", key) for key in keys])
-        with _translated():
+        with _translated:
             (values,) = await self._lookups.run([("MGET", *keys)], len(keys))
             found: list[bytes | None] = values
         return found
@@ -68,7 +68,7 @@ class RedisServers:
         Raises:
             CacheUnavailable: no answer, or an error to any of them.
         """
-        with _translated():
+        with _translated:
             if self._others is not None:
                 return await self._others.run(commands)
             return await self._spread(commands)
@@ -137,10 +137,16 @@ def _failed(task: "asyncio.Task[object]") -> bool:
     return task.cancelled() or task.exception() is not None
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except _TROUBLE as error:
-        # With Sentinel redis-py's own words are a page.
-        raise CacheUnavailable(f"{type(error).__name__}: {error}"[:_LONGEST_REASON]) from error
+class _Translated:
+    """No generator, which costs more; one serves all, since it remembers nothing."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if isinstance(error, _TROUBLE):
+            # With Sentinel redis-py's own words are a page.
+            raise CacheUnavailable(f"{type(error).__name__}: {error}"[:_LONGEST_REASON]) from error
+
+
+_translated = _Translated()

@@ -7,8 +7,7 @@ answers from the cache wait for nothing, and are given under any load.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import ceil
 from time import monotonic
 
@@ -51,21 +50,39 @@ class Backlog:
                 retry_after=max(1, ceil(expected - self._longest)),
             )
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self) -> "_Place":
         """Hold a place while the block runs.
 
         Raises:
             Overloaded: as `require` does.
         """
-        self.require()
+        return _Place(self)
+
+    def come(self) -> None:
+        """Take a place, which has to be left."""
         if not self._inside:
             # Time without work says nothing of how fast work is done.
             self._departures.clear()
             self._departures.append(self._clock())
         self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            self._departures.append(self._clock())
+
+    def leave(self) -> None:
+        """Leave a place."""
+        self._inside -= 1
+        self._departures.append(self._clock())
+
+
+class _Place:
+    """No generator, which costs more: it runs with every image that is computed."""
+
+    __slots__ = ("_backlog",)
+
+    def __init__(self, backlog: Backlog) -> None:
+        self._backlog = backlog
+
+    def __enter__(self) -> None:
+        self._backlog.require()
+        self._backlog.come()
+
+    def __exit__(self, *_: object) -> None:
+        self._backlog.leave()

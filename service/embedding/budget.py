@@ -8,7 +8,7 @@ from service.errors import Overloaded
 class Budget:
     """Counts what is in flight (images, bytes) and refuses what goes beyond `limit`. For one event loop; no locks."""
 
-    def __init__(self, limit: int, unit: str, on_change: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, limit: int, unit: str, on_change: Callable[[int], object] = lambda _: None) -> None:
         self._limit = limit
         self._unit = unit
         self._on_change = on_change

@@ -1,11 +1,11 @@
 """Compute one image's vectors: decode in a thread, infer, store; or wait for another gateway that does."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from service.embedding.aside import aside
 from service.embedding.backlog import Backlog
 from service.embedding.deadline import Deadline
 from service.embedding.flights import Landing, Made
@@ -96,4 +96,4 @@ class Computing:
 
     async def _decode(self, job: Job) -> Pixels:
         work = partial(decode, job.encoded, job.card.manifest.input, max_pixels=self._max_pixels)
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        return await aside(self._decoders, work)

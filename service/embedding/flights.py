@@ -5,8 +5,8 @@ who stays, and it is cancelled when the last one has gone.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from service.embedding.deadline import Deadline
@@ -45,18 +45,28 @@ class Flight:
         self._table.update(dict.fromkeys(self._keys, self))
         self.task.add_done_callback(self._landed)
 
-    @contextmanager
-    def boarded(self) -> Iterator[None]:
-        """Count somebody in while the block runs; when the last one leaves too early, the work is cancelled."""
+    def board(self) -> None:
+        """Count somebody in, who has to `leave`."""
         self._passengers += 1
+
+    def leave(self) -> None:
+        """Count somebody out; when the last one leaves too early, the work is cancelled."""
+        self._passengers -= 1
+        if not self._passengers and not self.task.done():
+            # Nobody may join what is about to be cancelled.
+            self._vanish()
+            self.task.cancel()
+
+    async def over(self) -> None:
+        """Wait until the work is done, whatever comes of it; who goes away meanwhile does not cancel it."""
+        # As asyncio.wait does for many, at a third of what it costs.
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        wake = partial(_wake, waiter)
+        self.task.add_done_callback(wake)
         try:
-            yield
+            await waiter
         finally:
-            self._passengers -= 1
-            if not self._passengers and not self.task.done():
-                # Nobody may join what is about to be cancelled.
-                self._vanish()
-                self.task.cancel()
+            self.task.remove_done_callback(wake)
 
     def _landed(self, task: asyncio.Task[Landing]) -> None:
         self._vanish()
@@ -68,6 +78,11 @@ class Flight:
         for key in self._keys:
             if self._table.get(key) is self:
                 del self._table[key]
+
+
+def _wake(waiter: asyncio.Future[None], _: asyncio.Task[Landing]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class Flights:

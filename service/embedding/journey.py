@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 
 from service.embedding.computing import Computing, Job
 from service.embedding.deadline import Deadline, current
@@ -69,26 +68,30 @@ class Journey:
         Raises:
             ServiceError: of the first bad image unless bad ones are skipped, or of the model server.
         """
-        with ExitStack() as aboard:
-            boarded = self._board(aboard, computing, flights, missing, images)
-            tasks = [flight.task for flight in dict.fromkeys(boarded.values())]
-            await asyncio.wait(
-                tasks,
-                return_when=asyncio.FIRST_EXCEPTION if self._request.on_error == "fail" else asyncio.ALL_COMPLETED,
-            )
+        boarded = self._board(computing, flights, missing, images)
+        aboard = list(dict.fromkeys(boarded.values()))
+        for flight in aboard:
+            flight.board()
+        try:
+            await self._landed(aboard)
             for (digest, name), flight in boarded.items():
                 if flight.task.done():
                     self._collect(digest, name, flight)
+        finally:
+            for flight in aboard:
+                flight.leave()
         if self.failed and self._request.on_error == "fail":
             raise self.errors(digests)[0].error
 
+    async def _landed(self, aboard: Sequence[Flight]) -> None:
+        if len(aboard) == 1:
+            await aboard[0].over()
+            return
+        until = asyncio.FIRST_EXCEPTION if self._request.on_error == "fail" else asyncio.ALL_COMPLETED
+        await asyncio.wait([flight.task for flight in aboard], return_when=until)
+
     def _board(
-        self,
-        aboard: ExitStack,
-        computing: Computing,
-        flights: Flights,
-        missing: Mapping[Pair, str],
-        images: Mapping[str, bytes],
+        self, computing: Computing, flights: Flights, missing: Mapping[Pair, str], images: Mapping[str, bytes]
     ) -> dict[Pair, Flight]:
         boarded: dict[Pair, Flight] = {}
         lacking: dict[str, dict[str, str]] = {}
@@ -114,8 +117,6 @@ class Journey:
             keys = [self._flight_key(key) for key in names.values()] if self._request.cache != "bypass" else []
             flight = flights.start(keys, computing.vectors(job), timings, deadline)
             boarded |= {(digest, name): flight for name in names}
-        for flight in dict.fromkeys(boarded.values()):
-            aboard.enter_context(flight.boarded())
         return boarded
 
     def _flight_key(self, key: str) -> str:

@@ -1,6 +1,7 @@
 """What a model says about itself, as types. The contract is protos/microtome/manifest/v1/manifest.schema.json."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
@@ -80,8 +81,9 @@ class ModelCard:
     name: str
     version: int
     manifest: Manifest
+    outputs: Mapping[str, OutputSpec] = field(init=False, repr=False, compare=False)
+    """By name, in the manifest's order; kept, since each request asks for it several times."""
 
-    @property
-    def outputs(self) -> dict[str, OutputSpec]:
-        """The outputs by name, in the manifest's order."""
-        return {output.name: output for output in self.manifest.outputs}
+    def __post_init__(self) -> None:
+        """Name the outputs."""
+        object.__setattr__(self, "outputs", {output.name: output for output in self.manifest.outputs})

@@ -65,6 +65,7 @@ class Batcher:
         self._inner = inner
         self._slots = slots
         self._metrics = metrics
+        self._queued = metrics.level(metrics.queued_images)
         self._lanes: dict[str, _Lane] = {}
         self._running: set[asyncio.Task[None]] = set()
 
@@ -133,7 +134,7 @@ class Batcher:
             task.add_done_callback(self._running.discard)
             for entry in batch:
                 entry.answer.add_done_callback(_Deserted(batch, task))
-        self._metrics.queued_images.set(sum(len(lane.waiting) for lane in self._lanes.values()))
+        self._queued(sum(len(lane.waiting) for lane in self._lanes.values()))
 
     async def _run(self, lane: _Lane, batch: list[_Waiting]) -> None:
         try:
@@ -151,7 +152,7 @@ class Batcher:
 
     async def _answer(self, batch: Sequence[_Waiting]) -> None:
         first = batch[0]
-        self._metrics.batch_images.labels(first.card.name).observe(len(batch))
+        self._metrics.batch_sent(first.card.name, len(batch))
 
         def stages(name: str, seconds: float) -> None:
             for entry in batch:

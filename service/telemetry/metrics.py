@@ -5,15 +5,25 @@ docs/reference/metrics.md is generated from here.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -22,6 +32,10 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 _SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 """True in a worker, whose metrics are files; the library has looked at the same variable when it was imported."""
+
+
+_TOGETHER = 1 if _SHARED else 64
+"""Observations told together. Workers tell each at once: whichever is asked reads the others' files."""
 
 
 class Described(NamedTuple):
@@ -48,6 +62,46 @@ class _Children(dict[tuple[str, ...], _Metric]):
         return child
 
 
+class _Later(Collector):
+    """What was observed lately, told to the library when it is asked, or many at a time.
+
+    One by one, between other work, an observation costs several times as much as in a row, and a request makes a dozen.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Be asked before everything that is registered afterwards."""
+        self._observed: list[tuple[Histogram, float]] = []
+        self._levels: dict[Gauge, float] = {}
+        registry.register(self)
+
+    def observe(self, histogram: Histogram, amount: float) -> None:
+        """Note an amount."""
+        self._observed.append((histogram, amount))
+        if len(self._observed) >= _TOGETHER:
+            self._tell()
+
+    def level(self, gauge: Gauge) -> Callable[[float], object]:
+        """Return what notes a gauge's level: the last one counts."""
+        return gauge.set if _SHARED else partial(self._levels.__setitem__, gauge)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: these are other collectors' metrics."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Tell the others, who are asked next."""
+        self._tell()
+        return ()
+
+    def _tell(self) -> None:
+        observed, self._observed = self._observed, []
+        for histogram, amount in observed:
+            histogram.observe(amount)
+        for gauge, level in self._levels.items():
+            gauge.set(level)
+        self._levels.clear()
+
+
 class Metrics:
     """The gateway's metrics in a registry of their own. Implements the core's `Observer`."""
 
@@ -55,6 +109,7 @@ class Metrics:
         # Twice the series for a time that nobody asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
+        self._later = _Later(registry)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -177,6 +232,7 @@ class Metrics:
         self._stage = _Children(self.stage_seconds)
         self._requests = _Children(self.requests)
         self._request_seconds = _Children(self.request_seconds)
+        self._batches = _Children(self.batch_images)
         self._vectors = _Children(self.vectors)
         self._keys = _Children(self.key_requests)
         self._lookups = _Children(self.cache_lookups)
@@ -184,12 +240,20 @@ class Metrics:
 
     def stage(self, name: str, seconds: float) -> None:
         """Count a stage's duration, in seconds."""
-        self._stage[name,].observe(seconds)
+        self._later.observe(self._stage[name,], seconds)
 
     def request_answered(self, route: str, status: int, seconds: float) -> None:
         """Count a request by its route's template, its status, and the seconds that it took."""
         self._requests[route, str(status)].inc()
-        self._request_seconds[route,].observe(seconds)
+        self._later.observe(self._request_seconds[route,], seconds)
+
+    def level(self, gauge: Gauge) -> Callable[[float], object]:
+        """Return what sets one of the gauges here, for levels that change with every image."""
+        return self._later.level(gauge)
+
+    def batch_sent(self, model: str, images: int) -> None:
+        """Count a call of the model server by its images."""
+        self._later.observe(self._batches[model,], images)
 
     def answered_again(self, model: str, cache_seconds: float) -> None:
         """Count an answer that was kept as it had been written: a hit of the memory tier, and one vector."""

@@ -31,7 +31,7 @@ def intake_over(
         server,
         cache or MemoryCache(1 << 20),
         limits=Limits(bodies.max_images, max_pixels),
-        budget=Budget(images_in_flight, "images", metrics.images_in_flight.set),
+        budget=Budget(images_in_flight, "images", metrics.level(metrics.images_in_flight)),
         decoders=decoders,
         observer=metrics,
     )
@@ -39,7 +39,7 @@ def intake_over(
         embedder,
         server,
         fetching(fetcher, max_bytes=bodies.max_image_bytes, max_total=bodies.max_body_bytes),
-        Budget(body_bytes_in_flight, "bytes", metrics.body_bytes_in_flight.set),
+        Budget(body_bytes_in_flight, "bytes", metrics.level(metrics.body_bytes_in_flight)),
         bodies.max_body_bytes,
         metrics,
         "toy",

@@ -110,6 +110,42 @@ async def test_bodies_are_held_in_their_callers_budget_too(decoders: ThreadPoolE
         assert 200 == (await first).status_code
 
 
+async def test_while_an_image_is_computed_its_bytes_are_held(gateway: Gateway) -> None:
+    """They count until the answer, and no longer."""
+    gateway.server.gate.clear()
+    waiting = asyncio.create_task(ask(gateway, png()))
+    await gateway.server.called(1)
+    assert f"{len(png())}.0" == shown(gateway, "microtome_body_bytes_in_flight")
+    gateway.server.gate.set()
+    assert 200 == (await waiting).status_code
+    assert "0.0" == shown(gateway, "microtome_body_bytes_in_flight")
+
+
+@pytest.mark.parametrize("limit", [f"bytes={len(png()) + 10}", "images=1"])
+async def test_while_an_image_is_computed_it_counts_for_its_caller(decoders: ThreadPoolExecutor, limit: str) -> None:
+    """Who may have one image in flight, or the bytes of one, is refused the second."""
+    keyring = Keyring(read_keys([line("search", KEY, limit)]))
+    async with gateway_with(decoders, keyring=keyring) as gateway:
+        gateway.server.gate.clear()
+        first = asyncio.create_task(ask(gateway, png()))
+        await gateway.server.called(1)
+        refused = await ask(gateway, png(2))
+        assert (429, "overloaded") == problem(refused)
+        assert "of search" in refused.json()["detail"]
+        gateway.server.gate.set()
+        assert 200 == (await first).status_code
+
+
+async def test_an_image_that_is_not_computed_in_time(decoders: ThreadPoolExecutor) -> None:
+    """The time that every request may take holds for one without a word on its time, and nothing stays in flight."""
+    async with gateway_with(decoders, deadline=0.05) as gateway:
+        gateway.server.gate.clear()
+        late = await ask(gateway, png())
+        assert (504, "deadline-exceeded") == problem(late)
+        assert "0.05 s" in late.json()["detail"]
+        assert "0.0" == shown(gateway, "microtome_images_in_flight")
+
+
 async def test_beyond_so_many_looks_each_request_takes_a_place(
     gateway: Gateway, far: FakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Probes tell the truth, and metrics count what happened."""
 
 from service.errors import ModelServerDown
+from service.telemetry.metrics import Metrics
 from tests.pictures import png
 from tests.unit.service.http_api.conftest import Gateway
 
@@ -55,3 +56,19 @@ async def test_the_root_leads_on(gateway: Gateway) -> None:
     assert [200] * 4 == [
         (await gateway.client.get(root[name])).status_code for name in ("models", "docs", "metrics", "ready")
     ]
+
+
+async def test_levels_and_durations_are_shown_as_of_now() -> None:
+    """They are told to the library when it is asked, and many together before."""
+    metrics = Metrics()
+    held = metrics.level(metrics.images_in_flight)
+    for images in (3, 2):
+        held(images)
+    for _ in range(100):
+        metrics.stage("decode", 0.004)
+
+    told = metrics.exposition().decode()
+    assert "microtome_images_in_flight 2.0" in told
+    assert 'microtome_stage_seconds_count{stage="decode"} 100.0' in told
+    held(0)
+    assert "microtome_images_in_flight 0.0" in metrics.exposition().decode()
