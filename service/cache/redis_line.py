@@ -166,7 +166,12 @@ class Lines:
 
     async def _open(self) -> Line:
         connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            # redis-py leaves the socket open when it is cancelled while it logs in.
+            await connection.disconnect(nowait=True)
+            raise
         self._line = Line(connection, self._timeout)
         return self._line
 
