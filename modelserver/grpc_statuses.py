@@ -1,8 +1,6 @@
 """From our errors to gRPC statuses: the numbers are the same, and texts are cut as TensorFlow Serving cuts them."""
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -23,18 +21,22 @@ def cut(message: str) -> str:
     return data[:LONGEST_MESSAGE].decode(errors="ignore") + "...TRUNCATED"
 
 
-@asynccontextmanager
-async def answering(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
-    """Turn what the block raises into the status of the call. What we did not foresee is logged and not told."""
-    try:
-        yield
-    except ServingError as error:
-        failure = error
-        if isinstance(error, Internal):
-            log.exception("A request failed inside")
-    except Exception:
-        log.exception("A request failed inside")
-        failure = Internal("Internal error; see the log of the model server")
-    else:
-        return
-    await context.abort(STATUS[failure.code], cut(failure.message))
+class answering:  # noqa: N801 (read as a word: async with answering(context))
+    """Turns what its block raises into the status of the call. What we did not foresee is logged and not told."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        failure = error if isinstance(error, ServingError) else None
+        if failure is None or isinstance(failure, Internal):
+            log.error("A request failed inside", exc_info=error)
+        failure = failure or Internal("Internal error; see the log of the model server")
+        await self._context.abort(STATUS[failure.code], cut(failure.message))

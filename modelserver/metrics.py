@@ -6,8 +6,6 @@ successes alone; over gRPC only the inference methods, over REST every call, pro
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from modelserver.errors import ServingError
@@ -41,23 +39,9 @@ class Metrics:
         self._loads = Counter(":tensorflow:cc:saved_model:load_attempt_count", "model_path", "status")
         self._load_latency = Counter(":tensorflow:cc:saved_model:load_latency", "model_path")
 
-    @contextmanager
-    def call(self, model: str, api: str) -> Iterator[None]:
-        """Count what the block does as one call over gRPC: how it ended and, if well, how long it took."""
-        began, status = time.monotonic(), "INTERNAL"
-        try:
-            yield
-            status = "OK"
-        except ServingError as error:
-            status = error.code.name
-            raise
-        except asyncio.CancelledError:
-            status = "CANCELLED"
-            raise
-        finally:
-            self.request(model, status)
-            if status == "OK":
-                self.answered(model, api, "GRPC", time.monotonic() - began)
+    def call(self, model: str, api: str) -> "Call":
+        """Count what a ``with`` block does as one call over gRPC: how it ended and, if well, how long it took."""
+        return Call(self, model, api)
 
     def request(self, model: str, status: str) -> None:
         """Count one request and how it ended, ``OK`` or the name of a status."""
@@ -98,3 +82,26 @@ class Metrics:
     def page(self) -> str:
         """Write all of them out, as Prometheus reads them."""
         return "\n".join(line for metric in vars(self).values() for line in metric.lines()) + "\n"
+
+
+class Call:
+    """One call over gRPC, counted when its block ends; see ``Metrics.call``."""
+
+    __slots__ = ("_api", "_began", "_metrics", "_model")
+
+    def __init__(self, metrics: Metrics, model: str, api: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._api = api
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._metrics.request(self._model, "OK")
+            self._metrics.answered(self._model, self._api, "GRPC", time.monotonic() - self._began)
+        elif isinstance(error, ServingError):
+            self._metrics.request(self._model, error.code.name)
+        else:
+            self._metrics.request(self._model, "CANCELLED" if isinstance(error, asyncio.CancelledError) else "INTERNAL")

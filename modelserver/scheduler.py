@@ -15,7 +15,8 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Scheduler:
         self._slots = self._free = slots
         self._metrics = metrics
         self._queues: OrderedDict[Kind, BatchQueue] = OrderedDict()
-        self._runs: set[asyncio.Task[None]] = set()
+        self._run_over = asyncio.Event()
         self._last_run_seconds = 0.0
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle = self._loop.call_later(0, lambda: None)
@@ -134,11 +135,7 @@ class Scheduler:
             if servable.limits:
                 self._count(batch, tasks, servable.limits, now)
             if tasks:
-                self._free -= 1
-                servable.acquire()  # for the run: its callers may leave before it is over
-                run = asyncio.create_task(self._run(servable, fetches, tasks))
-                self._runs.add(run)
-                run.add_done_callback(self._runs.discard)
+                self._begin(servable, fetches, tasks)
 
     def _count(self, batch: Batch, tasks: Sequence[Task], limits: BatchLimits, now: float) -> None:
         for task in batch.tasks:
@@ -165,14 +162,22 @@ class Scheduler:
         self._alarm = self._loop.call_later(max(earliest - now, SHORTEST_ALARM), self._dispatch)
         return None
 
-    async def _run(self, servable: Servable, fetches: Sequence[str], tasks: Sequence[Task]) -> None:
-        """Run one batch, and let its outcome be the answer to all who wait for it."""
-        mates = [task.feeds for task in tasks]
-        began = time.monotonic()
+    def _begin(self, servable: Servable, fetches: Sequence[str], tasks: Sequence[Task]) -> None:
+        """Run one batch in a free slot. No task and no future of the loop: they cost more than they are worth here."""
+        self._free -= 1
+        servable.acquire()  # for the run: its callers may leave before it is over
+        mates, began = [task.feeds for task in tasks], time.monotonic()
+
+        def over(run: "Future[list[list[Array]]]") -> None:
+            with suppress(RuntimeError):  # the loop has ended, and with it all who waited
+                self._loop.call_soon_threadsafe(self._end, servable, tasks, began, run)
+
+        self._threads.submit(run_batch, servable.model, mates, fetches, servable.limits).add_done_callback(over)
+
+    def _end(self, servable: Servable, tasks: Sequence[Task], began: float, run: "Future[list[list[Array]]]") -> None:
+        """Let the outcome of a run be the answer to all who wait for it, and its slot be free."""
         try:
-            answers = await self._loop.run_in_executor(
-                self._threads, run_batch, servable.model, mates, fetches, servable.limits
-            )
+            answers = run.result()
         except Exception as error:  # noqa: BLE001 (whoever waits gets it, and logs it)
             for task in tasks:
                 if not task.answer.done():
@@ -181,16 +186,17 @@ class Scheduler:
             for task, answer in zip(tasks, answers, strict=True):
                 if not task.answer.done():
                     task.answer.set_result(answer)
-        finally:
-            servable.release()
-            self._last_run_seconds = time.monotonic() - began
-            self._free += 1
-            self._dispatch()
+        servable.release()
+        self._last_run_seconds = time.monotonic() - began
+        self._free += 1
+        self._run_over.set()
+        self._dispatch()
 
     async def drained(self) -> None:
         """Wait until nothing runs and nothing waits."""
-        while self._runs:
-            await asyncio.wait(self._runs)
+        while self._free < self._slots:
+            self._run_over.clear()
+            await self._run_over.wait()
 
 
 def _parts(feeds: Feeds, sizes: Sequence[int]) -> Iterator[tuple[int, Feeds]]:

@@ -13,7 +13,6 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
-    predict_pb2,
     regression_pb2,
 )
 
@@ -22,6 +21,7 @@ from modelserver.errors import Unimplemented
 from modelserver.grpc_statuses import answering
 from modelserver.metadata import model_metadata, model_status
 from modelserver.metrics import Metrics
+from modelserver.predict_request import Request
 from modelserver.prediction import Predictor
 from modelserver.reload import Reloader
 
@@ -36,12 +36,10 @@ class PredictionServicer:
         self._predictor = predictor
         self._metrics = metrics
 
-    async def Predict(  # noqa: N802
-        self, request: predict_pb2.PredictRequest, context: Context
-    ) -> predict_pb2.PredictResponse:
+    async def Predict(self, request: Request, context: Context) -> bytes:  # noqa: N802
         """Compute outputs."""
         async with answering(context):
-            with self._metrics.call(request.model_spec.name, "Predict"):
+            with self._metrics.call(request.head.message.model_spec.name, "Predict"):
                 return await self._predictor.predict(request, _deadline(context))
 
     async def GetModelMetadata(  # noqa: N802

@@ -6,10 +6,13 @@ names of the outputs, and last, as running does it, the element types. One check
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from modelserver.errors import FailedPrecondition, InvalidArgument
-from modelserver.tensor_decoding import Array, decode
+from modelserver.tensor_decoding import Array, decode, from_memory
 from modelserver.tensor_types import TYPES, type_name
 
 if TYPE_CHECKING:
@@ -86,21 +89,38 @@ class Call:
     feeds: Mapping[str, Array]
     outputs: Mapping[str, str]
 
+    def with_content(self, tensor: str, content: memoryview) -> "Call":
+        """Return the same call with other bytes for one of its feeds, as many as that has."""
+        array = self.feeds[tensor]
+        return Call({**self.feeds, tensor: from_memory(content, array.dtype).reshape(array.shape)}, self.outputs)
 
-def bind(signature: Signature, sent: Mapping[str, Any], wanted: Sequence[str]) -> Call:
+    def without_content(self, tensor: str) -> "Call":
+        """Return the same call with one of its feeds blank, so that it takes no memory."""
+        array = self.feeds[tensor]
+        blank = np.broadcast_to(np.zeros((), array.dtype), array.shape)
+        return Call({**self.feeds, tensor: blank}, self.outputs)
+
+
+def bind(
+    signature: Signature,
+    sent: Mapping[str, Any],
+    wanted: Sequence[str],
+    contents: Mapping[str, memoryview] = MappingProxyType({}),
+) -> Call:
     """Fit a request to a signature.
 
     Args:
         signature: What the model takes and gives.
         sent: The request's inputs, ``TensorProto`` by alias.
         wanted: The request's ``output_filter``; empty means all outputs.
+        contents: By alias, ``tensor_content`` that was lifted out of an input.
 
     Raises:
         InvalidArgument: Wrong number, names or bytes of inputs, names of outputs, element type or rank.
     """
     _check_count(signature, sent)
     inputs = {alias: _input(signature, sent, alias) for alias in signature.inputs}
-    arrays = {alias: decode(proto, alias) for alias, proto in inputs.items()}
+    arrays = {alias: decode(proto, alias, contents.get(alias)) for alias, proto in inputs.items()}
     _check_extra(signature, sent)
     outputs = _pick_outputs(signature, wanted)
     by_tensor = sorted(signature.inputs, key=lambda alias: signature.inputs[alias].tensor)

@@ -25,12 +25,13 @@ LARGEST_TENSOR_BYTES = 2**31 - 1
 _BITS_16 = ("half", "bfloat16")
 
 
-def decode(proto: "tensor_pb2.TensorProto", alias: str) -> Array:
+def decode(proto: "tensor_pb2.TensorProto", alias: str, content: bytes | memoryview | None = None) -> Array:
     """Read one tensor.
 
     Args:
         proto: The ``tensorflow.TensorProto``.
         alias: Its name in the request, for the message.
+        content: Its ``tensor_content``, if that was lifted out of it; no string's.
 
     Returns:
         An array of the proto's shape and element type; it may be read-only. Strings are an object array of bytes.
@@ -46,21 +47,27 @@ def decode(proto: "tensor_pb2.TensorProto", alias: str) -> Array:
     count = math.prod(shape)
     if count * row.dtype.itemsize > LARGEST_TENSOR_BYTES:
         raise ResourceExhausted(f"OOM when allocating tensor with shape[{','.join(map(str, shape))}]")
+    content = content or proto.tensor_content
     try:
-        flat = _from_content(proto, row, count) if proto.tensor_content else _from_values(proto, row, count)
+        flat = _from_content(content, row, count) if content else _from_values(proto, row, count)
     except ValueError as error:
         raise InvalidArgument(f"tensor parsing error: {alias}") from error
     return flat.reshape(shape)
 
 
-def _from_content(proto: "tensor_pb2.TensorProto", row: ElementType, count: int) -> Array:
+def _from_content(content: bytes | memoryview, row: ElementType, count: int) -> Array:
     """Read ``tensor_content``; ValueError when its length is wrong."""
-    content: bytes = proto.tensor_content
     if row.name == "string":
-        return _objects(_split_strings(content, count))
+        return _objects(_split_strings(bytes(content), count))
     if len(content) != count * row.dtype.itemsize:
         raise ValueError(f"{len(content)} bytes for {count} elements of {row.name}")
-    return np.frombuffer(content, row.dtype)
+    return from_memory(content, row.dtype)
+
+
+def from_memory(content: bytes | memoryview, dtype: np.dtype[np.generic]) -> Array:
+    """Read numbers where they stand; copied only when that is no address for a number of this type."""
+    array = np.frombuffer(content, dtype)
+    return array if array.flags.aligned else array.copy()
 
 
 def _from_values(proto: "tensor_pb2.TensorProto", row: ElementType, count: int) -> Array:

@@ -1,7 +1,7 @@
-"""Walks over the fields of a protobuf message that stands in a file, without parsing it.
+"""The wire form of protobuf messages: walks over fields without parsing them, and puts down what stands before one.
 
-The wire form is https://protobuf.dev/programming-guides/encoding. The file is mapped into memory; a field that is not
-looked at is stepped over, and none of its bytes is read.
+See https://protobuf.dev/programming-guides/encoding. A field that is not looked at is stepped over, and none of its
+bytes is read, so that a file can be mapped into memory.
 """
 
 import mmap
@@ -28,7 +28,7 @@ def mapped(file: Path) -> Iterator[mmap.mmap]:
         yield data
 
 
-def fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
+def fields(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[Field]:
     """Walk over the fields of one message; ValueError when they do not fill it exactly."""
     while start < end:
         tag, payload = _varint(data, start)
@@ -50,7 +50,7 @@ def fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
         start = after
 
 
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+def _varint(data: mmap.mmap | bytes, at: int) -> tuple[int, int]:
     """Read a number of seven bits a byte, lowest first; returns it and where it ends."""
     number = shift = 0
     while True:
@@ -61,3 +61,18 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
             return number, at
         if shift > 63:
             raise ValueError(f"a number that does not end at byte {at}")
+
+
+def opening(number: int, length: int) -> bytes:
+    """Write what stands before the ``length`` bytes of a field: its tag, for wire type 2, and the length."""
+    return varint(number << 3 | 2) + varint(length)
+
+
+def varint(number: int) -> bytes:
+    """Write a number as protobuf does: seven bits a byte, lowest first."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
