@@ -11,7 +11,7 @@ import ctypes
 import gc
 from pathlib import Path
 
-_COPIES = 10
+_COPIES = 9
 """Of the weights, when a session first optimises their graph; measured for ConvNeXt."""
 _BESIDE = 600_000_000
 """Bytes of TensorFlow itself."""
