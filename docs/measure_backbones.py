@@ -31,6 +31,7 @@ from exporter.tensorflow_ready import tensorflow_ready
 
 PAGE = Path(__file__).with_name("backbones.md")
 DATA = Path(__file__).with_name("backbones.json")
+UNNAMED = "two shared CPU cores"
 HEAD = (
     "backbone", "input", "weights", "default cut", "map", "dimension", "up to the cut", "operations", "export",
     "of a processor", "memory", "on disk",
@@ -47,11 +48,15 @@ same.
   *dimension*: of its average.
 - *export*: seconds of `microtome export` for this one output, from building to publication, verification against
   Keras included; *of a processor*: the same of processor time, which other work on the machine moves less; *memory*:
-  the process's largest resident size, TensorFlow's own half gigabyte included. All on {machine}.
-  An asterisk: measured before exports were made to need less (decision 13), so that less will do now.
+  the process's largest resident size, TensorFlow's own half gigabyte included. Measured {machines}.{stale}
 - *on disk*: the version's directory.
 
 """
+STALE = """
+  An asterisk: measured before exports were made to need less (decision 13), on {machine},
+  so that less will do now."""
+MARKS = ("", "†", "‡", "§", "¶")
+"""Of the machines that the rows were measured on, in the order of the table."""
 
 
 def main() -> int:
@@ -61,7 +66,7 @@ def main() -> int:
     parser.add_argument("--stale", action="store_true", help="measure anew what has an asterisk")
     parser.add_argument("--leave", nargs="+", default=[], choices=BACKBONES, metavar="NAME", help="do not export these")
     parser.add_argument("--page", action="store_true", help="measure nothing")
-    parser.add_argument("--machine", help="what to call this machine")
+    parser.add_argument("--machine", default=UNNAMED, help="what to call this machine (%(default)s)")
     parser.add_argument(
         "--most-memory", type=float, default=12, metavar="GB", help="give an export up that wants more (%(default)s)"
     )
@@ -71,7 +76,6 @@ def main() -> int:
         threading.Thread(target=_watch, args=[arguments.most_memory], daemon=True).start()
         return _print_measured(arguments.one, exported=arguments.one not in arguments.leave)
     data = known()
-    data["machine"] = arguments.machine or data["machine"]
     missing = [] if arguments.page else _missing(data["backbones"], arguments)
     for index, name in enumerate(missing, start=1):
         sys.stderr.write(f"{index} of {len(missing)}: {name}\n")
@@ -79,7 +83,7 @@ def main() -> int:
         own = [sys.executable, __file__, "--one", name, "--most-memory", str(arguments.most_memory), *leave]
         answer = subprocess.run(own, check=False, stdout=subprocess.PIPE)  # noqa: S603 -- this very script
         rows = data["backbones"]
-        rows[name] = _renewed(rows.get(name, {}), answer)
+        rows[name] = _renewed(rows.get(name, {}), answer, arguments.machine)
         _write(data)
     _write(data)
     PAGE.write_text(page(data), encoding="utf-8")
@@ -94,12 +98,17 @@ def _missing(found: Mapping[str, dict[str, Any]], arguments: argparse.Namespace)
         for name, key in wanted.items()
         if name in arguments.again
         or key not in found.get(name, {})
-        or (arguments.stale and "cpu_seconds" not in found[name] and name not in arguments.leave)
+        or (arguments.stale and _is_stale(found[name]) and name not in arguments.leave)
     ]
     return sorted(missing, key=lambda name: found.get(name, {}).get("flops") or 0)
 
 
-def _renewed(row: dict[str, Any], answer: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
+def _is_stale(row: Mapping[str, Any]) -> bool:
+    """Tell what was measured before exports were made to need less: rows did not name their machines then."""
+    return "machine" not in row
+
+
+def _renewed(row: dict[str, Any], answer: subprocess.CompletedProcess[bytes], machine: str) -> dict[str, Any]:
     """Return a row as its process has told it: one that ended early has told what it knew before."""
     found: dict[str, Any] = {}
     for line in answer.stdout.splitlines():
@@ -108,7 +117,7 @@ def _renewed(row: dict[str, Any], answer: subprocess.CompletedProcess[bytes]) ->
         found["failed"] = f"was ended by {signal.Signals(-answer.returncode).name}"
     elif answer.returncode:
         found.setdefault("failed", f"ended with {answer.returncode}")
-    return {**row, **found} if "failed" in found else found
+    return {**row, **found} if "failed" in found else {**found, "machine": machine}
 
 
 def _watch(gigabytes: float) -> None:
@@ -128,7 +137,7 @@ def _write(data: dict[str, Any]) -> None:
 def known() -> dict[str, Any]:
     """Return what has been measured so far."""
     if not DATA.exists():
-        return {"machine": "two shared CPU cores", "backbones": {}}
+        return {"machine": UNNAMED, "backbones": {}}
     data: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
     return data
 
@@ -136,9 +145,14 @@ def known() -> dict[str, Any]:
 def page(data: dict[str, Any]) -> str:
     """Lay out the page: a row for every backbone of the code, in its order."""
     found = data["backbones"]
-    rows = [_row(name, found[name]) for name in BACKBONES]
+    fresh = [found[name]["machine"] for name in BACKBONES if not _is_stale(found[name])]  # failures name none
+    marks = dict(zip(dict.fromkeys(fresh), MARKS, strict=False))
+    rows = [_row(name, found[name], marks) for name in BACKBONES]
     table = "".join(f"| {' | '.join(line)} |\n" for line in [HEAD, tuple("---" for _ in HEAD), *rows])
-    return ABOUT.format(count=len(rows), machine=data["machine"]) + table + "".join(_gaps(found))
+    machines = "; ".join(f"with a {mark}, on {name}" if mark else f"on {name}" for name, mark in marks.items())
+    old = any("export_seconds" in row and _is_stale(row) for row in found.values())
+    stale = STALE.format(machine=data["machine"]) if old else ""
+    return ABOUT.format(count=len(rows), machines=machines, stale=stale) + table + "".join(_gaps(found))
 
 
 def _gaps(found: Mapping[str, dict[str, Any]]) -> Iterator[str]:
@@ -150,7 +164,7 @@ def _gaps(found: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         yield f"- {name} {reason or 'has not been exported by this script yet'}.\n"
 
 
-def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+def _row(name: str, found: dict[str, Any], marks: Mapping[str, str]) -> tuple[str, ...]:
     flops = "?" if found["flops"] is None else f"{found['flops'] / 1e9:.2f} G"
     millions = [f"{found[key] / 1e6:.2f} M" for key in ("params", "params_to_cut")]
     shape = "x".join(str(side) for side in found["shape"])
@@ -160,9 +174,9 @@ def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
         return (*facts, "-", "-", "-", "-")
     memory = f"{found['peak_bytes'] / 1e9:.1f} GB"
     disk = f"{found['disk_bytes'] / 1e6:.0f} MB"
-    if "cpu_seconds" not in found:  # from before exports were made to need less
-        return (*facts, f"{found['export_seconds']:.0f} s", "-", f"{memory}*", disk)
-    return (*facts, f"{found['export_seconds']:.0f} s", f"{found['cpu_seconds']:.0f} s", memory, disk)
+    mark = "*" if _is_stale(found) else marks[found["machine"]]
+    processor = f"{found['cpu_seconds']:.0f} s" if "cpu_seconds" in found else "-"
+    return (*facts, f"{found['export_seconds']:.0f} s", processor, f"{memory}{mark}", disk)
 
 
 def _print_measured(name: str, *, exported: bool) -> int:

@@ -21,6 +21,7 @@ from exporter.preprocessing import Preprocessing
 from exporter.progress import counted
 from exporter.projection import Fitted, FittedPca, fit_pca, project, random_projection
 from exporter.recipe import ModelRecipe
+from exporter.sessions import lean
 from exporter.slicing import Slice, SliceOutput
 
 Array = np.ndarray[Any, Any]
@@ -116,12 +117,11 @@ def _batches(
     frozen: FrozenGraph, pixels: Preprocessing, files: Sequence[Path], what: str
 ) -> Iterator[Mapping[str, Array]]:
     starts = range(0, len(files), _BATCH)
-    one_thread = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1)
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(frozen.definition, name="")
         fetches = {output: f"{node}:0" for output, node in frozen.outputs.items()}
         with (
-            tf.compat.v1.Session(graph=graph, config=one_thread) as session,
+            tf.compat.v1.Session(graph=graph, config=lean(threads=1)) as session,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
 

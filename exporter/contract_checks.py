@@ -25,16 +25,16 @@ _STATEFUL_OPS = (
 
 def check_graph(version: Loaded) -> Finding:
     """No variable, no function, and no operation that the server does not have."""
-    graph = version.meta.graph_def
-    stateful = sorted({node.op for node in graph.node if node.op in _STATEFUL_OPS})
-    functions = [function.signature.name for function in graph.library.function]
-    unknown = sorted({node.op for node in graph.node if op_def_registry.get(node.op) is None})
+    kinds = set(version.operations)
+    stateful = sorted(kinds.intersection(_STATEFUL_OPS))
+    unknown = sorted(kind for kind in kinds if op_def_registry.get(kind) is None)
     release = tf.__version__.rpartition(".")[0]
-    strange = [*stateful, *functions, *unknown, *([] if release == SERVING_RELEASE else [f"TensorFlow {release}"])]
+    other = [] if release == SERVING_RELEASE else [f"TensorFlow {release}"]
+    strange = [*stateful, *version.functions, *unknown, *other]
     return expect(
         f"frozen, flat, known to TensorFlow Serving {SERVING_RELEASE}",
         not strange,
-        f"{len(graph.node)} nodes of {len({node.op for node in graph.node})} kinds, no variable",
+        f"{len(version.operations)} nodes of {len(kinds)} kinds, no variable",
         f"Expected a frozen, flat graph of operations of TensorFlow {SERVING_RELEASE}. Received: {', '.join(strange)}.",
     )
 
@@ -42,10 +42,10 @@ def check_graph(version: Loaded) -> Finding:
 def check_signatures(version: Loaded, slice_: Slice) -> Finding:
     """The outputs that the recipe names, of the shapes that its layers have."""
     expected = {output.recipe.name: [-1, *output.shape] for output in slice_.outputs}
-    serving = version.meta.signature_def[SERVING]
+    serving = version.signatures[SERVING]
     received = {name: [dim.size for dim in info.tensor_shape.dim] for name, info in serving.outputs.items()}
     kinds = {info.dtype for info in serving.outputs.values()}
-    methods = {signature.method_name for signature in version.meta.signature_def.values()}
+    methods = {signature.method_name for signature in version.signatures.values()}
     takes = [dim.size for dim in serving.inputs[INPUT].tensor_shape.dim] if INPUT in serving.inputs else []
     pixels = [-1, slice_.pixels.height, slice_.pixels.width, 3]
     sound = kinds == {tf.float32.as_datatype_enum} and methods == {METHOD} and takes == pixels

@@ -8,7 +8,8 @@ differing from Keras says nothing, and float64 has to say who is how far off.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ from exporter.slicing import Slice
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Exactly:
     """Computes some of the pixels' outputs in float64.
 
@@ -35,16 +36,23 @@ class Exactly:
     slice_: Slice
     pixels: Array
     projections: Mapping[str, Fitted]
+    _known: dict[int, dict[str, Array]] = field(default_factory=dict, init=False)
 
     def outputs(self, rows: Array) -> dict[str, Array] | None:
         """Return the outputs of some of the images, by name float64 [len(rows), ...]; None if the slice cannot."""
         try:
-            precise = replace(self.slice_, model=in_float64(self.slice_.model))
-            return reference(precise, self.pixels[rows], self.projections)
+            for row in set(rows.tolist()) - set(self._known):  # one at a time: float64 takes twice the room
+                self._known[row] = reference(self._precise, self.pixels[row : row + 1], self.projections)
+            found = [self._known[row] for row in rows.tolist()]
+            return {name: np.concatenate([vectors[name] for vectors in found]) for name in found[0]}
         except Exception:  # noqa: BLE001, people's own layers may fail at float64 in any way; then there is no such witness
             return None
         finally:
             give_back()
+
+    @cached_property
+    def _precise(self) -> Slice:
+        return replace(self.slice_, model=in_float64(self.slice_.model))
 
 
 def in_float64(model: keras.Model) -> keras.Model:
@@ -54,7 +62,8 @@ def in_float64(model: keras.Model) -> keras.Model:
         return layer.__class__.from_config(_in_float64(layer.get_config()))
 
     clone = keras.models.clone_model(model, clone_function=precise)
-    clone.set_weights(model.get_weights())
+    for weight, original in zip(clone.weights, model.weights, strict=True):
+        weight.assign(original)  # one at a time: `set_weights` takes a copy of all of them
     return clone
 
 

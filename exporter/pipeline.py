@@ -19,7 +19,7 @@ from exporter.manifest import describe
 from exporter.memory import give_back
 from exporter.precision import fold_weight_casts, lowered
 from exporter.precision_cost import measure, worst
-from exporter.preparing import prepare, warn_of_long_vectors
+from exporter.preparing import prepare, warn_of_long_vectors, warn_of_memory
 from exporter.progress import stage, warn
 from exporter.projection import Fitted
 from exporter.projections_file import write_projections
@@ -77,6 +77,7 @@ def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_f
     want_free_version(models, recipe)
     slice_ = prepare(recipe)
     warn_of_long_vectors(slice_)
+    warn_of_memory(slice_)
     calibrated = calibrate(recipe, slice_)
     with stage(f"{recipe.name}: freezing {len(recipe.outputs)} outputs"):
         frozen = frozen_graph(slice_, calibrated.projections, recipe.precision)

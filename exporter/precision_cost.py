@@ -15,6 +15,7 @@ from exporter.freezing import FrozenGraph
 from exporter.progress import stage, warn
 from exporter.recipe import ModelRecipe
 from exporter.reference import reference
+from exporter.sessions import lean
 from exporter.slicing import Slice
 from exporter.trial import cosines, with_images
 
@@ -44,7 +45,7 @@ def measure(recipe: ModelRecipe, frozen: FrozenGraph, slice_: Slice, calibrated:
     with stage(f"{recipe.name}: measuring {recipe.precision} against float32"):
         files = image_files(Path(recipe.calibration.folder), _IMAGES) if recipe.calibration else []
         pixels = with_images(recipe.input, files)
-        with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph, config=lean()) as session:
             tf.import_graph_def(frozen.definition, name="")
             fetches = {name: f"{node}:0" for name, node in frozen.outputs.items()}
             actual = session.run(fetches, {f"{frozen.input}:0": pixels})

@@ -9,6 +9,8 @@ import keras
 
 from exporter.backbones import Scaling, find_backbone
 from exporter.building import build
+from exporter.cost import count_params
+from exporter.memory import available, foreseen
 from exporter.progress import stage, warn
 from exporter.recipe import ModelRecipe
 from exporter.slicing import Slice, cut
@@ -42,3 +44,15 @@ def warn_of_long_vectors(slice_: Slice) -> None:
                 f"the output {output.recipe.name} has {size:,} dimensions: {4 * size / 1e6:.1f} MB for every image. "
                 "Say pooling: avg (or gem, or max), cut deeper, or add projection: {pca: 256}."
             )
+
+
+def warn_of_memory(slice_: Slice) -> None:
+    """Say when the machine has less memory than the weights alone will take, before they take it."""
+    needed = foreseen(count_params(slice_.built.model), count_params(slice_.model))
+    there = available()
+    if there is not None and there < needed:
+        warn(
+            f"exporting {slice_.built.row.name} takes {needed / 1e9:.1f} GB of memory or more, where "
+            f"{there / 1e9:.1f} GB can be had: the system may end it. Close what you can, or export "
+            "on a larger machine."
+        )

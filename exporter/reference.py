@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from exporter.backbones import BACKBONES, Backbone
+from exporter.computing import compute
 from exporter.pooling import GEM_FLOOR, bins
 from exporter.pooling_names import PoolingName
 from exporter.projection import Fitted, project
@@ -20,7 +21,8 @@ from exporter.slicing import Slice, SliceOutput
 
 Array = np.ndarray[Any, Any]
 
-_BATCH = 8
+_PIXELS = 8 * 224 * 224
+"""At a time: what lies between two layers grows with them, to gigabytes for a few images of 600x600."""
 
 
 def reference(slice_: Slice, pixels: Array, projections: Mapping[str, Fitted] | None = None) -> dict[str, Array]:
@@ -36,9 +38,10 @@ def reference(slice_: Slice, pixels: Array, projections: Mapping[str, Fitted] | 
     """
     parts: list[dict[str, Array]] = []
     dtype = np.dtype(slice_.model.inputs[0].dtype)
-    for start in range(0, len(pixels), _BATCH):
-        images = _scaled(pixels[start : start + _BATCH].astype(dtype), slice_.built.row)
-        features = {layer: np.asarray(found) for layer, found in slice_.model(images, training=False).items()}
+    batch = max(1, _PIXELS // (slice_.pixels.height * slice_.pixels.width))
+    for start in range(0, len(pixels), batch):
+        images = _scaled(pixels[start : start + batch].astype(dtype), slice_.built.row)
+        features = compute(slice_.model, images)
         parts.append({o.recipe.name: _embedding(features, o, projections or {}) for o in slice_.outputs})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

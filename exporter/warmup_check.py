@@ -44,7 +44,7 @@ def _requests(path: str) -> Iterator[predict_pb2.PredictRequest]:
 
 def _size(version: Loaded, request: predict_pb2.PredictRequest) -> int:
     """Return how many images a request has, if all of it is as its signature wants it."""
-    signature = version.meta.signature_def[request.model_spec.signature_name]
+    signature = version.signatures[request.model_spec.signature_name]
     sizes = set()
     for name, info in signature.inputs.items():
         given = request.inputs[name]
@@ -57,7 +57,7 @@ def _size(version: Loaded, request: predict_pb2.PredictRequest) -> int:
 
 
 def _run(version: Loaded, request: predict_pb2.PredictRequest) -> None:
-    signature = version.meta.signature_def[request.model_spec.signature_name]
+    signature = version.signatures[request.model_spec.signature_name]
     fetches = [signature.outputs[name].name for name in request.output_filter or signature.outputs]
     feeds = {signature.inputs[name].name: tf.make_ndarray(value) for name, value in request.inputs.items()}
     version.session.run(fetches, feeds)

@@ -45,6 +45,13 @@ class Call:
         args, kwargs = self._arguments.fill_in(tensors)
         return list(keras.tree.flatten(self.layer(*args, **kwargs)))
 
+    def compute(self, tensors: Mapping[int, Any]) -> list[Any]:
+        """Call the layer the same way on tensors with numbers, in inference."""
+        args, kwargs = self._arguments.fill_in(tensors)
+        if "training" in getattr(self.layer, "_call_context_args", ()):  # as Keras does; operations have none
+            kwargs["training"] = False
+        return list(keras.tree.flatten(self.layer(*args, **kwargs)))
+
 
 class Network:
     """The calls of a model, each after those it takes its tensors from.

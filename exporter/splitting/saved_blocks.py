@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from exporter.freezing import constants_in, functions_inlined
 from exporter.saved_model import METHOD, SERVING
+from exporter.sessions import lean
 from exporter.splitting.blocks import Block
 
 Tensors = Mapping[str, tf.Tensor]
@@ -44,7 +45,7 @@ def read_chain(directory: Path, names: Sequence[str], form: str) -> Iterator[Cal
 @contextlib.contextmanager
 def _read_saved_model(directory: Path, name: str) -> Iterator[Callable[[Arrays], Arrays]]:
     """Load a block into a session, as TensorFlow Serving does; TF2's loader would take several times as long."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=lean()) as session:
         meta = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(directory / name))
         signature = meta.signature_def[SERVING]
         fetches = {name: info.name for name, info in signature.outputs.items()}

@@ -15,6 +15,7 @@ from exporter.anatomy.default_cut import default_cut
 from exporter.anatomy.facts import cut_points
 from exporter.backbones import BACKBONES
 from exporter.building import build
+from exporter.memory import foreseen
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -65,13 +66,47 @@ def test_export_that_failed_is_told_with_its_reason(script: ModuleType) -> None:
     """A row that has no figures says why, and a process that is killed loses nothing that was known before."""
     row = {"params": 5, "cut": "top", "export_seconds": 3.0}
     told = script._renewed(
-        {"params": 4}, subprocess.CompletedProcess([], 1, b'{"params": 5}\n{"failed": "fails: x"}\n')
+        {"params": 4}, subprocess.CompletedProcess([], 1, b'{"params": 5}\n{"failed": "fails: x"}\n'), "a machine"
     )
     assert told == {"params": 5, "failed": "fails: x"}
-    assert script._renewed(row, subprocess.CompletedProcess([], -9, b"")) == {**row, "failed": "was ended by SIGKILL"}
-    assert script._renewed(told, subprocess.CompletedProcess([], 0, json.dumps(row).encode())) == row
+    killed = script._renewed(row, subprocess.CompletedProcess([], -9, b""), "a machine")
+    assert killed == {**row, "failed": "was ended by SIGKILL"}
+    again = script._renewed(told, subprocess.CompletedProcess([], 0, json.dumps(row).encode()), "a machine")
+    assert again == {**row, "machine": "a machine"}
     data = script.known()
     name = next(iter(data["backbones"]))
     kept = {key: value for key, value in data["backbones"][name].items() if key != "export_seconds"}
     data["backbones"][name] = {**kept, "failed": "was ended by SIGKILL"}
     assert f"\nA dash:\n\n- {name} was ended by SIGKILL.\n" in script.page(data)
+
+
+def test_page_tells_which_machine_a_row_is_from(script: ModuleType) -> None:
+    """Rows of several machines are marked; what names no machine is older, and has an asterisk until measured anew."""
+    data = script.known()
+    for index, row in enumerate(data["backbones"].values()):
+        row |= {"export_seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 1e9, "disk_bytes": 1e6}
+        row["machine"] = "one core" if index % 2 else "four cores"
+    page = script.page(data)
+    assert {"one core", "four cores"} == set(_machines(page).values())
+    assert page.count("| 1.0 GB |") + page.count("| 1.0 GB† |") == len(BACKBONES)
+    assert "asterisk" not in page
+    del data["backbones"]["ResNet50"]["machine"]
+    page = script.page(data)
+    assert page.count("| 1.0 GB* |") == 1
+    assert f"on {data['machine']},\n  so that less will do now." in page
+
+
+def test_memory_is_not_foreseen_larger_than_it_was_measured(script: ModuleType) -> None:
+    """A warning that comes without need would soon be read by nobody."""
+    rows = {name: row for name, row in script.known()["backbones"].items() if "machine" in row}
+    assert rows
+    assert {
+        name for name, row in rows.items() if foreseen(row["params"], row["params_to_cut"]) > row["peak_bytes"]
+    } == set()
+
+
+def _machines(page: str) -> dict[str, str]:
+    """Return the machines that the page names, by their marks."""
+    line = next(line for line in page.splitlines() if "Measured on" in line)
+    first, second = line.partition("Measured on ")[2].removesuffix(".").split("; with a †, on ")
+    return {"": first, "†": second}
