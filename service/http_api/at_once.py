@@ -1,7 +1,5 @@
 """Answer what needs no waiting where the request was read: behind the same layers, without tasks or ASGI's messages."""
 
-from typing import NamedTuple
-
 from starlette.types import Scope
 
 from service.errors import ServiceError
@@ -10,16 +8,8 @@ from service.http_api.direct import Direct
 from service.http_api.observation import observation
 from service.http_api.observed import Observed
 from service.http_api.problems import answer_to
-from service.http_api.raw import RawHeaders
+from service.http_api.raw import Whole, whole
 from service.telemetry.metrics import Metrics
-
-
-class Whole(NamedTuple):
-    """An answer as it goes out; the headers are complete, those of the body included."""
-
-    status: int
-    headers: RawHeaders
-    body: bytes
 
 
 class AtOnce:
@@ -58,4 +48,4 @@ class AtOnce:
             return None
         request.status = response.status_code
         self._observed.ended(scope, request)
-        return Whole(response.status_code, [*response.raw_headers, request.id_header], bytes(response.body))
+        return whole(response, request.id_header)

@@ -43,7 +43,7 @@ class _Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._parsing = False
-        self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None
+        self._held: RequestResponseCycle | None = None
         self._body = b""
         self._complete = False
 
@@ -83,14 +83,14 @@ class _Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
         """Hold a request back whose head has been read just now."""
         if self._parsing and self._held is None and app is self.app and self.at_once.takes(_scope(cycle)):
-            self._held, self._body, self._complete = (cycle, app), b"", False
+            self._held, self._body, self._complete = cycle, b"", False
         else:
             super()._start_asgi_task(cycle, app)
 
     def _begin(self) -> None:
         """Answer at once, or hand on."""
         assert self._held is not None  # noqa: S101, for mypy: who calls has looked
-        cycle, _ = self._held
+        cycle = self._held
         if self.transport.is_closing():
             # What came behind the head was no HTTP, and has been answered.
             self._held = None
@@ -108,8 +108,8 @@ class _Connection(HttpToolsProtocol):
     def _hand_on(self) -> None:
         """Let the request go uvicorn's way, as if it had never been held back."""
         assert self._held is not None  # noqa: S101, for mypy: who calls has looked
-        (cycle, app), self._held = self._held, None
-        super()._start_asgi_task(cycle, app)
+        cycle, self._held = self._held, None
+        super()._start_asgi_task(cycle, self.app)
         if self._body and not self.at_once.has_body_of(_scope(cycle)):
             super().on_body(self._body)
         if self._complete:

@@ -27,7 +27,7 @@ from service.http_api.head import head
 from service.http_api.observation import observation
 from service.http_api.problems import answer_to
 from service.http_api.prospects import Prospects
-from service.http_api.raw import WRITE, RawResponse, Write
+from service.http_api.raw import WRITE, RawResponse, Write, whole
 from service.http_api.ways import Way
 
 _UNUSUAL = frozenset({b"content-encoding", b"transfer-encoding", b"cache-control", b"x-request-timeout", b"expect"})
@@ -97,7 +97,7 @@ class Direct:
     def _put(scope: Scope, response: Response, write: Write) -> bool:
         """Write an answer in one piece, if its connection takes it."""
         request = observation(scope)
-        if not write(response.status_code, [*response.raw_headers, request.id_header], bytes(response.body)):
+        if not write(*whole(response, request.id_header)):
             return False
         request.status = response.status_code
         return True

@@ -1,6 +1,7 @@
 """Answers whose headers are bytes already: the framework would encode a dozen strings for each, time and again."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from starlette.responses import Response
 
@@ -21,6 +22,19 @@ class RawResponse(Response):
         self.raw_headers = headers
         self.body = body
         self.background = None
+
+
+class Whole(NamedTuple):
+    """An answer as a connection writes it at once; the headers are complete, those of the body included."""
+
+    status: int
+    headers: RawHeaders
+    body: bytes
+
+
+def whole(response: Response, *more: tuple[bytes, bytes]) -> Whole:
+    """Return an answer in one piece, with further headers."""
+    return Whole(response.status_code, [*response.raw_headers, *more], bytes(response.body))
 
 
 def raw(headers: Mapping[str, str]) -> RawHeaders:
