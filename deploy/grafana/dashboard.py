@@ -40,7 +40,7 @@ def allowed(limit: str) -> str:
 
 GLANCE = (
     Panel(
-        "Ready", "Whether an inference has worked within 10 s: for every model, on every gateway.", "bool_yes_no",
+        "Ready", "Whether every model answers every gateway, and inference works.", "bool_yes_no",
         {"ready": f"min(microtome_model_ready{{{MODEL}}})"}, 3, stat=True, steps=RED_GREEN, yes_no=True,
     ),
     Panel(
@@ -177,7 +177,7 @@ STAGES = (
 
 MODELS = (
     Panel(
-        "Ready by gateway", "1 while an inference has worked within 10 s.", "bool_yes_no",
+        "Ready by gateway", "1 while the model has answered within 10 s, and inference works.", "bool_yes_no",
         {"{{model}} on {{instance}}": f"microtome_model_ready{{{MODEL}}}"}, 6, top=1, yes_no=True,
     ),
     Panel(

@@ -46,7 +46,7 @@ class ModelServer(Protocol):
         ...
 
     def readiness(self) -> Mapping[str, str | None]:
-        """Return every model by name: None when an inference has recently worked, else what is wrong, for people."""
+        """Return every model by name: None when it answers and inference works, else what is wrong, for people."""
         ...
 
     def versions(self, model: str) -> Mapping[int, str]:

@@ -63,9 +63,9 @@ class Catalogue:
         return {name: model.card for name, model in self._models.items()}
 
     def readiness(self) -> dict[str, str | None]:
-        """Return every model by name: None when an inference has recently worked, else what is wrong, for people."""
+        """Return every model by name: None when it answers and inference works, else what is wrong, for people."""
         now = self._clock()
-        return {name: model.trouble(now, self._timing.ready_for) for name, model in self._models.items()}
+        return {name: model.trouble(now, self._timing) for name, model in self._models.items()}
 
     def versions(self, model: str) -> Mapping[int, str]:
         """Return every version of a model with its state; see the port."""

@@ -10,14 +10,19 @@ from service.errors import ServiceError
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. `probe_after`: an idle model is tried again; `ready_for`: so long one inference proves readiness."""
+    """Seconds. An idle model is asked for its manifest after `ask_after`, and tried with an image after `try_after`.
+
+    It is ready while it has answered within `answers_for` and an inference has worked within `works_for`.
+    """
 
     poll: float = 1.0
     retry: float = 0.2
     call: float = 2.0
     infer: float = 30.0
-    probe_after: float = 4.0
-    ready_for: float = 10.0
+    ask_after: float = 4.0
+    answers_for: float = 10.0
+    try_after: float = 60.0
+    works_for: float = 150.0
 
 
 @dataclass(slots=True)
@@ -27,6 +32,7 @@ class Served:
     Attributes:
         card: the version that requests go to.
         confirmed: whether the server that answered the manifest is known to be alive.
+        answered_at: when it last answered anything out of its session.
         worked_at: when an inference last worked.
         error: what is wrong now.
         versions: every version that the server knows, with its state; empty while the server cannot be asked.
@@ -37,6 +43,7 @@ class Served:
 
     card: ModelCard | None = None
     confirmed: bool = False
+    answered_at: float = float("-inf")
     worked_at: float = float("-inf")
     error: ServiceError | None = None
     versions: Mapping[int, str] = field(default_factory=dict)
@@ -44,8 +51,10 @@ class Served:
     refused: set[int] = field(default_factory=set)
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def trouble(self, now: float, ready_for: float) -> str | None:
-        """Return what is wrong, for people; None when an inference has worked within `ready_for` seconds."""
+    def trouble(self, now: float, timing: Timing) -> str | None:
+        """Return what is wrong, for people; None when the model answers, and an inference has worked not long ago."""
         if self.error is not None:
             return str(self.error)
-        return "No inference has worked recently." if now - self.worked_at > ready_for else None
+        if now - self.answered_at > timing.answers_for:
+            return "The model has not answered recently."
+        return "No inference has worked recently." if now - self.worked_at > timing.works_for else None

@@ -74,13 +74,15 @@ class Upkeep:
         except ServiceError as error:
             self.lost(name, error)
 
-    async def read(self, name: str, version: int) -> ModelCard:
-        """Ask a version for its description.
+    async def read(self, name: str, version: int, *, timeout: float | None = None) -> ModelCard:  # noqa: ASYNC109, gRPC's
+        """Ask a version for its description, for as long as a call may take or for another time.
 
         Raises:
             ServiceError: see `manifests.py`.
         """
-        return ModelCard(name, version, await fetch_manifest(self._rpc, name, version, timeout=self._timing.call))
+        manifest = await fetch_manifest(self._rpc, name, version, timeout=timeout or self._timing.call)
+        self._models[name].answered_at = self._clock()
+        return ModelCard(name, version, manifest)
 
     async def predict(
         self,
@@ -99,7 +101,8 @@ class Upkeep:
             card.name, card.version, "serving_default", {IMAGES: pixels_tensor(images)}, list(outputs), timeout=timeout
         )
         found = vectors(answer, card, outputs, rows=len(images))
-        self._models[card.name].worked_at = self._clock()
+        model = self._models[card.name]
+        model.worked_at = model.answered_at = self._clock()
         return found
 
     def lost(self, name: str, error: ServiceError) -> None:
@@ -122,7 +125,7 @@ class Upkeep:
         model = self._models[name]
         async with model.looking:
             await self.look(name)
-        ready = model.trouble(self._clock(), self._timing.ready_for) is None
+        ready = model.trouble(self._clock(), self._timing) is None
         self._metrics.model_ready.labels(name).set(ready)
 
     async def _choices(self, name: str, available: Collection[int]) -> list[int]:
@@ -143,9 +146,8 @@ class Upkeep:
         model = self._models[name]
         for version in versions:
             card = model.card
-            if card is not None and card.version == version and model.confirmed and model.error is None:
-                if self._clock() - model.worked_at > self._timing.probe_after:
-                    await self._probe(card)
+            well = model.confirmed and model.error is None
+            if card is not None and card.version == version and well and await self._still_works(card):
                 return
             try:
                 await self._switch(name, version)
@@ -173,6 +175,22 @@ class Upkeep:
         model.card, model.confirmed, model.error = card, True, None
         model.refused.discard(version)
         self._metrics.model_version.labels(name).set(version)
+
+    async def _still_works(self, card: ModelCard) -> bool:
+        """Make sure of a version that nobody has asked lately; False when another model stands under its number now.
+
+        Its manifest comes out of the session that inferences run in, through the same queue and threads, and costs
+        next to nothing. An image costs what an image costs, at every gateway and for every model, and whoever asks for
+        another model meanwhile waits for it: so that is rare.
+        """
+        model = self._models[card.name]
+        silent = self._clock() - model.answered_at > self._timing.ask_after
+        # As patient as an inference, since it waits where one would.
+        if silent and await self.read(card.name, card.version, timeout=self._timing.infer) != card:
+            return False
+        if self._clock() - model.worked_at > self._timing.try_after:
+            await self._probe(card)
+        return True
 
     async def _probe(self, card: ModelCard) -> None:
         """Run one black image through the default output: only an inference proves that inference works."""

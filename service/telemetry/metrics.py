@@ -207,7 +207,7 @@ class Metrics:
             self.cache_breaker_open.labels(operation).set(0)
         self.model_ready = Gauge(
             "microtome_model_ready",
-            "1 while an inference has recently worked for the model.",
+            "1 while the model answers and an inference has worked, not long ago.",
             ["model"],
             multiprocess_mode="livemin",
             registry=registry,
