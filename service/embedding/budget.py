@@ -14,16 +14,19 @@ class Budget:
         self._on_change = on_change
         self._held = 0
 
-    def require(self, amount: int) -> None:
-        """Refuse what `hold` would refuse now, before anything is done for it.
+    def require(self, amount: int, before: int = 0) -> None:
+        """Refuse what `hold` would refuse now, or once others hold what they have come for, before anything is done.
+
+        Args:
+            amount: how much there is to be room for.
+            before: how much the others will hold.
 
         Raises:
             Overloaded: there is no room now.
         """
-        if self._held and self._held + amount > self._limit:
-            raise Overloaded(
-                f"The server already holds {self._held} of {self._limit} {self._unit}. Try again in a second."
-            )
+        held = self._held + before
+        if held and held + amount > self._limit:
+            raise Overloaded(f"The server already holds {held} of {self._limit} {self._unit}. Try again in a second.")
 
     def hold(self, amount: int) -> "_Held":
         """Hold `amount` while the block runs.

@@ -82,13 +82,16 @@ class Embedder:
         if lookup is not None and not self.joins(lookup):
             self._backlog.require()
 
-    def require_turn(self) -> None:
+    def require_turn(self, before: int) -> None:
         """Refuse one image, for which nobody has looked, if it would be refused were it nowhere to be found.
+
+        Args:
+            before: images that are being looked for, each of which takes a place first if it is not found either.
 
         Raises:
             Overloaded: as `require_room` does.
         """
-        self._budget.require(1)
+        self._budget.require(1, before)
         self._backlog.require()
 
     def joins(self, lookup: Lookup) -> bool:

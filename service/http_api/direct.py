@@ -206,7 +206,7 @@ class Direct:
         if not may_be_one_image:
             return None
         if not self._prospects.worth_a_look():
-            self._endpoint.intake.embedder.require_turn()
+            self._endpoint.intake.embedder.require_turn(before=self._looks)
         return self._endpoint.ways.plain(scope)
 
 

@@ -185,6 +185,27 @@ async def test_a_bad_option_is_told_and_the_cache_is_not_asked(gateway: Gateway,
     assert [] == far.asked
 
 
+async def test_in_an_overload_no_more_are_looked_up_than_there_are_places(gateway: Gateway, far: FakeCache) -> None:
+    """Who would find all places taken by those who look already is refused before it looks, too."""
+    gateway.server.gate.clear()
+    others = [asyncio.create_task(ask(gateway, png(seed))) for seed in range(4)]
+    await gateway.server.called(4)
+    for seed in range(4, 500):
+        assert 429 == (await ask(gateway, b"%d" % seed)).status_code
+    gateway.server.gate.set()
+    await asyncio.gather(*others)
+    far.asked.clear()
+    far.gate.clear()
+    waiting = [asyncio.create_task(ask(gateway, png(seed))) for seed in range(500, 520)]
+    await looked(far, 4)
+    refused = [each.result().status_code for each in waiting if each.done()]
+    # One or two of twenty are looked up whatever there is room for.
+    assert [429] * len(refused) == refused
+    assert 20 - 4 - 2 <= len(refused) <= 20 - 4
+    far.gate.set()
+    assert 4 == [each.status_code for each in await asyncio.gather(*waiting)].count(200)
+
+
 async def test_in_an_overload_of_unknown_images_few_are_looked_up(gateway: Gateway, far: FakeCache) -> None:
     """Refused by their heads; but when images that are known come, they are answered again."""
     known = png()
