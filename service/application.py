@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from microtome import __version__
 from service.auth import Keyring
-from service.cache.counted import CountedCache
+from service.cache.counted import CountedCache, Counts
 from service.cache.fail_open import FailOpenCache
 from service.cache.gathered import GatheredCache
 from service.cache.halved import HalvedCache, widened
@@ -212,14 +212,13 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
 
 def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims]:
     """Choose the tiers that the settings ask for, and whether gateways share their work."""
-    near: VectorCache = NullCache()
-    if settings.cache_bytes:
-        near = CountedCache(MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes)), "memory", metrics)
-    cache: VectorCache = near
+    cache: VectorCache = NullCache()
     claims: Claims = Unclaimed()
     if settings.redis_url:
-        far, claims = _open_redis(settings, metrics, log)
-        cache = TieredCache(near, far) if settings.cache_bytes else far
+        cache, claims = _open_redis(settings, metrics, log)
+    if settings.cache_bytes:
+        near = MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes), Counts("memory", metrics))
+        cache = TieredCache(near, cache) if settings.redis_url else near
     return HalvedCache(cache) if settings.cache_float16 else cache, claims
 
 
@@ -233,7 +232,7 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vect
     held = HeldClaims(settings.cache_lease)
     redis = RedisCache(servers, ttl=settings.redis_ttl, metrics=metrics, held=held)
     guarded = FailOpenCache(
-        CountedCache(redis, "redis", metrics),
+        CountedCache(redis, Counts("redis", metrics)),
         budget=settings.cache_budget,
         window=settings.cache_breaker_window,
         metrics=metrics,

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from service.embedding.peeking import Then
 from service.embedding.ports import VectorCache
 
 
 class _Waiting(NamedTuple):
     keys: Sequence[str]
-    answer: asyncio.Future[list[bytes | None]]
+    then: Then
 
 
 class GatheredCache:
@@ -28,12 +30,16 @@ class GatheredCache:
         """
         if not keys:
             return []
-        loop = asyncio.get_running_loop()
-        if not self._waiting:
-            loop.call_soon(self._ask)
-        answer: asyncio.Future[list[bytes | None]] = loop.create_future()
-        self._waiting.append(_Waiting(keys, answer))
+        answer: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
+        self.ask(keys, partial(_settle, answer))
         return await answer
+
+    def ask(self, keys: Sequence[str], then: Then) -> bool:
+        """Have the values of at least one key looked up, and `then` told of them later."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._ask)
+        self._waiting.append(_Waiting(keys, then))
+        return True
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values.
@@ -58,15 +64,30 @@ class GatheredCache:
         keys = list(waiting[0].keys if len(waiting) == 1 else dict.fromkeys(k for each in waiting for k in each.keys))
         try:
             found = dict(zip(keys, await self._inner.get_many(keys), strict=True))
-        except asyncio.CancelledError:
+        except BaseException as error:  # whatever it is, those who asked learn of it
             for each in waiting:
-                each.answer.cancel()
+                _tell(each, error)
+            if isinstance(error, Exception):
+                return
             raise
-        except Exception as error:  # noqa: BLE001, whatever it is, those who asked learn of it
-            for each in waiting:
-                if not each.answer.done():
-                    each.answer.set_exception(error)
-            return
         for each in waiting:
-            if not each.answer.done():
-                each.answer.set_result([found[key] for key in each.keys])
+            _tell(each, [found[key] for key in each.keys])
+
+
+def _tell(waiting: _Waiting, told: list[bytes | None] | BaseException) -> None:
+    try:
+        waiting.then(told)
+    except Exception as error:  # noqa: BLE001, one who breaks a promise keeps nothing from the others
+        context = {"message": "told of what a cache has, and failed", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _settle(answer: asyncio.Future[list[bytes | None]], told: list[bytes | None] | BaseException) -> None:
+    if answer.done():
+        return
+    if isinstance(told, asyncio.CancelledError):
+        answer.cancel()
+    elif isinstance(told, BaseException):
+        answer.set_exception(told)
+    else:
+        answer.set_result(told)

@@ -2,47 +2,67 @@
 
 from collections.abc import Mapping, Sequence
 
-from service.embedding.peeking import peek_of
+from service.cache.memory import MemoryCache
+from service.embedding.peeking import Then, ask_of
 from service.embedding.ports import VectorCache
+
+Values = list[bytes | None]
 
 
 class TieredCache:
-    """`near` is asked first; writes go to both. Either may be a NullCache."""
+    """`near` is asked first; writes go to both."""
 
-    def __init__(self, near: VectorCache, far: VectorCache) -> None:
+    def __init__(self, near: MemoryCache, far: VectorCache) -> None:
         self._near = near
-        self._peek = peek_of(near)
         self._far = far
+        self._ask = ask_of(far)
 
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+    async def get_many(self, keys: Sequence[str]) -> Values:
         """Return the values in the order of the keys, from whichever tier has them.
 
         Raises:
-            CacheUnavailable: as the tiers raise it.
+            CacheUnavailable: as the far tier raises it.
         """
-        values = await self._near.get_many(keys)
-        lacking = [key for key, value in zip(keys, values, strict=True) if value is None]
-        if not lacking:
-            return values
-        answers = zip(lacking, await self._far.get_many(lacking), strict=True)
-        found = {key: value for key, value in answers if value is not None}
-        await self._near.put_many(found)
-        return [found.get(key) if value is None else value for key, value in zip(keys, values, strict=True)]
+        values = self._near.look(keys)
+        lacking = _lacking(keys, values)
+        return self._filled(keys, values, lacking, await self._far.get_many(lacking)) if lacking else values
 
     def peek(self, keys: Sequence[str]) -> list[bytes] | None:
-        """Return all the values if the near tier has them within reach."""
-        return self._peek(keys)
+        """Return all the values if the near tier has them."""
+        return self._near.peek(keys)
+
+    def ask(self, keys: Sequence[str], then: Then) -> bool:
+        """Have the values looked up in whichever tier has them, and `then` told of them, if the far one can."""
+        values = self._near.look(keys)
+        lacking = _lacking(keys, values)
+        if not lacking:
+            then(values)
+            return True
+
+        def told(answer: Values | BaseException) -> None:
+            then(answer if isinstance(answer, BaseException) else self._filled(keys, values, lacking, answer))
+
+        return self._ask(lacking, told)
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values in both tiers.
 
         Raises:
-            CacheUnavailable: as the tiers raise it; the near one is written first.
+            CacheUnavailable: as the far tier raises it; the near one is written first.
         """
-        await self._near.put_many(entries)
+        self._near.keep(entries)
         await self._far.put_many(entries)
 
     async def close(self) -> None:
         """Close both tiers."""
         await self._near.close()
         await self._far.close()
+
+    def _filled(self, keys: Sequence[str], near: Values, lacking: Sequence[str], far: Values) -> Values:
+        found = {key: value for key, value in zip(lacking, far, strict=True) if value is not None}
+        self._near.keep(found)
+        return [found.get(key) if value is None else value for key, value in zip(keys, near, strict=True)]
+
+
+def _lacking(keys: Sequence[str], values: Values) -> list[str]:
+    return [key for key, value in zip(keys, values, strict=True) if value is None]

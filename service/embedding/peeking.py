@@ -1,4 +1,4 @@
-"""Ask a cache for what is within reach, without waiting: who finds everything there needs no task, timer or budget."""
+"""Ask a cache without waiting for it: for what is within reach, or to be told later. Neither needs a task."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -7,6 +7,15 @@ from service.embedding.ports import VectorCache
 
 Peek = Callable[[Sequence[str]], list[bytes] | None]
 """Returns all the values in the order of the keys if nobody has to be waited for, else None."""
+
+Then = Callable[[list[bytes | None] | BaseException], None]
+"""Is told the values in the order of the keys, None where there is none, or what went wrong. Must not raise."""
+
+Ask = Callable[[Sequence[str], Then], bool]
+"""Has the values looked up, and `Then` told of them once: at once where nobody has to be waited for.
+
+Returns False, and tells nobody, where there is no such way: then they have to be waited for.
+"""
 
 
 @runtime_checkable
@@ -18,10 +27,28 @@ class Peekable(Protocol):
         ...
 
 
+@runtime_checkable
+class Askable(Protocol):
+    """A cache that tells later what it has."""
+
+    def ask(self, keys: Sequence[str], then: Then) -> bool:
+        """Have the values looked up, and `then` told of them; return False where there is no such way."""
+        ...
+
+
 def peek_of(cache: VectorCache) -> Peek:
     """Return a cache's way of peeking; one that has none has nothing within reach."""
     return cache.peek if isinstance(cache, Peekable) else _nothing
 
 
+def ask_of(cache: VectorCache) -> Ask:
+    """Return a cache's way of being asked without a task that waits."""
+    return cache.ask if isinstance(cache, Askable) else _nobody
+
+
 def _nothing(_: Sequence[str]) -> list[bytes] | None:
     return None
+
+
+def _nobody(_: Sequence[str], __: Then) -> bool:
+    return False

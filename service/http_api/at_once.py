@@ -1,5 +1,9 @@
-"""Answer what needs no waiting where the request was read: behind the same layers, without tasks or ASGI's messages."""
+"""Answer what the cache has where the request was read: behind the same layers, without tasks or ASGI's messages."""
 
+from collections.abc import Callable
+from functools import partial
+
+from starlette.responses import Response
 from starlette.types import Scope
 
 from service.errors import ServiceError
@@ -8,12 +12,12 @@ from service.http_api.direct import Direct
 from service.http_api.observation import observation
 from service.http_api.observed import Observed
 from service.http_api.problems import answer_to
-from service.http_api.raw import Whole, whole
+from service.http_api.raw import Write, whole
 from service.telemetry.metrics import Metrics
 
 
 class AtOnce:
-    """`POST /embed` for those who can be answered at once."""
+    """`POST /embed` for those who need no computing."""
 
     def __init__(
         self, path: str, direct: Direct, observed: Observed, authentication: Authentication | None, metrics: Metrics
@@ -33,19 +37,40 @@ class AtOnce:
         """Whether a request that goes the way of all others has its body with it, in its scope."""
         return self._direct.has_body_of(scope)
 
-    def __call__(self, scope: Scope, body: bytes) -> Whole | None:
-        """Answer a request whose body has come whole; None if it has to go the way of all others."""
-        request = observation(scope)
+    def __call__(self, scope: Scope, body: bytes, write: Write, go_on: Callable[[], None]) -> bool:
+        """Answer a request whose body has come whole, now or once the cache has been asked.
+
+        Args:
+            scope: of the request.
+            body: whole.
+            write: writes the answer.
+            go_on: lets the request go the way of all others, once that is known.
+
+        Returns:
+            False, if it has to go there now; then neither `write` nor `go_on` is ever called.
+        """
+        observation(scope)
         try:
             if self._authentication:
                 self._authentication.admit(scope)
             response = self._direct.at_once(scope, body)
+            if response is None:
+                return self._direct.soon(scope, partial(self._told, scope, write, go_on))
         except ServiceError as error:
             response = answer_to(error, self._metrics, scope)
         except Exception:  # noqa: BLE001, it will be met again on the way of all others, which knows what to do then
-            return None
-        if response is None:
-            return None
+            return False
+        return self._written(scope, response, write)
+
+    def _told(self, scope: Scope, write: Write, go_on: Callable[[], None], response: Response | None) -> None:
+        if response is None or not self._written(scope, response, write):
+            go_on()
+
+    def _written(self, scope: Scope, response: Response, write: Write) -> bool:
+        request = observation(scope)
+        if not write(*whole(response, request.id_header)):
+            return False
+        self._direct.answered(scope)
         request.status = response.status_code
         self._observed.ended(scope, request)
-        return whole(response, request.id_header)
+        return True

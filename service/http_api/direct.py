@@ -5,7 +5,8 @@ request runs, and takes no place among the images in flight. What the cache has 
 goes on as every request does, and its look into the cache goes with it.
 """
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -15,7 +16,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
-from service.auth import Caller
 from service.embedding.lookup import Lookup
 from service.embedding.stopwatch import Timings, both
 from service.errors import ServiceError
@@ -24,6 +24,7 @@ from service.http_api.arrived import Arrived
 from service.http_api.body import is_json
 from service.http_api.embed import EmbedEndpoint
 from service.http_api.head import head
+from service.http_api.looks import Looks
 from service.http_api.observation import observation
 from service.http_api.problems import answer_to
 from service.http_api.prospects import Prospects
@@ -33,12 +34,7 @@ from service.http_api.ways import Way
 _UNUSUAL = frozenset({b"content-encoding", b"transfer-encoding", b"cache-control", b"x-request-timeout", b"expect"})
 """Headers which say that there is more to do than to look an answer up."""
 
-_MOST_LOOKS = 256
-"""Looks that are waited for at a time. Further requests go the way on which each takes a place in flight."""
-
 _BEGUN = "microtome.begun"
-
-_NOTHING = nullcontext()
 
 
 class _Begun(NamedTuple):
@@ -46,7 +42,8 @@ class _Begun(NamedTuple):
 
     Attributes:
         digest: None where the body is no single image, or one so large that hashing it is worth a thread.
-        lookup: what is within reach; None where nobody has looked.
+        lookup: what the cache has, as far as it has been asked; None where nobody has looked.
+        asked: whether all of it has been, and there is room to compute what it lacks.
     """
 
     way: Way
@@ -54,6 +51,7 @@ class _Begun(NamedTuple):
     timings: Timings
     digest: str | None
     lookup: Lookup | None
+    asked: bool = False
 
 
 class Direct:
@@ -64,7 +62,7 @@ class Direct:
         self._endpoint = endpoint
         self._app = app
         self._route = route
-        self._looks = 0
+        self._looks = Looks(endpoint.intake.embedder, endpoint.reader.budget)
         self._prospects = Prospects()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,8 +112,29 @@ class Direct:
         way = self._plain(scope) if body else None
         if way is None:
             return None
-        response, scope[_BEGUN] = self._begin(scope, body, way, Timings(), 0.0)
+        response, begun = self._begin(scope, body, way, Timings(), 0.0)
+        if response is None:
+            scope[_BEGUN] = begun
         return response
+
+    def soon(self, scope: Scope, then: Callable[[Response | None], None]) -> bool:
+        """Have the whole cache asked for what `at_once` has not found, and tell `then` the answer to the request.
+
+        `then` is told None if the request has to go on in `__call__`. Returns False if that is known now, and tells
+        nobody.
+
+        Raises:
+            Overloaded: there is no room for the body.
+        """
+        begun: _Begun | None = scope.get(_BEGUN)
+        if begun is None or begun.lookup is None:
+            return False
+        caller = scope.get("microtome.caller")
+        return self._looks.soon(begun.lookup, len(begun.body), caller, partial(self._told, scope, begun, then))
+
+    def answered(self, scope: Scope) -> None:
+        """Forget what the scope has of a request that has been answered: its connection keeps it."""
+        scope.pop(_BEGUN, None)
 
     def has_body_of(self, scope: Scope) -> bool:
         """Whether `at_once` has left a body in the scope, which nobody needs to receive."""
@@ -157,37 +176,53 @@ class Direct:
                 prospects.looked(found=True)
         return response, _Begun(way, body, timings, digest, lookup)
 
+    def _told(
+        self, scope: Scope, begun: _Begun, then: Callable[[Response | None], None], seconds: float | None
+    ) -> None:
+        response: Response | None = None
+        if seconds is not None:
+            try:
+                response = self._found(scope, begun, seconds)
+                if response is None:
+                    scope[_BEGUN] = begun._replace(asked=True)
+            except ServiceError as error:
+                response = answer_to(error, self._endpoint.metrics, scope)
+            except Exception:  # noqa: BLE001, S110, it will be met again in `__call__`, around which it is logged
+                pass
+        then(response)
+
     async def _go_on(self, scope: Scope, receive: Receive, begun: _Begun) -> Response:
-        endpoint, (way, body, timings, digest, lookup) = self._endpoint, begun
-        if digest and lookup and await self._look_further(scope, lookup, timings, len(body)):
-            if lookup.complete:
-                self._prospects.looked(found=True)
-                return self._written(scope, lookup, way, timings, digest)
-            embedder = endpoint.intake.embedder
-            self._prospects.looked(found=embedder.joins(lookup))
-            embedder.require_room(1, lookup)
-            return await endpoint.computed(scope, receive, way, body, digest, lookup, timings)
-        return await endpoint.answer(Request(scope, receive), timings, digest)
+        endpoint, (way, body, timings, digest, lookup, asked) = self._endpoint, begun
+        if digest is None or lookup is None:
+            return await endpoint.answer(Request(scope, receive), timings, digest)
+        if not asked:
+            seconds = await self._looks.wait(lookup, len(body), scope.get("microtome.caller"))
+            if seconds is None:
+                return await endpoint.answer(Request(scope, receive), timings, digest)
+            if (response := self._found(scope, begun, seconds)) is not None:
+                return response
+        return await endpoint.computed(scope, receive, way, body, digest, lookup, timings)
+
+    def _found(self, scope: Scope, begun: _Begun, seconds: float) -> RawResponse | None:
+        """Answer from the whole cache, which has been asked; None for what has to be computed, if there is room.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        way, _, timings, digest, lookup, _ = begun
+        assert digest is not None  # noqa: S101, for mypy: who looks has both
+        assert lookup is not None  # noqa: S101, as above
+        both(self._endpoint.metrics.stage, timings.stage)("cache", seconds)
+        embedder, complete = self._endpoint.intake.embedder, lookup.complete
+        self._prospects.looked(found=complete or embedder.joins(lookup))
+        if complete:
+            return self._written(scope, lookup, way, timings, digest)
+        embedder.require_room(1, lookup)
+        return None
 
     def _written(self, scope: Scope, lookup: Lookup, way: Way, timings: Timings, digest: str) -> RawResponse:
         embedded = self._endpoint.intake.embedder.answered(lookup)
         return self._endpoint.written(scope, embedded, way, timings, digest)
-
-    async def _look_further(self, scope: Scope, lookup: Lookup, timings: Timings, held: int) -> bool:
-        """Ask the whole cache, while the body's bytes are held; return False if too many wait for it already."""
-        endpoint, start = self._endpoint, perf_counter()
-        if self._looks >= _MOST_LOOKS:
-            return False
-        caller: Caller | None = scope.get("microtome.caller")
-        own = caller.bodies.hold(held) if caller and caller.bodies else _NOTHING
-        self._looks += 1
-        try:
-            with endpoint.reader.budget.hold(held), own:
-                await endpoint.intake.embedder.look_further(lookup)
-        finally:
-            self._looks -= 1
-        both(endpoint.metrics.stage, timings.stage)("cache", perf_counter() - start)
-        return True
 
     def _plain(self, scope: Scope) -> Way | None:
         """Return the way of a request that may be one image, asked for in a plain way.
@@ -206,7 +241,7 @@ class Direct:
         if not may_be_one_image:
             return None
         if not self._prospects.worth_a_look():
-            self._endpoint.intake.embedder.require_turn(before=self._looks)
+            self._endpoint.intake.embedder.require_turn(before=self._looks.waiting)
         return self._endpoint.ways.plain(scope)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from service.application import open_cache
-from service.cache.counted import CountedCache
+from service.cache.counted import Counts
 from service.cache.halved import HalvedCache
 from service.cache.memory import MemoryCache
 from service.cache.null import NullCache
@@ -27,9 +27,8 @@ def near() -> MemoryCache:
     "cache",
     [
         near(),
-        CountedCache(near(), "memory", Metrics()),
         TieredCache(near(), NullCache()),
-        HalvedCache(TieredCache(CountedCache(near(), "memory", Metrics()), NullCache())),
+        HalvedCache(TieredCache(near(), NullCache())),
     ],
     ids=lambda cache: type(cache).__name__,
 )
@@ -49,7 +48,7 @@ async def test_a_cache_that_cannot_be_peeked_into_has_nothing_within_reach() -> 
 async def test_only_what_was_found_is_counted() -> None:
     """What is not within reach is asked for again, and counted then."""
     metrics = Metrics()
-    cache = CountedCache(near(), "memory", metrics)
+    cache = MemoryCache(1 << 20, Counts("memory", metrics))
     await cache.put_many({"a": ONE})
     assert cache.peek(["a", "b"]) is None
     assert cache.peek(["a"]) == [ONE]

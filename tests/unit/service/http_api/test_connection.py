@@ -4,7 +4,7 @@ import asyncio
 import gc
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.cache.gathered import GatheredCache
 from service.http_api.connection import connection
 from tests.fakes.vector_cache import FakeCache
 from tests.pictures import png
@@ -171,6 +172,94 @@ async def test_an_answer_that_nobody_takes_waits(gateway: Gateway, port: int) ->
             assert 200 == (await peer.answer())[0]
 
 
+class OnceBroken(FakeCache):
+    """Fails the first question."""
+
+    broken = False
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values in the order of the keys, from the second question on."""
+        if not self.broken:
+            self.broken = True
+            raise RuntimeError("nobody foresaw it")
+        return await super().get_many(keys)
+
+
+async def test_a_look_that_fails_is_taken_again(decoders: ThreadPoolExecutor) -> None:
+    """On the way of all others, where errors are known."""
+    far = OnceBroken()
+    async with gateway_with(decoders, cache=GatheredCache(far), answer_bytes=0) as gateway:
+        async with listening(gateway.app, connection(gateway.app.at_once)) as port, peer_of(port) as peer:
+            await peer.send(REQUEST)
+            status, head, _ = await peer.answer()
+        assert (200, True, 1) == (status, b"x-cache: miss" in head, len(far.asked))
+        assert "microtome_body_bytes_in_flight 0.0" in gateway.metrics.exposition().decode()
+
+
+@asynccontextmanager
+async def behind_a_gate(decoders: ThreadPoolExecutor) -> AsyncIterator[tuple[Gateway, FakeCache, int]]:
+    """A gateway that knows IMAGE, the cache whose answers are held back now, and a port."""
+    far = FakeCache()
+    async with gateway_with(decoders, cache=GatheredCache(far), answer_bytes=0) as gateway:
+        await gateway.client.post("/embed", content=IMAGE)
+        far.gate.clear()
+        far.asked.clear()
+        async with listening(gateway.app, connection(gateway.app.at_once)) as port:
+            yield gateway, far, port
+
+
+async def test_behind_a_look_further_requests_keep_their_order(decoders: ThreadPoolExecutor) -> None:
+    """Whatever they want: the connection is read on while Redis is asked, and answered in turn."""
+    new = png(7)
+    async with behind_a_gate(decoders) as (_, far, port), peer_of(port) as peer:
+        await peer.send(REQUEST, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", HEAD % len(new) + b"\r\n" + new, REQUEST)
+        assert 1 == len(far.asked)
+        far.gate.set()
+        answers = [await peer.answer() for _ in range(4)]
+        assert [b"hit", None, b"miss", b"hit"] == [
+            found[1] if (found := re.search(rb"x-cache: (\w+)", head)) else None for _, head, _ in answers
+        ]
+
+
+async def test_who_goes_away_during_a_look_leaves_nothing_behind(decoders: ThreadPoolExecutor) -> None:
+    """Known or not: nothing is held afterwards, and the next is answered."""
+    new = png(7)
+    async with behind_a_gate(decoders) as (gateway, far, port):
+        for request in (REQUEST, HEAD % len(new) + b"\r\n" + new):
+            async with peer_of(port) as peer:
+                await peer.send(request)
+            await asyncio.sleep(0.02)
+        assert f"microtome_body_bytes_in_flight {len(IMAGE) + len(new)}.0" in gateway.metrics.exposition().decode()
+        far.gate.set()
+        await asyncio.wait_for(shows(gateway, "microtome_body_bytes_in_flight 0.0"), 10)
+        async with peer_of(port) as peer:
+            await peer.send(REQUEST)
+            assert 200 == (await peer.answer())[0]
+
+
+async def test_who_wants_the_connection_closed_gets_it_closed_after_a_look(decoders: ThreadPoolExecutor) -> None:
+    """And is answered before."""
+    async with behind_a_gate(decoders) as (_, far, port), peer_of(port) as peer:
+        await peer.send(REQUEST.replace(b"\r\nHost", b"\r\nConnection: close\r\nHost"))
+        far.gate.set()
+        answer = await peer.rest()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert 1 == answer.count(b"\r\nconnection: close\r\n")
+
+
+async def test_an_answer_to_a_look_that_cannot_be_written_at_once(decoders: ThreadPoolExecutor) -> None:
+    """It is answered as uvicorn answers, which waits for slow callers, and counted once."""
+    far = FakeCache()
+    async with gateway_with(decoders, cache=GatheredCache(far), answer_bytes=0) as gateway:
+        await gateway.client.post("/embed", content=IMAGE)
+        slow = type("Slow", (connection(gateway.app.at_once),), {"_write": lambda *_: False})
+        async with listening(gateway.app, slow) as port, peer_of(port) as peer:
+            await peer.send(REQUEST)
+            status, head, _ = await peer.answer()
+        assert (200, True) == (status, b"x-cache: hit" in head)
+        assert 'microtome_requests_total{route="/embed",status="200"} 2.0' in gateway.metrics.exposition().decode()
+
+
 async def test_a_caller_that_goes_away_cancels_its_work(gateway: Gateway, port: int) -> None:
     """Whoever reads the body of a request: a disconnection is seen."""
     gateway.server.gate.clear()
@@ -205,12 +294,15 @@ async def test_other_paths_are_uvicorns(gateway: Gateway) -> None:
     assert [IMAGE, IMAGE] == seen
 
 
-@pytest.mark.parametrize("kind", ["known", "looked up", "computed"])
+@pytest.mark.parametrize("kind", ["known", "looked up", "waited for", "computed"])
 async def test_requests_leave_nothing_to_the_collector(decoders: ThreadPoolExecutor, kind: str) -> None:
     """Bodies above all: what goes in circles would stay until the collector comes by."""
     images = [png(seed) for seed in range(60)]
     requests = [HEAD % len(image) + b"\r\n" + image for image in images]
-    options: dict[str, Any] = {"cache": FakeCache(), "answer_bytes": 0} if kind == "looked up" else {}
+    options: dict[str, Any] = {}
+    if kind in {"looked up", "waited for"}:
+        cache = FakeCache()
+        options = {"cache": cache if kind == "waited for" else GatheredCache(cache), "answer_bytes": 0}
     async with gateway_with(decoders, **options) as gateway:
         for image in images[: 60 if kind != "computed" else 1]:
             await gateway.client.post("/embed", content=image)

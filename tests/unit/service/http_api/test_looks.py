@@ -3,17 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 from starlette.types import Message, Scope
 
 from service.auth import Keyring, read_keys
-from service.http_api import direct
+from service.cache.gathered import GatheredCache
+from service.http_api import looks
+from service.http_api.connection import connection
 from tests.fakes.model_server import card
 from tests.fakes.vector_cache import FakeCache
 from tests.pictures import png
 from tests.unit.service.http_api.conftest import Gateway, gateway_with
+from tests.unit.service.http_api.test_connection import peer_of
+from tests.unit.service.http_api.test_connections import listening
 from tests.unit.service.http_api.test_embed import problem
 from tests.unit.service.test_auth import line
 
@@ -29,36 +34,67 @@ def far() -> FakeCache:
 @pytest.fixture
 async def gateway(decoders: ThreadPoolExecutor, far: FakeCache) -> AsyncIterator[Gateway]:
     """The application over that cache alone, with room for four images in flight."""
-    async with gateway_with(decoders, cache=far, answer_bytes=0) as found:
+    async with gateway_with(decoders, cache=GatheredCache(far), answer_bytes=0) as found:
         yield found
 
 
-async def ask(gateway: Gateway, image: bytes, query: str = "") -> httpx.Response:
-    """Send one image as a body that comes with its head, which no client does for sure."""
-    scope: Scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/embed",
-        "query_string": query.encode(),
-        "http_version": "1.1",
-        "headers": [(b"content-length", b"%d" % len(image)), (b"x-api-key", KEY.encode())],
-    }
-    body: list[Message] = [{"type": "http.request", "body": image, "more_body": False}]
-    sent: list[Message] = []
+class Ask:
+    """Sends images as bodies that come with their heads, which no client does for sure."""
 
-    async def receive() -> Message:
-        return body.pop() if body else await asyncio.Future()
+    def __init__(self, *, read: bool, servers: AsyncExitStack) -> None:
+        """Send to where requests are read, or else to the application behind it."""
+        self._read = read
+        self._servers = servers
+        self._ports: dict[int, int] = {}
 
-    async def send(message: Message) -> None:
-        sent.append(message)
+    async def __call__(self, gateway: Gateway, image: bytes, query: str = "") -> httpx.Response:
+        """Send one."""
+        return await (self._over_the_wire if self._read else self._to_the_application)(gateway, image, query)
 
-    await gateway.app(scope, receive, send)
-    return httpx.Response(sent[0]["status"], headers=sent[0]["headers"], content=sent[1]["body"])
+    async def _over_the_wire(self, gateway: Gateway, image: bytes, query: str) -> httpx.Response:
+        port = self._ports.get(id(gateway))
+        if port is None:
+            server = listening(gateway.app, connection(gateway.app.at_once))
+            port = self._ports[id(gateway)] = await self._servers.enter_async_context(server)
+        head = f"POST /embed?{query} HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: {len(image)}\r\n\r\n"
+        async with peer_of(port) as peer:
+            peer.writer.write(head.encode() + image)
+            status, told, content = await peer.answer()
+        headers = [line.split(": ", 1) for line in told.decode().split("\r\n")[1:] if line]
+        return httpx.Response(status, headers=[(name, value) for name, value in headers], content=content)
+
+    async def _to_the_application(self, gateway: Gateway, image: bytes, query: str) -> httpx.Response:
+        scope: Scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/embed",
+            "query_string": query.encode(),
+            "http_version": "1.1",
+            "headers": [(b"content-length", b"%d" % len(image)), (b"x-api-key", KEY.encode())],
+        }
+        body: list[Message] = [{"type": "http.request", "body": image, "more_body": False}]
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return body.pop() if body else await asyncio.Future()
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await gateway.app(scope, receive, send)
+        return httpx.Response(sent[0]["status"], headers=sent[0]["headers"], content=sent[1]["body"])
 
 
-async def looked(far: FakeCache, times: int) -> None:
-    """Wait until the cache has been asked so often."""
-    while len(far.asked) < times:  # noqa: ASYNC110, polled like any other process
+@pytest.fixture(params=["where it is read", "by a task"])
+async def ask(request: pytest.FixtureRequest) -> AsyncIterator[Ask]:
+    """Either way of answering what the cache is asked for."""
+    async with AsyncExitStack() as servers:
+        yield Ask(read=request.param == "where it is read", servers=servers)
+
+
+async def looked(far: FakeCache, keys: int) -> None:
+    """Wait until the cache has been asked for so many."""
+    while sum(map(len, far.asked)) < keys:  # noqa: ASYNC110, polled like any other process
         await asyncio.sleep(0)
 
 
@@ -68,7 +104,7 @@ def shown(gateway: Gateway, name: str) -> str:
     return next(line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} "))
 
 
-async def test_a_hit_takes_no_place_and_a_miss_asks_the_cache_once(gateway: Gateway, far: FakeCache) -> None:
+async def test_a_hit_takes_no_place_and_a_miss_asks_the_cache_once(ask: Ask, gateway: Gateway, far: FakeCache) -> None:
     """With all places taken hits are answered and misses refused; each of them was one question."""
     assert "miss" == (await ask(gateway, png())).headers["x-cache"]
     assert 1 == len(far.asked)
@@ -83,7 +119,7 @@ async def test_a_hit_takes_no_place_and_a_miss_asks_the_cache_once(gateway: Gate
     assert {200} == {each.status_code for each in await asyncio.gather(*others)}
 
 
-async def test_bodies_are_held_while_the_cache_is_waited_for(gateway: Gateway, far: FakeCache) -> None:
+async def test_bodies_are_held_while_the_cache_is_waited_for(ask: Ask, gateway: Gateway, far: FakeCache) -> None:
     """Memory stays bounded whatever the cache does: the bytes are counted, and given back."""
     far.gate.clear()
     body = png()
@@ -96,10 +132,12 @@ async def test_bodies_are_held_while_the_cache_is_waited_for(gateway: Gateway, f
     assert "0.0" == shown(gateway, "microtome_body_bytes_in_flight")
 
 
-async def test_bodies_are_held_in_their_callers_budget_too(decoders: ThreadPoolExecutor, far: FakeCache) -> None:
+async def test_bodies_are_held_in_their_callers_budget_too(
+    ask: Ask, decoders: ThreadPoolExecutor, far: FakeCache
+) -> None:
     """Who may have few bytes in flight is refused the second body while the cache is asked for the first."""
     keyring = Keyring(read_keys([line("search", KEY, f"bytes={len(png()) + 10}")]))
-    async with gateway_with(decoders, cache=far, keyring=keyring) as gateway:
+    async with gateway_with(decoders, cache=GatheredCache(far), keyring=keyring) as gateway:
         far.gate.clear()
         first = asyncio.create_task(ask(gateway, png()))
         await looked(far, 1)
@@ -110,7 +148,7 @@ async def test_bodies_are_held_in_their_callers_budget_too(decoders: ThreadPoolE
         assert 200 == (await first).status_code
 
 
-async def test_while_an_image_is_computed_its_bytes_are_held(gateway: Gateway) -> None:
+async def test_while_an_image_is_computed_its_bytes_are_held(ask: Ask, gateway: Gateway) -> None:
     """They count until the answer, and no longer."""
     gateway.server.gate.clear()
     waiting = asyncio.create_task(ask(gateway, png()))
@@ -122,7 +160,9 @@ async def test_while_an_image_is_computed_its_bytes_are_held(gateway: Gateway) -
 
 
 @pytest.mark.parametrize("limit", [f"bytes={len(png()) + 10}", "images=1"])
-async def test_while_an_image_is_computed_it_counts_for_its_caller(decoders: ThreadPoolExecutor, limit: str) -> None:
+async def test_while_an_image_is_computed_it_counts_for_its_caller(
+    ask: Ask, decoders: ThreadPoolExecutor, limit: str
+) -> None:
     """Who may have one image in flight, or the bytes of one, is refused the second."""
     keyring = Keyring(read_keys([line("search", KEY, limit)]))
     async with gateway_with(decoders, keyring=keyring) as gateway:
@@ -136,7 +176,7 @@ async def test_while_an_image_is_computed_it_counts_for_its_caller(decoders: Thr
         assert 200 == (await first).status_code
 
 
-async def test_an_image_that_is_not_computed_in_time(decoders: ThreadPoolExecutor) -> None:
+async def test_an_image_that_is_not_computed_in_time(ask: Ask, decoders: ThreadPoolExecutor) -> None:
     """The time that every request may take holds for one without a word on its time, and nothing stays in flight."""
     async with gateway_with(decoders, deadline=0.05) as gateway:
         gateway.server.gate.clear()
@@ -147,10 +187,10 @@ async def test_an_image_that_is_not_computed_in_time(decoders: ThreadPoolExecuto
 
 
 async def test_beyond_so_many_looks_each_request_takes_a_place(
-    gateway: Gateway, far: FakeCache, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, gateway: Gateway, far: FakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number of looks that are waited for is bounded; further requests are bounded by the images in flight."""
-    monkeypatch.setattr(direct, "_MOST_LOOKS", 1)
+    monkeypatch.setattr(looks, "_MOST", 1)
     far.gate.clear()
     asked = [asyncio.create_task(ask(gateway, png(seed))) for seed in range(3)]
     await looked(far, 3)
@@ -160,7 +200,9 @@ async def test_beyond_so_many_looks_each_request_takes_a_place(
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_version_that_is_switched_during_a_look(gateway: Gateway, far: FakeCache, known: bool) -> None:
+async def test_a_version_that_is_switched_during_a_look(
+    ask: Ask, gateway: Gateway, far: FakeCache, known: bool
+) -> None:
     """What was found is answered under the version that was asked; what was not is the new version's to answer."""
     image, query = png(), "output=corner"
     if known:
@@ -177,7 +219,7 @@ async def test_a_version_that_is_switched_during_a_look(gateway: Gateway, far: F
     assert version == answer.json()["embeddings"][0]["vector"][-1]
 
 
-async def test_a_bad_option_is_told_and_the_cache_is_not_asked(gateway: Gateway, far: FakeCache) -> None:
+async def test_a_bad_option_is_told_and_the_cache_is_not_asked(ask: Ask, gateway: Gateway, far: FakeCache) -> None:
     """Errors are those of every other way in."""
     assert (400, "bad-request") == problem(await ask(gateway, png(), "dimensions=99"))
     assert (404, "unknown-model") == problem(await ask(gateway, png(), "model=nix"))
@@ -185,7 +227,9 @@ async def test_a_bad_option_is_told_and_the_cache_is_not_asked(gateway: Gateway,
     assert [] == far.asked
 
 
-async def test_in_an_overload_no_more_are_looked_up_than_there_are_places(gateway: Gateway, far: FakeCache) -> None:
+async def test_in_an_overload_no_more_are_looked_up_than_there_are_places(
+    ask: Ask, gateway: Gateway, far: FakeCache
+) -> None:
     """Who would find all places taken by those who look already is refused before it looks, too."""
     gateway.server.gate.clear()
     others = [asyncio.create_task(ask(gateway, png(seed))) for seed in range(4)]
@@ -198,6 +242,8 @@ async def test_in_an_overload_no_more_are_looked_up_than_there_are_places(gatewa
     far.gate.clear()
     waiting = [asyncio.create_task(ask(gateway, png(seed))) for seed in range(500, 520)]
     await looked(far, 4)
+    while sum(each.done() for each in waiting) < 20 - 4 - 2:  # noqa: ASYNC110, polled like any other process
+        await asyncio.sleep(0)
     refused = [each.result().status_code for each in waiting if each.done()]
     # One or two of twenty are looked up whatever there is room for.
     assert [429] * len(refused) == refused
@@ -206,7 +252,7 @@ async def test_in_an_overload_no_more_are_looked_up_than_there_are_places(gatewa
     assert 4 == [each.status_code for each in await asyncio.gather(*waiting)].count(200)
 
 
-async def test_in_an_overload_of_unknown_images_few_are_looked_up(gateway: Gateway, far: FakeCache) -> None:
+async def test_in_an_overload_of_unknown_images_few_are_looked_up(ask: Ask, gateway: Gateway, far: FakeCache) -> None:
     """Refused by their heads; but when images that are known come, they are answered again."""
     known = png()
     await ask(gateway, known)
