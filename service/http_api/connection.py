@@ -137,7 +137,7 @@ class _Connection(HttpToolsProtocol):
         said_close = _CLOSE in headers
         if said_close:
             cycle.keep_alive = False
-        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers))]
+        lines = [STATUS_LINE[status], *[b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]]
         if not cycle.keep_alive and not said_close:
             lines.append(b"%b: %b\r\n" % _CLOSE)
         self.transport.write(b"".join([*lines, b"\r\n", body]))
