@@ -21,7 +21,7 @@ from service.embedding.manifest import ModelCard
 from service.embedding.peeking import ask_of, peek_of
 from service.embedding.ports import Claims, ModelServer, Observer, VectorCache
 from service.embedding.request import Embedded, Embedding, EmbedRequest
-from service.embedding.stopwatch import Stages, Timings, both, timed
+from service.embedding.stopwatch import Stages, Timings, timed
 from service.errors import BadRequest, ModelNotReady, TooManyImages
 
 _HASH_OFF_LOOP_BYTES = 1 << 20
@@ -66,7 +66,7 @@ class Embedder:
         """Hash images here and now; None when one of them is so large that this is worth a thread."""
         if max(map(len, images)) > _HASH_OFF_LOOP_BYTES:
             return None
-        with timed(both(self._observer.stage, timings.stage), "hash"):
+        with timed(timings.stage, "hash"):
             return [image_digest(image) for image in images]
 
     def require_room(self, images: int, lookup: Lookup | None = None) -> None:
@@ -152,7 +152,7 @@ class Embedder:
         lookup = self.looked(request, digests)
         if lookup is None or not lookup.complete:
             return None
-        both(self._observer.stage, timings.stage)("cache", perf_counter() - start)
+        timings.stage("cache", perf_counter() - start)
         return self.answered(lookup)
 
     async def embed(
@@ -180,9 +180,9 @@ class Embedder:
             raise BadRequest("Expected at least one image, received none.")
         if len(images) > self._limits.max_images:
             raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received {len(images)}.")
-        own = timings or Timings()
+        own = timings or Timings(self._observer.stage)
         with self._budget.hold(len(images)):
-            digests = digests or await self._digests(images, both(self._observer.stage, own.stage))
+            digests = digests or await self._digests(images, own.stage)
             card = await self._card(request)
             try:
                 return await self._answer(card, request, digests, images, own, lookup)
@@ -211,7 +211,7 @@ class Embedder:
         if lookup is None or lookup.card is not card:
             lookup = Lookup(card, request.outputs, digests)
             if request.cache == "use":
-                with timed(both(self._observer.stage, timings.stage), "cache"):
+                with timed(timings.stage, "cache"):
                     await self.look_further(lookup)
         journey = Journey(card, request, lookup.found, self._observer, timings)
         if not lookup.complete:

@@ -12,7 +12,7 @@ from service.embedding.embedder import Embedder
 from service.embedding.lookup import Lookup
 from service.embedding.ports import ModelServer, Observer
 from service.embedding.request import ALL, Embedded, EmbedRequest, ImageError
-from service.embedding.stopwatch import Timings, both, timed
+from service.embedding.stopwatch import Timings, timed
 from service.embedding.urls import Fetch, Image, Url
 from service.embedding.vectors import checked_dimensions, require_quantization
 from service.errors import BadRequest, NoImageEmbedded, ServiceError, restated
@@ -110,7 +110,7 @@ class Intake:
                 arrived: Sequence[bytes | ServiceError] = images  # type: ignore[assignment]  # no addresses
                 return await self._embedded(request, arrived, timings, digests, lookup)
             with self.bodies.hold(self.fetched_bytes):
-                with timed(both(self.observer.stage, timings.stage), "fetch"):
+                with timed(timings.stage, "fetch"):
                     arrived = await self.fetch(images)
                 return await self._embedded(request, arrived, timings, digests, lookup)
 

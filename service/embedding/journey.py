@@ -9,7 +9,7 @@ from service.embedding.flights import Flight, Flights
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import Observer, Vectors
 from service.embedding.request import EmbedRequest, ImageError, Source
-from service.embedding.stopwatch import Timings, both
+from service.embedding.stopwatch import Timings
 from service.errors import ModelServerDown, RequestRejected, restated
 
 Pair = tuple[str, str]
@@ -105,13 +105,13 @@ class Journey:
                 under_way.deadline.extend(current())
                 boarded[digest, name] = under_way
         for digest, names in lacking.items():
-            timings, deadline = Timings(), Deadline(current())
+            timings, deadline = Timings(self._observer.stage), Deadline(current())
             job = Job(
                 self._card,
                 names,
                 images[digest],
                 self._request.cache,
-                both(self._observer.stage, timings.stage),
+                timings.stage,
                 deadline,
             )
             keys = [self._flight_key(key) for key in names.values()] if self._request.cache != "bypass" else []
@@ -137,4 +137,4 @@ class Journey:
             if name in landing.elsewhere:
                 self._sources[digest, name] = "coalesced"
             for stage, seconds in flight.timings.seconds.items():
-                self._timings.stage(stage, seconds)
+                self._timings.note(stage, seconds)

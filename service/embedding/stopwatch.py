@@ -13,12 +13,22 @@ class Timings:
     Images of one request pass a stage side by side; the slowest of them is what the caller waited for.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("_everybody", "seconds")
+
+    def __init__(self, everybody: Stages) -> None:
+        """Begin without any; `everybody` is told each stage, too."""
+        self._everybody = everybody
         self.seconds: dict[str, float] = {}
 
     def stage(self, name: str, seconds: float) -> None:
-        """Note a stage's duration; of several the longest stays."""
-        self.seconds[name] = max(seconds, self.seconds.get(name, 0.0))
+        """Note a stage that this request passed, and tell everybody."""
+        self._everybody(name, seconds)
+        self.note(name, seconds)
+
+    def note(self, name: str, seconds: float) -> None:
+        """Note a stage that everybody has been told of, or will be; of several the longest stays."""
+        if seconds >= self.seconds.get(name, 0.0):
+            self.seconds[name] = seconds
 
 
 class timed:  # noqa: N801, reads like the function that it was, and costs a third: it runs many times a request
@@ -35,16 +45,6 @@ class timed:  # noqa: N801, reads like the function that it was, and costs a thi
 
     def __exit__(self, *_: object) -> None:
         self._tell(self._stage, perf_counter() - self._start)
-
-
-def both(one: Stages, other: Stages) -> Stages:
-    """Tell two of them."""
-
-    def tell(name: str, seconds: float) -> None:
-        one(name, seconds)
-        other(name, seconds)
-
-    return tell
 
 
 def nobody(name: str, seconds: float) -> None:

@@ -8,7 +8,7 @@ from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller
 from service.embedding.deadline import within
 from service.embedding.intake import Intake
-from service.embedding.stopwatch import Timings, both, timed
+from service.embedding.stopwatch import Timings, timed
 from service.errors import BadRequest, TooManyImages
 from service.grpc_api.answers import field, results, version_of
 from service.grpc_api.calls import Call
@@ -51,10 +51,10 @@ class Embed:
             asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8"
         )
         call.facts.update(images=len(images), model=asked.request.model[:80])
-        timings = Timings()
+        timings = Timings(self.intake.observer.stage)
         own = call.caller.images if call.caller else None
         embedded = await self.intake.embed(asked.request, images, timings, own=own)
-        with timed(both(self.intake.observer.stage, timings.stage), "encode"):
+        with timed(timings.stage, "encode"):
             answered = [field(_RESULTS, result) for result in results(embedded, asked, len(images))]
             return b"".join((field(_MODEL, version_of(embedded.card)), *answered))
 

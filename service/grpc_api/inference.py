@@ -106,7 +106,7 @@ class Inference:
         self.intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.int8)
         call.facts |= {"images": len(images), "model": asked.request.model[:80]}
         own = call.caller.images if call.caller else None
-        embedded = await self.intake.embed(asked.request, images, Timings(), own=own)
+        embedded = await self.intake.embed(asked.request, images, Timings(self.intake.observer.stage), own=own)
         return _response(request.id, asked, embedded).SerializeToString()
 
 

@@ -146,15 +146,18 @@ class Stream:
 
     def _at_once(self, images: Sequence[Image]) -> tuple[Sequence[str | None], Sequence[bytes | None]]:
         """Return the images' digests and the bodies of their answers, each as far as it can be had without waiting."""
-        together = self._intake.digests(images, Timings())
+        together = self._intake.digests(images, self._timings())
         if together is not None and (bodies := self._known(together)):
             return together, bodies
         digests: Sequence[str | None] = together or [self._digest(image) for image in images]
         return digests, [self._body(digest) for digest in digests] if len(images) > 1 else [None]
 
     def _digest(self, image: Image) -> str | None:
-        found = self._intake.digests([image], Timings())
+        found = self._intake.digests([image], self._timings())
         return found[0] if found else None
+
+    def _timings(self) -> Timings:
+        return Timings(self._intake.observer.stage)
 
     def _body(self, digest: str | None) -> bytes | None:
         found = self._known([digest]) if digest else None
@@ -163,7 +166,7 @@ class Stream:
     def _known(self, digests: Sequence[str]) -> list[bytes] | None:
         """Return the bodies of the answers to these images if all their vectors are in memory."""
         try:
-            embedded = self._intake.cached(self._asked.request, digests, Timings())
+            embedded = self._intake.cached(self._asked.request, digests, self._timings())
             return None if embedded is None else self._bodies(embedded, len(digests))
         except ServiceError:
             return None  # it is told on the long way, which may find it mended
@@ -217,7 +220,7 @@ class Stream:
         own = self._call.caller.images if self._call.caller else None
         digests = [arrived.digest] if arrived.digest else None
         embedded = await self._patience.until_done(
-            lambda: self._intake.embed(self._asked.request, [arrived.image], Timings(), own=own, digests=digests),
+            lambda: self._intake.embed(self._asked.request, [arrived.image], self._timings(), own=own, digests=digests),
             self._call.allowed(self._intake.deadline),
         )
         (body,) = self._bodies(embedded, 1)

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from service.embedding.lookup import Lookup
-from service.embedding.stopwatch import Timings, both
+from service.embedding.stopwatch import Timings
 from service.errors import ServiceError
 from service.http_api import access
 from service.http_api.arrived import Arrived
@@ -112,7 +112,7 @@ class Direct:
         way = self._plain(scope) if body else None
         if way is None:
             return None
-        response, begun = self._begin(scope, body, way, Timings(), 0.0)
+        response, begun = self._begin(scope, body, way, Timings(self._endpoint.metrics.stage), 0.0)
         if response is None:
             scope[_BEGUN] = begun
         return response
@@ -145,7 +145,7 @@ class Direct:
         scope["route"] = self._route
 
     async def _answer(self, scope: Scope, arrived: Arrived, way: Way) -> Response:
-        timings = Timings()
+        timings = Timings(self._endpoint.metrics.stage)
         start = perf_counter()
         body = arrived.whole_body()
         if not body:
@@ -163,14 +163,14 @@ class Direct:
             return None, _Begun(way, body, timings, None, None)
         digest = endpoint.digest(body, timings)
         if digest:
-            both(endpoint.metrics.stage, timings.stage)("read", read)
+            timings.stage("read", read)
             response = endpoint.repeats.again(scope, digest, timings)
             if response is None:
                 endpoint.check(scope, way, images=1)
                 start = perf_counter()
                 lookup = endpoint.intake.embedder.looked(way.request, [digest])
                 if lookup and lookup.complete:
-                    both(endpoint.metrics.stage, timings.stage)("cache", perf_counter() - start)
+                    timings.stage("cache", perf_counter() - start)
                     response = self._written(scope, lookup, way, timings, digest)
             if response is not None:
                 prospects.looked(found=True)
@@ -212,7 +212,7 @@ class Direct:
         way, _, timings, digest, lookup, _ = begun
         assert digest is not None  # noqa: S101, for mypy: who looks has both
         assert lookup is not None  # noqa: S101, as above
-        both(self._endpoint.metrics.stage, timings.stage)("cache", seconds)
+        timings.stage("cache", seconds)
         embedder, complete = self._endpoint.intake.embedder, lookup.complete
         self._prospects.looked(found=complete or embedder.joins(lookup))
         if complete:

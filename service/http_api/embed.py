@@ -17,7 +17,7 @@ from service.embedding.deadline import within
 from service.embedding.intake import Intake
 from service.embedding.lookup import Lookup
 from service.embedding.request import Embedded
-from service.embedding.stopwatch import Timings, both, timed
+from service.embedding.stopwatch import Timings, timed
 from service.embedding.urls import Image
 from service.embedding.vectors import checked_dimensions
 from service.http_api import access, documentation
@@ -62,7 +62,7 @@ class EmbedEndpoint:
         Every vector of an answer comes from the same version of the same model, which the answer names. The answer's
         form is chosen by `Accept`; options may stand in the query string or in the JSON body.
         """
-        return await self.answer(request, Timings())
+        return await self.answer(request, Timings(self.metrics.stage))
 
     async def answer(self, request: Request, timings: Timings, digest: str | None = None) -> Response:
         """Answer a request.
@@ -140,7 +140,7 @@ class EmbedEndpoint:
         """
         card = embedded.card
         checked_dimensions(way.options.dimensions, [card.outputs[e.output] for e in embedded.embeddings[:64]])
-        with timed(both(self.metrics.stage, timings.stage), "encode"):
+        with timed(timings.stage, "encode"):
             answer = encoded(embedded, way.options, way.form, way.encoding)
         sources = {e.cache for e in embedded.embeddings}
         source = sources.pop() if len(sources) == 1 else "mixed"
@@ -163,7 +163,7 @@ class EmbedEndpoint:
         start = perf_counter()
         async with self.reader.received(request, *own) as received:
             if digest is None:
-                both(self.metrics.stage, timings.stage)("read", perf_counter() - start)
+                timings.stage("read", perf_counter() - start)
             digests = [digest] if digest else self.intake.digests(received.images, timings)
             repeatable = _only(digests) if not received.options and not no_cache else None
             if repeatable and not digest and (response := self.repeats.again(scope, repeatable, timings)):

@@ -30,7 +30,7 @@ class Repeats:
         if not self._answers.possible:
             return None
         asked = _asked(scope, digest)
-        with timed(timings.stage, "cache"):
+        with timed(timings.note, "cache"):
             kept = self._answers.get(asked)
             if kept is None:
                 return None

@@ -13,7 +13,7 @@ from service.embedding.deadline import within
 from service.embedding.intake import Intake
 from service.embedding.ports import Observer
 from service.embedding.request import Embedded, EmbedRequest
-from service.embedding.stopwatch import Timings, both, timed
+from service.embedding.stopwatch import Timings, timed
 from service.embedding.urls import Image
 from service.embedding.vectors import checked_dimensions
 from service.errors import BadRequest, TooManyImages
@@ -86,12 +86,12 @@ class Desk:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
     async def _served(self, request: Request, read: Callable[[bytes], Question]) -> Response:
-        timings = Timings()
+        timings = Timings(self.observer.stage)
         caller: Caller | None = request.scope.get("microtome.caller")
         own = (caller.bodies,) if caller and caller.bodies else ()
         start = perf_counter()
         async with self.reader.whole(request, *own) as body:
-            both(self.observer.stage, timings.stage)("read", perf_counter() - start)
+            timings.stage("read", perf_counter() - start)
             question = read(body)
             asked, images = question.request, question.images
             self._check(question)
@@ -100,7 +100,7 @@ class Desk:
                 embedded = await self.intake.embed(asked, images, timings, own=caller.images if caller else None)
         # Once more, since the version that answered may not be the one that was looked at.
         checked_dimensions(question.dimensions, [embedded.card.outputs[e.output] for e in embedded.embeddings[:64]])
-        with timed(both(self.observer.stage, timings.stage), "encode"):
+        with timed(timings.stage, "encode"):
             response = (
                 await asyncio.to_thread(question.answer, embedded) if question.aside else question.answer(embedded)
             )

@@ -16,7 +16,7 @@ from service.embedding.deadline import current, within
 from service.embedding.embedder import Embedder, Limits
 from service.embedding.keys import image_digest, vector_key
 from service.embedding.request import EmbedRequest
-from service.embedding.stopwatch import Timings
+from service.embedding.stopwatch import Timings, nobody
 from service.errors import (
     BadRequest,
     BrokenImage,
@@ -298,7 +298,7 @@ async def test_a_version_is_asked_by_its_number_or_not_at_all(bench: Bench) -> N
 
 async def test_a_request_is_told_how_long_its_stages_took(bench: Bench) -> None:
     """Every stage that it went through, and no other."""
-    miss, hit = Timings(), Timings()
+    miss, hit = Timings(nobody), Timings(nobody)
     await bench.embedder.embed(EmbedRequest("toy"), [png()], miss)
     await bench.embedder.embed(EmbedRequest("toy"), [png()], hit)
     assert {"hash", "cache", "decode", "infer"} == set(miss.seconds)
