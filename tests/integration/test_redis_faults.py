@@ -138,21 +138,24 @@ async def test_a_redis_that_refuses_writes_still_answers_reads(
     assert 1 == guarded.failures()
 
 
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        b"+PONG\r\n" * 8,
-        b"*1\r\n$5\r\nhello\r\n" * 4,
-        b"$-1\r\n" * 8,
-        b":7\r\n" * 8,
-        b"*100000\r\n",
-        b"\x00\xff\xfe" * 100,
-        b"",
-    ],
+NONSENSE = (
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"+PONG\r\n" * 8,
+    b"*1\r\n$5\r\nhello\r\n" * 4,
+    b"$-1\r\n" * 8,
+    b":7\r\n" * 8,
+    b"*100000\r\n",
+    b"\x00\xff\xfe" * 100,
+    b"",
 )
-async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: bytes) -> None:
-    """Whatever stands at Redis' address and whatever it says: no error, no wrong vector, no hang."""
+
+
+@pytest.mark.parametrize(
+    ("login", "nonsense"),
+    [*(("", nonsense) for nonsense in NONSENSE), *((":secret@", nonsense) for nonsense in NONSENSE[1:5])],
+)
+async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: bytes, login: str) -> None:
+    """Whatever stands at Redis' address and whatever it says, to a password too: no error, no wrong vector, no hang."""
     talking: list[asyncio.Task[Any]] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -169,7 +172,7 @@ async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: byt
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     metrics = Metrics()
-    servers, held = RedisServers(f"redis://{host}:{port}", timeout=BUDGET), HeldClaims(60)
+    servers, held = RedisServers(f"redis://{login}{host}:{port}", timeout=BUDGET), HeldClaims(60)
     store = RedisCache(servers, ttl=60, metrics=metrics, held=held)
     log = configure("json", "error")
     cache = FailOpenCache(store, budget=BUDGET, window=0.001, metrics=metrics, log=log)
