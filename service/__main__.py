@@ -11,7 +11,6 @@ import uvicorn
 
 from microtome.parent import follow_parent
 from service.application import build
-from service.http_api.connection import connection
 from service.settings import Settings, SettingsError, read_settings
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
@@ -33,7 +32,9 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=connection(application.at_once) if application.at_once else "httptools",
+        http=application.connections,
+        # Offers to speak it are declined, whatever libraries are installed.
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,

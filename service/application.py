@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from microtome import __version__
 from service.auth import Keyring
@@ -27,8 +29,9 @@ from service.embedding.ports import Claims, ModelServer, VectorCache
 from service.embedding.sharing import Unclaimed
 from service.embedding.urls import Fetcher, fetching
 from service.http_api.app import HttpOptions, http_app
-from service.http_api.at_once import AtOnce
 from service.http_api.body import BodyLimits
+from service.http_api.bounds import bounded
+from service.http_api.connection import connection
 from service.http_api.dialects import kserve, spoken
 from service.http_api.operations_server import operations_server
 from service.model_server.batcher import Batcher
@@ -53,12 +56,12 @@ class Application:
 
     Attributes:
         asgi: speaks HTTP, and has all else in its lifespan.
-        at_once: answers what it can without waiting, for connections that ask it first; None where requests are traced.
+        connections: uvicorn's protocol within bounds. Unless requests are traced, it answers at once what it can.
         stopping: set it when the server stops, so that HTTP and gRPC drain side by side.
     """
 
     asgi: ASGIApp
-    at_once: AtOnce | None
+    connections: type[HttpToolsProtocol]
     stopping: asyncio.Event
 
 
@@ -128,11 +131,12 @@ def build(settings: Settings, log: Logger) -> Application:
         lifespan=lifespan,
         keyring=keyring,
     )
+    bounds = partial(bounded, metrics=metrics, head_seconds=settings.body_pause)
     if tracing is None:
-        return Application(app, app.at_once, stopping)
+        return Application(app, bounds(connection(app.at_once)), stopping)
     from service.http_api.tracing import Traced  # noqa: PLC0415, as below
 
-    return Application(Traced(app, tracing), None, stopping)
+    return Application(Traced(app, tracing), bounds(HttpToolsProtocol), stopping)
 
 
 def _tell_limits(settings: Settings, metrics: Metrics) -> None:
