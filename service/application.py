@@ -33,6 +33,7 @@ from service.http_api.body import BodyLimits
 from service.http_api.bounds import bounded
 from service.http_api.connection import connection
 from service.http_api.dialects import kserve, spoken
+from service.http_api.operations import Dependencies
 from service.http_api.operations_server import operations_server
 from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue
@@ -73,7 +74,8 @@ def build(settings: Settings, log: Logger) -> Application:
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
     timing = Timing(infer=settings.deadline)
     catalogue = Catalogue(rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log)
-    cache, claims = open_cache(settings, metrics, log)
+    cache, claims, redis = open_cache(settings, metrics, log)
+    dependencies: Dependencies = {"model_server": rpc.trouble, **redis}
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     keyring = Keyring(keys) if (keys := settings.key_records()) else None
     stopping = asyncio.Event()
@@ -83,7 +85,7 @@ def build(settings: Settings, log: Logger) -> Application:
         keeping = asyncio.create_task(catalogue.run(), name="catalogue")
         try:
             async with (
-                _operations(settings, catalogue, metrics),
+                _operations(settings, catalogue, metrics, dependencies),
                 _grpc(settings, intake, metrics, log, keyring, stopping, tracing),
             ):
                 yield
@@ -130,6 +132,7 @@ def build(settings: Settings, log: Logger) -> Application:
         log=log,
         lifespan=lifespan,
         keyring=keyring,
+        dependencies=dependencies,
     )
     bounds = partial(bounded, metrics=metrics, head_seconds=settings.body_pause)
     if tracing is None:
@@ -166,11 +169,13 @@ def _open_fetcher(settings: Settings) -> Fetcher | None:
     return UrlFetcher(settings.url_hosts, seconds=settings.url_timeout)
 
 
-def _operations(settings: Settings, models: ModelServer, metrics: Metrics) -> AbstractAsyncContextManager[None]:
+def _operations(
+    settings: Settings, models: ModelServer, metrics: Metrics, dependencies: Dependencies
+) -> AbstractAsyncContextManager[None]:
     if settings.operations_port is None:
         return nullcontext()
     return operations_server(
-        models, metrics, host=settings.host, port=settings.operations_port, shared=settings.workers > 1
+        models, metrics, dependencies, host=settings.host, port=settings.operations_port, shared=settings.workers > 1
     )
 
 
@@ -214,20 +219,21 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     return grpc_server(Methods(calls, intake, limits), listening, stopping, also)
 
 
-def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims]:
-    """Choose the tiers that the settings ask for, and whether gateways share their work."""
+def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:
+    """Choose the tiers that the settings ask for, and whether gateways share their work; say what they stand on."""
     near: VectorCache = NullCache()
     if settings.cache_bytes:
         near = CountedCache(MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes)), "memory", metrics)
     cache: VectorCache = near
     claims: Claims = Unclaimed()
+    dependencies: Dependencies = {}
     if settings.redis_url:
-        far, claims = _open_redis(settings, metrics, log)
+        far, claims, dependencies = _open_redis(settings, metrics, log)
         cache = TieredCache(near, far) if settings.cache_bytes else far
-    return HalvedCache(cache) if settings.cache_float16 else cache, claims
+    return HalvedCache(cache) if settings.cache_float16 else cache, claims, dependencies
 
 
-def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims]:
+def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:
     # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
     from service.cache.claims import HeldClaims, RedisClaims  # noqa: PLC0415
     from service.cache.redis_servers import RedisServers  # noqa: PLC0415
@@ -251,4 +257,4 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vect
     if settings.cache_lease:
         restored = widened if settings.cache_float16 else bytes
         claims = RedisClaims(servers, held, reads=guarded.reads, writes=guarded.writes, restored=restored)
-    return GatheredCache(behind), claims
+    return GatheredCache(behind), claims, {"redis": guarded.trouble}

@@ -10,19 +10,20 @@ from fastapi import FastAPI
 
 from service.embedding.ports import ModelServer
 from service.http_api import problems
-from service.http_api.operations import operations_router
+from service.http_api.operations import Dependencies, operations_router
 from service.telemetry.metrics import Metrics
 
 
 @asynccontextmanager
-async def operations_server(
-    models: ModelServer, metrics: Metrics, *, host: str, port: int, shared: bool
+async def operations_server(  # noqa: PLR0913, collaborators
+    models: ModelServer, metrics: Metrics, dependencies: Dependencies, *, host: str, port: int, shared: bool
 ) -> AsyncIterator[None]:
     """Serve /metrics, /livez and /readyz at `host:port` while the block runs.
 
     Args:
         models: whose readiness is asked for.
         metrics: are shown.
+        dependencies: what the gateway stands on.
         host: address to listen on.
         port: likewise.
         shared: whether several workers listen there; each of them can answer for all.
@@ -31,7 +32,7 @@ async def operations_server(
         OSError: somebody else listens there already.
     """
     app = FastAPI(title="Microtome, operations", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(operations_router(models, metrics))
+    app.include_router(operations_router(models, metrics, dependencies))
     problems.install(app, metrics)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, reuse_port=shared) as listener:

@@ -81,7 +81,7 @@ async def test_operators_have_a_port_of_their_own(decoders: ThreadPoolExecutor) 
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         async with (
-            operations_server(gateway.server, gateway.metrics, host="127.0.0.1", port=port, shared=False),
+            operations_server(gateway.server, gateway.metrics, {}, host="127.0.0.1", port=port, shared=False),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
         ):
             for path in ("/metrics", "/livez", "/readyz"):

@@ -11,7 +11,8 @@ async def test_readiness_follows_the_models_and_liveness_does_not(gateway: Gatew
     assert 200 == (await gateway.client.get("/readyz")).status_code
     gateway.server.failure = ModelServerDown("gone")
     answer = await gateway.client.get("/readyz")
-    assert (503, {"ready": False, "models": {"toy": "gone"}}) == (answer.status_code, answer.json())
+    expected = {"ready": False, "models": {"toy": "gone"}, "dependencies": {}}
+    assert (503, expected) == (answer.status_code, answer.json())
     assert 200 == (await gateway.client.get("/livez")).status_code
 
 
