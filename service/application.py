@@ -249,12 +249,17 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vect
         metrics=metrics,
         log=log,
     )
-    # Draining may take as long as a request in flight, but no longer.
-    behind = WriteBehindCache(
-        guarded, max_bytes=settings.cache_unwritten_bytes, drain=min(5.0, settings.drain), metrics=metrics
-    )
     claims: Claims = Unclaimed()
     if settings.cache_lease:
         restored = widened if settings.cache_float16 else bytes
         claims = RedisClaims(servers, held, reads=guarded.reads, writes=guarded.writes, restored=restored)
+    behind = WriteBehindCache(
+        guarded,
+        max_bytes=settings.cache_unwritten_bytes,
+        # Draining may take as long as a request in flight, but no longer.
+        drain=min(5.0, settings.drain),
+        metrics=metrics,
+        # Nobody shall wait for what nobody writes.
+        dropped=claims.give_back,
+    )
     return GatheredCache(behind), claims, {"redis": guarded.trouble}
