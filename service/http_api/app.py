@@ -86,6 +86,8 @@ def http_app(  # noqa: PLR0913, collaborators
         description=_DESCRIPTION,
         version=options.version,
         lifespan=lifespan,
+        # A redirect would name the host that the caller named, over http, and keys would follow it.
+        redirect_slashes=False,
         # The framework's own: it would look for a provider at every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
