@@ -27,7 +27,9 @@ from service.errors import (
     ServiceError,
 )
 from service.model_server.catalogue import Catalogue
+from service.model_server.codec import query_tensor
 from service.model_server.replicas import Replicas
+from service.model_server.rpc import ModelServerRpc
 from service.model_server.served import Timing
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import SIZE, card
@@ -65,6 +67,7 @@ class Serving:
     def __init__(self) -> None:
         self.versions: dict[int, Manifest] = {1: MANIFEST}
         self.answer: Answer | None = None
+        self.asked = 0
 
     def service(self, call: grpc.HandlerCallDetails) -> Any:
         """Handle a method by its path."""
@@ -76,6 +79,7 @@ class Serving:
         return GetModelStatusResponse(model_version_status=states).SerializeToString()
 
     async def _predict(self, data: bytes, context: Any) -> bytes:
+        self.asked += 1
         request = PredictRequest.FromString(data)
         version = request.model_spec.version.value
         if request.model_spec.signature_name == "manifest":
@@ -88,14 +92,20 @@ class Serving:
         return answered(vectors, version)
 
 
-@asynccontextmanager
-async def catalogue_over(serving: Serving, log: KeptLog) -> AsyncIterator[Catalogue]:
-    """A catalogue that looks after one model there, and has found it."""
+async def started(serving: Serving) -> tuple[grpc.aio.Server, int]:
+    """Serve, and return the port."""
     server = grpc.aio.server()
     handler: Any = type("Handler", (grpc.GenericRpcHandler,), {"service": lambda _, call: serving.service(call)})()
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    return server, port
+
+
+@asynccontextmanager
+async def catalogue_over(serving: Serving, log: KeptLog) -> AsyncIterator[Catalogue]:
+    """A catalogue that looks after one model there, and has found it."""
+    server, port = await started(serving)
     rpc = Replicas([f"127.0.0.1:{port}"])
     timing = Timing(poll=0.02, retry=0.02)
     catalogue = Catalogue(rpc, ["toy"], timing=timing, metrics=Metrics(), log=log)
@@ -219,3 +229,25 @@ async def test_a_version_that_is_broken_is_passed_over() -> None:
         async with asyncio.timeout(20):
             while catalogue.card("toy").version != 99:  # noqa: ASYNC110, polled like a probe
                 await asyncio.sleep(0.01)
+
+
+async def test_a_name_of_several_servers_goes_round() -> None:
+    """As a headless service's does: each has its share, and one that goes away costs no call."""
+    servings = [Serving(), Serving()]
+    servers = [await started(serving) for serving in servings]
+    rpc = ModelServerRpc("ipv4:" + ",".join(f"127.0.0.1:{port}" for _, port in servers))
+
+    async def ask(times: int) -> None:
+        for _ in range(times):
+            await rpc.predict("toy", 1, "manifest", {"query": query_tensor()}, [], timeout=20)
+
+    async with asyncio.timeout(20):
+        while not all(serving.asked for serving in servings):
+            await ask(1)
+    before = [serving.asked for serving in servings]
+    await ask(20)
+    assert [10, 10] == [serving.asked - had for serving, had in zip(servings, before, strict=True)]
+    await servers[0][0].stop(None)
+    await ask(20)
+    await rpc.close()
+    await servers[1][0].stop(None)
