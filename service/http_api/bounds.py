@@ -1,7 +1,7 @@
-"""What uvicorn leaves open to strangers: heads without end, requests that never become whole, offers to upgrade.
+"""What uvicorn leaves open to strangers: heads without end, requests never whole, answers that nobody takes.
 
-Bodies are the application's to bound, see `body.py`. All before and between them passes here, in memory that nobody
-counts, over connections that nobody would ever close.
+Bodies are the application's to bound, see `body.py`. All before, between and behind them passes here, in memory that
+nobody counts, over connections that nobody would ever close. Offers to upgrade are declined here, too.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _LONGEST_HEAD = 1 << 16
 """Bytes that may come without a head or a piece of a body coming of them, beside the piece that is being read."""
 
 _LINGERS = 30.0
-"""Seconds that the rest of a body may take to come which has been answered before it was there."""
+"""Seconds that the rest of a body may take to come which has been answered, and any of an answer to be taken."""
 
 _OFFERS = frozenset({b"upgrade", b"http2-settings"})
 
@@ -56,6 +56,8 @@ class _Bounded(HttpToolsProtocol):
         self._fruitless = 0
         self._due: asyncio.TimerHandle | None = None
         """Until when what is under way has to be whole: a head, or the rest of a body that has been answered."""
+        self._untaken: asyncio.TimerHandle | None = None
+        """Until when some of an answer has to be taken, while there is much of it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Close it, too, when nothing is ever asked."""
@@ -63,9 +65,26 @@ class _Bounded(HttpToolsProtocol):
         self._wait_for_a_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of the timer."""
+        """Let go of the timers."""
         super().connection_lost(exc)
         self._settle()
+        self._taken()
+
+    def pause_writing(self) -> None:
+        """Wait for whoever asked to take the answer, as long as any of it is taken."""
+        super().pause_writing()
+        self._untaken = self.loop.call_later(_LINGERS, self._look_what_is_taken, self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._taken()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close; what has not been taken by now is given up, since closing would wait for it."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come, and see whether a request comes of it."""
@@ -153,6 +172,18 @@ class _Bounded(HttpToolsProtocol):
         elif not self.transport.is_closing():
             # While an answer is being made nothing is read that would not fit into memory.
             self._due = self.loop.call_later(self.head_seconds, self._head_is_late)
+
+    def _look_what_is_taken(self, before: int) -> None:
+        size = self.transport.get_write_buffer_size()
+        if size < before:
+            self._untaken = self.loop.call_later(_LINGERS, self._look_what_is_taken, size)
+        else:
+            self.transport.abort()
+
+    def _taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
 
     def _settle(self) -> None:
         if self._due is not None:

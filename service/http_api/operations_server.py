@@ -7,11 +7,16 @@ from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.embedding.ports import ModelServer
 from service.http_api import problems
+from service.http_api.bounds import bounded
 from service.http_api.operations import Dependencies, operations_router
 from service.telemetry.metrics import Metrics
+
+_HEAD_SECONDS = 10.0
+"""For a request's head to come; nobody here has a reason to be slow."""
 
 
 @asynccontextmanager
@@ -37,7 +42,15 @@ async def operations_server(  # noqa: PLR0913, collaborators
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, reuse_port=shared) as listener:
         server = _Server(
-            uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, server_header=False)
+            uvicorn.Config(
+                app,
+                http=bounded(HttpToolsProtocol, metrics, head_seconds=_HEAD_SECONDS),
+                ws="none",
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+            )
         )
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="operations")
         try:

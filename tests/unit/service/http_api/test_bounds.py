@@ -24,6 +24,11 @@ async def refused(peer: Peer, status: int, kind: bytes) -> None:
     assert not await peer.rest()
 
 
+async def answers(peer: Peer, number: int) -> list[int]:
+    """Read so many answers, and return their statuses."""
+    return [(await peer.answer())[0] for _ in range(number)]
+
+
 @pytest.mark.parametrize(
     ("begin", "more"),
     [
@@ -71,7 +76,7 @@ async def test_a_head_is_not_late_while_an_answer_is_made(gateway: Gateway) -> N
         await asyncio.sleep(0.2)
         await peer.send(b"Content-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE)
         gateway.server.gate.set()
-        assert [200, 200] == [(await peer.answer())[0] for _ in range(2)]
+        assert [200, 200] == await answers(peer, 2)
 
 
 async def test_whoever_asks_nothing_is_let_go(gateway: Gateway) -> None:
@@ -101,6 +106,20 @@ async def test_the_rest_of_a_body_that_has_been_answered(gateway: Gateway, rest:
                 await peer.send(*[b"a"] * 1000)
 
 
+async def test_answers_that_nobody_takes_are_given_up(gateway: Gateway, monkeypatch: Any) -> None:
+    """They would be held in memory for as long as their callers like."""
+    monkeypatch.setattr(bounds, "_LINGERS", 0.1)
+    asked = 20
+    async with listening(gateway.app, served(gateway)) as port, peer_of(port, takes=4096) as peer:
+        transport: Any = peer.writer.transport
+        transport.pause_reading()
+        peer.writer.write(b"GET /docs-assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * asked)
+        await asyncio.sleep(0.5)
+        transport.resume_reading()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await answers(peer, asked)
+
+
 @pytest.mark.parametrize("offer", [OFFER, b"Connection: upgrade\r\nUpgrade: websocket\r\n"])
 @pytest.mark.parametrize("body", ["with the head", "behind the head", "torn head"])
 async def test_an_offer_to_upgrade_is_declined(gateway: Gateway, offer: bytes, body: str) -> None:
@@ -118,7 +137,7 @@ async def test_an_offer_to_upgrade_is_declined(gateway: Gateway, offer: bytes, b
         await peer.send(HEAD % len(smuggled) + offer + b"\r\n", smuggled)
         assert 422 == (await peer.answer())[0]
         await peer.send(REQUEST, b"GET /livez HTTP/1.1\r\nHost: x\r\n" + offer + b"\r\n" + REQUEST)
-        assert [200, 200, 200] == [(await peer.answer())[0] for _ in range(3)]
+        assert [200, 200, 200] == await answers(peer, 3)
 
 
 async def test_what_follows_connect_is_no_request(gateway: Gateway) -> None:
