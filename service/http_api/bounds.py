@@ -212,8 +212,14 @@ class _Parser(httptools.HttpRequestParser):
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # what uvicorn feeds it
         """Parse a piece."""
-        try:
-            super().feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            if self.get_method() != b"CONNECT":
-                self.feed_data(b"".join([self._protocol.without_offer(), data[offer.args[0] :]]))
+        rest: memoryview = memoryview(data)
+        while rest:
+            try:
+                super().feed_data(rest)
+            except httptools.HttpParserUpgrade as offer:
+                if self.get_method() == b"CONNECT":
+                    return
+                super().feed_data(self._protocol.without_offer())
+                rest = rest[offer.args[0] :]
+            else:
+                return

@@ -140,6 +140,14 @@ async def test_an_offer_to_upgrade_is_declined(gateway: Gateway, offer: bytes, b
         assert [200, 200, 200] == await answers(peer, 3)
 
 
+async def test_offers_may_come_by_the_thousand(gateway: Gateway) -> None:
+    """In one piece: declining one is no deeper than declining another."""
+    offer = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    async with listening(gateway.app, served(gateway)) as port, peer_of(port) as peer:
+        peer.writer.write(offer * 1100)
+        assert {200} == set(await answers(peer, 1100))
+
+
 async def test_what_follows_connect_is_no_request(gateway: Gateway) -> None:
     """It would be for whoever the connection led to, which is closed therefore."""
     async with listening(gateway.app, served(gateway), keep_alive=60) as port, peer_of(port) as peer:
