@@ -19,6 +19,7 @@ from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
 from tests.e2e.redis_topologies import Cluster
+from tests.unit.service.http_api.conftest import KeptLog
 
 BUDGET, WINDOW = 0.2, 0.5
 
@@ -30,8 +31,8 @@ class Guarded:
         self.valkey = valkey
         self.metrics = Metrics()
         store = RedisCache(RedisServers(valkey.url, timeout=BUDGET), ttl=60, metrics=self.metrics)
-        log = configure("json", "error")
-        self.cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=self.metrics, log=log)
+        self.log = KeptLog()
+        self.cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=self.metrics, log=self.log)
 
     def failures(self) -> float:
         """Calls that failed so far."""
@@ -110,6 +111,10 @@ async def test_a_broken_redis_costs_the_budget_once_a_window(guarded: Guarded, f
         while not await guarded.answers():  # noqa: ASYNC110, Redis tells nobody that it is back
             await asyncio.sleep(0.05)
     assert guarded.metrics.registry.get_sample_value("microtome_cache_breaker_open", {"operation": "read"}) == 0
+    told = [line for line in guarded.log.events if line["operation"] == "read"]
+    # On a busy machine it may have been down once more meanwhile.
+    assert ("cache_down", "cache_up") == (told[0]["event"], told[-1]["event"])
+    assert told[0]["reason"]
 
 
 def full(valkey: Valkey) -> None:

@@ -27,7 +27,7 @@ from service.errors import (
     ServiceError,
 )
 from service.model_server.catalogue import Catalogue
-from service.model_server.codec import query_tensor
+from service.model_server.codec import pixels_tensor, query_tensor
 from service.model_server.replicas import Replicas
 from service.model_server.rpc import ModelServerRpc
 from service.model_server.served import Timing
@@ -251,3 +251,27 @@ async def test_a_name_of_several_servers_goes_round() -> None:
     await ask(20)
     await rpc.close()
     await servers[1][0].stop(None)
+
+
+async def test_a_second_try_has_what_the_first_has_left_of_the_time() -> None:
+    """Another replica is asked, and told that its answer is not waited for beyond the caller's deadline."""
+    servings = [Serving(), Serving()]
+    servers = [await started(serving) for serving in servings]
+    rpc = Replicas([f"127.0.0.1:{port}" for _, port in servers])
+    left: list[float] = []
+
+    async def answer(_: PredictRequest, context: Any) -> bytes:
+        left.append(context.time_remaining())
+        if len(left) == 1:
+            await asyncio.sleep(0.2)
+            await context.abort(StatusCode.NOT_FOUND, "Servable not found for request: Specific(toy, 1)")
+        return answered({"mean": tensor()})
+
+    for serving in servings:
+        serving.answer = answer
+    await rpc.predict("toy", 1, "serving_default", {"images": pixels_tensor(PIXELS)}, ["mean"], timeout=20)
+    await rpc.close()
+    for server, _ in servers:
+        await server.stop(None)
+    assert 2 == len(left)
+    assert left[1] <= left[0] - 0.2
