@@ -1,22 +1,20 @@
-"""`python -m service`: run the gateway. Configured by the environment alone, see `settings.py`."""
+"""`python -m service`: run the gateway. Configured by the environment, see `settings.py`, and by `--workers`."""
 
+import argparse
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
 
 import uvicorn
 
 from microtome.parent import follow_parent
 from service.application import build
-from service.http_api.connection import connection
-from service.settings import Settings, SettingsError, read_settings
+from service.settings import PREFIX, Settings, SettingsError, read_settings
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
-
-_LISTEN_FD = "--listen-fd="
 
 
 async def serve(settings: Settings, log: Logger, listener: socket.socket | None = None) -> bool:
@@ -33,7 +31,9 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=connection(application.at_once) if application.at_once else "httptools",
+        http=application.connections,
+        # Offers to speak it are declined, whatever libraries are installed.
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -71,6 +71,10 @@ class _Server(uvicorn.Server):
 
 def main() -> int:
     """Run the gateway and return the process's exit code: 0 after a clean stop, 1 or 2 when it could not start."""
+    words = _parser().parse_args()
+    if words.workers is not None:
+        # As if it had been said there: the workers read it, too.
+        os.environ[f"{PREFIX}WORKERS"] = words.workers
     try:
         settings = read_settings()
     except SettingsError as error:
@@ -79,7 +83,8 @@ def main() -> int:
     log = configure(settings.log_format, settings.log_level)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    inherited = _inherited_listener(sys.argv[1:])
+    # Of the process that started us as its worker, see `workers.py`.
+    inherited = None if words.listen_fd is None else socket.socket(fileno=words.listen_fd)
     if settings.exit_with_parent or inherited:
         follow_parent()
     if settings.workers > 1 and not inherited:
@@ -92,12 +97,15 @@ def main() -> int:
     return 0 if started else 1
 
 
-def _inherited_listener(words: Sequence[str]) -> socket.socket | None:
-    """Take the socket over that the process which started us as its worker has opened, see `workers.py`."""
-    for word in words:
-        if word.startswith(_LISTEN_FD):
-            return socket.socket(fileno=int(word.removeprefix(_LISTEN_FD)))
-    return None
+def _parser() -> argparse.ArgumentParser:
+    """Describe the command line: a word that there is not would otherwise be ignored in silence."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description=f"Run the gateway. All else is set by {PREFIX}* variables: docs/reference/settings.md.",
+    )
+    parser.add_argument("--workers", metavar="N", help=f"processes that share the port (or {PREFIX}WORKERS)")
+    parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
+    return parser
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from microtome import __version__
 from service.auth import Keyring
@@ -27,9 +29,11 @@ from service.embedding.ports import Claims, ModelServer, VectorCache
 from service.embedding.sharing import Unclaimed
 from service.embedding.urls import Fetcher, fetching
 from service.http_api.app import HttpOptions, http_app
-from service.http_api.at_once import AtOnce
 from service.http_api.body import BodyLimits
+from service.http_api.bounds import bounded
+from service.http_api.connection import connection
 from service.http_api.dialects import kserve, spoken
+from service.http_api.operations import Dependencies
 from service.http_api.operations_server import operations_server
 from service.model_server.batcher import Batcher
 from service.model_server.catalogue import Catalogue
@@ -53,12 +57,12 @@ class Application:
 
     Attributes:
         asgi: speaks HTTP, and has all else in its lifespan.
-        at_once: answers what it can without waiting, for connections that ask it first; None where requests are traced.
+        connections: uvicorn's protocol within bounds. Unless requests are traced, it answers at once what it can.
         stopping: set it when the server stops, so that HTTP and gRPC drain side by side.
     """
 
     asgi: ASGIApp
-    at_once: AtOnce | None
+    connections: type[HttpToolsProtocol]
     stopping: asyncio.Event
 
 
@@ -70,7 +74,8 @@ def build(settings: Settings, log: Logger) -> Application:
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
     timing = Timing(infer=settings.deadline)
     catalogue = Catalogue(rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log)
-    cache, claims = open_cache(settings, metrics, log)
+    cache, claims, redis = open_cache(settings, metrics, log)
+    dependencies: Dependencies = {"model_server": rpc.trouble, **redis}
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     keyring = Keyring(keys) if (keys := settings.key_records()) else None
     stopping = asyncio.Event()
@@ -80,7 +85,7 @@ def build(settings: Settings, log: Logger) -> Application:
         keeping = asyncio.create_task(catalogue.run(), name="catalogue")
         try:
             async with (
-                _operations(settings, catalogue, metrics),
+                _operations(settings, catalogue, metrics, dependencies),
                 _grpc(settings, intake, metrics, log, keyring, stopping, tracing),
             ):
                 yield
@@ -127,12 +132,14 @@ def build(settings: Settings, log: Logger) -> Application:
         log=log,
         lifespan=lifespan,
         keyring=keyring,
+        dependencies=dependencies,
     )
+    bounds = partial(bounded, metrics=metrics, head_seconds=settings.body_pause)
     if tracing is None:
-        return Application(app, app.at_once, stopping)
+        return Application(app, bounds(connection(app.at_once)), stopping)
     from service.http_api.tracing import Traced  # noqa: PLC0415, as below
 
-    return Application(Traced(app, tracing), None, stopping)
+    return Application(Traced(app, tracing), bounds(HttpToolsProtocol), stopping)
 
 
 def _tell_limits(settings: Settings, metrics: Metrics) -> None:
@@ -162,11 +169,13 @@ def _open_fetcher(settings: Settings) -> Fetcher | None:
     return UrlFetcher(settings.url_hosts, seconds=settings.url_timeout)
 
 
-def _operations(settings: Settings, models: ModelServer, metrics: Metrics) -> AbstractAsyncContextManager[None]:
+def _operations(
+    settings: Settings, models: ModelServer, metrics: Metrics, dependencies: Dependencies
+) -> AbstractAsyncContextManager[None]:
     if settings.operations_port is None:
         return nullcontext()
     return operations_server(
-        models, metrics, host=settings.host, port=settings.operations_port, shared=settings.workers > 1
+        models, metrics, dependencies, host=settings.host, port=settings.operations_port, shared=settings.workers > 1
     )
 
 
@@ -210,19 +219,20 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     return grpc_server(Methods(calls, intake, limits), listening, stopping, also)
 
 
-def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims]:
-    """Choose the tiers that the settings ask for, and whether gateways share their work."""
+def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:
+    """Choose the tiers that the settings ask for, and whether gateways share their work; say what they stand on."""
     cache: VectorCache = NullCache()
     claims: Claims = Unclaimed()
+    dependencies: Dependencies = {}
     if settings.redis_url:
-        cache, claims = _open_redis(settings, metrics, log)
+        cache, claims, dependencies = _open_redis(settings, metrics, log)
     if settings.cache_bytes:
         near = MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes), Counts("memory", metrics))
         cache = TieredCache(near, cache) if settings.redis_url else near
-    return HalvedCache(cache) if settings.cache_float16 else cache, claims
+    return HalvedCache(cache) if settings.cache_float16 else cache, claims, dependencies
 
 
-def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims]:
+def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:
     # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
     from service.cache.claims import HeldClaims, RedisClaims  # noqa: PLC0415
     from service.cache.redis_servers import RedisServers  # noqa: PLC0415
@@ -238,12 +248,17 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vect
         metrics=metrics,
         log=log,
     )
-    # Draining may take as long as a request in flight, but no longer.
-    behind = WriteBehindCache(
-        guarded, max_bytes=settings.cache_unwritten_bytes, drain=min(5.0, settings.drain), metrics=metrics
-    )
     claims: Claims = Unclaimed()
     if settings.cache_lease:
         restored = widened if settings.cache_float16 else bytes
         claims = RedisClaims(servers, held, reads=guarded.reads, writes=guarded.writes, restored=restored)
-    return GatheredCache(behind), claims
+    behind = WriteBehindCache(
+        guarded,
+        max_bytes=settings.cache_unwritten_bytes,
+        # Draining may take as long as a request in flight, but no longer.
+        drain=min(5.0, settings.drain),
+        metrics=metrics,
+        # Nobody shall wait for what nobody writes.
+        dropped=claims.give_back,
+    )
+    return GatheredCache(behind), claims, {"redis": guarded.trouble}

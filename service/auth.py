@@ -72,8 +72,8 @@ def key_in(authorization: str, api_key: str | None) -> str | None:
 def _caller(record: KeyRecord) -> Caller:
     return Caller(
         record.name,
-        Budget(record.images, f"images of {record.name}") if record.images else None,
-        Budget(record.bytes, f"bytes of {record.name}") if record.bytes else None,
+        Budget(record.images, f"images of {record.name}", reason="key-images") if record.images else None,
+        Budget(record.bytes, f"bytes of {record.name}", reason="key-bytes") if record.bytes else None,
     )
 
 

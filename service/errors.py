@@ -130,7 +130,15 @@ class TemporarilyUnable(ServiceError):
 
 
 class Overloaded(TemporarilyUnable):
-    """More work is in flight than the limits allow."""
+    """More work is in flight than the limits allow.
+
+    Attributes:
+        reason: which limit, in a word for operators.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 1, reason: str = "model-server") -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
 
 
 class ModelServerDown(TemporarilyUnable):

@@ -107,7 +107,10 @@ class Settings(BaseSettings):
         2, gt=0, description="Calls of the model server under way for each model; while all are busy, images gather."
     )
     body_pause: float = Field(
-        10.0, gt=0, description="Seconds between two pieces of a request's body; after a longer pause it is refused."
+        10.0,
+        gt=0,
+        description="Seconds between two pieces of a request's body, and for its head to come whole; after a longer "
+        "pause it is refused.",
     )
     api_keys: str = Field(
         "",

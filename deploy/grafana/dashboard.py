@@ -91,6 +91,11 @@ REQUESTS = (
         {"{{error}}": rate(f"microtome_errors_total{{{NS}}}", "error")}, stacked=True,
     ),
     Panel(
+        "Turned away by limit", "429 and RESOURCE_EXHAUSTED: images or bytes in flight, those of a key, the wait, "
+        "calls of gRPC, or the model server's queue.", "reqps",
+        {"{{reason}}": rate(f"microtome_overloads_total{{{NS}}}", "reason")}, stacked=True,
+    ),
+    Panel(
         "Requests by route", "Paths of HTTP, and grpc:METHOD, where each image of a stream counts.", "reqps",
         {"{{route}}": rate(f"microtome_requests_total{{{NS}}}", "route")}, stacked=True,
     ),

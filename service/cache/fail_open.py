@@ -30,6 +30,11 @@ class FailOpenCache:
         self.reads = Guard("read", budget=budget, window=window, metrics=metrics, log=log)
         self.writes = Guard("write", budget=budget, window=window, metrics=metrics, log=log)
 
+    def trouble(self) -> str | None:
+        """Say, for people, what the cache is not asked for after a failure; None when that is nothing."""
+        left = [name for name, guard in (("reads", self.reads), ("writes", self.writes)) if guard.is_open]
+        return f"Left alone after a failure: {' and '.join(left)}." if left else None
+
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys; all None when the cache cannot be asked."""
         return await self.reads.call(partial(self._inner.get_many, keys)) or [None] * len(keys)

@@ -13,7 +13,6 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
 
 from service.cache.redis_line import Command, Lines
 from service.cache.redis_options import Options, options
@@ -22,7 +21,6 @@ from service.errors import CacheUnavailable
 
 _CLIENT = "microtome"
 _LONGEST_REASON = 200
-_TROUBLE = (RedisError, RedisClusterException, OSError)
 _CLUSTER_SECONDS = 5.0
 """For getting to know a cluster, which happens beside the requests."""
 
@@ -144,7 +142,8 @@ class _Translated:
         pass
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        if isinstance(error, _TROUBLE):
+        # Nearly any type: what logs in for us takes an answer for what it should be, whoever it is that answers.
+        if isinstance(error, Exception) and not isinstance(error, CacheUnavailable):
             # With Sentinel redis-py's own words are a page.
             raise CacheUnavailable(f"{type(error).__name__}: {error}"[:_LONGEST_REASON]) from error
 

@@ -45,14 +45,16 @@ class RedisCache:
         Raises:
             CacheUnavailable: Redis did not answer, or answered with an error.
         """
-        ttl = int(self._ttl * uniform(1 - _TTL_JITTER, 1 + _TTL_JITTER) * 1000)  # noqa: S311, jitter is no secret
-        stores = [("SET", key, seal(key, value), "PX", max(1, ttl)) for key, value in entries.items()]
+        stores = [("SET", key, seal(key, value), "PX", self._milliseconds()) for key, value in entries.items()]
         # Behind the values in the same pipeline: whoever finds a vector unclaimed finds the vector, too.
         await self._servers.run([*stores, *self._held.releases(entries)])
 
     async def close(self) -> None:
         """Close the connections."""
         await self._servers.close()
+
+    def _milliseconds(self) -> int:
+        return max(1, int(1000 * self._ttl * uniform(1 - _TTL_JITTER, 1 + _TTL_JITTER)))  # noqa: S311, jitter is no secret
 
     def _unsealed(self, key: str, sealed: object) -> bytes | None:
         value = unseal(key, sealed) if isinstance(sealed, bytes) else None

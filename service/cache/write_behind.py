@@ -1,7 +1,7 @@
 """Writes happen behind the answer: nobody waits for them, many share a pipeline, and memory for them is bounded."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from service.embedding.ports import VectorCache
@@ -18,12 +18,29 @@ class WriteBehindCache:
     Values beyond the bound are dropped and counted: the cache may lose any of them at any time.
     """
 
-    def __init__(self, inner: VectorCache, *, max_bytes: int, drain: float, metrics: Metrics) -> None:
-        """Hold at most `max_bytes` unwritten; `close` gives the last of them `drain` seconds."""
+    def __init__(
+        self,
+        inner: VectorCache,
+        *,
+        max_bytes: int,
+        drain: float,
+        metrics: Metrics,
+        dropped: Callable[[Sequence[str]], object] = lambda _: None,
+    ) -> None:
+        """Write to `inner`.
+
+        Args:
+            inner: is written to when it has time.
+            max_bytes: that may wait to be written.
+            drain: seconds that `close` gives the last of them.
+            metrics: count what is dropped.
+            dropped: is told the keys of what is, which somebody else may be waiting for.
+        """
         self._inner = inner
         self._max_bytes = max_bytes
         self._drain = drain
         self._metrics = metrics
+        self._dropped = dropped
         self._waiting: dict[str, bytes] = {}
         self._bytes = 0
         self._writing: asyncio.Task[None] | None = None
@@ -43,12 +60,16 @@ class WriteBehindCache:
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Take values to be written soon. Never waits."""
+        dropped: list[str] = []
         for key, value in entries.items():
             if self._bytes + len(value) > self._max_bytes:
-                self._metrics.cache_writes_dropped.inc()
+                dropped.append(key)
             elif key not in self._waiting:
                 self._waiting[key] = value
                 self._bytes += len(value)
+        if dropped:
+            self._metrics.cache_writes_dropped.inc(len(dropped))
+            self._dropped(dropped)
         if self._waiting and self._writing is None:
             self._writing = asyncio.create_task(self._write(), name="cache writes")
 

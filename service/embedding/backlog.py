@@ -48,6 +48,7 @@ class Backlog:
                 f"An image that came now would wait about {expected:.1f} s; at most {self._longest:g} s are allowed. "
                 "Try again later.",
                 retry_after=max(1, ceil(expected - self._longest)),
+                reason="wait",
             )
 
     def place(self) -> "_Place":

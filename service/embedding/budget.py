@@ -8,9 +8,25 @@ from service.errors import Overloaded
 class Budget:
     """Counts what is in flight (images, bytes) and refuses what goes beyond `limit`. For one event loop; no locks."""
 
-    def __init__(self, limit: int, unit: str, on_change: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        unit: str,
+        on_change: Callable[[int], object] = lambda _: None,
+        *,
+        reason: str | None = None,
+    ) -> None:
+        """Hold nothing yet.
+
+        Args:
+            limit: the most to hold.
+            unit: what is counted, for callers.
+            on_change: is told what is held.
+            reason: for refusing, in a word for operators; the unit if there is none.
+        """
         self._limit = limit
         self._unit = unit
+        self._reason = reason or unit
         self._on_change = on_change
         self._held = 0
 
@@ -26,7 +42,10 @@ class Budget:
         """
         held = self._held + before
         if held and held + amount > self._limit:
-            raise Overloaded(f"The server already holds {held} of {self._limit} {self._unit}. Try again in a second.")
+            raise Overloaded(
+                f"The server already holds {held} of {self._limit} {self._unit}. Try again in a second.",
+                reason=self._reason,
+            )
 
     def hold(self, amount: int) -> "_Held":
         """Hold `amount` while the block runs.

@@ -76,7 +76,10 @@ class UrlFetcher:
                 return reply.body
             if reply.status not in _REDIRECTS or "location" not in reply.headers:
                 raise UrlNotFetched(f"Expected {where.host!r} to answer 200 with an image; received {reply.status}.")
-            url = urljoin(url, reply.headers["location"])
+            try:
+                url = urljoin(url, reply.headers["location"])
+            except ValueError:
+                raise UrlNotFetched(f"{where.host!r} redirects to what is no address.") from None
             if where.scheme == "https" and not url.startswith("https:"):
                 raise UrlNotAllowed(f"{where.host!r} redirects from https to something less.")
         raise UrlNotFetched(f"Expected at most {_MAX_REDIRECTS} redirects, received more.")

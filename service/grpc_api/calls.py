@@ -14,7 +14,7 @@ from grpc import StatusCode
 from prometheus_client import Counter, Histogram
 
 from service.auth import Caller, Keyring, key_in
-from service.errors import Overloaded, ServiceError, slug
+from service.errors import Overloaded, ServiceError
 from service.grpc_api.details import INTERNAL_ERROR, described, unexpected
 from service.grpc_api.statuses import COUNTED_AS
 from service.telemetry.logs import Logger, request_id
@@ -140,7 +140,7 @@ class Calls:
 
     def failed(self, error: ServiceError, call: Call) -> Status:
         """Count an error of the tree, and describe it."""
-        self._metrics.errors.labels(slug(type(error))).inc()
+        self._metrics.failed(error)
         return described(error, request_id=call.request_id)
 
     def broke(self, call: Call) -> Status:
@@ -171,7 +171,7 @@ class Calls:
             self._metrics.key_requests.labels(call.caller.name).inc()
             call.facts["key"] = call.caller.name
         if self._open > self._limit:
-            raise Overloaded(f"The server already answers {self._limit} calls. Try again in a second.")
+            raise Overloaded(f"The server already answers {self._limit} calls. Try again in a second.", reason="calls")
 
     def _note(self, call: Call, code: StatusCode, seconds: float) -> None:
         if call.streamed is None or code is not StatusCode.OK:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -20,7 +21,7 @@ from service.http_api.finished import FinishedAnswers
 from service.http_api.gateway import Gateway
 from service.http_api.models import models_router
 from service.http_api.observed import Observed
-from service.http_api.operations import operations_router
+from service.http_api.operations import Dependencies, operations_router
 from service.http_api.repeats import Repeats
 from service.http_api.ways import Ways
 from service.telemetry.logs import Logger
@@ -64,6 +65,7 @@ def http_app(  # noqa: PLR0913, collaborators
     log: Logger,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     keyring: Keyring | None = None,
+    dependencies: Dependencies = MappingProxyType({}),
 ) -> Gateway:
     """Build the application.
 
@@ -74,6 +76,7 @@ def http_app(  # noqa: PLR0913, collaborators
         log: likewise.
         lifespan: starts and stops what the application stands on.
         keyring: whose requests are served; None serves everybody.
+        dependencies: what the gateway stands on.
     """
     # The documentation pages are served from here, not from somebody's content network: they work without internet.
     app = FastAPIOffline(
@@ -83,6 +86,8 @@ def http_app(  # noqa: PLR0913, collaborators
         description=_DESCRIPTION,
         version=options.version,
         lifespan=lifespan,
+        # A redirect would name the host that the caller named, over http, and keys would follow it.
+        redirect_slashes=False,
         # The framework's own: it would look for a provider at every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -97,7 +102,8 @@ def http_app(  # noqa: PLR0913, collaborators
     routes = embed_router(endpoint)
     app.include_router(routes, tags=["embeddings"])
     app.include_router(models_router(models, intake.default_model), tags=["models"])
-    app.include_router(operations_router(models, metrics, show_metrics=options.show_metrics), tags=["operations"])
+    operations = operations_router(models, metrics, dependencies, show_metrics=options.show_metrics)
+    app.include_router(operations, tags=["operations"])
     problems.install(app, metrics)
     open_paths = dialects.install(app, dialects.spoken(options.dialects), Desk(intake, endpoint.reader, metrics))
     (route,) = (route for route in routes.routes if getattr(route, "path", None) == PATH)

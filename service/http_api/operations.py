@@ -1,5 +1,6 @@
 """What operators ask: is it alive, is it ready, what does it count; and GET /, for whoever comes by."""
 
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from fastapi import APIRouter
@@ -9,9 +10,14 @@ from service.embedding.ports import ModelServer
 from service.http_api.schemas import Readiness
 from service.telemetry.metrics import CONTENT_TYPE, Metrics
 
+Dependencies = Mapping[str, Callable[[], str | None]]
+"""What the gateway stands on, by name; each says what is wrong with it, for people, or None."""
 
-def operations_router(models: ModelServer, metrics: Metrics, *, show_metrics: bool = True) -> APIRouter:
-    """Build the routes over the catalogue and, unless they are shown elsewhere, the metrics."""
+
+def operations_router(
+    models: ModelServer, metrics: Metrics, dependencies: Dependencies, *, show_metrics: bool = True
+) -> APIRouter:
+    """Build the routes over the catalogue, what it stands on and, unless they are shown elsewhere, the metrics."""
     router = APIRouter()
 
     @router.get("/", summary="Say what this is")
@@ -35,7 +41,11 @@ def operations_router(models: ModelServer, metrics: Metrics, *, show_metrics: bo
     async def readyz() -> Response:
         """Yes, when an inference has recently worked for every model. A cache that is down makes nothing unready."""
         found = models.readiness()
-        answer = Readiness(ready=all(trouble is None for trouble in found.values()), models=dict(found))
+        answer = Readiness(
+            ready=all(trouble is None for trouble in found.values()),
+            models=dict(found),
+            dependencies={name: trouble() for name, trouble in dependencies.items()},
+        )
         return JSONResponse(answer.model_dump(), HTTPStatus.OK if answer.ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     if show_metrics:

@@ -88,7 +88,7 @@ def _members(error: ServiceError) -> dict[str, object]:
 def answer_to(error: ServiceError, metrics: Metrics, scope: Scope) -> Response:
     """Build the answer to an error of the tree, and count it."""
     kind = slug(type(error))
-    metrics.failed(kind)
+    metrics.failed(error)
     return told(Failure(STATUS[type(error)], kind, str(error), _headers(error), error, _members(error)), scope)
 
 

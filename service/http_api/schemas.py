@@ -61,6 +61,10 @@ class Readiness(BaseModel):
 
     ready: bool
     models: dict[str, str | None] = Field(description="By name: null, or what is wrong.")
+    dependencies: dict[str, str | None] = Field(
+        description="What the gateway stands on, such as `model_server` and `redis`: null, or what is wrong. Whether "
+        "it is ready depends on the models alone."
+    )
 
 
 class Problem(BaseModel):

@@ -107,15 +107,22 @@ class Batcher:
         facts = (stages, deadline or Deadline(), perf_counter(), copy_context())
         mine = [_Waiting(card, tuple(outputs), image, *facts, loop.create_future()) for image in images]
         lane.waiting += mine
-        self._soon(lane)
+        if lane.free:
+            self._soon(lane)
+        else:
+            self._tell_queue()
         try:
             if len(mine) == 1:
                 # As the core asks: nothing to wait for beside it, and nothing to put together.
                 return await mine[0].answer
             answers = await asyncio.gather(*(entry.answer for entry in mine))
-        finally:
+        except BaseException:
             for entry in mine:
                 entry.answer.cancel()
+            # Now, not when a slot is free: until then pixels of those who have gone would gather without a bound.
+            lane.waiting = [entry for entry in lane.waiting if not entry.answer.done()]
+            self._tell_queue()
+            raise
         return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
 
     def _soon(self, lane: _Lane) -> None:
@@ -134,6 +141,9 @@ class Batcher:
             task.add_done_callback(self._running.discard)
             for entry in batch:
                 entry.answer.add_done_callback(_Deserted(batch, task))
+        self._tell_queue()
+
+    def _tell_queue(self) -> None:
         self._queued(sum(len(lane.waiting) for lane in self._lanes.values()))
 
     async def _run(self, lane: _Lane, batch: list[_Waiting]) -> None:

@@ -47,12 +47,12 @@ def _vectors(answer: PredictResponse, name: str, rows: int, dim: int) -> Vectors
     if tensor is None or tensor.dtype != DataType.DATA_TYPE_FLOAT:
         raise ModelServerFault(f"The model server did not return output {name!r} as float32.")
     # *_val is what the server sends unless told otherwise; a packed float_val is the same bytes as tensor_content.
-    values = np.frombuffer(tensor.tensor_content or tensor.float_val, "<f4")
+    content = tensor.tensor_content or tensor.float_val
     shape = [d.size for d in tensor.tensor_shape.dim]
-    if not shape or shape[0] != rows or values.size != rows * dim or prod(shape) != values.size:
+    if not shape or shape[0] != rows or prod(shape) != rows * dim or len(content) != 4 * rows * dim:
         raise ModelServerFault(f"Expected output {name!r} of {rows} x {dim} numbers, got shape {shape}.")
-    found = values.reshape(rows, dim)
-    if not np.isfinite(values).all():
+    found = np.frombuffer(content, "<f4").reshape(rows, dim)
+    if not np.isfinite(found).all():
         spoiled = np.flatnonzero(~np.isfinite(found).all(axis=1)).tolist()
         raise ModelServerFault(f"Output {name!r} has values that are not finite.", rows=spoiled)
     return found

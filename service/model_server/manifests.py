@@ -44,6 +44,8 @@ def read_manifest(model: str, answer: PredictResponse) -> Manifest:
         raise ModelServerFault(
             f"Model {model!r} has a manifest that we cannot read: {where}: {first['msg']}."
         ) from error
+    if min(manifest.input.height, manifest.input.width, manifest.max_batch_size) < 1:
+        raise ModelServerFault(f"Model {model!r} has a manifest with a size or a largest batch of nothing.")
     if manifest.default_output not in {output.name for output in manifest.outputs}:
         raise ModelServerFault(f"Model {model!r} names a default output that it does not have.")
     return manifest

@@ -45,6 +45,11 @@ class Replicas:
         self._next = 0
         self._looking: dict[tuple[int, str], asyncio.Task[dict[int, str]]] = {}
 
+    def trouble(self) -> str | None:
+        """Say, for people, how many of them are down; None when none is."""
+        down = sum(replica.went_down.is_set() for replica in self._replicas)
+        return f"{down} of {len(self._replicas)} cannot be reached." if down else None
+
     async def versions(self, model: str, *, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
         """Return the state of each version; available is what every living replica has, or, if there is none, any.
 

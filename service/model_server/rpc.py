@@ -5,6 +5,7 @@ The official stubs would cost the gateway all of TensorFlow: seconds and half a 
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -12,9 +13,12 @@ from google.protobuf.wrappers_pb2 import Int64Value
 
 from microtome.tfserving.v1.model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
+from service.errors import ModelServerFault
 from service.model_server.codec import query_tensor
 from service.model_server.statuses import to_service_error
 from service.model_server.wire import WireTensor, predict_request
+
+T = TypeVar("T")
 
 # A name that stands for several servers: calls go round, and one that cannot be sent is sent to the next.
 _SERVICE_CONFIG = """{
@@ -67,7 +71,7 @@ class ModelServerRpc:
         """
         self._outgoing = outgoing
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._predict: grpc.aio.UnaryUnaryMultiCallable[bytes, PredictResponse] = self._channel.unary_unary(
+        self._predict: grpc.aio.UnaryUnaryMultiCallable[bytes, PredictResponse | None] = self._channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",
             response_deserializer=PredictResponse.FromString,
         )
@@ -85,7 +89,8 @@ class ModelServerRpc:
         """
         with _translated:
             answer = await self._status(GetModelStatusRequest(model_spec=ModelSpec(name=model)), timeout=timeout)
-        return {status.version: _STATES.get(status.state, "unknown") for status in answer.model_version_status}
+        versions = _whole(answer).model_version_status
+        return {status.version: _STATES.get(status.state, "unknown") for status in versions}
 
     async def predict(  # noqa: PLR0913, the parts of one request
         self,
@@ -105,7 +110,7 @@ class ModelServerRpc:
         spec = ModelSpec(name=model, version=Int64Value(value=version), signature_name=signature)
         request = predict_request(spec, inputs, outputs)
         with _translated:
-            return await self._predict(request, timeout=timeout, metadata=self._outgoing())
+            return _whole(await self._predict(request, timeout=timeout, metadata=self._outgoing()))
 
     async def labelled(self, model: str, label: str, *, timeout: float) -> int:  # noqa: ASYNC109, gRPC's own deadline
         """Return the version that a label stands for, as the answer to the cheapest question names it.
@@ -117,11 +122,18 @@ class ModelServerRpc:
         request = predict_request(spec, {"query": query_tensor()}, [])
         with _translated:
             answer = await self._predict(request, timeout=timeout, metadata=self._outgoing())
-        return int(answer.model_spec.version.value)
+        return int(_whole(answer).model_spec.version.value)
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
         await self._channel.close()
+
+
+def _whole(answer: T | None) -> T:
+    """Return an answer; gRPC gives None for bytes that are not the message that they should be."""
+    if answer is None:
+        raise ModelServerFault("The model server answered with something that is no answer.")
+    return answer
 
 
 class _Translated:

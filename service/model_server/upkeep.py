@@ -14,7 +14,14 @@ import numpy as np
 
 from service.embedding.manifest import ModelCard
 from service.embedding.ports import Pixels, Vectors
-from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, Overloaded, ServiceError
+from service.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    ModelServerDown,
+    ModelServerFault,
+    Overloaded,
+    ServiceError,
+)
 from service.model_server.codec import IMAGES, pixels_tensor, vectors
 from service.model_server.manifests import fetch_manifest
 from service.model_server.replicas import Replicas
@@ -165,8 +172,16 @@ class Upkeep:
 
     async def _switch(self, name: str, version: int) -> None:
         """Read a version's manifest, try it, and send requests there from now on."""
-        card = await self.read(name, version)
-        await self._probe(card)
+        try:
+            card = await self.read(name, version)
+            await self._probe(card)
+        except ServiceError:
+            raise
+        except Exception as error:
+            # Whatever a version is like that nobody foresaw, it harms no other, and all models are looked after still.
+            if version not in self._models[name].refused:
+                self._log.exception("model_version_broken", model=name, version=version)
+            raise ModelServerFault("The version has something that nobody foresaw; the log says what.") from error
         model = self._models[name]
         if model.card != card:
             self._log.info("model_version", model=name, version=version, fingerprint=card.manifest.fingerprint)

@@ -25,6 +25,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from service.errors import Overloaded, ServiceError, slug
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -169,6 +171,14 @@ class Metrics:
         self.errors = Counter(
             "microtome_errors", "Requests that ended in an error, by the error's name.", ["error"], registry=registry
         )
+        self.overloads = Counter(
+            "microtome_overloads",
+            "Requests refused since there was too much work, by the limit that was reached: `images` or `bytes` in "
+            "flight, those of an API key (`key-images`, `key-bytes`), `wait` (it would have waited too long), gRPC "
+            "`calls`, or `model-server` (its queue was full).",
+            ["reason"],
+            registry=registry,
+        )
         self.key_requests = Counter(
             "microtome_key_requests",
             "Requests by the name of their API key; names are those of the configuration.",
@@ -237,6 +247,7 @@ class Metrics:
         self._keys = _Children(self.key_requests)
         self._lookups = _Children(self.cache_lookups)
         self._errors = _Children(self.errors)
+        self._overloads = _Children(self.overloads)
 
     def stage(self, name: str, seconds: float) -> None:
         """Count a stage's duration, in seconds."""
@@ -261,9 +272,11 @@ class Metrics:
         self._lookups["memory", "hit"].inc()
         self._vectors[model, "hit"].inc()
 
-    def failed(self, error: str) -> None:
-        """Count a request that ended in an error, by the error's name."""
-        self._errors[error,].inc()
+    def failed(self, error: ServiceError) -> None:
+        """Count a request that ended in an error, by the error's name, and by the limit that it met, if it did."""
+        self._errors[slug(type(error)),].inc()
+        if isinstance(error, Overloaded):
+            self._overloads[error.reason,].inc()
 
     def key_used(self, name: str) -> None:
         """Count a request by the name of its key."""

@@ -37,10 +37,17 @@ def test_warm_stats_and_clear(stack: Stack, tmp_path: Path) -> None:
 
     eventually(written, "three vectors are written")
     assert 5 == stack.valkey.keys()
+    with stack.valkey.client() as client:
+        client.config_resetstat()
     assert "lite0 version 1  sha256:" in (counted := cache("stats", *known)).stdout
     assert "3 vectors" in counted.stdout
     assert "3 vectors removed" in cache("clear", *known).stdout
     assert 2 == stack.valkey.keys()
+    with stack.valkey.client() as client:
+        used = {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+    assert {"scan", "unlink"} <= used
+    # What would hold a Redis in use up, or take from it what is others'.
+    assert set() == {"keys", "flushdb", "flushall", "del"} & used
 
 
 @pytest.mark.parametrize(

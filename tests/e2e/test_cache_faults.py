@@ -64,11 +64,15 @@ def test_a_valkey_that_refuses_under_load_fails_nothing(
             trouble(valkey)
         drill.until(lambda _: re.search(BREAKER_OPEN, client.get("/metrics").text), "a breaker opens")
         drill.more(20)
-        assert client.get("/readyz").status_code == httpx.codes.OK
+        ready = client.get("/readyz")
+        assert ready.status_code == httpx.codes.OK
+        assert ready.json()["dependencies"]["redis"].startswith("Left alone after a failure: ")
         # Started anew it has forgotten its trouble.
         stack.valkey.kill()
         stack.valkey.start()
         drill.until(lambda _: stack.valkey.keys() > 0, "vectors are written again")
+        well = {"model_server": None, "redis": None}
+        drill.until(lambda _: client.get("/readyz").json()["dependencies"] == well, "nothing is left alone")
     record_property("drill", f"Valkey {trouble.__name__}: {drill.tally}")
     assert (drill.tally.failures, drill.tally.wrong) == ([], [])
 

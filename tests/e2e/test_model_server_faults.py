@@ -29,6 +29,8 @@ def test_a_dead_model_server_is_a_quick_503_that_says_when_to_come_back(stack: S
         assert seconds < AT_ONCE
         assert embed(client, known)["embeddings"][0]["vector"] == before["embeddings"][0]["vector"]
         eventually(lambda: client.get("/readyz").status_code == httpx.codes.SERVICE_UNAVAILABLE, "/readyz says so")
+        gone = {"model_server": "1 of 1 cannot be reached.", "redis": None}
+        eventually(lambda: client.get("/readyz").json()["dependencies"] == gone, "and whom it lacks")
         assert client.get("/livez").status_code == httpx.codes.OK
 
 

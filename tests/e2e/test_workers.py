@@ -17,10 +17,18 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+class Crew(Gateway):
+    """A gateway that is told on its command line how many workers it has, against its environment."""
+
+    def words(self) -> list[str]:
+        """Two of them."""
+        return [*super().words(), "--workers", "2"]
+
+
 @pytest.fixture(scope="module")
 def crew(directory: Path) -> Iterator[Gateway]:
     """A gateway of two workers, with nobody behind it."""
-    gateway = Gateway(directory, f"unix:{directory}/nobody.sock", workers=2)
+    gateway = Crew(directory, f"unix:{directory}/nobody.sock", workers=1)
     gateway.launch()
     eventually(gateway.alive, "it answers")
     yield gateway

@@ -19,6 +19,7 @@ from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
 from tests.e2e.redis_topologies import Cluster
+from tests.unit.service.http_api.conftest import KeptLog
 
 BUDGET, WINDOW = 0.2, 0.5
 
@@ -30,8 +31,8 @@ class Guarded:
         self.valkey = valkey
         self.metrics = Metrics()
         store = RedisCache(RedisServers(valkey.url, timeout=BUDGET), ttl=60, metrics=self.metrics)
-        log = configure("json", "error")
-        self.cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=self.metrics, log=log)
+        self.log = KeptLog()
+        self.cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=self.metrics, log=self.log)
 
     def failures(self) -> float:
         """Calls that failed so far."""
@@ -110,6 +111,10 @@ async def test_a_broken_redis_costs_the_budget_once_a_window(guarded: Guarded, f
         while not await guarded.answers():  # noqa: ASYNC110, Redis tells nobody that it is back
             await asyncio.sleep(0.05)
     assert guarded.metrics.registry.get_sample_value("microtome_cache_breaker_open", {"operation": "read"}) == 0
+    told = [line for line in guarded.log.events if line["operation"] == "read"]
+    # On a busy machine it may have been down once more meanwhile.
+    assert ("cache_down", "cache_up") == (told[0]["event"], told[-1]["event"])
+    assert told[0]["reason"]
 
 
 def full(valkey: Valkey) -> None:
@@ -138,21 +143,24 @@ async def test_a_redis_that_refuses_writes_still_answers_reads(
     assert 1 == guarded.failures()
 
 
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        b"+PONG\r\n" * 8,
-        b"*1\r\n$5\r\nhello\r\n" * 4,
-        b"$-1\r\n" * 8,
-        b":7\r\n" * 8,
-        b"*100000\r\n",
-        b"\x00\xff\xfe" * 100,
-        b"",
-    ],
+NONSENSE = (
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"+PONG\r\n" * 8,
+    b"*1\r\n$5\r\nhello\r\n" * 4,
+    b"$-1\r\n" * 8,
+    b":7\r\n" * 8,
+    b"*100000\r\n",
+    b"\x00\xff\xfe" * 100,
+    b"",
 )
-async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: bytes) -> None:
-    """Whatever stands at Redis' address and whatever it says: no error, no wrong vector, no hang."""
+
+
+@pytest.mark.parametrize(
+    ("login", "nonsense"),
+    [*(("", nonsense) for nonsense in NONSENSE), *((":secret@", nonsense) for nonsense in NONSENSE[1:5])],
+)
+async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: bytes, login: str) -> None:
+    """Whatever stands at Redis' address and whatever it says, to a password too: no error, no wrong vector, no hang."""
     talking: list[asyncio.Task[Any]] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -169,7 +177,7 @@ async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: byt
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     metrics = Metrics()
-    servers, held = RedisServers(f"redis://{host}:{port}", timeout=BUDGET), HeldClaims(60)
+    servers, held = RedisServers(f"redis://{login}{host}:{port}", timeout=BUDGET), HeldClaims(60)
     store = RedisCache(servers, ttl=60, metrics=metrics, held=held)
     log = configure("json", "error")
     cache = FailOpenCache(store, budget=BUDGET, window=0.001, metrics=metrics, log=log)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from service.application import open_cache
 from service.cache.claims import HeldClaims, RedisClaims, claim_key
 from service.cache.fail_open import FailOpenCache
 from service.cache.redis_servers import RedisServers
@@ -16,6 +17,7 @@ from service.embedding.embedder import Embedder, Limits
 from service.embedding.keys import image_digest, vector_key
 from service.embedding.request import EmbedRequest, Source
 from service.errors import BrokenImage
+from service.settings import Settings
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
@@ -158,6 +160,28 @@ async def test_a_claim_ends_with_its_work(pair: Pair) -> None:
     assert ["miss"] == await two.sources(png(5))
     with pair.valkey.client() as client:
         assert [] == client.keys("mt1-claim:*")
+
+
+async def test_a_vector_that_is_not_written_is_not_waited_for(pair: Pair) -> None:
+    """Where too many wait to be written, one is dropped, and with it the claim on it."""
+    settings = Settings(
+        model_server=("localhost:1",),
+        models=("toy",),
+        allow_anonymous=True,
+        redis_url=pair.valkey.url,
+        cache_unwritten_bytes=0,
+        cache_budget=5,
+        cache_lease=LONG,
+    )
+    cache, claims, _ = open_cache(settings, Metrics(), configure("json", "error"))
+    assert not (await claims.take(["k", "l"])).elsewhere
+    with pair.valkey.client() as client:
+        assert 2 == len(client.keys("mt1-claim:*"))
+        await cache.put_many({"k": b"1234"})
+        async with asyncio.timeout(10):
+            while len(client.keys("mt1-claim:*")) > 1:  # noqa: ASYNC110, Redis tells nobody
+                await asyncio.sleep(0.01)
+    await cache.close()
 
 
 async def test_a_vector_written_meanwhile_is_found_by_the_claim(pair: Pair) -> None:

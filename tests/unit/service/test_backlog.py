@@ -46,6 +46,7 @@ def test_who_would_wait_too_long_is_refused_and_told_when_to_come() -> None:
     with pytest.raises(Overloaded, match=r"at most 2 s") as refused:
         line.come(1)
     assert 4 <= refused.value.retry_after <= 5
+    assert "wait" == refused.value.reason
     line.leave(45, 0.1)
     line.come(1)
 

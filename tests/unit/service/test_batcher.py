@@ -1,6 +1,8 @@
 """Images of different requests share a call, nobody waits for company, and nobody suffers for another."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from time import monotonic
 
@@ -99,6 +101,23 @@ async def test_whoever_has_gone_is_not_sent(bench: Bench) -> None:
     bench.server.gate.set()
     assert (1, 3) == (await first, await stays)
     assert [1, 1] == bench.sizes()
+
+
+async def test_pixels_are_held_no_longer_than_somebody_waits_for_them(bench: Bench) -> None:
+    """Also while no slot becomes free; and the gauge shows who waits at any time."""
+    first = await bench.occupied()
+    waiting = [bench.ask(grey) for grey in range(2, 8)]
+    await asyncio.sleep(0)
+    assert "microtome_queued_images 6.0" in bench.metrics.exposition().decode()
+    pixels = [weakref.ref(entry.pixels) for entry in bench.batcher._lanes["toy"].waiting]
+    while waiting:
+        waiting[-1].cancel()
+        await asyncio.wait([waiting.pop()])
+    gc.collect()
+    assert all(found() is None for found in pixels)
+    assert "microtome_queued_images 0.0" in bench.metrics.exposition().decode()
+    bench.server.gate.set()
+    assert 1 == await first
 
 
 async def test_a_call_that_nobody_waits_for_is_cancelled(bench: Bench) -> None:

@@ -66,6 +66,16 @@ async def test_a_second_request_is_answered_by_the_cache(bench: Bench) -> None:
     np.testing.assert_array_equal(first.embeddings[0].vector, second.embeddings[0].vector)
 
 
+async def test_nothing_is_decoded_before_the_cache_has_been_asked(bench: Bench) -> None:
+    """What has a vector there is never looked at: here it would not even be an image."""
+    known, vector = b"no image", np.arange(3, dtype="<f4")
+    key = vector_key(card().manifest.fingerprint, "mean", image_digest(known))
+    await bench.cache.put_many({key: vector.tobytes()})
+    answer = await bench.embedder.embed(EmbedRequest("toy"), [known, png()])
+    assert ["hit", "miss"] == [e.cache for e in answer.embeddings]
+    np.testing.assert_array_equal(vector, answer.embeddings[0].vector)
+
+
 async def test_only_what_is_missing_is_computed(bench: Bench) -> None:
     """One output cached, another not; one image cached, another not: each missing pair is computed once."""
     await bench.embedder.embed(EmbedRequest("toy", outputs=("mean",)), [png(1), png(2)])

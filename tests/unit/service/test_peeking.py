@@ -66,7 +66,7 @@ async def test_the_gateways_cache_can_be_peeked_into(float16: bool, redis_url: s
     settings = Settings(
         model_server=("x:1",), models=("toy",), allow_anonymous=True, cache_float16=float16, redis_url=redis_url
     )
-    cache, _ = open_cache(settings, Metrics(), configure("json", "error"))
+    cache, *_ = open_cache(settings, Metrics(), configure("json", "error"))
     if redis_url is None:
         await cache.put_many({"a": ONE})
         assert [ONE] == peek_of(cache)(["a"])

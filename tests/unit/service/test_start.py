@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 START = """
 import asyncio, gc, uvicorn
 from service.__main__ import _Server
@@ -22,6 +24,17 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+@pytest.mark.parametrize(("words", "said"), [("--port 1", "--port"), ("--workers none", "MICROTOME_WORKERS")])
+def test_a_word_that_there_is_not_is_told(words: str, said: str) -> None:
+    """It would otherwise be ignored in silence."""
+    started = subprocess.run(
+        [sys.executable, "-m", "service", *words.split()], capture_output=True, text=True, check=False
+    )
+    assert 2 == started.returncode
+    assert said in started.stderr
+    assert "Traceback" not in started.stderr
 
 
 def test_what_the_start_has_made_is_kept_from_the_collector() -> None:

@@ -212,6 +212,7 @@ BROKEN: Mapping[str, tuple[bytes, type[Exception]]] = {
     "endless head": (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000, UrlNotFetched),
     "error": (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", UrlNotFetched),
     "nowhere": (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", UrlNotFetched),
+    "nonsense": (moved("http://["), UrlNotFetched),
     "nothing": (b"", UrlNotFetched),
 }
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.cache.gathered import GatheredCache
+from service.http_api.bounds import bounded
 from service.http_api.connection import connection
 from tests.fakes.vector_cache import FakeCache
 from tests.pictures import png
@@ -57,8 +58,13 @@ async def port(gateway: Gateway) -> AsyncIterator[int]:
     """Where the gateway is asked over our connections; IMAGE is known and its answer kept."""
     for _ in range(2):
         await gateway.client.post("/embed", content=IMAGE)
-    async with listening(gateway.app, connection(gateway.app.at_once)) as found:
+    async with listening(gateway.app, served(gateway)) as found:
         yield found
+
+
+def served(gateway: Gateway, **bounds: Any) -> type[HttpToolsProtocol]:
+    """The gateway's connections, as it is run."""
+    return bounded(connection(gateway.app.at_once), gateway.metrics, **{"head_seconds": 10.0, **bounds})
 
 
 @asynccontextmanager
@@ -274,7 +280,8 @@ async def test_a_caller_that_goes_away_cancels_its_work(gateway: Gateway, port: 
 
 def test_uvicorn_is_as_we_know_it() -> None:
     """What is overridden is there, and other applications are served as ever."""
-    for name in ("data_received", "on_message_begin", "on_body", "on_message_complete", "_start_asgi_task"):
+    overridden = ("data_received", "on_message_begin", "on_headers_complete", "on_body", "on_message_complete")
+    for name in (*overridden, "on_response_complete", "send_400_response", "_start_asgi_task"):
         assert callable(getattr(HttpToolsProtocol, name))
 
 
@@ -288,7 +295,7 @@ async def test_other_paths_are_uvicorns(gateway: Gateway) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async with listening(app, connection(gateway.app.at_once)) as port, peer_of(port) as peer:
+    async with listening(app, served(gateway)) as port, peer_of(port) as peer:
         await peer.send(REQUEST.replace(b"/embed", b"/other"), REQUEST.replace(b"POST", b"PUT"))
         assert [b"ok", b"ok"] == [(await peer.answer())[2] for _ in range(2)]
     assert [IMAGE, IMAGE] == seen
@@ -306,7 +313,7 @@ async def test_requests_leave_nothing_to_the_collector(decoders: ThreadPoolExecu
     async with gateway_with(decoders, **options) as gateway:
         for image in images[: 60 if kind != "computed" else 1]:
             await gateway.client.post("/embed", content=image)
-        async with listening(gateway.app, connection(gateway.app.at_once)) as port, peer_of(port) as peer:
+        async with listening(gateway.app, served(gateway)) as port, peer_of(port) as peer:
 
             async def ask(some: list[bytes]) -> None:
                 for request in some:

@@ -20,10 +20,12 @@ from tests.unit.service.http_api.test_embed import problem
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, http: Any = "httptools") -> AsyncIterator[int]:
+async def listening(app: ASGIApp, http: Any = "httptools", keep_alive: Any = 5) -> AsyncIterator[int]:
     """Serve the application, over uvicorn's connections or others, and return the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, http=http, log_level="warning", lifespan="off"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, http=http, log_level="warning", lifespan="off", timeout_keep_alive=keep_alive)
+        )
         serving = asyncio.create_task(server._serve(sockets=[listener]))
         try:
             yield listener.getsockname()[1]
@@ -79,7 +81,7 @@ async def test_operators_have_a_port_of_their_own(decoders: ThreadPoolExecutor) 
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         async with (
-            operations_server(gateway.server, gateway.metrics, host="127.0.0.1", port=port, shared=False),
+            operations_server(gateway.server, gateway.metrics, {}, host="127.0.0.1", port=port, shared=False),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
         ):
             for path in ("/metrics", "/livez", "/readyz"):

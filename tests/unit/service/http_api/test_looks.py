@@ -114,6 +114,7 @@ async def test_a_hit_takes_no_place_and_a_miss_asks_the_cache_once(ask: Ask, gat
     far.asked.clear()
     assert "hit" == (await ask(gateway, png())).headers["x-cache"]
     assert (429, "overloaded") == problem(await ask(gateway, png(9)))
+    assert "1.0" == shown(gateway, 'microtome_overloads_total{reason="images"}')
     assert 2 == len(far.asked)
     gateway.server.gate.set()
     assert {200} == {each.status_code for each in await asyncio.gather(*others)}
@@ -172,6 +173,8 @@ async def test_while_an_image_is_computed_it_counts_for_its_caller(
         refused = await ask(gateway, png(2))
         assert (429, "overloaded") == problem(refused)
         assert "of search" in refused.json()["detail"]
+        reason = f"key-{limit.partition('=')[0]}"
+        assert "1.0" == shown(gateway, f'microtome_overloads_total{{reason="{reason}"}}')
         gateway.server.gate.set()
         assert 200 == (await first).status_code
 

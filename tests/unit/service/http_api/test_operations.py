@@ -4,6 +4,7 @@ from service.errors import ModelServerDown
 from service.telemetry.metrics import Metrics
 from tests.pictures import png
 from tests.unit.service.http_api.conftest import Gateway
+from tests.unit.service.http_api.test_embed import problem
 
 
 async def test_readiness_follows_the_models_and_liveness_does_not(gateway: Gateway) -> None:
@@ -11,7 +12,8 @@ async def test_readiness_follows_the_models_and_liveness_does_not(gateway: Gatew
     assert 200 == (await gateway.client.get("/readyz")).status_code
     gateway.server.failure = ModelServerDown("gone")
     answer = await gateway.client.get("/readyz")
-    assert (503, {"ready": False, "models": {"toy": "gone"}}) == (answer.status_code, answer.json())
+    expected = {"ready": False, "models": {"toy": "gone"}, "dependencies": {}}
+    assert (503, expected) == (answer.status_code, answer.json())
     assert 200 == (await gateway.client.get("/livez")).status_code
 
 
@@ -40,6 +42,13 @@ async def test_unknown_paths_share_one_label(gateway: Gateway) -> None:
     for path in ("/a", "/b", "/c/d"):
         await gateway.client.get(path)
     assert 'microtome_requests_total{route="other",status="404"} 3.0' in (await gateway.client.get("/metrics")).text
+
+
+async def test_nobody_is_sent_elsewhere(gateway: Gateway) -> None:
+    """A slash too many is an unknown path, not a redirect to whatever host the caller has named."""
+    for method, path in (("POST", "/embed/"), ("GET", "/models/"), ("GET", "/docs/")):
+        answer = await gateway.client.request(method, path, headers={"Host": "evil.example"})
+        assert (404, "not-found") == problem(answer)
 
 
 async def test_the_documentation_needs_no_internet(gateway: Gateway) -> None:

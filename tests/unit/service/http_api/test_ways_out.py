@@ -173,6 +173,17 @@ def test_the_best_liked_form_is_chosen(accept: str, form: object) -> None:
     assert form == chosen(accept, EmbedOptions())[0]
 
 
+async def test_lists_may_stand_in_several_lines(gateway: Gateway) -> None:
+    """Accept and Cache-Control mean the same as if all of it stood in one."""
+    headers = [("Accept", "text/html"), ("Accept", "application/x-npy"), ("X-Nothing", "1")]
+    for _ in range(2):
+        answer = await gateway.client.post("/embed", content=png(), headers=headers)
+        assert NPY.media_type == answer.headers["content-type"]
+    assert "hit" == answer.headers["x-cache"]
+    headers += [("Cache-Control", "max-age=0"), ("Cache-Control", "no-cache")]
+    assert "miss" == (await gateway.client.post("/embed", content=png(), headers=headers)).headers["x-cache"]
+
+
 def test_the_encoding_may_choose_the_form() -> None:
     """Who takes anything and wants float16 gets a form that has it."""
     assert (ROWS, "float16") == chosen("*/*", EmbedOptions(encoding="float16"))

@@ -1,0 +1,277 @@
+"""Whatever a model server answers is a vector that can be right, or an error of ours; read over real connections."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import orjson
+import pytest
+from google.protobuf.wrappers_pb2 import Int64Value
+from grpc import StatusCode
+
+from microtome.tfserving.v1.model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
+from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
+from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
+from service.embedding.manifest import Manifest
+from service.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    ModelServerDown,
+    ModelServerFault,
+    Overloaded,
+    ServiceError,
+)
+from service.model_server.catalogue import Catalogue
+from service.model_server.codec import pixels_tensor, query_tensor
+from service.model_server.replicas import Replicas
+from service.model_server.rpc import ModelServerRpc
+from service.model_server.served import Timing
+from service.telemetry.metrics import Metrics
+from tests.fakes.model_server import SIZE, card
+from tests.unit.service.http_api.conftest import KeptLog
+
+Answer = Callable[[PredictRequest, Any], Awaitable[bytes]]
+
+MANIFEST = card().manifest
+PIXELS = [np.zeros((SIZE, SIZE, 3), np.uint8)] * 2
+WHOLE = np.arange(6, dtype="<f4").tobytes()
+
+
+def answered(outputs: dict[str, Tensor], version: int = 1) -> bytes:
+    """Write an answer to Predict."""
+    return PredictResponse(
+        model_spec=ModelSpec(name="toy", version=Int64Value(value=version)), outputs=outputs
+    ).SerializeToString()
+
+
+def tensor(content: bytes = WHOLE, *shape: int, dtype: DataType = DataType.DATA_TYPE_FLOAT) -> Tensor:
+    """Write a tensor, of two images' vectors where no shape is said."""
+    dims = [TensorShape.Dim(size=size) for size in shape or (2, 3)]
+    return Tensor(dtype=dtype, tensor_shape=TensorShape(dim=dims), tensor_content=content)
+
+
+def described(manifest: Manifest) -> bytes:
+    """Write the answer of a version's signature `manifest`."""
+    text = Tensor(dtype=DataType.DATA_TYPE_STRING, string_val=[orjson.dumps(manifest)])
+    return answered({"manifest": text})
+
+
+class Serving:
+    """TensorFlow Serving's API, with versions whose answers a test says."""
+
+    def __init__(self) -> None:
+        self.versions: dict[int, Manifest] = {1: MANIFEST}
+        self.answer: Answer | None = None
+        self.asked = 0
+
+    def service(self, call: grpc.HandlerCallDetails) -> Any:
+        """Handle a method by its path."""
+        status = call.method.endswith("/GetModelStatus")
+        return grpc.unary_unary_rpc_method_handler(self._status if status else self._predict)
+
+    async def _status(self, _: bytes, __: Any) -> bytes:
+        states = [ModelVersionStatus(version=version, state="STATE_AVAILABLE") for version in self.versions]
+        return GetModelStatusResponse(model_version_status=states).SerializeToString()
+
+    async def _predict(self, data: bytes, context: Any) -> bytes:
+        self.asked += 1
+        request = PredictRequest.FromString(data)
+        version = request.model_spec.version.value
+        if request.model_spec.signature_name == "manifest":
+            return described(self.versions[version])
+        (rows, *_) = (d.size for d in request.inputs["images"].tensor_shape.dim)
+        if self.answer is not None and rows == len(PIXELS):
+            return await self.answer(request, context)
+        dims = {"mean": 3, "corner": 4}
+        vectors = {name: tensor(bytes(4 * rows * dims[name]), rows, dims[name]) for name in request.output_filter}
+        return answered(vectors, version)
+
+
+async def started(serving: Serving) -> tuple[grpc.aio.Server, int]:
+    """Serve, and return the port."""
+    server = grpc.aio.server()
+    handler: Any = type("Handler", (grpc.GenericRpcHandler,), {"service": lambda _, call: serving.service(call)})()
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    return server, port
+
+
+@asynccontextmanager
+async def catalogue_over(serving: Serving, log: KeptLog) -> AsyncIterator[Catalogue]:
+    """A catalogue that looks after one model there, and has found it."""
+    server, port = await started(serving)
+    rpc = Replicas([f"127.0.0.1:{port}"])
+    timing = Timing(poll=0.02, retry=0.02)
+    catalogue = Catalogue(rpc, ["toy"], timing=timing, metrics=Metrics(), log=log)
+    keeping = asyncio.create_task(catalogue.run())
+    try:
+        async with asyncio.timeout(20):
+            while catalogue.cards()["toy"] is None:  # noqa: ASYNC110, polled like a probe
+                await asyncio.sleep(0.01)
+        yield catalogue
+        assert not keeping.done()
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+        await rpc.close()
+        await server.stop(None)
+
+
+async def failure(catalogue: Catalogue, name: str = "mean") -> ServiceError | None:
+    """Ask for the vectors of two images, and return what is wrong with the answer."""
+    try:
+        await catalogue.infer(catalogue.card("toy"), [name], PIXELS)
+    except ServiceError as error:
+        return error
+    return None
+
+
+NOT_FINITE = np.array([1, 2, 3, 4, np.nan, 6], "<f4").tobytes()
+
+WRONG = {
+    "no message": b"\xff\xff\xff\xff",
+    "no outputs": answered({}),
+    "another output": answered({"corner": tensor()}),
+    "another version": answered({"mean": tensor()}, version=2),
+    "another type": answered({"mean": tensor(dtype=DataType.DATA_TYPE_INT32)}),
+    "no shape": answered({"mean": Tensor(dtype=DataType.DATA_TYPE_FLOAT, tensor_content=WHOLE)}),
+    "no images": answered({"mean": tensor(b"", 0, 3)}),
+    "fewer images": answered({"mean": tensor(WHOLE[:12], 1, 3)}),
+    "another dimension": answered({"mean": tensor(WHOLE[:16], 2, 2)}),
+    "a shape that is not the content's": answered({"mean": tensor(WHOLE, 2, 4)}),
+    "a negative shape": answered({"mean": tensor(WHOLE, 2, -3)}),
+    "less content": answered({"mean": tensor(WHOLE[:-4])}),
+    "torn content": answered({"mean": tensor(WHOLE[:-1])}),
+    "more content": answered({"mean": tensor(WHOLE + b"1234")}),
+    "not finite": answered({"mean": tensor(NOT_FINITE)}),
+}
+
+
+async def test_what_cannot_be_right_is_the_model_servers_fault() -> None:
+    """Whichever of its parts is wrong; and the next answer is read as ever."""
+    serving = Serving()
+    async with catalogue_over(serving, KeptLog()) as catalogue:
+        for what, wrong in WRONG.items():
+
+            async def answer(_: PredictRequest, __: Any, wrong: bytes = wrong) -> bytes:
+                return wrong
+
+            serving.answer = answer
+            error = await failure(catalogue)
+            assert type(error) is ModelServerFault, (what, error)
+            assert (error.rows == {1}) == (what == "not finite"), what
+        serving.answer = None
+        assert await failure(catalogue) is None
+
+
+FULL = "The batch scheduling queue to which this task was submitted is full; currently 2 batches enqueued"
+
+STATUSES: list[tuple[StatusCode, str, type[ServiceError]]] = [
+    (StatusCode.INVALID_ARGUMENT, "Task size 9 is larger than maximum input batch size 8", ModelServerFault),
+    (StatusCode.FAILED_PRECONDITION, 'Serving signature key "x" not found.', ModelServerFault),
+    (StatusCode.INTERNAL, "Tensor concat operation failed: x", ModelServerFault),
+    (StatusCode.UNIMPLEMENTED, "", ModelServerFault),
+    (StatusCode.UNAVAILABLE, FULL, Overloaded),
+    (StatusCode.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue", Overloaded),
+    (StatusCode.RESOURCE_EXHAUSTED, "OOM when allocating tensor with shape[1]", Overloaded),
+    (StatusCode.RESOURCE_EXHAUSTED, "", Overloaded),
+    (StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification", DeadlineExceeded),
+    (StatusCode.NOT_FOUND, "Servable not found for request: Specific(toy, 1)", ModelNotReady),
+    (StatusCode.UNAVAILABLE, "failed to connect to all addresses; x", ModelServerDown),
+]
+
+
+@pytest.mark.parametrize(("code", "details", "kind"), STATUSES)
+async def test_each_status_has_its_meaning(code: StatusCode, details: str, kind: type[ServiceError]) -> None:
+    """The same code may mean several things; and what the model server said is not told to callers."""
+    serving = Serving()
+
+    async def answer(_: PredictRequest, context: Any) -> bytes:
+        await context.abort(code, details)
+        raise AssertionError
+
+    async with catalogue_over(serving, KeptLog()) as catalogue:
+        serving.answer = answer
+        error = await failure(catalogue)
+    assert type(error) is kind, error
+    assert not details or details not in str(error)
+
+
+BROKEN = {
+    "an empty window": replace(MANIFEST, input=replace(MANIFEST.input, height=0)),
+    "batches of nothing": replace(MANIFEST, max_batch_size=0),
+    "no such output": replace(MANIFEST, default_output="nix"),
+    "another schema": replace(MANIFEST, schema=2),  # type: ignore[arg-type]  # on purpose
+    "a window beyond memory": replace(MANIFEST, input=replace(MANIFEST.input, height=1 << 40, width=1 << 40)),
+}
+
+
+async def test_a_version_that_is_broken_is_passed_over() -> None:
+    """However it is: requests stay with the one in use, and the next that works is taken up."""
+    serving, log = Serving(), KeptLog()
+    async with catalogue_over(serving, log) as catalogue:
+        for version, manifest in enumerate(BROKEN.values(), 2):
+            serving.versions = {1: MANIFEST, version: manifest}
+            async with asyncio.timeout(20):
+                while log.events[-1].get("version") != version:  # noqa: ASYNC110, polled like a log
+                    await asyncio.sleep(0.01)
+            assert log.events[-1]["event"] == "model_version_refused"
+            assert catalogue.card("toy").version == 1
+            assert {"toy": None} == catalogue.readiness()
+        serving.versions[99] = MANIFEST
+        async with asyncio.timeout(20):
+            while catalogue.card("toy").version != 99:  # noqa: ASYNC110, polled like a probe
+                await asyncio.sleep(0.01)
+
+
+async def test_a_name_of_several_servers_goes_round() -> None:
+    """As a headless service's does: each has its share, and one that goes away costs no call."""
+    servings = [Serving(), Serving()]
+    servers = [await started(serving) for serving in servings]
+    rpc = ModelServerRpc("ipv4:" + ",".join(f"127.0.0.1:{port}" for _, port in servers))
+
+    async def ask(times: int) -> None:
+        for _ in range(times):
+            await rpc.predict("toy", 1, "manifest", {"query": query_tensor()}, [], timeout=20)
+
+    async with asyncio.timeout(20):
+        while not all(serving.asked for serving in servings):
+            await ask(1)
+    before = [serving.asked for serving in servings]
+    await ask(20)
+    assert [10, 10] == [serving.asked - had for serving, had in zip(servings, before, strict=True)]
+    await servers[0][0].stop(None)
+    await ask(20)
+    await rpc.close()
+    await servers[1][0].stop(None)
+
+
+async def test_a_second_try_has_what_the_first_has_left_of_the_time() -> None:
+    """Another replica is asked, and told that its answer is not waited for beyond the caller's deadline."""
+    servings = [Serving(), Serving()]
+    servers = [await started(serving) for serving in servings]
+    rpc = Replicas([f"127.0.0.1:{port}" for _, port in servers])
+    left: list[float] = []
+
+    async def answer(_: PredictRequest, context: Any) -> bytes:
+        left.append(context.time_remaining())
+        if len(left) == 1:
+            await asyncio.sleep(0.2)
+            await context.abort(StatusCode.NOT_FOUND, "Servable not found for request: Specific(toy, 1)")
+        return answered({"mean": tensor()})
+
+    for serving in servings:
+        serving.answer = answer
+    await rpc.predict("toy", 1, "serving_default", {"images": pixels_tensor(PIXELS)}, ["mean"], timeout=20)
+    await rpc.close()
+    for server, _ in servers:
+        await server.stop(None)
+    assert 2 == len(left)
+    assert left[1] <= left[0] - 0.2
