@@ -5,6 +5,7 @@ nobody counts, over connections that nobody would ever close. Offers to upgrade 
 """
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import httptools
 from uvicorn import Config
@@ -14,6 +15,9 @@ from uvicorn.server import ServerState
 from service.errors import BadRequest, BodyTooSlow, ServiceError
 from service.http_api.problems import answer_to
 from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
 
 _LONGEST_HEAD = 1 << 16
 """Bytes that may come without a head or a piece of a body coming of them, beside the piece that is being read."""
@@ -37,7 +41,11 @@ def bounded(protocol: type[HttpToolsProtocol], metrics: Metrics, *, head_seconds
 
 
 class _Bounded(HttpToolsProtocol):
-    """uvicorn's protocol, pinned with uvicorn; what it overrides is not promised to stay, so tests hold it to that."""
+    """uvicorn's protocol, pinned with uvicorn; what it overrides is not promised to stay, so tests hold it to that.
+
+    Which message is under way is told by uvicorn's own scope, of which each has one: a request's cycle has the same
+    once its head is complete, and `whole` once all of it is. So a hit, which comes in one piece, pays for little of it.
+    """
 
     metrics: Metrics
     head_seconds: float
@@ -51,11 +59,17 @@ class _Bounded(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.parser = _Parser(self)
-        self._in_head = self._in_body = self._declined = False
-        self._came_of_it = False
+        self.whole: HTTPScope | None = None
+        """The scope of the last message that came to its end."""
+        self.came_of_it = False
+        """Whether the present piece has some of a body."""
+        self.watched = False
+        """Whether a message has begun that has not come in one piece."""
         self._fruitless = 0
-        self._due: asyncio.TimerHandle | None = None
-        """Until when what is under way has to be whole: a head, or the rest of a body that has been answered."""
+        self._late: asyncio.TimerHandle | None = None
+        """Until when the head that is under way has to be complete."""
+        self._rest: asyncio.TimerHandle | None = None
+        """Until when the rest of a body that has been answered has to come."""
         self._untaken: asyncio.TimerHandle | None = None
         """Until when some of an answer has to be taken, while there is much of it."""
 
@@ -67,8 +81,50 @@ class _Bounded(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of the timers."""
         super().connection_lost(exc)
-        self._settle()
-        self._taken()
+        _stop(self._late, self._rest, self._untaken)
+
+    def on_body(self, body: bytes) -> None:
+        """Something has come."""
+        self.came_of_it = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The whole request is here."""
+        self.whole = self.scope
+        super().on_message_complete()
+
+    def is_whole(self) -> None:
+        """Wait for the next request where none has come: uvicorn stops its timer for each piece of anything."""
+        self.watched, self._fruitless = False, 0
+        _stop(self._late, self._rest)
+        self._late = self._rest = None
+        if self.timeout_keep_alive_task is None and self._idle:
+            self._wait_for_a_request()
+
+    def goes_on(self, size: int, *, further: bool) -> None:
+        """See after each piece whether a request still comes of what comes.
+
+        Args:
+            size: of the piece, in bytes.
+            further: whether it has brought a head to its end, or some of a body.
+        """
+        if self.transport.is_closing():
+            return
+        self.watched = True
+        self._fruitless = 0 if further else self._fruitless + size
+        if self._fruitless > _LONGEST_HEAD:
+            self._refuse(BadRequest(f"Expected a request's head of at most {_LONGEST_HEAD} bytes, received more."))
+        elif self.cycle is None or self.cycle.scope is not self.scope:
+            _stop(self._rest)
+            self._rest = None
+            if self._late is None:
+                self._late = self.loop.call_later(self.head_seconds, self._head_is_late)
+        else:
+            _stop(self._late)
+            self._late = None
+            if self._rest is None and self.cycle.response_complete:
+                # Callers send it before they read. Until the first of it comes uvicorn's own timer runs.
+                self._rest = self.loop.call_later(_LINGERS, self.transport.close)
 
     def pause_writing(self) -> None:
         """Wait for whoever asked to take the answer, as long as any of it is taken."""
@@ -77,7 +133,7 @@ class _Bounded(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """Go on."""
-        self._taken()
+        _stop(self._untaken)
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -86,64 +142,8 @@ class _Bounded(HttpToolsProtocol):
             self.transport.abort()
         super().timeout_keep_alive_handler()
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what has come, and see whether a request comes of it."""
-        self._came_of_it = False
-        super().data_received(data)
-        if not self._in_head and not self._in_body:
-            self._fruitless = 0
-            if self._due is not None:
-                self._settle()
-            if self.timeout_keep_alive_task is None and self._idle:
-                self._wait_for_a_request()
-        elif not self.transport.is_closing():
-            self._fruitless = 0 if self._came_of_it else self._fruitless + len(data)
-            if self._fruitless > _LONGEST_HEAD:
-                self._refuse(BadRequest(f"Expected a request's head of at most {_LONGEST_HEAD} bytes, received more."))
-            elif self._in_head and self._due is None:
-                self._due = self.loop.call_later(self.head_seconds, self._head_is_late)
-
-    def on_message_begin(self) -> None:
-        """Begin with a head."""
-        self._in_head = True
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Go on with a body; the head of a request that offers to upgrade is read once more, without the offer."""
-        self._in_head, self._came_of_it = False, True
-        upgrades = self.parser.should_upgrade()
-        if upgrades and self.parser.get_method() != b"CONNECT":
-            self._declined = True
-            return
-        self._in_body = True
-        if self._due is not None:
-            self._settle()
-        super().on_headers_complete()
-        if upgrades:
-            # What follows is for whoever it was to be connected to, and no request to us.
-            self.cycle.keep_alive = False
-
-    def on_body(self, body: bytes) -> None:
-        """Something has come."""
-        self._came_of_it = True
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """The whole request is here."""
-        self._in_body = False
-        if not self._declined:
-            super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """Give the rest of a body that has been answered a while to come, since callers send it before they read."""
-        super().on_response_complete()
-        if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
-            self._settle()
-            self._due = self.loop.call_later(_LINGERS, self.transport.close)
-
     def without_offer(self) -> bytes:
         """Return the head that has just been read, without the offer to upgrade, which RFC 9110 lets us ignore."""
-        self._declined = False
         kept = [b"%b: %b\r\n" % header for header in self.headers if header[0] not in _OFFERS]
         line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         return b"".join([line, *kept, b"\r\n"])
@@ -151,6 +151,10 @@ class _Bounded(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in the words of all other refusals."""
         self._refuse(BadRequest(f"{msg} Expected HTTP/1.1."))
+
+    def _should_upgrade(self) -> bool:
+        """Have uvicorn pass over a head that offers to, since it is read once more; not so with CONNECT."""
+        return self.parser.get_method() != b"CONNECT"
 
     @property
     def _idle(self) -> bool:
@@ -166,12 +170,12 @@ class _Bounded(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _head_is_late(self) -> None:
-        self._due = None
+        self._late = None
         if self._idle:
             self._refuse(BodyTooSlow(f"Expected the request's head within {self.head_seconds:g} s."))
         elif not self.transport.is_closing():
             # While an answer is being made nothing is read that would not fit into memory.
-            self._due = self.loop.call_later(self.head_seconds, self._head_is_late)
+            self._late = self.loop.call_later(self.head_seconds, self._head_is_late)
 
     def _look_what_is_taken(self, before: int) -> None:
         size = self.transport.get_write_buffer_size()
@@ -179,16 +183,6 @@ class _Bounded(HttpToolsProtocol):
             self._untaken = self.loop.call_later(_LINGERS, self._look_what_is_taken, size)
         else:
             self.transport.abort()
-
-    def _taken(self) -> None:
-        if self._untaken is not None:
-            self._untaken.cancel()
-            self._untaken = None
-
-    def _settle(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer outside of any request, unless an answer is under way, and close."""
@@ -211,15 +205,36 @@ class _Parser(httptools.HttpRequestParser):
         self.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # what uvicorn feeds it
-        """Parse a piece."""
-        rest: memoryview = memoryview(data)
-        while rest:
+        """Parse a piece, and see what has come of it."""
+        protocol = self._protocol
+        cycle = protocol.cycle
+        protocol.came_of_it = False
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._parse_on(memoryview(data), offer)
+        if protocol.whole is not protocol.scope:
+            protocol.goes_on(len(data), further=protocol.came_of_it or protocol.cycle is not cycle)
+        elif protocol.watched or protocol.cycle is cycle:
+            protocol.is_whole()
+
+    def _parse_on(self, data: memoryview, offer: httptools.HttpParserUpgrade) -> None:
+        if self.get_method() == b"CONNECT":
+            # What follows is for whoever it was to be connected to, and no request to us.
+            self._protocol.cycle.keep_alive = False
+            return
+        while True:
+            super().feed_data(self._protocol.without_offer())
+            data = data[offer.args[0] :]
             try:
-                super().feed_data(rest)
-            except httptools.HttpParserUpgrade as offer:
-                if self.get_method() == b"CONNECT":
-                    return
-                super().feed_data(self._protocol.without_offer())
-                rest = rest[offer.args[0] :]
+                super().feed_data(data)
+            except httptools.HttpParserUpgrade as another:
+                offer = another
             else:
                 return
+
+
+def _stop(*timers: asyncio.TimerHandle | None) -> None:
+    for timer in timers:
+        if timer is not None:
+            timer.cancel()

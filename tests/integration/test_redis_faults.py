@@ -50,10 +50,12 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
     valkey = Valkey(tmp_path)
     valkey.start()
     guarded = Guarded(valkey)
-    assert await guarded.answers()
-    yield guarded
-    await guarded.cache.close()
-    valkey.destroy()
+    try:
+        assert await guarded.answers()
+        yield guarded
+    finally:
+        await guarded.cache.close()
+        valkey.destroy()
 
 
 def frozen(valkey: Valkey) -> None:

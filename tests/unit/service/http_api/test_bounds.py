@@ -67,6 +67,17 @@ async def test_a_head_that_does_not_come_is_cut_off(gateway: Gateway, pieces: tu
         await refused(peer, 408, b"body-too-slow")
 
 
+async def test_a_head_that_has_come_is_not_late(gateway: Gateway) -> None:
+    """Whether its body comes with the rest of it or by itself."""
+    async with listening(gateway.app, served(gateway, head_seconds=0.05)) as port, peer_of(port) as peer:
+        for pieces in ((REQUEST[:20], REQUEST[20:]), (REQUEST[:20], REQUEST[20 : -len(IMAGE)], IMAGE)):
+            await peer.send(*pieces)
+            await asyncio.sleep(0.1)
+            assert 200 == (await peer.answer())[0]
+        await peer.send(REQUEST)
+        assert 200 == (await peer.answer())[0]
+
+
 async def test_a_head_is_not_late_while_an_answer_is_made(gateway: Gateway) -> None:
     """The gateway itself has the next request wait; it goes on when there is time for it."""
     gateway.server.gate.clear()
@@ -97,10 +108,10 @@ async def test_the_rest_of_a_body_that_has_been_answered(gateway: Gateway, rest:
         await peer.send(HEAD % 9_001 + b"\r\n", b"a")
         assert 413 == (await peer.answer())[0]
         if rest == "comes":
-            await peer.send(b"a" * 9_000)
+            await peer.send(b"a" * 9_000 + REQUEST)
             await asyncio.sleep(0.15)
             await peer.send(REQUEST)
-            assert 200 == (await peer.answer())[0]
+            assert [200, 200] == await answers(peer, 2)
         else:
             with pytest.raises(ConnectionError):
                 await peer.send(*[b"a"] * 1000)
