@@ -229,7 +229,9 @@ def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vecto
     if settings.cache_bytes:
         near = MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes), Counts("memory", metrics))
         cache = TieredCache(near, cache) if settings.redis_url else near
-    return HalvedCache(cache) if settings.cache_float16 else cache, claims, dependencies
+    if settings.cache_float16:
+        cache = HalvedCache(cache, dropped=claims.give_back)
+    return cache, claims, dependencies
 
 
 def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:

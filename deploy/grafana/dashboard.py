@@ -112,6 +112,14 @@ REQUESTS = (
         },
     ),
     Panel(
+        "Images by gateway", "Images that came whole per second, known or not. A request may have many.", "ops",
+        {"{{instance}}": rate(f"microtome_images_total{{{NS}}}", "instance")}, stacked=True,
+    ),
+    Panel(
+        "Bytes of images", "Bytes that came as images per second; over the images it is how large one is.", "Bps",
+        {"{{instance}}": rate(f"microtome_image_bytes_total{{{NS}}}", "instance")}, stacked=True,
+    ),
+    Panel(
         "Hit rate by model", "Share of the vectors that came from a cache. It falls after a rollout, and recovers.",
         "percentunit",
         {"{{model}}": f"{rate(HITS, 'model')} / {rate(f'microtome_vectors_total{{{MODEL}}}', 'model')}"},

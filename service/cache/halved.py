@@ -4,7 +4,7 @@ A float16 keeps 11 bits: relative errors up to 2^-11 (0.05 %), and what is large
 magnitude cannot be kept. A vector with a number too large is not stored, rather than stored wrong.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,10 +19,12 @@ _MARK = b"h"
 class HalvedCache:
     """Keeps float32 vectors as float16 in the inner cache."""
 
-    def __init__(self, inner: VectorCache) -> None:
+    def __init__(self, inner: VectorCache, dropped: Callable[[Sequence[str]], object] = lambda _: None) -> None:
+        """Keep them in `inner`; `dropped` is told the keys of those that cannot be kept."""
         self._inner = inner
         self._peek = peek_of(inner)
         self._ask = ask_of(inner)
+        self._dropped = dropped
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys, each widened to float32 again.
@@ -53,6 +55,8 @@ class HalvedCache:
             CacheUnavailable: as the inner cache raises it.
         """
         halved = {key: half for key, value in entries.items() if (half := _halved(value)) is not None}
+        if len(halved) < len(entries):
+            self._dropped([key for key in entries if key not in halved])
         if halved:
             await self._inner.put_many(halved)
 

@@ -66,6 +66,7 @@ class Embedder:
         """Hash images here and now; None when one of them is so large that this is worth a thread."""
         if max(map(len, images)) > _HASH_OFF_LOOP_BYTES:
             return None
+        self._observer.images_arrived(len(images), sum(map(len, images)))
         with timed(timings.stage, "hash"):
             return [image_digest(image) for image in images]
 
@@ -229,6 +230,7 @@ class Embedder:
         return Embedded(card, embeddings, journey.errors(digests))
 
     async def _digests(self, images: Sequence[bytes], stages: Stages) -> list[str]:
+        self._observer.images_arrived(len(images), sum(map(len, images)))
         with timed(stages, "hash"):
             return [
                 await asyncio.to_thread(image_digest, image)

@@ -155,6 +155,10 @@ class Observer(Protocol):
         """A stage of a request (hash, cache, decode, queue, infer) took so long."""
         ...
 
+    def images_arrived(self, images: int, size: int) -> None:
+        """So many encoded images have come whole, of so many bytes in all."""
+        ...
+
     def vectors_answered(self, model: str, sources: Sequence[str]) -> None:
         """A request was answered by vectors from these places: hit, miss or coalesced."""
         ...

@@ -74,6 +74,7 @@ class _Later(Collector):
         """Be asked before everything that is registered afterwards."""
         self._observed: list[tuple[Histogram, float]] = []
         self._levels: dict[Gauge, float] = {}
+        self._counted: dict[Counter, int] = {}
         registry.register(self)
 
     def observe(self, histogram: Histogram, amount: float) -> None:
@@ -81,6 +82,13 @@ class _Later(Collector):
         self._observed.append((histogram, amount))
         if len(self._observed) >= _TOGETHER:
             self._tell()
+
+    def count(self, counter: Counter, amount: int) -> None:
+        """Note so many more."""
+        if _SHARED:
+            counter.inc(amount)
+        else:
+            self._counted[counter] = self._counted.get(counter, 0) + amount
 
     def level(self, gauge: Gauge) -> Callable[[float], object]:
         """Return what notes a gauge's level: the last one counts."""
@@ -102,6 +110,9 @@ class _Later(Collector):
         for gauge, level in self._levels.items():
             gauge.set(level)
         self._levels.clear()
+        for counter, amount in self._counted.items():
+            counter.inc(amount)
+        self._counted.clear()
 
 
 class Metrics:
@@ -118,7 +129,8 @@ class Metrics:
         self.requests = Counter(
             "microtome_requests",
             "Requests answered, by route and HTTP status. gRPC's routes are `grpc:METHOD`, counted by the status that "
-            "their code stands for; each image of a stream is a request.",
+            "their code stands for; each image of a stream is a request. `other` is all that reaches no route, since "
+            "there is none or the key is missing.",
             ["route", "status"],
             registry=registry,
         )
@@ -143,6 +155,12 @@ class Metrics:
             ["model", "cache"],
             registry=registry,
         )
+        self.images = Counter(
+            "microtome_images",
+            "Encoded images that came whole, however they were sent.",
+            registry=registry,
+        )
+        self.image_bytes = Counter("microtome_image_bytes", "Bytes of these images.", registry=registry)
         self.images_in_flight = Gauge(
             "microtome_images_in_flight",
             "Images that are being worked on now.",
@@ -281,6 +299,11 @@ class Metrics:
     def key_used(self, name: str) -> None:
         """Count a request by the name of its key."""
         self._keys[name,].inc()
+
+    def images_arrived(self, images: int, size: int) -> None:
+        """Count images that came whole, and their bytes."""
+        self._later.count(self.images, images)
+        self._later.count(self.image_bytes, size)
 
     def vectors_answered(self, model: str, sources: Sequence[str]) -> None:
         """Count the vectors of one request by where they came from."""

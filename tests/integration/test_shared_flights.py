@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,22 +163,29 @@ async def test_a_claim_ends_with_its_work(pair: Pair) -> None:
         assert [] == client.keys("mt1-claim:*")
 
 
-async def test_a_vector_that_is_not_written_is_not_waited_for(pair: Pair) -> None:
-    """Where too many wait to be written, one is dropped, and with it the claim on it."""
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [({"cache_unwritten_bytes": 0}, b"1234"), ({"cache_float16": True}, np.array([7e4], "<f4").tobytes())],
+    ids=["too many wait to be written", "beyond what a float16 can hold"],
+)
+async def test_a_vector_that_is_not_written_is_not_waited_for(
+    pair: Pair, setting: dict[str, Any], value: bytes
+) -> None:
+    """It is dropped, and with it the claim on it."""
     settings = Settings(
         model_server=("localhost:1",),
         models=("toy",),
         allow_anonymous=True,
         redis_url=pair.valkey.url,
-        cache_unwritten_bytes=0,
         cache_budget=5,
         cache_lease=LONG,
+        **setting,
     )
     cache, claims, _ = open_cache(settings, Metrics(), configure("json", "error"))
     assert not (await claims.take(["k", "l"])).elsewhere
     with pair.valkey.client() as client:
         assert 2 == len(client.keys("mt1-claim:*"))
-        await cache.put_many({"k": b"1234"})
+        await cache.put_many({"k": value})
         async with asyncio.timeout(10):
             while len(client.keys("mt1-claim:*")) > 1:  # noqa: ASYNC110, Redis tells nobody
                 await asyncio.sleep(0.01)

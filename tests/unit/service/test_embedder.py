@@ -40,13 +40,14 @@ class Bench:
         self.server = FakeModelServer(card())
         self.cache = MemoryCache(1 << 20)
         self.budget = Budget(64, "images")
+        self.metrics = Metrics()
         self.embedder = Embedder(
             self.server,
             self.cache,
             limits=Limits(max_images=6, max_pixels=10_000),
             budget=self.budget,
             decoders=decoders,
-            observer=Metrics(),
+            observer=self.metrics,
         )
 
 
@@ -313,3 +314,15 @@ async def test_a_request_is_told_how_long_its_stages_took(bench: Bench) -> None:
     await bench.embedder.embed(EmbedRequest("toy"), [png()], hit)
     assert {"hash", "cache", "decode", "infer"} == set(miss.seconds)
     assert {"hash", "cache"} == set(hit.seconds)
+
+
+async def test_images_are_counted_once_with_their_bytes(bench: Bench) -> None:
+    """Known or not, and however large: what is hashed before the embedder is asked is not counted again."""
+    small, large = png(), png(2) + bytes(1 << 20)
+    timings = Timings(nobody)
+    digests = bench.embedder.digests([small], timings)
+    await bench.embedder.embed(EmbedRequest("toy"), [small], timings, digests)
+    assert bench.embedder.digests([large], timings) is None
+    await bench.embedder.embed(EmbedRequest("toy"), [large, small], timings)
+    value = bench.metrics.registry.get_sample_value
+    assert (3, 2 * len(small) + len(large)) == (value("microtome_images_total"), value("microtome_image_bytes_total"))
