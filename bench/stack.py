@@ -70,6 +70,11 @@ class Stack:
         """In the order in which they are started."""
         return [self.valkey, self.model_server, self.gateway, self.far_gateway]
 
+    @property
+    def restless(self) -> list[int]:
+        """Processes that do something even while nobody asks: they look after models."""
+        return [process.pid for process in (self.gateway, self.far_gateway, self.model_server)]
+
     def manifest(self, model: str) -> dict[str, Any]:
         """Return a model's manifest."""
         manifest: dict[str, Any] = json.loads((self.saved_model(model) / "assets.extra" / "manifest.json").read_text())

@@ -6,15 +6,15 @@ from pathlib import Path
 from modelserver.batch_limits import BatchLimits
 from modelserver.batching_parameters import BatchingParameters, parse_parameters
 from modelserver.errors import InvalidArgument
-from modelserver.manifest import max_batch_size
+from modelserver.manifest import max_batch_size, most_flops
 from modelserver.options import Options
 from modelserver.text_form import BadText
-from modelserver.threads_within import threads_within
 
 PER_MODEL_FILE = "batching_params.pbtxt"
-LIGHT_BATCH = 4
-"""Images that a light network computes at a time: on one core more of them at a time do not cost less each, but make
-whoever came first wait for whoever came last, and leave the other cores without work."""
+ROWS_PER_THREAD = 4
+"""Images that are computed at a time, for each thread that shares in it: more of them at a time do not cost less each,
+but make whoever came first wait for whoever came last, and a large call beside a small one keeps its callers away so
+long that no batch is ever of a good size (docs/decisions/0025)."""
 THREAD_POOL_NAME = "model_server_batch_threads"
 
 
@@ -26,13 +26,11 @@ class Batching:
         enabled: Whether anything is batched.
         parameters: What the file for all models says; None when there is no file.
         per_model: Whether each version says for itself.
-        light: Whether light networks compute each batch on one core.
     """
 
     enabled: bool = False
     parameters: BatchingParameters | None = None
     per_model: bool = False
-    light: bool = False
 
     @property
     def threads(self) -> int | None:
@@ -44,11 +42,15 @@ class Batching:
         """What the threads are called that run batches."""
         return self.parameters.thread_pool_name if self.parameters else THREAD_POOL_NAME
 
-    def limits_for(self, version_dir: Path) -> BatchLimits | None:
+    def limits_for(self, version_dir: Path, threads: int) -> BatchLimits | None:
         """Tell how a version is batched.
 
         Without any file, the bound is that of the version's own manifest: the real server, which knows of no
-        manifests, has 1,000.
+        manifests, has 1,000. A version whose manifest says what an image costs is computed in parts.
+
+        Args:
+            version_dir: Where it is.
+            threads: How many share in computing one of its batches.
 
         Returns:
             Its limits, or None when every request runs by itself.
@@ -65,7 +67,8 @@ class Batching:
             return BatchLimits.of(self.parameters)
         size = max_batch_size(version_dir)
         limits = BatchLimits(size) if size else BatchLimits()
-        return _in_small_parts(limits) if self.light and threads_within(version_dir) == 1 else limits
+        # A SavedModel that does not say what an image costs is somebody's of which nothing is known.
+        return limits if most_flops(version_dir) is None else _in_parts(limits, threads)
 
 
 def read_batching(options: Options) -> Batching:
@@ -82,21 +85,21 @@ def read_batching(options: Options) -> Batching:
     parameters = _read(Path(file)) if file else None
     if parameters and parameters.num_batch_threads is not None and parameters.num_batch_threads < 1:
         raise InvalidArgument(f"num_batch_threads must be positive; was {parameters.num_batch_threads}")
-    light = options.engine == "tensorflow" and not (
-        options.tensorflow_session_parallelism or options.tensorflow_intra_op_parallelism
-    )
-    return Batching(options.enable_batching, parameters, options.enable_per_model_batching_parameters, light)
+    return Batching(options.enable_batching, parameters, options.enable_per_model_batching_parameters)
 
 
-def _in_small_parts(limits: BatchLimits) -> BatchLimits:
-    """Batch as many rows as before, but compute few of them at a time, and those at once."""
-    parts = -(-limits.max_batch_size // LIGHT_BATCH)
+def _in_parts(limits: BatchLimits, threads: int) -> BatchLimits:
+    """Let as many rows wait as before, but compute few of them at a time, and those at once."""
+    rows = ROWS_PER_THREAD * threads
+    if rows >= limits.max_batch_size:
+        return limits
+    parts = -(-limits.max_batch_size // rows)
     return replace(
         limits,
         max_enqueued_batches=limits.max_enqueued_batches * parts,
         timeout=0.0,
         splits=True,
-        largest_batch=LIGHT_BATCH,
+        largest_batch=rows,
     )
 
 

@@ -40,6 +40,9 @@ class LoadedModel(Protocol):
 class Engine(Protocol):
     """Loads SavedModels."""
 
+    def threads(self, path: Path) -> int:
+        """Tell how many threads will share in computing one batch of the SavedModel in ``path``."""
+
     def load(self, path: Path) -> LoadedModel:
         """Read the SavedModel in ``path``; blocks, for seconds.
 

@@ -66,7 +66,7 @@ class Loader:
         """
         started = time.monotonic()
         try:
-            limits = self.batching.limits_for(version_dir)
+            limits = self.batching.limits_for(version_dir, self.engine.threads(version_dir))
             with self.confinement.load():
                 model = self._warm(version_dir, limits)
         except ServingError:

@@ -47,10 +47,15 @@ class OpenVinoEngine:
         self._openvino = import_openvino()
         self._core = self._openvino.Core()
         self._properties = settings.properties()
+        self._threads = settings.threads_of_a_stream
         self._beside = beside
         able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if settings.mixed_precision == "bfloat16" and "BF16" not in able:
             log.warning("This processor has no bfloat16 arithmetic: it is emulated, and much slower than float32")
+
+    def threads(self, path: Path) -> int:  # noqa: ARG002, whatever it is
+        """Those of a stream; see ``Engine.threads``."""
+        return self._threads
 
     def load(self, path: Path) -> "OpenVinoModel":
         """Read the SavedModel in ``path``; see ``Engine.load``.

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 from modelserver.errors import FailedPrecondition
+from modelserver.threads_within import cores
 
 _ABSENT = (
     "--engine=openvino needs the package openvino, which is not installed here. "
@@ -30,6 +31,11 @@ class OpenVinoSettings:
     threads: int = 0
     streams: int = 2
     mixed_precision: str = ""
+
+    @property
+    def threads_of_a_stream(self) -> int:
+        """How many threads compute one batch."""
+        return max(1, (self.threads or cores()) // self.streams)
 
     def properties(self) -> Mapping[str, object]:
         """Return what the CPU plugin is told.

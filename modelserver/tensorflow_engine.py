@@ -47,11 +47,15 @@ class TensorFlowEngine:
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
 
+    def threads(self, path: Path) -> int:
+        """Those within an operation; see ``Engine.threads``."""
+        return self._settings.intra_op_threads or threads_within(path)
+
     def load(self, path: Path) -> "TensorFlowModel":
         """Read the SavedModel in ``path``; see ``Engine.load``."""
         tags = self._settings.tags
         meta_graph = read_meta_graph(path, tags)
-        config = _config(self._settings, threads_within(path)).SerializeToString()
+        config = _config(self._settings, self.threads(path)).SerializeToString()
         return TensorFlowModel(Session(path, tags, config), dict(meta_graph.signature_def.items()))
 
 
@@ -105,7 +109,7 @@ class TensorFlowModel:
 def _config(settings: SessionSettings, threads: int) -> config_pb2.ConfigProto:
     config = config_pb2.ConfigProto(
         # Counted here: TensorFlow would count in the thread that loads, which may be confined to one core.
-        intra_op_parallelism_threads=settings.intra_op_threads or threads,
+        intra_op_parallelism_threads=threads,
         inter_op_parallelism_threads=settings.inter_op_threads or cores(),
         # Or what a load computes would be begun by the threads of whatever was loaded first, on any core.
         use_per_session_threads=True,

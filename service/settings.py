@@ -104,7 +104,10 @@ class Settings(BaseSettings):
     )
     deadline: float = Field(30.0, gt=0, description="Seconds that a request may take, from its head to its answer.")
     inference_slots: int = Field(
-        2, gt=0, description="Calls of the model server under way for each model; while all are busy, images gather."
+        2,
+        gt=0,
+        description="Calls of the model server under way for each model; while all are busy, images gather, and eight "
+        "of them are worth one call more.",
     )
     body_pause: float = Field(
         10.0,

@@ -1,6 +1,6 @@
 """P5: images a second beside those of other servers, cold, on the same SavedModel, images and cores.
 
-One peer at a time beside our own stack, in turn with it, so that no idle peer costs another anything. Ours runs with
+One peer at a time beside our own stack, in turn with it, and whoever is not measured rests. Ours runs with
 either engine: the target is judged on TensorFlow, the default, which is what the peers run; OpenVINO is told beside it.
 So is the limit: decoding and inference with nothing around them, which no server on TensorFlow can pass.
 """
@@ -19,6 +19,7 @@ from bench.load.plan import Outcome
 from bench.peer_programs import PEERS, Peer
 from bench.ratios.effort import Effort
 from bench.ratios.throughput import ideal_workers, work
+from bench.resting import alone
 from bench.served import serving
 from bench.stack import Measured, Stack, free_port, listening, watched
 
@@ -49,14 +50,14 @@ class Unfair(Exception):
 def measure(stack: Stack, effort: Effort) -> list[Comparison]:
     """Compare with each peer; the smallest ratio, that to the best of them, is the one that has the target."""
     compared: list[Comparison] = []
-    with _ours(stack, effort) as ours:
+    with _ours(stack, effort) as (ours, restless):
         for warm in ours.values():
             warm()
         for peer in PEERS:
             print(f"    {peer.name} …", flush=True)
             try:
                 peer.install()
-                compared += _compared(stack, effort, peer, ours)
+                compared += _compared(stack, effort, peer, ours, restless)
             except Exception as error:  # noqa: BLE001, a peer that does not run here is named, the others are measured
                 reason = " ".join(f"{type(error).__name__}: {error} {_last_words()}".split())[:_REASON_LETTERS]
                 print(f"    {peer.name} could not be measured: {reason}", flush=True)
@@ -65,13 +66,15 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
 
 
 @contextmanager
-def _ours(stack: Stack, effort: Effort) -> Iterator[Contestants]:
-    """Our own contestants, OpenVINO only where it runs, and the ideal."""
+def _ours(stack: Stack, effort: Effort) -> Iterator[tuple[Contestants, list[int]]]:
+    """Our own contestants, OpenVINO only where it runs, and the ideal; and which processes are to rest for others."""
+    restless = stack.restless
     load = stack.load(effort.seconds, path=f"/embed?model={MODEL}", draw="cold", connections=CONNECTIONS)
     ours: Contestants = {OURS: lambda: stack.put(load)}
     with ExitStack() as ends:
         try:
             served = ends.enter_context(serving(stack, MODEL, "--engine=openvino"))
+            restless += [served.gateway.pid, served.model_server.pid]
             ours[OPENVINO] = lambda: served.put(served.cold(effort.seconds, CONNECTIONS))
         except AssertionError as error:
             print(f"    the OpenVINO engine does not run here: {error}", flush=True)
@@ -84,10 +87,10 @@ def _ours(stack: Stack, effort: Effort) -> Iterator[Contestants]:
             cpu = {"ideal": images * (done["decode"] + done["infer"])}
             return Measured(Outcome({}, seconds, {}, images, 0, 0.0), cpu, 0.0)
 
-        yield {**ours, LIMIT: ideal}
+        yield {**ours, LIMIT: alone(ideal, restless)}, restless
 
 
-def _compared(stack: Stack, effort: Effort, peer: Peer, ours: Contestants) -> list[Comparison]:
+def _compared(stack: Stack, effort: Effort, peer: Peer, ours: Contestants, restless: list[int]) -> list[Comparison]:
     port = free_port()
     with listening(peer.command(port), port, peer.environment(stack.saved_model(MODEL).resolve(), port)) as pid:
         _check(stack, port)
@@ -97,7 +100,9 @@ def _compared(stack: Stack, effort: Effort, peer: Peer, ours: Contestants) -> li
             return watched(stack.generator, load, {PEER: pid})
 
         put(_WARM_SECONDS)
-        rounds = interleaved({PEER: lambda: put(effort.seconds), **ours}, effort.rounds)
+        contestants = {side: alone(run, [pid]) for side, run in ours.items()}
+        contestants[PEER] = alone(lambda: put(effort.seconds), restless)
+        rounds = interleaved(contestants, effort.rounds)
     return [_comparison(peer, side, rounds) for side in ours]
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from bench.comparison import Comparison, interleaved
 from bench.ratios.effort import Effort
+from bench.resting import alone
 from bench.stack import Measured, Stack
 
 CONNECTIONS = 32
@@ -34,7 +35,7 @@ def _compared(stack: Stack, effort: Effort, model: str) -> Comparison:
         interleaved(
             {
                 "service": lambda: served.append(stack.put(load)),
-                "ideal": lambda: ideals.append(work(workers, seconds)),
+                "ideal": alone(lambda: ideals.append(work(workers, seconds)), stack.restless),
             },
             effort.rounds,
         )

@@ -4,6 +4,9 @@ A model has a few slots. With a slot free, what is there is sent at once; while 
 up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy one makes batches as
 large as its model server is slow. Images share a batch when they go to the same version and want the same outputs.
 
+Once enough have gathered, one call goes beyond the slots, so that the model server has work while an answer travels
+and the next call is made; few images wait for a slot, since each call costs something.
+
 Whoever is cancelled while waiting, or whose deadline passes, is not sent; a batch that nobody waits for any more is
 cancelled at the model server too. The model server is told the latest deadline of a batch's images.
 """
@@ -23,6 +26,9 @@ from service.embedding.ports import ModelServer, Pixels, Vectors
 from service.embedding.stopwatch import Stages, nobody
 from service.errors import DeadlineExceeded, ModelServerFault, restated
 from service.telemetry.metrics import Metrics
+
+_ENOUGH = 8
+"""Images that are worth a call beyond the slots: shared among so many, what a call costs does not show."""
 
 
 class _Waiting(NamedTuple):
@@ -50,18 +56,23 @@ class _Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class _Lane:
-    """What one model has waiting, and how many of its slots are free."""
+    """What one model has waiting, and how many of its slots are free: -1 when a call is under way beyond them."""
 
     free: int
     waiting: list[_Waiting] = field(default_factory=list)
     leaving: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether a call may begin."""
+        return self.free > 0 or (self.free == 0 and len(self.waiting) >= _ENOUGH)
 
 
 class Batcher:
     """A model server whose calls are shared. Implements the core's `ModelServer` port over another one."""
 
     def __init__(self, inner: ModelServer, *, slots: int, metrics: Metrics) -> None:
-        """Batch the calls of `inner`, with at most `slots` under way for each model."""
+        """Batch the calls of `inner`, with `slots` under way for each model, and one more while many images wait."""
         self._inner = inner
         self._slots = slots
         self._metrics = metrics
@@ -127,13 +138,13 @@ class Batcher:
 
     def _soon(self, lane: _Lane) -> None:
         """Send at the end of this tick, so that what comes in the same tick goes together."""
-        if lane.waiting and lane.free and not lane.leaving:
+        if lane.waiting and lane.open and not lane.leaving:
             lane.leaving = True
             asyncio.get_running_loop().call_soon(self._leave, lane)
 
     def _leave(self, lane: _Lane) -> None:
         lane.leaving = False
-        while lane.free and (batch := _next_batch(lane)):
+        while lane.open and (batch := _next_batch(lane)):
             lane.free -= 1
             # In the first one's context, so that the model server's trace hangs on a request's.
             task = asyncio.create_task(self._run(lane, batch), context=batch[0].context.copy())

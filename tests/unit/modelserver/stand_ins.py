@@ -66,6 +66,10 @@ class FolderLoader:
 class FolderEngine:
     """Reads a version directory unless it holds a file ``broken``."""
 
+    def threads(self, path: Path) -> int:
+        """One, whatever it is."""
+        return 1
+
     def load(self, path: Path) -> DoublingModel:
         """Read, or refuse."""
         if (path / "broken").exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from modelserver.batch_limits import BatchLimits
 from modelserver.batch_queue import BatchQueue, Task
 from modelserver.batch_run import run_batch
-from modelserver.batching import LIGHT_BATCH, Batching, read_batching
+from modelserver.batching import ROWS_PER_THREAD, Batching, read_batching
 from modelserver.batching_parameters import BatchingParameters, parse_parameters
 from modelserver.command_line import parse
 from modelserver.errors import InvalidArgument, Unavailable
@@ -119,7 +118,7 @@ def test_3_a_missing_or_broken_file_is_an_error(tmp_path: Path) -> None:
 def test_3_parameters_that_contradict_each_other_fail_the_load(text: str, complaint: str) -> None:
     """Not the start: the real server finds out when it loads a version, and so do we."""
     with pytest.raises(InvalidArgument) as error:
-        Batching(True, parse_parameters(text)).limits_for(Path("/m/1"))
+        Batching(True, parse_parameters(text)).limits_for(Path("/m/1"), 2)
 
     assert complaint in error.value.message
 
@@ -132,16 +131,16 @@ def test_3_no_waiting_batches_means_one() -> None:
 def test_3_a_version_may_say_for_itself(tmp_path: Path) -> None:
     """A version without a file of its own is not batched; the number of threads stays a common affair."""
     batching = Batching(True, parse_parameters("num_batch_threads { value: 3 }"), per_model=True)
-    assert batching.limits_for(tmp_path) is None
+    assert batching.limits_for(tmp_path, 2) is None
 
     (tmp_path / "batching_params.pbtxt").write_text("max_batch_size { value: 5 } num_batch_threads { value: 9 }")
-    limits = batching.limits_for(tmp_path)
+    limits = batching.limits_for(tmp_path, 2)
 
     assert limits is not None
     assert (5, 3) == (limits.max_batch_size, batching.threads)
     (tmp_path / "batching_params.pbtxt").write_text("max_batch_size: 5")
     with pytest.raises(InvalidArgument, match=r"Invalid protobuf file: '.*batching_params.pbtxt'"):
-        batching.limits_for(tmp_path)
+        batching.limits_for(tmp_path, 2)
 
 
 def test_without_a_file_the_manifest_bounds_the_batch(tmp_path: Path) -> None:
@@ -149,9 +148,9 @@ def test_without_a_file_the_manifest_bounds_the_batch(tmp_path: Path) -> None:
     (tmp_path / "assets.extra").mkdir()
     (tmp_path / "assets.extra" / "manifest.json").write_text('{"max_batch_size": 8}')
 
-    assert BatchLimits(8) == Batching(True).limits_for(tmp_path)
-    assert Batching(False).limits_for(tmp_path) is None
-    by_file = Batching(True, parse_parameters("max_batch_size { value: 9 }")).limits_for(tmp_path)
+    assert BatchLimits(8) == Batching(True).limits_for(tmp_path, 2)
+    assert Batching(False).limits_for(tmp_path, 2) is None
+    by_file = Batching(True, parse_parameters("max_batch_size { value: 9 }")).limits_for(tmp_path, 2)
     assert by_file is not None
     assert 9 == by_file.max_batch_size
 
@@ -272,31 +271,29 @@ async def test_3_a_free_thread_waits_for_the_timeout_when_there_is_one() -> None
     assert [3] == model.batches
 
 
-def test_a_light_network_computes_few_images_at_a_time_and_still_takes_large_requests(tmp_path: Path) -> None:
-    """As many rows may wait as before, in parts that are computed as soon as a core is free."""
-    (tmp_path / MANIFEST).parent.mkdir()
-    told = {"max_batch_size": 64, "outputs": [{"flops": 1e9}]}
-    (tmp_path / MANIFEST).write_text(json.dumps(told), encoding="utf-8")
-    plain, light = Batching(True).limits_for(tmp_path), Batching(True, light=True).limits_for(tmp_path)
-    assert plain == BatchLimits(64)
-    assert light is not None
-    assert (64, LIGHT_BATCH, 0.0, True) == (light.max_batch_size, light.batch_size, light.timeout, light.splits)
-    assert light.max_enqueued_batches * light.batch_size == plain.max_enqueued_batches * plain.batch_size
-    by_file = Batching(True, parse_parameters("max_batch_size { value: 9 }"), light=True).limits_for(tmp_path)
+def _telling(directory: Path, outputs: str = '{"flops": 1e9}') -> Path:
+    """Write a manifest of outputs."""
+    (directory / MANIFEST).parent.mkdir(parents=True)
+    (directory / MANIFEST).write_text(f'{{"max_batch_size": 64, "outputs": [{outputs}]}}', encoding="utf-8")
+    return directory
+
+
+def test_few_rows_are_computed_at_a_time_and_large_requests_are_still_taken(tmp_path: Path) -> None:
+    """As many rows may wait as before, in parts for the threads that share in each, which wait for no mates."""
+    plain, version = BatchLimits(), _telling(tmp_path)
+    for threads in (1, 2):
+        limits = Batching(True).limits_for(version, threads)
+        assert limits is not None
+        assert (limits.splits, limits.timeout) == (True, 0.0)
+        assert (64, threads * ROWS_PER_THREAD) == (limits.max_batch_size, limits.batch_size)
+        assert limits.max_enqueued_batches * limits.batch_size == plain.max_enqueued_batches * plain.batch_size
+
+
+def test_batches_with_enough_threads_or_of_unknown_networks_stay_whole(tmp_path: Path) -> None:
+    """On a machine of many cores nothing is divided, nor what may be no embedding; and a file decides for itself."""
+    version = _telling(tmp_path / "known")
+    assert BatchLimits() == Batching(True).limits_for(version, 64 // ROWS_PER_THREAD)
+    assert BatchLimits() == Batching(True).limits_for(_telling(tmp_path / "unknown", "{}"), 1)
+    by_file = Batching(True, parse_parameters("max_batch_size { value: 9 }")).limits_for(version, 1)
     assert by_file is not None
     assert not by_file.splits
-
-
-@pytest.mark.parametrize(
-    ("flags", "light"),
-    [
-        ([], True),
-        (["--tensorflow_intra_op_parallelism=2"], False),
-        (["--tensorflow_session_parallelism=2"], False),
-        (["--engine=openvino"], False),
-    ],
-)
-def test_who_says_how_many_threads_there_are_is_obeyed(flags: list[str], light: bool) -> None:
-    """Then no network is light, as none is for an engine that chooses for itself."""
-    options = Options.of(parse(["--models_dir=m", "--enable_batching", *flags]))
-    assert light == read_batching(options).light

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelserver.manifest import MANIFEST
+from modelserver.openvino_runtime import OpenVinoSettings
 from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine
 from modelserver.threads_within import LIGHT_FLOPS, cores, threads_within
 from tests.contract.tfserving.requests import images
@@ -51,3 +52,16 @@ def test_a_light_network_answers_as_the_same_network_on_all_cores(tmp_path: Path
         model.close()
     for expected, actual in zip(*answers, strict=True):
         assert expected == pytest.approx(actual, rel=1e-5)
+
+
+def test_who_says_how_many_threads_share_an_operation_is_obeyed(tmp_path: Path) -> None:
+    """Of a light network too: batches are divided by what is true of the session, not by what would be chosen."""
+    tells(tmp_path, json.dumps({"outputs": [{"flops": 1}]}))
+    assert 1 == TensorFlowEngine(SessionSettings()).threads(tmp_path)
+    assert 3 == TensorFlowEngine(SessionSettings(intra_op_threads=3)).threads(tmp_path)
+
+
+@pytest.mark.parametrize(("threads", "streams", "share"), [(0, 1, cores()), (8, 2, 4), (1, 2, 1)])
+def test_openvino_shares_its_threads_among_streams(threads: int, streams: int, share: int) -> None:
+    """Those of a stream compute one batch; a stream without a thread there is not."""
+    assert share == OpenVinoSettings(threads=threads, streams=streams).threads_of_a_stream

@@ -73,6 +73,24 @@ async def test_what_comes_while_all_slots_are_busy_is_sent_together(bench: Bench
     assert [1, 4, 2] == bench.sizes()
 
 
+async def test_eight_that_wait_are_a_call_beyond_the_slots(bench: Bench) -> None:
+    """One at a time, and seven wait for a slot: the model server is to have work, not to be flooded."""
+    first = await bench.occupied()
+    others = [bench.ask(grey) for grey in range(2, 9)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert bench.server.arrived == 1
+    others.append(bench.ask(9))
+    await bench.server.called(2)
+    others += [bench.ask(grey) for grey in range(10, 18)]
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert bench.server.arrived == 2
+    bench.server.gate.set()
+    assert list(range(1, 18)) == await asyncio.gather(first, *others)
+    assert 1 == await bench.ask(1)
+
+
 async def test_what_comes_in_one_tick_goes_together(bench: Bench) -> None:
     """The images of one request do not wait for each other's call."""
     answer = await bench.batcher.infer(bench.card, ["mean"], [image(grey) for grey in (1, 2, 3)])
