@@ -118,7 +118,7 @@ class Batcher:
         facts = (stages, deadline or Deadline(), perf_counter(), copy_context())
         mine = [_Waiting(card, tuple(outputs), image, *facts, loop.create_future()) for image in images]
         lane.waiting += mine
-        if lane.free:
+        if lane.open:
             self._soon(lane)
         else:
             self._tell_queue()
