@@ -1,8 +1,8 @@
 """P5: images a second beside those of other servers, cold, on the same SavedModel, images and cores.
 
 One peer at a time beside our own stack, in turn with it, and whoever is not measured rests. Ours runs with
-either engine: the target is judged on TensorFlow, the default, which is what the peers run; OpenVINO is told beside it.
-So is the limit: decoding and inference with nothing around them, which no server on TensorFlow can pass.
+either engine, TensorFlow, the default, which is what the peers run, and OpenVINO. The target is judged on both.
+Beside it is the limit: decoding and inference with nothing around them, which no server on TensorFlow can pass.
 """
 
 import time
@@ -136,13 +136,13 @@ def _facts(pairs: list[tuple[Measured, Measured]]) -> dict[str, list[float]]:
 
 
 def beside_the_best(compared: list[Comparison]) -> list[Comparison]:
-    """Repeat what is said of the best peer under names of its own; the ratio of the default engine is judged."""
+    """Repeat what is said of the best peer under names of its own; the ratio of either engine is judged."""
     ours = [each for each in compared if each.rounds and not each.key.endswith((OPENVINO, LIMIT))]
     if not ours:
         return []
     best = min(ours, key=lambda each: each.median or 0.0).key
     found = []
-    for side, target in ((OURS, TARGET), (OPENVINO, None), (LIMIT, None)):
+    for side, target in ((OURS, TARGET), (OPENVINO, TARGET), (LIMIT, None)):
         for each in compared:
             if each.key == best + side:
                 what = each.what.replace("÷ ", "÷ the best peer, ")
