@@ -11,7 +11,7 @@ from tests.deploy.promql import DASHBOARD, dashboard, panels
 from tests.exported_models import REPOSITORY
 
 GRAFANA = REPOSITORY / "deploy" / "grafana"
-UNITS = {"bool_yes_no", "bytes", "none", "ops", "percentunit", "reqps", "s", "short", "µs"}
+UNITS = {"Bps", "bool_yes_no", "bytes", "none", "ops", "percentunit", "reqps", "s", "short", "µs"}
 
 
 def test_the_dashboard_is_what_its_script_says() -> None:
