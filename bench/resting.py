@@ -1,7 +1,7 @@
 """Contestants that rest while another one is measured, so that whoever polls when idle costs nobody anything.
 
-LitServe's idle workers take 0.26 of a core, Ray Serve 0.14, and our own processes with three models 0.09, since an idle
-model is tried every few seconds.
+LitServe's idle workers take 0.26 of a core, Ray Serve 0.14; our own processes with three models took 0.09 while an idle
+model was tried every few seconds.
 """
 
 import os

@@ -12,7 +12,7 @@ from service.http_api.direct import Direct
 from service.http_api.observation import observation
 from service.http_api.observed import Observed
 from service.http_api.problems import answer_to
-from service.http_api.raw import Write, whole
+from service.http_api.raw import Write
 from service.telemetry.metrics import Metrics
 
 
@@ -67,10 +67,8 @@ class AtOnce:
             go_on()
 
     def _written(self, scope: Scope, response: Response, write: Write) -> bool:
-        request = observation(scope)
-        if not write(*whole(response, request.id_header)):
+        if not self._direct.put(scope, response, write):
             return False
         self._direct.answered(scope)
-        request.status = response.status_code
-        self._observed.ended(scope, request)
+        self._observed.ended(scope, observation(scope))
         return True

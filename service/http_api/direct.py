@@ -88,11 +88,11 @@ class Direct:
         finally:
             if arrived:
                 arrived.close()
-        if write is None or not self._put(scope, response, write):
+        if write is None or not self.put(scope, response, write):
             await response(scope, receive, send)
 
     @staticmethod
-    def _put(scope: Scope, response: Response, write: Write) -> bool:
+    def put(scope: Scope, response: Response, write: Write) -> bool:
         """Write an answer in one piece, if its connection takes it."""
         request = observation(scope)
         if not write(*whole(response, request.id_header)):

@@ -16,18 +16,10 @@ from service.model_server.wire import WireTensor
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer
+from tests.e2e.test_versions import SQUASHED
 from tests.exported_models import export
 
 TIMING = Timing()
-
-SQUASHED = """
-models:
-  - name: lite0
-    backbone: EfficientNetLite0
-    weights: imagenet
-    input: {resize: squash, crop: none}
-    outputs: [{name: top, layer: top_activation}]
-"""
 
 
 class Watched(Replicas):
