@@ -14,32 +14,32 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from microtome import __version__
 from service.auth import Keyring
-from service.cache.counted import CountedCache, Counts
-from service.cache.fail_open import FailOpenCache
-from service.cache.gathered import GatheredCache
-from service.cache.halved import HalvedCache, widened
+from service.cache.circuit_breaker import FailOpenCache
+from service.cache.coalescing import GatheredCache
+from service.cache.float16 import HalvedCache, widened
 from service.cache.memory import MemoryCache
+from service.cache.metered import CountedCache, Counts
 from service.cache.null import NullCache
 from service.cache.tiered import TieredCache
 from service.cache.write_behind import WriteBehindCache
-from service.embedding.budget import Budget
-from service.embedding.embedder import Embedder, Limits
-from service.embedding.intake import Intake
-from service.embedding.ports import Claims, ModelServer, VectorCache
-from service.embedding.sharing import Unclaimed
-from service.embedding.urls import Fetcher, fetching
-from service.http_api.app import HttpOptions, http_app
-from service.http_api.body import BodyLimits
-from service.http_api.bounds import bounded
-from service.http_api.connection import connection
-from service.http_api.dialects import kserve, spoken
-from service.http_api.operations import Dependencies
-from service.http_api.operations_server import operations_server
+from service.core.budget import Budget
+from service.core.embedder import Embedder, Limits
+from service.core.intake import Intake
+from service.core.ports import Claims, ModelServer, VectorCache
+from service.core.remote_images import Fetcher, fetching
+from service.core.sharing import Unclaimed
+from service.http.app import HttpOptions, http_app
+from service.http.bodies import BodyLimits
+from service.http.compat import kserve, spoken
+from service.http.connection import connection
+from service.http.connection_limits import bounded
+from service.http.health import Dependencies
+from service.http.operations_server import operations_server
 from service.model_server.batcher import Batcher
-from service.model_server.catalogue import Catalogue
+from service.model_server.registry import Catalogue
 from service.model_server.replicas import Replicas
 from service.model_server.rpc import untraced
-from service.model_server.served import Timing
+from service.model_server.state import Timing
 from service.settings import Settings, traces_wanted
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -137,7 +137,7 @@ def build(settings: Settings, log: Logger) -> Application:
     bounds = partial(bounded, metrics=metrics, head_seconds=settings.body_pause)
     if tracing is None:
         return Application(app, bounds(connection(app.at_once)), stopping)
-    from service.http_api.tracing import Traced  # noqa: PLC0415, as below
+    from service.http.tracing import Traced  # noqa: PLC0415, as below
 
     return Application(Traced(app, tracing), bounds(HttpToolsProtocol), stopping)
 
@@ -191,11 +191,11 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     if settings.grpc_port is None:
         return nullcontext()
     # Imported here since it costs a gateway without it 3 MB and 40 ms.
-    from service.grpc_api.calls import Calls, untraced  # noqa: PLC0415
-    from service.grpc_api.images import CallLimits  # noqa: PLC0415
-    from service.grpc_api.inference import Inference  # noqa: PLC0415
-    from service.grpc_api.methods import Methods  # noqa: PLC0415
-    from service.grpc_api.server import Encryption, Listening, grpc_server  # noqa: PLC0415
+    from service.grpc.images import CallLimits  # noqa: PLC0415
+    from service.grpc.kserve import Inference  # noqa: PLC0415
+    from service.grpc.methods import Methods  # noqa: PLC0415
+    from service.grpc.middleware import Calls, untraced  # noqa: PLC0415
+    from service.grpc.server import Encryption, Listening, grpc_server  # noqa: PLC0415
 
     encryption = None
     if settings.grpc_certificate and settings.grpc_key:
@@ -236,9 +236,9 @@ def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vecto
 
 def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:
     # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
-    from service.cache.claims import HeldClaims, RedisClaims  # noqa: PLC0415
-    from service.cache.redis_servers import RedisServers  # noqa: PLC0415
-    from service.cache.redis_store import RedisCache  # noqa: PLC0415
+    from service.cache.leases import HeldClaims, RedisClaims  # noqa: PLC0415
+    from service.cache.redis.cache import RedisCache  # noqa: PLC0415
+    from service.cache.redis.client import RedisServers  # noqa: PLC0415
 
     servers = RedisServers(settings.redis_url or "", timeout=settings.cache_budget)
     held = HeldClaims(settings.cache_lease)

@@ -116,7 +116,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {"stats": _stats
 def _redis(options: argparse.Namespace) -> "Redis | RedisCluster":
     from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415, --help shall be instant
 
-    from service.cache.redis_blocking import connected  # noqa: PLC0415
+    from service.cache.redis.blocking import connected  # noqa: PLC0415
 
     if not options.redis:
         raise CommandError("Expected --redis or MICROTOME_REDIS_URL, such as redis://localhost:6379.")
@@ -129,8 +129,8 @@ def _redis(options: argparse.Namespace) -> "Redis | RedisCluster":
 
 
 def _keys(redis: "Redis | RedisCluster", fingerprint: str) -> Iterator[list[bytes]]:
-    """Find a fingerprint's keys, some at a time; see `embedding/keys.py`."""
-    from service.embedding.keys import vector_key  # noqa: PLC0415, --help shall be instant
+    """Find a fingerprint's keys, some at a time; see `core/cache_keys.py`."""
+    from service.core.cache_keys import vector_key  # noqa: PLC0415, --help shall be instant
 
     prefix = vector_key(fingerprint, "", "").removesuffix(":")
     found = redis.scan_iter(match=f"{prefix}*", count=_AT_ONCE)

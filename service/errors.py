@@ -24,7 +24,7 @@
     + DeadlineExceeded      the time allowed for the request is over
   x ModelServerFault        the model server answered with something that cannot be right
 
-Errors carry meaning, never a transport's number: each transport owns a total table (`http_api/statuses.py`). Every
+Errors carry meaning, never a transport's number: each transport owns a total table (`http/statuses.py`). Every
 message goes to the caller as it stands, so it says what was expected, what came and what to do, and nothing of our
 insides.
 

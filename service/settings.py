@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.auth import KeyRecord, read_keys
-from service.cache.redis_url import place
+from service.cache.redis.url import place
 from service.telemetry.logs import LogFormat, LogLevel
 
 PREFIX = "MICROTOME_"
@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_dialects(cls, value: str) -> str:
         # Imported here since the commands that read settings serve nothing.
-        from service.http_api.dialects import spoken  # noqa: PLC0415
+        from service.http.compat import spoken  # noqa: PLC0415
 
         spoken(value)
         return value

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 import service
-from service.embedding.headers import FORMATS
+from service.core.headers import FORMATS
 
 LATE = (
     "anyio._backends._asyncio",

@@ -16,9 +16,9 @@ from microtome.client.options import EmbedOptions
 from microtome.client.outcomes import ModelVersion, Outcome
 from microtome.client.pictures import collected
 from microtome.embed.errors import EmbedError
-from service.embedding.images import decode
-from service.embedding.manifest import Manifest
-from service.embedding.vectors import Dtype, shaped, written
+from service.core.images import decode
+from service.core.manifest import Manifest
+from service.core.vectors import Dtype, shaped, written
 from service.errors import RequestRejected, slug
 
 if TYPE_CHECKING:

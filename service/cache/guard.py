@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from service.cache.breaker import Breaker
-from service.embedding.alarms import Patience
+from service.core.timeouts import Patience
 from service.errors import CacheUnavailable
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics

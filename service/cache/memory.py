@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-from service.cache.counted import Counts
+from service.cache.metered import Counts
 
 ENTRY_OVERHEAD = 300
 """Bytes that an entry costs beside its value: key string, bytes header, dict slot and links (CPython 3.11)."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from service.cache.memory import MemoryCache
-from service.embedding.peeking import Then, ask_of
-from service.embedding.ports import VectorCache
+from service.core.peeking import Then, ask_of
+from service.core.ports import VectorCache
 
 Values = list[bytes | None]
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from service.embedding.ports import VectorCache
+from service.core.ports import VectorCache
 from service.errors import CacheUnavailable
 from service.telemetry.metrics import Metrics
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.embedding.request import CacheUse, Embedded, EmbedRequest
-from service.embedding.vectors import Dtype, shaped, written
+from service.core.requests import CacheUse, Embedded, EmbedRequest
+from service.core.vectors import Dtype, shaped, written
 from service.errors import BadRequest
 from service.inference_protocol.tensors import Tensor
 

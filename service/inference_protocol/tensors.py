@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from service.embedding.urls import Image
+from service.core.remote_images import Image
 from service.errors import BadRequest, ImageTooLarge, TooManyImages
 
 IMAGE = "image"

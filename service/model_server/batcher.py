@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.embedding.deadline import Deadline
-from service.embedding.manifest import ModelCard
-from service.embedding.ports import ModelServer, Pixels, Vectors
-from service.embedding.stopwatch import Stages, nobody
+from service.core.deadline import Deadline
+from service.core.manifest import ModelCard
+from service.core.ports import ModelServer, Pixels, Vectors
+from service.core.timings import Stages, nobody
 from service.errors import DeadlineExceeded, ModelServerFault, restated
 from service.telemetry.metrics import Metrics
 

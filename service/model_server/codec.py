@@ -7,10 +7,10 @@ import numpy as np
 
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
-from service.embedding.manifest import ModelCard
-from service.embedding.ports import Pixels, Vectors
+from service.core.manifest import ModelCard
+from service.core.ports import Pixels, Vectors
 from service.errors import ModelServerFault
-from service.model_server.wire import WireTensor, laid
+from service.model_server.predict_encoding import WireTensor, laid
 
 IMAGES = "images"
 """Alias of the input in the `serving_default` signature."""

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ModelServerFault, ServiceError
+from service.model_server.predict_encoding import WireTensor
 from service.model_server.rpc import ModelServerRpc, Outgoing, untraced
-from service.model_server.wire import WireTensor
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from microtome.tfserving.v1.model_status_pb2 import GetModelStatusRequest, GetMo
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
 from service.errors import ModelServerFault
 from service.model_server.codec import query_tensor
+from service.model_server.predict_encoding import WireTensor, predict_request
 from service.model_server.statuses import to_service_error
-from service.model_server.wire import WireTensor, predict_request
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http_api.dialects import ALL
+from service.http.compat import ALL
 from tests.clients.conftest import KEY
 from tests.clients.test_kserve import PYTHON
 from tests.e2e.processes import Gateway

@@ -1,6 +1,6 @@
 """Weaviate's client is a Go binary, so its requests are replayed; here what only time and a real gateway can show.
 
-The bytes of its requests are held in tests/unit/service/http_api/dialects/test_weaviate.py.
+The bytes of its requests are held in tests/unit/service/http/compat/test_weaviate.py.
 """
 
 from concurrent.futures import Future

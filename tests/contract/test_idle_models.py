@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
-from service.model_server.catalogue import Catalogue
+from service.model_server.predict_encoding import WireTensor
+from service.model_server.registry import Catalogue
 from service.model_server.replicas import Replicas
-from service.model_server.served import Timing
-from service.model_server.wire import WireTensor
+from service.model_server.state import Timing
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer

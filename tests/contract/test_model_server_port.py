@@ -11,14 +11,14 @@ from time import monotonic
 import numpy as np
 import pytest
 
-from service.embedding.deadline import Deadline
-from service.embedding.manifest import ModelCard
-from service.embedding.ports import ModelServer, Pixels
+from service.core.deadline import Deadline
+from service.core.manifest import ModelCard
+from service.core.ports import ModelServer, Pixels
 from service.errors import DeadlineExceeded, ModelNotReady, UnknownModel, UnknownVersion
 from service.model_server.batcher import Batcher
-from service.model_server.catalogue import Catalogue
+from service.model_server.registry import Catalogue
 from service.model_server.replicas import Replicas
-from service.model_server.served import Timing
+from service.model_server.state import Timing
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer as ModelServerProcess

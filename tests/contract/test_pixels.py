@@ -12,8 +12,8 @@ from PIL import Image
 from exporter.errors import CalibrationImageBroken
 from exporter.images import read_pixels
 from exporter.preprocessing import Preprocessing
-from service.embedding.images import decode
-from service.embedding.manifest import InputSpec
+from service.core.images import decode
+from service.core.manifest import InputSpec
 
 WAYS = [
     Preprocessing(224, 224, shortest_side=256),

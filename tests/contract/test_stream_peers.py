@@ -19,7 +19,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from microtome.client.grpc_stream import embed_stream
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from tests.pictures import png
-from tests.unit.service.grpc_api.conftest import Service, service_with
+from tests.unit.service.grpc.conftest import Service, service_with
 
 METHOD = "/microtome.v1.EmbeddingService/EmbedStream"
 PROMISED = Path(__file__).parent / "promised" / "one_image_a_message.binpb"

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.cache.counted import CountedCache, Counts
-from service.cache.fail_open import FailOpenCache
-from service.cache.gathered import GatheredCache
-from service.cache.halved import HalvedCache
+from service.cache.circuit_breaker import FailOpenCache
+from service.cache.coalescing import GatheredCache
+from service.cache.float16 import HalvedCache
 from service.cache.memory import MemoryCache
+from service.cache.metered import CountedCache, Counts
 from service.cache.null import NullCache
-from service.cache.redis_servers import RedisServers
-from service.cache.redis_store import RedisCache
+from service.cache.redis.cache import RedisCache
+from service.cache.redis.client import RedisServers
 from service.cache.tiered import TieredCache
 from service.cache.write_behind import WriteBehindCache
-from service.embedding.peeking import ask_of
-from service.embedding.ports import VectorCache
+from service.core.peeking import ask_of
+from service.core.ports import VectorCache
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
@@ -214,8 +214,7 @@ async def test_a_spoiled_value_is_a_miss_and_counted(valkey: Valkey, spoil: str)
 def test_every_kind_is_held_to_the_contract() -> None:
     """The table above names every cache that the gateway can be put together from."""
     package = Path(__file__).parents[2] / "service" / "cache"
-    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "breaker", "claims", "envelope", "guard"}
-    kinds -= {"redis_blocking", "redis_line", "redis_options", "redis_servers", "redis_url"}
+    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "breaker", "leases", "checksum", "guard"}
     assert kinds == {
-        *("memory", "redis_store", "fail_open", "tiered", "null", "gathered", "write_behind", "counted", "halved")
+        *("memory", "circuit_breaker", "tiered", "null", "coalescing", "write_behind", "metered", "float16")
     }

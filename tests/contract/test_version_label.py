@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from service.model_server.catalogue import Catalogue
+from service.model_server.registry import Catalogue
 from service.model_server.replicas import Replicas
-from service.model_server.served import Timing
+from service.model_server.state import Timing
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.configured import ConfiguredModelServer

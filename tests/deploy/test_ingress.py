@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.deploy.manifests import find, render
-from tests.unit.service.http_api.conftest import gateway_with
+from tests.unit.service.http.conftest import gateway_with
 
 INSIDE = {"/", "/livez", "/readyz", "/metrics"}
 """Operations, and Weaviate's and KServe's own words for them; documentation is read inside as well."""

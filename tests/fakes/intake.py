@@ -3,12 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from service.cache.memory import MemoryCache
-from service.embedding.budget import Budget
-from service.embedding.embedder import Embedder, Limits
-from service.embedding.intake import Intake
-from service.embedding.ports import VectorCache
-from service.embedding.urls import Fetcher, fetching
-from service.http_api.body import BodyLimits
+from service.core.budget import Budget
+from service.core.embedder import Embedder, Limits
+from service.core.intake import Intake
+from service.core.ports import VectorCache
+from service.core.remote_images import Fetcher, fetching
+from service.http.bodies import BodyLimits
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import FakeModelServer
 

@@ -6,10 +6,10 @@ from math import inf
 
 import numpy as np
 
-from service.embedding.deadline import Deadline
-from service.embedding.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
-from service.embedding.ports import Pixels, Vectors
-from service.embedding.stopwatch import Stages, nobody
+from service.core.deadline import Deadline
+from service.core.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
+from service.core.ports import Pixels, Vectors
+from service.core.timings import Stages, nobody
 from service.errors import (
     DeadlineExceeded,
     ModelNotReady,

@@ -17,12 +17,12 @@ from fastapi import FastAPI
 from PIL import Image, UnidentifiedImageError
 
 from service.cache.null import NullCache
-from service.embedding.headers import FORMATS
-from service.embedding.images import decode
-from service.embedding.manifest import InputSpec, Interpolation
+from service.core.headers import FORMATS
+from service.core.images import decode
+from service.core.manifest import InputSpec, Interpolation
 from service.errors import RequestRejected
-from service.http_api.app import HttpOptions, http_app
-from service.http_api.body import BodyLimits
+from service.http.app import HttpOptions, http_app
+from service.http.bodies import BodyLimits
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.exported_models import REPOSITORY
@@ -162,8 +162,8 @@ MEASURE = """
 import io, resource, sys, warnings
 from pathlib import Path
 from PIL import Image
-from service.embedding.images import decode
-from service.embedding.manifest import InputSpec, Interpolation
+from service.core.images import decode
+from service.core.manifest import InputSpec, Interpolation
 from service.errors import RequestRejected
 warnings.simplefilter("ignore")
 spec = InputSpec(224, 224, "rgb", "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)

@@ -21,9 +21,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from service.http_api.app import HttpOptions, http_app
-from service.http_api.body import BodyLimits
-from service.http_api.gateway import Gateway
+from service.http.app import HttpOptions, http_app
+from service.http.bodies import BodyLimits
+from service.http.gateway import Gateway
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.fakes.intake import intake_over

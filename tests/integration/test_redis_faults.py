@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import redis
 
-from service.cache.claims import HeldClaims, RedisClaims
-from service.cache.fail_open import FailOpenCache
-from service.cache.redis_servers import RedisServers
-from service.cache.redis_store import RedisCache
+from service.cache.circuit_breaker import FailOpenCache
+from service.cache.leases import HeldClaims, RedisClaims
+from service.cache.redis.cache import RedisCache
+from service.cache.redis.client import RedisServers
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
 from tests.e2e.redis_topologies import Cluster
-from tests.unit.service.http_api.conftest import KeptLog
+from tests.unit.service.http.conftest import KeptLog
 
 BUDGET, WINDOW = 0.2, 0.5
 

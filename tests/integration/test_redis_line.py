@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from service.cache.fail_open import FailOpenCache
-from service.cache.gathered import GatheredCache
-from service.cache.redis_servers import RedisServers
-from service.cache.redis_store import RedisCache
+from service.cache.circuit_breaker import FailOpenCache
+from service.cache.coalescing import GatheredCache
+from service.cache.redis.cache import RedisCache
+from service.cache.redis.client import RedisServers
 from service.errors import CacheUnavailable
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from service.cache.redis_servers import RedisServers
+from service.cache.redis.client import RedisServers
 from service.errors import CacheUnavailable
 from tests.certificates import make_certificates
 from tests.e2e.processes import Valkey

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from service.application import open_cache
-from service.cache.claims import HeldClaims, RedisClaims, claim_key
-from service.cache.fail_open import FailOpenCache
-from service.cache.redis_servers import RedisServers
-from service.cache.redis_store import RedisCache
-from service.embedding.budget import Budget
-from service.embedding.embedder import Embedder, Limits
-from service.embedding.keys import image_digest, vector_key
-from service.embedding.request import EmbedRequest, Source
+from service.cache.circuit_breaker import FailOpenCache
+from service.cache.leases import HeldClaims, RedisClaims, claim_key
+from service.cache.redis.cache import RedisCache
+from service.cache.redis.client import RedisServers
+from service.core.budget import Budget
+from service.core.cache_keys import image_digest, vector_key
+from service.core.embedder import Embedder, Limits
+from service.core.requests import EmbedRequest, Source
 from service.errors import BrokenImage
 from service.settings import Settings
 from service.telemetry.logs import configure

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from service.embedding.alarms import Alarms, Patience
+from service.core.timeouts import Alarms, Patience
 
 
 async def test_alarms_ring_in_the_order_in_which_they_were_set() -> None:

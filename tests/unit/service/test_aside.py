@@ -6,7 +6,7 @@ from threading import Event
 
 import pytest
 
-from service.embedding.aside import aside
+from service.core.aside import aside
 
 
 async def test_results_and_errors_come_back() -> None:

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from service.embedding.backlog import Backlog
+from service.core.admission import Backlog
 from service.errors import Overloaded
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.embedding.budget import Budget
+from service.core.budget import Budget
 from service.errors import Overloaded
 
 

@@ -5,8 +5,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.cache.gathered import GatheredCache
-from service.cache.halved import HalvedCache
+from service.cache.coalescing import GatheredCache
+from service.cache.float16 import HalvedCache
 from service.cache.memory import MemoryCache
 from service.cache.write_behind import WriteBehindCache
 from service.errors import CacheUnavailable

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from service.cache.memory import MemoryCache
-from service.embedding.backlog import Backlog
-from service.embedding.budget import Budget
-from service.embedding.deadline import current, within
-from service.embedding.embedder import Embedder, Limits
-from service.embedding.keys import image_digest, vector_key
-from service.embedding.request import EmbedRequest
-from service.embedding.stopwatch import Timings, nobody
+from service.core.admission import Backlog
+from service.core.budget import Budget
+from service.core.cache_keys import image_digest, vector_key
+from service.core.deadline import current, within
+from service.core.embedder import Embedder, Limits
+from service.core.requests import EmbedRequest
+from service.core.timings import Timings, nobody
 from service.errors import (
     BadRequest,
     BrokenImage,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cache.envelope import seal, unseal
+from service.cache.checksum import seal, unseal
 
 
 @given(st.text(), st.binary(), st.data())

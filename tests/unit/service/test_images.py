@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.embedding.geometry import place
-from service.embedding.headers import FORMATS
-from service.embedding.images import decode
-from service.embedding.manifest import InputSpec
+from service.core.geometry import place
+from service.core.headers import FORMATS
+from service.core.images import decode
+from service.core.manifest import InputSpec
 from service.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
 from tests.pictures import encoded, noise, png
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.embedding.keys import image_digest, vector_key
+from service.core.cache_keys import image_digest, vector_key
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,20}", fullmatch=True)
 fingerprints = st.binary(min_size=32, max_size=32).map(lambda raw: f"sha256:{raw.hex()}")

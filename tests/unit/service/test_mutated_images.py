@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from service.embedding.images import decode
-from service.embedding.manifest import InputSpec
+from service.core.images import decode
+from service.core.manifest import InputSpec
 from service.errors import BrokenImage, ImageTooLarge, NotAnImage
 from tests.pictures import encoded, noise
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from service.application import open_cache
-from service.cache.counted import Counts
-from service.cache.halved import HalvedCache
+from service.cache.float16 import HalvedCache
 from service.cache.memory import MemoryCache
+from service.cache.metered import Counts
 from service.cache.null import NullCache
 from service.cache.tiered import TieredCache
-from service.embedding.peeking import peek_of
-from service.embedding.ports import VectorCache
+from service.core.peeking import peek_of
+from service.core.ports import VectorCache
 from service.settings import Settings
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics

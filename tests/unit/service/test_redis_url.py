@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.cache.redis_options import options
-from service.cache.redis_url import Place, place
+from service.cache.redis.options import options
+from service.cache.redis.url import Place, place
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from service.embedding.vectors import checked_dimensions, shaped, written
+from service.core.vectors import checked_dimensions, shaped, written
 from service.errors import BadRequest
 from tests.fakes.model_server import card
 

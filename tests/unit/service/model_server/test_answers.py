@@ -17,7 +17,7 @@ from grpc import StatusCode
 from microtome.tfserving.v1.model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
-from service.embedding.manifest import Manifest
+from service.core.manifest import Manifest
 from service.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -26,14 +26,14 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
-from service.model_server.catalogue import Catalogue
 from service.model_server.codec import pixels_tensor, query_tensor
+from service.model_server.registry import Catalogue
 from service.model_server.replicas import Replicas
 from service.model_server.rpc import ModelServerRpc
-from service.model_server.served import Timing
+from service.model_server.state import Timing
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import SIZE, card
-from tests.unit.service.http_api.conftest import KeptLog
+from tests.unit.service.http.conftest import KeptLog
 
 Answer = Callable[[PredictRequest, Any], Awaitable[bytes]]
 

@@ -1,0 +1,76 @@
+"""One request's look into the cache: which vectors it wants, and which of them are there."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.core.cache_keys import vector_key
+from service.core.journey import Pair
+from service.core.manifest import ModelCard
+from service.core.ports import Vectors
+from service.core.requests import ALL, Embedded, Embedding
+from service.errors import UnknownOutput, unknown
+
+
+class Lookup:
+    """What one version of a model is asked for, by cache key, and what the cache had of it.
+
+    Attributes:
+        names: of the outputs.
+        keys: cache keys by pair, in the order of the images and for one image in that of the outputs.
+        found: float32 [D] by pair.
+    """
+
+    __slots__ = ("_digests", "card", "found", "keys", "names")
+
+    def __init__(self, card: ModelCard, outputs: Sequence[str], digests: Sequence[str]) -> None:
+        """Want these outputs of images with these digests.
+
+        Raises:
+            UnknownOutput: the model has no such output.
+        """
+        self.card = card
+        self.names = _resolve(outputs, card)
+        fingerprint = card.manifest.fingerprint
+        self.keys = {(digest, name): vector_key(fingerprint, name, digest) for digest in digests for name in self.names}
+        self.found: dict[Pair, Vectors] = {}
+        self._digests = digests
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is there."""
+        return len(self.found) == len(self.keys)
+
+    def fill(self, values: Sequence[bytes | None]) -> None:
+        """Take what the cache has, in the order of the keys."""
+        outputs = self.card.outputs
+        # A value of the wrong length is no answer, whoever wrote it.
+        self.found = {
+            pair: np.frombuffer(value, "<f4")
+            for pair, value in zip(self.keys, values, strict=True)
+            if value is not None and len(value) == 4 * outputs[pair[1]].dim
+        }
+
+    def hits(self) -> Embedded:
+        """Return the answer that is complete without computing anything."""
+        found = self.found
+        return Embedded(
+            self.card,
+            [
+                Embedding(index, name, found[digest, name], "hit")
+                for index, digest in enumerate(self._digests)
+                for name in self.names
+            ],
+        )
+
+
+def _resolve(outputs: Sequence[str], card: ModelCard) -> list[str]:
+    if not outputs:
+        return [card.manifest.default_output]
+    known = card.outputs
+    if tuple(outputs) == (ALL,) and ALL not in known:
+        return list(known)
+    for name in outputs:
+        if name not in known:
+            raise UnknownOutput(unknown(f"output of model {card.name!r}", name, known))
+    return list(dict.fromkeys(outputs))

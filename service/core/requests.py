@@ -1,0 +1,72 @@
+"""What is asked of the core, and what it answers. Every transport speaks in these types."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from service.core.manifest import ModelCard
+from service.core.ports import Vectors
+from service.errors import ServiceError
+
+CacheUse = Literal["use", "refresh", "bypass"]
+OnError = Literal["fail", "skip"]
+Source = Literal["hit", "miss", "coalesced"]
+
+ALL = "all"
+"""As the only output: every output of the model, unless one of them bears this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """The options of one request.
+
+    Attributes:
+        model: its name.
+        version: exactly this version, or None for the one in use.
+        outputs: names of its outputs; none means its default output, `("all",)` all of them.
+        cache: `use` it; `refresh` computes and stores anew; `bypass` neither asks it nor tells it.
+        on_error: whether one bad image fails the request, or is skipped and reported beside the good ones' vectors.
+    """
+
+    model: str
+    version: int | None = None
+    outputs: tuple[str, ...] = ()
+    cache: CacheUse = "use"
+    on_error: OnError = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One image's vector from one output.
+
+    Attributes:
+        index: of the image, in the order of the request.
+        vector: float32 [D], read-only.
+        cache: `hit` when it came from the cache, `coalesced` when another request was computing it already.
+    """
+
+    index: int
+    output: str
+    vector: Vectors
+    cache: Source
+
+
+@dataclass(frozen=True, slots=True)
+class ImageError:
+    """What is wrong with one image of a request that skips bad ones."""
+
+    index: int
+    error: ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The answer to one request: every vector from the same version of the same model.
+
+    Attributes:
+        embeddings: in the order of the images, and for one image in the order of the outputs.
+        errors: in the order of the images; empty unless bad images are skipped.
+    """
+
+    card: ModelCard
+    embeddings: list[Embedding]
+    errors: list[ImageError] = field(default_factory=list)

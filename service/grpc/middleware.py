@@ -1,0 +1,186 @@
+"""The outermost layer of every call: who calls, an id, a count, a duration, and a status even when something broke."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import grpc.aio
+import structlog
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+from prometheus_client import Counter, Histogram
+
+from service.auth import Caller, Keyring, key_in
+from service.errors import Overloaded, ServiceError
+from service.grpc.details import INTERNAL_ERROR, described, unexpected
+from service.grpc.statuses import COUNTED_AS
+from service.telemetry.logs import Logger, request_id
+from service.telemetry.metrics import Metrics
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+
+_CODES = {code.value[0]: code for code in StatusCode}
+
+
+@dataclass(slots=True)
+class Call:
+    """One call that is being answered.
+
+    Attributes:
+        caller: whose key it bears; None where everybody is served.
+        streamed: how many images of a stream have been answered; None when this is no stream.
+        facts: what it turned out to be, for the access log: names and counts; never a secret, never an image.
+    """
+
+    context: Context
+    method: str
+    request_id: str
+    caller: Caller | None
+    streamed: int | None = None
+    facts: dict[str, object] = field(default_factory=dict)
+
+    async def read(self) -> bytes | None:
+        """Return the next message as it came, None after the last."""
+        message = await self.context.read()
+        return message if isinstance(message, bytes) else None
+
+    def allowed(self, longest: float) -> float:
+        """Return the seconds that the call may take: until its own deadline, but no more than `longest`."""
+        left = self.context.time_remaining()
+        return longest if left is None else min(longest, left)
+
+
+Work: TypeAlias = Callable[[Call], Awaitable[Any]]
+
+
+Spans: TypeAlias = Callable[[str, Mapping[str, str]], AbstractContextManager[Callable[[int, str], None]]]
+"""What a call runs in: told its route and metadata, and in the end the number and the name of its status."""
+
+
+@contextmanager
+def untraced(_: str, __: Mapping[str, str]) -> Iterator[Callable[[int, str], None]]:
+    """Chosen when nothing is traced."""
+    yield lambda _code, _name: None
+
+
+class Calls:
+    """Answers calls. Nothing of a call's message is read before its key is known and there is room for it."""
+
+    def __init__(  # noqa: PLR0913, collaborators
+        self,
+        metrics: Metrics,
+        log: Logger,
+        *,
+        limit: int,
+        keyring: Keyring | None,
+        log_access: bool = False,
+        spans: Spans = untraced,
+    ) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._limit = limit
+        self._keyring = keyring
+        self._log_access = log_access
+        self._spans = spans
+        self._open = 0
+        self._counters: dict[tuple[str, StatusCode], tuple[Counter, Histogram]] = {}
+
+    def answering(self, method: str, work: Work) -> Any:  # noqa: ANN401, see below
+        """Return the function that gRPC's server calls for a method."""
+
+        # grpc's types know functions of its threaded server only.
+        async def answer(_: object, context: Context) -> Any:  # noqa: ANN401
+            return await self.answer(method, context, work)
+
+        return answer
+
+    async def answer(self, method: str, context: Context, work: Work) -> Any:  # noqa: ANN401, the method's own answer
+        """Do a call's work and return its answer, or end the call with what went wrong."""
+        given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        with self._spans(f"grpc:{method}", given) as ended:
+            return await self._answered(method, context, work, given, ended)
+
+    async def _answered(
+        self,
+        method: str,
+        context: Context,
+        work: Work,
+        given: Mapping[str, str],
+        ended: Callable[[int, str], None],
+    ) -> Any:  # noqa: ANN401, as above
+        call = Call(context, method, request_id(given.get("x-request-id", "")), None)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        context.set_trailing_metadata((("x-request-id", call.request_id),))
+        start, code = perf_counter(), StatusCode.CANCELLED
+        self._open += 1
+        try:
+            self._admit(call, given)
+            done = await work(call)
+        except ServiceError as error:
+            status = self.failed(error, call)
+            code = _CODES[status.code]
+        except (asyncio.CancelledError, grpc.aio.BaseError):
+            # The caller has gone, or its deadline: nobody is there to be told.
+            raise
+        except Exception:  # noqa: BLE001, the one place where an unforeseen error ends
+            status = self.broke(call)
+            code = StatusCode.INTERNAL
+        else:
+            code = StatusCode.OK
+            return done
+        finally:
+            self._open -= 1
+            self._note(call, code, perf_counter() - start)
+            ended(code.value[0], code.name)
+        return await context.abort(code, status.message, _trailers(call, status))
+
+    def failed(self, error: ServiceError, call: Call) -> Status:
+        """Count an error of the tree, and describe it."""
+        self._metrics.failed(error)
+        return described(error, request_id=call.request_id)
+
+    def broke(self, call: Call) -> Status:
+        """Describe what should not have happened: all of it into the log, none of it to the caller."""
+        self._log.exception("unexpected_error", method=call.method)
+        self._metrics.errors.labels(INTERNAL_ERROR.lower().replace("_", "-")).inc()
+        return unexpected(call.request_id)
+
+    def image_answered(self, call: Call, code: int, seconds: float) -> None:
+        """Count an image of a stream as if it had come alone: how long a stream is open says nothing."""
+        call.streamed = (call.streamed or 0) + 1
+        self._count(call.method, _CODES[code], seconds)
+
+    def _count(self, method: str, code: StatusCode, seconds: float) -> None:
+        route = f"grpc:{method}"
+        counters = self._counters.get((route, code))
+        if counters is None:
+            status = COUNTED_AS.get(code, "500")
+            # labels() takes as long as everything else that counting does.
+            counters = self._metrics.requests.labels(route, status), self._metrics.request_seconds.labels(route)
+            self._counters[route, code] = counters
+        counters[0].inc()
+        counters[1].observe(seconds)
+
+    def _admit(self, call: Call, given: Mapping[str, str]) -> None:
+        if self._keyring is not None:
+            call.caller = self._keyring.identify(key_in(given.get("authorization", ""), given.get("x-api-key")))
+            self._metrics.key_requests.labels(call.caller.name).inc()
+            call.facts["key"] = call.caller.name
+        if self._open > self._limit:
+            raise Overloaded(f"The server already answers {self._limit} calls. Try again in a second.", reason="calls")
+
+    def _note(self, call: Call, code: StatusCode, seconds: float) -> None:
+        if call.streamed is None or code is not StatusCode.OK:
+            self._count(call.method, code, seconds)
+        if self._log_access:
+            route, ms = f"grpc:{call.method}", round(1000 * seconds, 2)
+            facts = call.facts if call.streamed is None else {**call.facts, "images": call.streamed}
+            self._log.info("request", method="gRPC", route=route, status=code.name, ms=ms, **facts)
+
+
+def _trailers(call: Call, status: Status) -> tuple[tuple[str, str | bytes], ...]:
+    return (("x-request-id", call.request_id), ("grpc-status-details-bin", status.SerializeToString()))

@@ -1,0 +1,242 @@
+"""One stream: any number of images, and no more of them in memory than there are places.
+
+A place is taken before a message is read and given back when its answer has been written. So a caller that reads no
+answers is read no more images from, and neither is one whose images find no room: in a stream, Overloaded means to
+wait, not to fail. HTTP/2's flow control takes it from there, to the caller's own side.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from time import perf_counter
+from typing import NamedTuple
+
+import grpc.aio
+from google.rpc.status_pb2 import Status
+
+from microtome.v1 import embedding_pb2 as pb
+from service.core.intake import Intake
+from service.core.remote_images import Image
+from service.core.requests import Embedded
+from service.core.timings import Timings
+from service.errors import BadRequest, ModelServerDown, Overloaded, ServiceError, TooManyImages, restated
+from service.grpc.embed import holding
+from service.grpc.encoding import field, results, version_of
+from service.grpc.images import CallLimits, image_of, parsed
+from service.grpc.middleware import Call, Calls
+from service.grpc.options import Asked
+from service.grpc.stream_writer import Answer, Outbox
+from service.grpc.wait_for_capacity import Patience
+
+_ALONE = "Image 0: "
+"""How the core calls the only image of a request; in a stream it has an id."""
+
+_MODEL, _RESULT = pb.StreamAnswer.MODEL_FIELD_NUMBER, pb.StreamAnswer.RESULT_FIELD_NUMBER
+
+
+class _Arrived(NamedTuple):
+    """One image of a message: its digest if that is known, the bytes that it holds, and when it came."""
+
+    name: str
+    image: Image
+    digest: str | None
+    amount: int
+    start: float
+
+
+class Stream:
+    """Reads images and writes answers, until the caller has said all or one of both sides stops."""
+
+    def __init__(  # noqa: PLR0913, collaborators
+        self, call: Call, calls: Calls, intake: Intake, limits: CallLimits, asked: Asked, *, grouped: bool
+    ) -> None:
+        """Prepare.
+
+        Args:
+            call: whose messages are read and written.
+            calls: told of each image.
+            intake: the way to the core.
+            limits: of this call.
+            asked: the options, of all images.
+            grouped: whether the caller reads several answers in a message, and may send several images in one.
+        """
+        self._call = call
+        self._calls = calls
+        self._intake = intake
+        self._limits = limits
+        self._asked = asked
+        limit = pb.EmbedStreamResponse(max_images=limits.grouped_images, max_bytes=limits.grouped_bytes)
+        self._outbox = Outbox(call.context.write, self._written, announcing=limit if grouped else None)
+        self._places = asyncio.Semaphore(limits.stream_images)
+        self._patience = Patience()
+        self._reading: asyncio.Task[None] | None = None
+        self._ended_by: ServiceError | None = None
+        self._accepting = False
+
+    async def run(self, first: pb.EmbedStreamRequest) -> None:
+        """Answer the first message, if it holds images, and all that follow it.
+
+        Raises:
+            ServiceError: the stream cannot go on; all that was read before has been answered.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._reading = tasks.create_task(self._read(first, tasks))
+        except BaseExceptionGroup as group:
+            # What fails here is writing, and each of them is the same news: the caller has gone.
+            raise group.exceptions[0] from None
+        if self._ended_by is not None:
+            raise self._ended_by
+
+    def stop(self) -> None:
+        """Read no more; what has been read is answered, then the caller is told to go elsewhere."""
+        if self._reading is not None and not self._reading.done():
+            self._ended_by = ModelServerDown("The gateway is stopping. Send what has no answer yet to another one.")
+            # With a message in hand the reader looks for this itself: half a write cannot be taken back.
+            if not self._accepting:
+                self._reading.cancel()
+
+    async def _read(self, first: pb.EmbedStreamRequest, tasks: asyncio.TaskGroup) -> None:
+        try:
+            if first.HasField("image") or first.id or first.more:
+                await self._places.acquire()
+                await self._accept(first, first.ByteSize(), tasks)
+            del first
+            while self._ended_by is None:
+                await self._places.acquire()
+                await self._patience.nobody_waits()
+                raw = await self._call.read()
+                if raw is None:
+                    return
+                await self._accept(_further(raw), len(raw), tasks)
+        except ServiceError as error:
+            self._ended_by = error
+
+    async def _accept(self, message: pb.EmbedStreamRequest, amount: int, tasks: asyncio.TaskGroup) -> None:
+        """Answer at once what is in memory, and start on all else as soon as there is room for its bytes.
+
+        One place has been taken already; further images take theirs here, from answers that need nothing of the reader.
+
+        Raises:
+            TooManyImages: more than one message may hold.
+        """
+        self._accepting = True
+        try:
+            start = perf_counter()
+            named = [(each.id, each.image) for each in message.more]
+            if message.HasField("image") or message.id or not named:
+                named.insert(0, (message.id, message.image))
+            most = self._limits.grouped_images
+            if len(named) > most:
+                raise TooManyImages(f"Expected at most {most} images in a message of a stream, received {len(named)}.")
+            for _ in named[1:]:
+                await self._places.acquire()
+            images = [image_of(image, self._limits.max_image_bytes) for _, image in named]
+            digests, known = self._at_once(images)
+            # No task, no budget: nothing is waited for but the caller, who is to read before more is read from it.
+            await self._outbox.put(
+                [Answer(name, body, 0, start) for (name, _), body in zip(named, known, strict=True) if body is not None]
+            )
+            for (name, whole), image, digest, body in zip(named, images, digests, known, strict=True):
+                if body is None:
+                    held = amount if len(named) == 1 else whole.ByteSize()
+                    await self._take(_Arrived(name, image, digest, held, start), tasks)
+        finally:
+            self._accepting = False
+
+    def _at_once(self, images: Sequence[Image]) -> tuple[Sequence[str | None], Sequence[bytes | None]]:
+        """Return the images' digests and the bodies of their answers, each as far as it can be had without waiting."""
+        together = self._intake.digests(images, self._timings())
+        if together is not None and (bodies := self._known(together)):
+            return together, bodies
+        digests: Sequence[str | None] = together or [self._digest(image) for image in images]
+        return digests, [self._body(digest) for digest in digests] if len(images) > 1 else [None]
+
+    def _digest(self, image: Image) -> str | None:
+        found = self._intake.digests([image], self._timings())
+        return found[0] if found else None
+
+    def _timings(self) -> Timings:
+        return Timings(self._intake.observer.stage)
+
+    def _body(self, digest: str | None) -> bytes | None:
+        found = self._known([digest]) if digest else None
+        return found[0] if found else None
+
+    def _known(self, digests: Sequence[str]) -> list[bytes] | None:
+        """Return the bodies of the answers to these images if all their vectors are in memory."""
+        try:
+            embedded = self._intake.cached(self._asked.request, digests, self._timings())
+            return None if embedded is None else self._bodies(embedded, len(digests))
+        except ServiceError:
+            return None  # it is told on the long way, which may find it mended
+
+    async def _take(self, arrived: _Arrived, tasks: asyncio.TaskGroup) -> None:
+        """Start to answer an image as soon as there is room for its bytes."""
+        held = ExitStack()
+        refused = None
+
+        async def hold() -> None:
+            held.enter_context(holding(self._intake, self._call.caller, arrived.amount))
+
+        try:
+            await hold()
+        except Overloaded:
+            # The images of one message wait for it one after the other, but none longer than an image may.
+            seconds = self._call.allowed(self._intake.deadline) - (perf_counter() - arrived.start)
+            try:
+                await self._patience.until_done(hold, seconds)
+            except ServiceError as error:
+                refused = error
+        tasks.create_task(self._answer(arrived, held, refused))
+
+    async def _answer(self, arrived: _Arrived, held: ExitStack, refused: ServiceError | None) -> None:
+        name, start = arrived.name, perf_counter()
+        with held:
+            code, body = await self._answered(arrived) if refused is None else self._fault(refused)
+            del arrived
+        await self._outbox.put([Answer(name, body, code, start)])
+
+    def _written(self, answer: Answer) -> None:
+        """Count an answer that has been written, and give its place back."""
+        self._calls.image_answered(self._call, answer.code, perf_counter() - answer.start)
+        self._places.release()
+
+    async def _answered(self, arrived: _Arrived) -> tuple[int, bytes]:
+        """Return an image's status and the body of its answer."""
+        try:
+            return 0, await self._embedded(arrived)
+        except ServiceError as error:
+            return self._fault(restated(error, str(error).removeprefix(_ALONE)))
+        except grpc.aio.BaseError:
+            raise
+        except Exception:  # noqa: BLE001, one image must not end the stream; all of it goes into the log
+            return _failure(self._calls.broke(self._call))
+
+    def _fault(self, error: ServiceError) -> tuple[int, bytes]:
+        return _failure(self._calls.failed(error, self._call))
+
+    async def _embedded(self, arrived: _Arrived) -> bytes:
+        own = self._call.caller.images if self._call.caller else None
+        digests = [arrived.digest] if arrived.digest else None
+        embedded = await self._patience.until_done(
+            lambda: self._intake.embed(self._asked.request, [arrived.image], self._timings(), own=own, digests=digests),
+            self._call.allowed(self._intake.deadline),
+        )
+        (body,) = self._bodies(embedded, 1)
+        return body
+
+    def _bodies(self, embedded: Embedded, images: int) -> list[bytes]:
+        model = field(_MODEL, version_of(embedded.card))
+        return [model + field(_RESULT, result) for result in results(embedded, self._asked, images)]
+
+
+def _further(raw: bytes) -> pb.EmbedStreamRequest:
+    message = parsed(pb.EmbedStreamRequest, raw)
+    if message.HasField("options"):
+        raise BadRequest("Expected `options` in the stream's first message only.")
+    return message
+
+
+def _failure(status: Status) -> tuple[int, bytes]:
+    return status.code, pb.StreamAnswer(result=pb.ImageResult(error=status)).SerializeToString()

@@ -1,0 +1,174 @@
+"""The options of POST /embed, from the query string or from the fields of a JSON body; one list for both.
+
+A name that is not in the list is an error which names the nearest: a misspelt option would otherwise be ignored in
+silence, and its vectors be stored for years.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, NamedTuple, get_args
+
+from service.core.requests import CacheUse, OnError
+from service.errors import BadRequest
+
+Encoding = Literal["float", "base64", "float32", "float16", "int8", "binary"]
+
+_LARGEST_INTEGER = 2**63 - 1
+_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """What one request asks for; None and () mean what the model or the form of the answer has as its default."""
+
+    model: str | None = None
+    version: int | None = None
+    output: tuple[str, ...] = ()
+    normalize: bool = False
+    dimensions: int | None = None
+    encoding: Encoding | None = None
+    on_error: OnError = "fail"
+    cache: CacheUse = "use"
+
+
+class Option(NamedTuple):
+    """One option: how its value is read, and its entry in the OpenAPI document."""
+
+    read: Callable[[object], object]
+    schema: Mapping[str, object]
+    help: str
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("a name")
+    return value
+
+
+def _number(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
+        value = int(value)
+    # True is an int, and no number that anybody meant.
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_INTEGER:
+        raise ValueError("a whole number from 1 up")
+    return value
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, str):
+        value = {"true": True, "1": True, "false": False, "0": False}.get(value.lower())
+    if not isinstance(value, bool):
+        raise ValueError("true or false")  # noqa: TRY004, the readers have one error
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values or not all(isinstance(name, str) and name for name in values):
+        raise ValueError("the name of an output, several of them, or `all`")
+    return tuple(dict.fromkeys(values))
+
+
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return value
+
+    return read
+
+
+def _choice(kind: object, help_: str, default: str | None = None) -> Option:
+    choices = get_args(kind)
+    return Option(_one_of(*choices), {"enum": list(choices), **({"default": default} if default else {})}, help_)
+
+
+OPTIONS: Mapping[str, Option] = {
+    "model": Option(_text, {"type": "string", "minLength": 1}, "Which model; without it the server's first."),
+    "version": Option(
+        _number,
+        {"type": "integer", "minimum": 1, "maximum": _LARGEST_INTEGER},
+        "Which version of the model; without it the one in use.",
+    ),
+    "output": Option(
+        _names,
+        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+        "Which of its outputs, repeatable; `all` for every one; without it the default output.",
+    ),
+    "normalize": Option(
+        _switch, {"type": "boolean", "default": False}, "Divide each vector by its Euclidean length, after the cut."
+    ),
+    "dimensions": Option(
+        _number,
+        {"type": "integer", "minimum": 1, "maximum": _LARGEST_INTEGER},
+        "Keep only so many numbers from the vector's beginning.",
+    ),
+    "encoding": _choice(
+        Encoding,
+        "How numbers are written: `float` or `base64` (of little-endian float32) in JSON; `float32`, `float16`, `int8` "
+        "(by the model's calibrated ranges) or `binary` (signs, a bit each) in binary answers.",
+    ),
+    "on_error": _choice(
+        OnError, "`fail`: one bad image fails the request. `skip`: good ones are answered, bad ones named.", "fail"
+    ),
+    "cache": _choice(CacheUse, "`refresh` computes anew and stores, `bypass` computes anew and does not store.", "use"),
+}
+
+
+def read_options(
+    query: Iterable[tuple[str, str]], fields: Mapping[str, object], *, no_cache: bool = False
+) -> EmbedOptions:
+    """Read the options of one request.
+
+    Args:
+        query: the query string's names and values, in order.
+        fields: of the JSON body, without those that hold images.
+        no_cache: whether the request's Cache-Control says so; an explicit `cache` wins.
+
+    Raises:
+        BadRequest: an unknown name, a value that does not fit, an option given twice.
+    """
+    given: dict[str, object] = {}
+    for name, value in query:
+        if name == "output":
+            given["output"] = (*given.get("output", ()), value)  # type: ignore[misc]
+        else:
+            if name in given:
+                raise BadRequest(f"Expected `{name[:_SHOWN]}` once, received it twice in the query string.")
+            given[name] = value
+    for name, field in fields.items():
+        if name in given:
+            raise BadRequest(f"Expected `{name[:_SHOWN]}` once, received it in the query string and in the body.")
+        # In JSON null is the same as leaving out.
+        if field is not None or name not in OPTIONS:
+            given[name] = field
+    if not given and not no_cache:
+        return _DEFAULTS
+    values = {name: _value(name, value) for name, value in given.items()}
+    if no_cache:
+        values.setdefault("cache", "refresh")
+    return EmbedOptions(**values)  # type: ignore[arg-type]  # each was read by its own option
+
+
+_DEFAULTS = EmbedOptions()
+
+
+def _value(name: str, value: object) -> object:
+    option = OPTIONS.get(name)
+    if option is None:
+        raise unknown_name(name, OPTIONS)
+    try:
+        return option.read(value)
+    except ValueError as error:
+        shown = repr(value)
+        shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
+        raise BadRequest(f"Expected `{name}` to be {error}; received {shown}.") from None
+
+
+def unknown_name(name: str, known: Iterable[str]) -> BadRequest:
+    """Word an option or field that there is not; the nearest that there is stands in it."""
+    names = sorted(known)
+    near = get_close_matches(name[:_SHOWN], names, n=1, cutoff=0.5)
+    hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(names)}."
+    return BadRequest(f"Unknown option {name[:_SHOWN]!r}. {hint}")

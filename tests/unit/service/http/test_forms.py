@@ -1,0 +1,79 @@
+"""Forms: every image as it was sent, wherever the body was cut on its way, and what is no such form is told."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from starlette.datastructures import Headers
+
+from service.errors import BadRequest, ImageTooLarge, TooManyImages
+from service.http.forms import read_form
+
+BOUNDARY = "x7"
+IMAGES = [b"\xff\xd8 one \r\n--x", b"", b"\r\n--x6--\r\n\x00\r\n"]
+"""With beginnings of the boundary in them, and an empty one."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Three images of at most 20 bytes."""
+
+    max_image_bytes: int = 20
+    max_images: int = 3
+
+
+def form(images: list[bytes], head: str = 'name="image"; filename="a.jpg"') -> bytes:
+    """Write images as the file parts of a form."""
+    disposition = f"Content-Disposition: form-data; {head}\r\n\r\n".encode()
+    parts = [b"--x7\r\n" + disposition + image + b"\r\n" for image in images]
+    return b"".join(parts) + b"--x7--\r\n"
+
+
+async def read(body: bytes, size: int, content_type: str = f"multipart/form-data; boundary={BOUNDARY}") -> list[object]:
+    """Read a body that comes in pieces of so many bytes."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), size):
+            yield body[start : start + size]
+
+    return list(await read_form(Headers({"content-type": content_type}), pieces(), Limits()))
+
+
+async def test_images_come_as_they_were_sent_wherever_the_body_is_cut() -> None:
+    """Pieces of any size give the same bytes, those that look like the boundary's beginning too."""
+    body = form(IMAGES)
+    for size in range(1, len(body) + 1):
+        assert IMAGES == await read(body, size), size
+
+
+async def test_an_image_that_is_too_large_is_wrong_by_itself() -> None:
+    """Its neighbours are read, and it says how large it is."""
+    first, second, third = await read(form([b"1", b"2" * 21, b"3"]), 7)
+    assert (b"1", b"3") == (first, third)
+    assert isinstance(second, ImageTooLarge)
+    assert "Expected at most 20 bytes an image, received 21." == str(second)
+
+
+async def test_more_images_than_allowed_are_refused_before_they_are_read() -> None:
+    """The fourth part's head is enough."""
+    body = form([b"1", b"2", b"3", b"4"])
+    with pytest.raises(TooManyImages, match="Expected at most 3 images"):
+        await read(body[: body.index(b"4")], 16)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "said"),
+    [
+        (form([b"mean"], 'name="output"'), "multipart/form-data; boundary=x7", "Received the field 'output'"),
+        (form([b"1"])[:-9], "multipart/form-data; boundary=x7", "Unexpected end of multipart stream"),
+        (form([b"1"]), "multipart/form-data; boundary=other", "Unexpected end of multipart stream|Boundary not found"),
+        (form([b"1"]), "multipart/form-data", "Empty boundary"),
+        (b"--x7\r\nno colon\r\n\r\n1\r\n--x7--\r\n", "multipart/form-data; boundary=x7", "Malformed segment header"),
+        (b"--x7--\r\n", "multipart/form-data; boundary=x7", "a form without any"),
+    ],
+    ids=["field", "cut off", "other boundary", "no boundary", "no header", "empty"],
+)
+async def test_what_is_no_form_of_images_is_told(body: bytes, content_type: str, said: str) -> None:
+    """Each mistake ends in a sentence of what was expected and what came."""
+    with pytest.raises(BadRequest, match=said):
+        await read(body, 11, content_type)

@@ -1,0 +1,83 @@
+"""Probes tell the truth, and metrics count what happened."""
+
+from service.errors import ModelServerDown
+from service.telemetry.metrics import Metrics
+from tests.pictures import png
+from tests.unit.service.http.conftest import Gateway
+from tests.unit.service.http.test_embed import problem
+
+
+async def test_readiness_follows_the_models_and_liveness_does_not(gateway: Gateway) -> None:
+    """A model that does not work makes the gateway unready and leaves it alive."""
+    assert 200 == (await gateway.client.get("/readyz")).status_code
+    gateway.server.failure = ModelServerDown("gone")
+    answer = await gateway.client.get("/readyz")
+    expected = {"ready": False, "models": {"toy": "gone"}, "dependencies": {}}
+    assert (503, expected) == (answer.status_code, answer.json())
+    assert 200 == (await gateway.client.get("/livez")).status_code
+
+
+async def test_metrics_count_requests_vectors_and_errors(gateway: Gateway) -> None:
+    """One miss, one hit, one error: each is counted under its own labels, and nothing is in flight afterwards."""
+    await gateway.client.post("/embed", content=png())
+    await gateway.client.post("/embed", content=png())
+    await gateway.client.post("/embed?model=from-a-stranger", content=png())
+    text = (await gateway.client.get("/metrics")).text
+    for line in (
+        'microtome_vectors_total{cache="hit",model="toy"} 1.0',
+        'microtome_vectors_total{cache="miss",model="toy"} 1.0',
+        'microtome_requests_total{route="/embed",status="200"} 2.0',
+        'microtome_requests_total{route="/embed",status="404"} 1.0',
+        'microtome_errors_total{error="unknown-model"} 1.0',
+        'microtome_stage_seconds_count{stage="infer"} 1.0',
+        "microtome_images_in_flight 0.0",
+        "microtome_body_bytes_in_flight 0.0",
+    ):
+        assert line in text
+    assert "from-a-stranger" not in text
+
+
+async def test_unknown_paths_share_one_label(gateway: Gateway) -> None:
+    """Whatever paths callers ask for, they make no new series."""
+    for path in ("/a", "/b", "/c/d"):
+        await gateway.client.get(path)
+    assert 'microtome_requests_total{route="other",status="404"} 3.0' in (await gateway.client.get("/metrics")).text
+
+
+async def test_nobody_is_sent_elsewhere(gateway: Gateway) -> None:
+    """A slash too many is an unknown path, not a redirect to whatever host the caller has named."""
+    for method, path in (("POST", "/embed/"), ("GET", "/models/"), ("GET", "/docs/")):
+        answer = await gateway.client.request(method, path, headers={"Host": "evil.example"})
+        assert (404, "not-found") == problem(answer)
+
+
+async def test_the_documentation_needs_no_internet(gateway: Gateway) -> None:
+    """Every script and style of /docs comes from this server."""
+    page = (await gateway.client.get("/docs")).text
+    assert "http" not in page.replace("http-equiv", "")
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        assert 200 == (await gateway.client.get(f"/docs-assets/{asset}")).status_code
+
+
+async def test_the_root_leads_on(gateway: Gateway) -> None:
+    """GET / names pages that exist."""
+    root = (await gateway.client.get("/")).json()
+    assert [200] * 4 == [
+        (await gateway.client.get(root[name])).status_code for name in ("models", "docs", "metrics", "ready")
+    ]
+
+
+async def test_levels_and_durations_are_shown_as_of_now() -> None:
+    """They are told to the library when it is asked, and many together before."""
+    metrics = Metrics()
+    held = metrics.level(metrics.images_in_flight)
+    for images in (3, 2):
+        held(images)
+    for _ in range(100):
+        metrics.stage("decode", 0.004)
+
+    told = metrics.exposition().decode()
+    assert "microtome_images_in_flight 2.0" in told
+    assert 'microtome_stage_seconds_count{stage="decode"} 100.0' in told
+    held(0)
+    assert "microtome_images_in_flight 0.0" in metrics.exposition().decode()
