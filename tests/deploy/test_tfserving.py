@@ -116,7 +116,10 @@ def test_documented_commands_for_a_gpu_turn_tf32_off() -> None:
 
 
 def test_models_config_is_what_the_official_schema_allows() -> None:
-    """Unique names, absolute paths under /models, TensorFlow's platform, and the models that the gateway asks for."""
+    """Unique names, absolute paths under /models, TensorFlow's platform, and the models that the gateway asks for.
+
+    Two versions stay loaded: servers find a new version at different times, and gateways use the old one until then.
+    """
     from tensorflow_serving.config import model_server_config_pb2  # noqa: PLC0415, takes seconds
 
     config = text_format.Parse(text("models.config"), model_server_config_pb2.ModelServerConfig())
@@ -124,6 +127,8 @@ def test_models_config_is_what_the_official_schema_allows() -> None:
     assert len(models) == len(config.model_config_list.config)
     assert {f"/models/{name}" for name in models} == {model.base_path for model in models.values()}
     assert {"tensorflow"} == {model.model_platform for model in models.values()}
+    policies = [model.model_version_policy for model in models.values()]
+    assert [("latest", 2)] * len(models) == [(p.WhichOneof("policy_choice"), p.latest.num_versions) for p in policies]
     asked = re.findall(
         r"^MICROTOME_MODELS=(.*)$", (REPOSITORY / "deploy/kubernetes/base/gateway.env").read_text(), re.MULTILINE
     )
