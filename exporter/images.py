@@ -46,16 +46,21 @@ def read_pixels(path: Path, wanted: Preprocessing) -> np.ndarray[Any, Any]:
 
 
 def _pixels(image: Image.Image, wanted: Preprocessing) -> np.ndarray[Any, Any]:
-    transposed = wanted.exif_orientation and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
-    stored = (image.height, image.width) if transposed else image.size
-    size = resized(stored, wanted)
     drafted = wanted.jpeg_draft and image.format == "JPEG"
-    if drafted:
-        width, height = size[::-1] if transposed else size
-        image.draft(None, (int(width * _REDUCING_GAP), int(height * _REDUCING_GAP)))
+    size = _draft(image, wanted) if drafted else None
+    image.load()  # Pillow turns a TIFF while loading it, and gives the turned size before
     upright: Image.Image = ImageOps.exif_transpose(image) if wanted.exif_orientation else image
     rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-    return _fit(rgb, size, wanted, _REDUCING_GAP if drafted else None)
+    return _fit(rgb, size or resized(rgb.size, wanted), wanted, _REDUCING_GAP if drafted else None)
+
+
+def _draft(image: Image.Image, wanted: Preprocessing) -> tuple[int, int]:
+    """Ask libjpeg for a scaled decode, and return the size after resizing, which follows from the full size."""
+    transposed = wanted.exif_orientation and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
+    size = resized(image.size[::-1] if transposed else image.size, wanted)
+    width, height = size[::-1] if transposed else size
+    image.draft(None, (int(width * _REDUCING_GAP), int(height * _REDUCING_GAP)))
+    return size
 
 
 def resized(stored: tuple[int, int], wanted: Preprocessing) -> tuple[int, int]:

@@ -53,22 +53,26 @@ def decode(encoded: bytes, spec: InputSpec, *, max_pixels: int) -> NDArray[np.ui
         BrokenImage: truncated or corrupt.
     """
     with opened(encoded, max_pixels) as image, _as_broken_image(image.format):
-        transposed = spec.exif_orientation and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
-        stored = (image.height, image.width) if transposed else image.size
-        placement = place(stored, spec)
         scaled = spec.jpeg_draft and image.format == "JPEG"
-        if scaled:
-            width, height = placement.size[::-1] if transposed else placement.size
-            image.draft(None, (int(width * REDUCING_GAP), int(height * REDUCING_GAP)))
+        placement = _place_draft(image, spec) if scaled else None
+        # Some formats tell their orientation only at their end, and Pillow turns a TIFF while loading it.
+        image.load()
         upright = _upright(image) if spec.exif_orientation else image
         rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-        return _fit(rgb, placement, spec, REDUCING_GAP if scaled else None)
+        return _fit(rgb, placement or place(rgb.size, spec), spec, REDUCING_GAP if scaled else None)
+
+
+def _place_draft(image: Image.Image, spec: InputSpec) -> Placement:
+    """Ask libjpeg for a scaled decode, which must be done before loading, and place the image by its full size."""
+    transposed = spec.exif_orientation and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
+    placement = place(image.size[::-1] if transposed else image.size, spec)
+    width, height = placement.size[::-1] if transposed else placement.size
+    image.draft(None, (int(width * REDUCING_GAP), int(height * REDUCING_GAP)))
+    return placement
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Loaded first: some formats tell what else there is only at their end, and TIFFs are turned by their decoder.
-    image.load()
-    # An image that stands upright is returned as a copy by Pillow, of all pixels.
+    # exif_transpose copies an image that is upright already.
     turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _EXIF_TURNED
     return ImageOps.exif_transpose(image) if turned else image
 

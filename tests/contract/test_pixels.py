@@ -33,6 +33,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     turned[0x0112] = 6
     large.save(folder / "large.jpg")
     large.save(folder / "turned.jpg", exif=turned)
+    large.resize((400, 277)).save(folder / "turned.tif", exif=turned)
+    large.resize((400, 277)).save(folder / "turned.png", exif=turned)
     large.resize((40, 31)).save(folder / "tiny.png")
     large.convert("L").save(folder / "grey.jpg")
     large.convert("RGBA").resize((300, 200)).save(folder / "alpha.webp")

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from modelserver.command_line import parse
 from modelserver.flags import FLAGS, Meaning
-from tests.deploy.tfserving import FILES, command_lines, embedded_command_lines, local_file
+from tests.deploy.tfserving import FILES, command_lines, embedded_command_lines, gpu_environments, local_file
 from tests.exported_models import REPOSITORY
 
 WANTED = {
@@ -90,8 +90,36 @@ def test_files_on_the_command_line_are_there(place: str) -> None:
     assert [] == [file for file in files if not file.is_file()]
 
 
+@pytest.mark.parametrize(("place", "environment"), gpu_environments().items(), ids=gpu_environments())
+def test_tensorflow_serving_computes_float32_on_a_gpu(place: str, environment: Mapping[str, str]) -> None:
+    """TF32 is off: it moves vectors by about 1e-3."""
+    assert "0" == environment["NVIDIA_TF32_OVERRIDE"]
+
+
+def test_every_gpu_of_the_manifests_is_found() -> None:
+    """Compose's service, and each overlay with the component `gpu`, alone and with every other component."""
+    assert {"tfserving-gpu", "local+gpu", "production+gpu", "production+gpu+object-store"} <= {*gpu_environments()}
+
+
+def test_documented_commands_for_a_gpu_turn_tf32_off() -> None:
+    """A `docker run` of TensorFlow Serving on a GPU in the documentation sets the variable too."""
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "deploy").rglob("*.md")]
+    commands = [
+        command
+        for page in pages
+        for command in re.findall(
+            r"^(?:docker|podman) run .*(?:\\\n.*)*", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        if re.search(r"--gpus|serving:\S*-gpu", command)
+    ]
+    assert [] == [command for command in commands if "NVIDIA_TF32_OVERRIDE=0" not in command]
+
+
 def test_models_config_is_what_the_official_schema_allows() -> None:
-    """Unique names, absolute paths under /models, TensorFlow's platform, and the models that the gateway asks for."""
+    """Unique names, absolute paths under /models, TensorFlow's platform, and the models that the gateway asks for.
+
+    Two versions stay loaded: servers find a new version at different times, and gateways use the old one until then.
+    """
     from tensorflow_serving.config import model_server_config_pb2  # noqa: PLC0415, takes seconds
 
     config = text_format.Parse(text("models.config"), model_server_config_pb2.ModelServerConfig())
@@ -99,6 +127,8 @@ def test_models_config_is_what_the_official_schema_allows() -> None:
     assert len(models) == len(config.model_config_list.config)
     assert {f"/models/{name}" for name in models} == {model.base_path for model in models.values()}
     assert {"tensorflow"} == {model.model_platform for model in models.values()}
+    policies = [model.model_version_policy for model in models.values()]
+    assert [("latest", 2)] * len(models) == [(p.WhichOneof("policy_choice"), p.latest.num_versions) for p in policies]
     asked = re.findall(
         r"^MICROTOME_MODELS=(.*)$", (REPOSITORY / "deploy/kubernetes/base/gateway.env").read_text(), re.MULTILINE
     )

@@ -1,11 +1,12 @@
 """TensorFlow Serving's command lines and files, wherever under deploy/ they stand."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.deploy.manifests import OVERLAYS, container, render
+from tests.deploy.manifests import OVERLAYS, combinations, container, containers, render, workloads
 from tests.exported_models import REPOSITORY
 
 FILES = REPOSITORY / "deploy" / "tfserving"
@@ -34,6 +35,26 @@ def embedded_command_lines() -> dict[str, list[str]]:
     """The same for our own model server."""
     lines = {overlay: container(render((overlay, "embedded")), "model-server")["args"] for overlay in OVERLAYS}
     return lines | {"compose": compose()["services"]["modelserver"]["command"]}
+
+
+def gpu_environments() -> dict[str, dict[str, str]]:
+    """Return the environment of every container under deploy/ that runs TensorFlow Serving on a GPU."""
+    found = {}
+    pairs = [(overlay, "gpu") for overlay in OVERLAYS]
+    for combination in {*pairs, *(chosen for chosen in combinations() if "gpu" in chosen)}:
+        for workload in workloads(render(combination)):
+            for one in containers(workload):
+                if "nvidia.com/gpu" in one["resources"].get("limits", {}) or _is_gpu_server(one):
+                    found["+".join(combination)] = {entry["name"]: entry["value"] for entry in one.get("env", [])}
+    for name, service in compose()["services"].items():
+        if "devices" in str(service.get("deploy")) or service["image"].endswith("-gpu"):
+            found[name] = service.get("environment", {})
+    return dict(sorted(found.items()))
+
+
+def _is_gpu_server(one: Mapping[str, Any]) -> bool:
+    """Whether a container runs the server of a GPU image, and not a shell of it as the init container does."""
+    return one["image"].endswith("-gpu") and "tensorflow_model_server" in " ".join(one.get("command", []))
 
 
 def local_file(argument: str) -> Path | None:

@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -81,6 +82,86 @@ def test_exif_orientation_is_undone(orientation: int, spec: InputSpec) -> None:
         encoded(stored, "JPEG", exif=exif, **lossless), replace(spec, exif_orientation=False), max_pixels=MANY
     )
     assert (orientation == 1) == bool(np.abs(ignoring.astype(int) - expected.astype(int)).max() <= 6)
+
+
+Resize = Literal["squash", "shortest-side", "letterbox"]
+
+ORIENTED = ("TIFF", "PNG", "WEBP", "AVIF", "MPO")
+"""Formats beside JPEG that carry an orientation. Pillow turns TIFFs while loading them; AVIF has boxes of its own."""
+
+
+def oriented(form: str, stored: Image.Image, orientation: int, **options: Any) -> bytes:
+    """Encode a picture under an orientation, as exactly as the format can."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exact: dict[str, dict[str, Any]] = {
+        "WEBP": {"lossless": True},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+        "MPO": {"quality": 100, "subsampling": 0, "save_all": True, "append_images": [stored]},
+    }
+    return encoded(stored, form, exif=exif, **exact.get(form, {}), **options)
+
+
+@pytest.mark.parametrize("orientation", UNDO)
+@pytest.mark.parametrize("form", ORIENTED)
+@pytest.mark.parametrize("resize", ["squash", "shortest-side", "letterbox"])
+def test_orientation_is_undone_in_every_format(form: str, orientation: int, resize: Resize) -> None:
+    """A turned picture is placed by its upright size, whenever its decoder turns it.
+
+    With `exif_orientation: false` it is as stored, but for a TIFF, which Pillow always turns, as in Keras.
+    """
+    upright = noise(320, 200)
+    undo = UNDO[orientation]
+    stored = upright if undo is None else upright.transpose(undo)
+    spec = replace(CROP, resize=resize)
+    expected = decode(oriented(form, upright, 1), spec, max_pixels=MANY).astype(int)
+    found = decode(oriented(form, stored, orientation), spec, max_pixels=MANY).astype(int)
+    assert np.abs(found - expected).max() <= (0 if form in {"TIFF", "PNG", "WEBP"} else 6)
+    ignoring = decode(oriented(form, stored, orientation), replace(spec, exif_orientation=False), max_pixels=MANY)
+    kept = decode(oriented(form, upright if form == "TIFF" else stored, 1), spec, max_pixels=MANY).astype(int)
+    assert np.abs(ignoring.astype(int) - kept).max() <= (0 if form in {"TIFF", "PNG", "WEBP"} else 6)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg", "tiff_adobe_deflate"])
+def test_turned_tiffs_of_every_compression_are_placed_upright(compression: str) -> None:
+    """Pillow's own decoder and libtiff's turn the picture at different moments."""
+    upright = noise(320, 200)
+    turned = oriented("TIFF", upright.transpose(Image.Transpose.ROTATE_90), 6, compression=compression)
+    expected = decode(encoded(upright), CROP, max_pixels=MANY).astype(int)
+    found = decode(turned, CROP, max_pixels=MANY).astype(int)
+    assert np.abs(found - expected).mean() <= (2 if compression == "jpeg" else 0)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the data", "after the data"])
+def test_orientation_of_a_png_is_found_wherever_its_chunk_is(late: bool) -> None:
+    """A PNG may name its orientation after its pixels."""
+    upright = noise(320, 200)
+    data = oriented("PNG", upright.transpose(Image.Transpose.ROTATE_90), 6)
+    chunk = data.index(b"eXIf") - 4
+    end = chunk + 12 + int.from_bytes(data[chunk : chunk + 4], "big")
+    rest = data[:chunk] + data[end:]
+    trailer = rest.index(b"IEND") - 4
+    moved = rest[:trailer] + data[chunk:end] + rest[trailer:]
+    expected = decode(encoded(upright), CROP, max_pixels=MANY)
+    np.testing.assert_array_equal(decode(moved if late else data, CROP, max_pixels=MANY), expected)
+
+
+def test_orientation_of_a_tiff_in_xmp_alone_is_undone() -> None:
+    """Without the tag the size before loading is the stored one; the picture is turned all the same."""
+    upright = noise(320, 200)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    data = encoded(upright.transpose(Image.Transpose.ROTATE_90), "TIFF", tiffinfo={700: xmp})
+    np.testing.assert_array_equal(decode(data, CROP, max_pixels=MANY), decode(encoded(upright), CROP, max_pixels=MANY))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_limits_hold_for_a_turned_picture_too(turned: bool) -> None:
+    """Pixels are counted alike however the picture is stored."""
+    stored = noise(200, 100).transpose(Image.Transpose.ROTATE_90) if turned else noise(200, 100)
+    data = oriented("TIFF", stored, 6 if turned else 1)
+    assert decode(data, SQUASH, max_pixels=20_000).shape == (32, 24, 3)
+    with pytest.raises(ImageTooLarge):
+        decode(data, SQUASH, max_pixels=19_999)
 
 
 def test_draft_is_close_to_the_full_decode() -> None:
