@@ -26,8 +26,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from service.core.images import decode  # noqa: E402
-from service.core.manifest import InputSpec  # noqa: E402
+from microtome.manifest import InputSpec  # noqa: E402
+from microtome.preprocessing import decode  # noqa: E402
 from tests.e2e.processes import Gateway, ModelServer, Process, Valkey, free_port  # noqa: E402
 
 PHOTO = (REPOSITORY / "examples" / "cat.jpg").read_bytes()

@@ -1,182 +1,42 @@
-"""Everything the gateway can fail with.
+"""The gateway's errors: the shared tree, one error that never reaches a caller, and the wording of unknown names."""
 
-* ServiceError
-  x RequestRejected         the caller must change something
-    + BadRequest            an option or the form of the body is wrong
-    + UnsupportedModality   text, audio or video, where only images are embedded
-    + Unauthenticated       no API key, or one that is not known here
-    + NotAcceptable         no form of answer that the caller takes fits what was asked for
-    + BodyTooSlow           the request's body does not come
-    + UrlNotAllowed         fetching from this address is not allowed
-    + UrlNotFetched         the address was asked and gave no image
-    + NotAnImage            the bytes are no image that we read
-    + BrokenImage           an image, but truncated or corrupt
-    + ImageTooLarge         more bytes or more pixels than the limits allow
-    + TooManyImages         more images in one request than the limit allows
-    + NoImageEmbedded       every image of the request failed, each for its own reason
-    + UnknownModel          no such model is served here
-    + UnknownVersion        the model has no such version, or not any more
-    + UnknownOutput         the model has no such output
-  x TemporarilyUnable       the same request may succeed later
-    + Overloaded            more work in flight than the limits allow
-    + ModelServerDown       the model server cannot be reached
-    + ModelNotReady         the model server lives, but this model is not ready yet
-    + DeadlineExceeded      the time allowed for the request is over
-  x ModelServerFault        the model server answered with something that cannot be right
-
-Errors carry meaning, never a transport's number: each transport owns a total table (`http/statuses.py`). Every
-message goes to the caller as it stands, so it says what was expected, what came and what to do, and nothing of our
-insides.
-
-`CacheUnavailable` stands outside the tree: it never reaches a caller, since a cache that is down is one that misses.
-"""
-
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from copy import copy
 from difflib import get_close_matches
-from functools import cache
 from typing import TypeVar
+
+from microtome.errors import (
+    BadRequest,
+    BodyTooSlow,
+    BrokenImage,
+    DeadlineExceeded,
+    ImageTooLarge,
+    ModelNotReady,
+    ModelServerDown,
+    ModelServerFault,
+    NoImageEmbedded,
+    NotAcceptable,
+    NotAnImage,
+    Overloaded,
+    RequestRejected,
+    ServiceError,
+    TemporarilyUnable,
+    TooManyImages,
+    Unauthenticated,
+    UnknownModel,
+    UnknownOutput,
+    UnknownVersion,
+    UnsupportedModality,
+    UrlNotAllowed,
+    UrlNotFetched,
+    slug,
+)
 
 E = TypeVar("E", bound=BaseException)
 
 
-class ServiceError(Exception):
-    """A request that was not answered, and why. `str(error)` is written for the caller."""
-
-
-class RequestRejected(ServiceError):
-    """The caller must change something; the same request will fail again."""
-
-
-class BadRequest(RequestRejected):
-    """An option or the form of the body is wrong."""
-
-
-class UnsupportedModality(RequestRejected):
-    """Text or another kind of input than images; what is served here embeds images only."""
-
-
-class Unauthenticated(RequestRejected):
-    """The request has no API key, or one that is not known here."""
-
-
-class NotAcceptable(RequestRejected):
-    """No form of answer that the caller takes fits what was asked for."""
-
-
-class BodyTooSlow(RequestRejected):
-    """The request's body does not come, or not fast enough."""
-
-
-class UrlNotAllowed(RequestRejected):
-    """Fetching an image from this address is not allowed here."""
-
-
-class UrlNotFetched(RequestRejected):
-    """The address was asked, and gave no image: not in time, too large, or not at all."""
-
-
-class NotAnImage(RequestRejected):
-    """The bytes are no image in a format that we read."""
-
-
-class BrokenImage(RequestRejected):
-    """The bytes begin like an image, but are truncated or corrupt."""
-
-
-class ImageTooLarge(RequestRejected):
-    """The image, or the request as a whole, has more bytes or pixels than the limits allow."""
-
-
-class TooManyImages(RequestRejected):
-    """The request has more images than the limit allows."""
-
-
-class NoImageEmbedded(RequestRejected):
-    """Every image of the request failed, each for its own reason.
-
-    Attributes:
-        failures: by the image's index in the request.
-    """
-
-    def __init__(self, failures: Mapping[int, ServiceError]) -> None:
-        super().__init__(f"None of {len(failures)} images could be embedded; `errors` says why, image by image.")
-        self.failures = failures
-
-
-class UnknownModel(RequestRejected):
-    """No model of this name is served here."""
-
-
-class UnknownVersion(RequestRejected):
-    """The model has no version of this number that could be asked now."""
-
-
-class UnknownOutput(RequestRejected):
-    """The model has no output of this name."""
-
-
-class TemporarilyUnable(ServiceError):
-    """The same request may succeed later.
-
-    Attributes:
-        retry_after: seconds after which trying again makes sense.
-    """
-
-    def __init__(self, message: str, *, retry_after: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class Overloaded(TemporarilyUnable):
-    """More work is in flight than the limits allow.
-
-    Attributes:
-        reason: which limit, in a word for operators.
-    """
-
-    def __init__(self, message: str, *, retry_after: int = 1, reason: str = "model-server") -> None:
-        super().__init__(message, retry_after=retry_after)
-        self.reason = reason
-
-
-class ModelServerDown(TemporarilyUnable):
-    """The model server cannot be reached."""
-
-
-class ModelNotReady(TemporarilyUnable):
-    """The model server lives, but has no version of this model ready."""
-
-
-class DeadlineExceeded(TemporarilyUnable):
-    """The time allowed for the request is over."""
-
-
-class ModelServerFault(ServiceError):
-    """The model server answered with something that cannot be right: a wrong shape, a value that is not finite.
-
-    Attributes:
-        rows: of the batch, that are at fault; empty when the whole answer is.
-    """
-
-    def __init__(self, message: str, *, rows: Collection[int] = ()) -> None:
-        super().__init__(message)
-        self.rows = frozenset(rows)
-
-
 class CacheUnavailable(Exception):
     """The cache could not be asked. Never reaches a caller."""
-
-
-def slug(error: type[ServiceError]) -> str:
-    """Name an error the way problem types and metrics do: `ModelServerDown` is `model-server-down`."""
-    return _dashed(error.__name__)
-
-
-@cache
-def _dashed(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 def restated(error: E, message: str | None = None) -> E:
@@ -196,3 +56,34 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     shown = names if len(names) <= 8 else get_close_matches(name, names, n=3, cutoff=0.0)
     listed = ", ".join(repr(n) for n in shown)
     return f"Unknown {kind} {name[:80]!r}. {'Known' if len(names) <= 8 else 'Nearest'}: {listed or 'none'}."
+
+
+__all__ = [
+    "BadRequest",
+    "BodyTooSlow",
+    "BrokenImage",
+    "CacheUnavailable",
+    "DeadlineExceeded",
+    "ImageTooLarge",
+    "ModelNotReady",
+    "ModelServerDown",
+    "ModelServerFault",
+    "NoImageEmbedded",
+    "NotAcceptable",
+    "NotAnImage",
+    "Overloaded",
+    "RequestRejected",
+    "ServiceError",
+    "TemporarilyUnable",
+    "TooManyImages",
+    "Unauthenticated",
+    "UnknownModel",
+    "UnknownOutput",
+    "UnknownVersion",
+    "UnsupportedModality",
+    "UrlNotAllowed",
+    "UrlNotFetched",
+    "restated",
+    "slug",
+    "unknown",
+]

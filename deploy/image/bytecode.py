@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 import service
-from service.core.headers import FORMATS
+from microtome.preprocessing import FORMATS
 
 LATE = (
     "anyio._backends._asyncio",

@@ -16,8 +16,8 @@ from microtome.client.options import EmbedOptions
 from microtome.client.outcomes import ModelVersion, Outcome
 from microtome.client.pictures import collected
 from microtome.embed.errors import EmbedError
-from service.core.images import decode
-from service.core.manifest import Manifest
+from microtome.manifest import Manifest
+from microtome.preprocessing import decode
 from service.core.vectors import Dtype, shaped, written
 from service.errors import RequestRejected, slug
 

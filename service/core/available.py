@@ -1,6 +1,6 @@
 """Which versions of a model can be asked for now."""
 
-from service.core.manifest import ModelCard
+from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
 
 _AVAILABLE = "available"

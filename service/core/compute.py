@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from microtome.manifest import ModelCard
+from microtome.preprocessing import decode
 from service.core.admission import Backlog
 from service.core.aside import aside
 from service.core.deadline import Deadline
-from service.core.images import decode
-from service.core.manifest import ModelCard
 from service.core.ports import Claims, ModelServer, Pixels, VectorCache, Vectors
 from service.core.requests import CacheUse
 from service.core.sharing import Sharing, Unclaimed

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 
+from microtome.manifest import ModelCard
 from service.core.admission import Backlog
 from service.core.budget import Budget
 from service.core.cache_keys import image_digest
 from service.core.compute import Computing
 from service.core.journey import Journey
 from service.core.lookup import Lookup
-from service.core.manifest import ModelCard
 from service.core.peeking import ask_of, peek_of
 from service.core.ports import Claims, ModelServer, Observer, VectorCache
 from service.core.requests import Embedded, Embedding, EmbedRequest

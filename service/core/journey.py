@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from microtome.manifest import ModelCard
 from service.core.compute import Computing, Job
 from service.core.deadline import Deadline, current
-from service.core.manifest import ModelCard
 from service.core.ports import Observer, Vectors
 from service.core.requests import EmbedRequest, ImageError, Source
 from service.core.single_flight import Flight, Flights

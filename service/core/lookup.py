@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from microtome.manifest import ModelCard
 from service.core.cache_keys import vector_key
 from service.core.journey import Pair
-from service.core.manifest import ModelCard
 from service.core.ports import Vectors
 from service.core.requests import ALL, Embedded, Embedding
 from service.errors import UnknownOutput, unknown

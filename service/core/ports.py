@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from microtome.manifest import ModelCard
 from service.core.deadline import Deadline
-from service.core.manifest import ModelCard
 from service.core.timings import Stages, nobody
 
 Pixels = NDArray[np.uint8]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from service.core.manifest import ModelCard
+from microtome.manifest import ModelCard
 from service.core.ports import Vectors
 from service.errors import ServiceError
 

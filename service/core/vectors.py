@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.core.manifest import OutputSpec
+from microtome.manifest import OutputSpec
 from service.errors import BadRequest
 
 Dtype = Literal["float32", "float16", "int8", "binary"]

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from microtome.manifest import ModelCard, OutputSpec
 from microtome.v1 import embedding_pb2 as pb
-from service.core.manifest import ModelCard, OutputSpec
 from service.core.requests import Embedded, Embedding, Source
 from service.core.vectors import Dtype, checked_dimensions, shaped, written
 from service.delimited import opening

@@ -11,10 +11,10 @@ import grpc
 
 from microtome import __version__
 from microtome.inference.v2 import inference_pb2 as pb
+from microtome.manifest import ModelCard
 from service.core.available import available
 from service.core.deadline import within
 from service.core.intake import Intake
-from service.core.manifest import ModelCard
 from service.core.requests import Embedded
 from service.core.timings import Timings
 from service.errors import BadRequest, UnknownModel, unknown

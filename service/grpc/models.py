@@ -3,9 +3,9 @@
 import json
 from dataclasses import asdict
 
+from microtome.manifest import ModelCard
 from microtome.v1 import embedding_pb2 as pb
 from service.core.available import available
-from service.core.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.errors import UnknownModel, unknown
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from service.core.manifest import ModelCard
+from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.errors import UnknownModel, unknown
 from service.http.documentation import problems

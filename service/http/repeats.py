@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 from starlette.types import Scope
 
-from service.core.manifest import ModelCard
+from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.core.timings import Timings, timed
 from service.http import access

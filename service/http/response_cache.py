@@ -8,7 +8,7 @@ which an answer of the same form is written.
 from collections import OrderedDict
 from typing import NamedTuple
 
-from service.core.manifest import ModelCard
+from microtome.manifest import ModelCard
 from service.http.raw import RawHeaders
 
 _OVERHEAD = 1500

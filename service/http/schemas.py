@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.core.manifest import Manifest
+from microtome.manifest import Manifest
 
 
 class EmbeddingAnswer(BaseModel):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from service.core.manifest import ModelCard
+from microtome.manifest import ModelCard
 from service.inference_protocol.tensors import IMAGE
 
 NAME = "microtome"

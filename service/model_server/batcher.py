@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from microtome.manifest import ModelCard
 from service.core.deadline import Deadline
-from service.core.manifest import ModelCard
 from service.core.ports import ModelServer, Pixels, Vectors
 from service.core.timings import Stages, nobody
 from service.errors import DeadlineExceeded, ModelServerFault, restated

@@ -5,9 +5,9 @@ from math import prod
 
 import numpy as np
 
+from microtome.manifest import ModelCard
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
-from service.core.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.errors import ModelServerFault
 from service.model_server.predict_encoding import WireTensor, laid

@@ -2,8 +2,8 @@
 
 from pydantic import TypeAdapter, ValidationError
 
+from microtome.manifest import Manifest
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
-from service.core.manifest import Manifest
 from service.errors import ModelServerFault
 from service.model_server.codec import query_tensor
 from service.model_server.replicas import Replicas

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
+from microtome.manifest import ModelCard
 from service.core.deadline import Deadline
-from service.core.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.core.timings import Stages, nobody, timed
 from service.errors import (

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from service.core.manifest import ModelCard
+from microtome.manifest import ModelCard
 from service.errors import ServiceError
 
 

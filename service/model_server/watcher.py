@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-from service.core.manifest import ModelCard
+from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.errors import (
     DeadlineExceeded,

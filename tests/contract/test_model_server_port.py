@@ -11,8 +11,8 @@ from time import monotonic
 import numpy as np
 import pytest
 
+from microtome.manifest import ModelCard
 from service.core.deadline import Deadline
-from service.core.manifest import ModelCard
 from service.core.ports import ModelServer, Pixels
 from service.errors import DeadlineExceeded, ModelNotReady, UnknownModel, UnknownVersion
 from service.model_server.batcher import Batcher

@@ -12,8 +12,8 @@ from PIL import Image
 from exporter.errors import CalibrationImageBroken
 from exporter.images import read_pixels
 from exporter.preprocessing import Preprocessing
-from service.core.images import decode
-from service.core.manifest import InputSpec
+from microtome.manifest import InputSpec
+from microtome.preprocessing import decode
 
 WAYS = [
     Preprocessing(224, 224, shortest_side=256),

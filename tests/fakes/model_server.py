@@ -6,8 +6,8 @@ from math import inf
 
 import numpy as np
 
+from microtome.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
 from service.core.deadline import Deadline
-from service.core.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
 from service.core.ports import Pixels, Vectors
 from service.core.timings import Stages, nobody
 from service.errors import (

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from keras.applications.resnet import ResNet50, preprocess_input
 
-from service.core.images import decode
-from service.core.manifest import InputSpec
+from microtome.manifest import InputSpec
+from microtome.preprocessing import decode
 from tests.exported_models import REPOSITORY, export
 
 NASTY = (

@@ -16,10 +16,9 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image, UnidentifiedImageError
 
+from microtome.manifest import InputSpec, Interpolation
+from microtome.preprocessing import FORMATS, decode
 from service.cache.null import NullCache
-from service.core.headers import FORMATS
-from service.core.images import decode
-from service.core.manifest import InputSpec, Interpolation
 from service.errors import RequestRejected
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
@@ -162,8 +161,8 @@ MEASURE = """
 import io, resource, sys, warnings
 from pathlib import Path
 from PIL import Image
-from service.core.images import decode
-from service.core.manifest import InputSpec, Interpolation
+from microtome.preprocessing import decode
+from microtome.manifest import InputSpec, Interpolation
 from service.errors import RequestRejected
 warnings.simplefilter("ignore")
 spec = InputSpec(224, 224, "rgb", "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)

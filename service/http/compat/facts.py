@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from service.core.headers import opened
+from microtome.preprocessing import opened
 from service.core.remote_images import Image
 from service.errors import RequestRejected
 

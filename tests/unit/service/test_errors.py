@@ -2,14 +2,15 @@
 
 import inspect
 
-from service import errors
-from service.errors import ServiceError, slug
+from microtome import errors
+from microtome.errors import ServiceError, slug
+from service.errors import unknown
 from service.http.statuses import STATUS
 
 
 def leaves(tree: type[ServiceError]) -> set[type[ServiceError]]:
     """Return the classes of the tree that have no subclasses."""
-    below = tree.__subclasses__()
+    below = [child for child in tree.__subclasses__() if child.__module__ == errors.__name__]
     return {leaf for child in below for leaf in leaves(child)} if below else {tree}
 
 
@@ -32,7 +33,7 @@ def test_the_tree_is_drawn_where_it_is_defined() -> None:
 
 def test_unknown_names_are_answered_with_known_ones() -> None:
     """Few names are all listed, of many the nearest three, and what came is quoted but bounded."""
-    assert errors.unknown("output", "tpo", ["top", "early"]) == "Unknown output 'tpo'. Known: 'early', 'top'."
+    assert unknown("output", "tpo", ["top", "early"]) == "Unknown output 'tpo'. Known: 'early', 'top'."
     many = [f"layer{i}" for i in range(100)]
-    assert "Nearest: 'layer42', " in errors.unknown("output", "layer42x", many)
-    assert len(errors.unknown("output", "x" * 10_000, many)) < 200
+    assert "Nearest: 'layer42', " in unknown("output", "layer42x", many)
+    assert len(unknown("output", "x" * 10_000, many)) < 200

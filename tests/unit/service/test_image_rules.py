@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from service.core.images import decode
-from service.core.manifest import InputSpec
+from microtome.manifest import InputSpec
+from microtome.preprocessing import decode
 from service.errors import BrokenImage
 from tests.pictures import encoded, noise
 

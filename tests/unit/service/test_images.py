@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.core.geometry import place
-from service.core.headers import FORMATS
-from service.core.images import decode
-from service.core.manifest import InputSpec
+from microtome.manifest import InputSpec
+from microtome.preprocessing import FORMATS, decode, place
 from service.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
 from tests.pictures import encoded, noise, png
 

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from service.core.images import decode
-from service.core.manifest import InputSpec
+from microtome.manifest import InputSpec
+from microtome.preprocessing import decode
 from service.errors import BrokenImage, ImageTooLarge, NotAnImage
 from tests.pictures import encoded, noise
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from microtome import __version__
+from microtome.manifest import ModelCard
 from service.core.available import available
-from service.core.manifest import ModelCard
 from service.core.requests import Embedded
 from service.errors import ModelNotReady, UnknownModel, unknown
 from service.http.compat.dialect import Dialect

@@ -6,7 +6,7 @@ from datetime import datetime
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from service.core.manifest import ModelCard
+from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.errors import UnknownModel, unknown
 

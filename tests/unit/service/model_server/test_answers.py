@@ -14,10 +14,10 @@ import pytest
 from google.protobuf.wrappers_pb2 import Int64Value
 from grpc import StatusCode
 
+from microtome.manifest import Manifest
 from microtome.tfserving.v1.model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
-from service.core.manifest import Manifest
 from service.errors import (
     DeadlineExceeded,
     ModelNotReady,

@@ -1,4 +1,7 @@
-"""What a model says about itself, as types. The contract is protos/microtome/manifest/v1/manifest.schema.json."""
+"""A model's description of itself, as types. The contract is protos/microtome/manifest/v1/manifest.schema.json.
+
+The exporter writes it into the SavedModel, the model server returns it, and the gateway and bulk embedding read it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +10,7 @@ from typing import Any, Literal
 
 Resize = Literal["shortest-side", "squash", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Crop = Literal["center", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +18,10 @@ class InputSpec:
     """How an image becomes the uint8 [height, width, 3] pixels that the model takes.
 
     Attributes:
+        height: pixels.
+        width: pixels.
         shortest_side: pixels of the shorter side after resizing; None unless `resize` is "shortest-side".
+        exif_orientation: whether the image is turned upright as its EXIF data says.
         jpeg_draft: True lets libjpeg decode at a reduced scale; False means bit-equal to `keras.utils.load_img`.
     """
 
@@ -24,14 +31,23 @@ class InputSpec:
     resize: Resize
     shortest_side: int | None
     interpolation: Interpolation
-    crop: Literal["center", "none"]
+    crop: Crop
     exif_orientation: bool
     jpeg_draft: bool
 
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """One named embedding of a model; `shape` is that of one image, without the batch dimension."""
+    """One named embedding of a model.
+
+    Attributes:
+        layer: name; several are joined by ` + `.
+        shape: of one image, without the batch dimension.
+        params: weights that this output needs.
+        flops: floating-point operations for one image, a multiply-add counted as two; None when not known.
+        quantization: range of each dimension for int8 answers; None without calibration.
+        normalize: the graph's last step.
+    """
 
     name: str
     layer: str
@@ -42,6 +58,7 @@ class OutputSpec:
     params: int
     flops: int | None
     quantization: dict[str, Any] | None
+    normalize: Literal["none", "l2"] = "none"
 
     @property
     def dim(self) -> int:
@@ -51,11 +68,25 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """Which network, with which weights, from where."""
+    """Name, weights and origin of the network."""
 
     name: str
     weights: str
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The graph's arithmetic; vectors are float32 in any case.
+
+    Attributes:
+        worst_cosine: by output, with float32 on sample images; None for float32 itself.
+        median_cosine: likewise.
+    """
+
+    compute: Literal["float32", "bfloat16", "float16"]
+    worst_cosine: dict[str, float] | None
+    median_cosine: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +103,19 @@ class Manifest:
     max_batch_size: int
     created: str
     versions: dict[str, str]
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One version of one model that is being served now."""
+    """One served version of a model."""
 
     name: str
     version: int
     manifest: Manifest
     outputs: Mapping[str, OutputSpec] = field(init=False, repr=False, compare=False)
-    """By name, in the manifest's order; kept, since each request asks for it several times."""
+    """By name, in the manifest's order; kept, since each request reads it several times."""
 
     def __post_init__(self) -> None:
-        """Name the outputs."""
+        """Index the outputs by name."""
         object.__setattr__(self, "outputs", {output.name: output for output in self.manifest.outputs})
