@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _needed(package: str) -> str:
     if package in _SERVER:
-        return f"needs the server's packages, which are not installed: add the wheel microtome_server-{__version__}"
+        return f"needs the server's packages, which are not installed: add the wheel microtome-server {__version__}"
     if package in _GRPC:
         return "needs gRPC, which is not installed: pip install grpcio protobuf googleapis-common-protos"
     return f"needs the Python package {package}, which is not installed"
