@@ -2,8 +2,9 @@
 #   docker build --target gateway     -t microtome/gateway:0.1.0 .
 #   docker build --target exporter    -t microtome/exporter:0.1.0 .
 #   docker build --target modelserver -t microtome/modelserver:0.1.0 .
-# Dependencies are installed before the code is copied, so that a change of code builds in seconds. Every package is held
-# to its hash. To pin the base as well: --build-arg PYTHON=python:3.11-slim@sha256:...
+# All are made from the wheels microtome and microtome-server. Dependencies are installed before them, so that a change of
+# code builds in seconds. Every package is held to its hash. To pin the base as well:
+# --build-arg PYTHON=python:3.11-slim@sha256:...
 ARG PYTHON=python:3.11-slim
 
 # What both kinds of image are made on.
@@ -11,8 +12,22 @@ FROM ${PYTHON} AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore PIP_PROGRESS_BAR=off
 # Bytecode is made here, since the images' file systems are read-only; by hash, since timestamps change with every build.
 ENV INSTALL="install --no-compile --no-deps --require-hashes --only-binary=:all:" \
+    INSTALL_WHEELS="install --no-cache-dir --no-compile --no-deps --no-index" \
     COMPILE="-m compileall -q -j 0 --invalidation-mode unchecked-hash"
 WORKDIR /app
+
+# Both of Microtome's wheels. Every image has both: what one of them does not use weighs less than a megabyte.
+FROM builder AS wheels
+COPY requirements/build.txt /build/build.txt
+RUN --mount=type=cache,target=/root/.cache/pip python -m pip ${INSTALL} -r /build/build.txt
+COPY pyproject.toml README.md LICENSE recipe.yaml ./
+COPY requirements/server.in requirements/gateway.in requirements/tensorflow.in requirements/
+COPY protos protos
+COPY microtome microtome
+COPY exporter exporter
+COPY modelserver modelserver
+COPY service service
+RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir /wheels ./microtome .
 
 FROM builder AS gateway-build
 # hadolint ignore=DL3008
@@ -23,12 +38,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/microtome \
     && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/gateway.txt \
     && python /build/slim.py /opt/microtome/lib/python3.*/site-packages
-COPY microtome microtome
-COPY service service
 COPY deploy/image/bytecode.py deploy/image/healthcheck.py /usr/local/lib/microtome/
-# Of Python's own library too, which comes without: it would be compiled at each start, and for each health check.
-# What cannot be imported, or be decoded, fails here.
-RUN PYTHONPYCACHEPREFIX=/opt/microtome/bytecode PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 \
+# Bytecode of Python's own library too, which comes without: it would be compiled at each start, and for each health
+# check. What cannot be imported, or be decoded, fails here.
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    python -m pip --python /opt/microtome/bin/python ${INSTALL_WHEELS} /wheels/*.whl \
+    && PYTHONPYCACHEPREFIX=/opt/microtome/bytecode PYTHONDONTWRITEBYTECODE=1 \
     /opt/microtome/bin/python /usr/local/lib/microtome/bytecode.py
 
 FROM builder AS tensorflow-build
@@ -37,15 +52,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/microtome \
     && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/tensorflow.txt \
     && python ${COMPILE} /opt/microtome/lib
-COPY pyproject.toml README.md LICENSE ./
-COPY microtome microtome
-COPY exporter exporter
-COPY modelserver modelserver
-# The manifest's schema is read beside the package.
-COPY protos protos
-# Editable, since the exporter looks for protos/ beside itself; and installed at all, since manifests tell the version.
-RUN python -m pip --python /opt/microtome/bin/python install --no-cache-dir --no-deps --no-build-isolation --no-index --editable . \
-    && python ${COMPILE} /app
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    python -m pip --python /opt/microtome/bin/python ${INSTALL_WHEELS} /wheels/*.whl \
+    && python ${COMPILE} /opt/microtome/lib
 
 # The base without what installs packages, and without Python's editors: files that a later layer removes still weigh.
 FROM ${PYTHON} AS system
@@ -61,7 +70,7 @@ LABEL org.opencontainers.image.vendor="Microtome" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
 ENV PATH=/opt/microtome/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
-    PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 COPY deploy/image/healthcheck.py /usr/local/lib/microtome/healthcheck.py
 # A directory of its own for models, so that an empty volume mounted there belongs to who writes into it.
 RUN install -d -o 10001 -g 10001 /models
@@ -71,7 +80,6 @@ USER 10001:10001
 
 FROM runtime AS tensorflow-runtime
 COPY --from=tensorflow-build /opt/microtome /opt/microtome
-COPY --from=tensorflow-build /app /app
 # TensorFlow's own chatter, and Keras' downloads: /tmp is the one place that can be written with a read-only root.
 ENV TF_CPP_MIN_LOG_LEVEL=2 KERAS_HOME=/tmp/keras
 
@@ -106,7 +114,6 @@ FROM runtime AS gateway
 LABEL org.opencontainers.image.title="microtome-gateway" \
       org.opencontainers.image.description="Image embeddings over HTTP: decodes, caches, asks the model server"
 COPY --from=gateway-build /opt/microtome /opt/microtome
-COPY --from=gateway-build /app /app
 ENV PYTHONPYCACHEPREFIX=/opt/microtome/bytecode
 ENV MICROTOME_HOST=0.0.0.0 MICROTOME_PORT=8000 MICROTOME_LOG_FORMAT=json
 EXPOSE 8000 8001 8002

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
-SETS := gateway tensorflow openvino dev deploy bench clients
+SETS := build gateway tensorflow openvino dev deploy bench clients
 STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -19,8 +19,8 @@ ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
 $(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
 endif
 
-.PHONY: help setup run test test-deploy test-clients drill conformance images check lint format types contracts protos protos-check \
-	bench bench-full docs lock clean
+.PHONY: help setup run test test-deploy test-clients drill conformance wheels images check lint format types contracts protos \
+	protos-check bench bench-full docs lock clean
 
 help:            ## show the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -28,7 +28,7 @@ help:            ## show the verbs
 setup: $(VENV)/.ready            ## install hash-locked dependencies into .venv (nothing to do when nothing changed)
 
 # .installing marks what cannot be trusted: pip takes a package that it was interrupted at for installed.
-$(VENV)/.ready: $(LOCKS) requirements/install.py pyproject.toml
+$(VENV)/.ready: $(LOCKS) requirements/install.py pyproject.toml microtome/pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(SUITABLE)' || { \
 	    echo "Microtome needs Python 3.11, 3.12 or 3.13. If you have one elsewhere: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@test ! -e $(VENV)/.installing && $(PY) -m pip --version >/dev/null 2>&1 || rm -rf $(VENV)
@@ -36,7 +36,8 @@ $(VENV)/.ready: $(LOCKS) requirements/install.py pyproject.toml
 	@touch $(VENV)/.installing
 	@echo "Installing dependencies into $(VENV); the first time about 1 GB is downloaded, most of it TensorFlow."
 	@$(PY) requirements/install.py $(LOCKS)
-	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --no-index --editable .
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --no-index \
+	    --editable ./microtome --editable .
 	@rm $(VENV)/.installing
 	@echo "$(CURDIR)" > $@
 
@@ -70,6 +71,13 @@ $(VENV)/kserve/.ready: requirements/kserve.txt $(VENV)/.ready
 	@$(PY) -m venv $(VENV)/kserve
 	@$(VENV)/kserve/bin/python requirements/install.py requirements/kserve.txt
 	@touch $@
+
+# setuptools would also pack what an earlier build left.
+wheels: setup            ## build the wheels microtome and microtome-server into dist/
+	@rm -rf build dist
+	@$(PY) -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist ./microtome .
+	@rm -rf build
+	@ls dist
 
 images:            ## build the images with docker or podman, whichever is there (IMAGES=gateway builds one)
 	@for builder in docker podman none; do $$builder info >/dev/null 2>&1 && break; done; \
@@ -139,4 +147,4 @@ lock: setup            ## resolve the requirement files anew
 	    requirements/kserve.in -o requirements/kserve.txt
 
 clean:            ## remove what the verbs above made (exported models stay)
-	@rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) build dist *.egg-info microtome/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -13,8 +13,9 @@ from pydantic_core import PydanticUndefined
 
 from exporter import cli as exporter_cli
 from exporter.recipe_schema import recipe_schema
-from microtome import cli as microtome_cli
-from microtome.embed import arguments as embed_arguments
+from microtome.commands.embed import command as embed
+from microtome.commands.rollout import command as rollout
+from microtome.commands.up import command as up
 from modelserver.command_line import usage
 from service import cache_command, errors
 from service.errors import slug
@@ -87,8 +88,9 @@ def commands() -> str:
     parts = [
         "# Commands\n\nAll of them are instant until they have work to do, and `--help` says the same as this page.\n"
     ]
-    own = subcommands(microtome_cli.build_parser()) | {"embed": embed_arguments.build_parser()}
-    for name, parser in (own | subcommands(exporter_cli.build_parser())).items():
+    parsers = {"up": up.build_parser(), **subcommands(exporter_cli.build_parser())}
+    parsers |= {"rollout": rollout.build_parser(), "embed": embed.build_parser()}
+    for name, parser in parsers.items():
         parts.append(f"## microtome {name}\n\n{parser.description}\n\n{options(parser)}")
         parts.append(f"{parser.epilog}\n" if parser.epilog else "")
     for name, parser in subcommands(cache_command.build_parser()).items():

@@ -14,12 +14,13 @@ import jsonschema
 import keras
 import tensorflow as tf
 
+import exporter
 from exporter.calibrating import Calibrated, described
 from exporter.precision_cost import Cost
 from exporter.recipe import ModelRecipe
 from exporter.slicing import Slice, SliceOutput
 
-_SCHEMA = Path(__file__).resolve().parents[1] / "protos/microtome/manifest/v1/manifest.schema.json"
+_SCHEMA = Path(exporter.__file__).with_name("manifest.schema.json")
 
 
 def describe(

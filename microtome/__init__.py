@@ -1,26 +1,26 @@
-"""What other people import: the Python client, and the generated stubs of our wire contracts."""
+"""What other programs import: the Python client, and the generated stubs of the wire contracts."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from microtome.client.asynchronous import AsyncClient
-    from microtome.client.outcomes import Outcome
-    from microtome.client.synchronous import Client
+    from microtome.client.async_client import AsyncClient
+    from microtome.client.client import Client
+    from microtome.client.results import Outcome
 
 __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Outcome", "__version__"]
 
-_HOMES = {
-    "AsyncClient": "microtome.client.asynchronous",
-    "Client": "microtome.client.synchronous",
-    "Outcome": "microtome.client.outcomes",
+_MODULES = {
+    "AsyncClient": "microtome.client.async_client",
+    "Client": "microtome.client.client",
+    "Outcome": "microtome.client.results",
 }
 
 
 def __getattr__(name: str) -> object:
-    # Lazily, since the stubs and the command are here too, and their users pay for what they use.
+    # Lazy, so that importing the stubs or the command does not import the client.
     import importlib  # noqa: PLC0415
 
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'microtome' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

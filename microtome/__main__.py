@@ -2,6 +2,6 @@
 
 import sys
 
-from microtome.cli import main
+from microtome.commands.cli import main
 
 sys.exit(main())

@@ -12,7 +12,7 @@ from modelserver.threads_within import cores
 
 _ABSENT = (
     "--engine=openvino needs the package openvino, which is not installed here. "
-    "Install it (pip install 'microtome[openvino]'), or leave --engine=tensorflow"
+    "Install it (pip install openvino), or leave --engine=tensorflow"
 )
 _TELEMETRY = "openvino_telemetry"
 

@@ -255,8 +255,8 @@ def read_settings() -> Settings:
     ]
     if traces_wanted() and not _can_trace():
         faults.append(
-            "OTEL_EXPORTER_OTLP_ENDPOINT: traces need what is not installed: pip install 'microtome[otel]'; or set "
-            "OTEL_TRACES_EXPORTER=none"
+            "OTEL_EXPORTER_OTLP_ENDPOINT: traces need OpenTelemetry, which is not installed: pip install "
+            "opentelemetry-sdk opentelemetry-exporter-otlp-proto-http; or set OTEL_TRACES_EXPORTER=none"
         )
     try:
         settings = Settings()

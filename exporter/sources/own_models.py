@@ -76,7 +76,7 @@ def _from_preset(preset: str) -> keras.Model:
     except ImportError as error:
         raise ImpossibleModel(
             f"Expected the package keras-hub for the preset {preset}. Received: it is not installed. Run pip install "
-            "'microtome[kerashub]'."
+            "keras-hub."
         ) from error
     try:
         return keras_hub.models.Backbone.from_preset(preset)

@@ -1,9 +1,10 @@
 """The Python client: images in, NumPy arrays out, over HTTP or gRPC.
 
-`microtome.Client` and `microtome.AsyncClient` are the whole interface, beside the errors in `microtome.client.errors`;
-`microtome.client.grpc_stream` is for those who have a stub of their own.
-How a call goes: pictures become bytes (`pictures`), requests of a few images each (`grouping`), which a transport sends
-(`http_*`, `grpc_*`) as often as it takes (`retrying`); results come back in order (`ordered`) as `outcomes`.
+The interface is `microtome.Client`, `microtome.AsyncClient` and the errors in `microtome.client.errors`;
+`microtome.client.grpc_stream` is for programs with a gRPC stub of their own.
 
-Importing this costs next to nothing: NumPy, httpx and gRPC are imported when a client is made.
+A call encodes its images (`images`), groups them into requests (`grouping`), sends each through a transport (`http`,
+`grpc`) until it succeeds or may not be retried (`retries`), and returns `results` in order (`client`, `async_client`).
+
+Importing this package is cheap: NumPy, httpx and gRPC are imported when a client is made.
 """

@@ -1,19 +1,19 @@
-"""Everything the client can fail with; the server's tree (docs/reference/problems.md) and what never reaches it.
+"""The client's errors: the server's tree (docs/reference/problems.md), and errors that never reach the server.
 
 * MicrotomeError
   x UnreadableImage         it could not be read or encoded here; nothing was sent
-  x MixedVersions           answers came from different versions of the model
-  x UnexpectedAnswer        whoever answered does not speak as Microtome does
+  x MixedVersions           responses came from different versions of the model
+  x UnexpectedAnswer        the response is not Microtome's
   x RequestRejected         the caller must change something
     + BadRequest, Unauthenticated, NotAcceptable, BodyTooSlow, UrlNotAllowed, UrlNotFetched, NotAnImage, BrokenImage,
       ImageTooLarge, TooManyImages, NoImageEmbedded, UnknownModel, UnknownVersion, UnknownOutput, UnsupportedModality
-  x TemporarilyUnable       the same request may succeed later; it was retried as often as the client was allowed to
+  x TemporarilyUnable       the same request may succeed later; it was retried as often as the policy allows
     + Overloaded, ModelServerDown, ModelNotReady, DeadlineExceeded
     + Unreachable           no connection, or one that broke
-  x ModelServerFault        the model server answered with something that cannot be right
-  x InternalError           the server failed in a way it did not foresee; its log knows why
+  x ModelServerFault        the model server's response cannot be right
+  x InternalError           an unforeseen failure of the server; its log has the cause
 
-`kind` is the name that both transports have for an error, such as `image-too-large`.
+`kind` is an error's name in both transports, such as `image-too-large`.
 """
 
 import re
@@ -22,10 +22,10 @@ from types import MappingProxyType
 
 
 class MicrotomeError(Exception):
-    """An image or a call that came to nothing, and why; `str(error)` says what to do.
+    """An image or a call failed; `str(error)` says why and what to do.
 
     Attributes:
-        request_id: of the request, as the server logged it; empty where there was none.
+        request_id: the request's id in the server's log; empty when there was no request.
     """
 
     request_id: str = ""
@@ -45,7 +45,7 @@ class MixedVersions(MicrotomeError):
 
 
 class UnexpectedAnswer(MicrotomeError):
-    """Whoever answered does not speak as Microtome does: a proxy, or another service."""
+    """The response is not Microtome's: it came from a proxy, or from another service."""
 
 
 class RequestRejected(MicrotomeError):
@@ -57,11 +57,11 @@ class BadRequest(RequestRejected):
 
 
 class Unauthenticated(RequestRejected):
-    """The request has no API key, or one that is not known there."""
+    """The request has no API key, or one that the server does not know."""
 
 
 class NotAcceptable(RequestRejected):
-    """No form of answer that the client reads fits what was asked for."""
+    """The server has no form of response that the client reads for this request."""
 
 
 class BodyTooSlow(RequestRejected):
@@ -69,15 +69,15 @@ class BodyTooSlow(RequestRejected):
 
 
 class UrlNotAllowed(RequestRejected):
-    """Fetching an image from this address is not allowed there."""
+    """The server may not fetch an image from this address."""
 
 
 class UrlNotFetched(RequestRejected):
-    """The address was asked and gave no image."""
+    """The address returned no image."""
 
 
 class NotAnImage(RequestRejected):
-    """The bytes are no image in a format that the server reads."""
+    """The bytes are not an image in a format that the server reads."""
 
 
 class BrokenImage(RequestRejected):
@@ -96,18 +96,18 @@ class NoImageEmbedded(RequestRejected):
     """Every image of the request failed, each for its own reason.
 
     Attributes:
-        failures: by the image's place in the request, as far as the server had room to tell.
+        failures: errors by the image's place in the request; the server may leave some out.
     """
 
     failures: Mapping[int, MicrotomeError] = MappingProxyType({})
 
 
 class UnknownModel(RequestRejected):
-    """No model of this name is served there."""
+    """The server has no model of this name."""
 
 
 class UnknownVersion(RequestRejected):
-    """The model has no version of this number that could be asked now."""
+    """The model has no version of this number that takes requests."""
 
 
 class UnknownOutput(RequestRejected):
@@ -115,14 +115,14 @@ class UnknownOutput(RequestRejected):
 
 
 class UnsupportedModality(RequestRejected):
-    """Text or another kind of input than images; what is served there embeds images only."""
+    """Text or another kind of input than images; the served models embed images only."""
 
 
 class TemporarilyUnable(MicrotomeError):
     """The same request may succeed later.
 
     Attributes:
-        retry_after: seconds after which the server said that trying again makes sense; 0 when it said nothing.
+        retry_after: seconds to wait before a retry, as the server asked; 0 when it did not say.
     """
 
     retry_after: float = 0.0
@@ -137,7 +137,7 @@ class ModelServerDown(TemporarilyUnable):
 
 
 class ModelNotReady(TemporarilyUnable):
-    """The model server lives, but has no version of this model ready."""
+    """The model server runs, but has no version of this model ready."""
 
 
 class DeadlineExceeded(TemporarilyUnable):
@@ -145,15 +145,15 @@ class DeadlineExceeded(TemporarilyUnable):
 
 
 class Unreachable(TemporarilyUnable):
-    """No connection to the server, or one that broke before the answer was there."""
+    """No connection to the server, or one that broke before the response was complete."""
 
 
 class ModelServerFault(MicrotomeError):
-    """The model server answered with something that cannot be right."""
+    """The model server's response cannot be right."""
 
 
 class InternalError(MicrotomeError):
-    """The server failed in a way it did not foresee; its log has the cause under `request_id`."""
+    """An unforeseen failure of the server; its log has the cause under `request_id`."""
 
 
 def _name(error: type[MicrotomeError]) -> str:
@@ -167,11 +167,11 @@ def _tree(error: type[MicrotomeError]) -> Iterator[type[MicrotomeError]]:
 
 
 KINDS: Mapping[str, type[MicrotomeError]] = {_name(error): error for error in _tree(MicrotomeError)}
-"""Every error by its name."""
+"""Every error by its kind."""
 
 
 def named(kind: str, detail: str, *, retry_after: float = 0.0, request_id: str = "") -> MicrotomeError:
-    """Make the error that the server named; one that is not known here yet is a rejection."""
+    """Return the error of a kind; an unknown kind, from a newer server, is a rejection."""
     error = KINDS.get(kind, RequestRejected)(detail)
     error.request_id = request_id
     if isinstance(error, TemporarilyUnable):
@@ -180,7 +180,7 @@ def named(kind: str, detail: str, *, retry_after: float = 0.0, request_id: str =
 
 
 def none_embedded(detail: str, failures: Mapping[int, MicrotomeError]) -> MicrotomeError:
-    """Make the error of a request of which no image was embedded; for reasons that pass, it is the first of them."""
+    """Return the error of a request whose images all failed: the first of them when all are temporary."""
     if failures and all(isinstance(failure, TemporarilyUnable) for failure in failures.values()):
         return next(iter(failures.values()))
     error = NoImageEmbedded(detail)

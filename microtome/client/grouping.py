@@ -1,15 +1,15 @@
-"""Several images in one request, so that each costs less; and what to do when the request as a whole is refused.
+"""Group images into requests, and handle requests that are refused as a whole.
 
-A generator that yields what has to be sent and is sent what came of it: it does no I/O, so both clients drive it.
+The generator yields the bodies of a request and is sent its result: it does no I/O, so both clients drive it.
 """
 
 from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
 from microtome.client import errors
-from microtome.client.outcomes import Answer, Outcome
+from microtome.client.results import BatchResult, Outcome
 
-Sending: TypeAlias = Generator[list[bytes], Answer | errors.MicrotomeError, list[Outcome]]
+Sending: TypeAlias = Generator[list[bytes], BatchResult | errors.MicrotomeError, list[Outcome]]
 
 CONCERNS_THE_CALL = (
     errors.BadRequest,
@@ -20,49 +20,49 @@ CONCERNS_THE_CALL = (
     errors.UnknownOutput,
     errors.UnexpectedAnswer,
 )
-"""Whatever the image, these come again: they are raised, not told image by image."""
+"""Errors that every image would meet: they are raised instead of repeated for each image."""
 
 _MAY_BE_ONE = (errors.ImageTooLarge, errors.TooManyImages, errors.ModelServerFault, errors.InternalError)
-"""Refusals of a whole request that one image, or only their number, may have caused: each is sent again alone."""
+"""Refusals of a whole request that one image, or their number, may have caused: each image is sent again alone."""
 
 
-def sending(pictures: Sequence[Any], bodies: Sequence[bytes | errors.MicrotomeError]) -> Sending:
-    """Send images as one request, and again alone those that it failed for.
+def sending(images: Sequence[Any], bodies: Sequence[bytes | errors.MicrotomeError]) -> Sending:
+    """Send images as one request, then send those that failed again alone.
 
     Args:
-        pictures: as the caller passed them.
-        bodies: what `collected` made of them.
+        images: the images as the caller passed them.
+        bodies: the result of `encode_all`.
 
     Returns:
         their outcomes, in order.
 
     Raises:
-        MicrotomeError: the call as a whole is at fault.
+        MicrotomeError: an error of the call as a whole.
     """
     results: list[Outcome] = [
-        Outcome(picture, error=body if isinstance(body, errors.MicrotomeError) else None)
-        for picture, body in zip(pictures, bodies, strict=True)
+        Outcome(image, error=body if isinstance(body, errors.MicrotomeError) else None)
+        for image, body in zip(images, bodies, strict=True)
     ]
     sound = [(place, body) for place, body in enumerate(bodies) if isinstance(body, bytes)]
     waiting = [sound] if sound else []
     while waiting:
         group = waiting.pop(0)
-        came = yield [body for _, body in group]
-        if isinstance(came, errors.MicrotomeError):
-            if isinstance(came, CONCERNS_THE_CALL):
-                raise came
-            if len(group) > 1 and isinstance(came, _MAY_BE_ONE):
+        result = yield [body for _, body in group]
+        if isinstance(result, errors.MicrotomeError):
+            if isinstance(result, CONCERNS_THE_CALL):
+                raise result
+            if len(group) > 1 and isinstance(result, _MAY_BE_ONE):
                 waiting += [[one] for one in group]
                 continue
-            failures = came.failures if isinstance(came, errors.NoImageEmbedded) else {}
-            came = Answer(None, [failures.get(number, came) for number in range(len(group))])
-        for one, result in zip(group, came.results, strict=True):
+            failures = result.failures if isinstance(result, errors.NoImageEmbedded) else {}
+            result = BatchResult(None, [failures.get(number, result) for number in range(len(group))])
+        for one, found in zip(group, result.results, strict=True):
             place = one[0]
-            if isinstance(result, errors.MicrotomeError):
-                # Not told apart from the others, or for a reason that passes.
-                if isinstance(result, errors.TemporarilyUnable | errors.NoImageEmbedded) and len(group) > 1:
+            if isinstance(found, errors.MicrotomeError):
+                # The cause may be another image of the group, or temporary.
+                if isinstance(found, errors.TemporarilyUnable | errors.NoImageEmbedded) and len(group) > 1:
                     waiting.append([one])
-                results[place] = Outcome(pictures[place], error=result)
+                results[place] = Outcome(images[place], error=found)
             else:
-                results[place] = Outcome(pictures[place], vectors=result, model=came.model)
+                results[place] = Outcome(images[place], vectors=found, model=result.model)
     return results

@@ -1,8 +1,8 @@
-"""EmbedStream for whoever has a stub: any number of images on one call, several in a message if the server takes them.
+"""EmbedStream over a stub of the caller's own: any number of images on one call, several in a message.
 
-gRPC's cost is by the message, so images share one, without a timer: while there are more images than may be under way,
-answers are waited for until a quarter of the places is free, and their images go out together. An image that is alone
-goes at once.
+gRPC's cost is per message, so images share messages where the server accepts that. There is no timer: while more images
+are ready than may be under way, the sender waits until a quarter of the places is free and sends their images together.
+A single image is sent immediately.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from microtome.client.ordered_async import asynchronously
+from microtome.client.async_client import asynchronously
 from microtome.v1 import embedding_pb2 as messages
 
 if TYPE_CHECKING:
-    # Only the types have it.
+    # Only the type stubs define it.
     from microtome.v1.embedding_pb2_grpc import EmbeddingServiceAsyncStub
 
 
@@ -30,22 +30,22 @@ async def embed_stream(
 
     Args:
         stub: over a channel of `grpc.aio`.
-        images: each with an id, which its answer bears. An ordinary iterable must not block.
+        images: pairs of an id, which the answer carries, and a file's bytes. An ordinary iterable must not block.
         options: for all of them.
-        under_way: images sent and not answered. Nothing more is read from `images` while the answers are not taken.
-        how: `timeout`, of the whole stream, `metadata` and whatever else the stub's method takes.
+        under_way: most images sent and not answered. `images` is not read further while answers are not consumed.
+        how: `timeout` of the whole stream, `metadata` and other arguments of the stub's method.
 
     Yields:
-        answers as they are ready, in any order: `id`, `model`, and `result` with an image's vectors or its error.
+        answers in the order in which they are ready: `id`, `model`, and `result` with an image's vectors or its error.
 
     Raises:
-        grpc.aio.AioRpcError: the stream has ended. Send what has no answer yet again, on a new one. Where something
-            was being written at that moment, gRPC says INTERNAL whatever the server said.
+        grpc.aio.AioRpcError: the stream has ended; send images without an answer again on a new one. The code is
+            INTERNAL, whatever the server sent, when the stream ends during a write.
     """
     call: Any = stub.EmbedStream(**how)
     outgoing = _Outgoing(call, under_way)
     sending = asyncio.gather(outgoing.gather(images), outgoing.write(options or messages.EmbedOptions()))
-    # Without its end a stream of which nothing more comes would be read for ever.
+    # Cancel the call when sending fails: otherwise the loop below would wait for responses for ever.
     sending.add_done_callback(lambda done: done.cancelled() or not done.exception() or call.cancel())
     try:
         async for response in call:
@@ -64,13 +64,13 @@ async def embed_stream(
 
 
 class _Outgoing:
-    """Images on their way to the server."""
+    """Images that wait to be sent, and the places for images under way."""
 
     def __init__(self, call: Any, under_way: int) -> None:  # noqa: ANN401, gRPC's types say nothing
         self._call = call
         self._places = asyncio.Semaphore(under_way)
-        # At most half of those under way, so that the next are sent while these are answered. At least a quarter where
-        # only places are lacking, since what is answered one by one would else go one by one for ever.
+        # At most half of the places, so that the next images are sent while these are answered. At least a quarter
+        # when no place is free: images answered one by one would otherwise be sent one by one.
         self._own_most, self._own_least = max(1, under_way // 2), max(1, under_way // 4)
         self._most, self._most_bytes = 1, 0
         self._ready: deque[messages.StreamImage] = deque()
@@ -78,7 +78,7 @@ class _Outgoing:
         self._complete = False
 
     def answered(self, images: int, response: messages.EmbedStreamResponse) -> None:
-        """Give the places of answered images to others, and learn how much the server takes in a message."""
+        """Free the places of answered images, and read the server's limits for a message."""
         for _ in range(images):
             self._places.release()
         if response.max_images:
@@ -86,7 +86,7 @@ class _Outgoing:
         self._news.set()
 
     async def gather(self, images: AsyncIterable[tuple[str, bytes]] | Iterable[tuple[str, bytes]]) -> None:
-        """Take images, as long as there are places."""
+        """Take images while places are free."""
         async for name, image in asynchronously(images):
             await self._places.acquire()
             self._ready.append(messages.StreamImage(id=name, image=messages.Image(data=image)))
@@ -95,7 +95,7 @@ class _Outgoing:
         self._news.set()
 
     async def write(self, options: messages.EmbedOptions) -> None:
-        """Write the options, then what is ready, until there is no more."""
+        """Write the options, then the images that are ready, until there are no more."""
         await self._call.write(messages.EmbedStreamRequest(options=options, reads_more=True))
         while await self._due():
             first, *more = self._next()
@@ -103,7 +103,7 @@ class _Outgoing:
         await self._call.done_writing()
 
     async def _due(self) -> bool:
-        """Wait until a message is to go out; return whether there is any."""
+        """Wait until a message should be sent; return whether there is one."""
         while not self._complete and (
             not self._ready or (self._places.locked() and len(self._ready) < min(self._most, self._own_least))
         ):

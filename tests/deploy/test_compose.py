@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from microtome.rollout.command import parser
+from microtome.commands.rollout.command import build_parser
 from tests.deploy.tfserving import COMPOSE, compose
 
 KEYS = {
@@ -117,7 +117,7 @@ def test_a_rollout_asks_the_services_that_run_and_changes_the_file_that_they_rea
     job = SERVICES["rollout"]
     module, (*command, word), options = job["entrypoint"][:2], job["entrypoint"][2:4], job["entrypoint"][4:]
     assert (["python", "-m"], ["microtome"], "rollout") == (module, command, word)
-    told = parser().parse_args(["lite0", "2", *options])
+    told = build_parser().parse_args(["lite0", "2", *options])
     gateway = SERVICES["gateway"]["environment"]
     assert ([gateway["MICROTOME_MODEL_SERVER"]], gateway["MICROTOME_VERSION_LABEL"]) == (told.server, told.label)
     assert [f"http://gateway:{gateway['MICROTOME_PORT']}"] == told.gateway

@@ -59,11 +59,15 @@ def test_what_is_copied_is_sent_to_the_builder(repository: Path) -> None:
 
 
 def test_packages_are_held_to_their_hashes(repository: Path) -> None:
-    """Every installation of packages is hash-locked, and no registry is named."""
+    """Every installation of packages is hash-locked, of our wheels from the context only; no registry is named."""
     text = (repository / "Dockerfile").read_text()
     assert "--require-hashes" in text
     assert "--index-url" not in text
-    assert 2 == len(re.findall(r"\$\{INSTALL\} -r /build/\w+\.txt", text))
+    assert 3 == len(re.findall(r"\$\{INSTALL\} -r /build/\w+\.txt", text))
+    assert 2 == len(re.findall(r"\$\{INSTALL_WHEELS\} /wheels/\*\.whl", text))
+    assert {"${INSTALL}", "${INSTALL_WHEELS}", "wheel"} == set(re.findall(r"-m pip(?: --python \S+)? (\S+)", text))
+    assert re.search(r'INSTALL_WHEELS=".* --no-deps --no-index"', text)
+    assert re.search(r"pip wheel .*--no-deps .*--no-index", text)
 
 
 def test_every_image_runs_as_somebody_else_than_root(repository: Path) -> None:

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from tests.e2e.photos import example, unseen
 from tests.e2e.processes import Gateway, ModelServer, Process, Valkey, free_port
 from tests.exported_models import REPOSITORY
+from tests.wheels import OURS, build_wheels
 
 IMAGE = REPOSITORY / "deploy" / "image"
 
@@ -31,12 +32,11 @@ class Contents(NamedTuple):
     """What the image has beside its system."""
 
     packages: Path
-    app: Path
     bytecode: Path
 
     def environment(self) -> Mapping[str, str]:
         """Lead Python to it, and to nothing else."""
-        return {"PYTHONPATH": f"{self.app}:{self.packages}", "PYTHONPYCACHEPREFIX": str(self.bytecode)}
+        return {"PYTHONPATH": str(self.packages), "PYTHONPYCACHEPREFIX": str(self.bytecode)}
 
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
         """Run Python on it, without this environment's packages."""
@@ -51,7 +51,7 @@ class ImagesGateway(Gateway):
     def __init__(self, directory: Path, model_server: str, contents: Contents, redis_url: str) -> None:
         super().__init__(directory, model_server, redis_url=redis_url, grpc_port=free_port())
         self.contents = contents
-        self.place = contents.app
+        self.place = directory
 
     def words(self) -> list[str]:
         """Without this environment's packages."""
@@ -75,16 +75,16 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> Contents:
     if shutil.which("strip") is None:
         pytest.skip("needs strip on PATH; Debian has it in the package binutils")
     root = tmp_path_factory.mktemp("image")
-    made = Contents(root / "packages", root / "app", root / "bytecode")
+    made = Contents(root / "packages", root / "bytecode")
     for name in locked():
         files = distribution(name).files or []
         for file in files:
             if file.suffix != ".pyc" and ".." not in file.parts:
                 (made.packages / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(str(file.locate()), made.packages / file)
-    for part in ("microtome", "service"):
-        shutil.copytree(REPOSITORY / part, made.app / part, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, IMAGE / "slim.py", made.packages], check=True)
+    options = ["--quiet", "--no-compile", "--no-deps", "--no-index", f"--target={made.packages}"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *build_wheels(root)], check=True)
     done = made.run(IMAGE / "bytecode.py")
     assert (0, "") == (done.returncode, done.stderr)
     return made
@@ -120,7 +120,7 @@ def test_every_package_can_be_asked_for_its_version(contents: Contents) -> None:
     """Slimming leaves metadata alone: names are all there, and licences."""
     asked = "from importlib.metadata import distributions; print(*sorted({d.name for d in distributions()}), sep='\\n')"
     done = contents.run("-c", asked)
-    assert sorted(map(canonicalize_name, done.stdout.split())) == locked(), done.stderr
+    assert sorted(map(canonicalize_name, done.stdout.split())) == sorted([*locked(), *OURS]), done.stderr
     assert list(contents.packages.glob("numpy-*.dist-info/licenses/*"))
 
 

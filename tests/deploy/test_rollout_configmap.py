@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from microtome.rollout.command import parser
-from microtome.rollout.errors import CannotBegin, RolloutError
-from microtome.rollout.stores import ConfigMapStore
+from microtome.commands.rollout.command import build_parser
+from microtome.commands.rollout.configuration import ConfigMapStore
+from microtome.commands.rollout.errors import CannotBegin, RolloutError
 from tests.deploy.manifests import OVERLAYS, find, render
 from tests.deploy.tools import tool
 
@@ -132,7 +132,7 @@ def test_what_is_not_there_is_named(api: ApiServer, name: str, key: str, words: 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_name_that_people_are_told_is_the_manifests(overlay: str, repository: Path) -> None:
     """In the command's own help and in deploy/README.md: a ConfigMap that holds the models and is named as it is."""
-    told = parser().format_help() + (repository / "deploy" / "README.md").read_text(encoding="utf-8")
+    told = build_parser().format_help() + (repository / "deploy" / "README.md").read_text(encoding="utf-8")
     names = set(re.findall(r"rollout \S+ \d .*--configmap (\S+)", told))
     assert {"models-config"} == names
     assert "models.config" in find(render((overlay,)), "ConfigMap", *names)["data"]

@@ -11,9 +11,9 @@ from PIL import Image
 
 import microtome
 from microtome.client import errors
-from microtome.client.pictures import Picture
-from microtome.client.retrying import Retry
-from microtome.embed.command import main as embed
+from microtome.client.images import ImageLike
+from microtome.client.retries import Retry
+from microtome.commands.embed.command import main as embed
 from tests.e2e.conftest import Stack
 from tests.e2e.photos import EXAMPLES, NAMES, example, unseen
 from tests.e2e.processes import Gateway, ModelServer, Valkey, free_port
@@ -98,7 +98,14 @@ def test_a_batch_that_is_too_large_for_the_server_is_sent_image_by_image(client:
 
 def test_bad_images_are_objects_in_their_places(client: microtome.Client) -> None:
     """What is wrong with one harms no other, and each says which it was."""
-    images: list[Picture] = [PHOTOS[0], b"certainly not an image", "nowhere.jpg", PHOTOS[1], example("cat")[:3000], b""]
+    images: list[ImageLike] = [
+        PHOTOS[0],
+        b"certainly not an image",
+        "nowhere.jpg",
+        PHOTOS[1],
+        example("cat")[:3000],
+        b"",
+    ]
     outcomes = list(client.embed_many(images))
     assert images == [outcome.image for outcome in outcomes]
     kinds = [outcome.error and outcome.error.kind for outcome in outcomes]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import microtome
-from microtome.embed.command import main
+from microtome.commands.embed.command import main
 from tests.e2e.conftest import Stack
 from tests.e2e.photos import example
 from tests.e2e.processes import Process, eventually

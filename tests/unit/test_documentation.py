@@ -49,3 +49,15 @@ def test_the_verbs_of_the_readme_exist() -> None:
     wanted = re.findall(r"^make ([a-z-]+)", first[1], re.MULTILINE)
     assert ["run", "test"] == wanted
     assert set(wanted) <= verbs
+
+
+def test_nothing_is_installed_by_a_name_that_is_on_no_index(repository: Path) -> None:
+    """Neither of the wheels is on an index: pages and messages install them from a checkout or a file."""
+    pages = [repository / "README.md", *(repository / "docs").rglob("*.md"), *(repository / "deploy").rglob("*.md")]
+    sources = [
+        path
+        for part in ("exporter", "microtome", "modelserver", "service")
+        for path in (repository / part).rglob("*.py")
+    ]
+    named = re.compile(r"pip install[^\n#]*\s['\"]?microtome\b")
+    assert [] == [str(path) for path in [*pages, *sources] if named.search(path.read_text(encoding="utf-8"))]

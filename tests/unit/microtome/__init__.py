@@ -1,1 +1,1 @@
-"""The `microtome` command and its supervisor, over small real processes in place of the large ones."""
+"""The package `microtome`: client, commands, and what all processes share."""

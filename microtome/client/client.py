@@ -1,0 +1,219 @@
+"""`microtome.Client`: images in, NumPy arrays out.
+
+Requests run in threads and their results come out in order. Nothing is read ahead of a bounded window, so an endless
+iterable takes no more memory than a short one.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from microtome.client import transports
+from microtome.client.errors import MicrotomeError
+from microtome.client.grouping import sending
+from microtome.client.images import ImageLike, encode_all, is_one
+from microtome.client.options import EmbedOptions, outputs
+from microtome.client.results import BatchResult, ModelInfo, Outcome, stack
+from microtome.client.retries import Retry, RetryPolicy
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from numpy.typing import NDArray
+
+    from microtome.client.options import CallOptions
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+WINDOW = 2
+"""Items started or waiting to be returned, for each worker: while the oldest is slow, the others go on."""
+
+
+class Client:
+    """A client of one gateway. It keeps connections open, retries, and may be used from many threads.
+
+    ```python
+    with microtome.Client("http://localhost:8000") as client:
+        vector = client.embed("cat.jpg")                       # float32 [D]
+        vectors = client.embed(["cat.jpg", "coffee.jpg"])      # float32 [2, D]
+    ```
+    """
+
+    def __init__(  # noqa: PLR0913, by keyword, and each has a default
+        self,
+        url: str = "http://localhost:8000",
+        *,
+        api_key: str | None = None,
+        deadline: float | None = 60.0,
+        attempt_timeout: float = 30.0,
+        attempts: int | None = 6,
+        on_retry: Callable[[Retry], None] | None = None,
+        ca_file: str | None = None,
+    ) -> None:
+        """Prepare the transport; nothing is sent yet.
+
+        Args:
+            url: `http(s)://host:port` for HTTP, `grpc(s)://host:port` for gRPC.
+            api_key: sent as a bearer token.
+            deadline: seconds for a request with all its retries; None for as long as it takes.
+            attempt_timeout: seconds for one attempt; the server is told, and stops working on it then.
+            attempts: how often a request is tried at most; None for as often as the deadline allows.
+            on_retry: called before each pause between attempts, from any thread.
+            ca_file: certificates (PEM) to trust instead of the system's.
+
+        Raises:
+            ValueError: the address has no known scheme or no host.
+            ImportError: a grpc:// address, and gRPC is not installed.
+        """
+        self._transport = transports.open_transport(url, api_key, ca_file)
+        self._policy = RetryPolicy(deadline, attempt_timeout, attempts, on_retry=on_retry)
+        self._closed = threading.Event()
+
+    @overload
+    def embed(
+        self, images: "ImageLike | Sequence[ImageLike]", *, output: str | None = None, **options: "Unpack[CallOptions]"
+    ) -> "NDArray[Any]": ...
+
+    @overload
+    def embed(
+        self,
+        images: "ImageLike | Sequence[ImageLike]",
+        *,
+        output: list[str] | tuple[str, ...],
+        **options: "Unpack[CallOptions]",
+    ) -> "dict[str, NDArray[Any]]": ...
+
+    def embed(
+        self,
+        images: "ImageLike | Sequence[ImageLike]",
+        *,
+        output: str | list[str] | tuple[str, ...] | None = None,
+        **options: "Unpack[CallOptions]",
+    ) -> "NDArray[Any] | dict[str, NDArray[Any]]":
+        """Embed one image, or several with one version of one model.
+
+        Args:
+            images: a file's path or bytes, a Pillow image, uint8 pixels [H,W,3], a function that returns bytes; or a
+                list of these.
+            output: the name of an output; or a list of names, `["all"]` for every one.
+            options: `model`, `version`, `normalize`, `dimensions`, `dtype`, `cache`: see `EmbedOptions`.
+
+        Returns:
+            float32 (or `dtype`) [D] for one image, [N, D] for a list; where a list of outputs was asked for, a dict of
+            these by output.
+
+        Raises:
+            MicrotomeError: the first image that failed, or the call as a whole.
+            ValueError: an empty list.
+        """
+        one = is_one(images)
+        listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
+        outcomes = list(self.embed_many(listed, output=output, **options))
+        return stack(outcomes, one=one, by_name=not (output is None or isinstance(output, str)))
+
+    def embed_many(
+        self,
+        images: "Iterable[ImageLike]",
+        *,
+        output: str | Sequence[str] | None = None,
+        concurrency: int = 8,
+        batch: int = 8,
+        **options: "Unpack[CallOptions]",
+    ) -> Iterator[Outcome]:
+        """Embed any number of images; an endless iterable takes no more memory than a short one.
+
+        At most 2 * `concurrency` * `batch` images are held. Images are read and encoded by the threads that send.
+
+        Args:
+            images: anything that `embed` takes; read by the calling thread, a window ahead.
+            output: the name of an output or a list of names; None for the default output.
+            concurrency: requests at a time.
+            batch: images in a request; 1 where images arrive slowly and none should wait for the next.
+            options: as for `embed`.
+
+        Yields:
+            one outcome for each image, in order; `error` is set when an image failed.
+
+        Raises:
+            MicrotomeError: an error that concerns every image: an unknown model, a missing key.
+        """
+        wanted = EmbedOptions(output=outputs(output), **options)
+        stopped = threading.Event()
+        work = partial(self._embed_group, options=wanted, stopped=stopped)
+        for group in in_order(batches(images, batch), work, concurrency, stopped):
+            yield from group
+
+    def models(self) -> list[ModelInfo]:
+        """List what is served, the default model first.
+
+        Raises:
+            MicrotomeError: the call failed.
+        """
+        return self._call(self._transport.models, self._closed)
+
+    def close(self) -> None:
+        """Close all connections; calls that wait for another attempt end with their last error."""
+        self._closed.set()
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _embed_group(self, images: Sequence[Any], *, options: EmbedOptions, stopped: threading.Event) -> list[Outcome]:
+        steps = sending(images, encode_all(images))
+        result: BatchResult | MicrotomeError
+        try:
+            bodies = next(steps)
+            while True:
+                try:
+                    result = self._call(partial(self._transport.embed, bodies, options), stopped)
+                except MicrotomeError as error:
+                    result = error
+                bodies = steps.send(result)
+        except StopIteration as end:
+            return list(end.value)
+
+    def _call(self, attempt: Callable[[float], R], stopped: threading.Event) -> R:
+        attempts = self._policy.begin()
+        while True:
+            try:
+                return attempt(attempts.timeout())
+            except MicrotomeError as error:
+                pause = attempts.pause(error)
+                if stopped.wait(pause) or self._closed.is_set():
+                    raise
+
+
+def in_order(items: Iterable[T], work: Callable[[T], R], workers: int, stopped: threading.Event) -> Iterator[R]:
+    """Apply `work` to each item in a pool of threads and yield the results in order.
+
+    When the caller stops early, items that have not started are dropped, `stopped` is set for those that have, and
+    their threads are joined: a thread that outlives its call would use connections that its caller closes.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="microtome-client")
+    started: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            started.append(pool.submit(work, item))
+            while started and (len(started) >= WINDOW * workers or started[0].done()):
+                yield started.popleft().result()
+        while started:
+            yield started.popleft().result()
+    finally:
+        stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut an iterable into lists of `size`; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

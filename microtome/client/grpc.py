@@ -1,0 +1,207 @@
+"""One attempt over gRPC, for both clients: messages made and read, and statuses translated into errors."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import numpy as np
+from google.rpc import error_details_pb2, status_pb2
+from numpy.typing import NDArray
+
+from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
+from microtome.client.options import NUMPY, EmbedOptions
+from microtome.client.results import BatchResult, ModelInfo, ModelVersion
+from microtome.v1 import embedding_pb2 as messages
+from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
+
+# The server has its own limits for requests, and responses are as long as the caller asked for.
+_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+_NUMPY = {messages.Dtype.Value(f"DTYPE_{name.upper()}"): kind for name, kind in NUMPY.items()}
+_KINDS = {
+    grpc.StatusCode.UNAVAILABLE: "unreachable",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline-exceeded",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
+    grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
+}
+"""Errors of statuses without a reason, which come from gRPC itself or from a proxy."""
+
+
+class GrpcTransport:
+    """One channel, shared by all threads: HTTP/2 carries many calls at a time."""
+
+    def __init__(self, url: str, api_key: str | None, ca_file: str | None) -> None:
+        self._url = url
+        self._metadata = _metadata(api_key)
+        self._channel = _channel(grpc, url, ca_file)
+        self._stub = EmbeddingServiceStub(self._channel)
+
+    def embed(self, images: Sequence[bytes], options: EmbedOptions, timeout: float) -> BatchResult:
+        """Embed the images of one request; a bad one has an error in its place."""
+        with translated(self._url):
+            response = self._stub.Embed(embed_request(images, options), timeout=timeout, metadata=self._metadata)
+        return read_embed(response, len(images))
+
+    def models(self, timeout: float) -> list[ModelInfo]:
+        """List what is served, the default model first."""
+        with translated(self._url):
+            response = self._stub.ListModels(messages.ListModelsRequest(), timeout=timeout, metadata=self._metadata)
+        return read_models(response)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+class AsyncGrpcTransport:
+    """The same for asyncio."""
+
+    def __init__(self, url: str, api_key: str | None, ca_file: str | None) -> None:
+        self._url = url
+        self._metadata = _metadata(api_key)
+        self._channel = _channel(grpc.aio, url, ca_file)
+        self._stub = EmbeddingServiceStub(self._channel)
+
+    async def embed(self, images: Sequence[bytes], options: EmbedOptions, timeout: float) -> BatchResult:  # noqa: ASYNC109
+        """Embed the images of one request; a bad one has an error in its place."""
+        request = embed_request(images, options)
+        with translated(self._url):
+            response = await self._stub.Embed(request, timeout=timeout, metadata=self._metadata)
+        return read_embed(response, len(images))
+
+    async def models(self, timeout: float) -> list[ModelInfo]:  # noqa: ASYNC109
+        """List what is served, the default model first."""
+        request = messages.ListModelsRequest()
+        with translated(self._url):
+            response = await self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)
+        return read_models(response)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+
+def _channel(library: Any, url: str, ca_file: str | None) -> Any:  # noqa: ANN401, grpc or grpc.aio, which share no type
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    if parts.scheme == "grpc":
+        return library.insecure_channel(f"{host}:{parts.port or 80}", options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes() if ca_file else None)
+    return library.secure_channel(f"{host}:{parts.port or 443}", credentials, options=_OPTIONS)
+
+
+def _metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
+
+
+def embed_request(images: Sequence[bytes], options: EmbedOptions) -> messages.EmbedRequest:
+    """Return the request message."""
+    return messages.EmbedRequest(
+        options=messages.EmbedOptions(
+            model=options.model or "",
+            version=options.version or 0,
+            outputs=options.output,
+            normalize=options.normalize,
+            dimensions=options.dimensions or 0,
+            dtype=f"DTYPE_{options.dtype.upper()}",
+            on_error=messages.ON_ERROR_SKIP,
+            cache=f"CACHE_USE_{options.cache.upper()}",
+        ),
+        images=[messages.Image(data=image) for image in images],
+    )
+
+
+def read_embed(response: messages.EmbedResponse, count: int) -> BatchResult:
+    """Read the results of `count` images.
+
+    Raises:
+        UnexpectedAnswer: another number of results.
+    """
+    if len(response.results) != count:
+        raise UnexpectedAnswer(f"Expected {count} results, received {len(response.results)}.")
+    model = response.model
+    version = ModelVersion(model.name, model.version, model.fingerprint)
+    return BatchResult(version, [_result(place, result) for place, result in enumerate(response.results)])
+
+
+def _result(place: int, result: messages.ImageResult) -> Mapping[str, NDArray[Any]] | MicrotomeError:
+    if result.HasField("error"):
+        error = _from_status(result.error, place)
+        return error or UnexpectedAnswer(f"An image failed without a reason: {result.error.message}")
+    return {e.output: np.frombuffer(e.data, _NUMPY[e.dtype]) for e in result.embeddings}
+
+
+def read_models(response: messages.ListModelsResponse) -> list[ModelInfo]:
+    """Read the list of models, in which the default model is first."""
+    return [
+        ModelInfo(
+            name=model.name,
+            ready=model.ready,
+            version=model.version or None,
+            fingerprint=model.fingerprint or None,
+            outputs=dict(
+                sorted(
+                    ((o.name, tuple(o.shape)) for o in model.outputs), key=lambda item: item[0] != model.default_output
+                )
+            ),
+            manifest=json.loads(model.manifest_json) if model.manifest_json else None,
+        )
+        for model in response.models
+    ]
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Translate gRPC's errors into the client's.
+
+    Raises:
+        MicrotomeError: the call failed.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _from_call(url, error) from error
+
+
+def _from_call(url: str, error: Any) -> MicrotomeError:  # noqa: ANN401, of two kinds that share no type
+    found = dict(error.trailing_metadata() or ())
+    packed = found.get("grpc-status-details-bin")
+    if isinstance(packed, bytes):
+        ours = _from_status(status_pb2.Status.FromString(packed))
+        if ours:
+            return ours
+    kind = _KINDS.get(error.code(), "unexpected-answer")
+    return named(kind, f"{url}: {error.code().name}: {error.details()}")
+
+
+def _from_status(status: Any, place: int = -1) -> MicrotomeError | None:  # noqa: ANN401, these stubs have no types
+    reason, retry_after, request_id, failures = "", 0.0, "", {}
+    for detail in status.details:
+        info, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            reason, request_id = info.reason, info.metadata.get("request_id", "")
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+        elif detail.Unpack(bad):
+            failures = dict(map(_violation, bad.field_violations))
+    if not reason:
+        return None
+    kind = _kind(reason)
+    if kind == "no-image-embedded":
+        return none_embedded(status.message, failures)
+    # The image's place in the request means nothing to a caller, who never sees the request.
+    detail = status.message.removeprefix(f"Image {place}: ")
+    return named(kind, detail, retry_after=retry_after, request_id=request_id)
+
+
+def _violation(violation: Any) -> tuple[int, MicrotomeError]:  # noqa: ANN401, as above
+    """Read the error of one image, whose field is `images[3]`."""
+    place = int(violation.field.removeprefix("images[").removesuffix("]"))
+    return place, named(_kind(violation.reason), violation.description.removeprefix(f"Image {place}: "))
+
+
+def _kind(reason: str) -> str:
+    return reason.lower().replace("_", "-")

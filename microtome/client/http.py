@@ -1,0 +1,233 @@
+"""One attempt over HTTP, for both clients: requests for httpx, and responses read.
+
+Responses are MessagePack: the only form that holds several outputs, all dtypes and an error for each image.
+"""
+
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import ormsgpack
+from numpy.typing import NDArray
+
+from microtome.client.errors import (
+    DeadlineExceeded,
+    MicrotomeError,
+    UnexpectedAnswer,
+    Unreachable,
+    named,
+    none_embedded,
+)
+from microtome.client.options import NUMPY, EmbedOptions
+from microtome.client.results import BatchResult, ModelInfo, ModelVersion
+
+_TRY_AGAIN = {429: "overloaded", 502: "unreachable", 503: "unreachable", 504: "deadline-exceeded"}
+"""Errors of statuses without a problem document, which come from a proxy."""
+
+_PREFIX = "urn:microtome:problem:"
+
+
+class HttpTransport:
+    """Keeps connections open between requests; safe to use from many threads."""
+
+    def __init__(self, url: str, api_key: str | None, ca_file: str | None) -> None:
+        self._url = url
+        self._client = httpx.Client(**connection_options(url, api_key, ca_file))
+
+    def embed(self, images: Sequence[bytes], options: EmbedOptions, timeout: float) -> BatchResult:
+        """Embed the images of one request; a bad one has an error in its place."""
+        with translated(self._url):
+            response = self._client.request(**embed_request(images, options, timeout))
+        return read_embed(response, len(images), options)
+
+    def models(self, timeout: float) -> list[ModelInfo]:
+        """List what is served, the default model first."""
+        with translated(self._url):
+            response = self._client.get("/models", timeout=timeout)
+        return read_models(response)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+
+class AsyncHttpTransport:
+    """The same for asyncio."""
+
+    def __init__(self, url: str, api_key: str | None, ca_file: str | None) -> None:
+        self._url = url
+        self._client = httpx.AsyncClient(**connection_options(url, api_key, ca_file))
+
+    async def embed(self, images: Sequence[bytes], options: EmbedOptions, timeout: float) -> BatchResult:  # noqa: ASYNC109
+        """Embed the images of one request; a bad one has an error in its place."""
+        with translated(self._url):
+            response = await self._client.request(**embed_request(images, options, timeout))
+        return read_embed(response, len(images), options)
+
+    async def models(self, timeout: float) -> list[ModelInfo]:  # noqa: ASYNC109
+        """List what is served, the default model first."""
+        with translated(self._url):
+            response = await self._client.get("/models", timeout=timeout)
+        return read_models(response)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+
+def connection_options(url: str, api_key: str | None, ca_file: str | None) -> dict[str, Any]:
+    """Return the arguments of httpx's clients; the pool has as many connections as concurrent requests."""
+    options: dict[str, Any] = {
+        "base_url": url,
+        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30),
+    }
+    if ca_file:
+        options["verify"] = ssl.create_default_context(cafile=ca_file)
+    return options
+
+
+def embed_request(images: Sequence[bytes], options: EmbedOptions, timeout: float) -> dict[str, Any]:
+    """Return the arguments of `httpx.Client.request`."""
+    params: dict[str, Any] = {
+        "encoding": options.dtype,
+        "on_error": "skip",
+        "model": options.model,
+        "version": options.version,
+        "output": list(options.output) or None,
+        "normalize": "true" if options.normalize else None,
+        "dimensions": options.dimensions,
+        "cache": options.cache if options.cache != "use" else None,
+    }
+    request: dict[str, Any] = {
+        "method": "POST",
+        "url": "/embed",
+        "params": {name: value for name, value in params.items() if value is not None},
+        "headers": {"Accept": "application/msgpack", "X-Request-Timeout": f"{timeout:.3f}"},
+        "timeout": timeout,
+    }
+    if len(images) == 1:
+        request["content"] = images[0]
+        request["headers"]["Content-Type"] = "application/octet-stream"
+    else:
+        # A part must have a file name; the server ignores it.
+        request["files"] = [("image", ("image", image, "application/octet-stream")) for image in images]
+    return request
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Translate httpx's errors into the client's.
+
+    Raises:
+        DeadlineExceeded: the attempt took too long.
+        Unreachable: no connection, or a broken one.
+        UnexpectedAnswer: the response is not HTTP that the client follows.
+    """
+    try:
+        yield
+    except httpx.ConnectTimeout as error:
+        raise Unreachable(f"{url} cannot be reached: no connection in time.") from error
+    except httpx.TimeoutException as error:
+        raise DeadlineExceeded(f"{url} did not answer in time.") from error
+    except httpx.TransportError as error:
+        raise Unreachable(f"{url} cannot be reached: {error or type(error).__name__}.") from error
+    except httpx.HTTPError as error:
+        raise UnexpectedAnswer(f"{url}: {error}") from error
+
+
+def read_embed(response: httpx.Response, count: int, options: EmbedOptions) -> BatchResult:
+    """Read the results of `count` images.
+
+    Raises:
+        MicrotomeError: the request failed as a whole.
+    """
+    if not response.is_success:
+        raise _refusal(response)
+    with _understood(response):
+        document = ormsgpack.unpackb(response.content)
+        model = ModelVersion(document["model"], document["version"], document["fingerprint"])
+        return BatchResult(model, _placed(document["embeddings"], document["errors"], count, options))
+
+
+def _placed(
+    embeddings: Sequence[Mapping[str, Any]], faults: Sequence[Mapping[str, Any]], count: int, options: EmbedOptions
+) -> list[Mapping[str, NDArray[Any]] | MicrotomeError]:
+    vectors: list[dict[str, NDArray[Any]]] = [{} for _ in range(count)]
+    for entry in embeddings:
+        vectors[entry["index"]][entry["output"]] = np.frombuffer(entry["vector"], NUMPY[options.dtype])
+    placed: list[Mapping[str, NDArray[Any]] | MicrotomeError] = list(vectors)
+    for fault in faults:
+        placed[fault["index"]] = _fault(fault)
+    if not all(placed):
+        raise ValueError(f"image {placed.index({})} is missing")
+    return placed
+
+
+def _fault(fault: Mapping[str, Any]) -> MicrotomeError:
+    # The image's place in the request means nothing to a caller, who never sees the request.
+    detail = fault["detail"].removeprefix(f"Image {fault['index']}: ")
+    return named(fault["type"].removeprefix(_PREFIX), detail)
+
+
+def read_models(response: httpx.Response) -> list[ModelInfo]:
+    """Read the list of models.
+
+    Raises:
+        MicrotomeError: the request failed.
+    """
+    if not response.is_success:
+        raise _refusal(response)
+    with _understood(response):
+        document = response.json()
+        first = document["default"]
+        return sorted((_model(entry) for entry in document["models"]), key=lambda info: info.name != first)
+
+
+def _model(entry: Mapping[str, Any]) -> ModelInfo:
+    manifest = entry["manifest"]
+    outputs = {o["name"]: tuple(o["shape"]) for o in manifest["outputs"]} if manifest else {}
+    default = manifest["default_output"] if manifest else None
+    return ModelInfo(
+        name=entry["name"],
+        ready=entry["ready"],
+        version=entry["version"],
+        fingerprint=manifest["fingerprint"] if manifest else None,
+        outputs=dict(sorted(outputs.items(), key=lambda item: item[0] != default)),
+        manifest=manifest,
+    )
+
+
+@contextmanager
+def _understood(response: httpx.Response) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UnexpectedAnswer(
+            f"{response.url}: expected an answer of Microtome's, received {response.status_code} with "
+            f"{response.headers.get('content-type', 'no Content-Type')} ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _refusal(response: httpx.Response) -> MicrotomeError:
+    """Read an error."""
+    retry_after = _seconds(response.headers.get("retry-after", ""))
+    request_id = response.headers.get("x-request-id", "")
+    if response.headers.get("content-type", "").startswith("application/problem+json"):
+        with _understood(response):
+            problem = response.json()
+            kind = problem["type"].removeprefix(_PREFIX)
+            if kind == "no-image-embedded":
+                return none_embedded(problem["detail"], {f["index"]: _fault(f) for f in problem["errors"]})
+            return named(kind, problem["detail"], retry_after=retry_after, request_id=request_id)
+    kind = _TRY_AGAIN.get(response.status_code, "unexpected-answer")
+    said = f"{response.url.copy_with(query=None)} answered {response.status_code}: {response.text[:200]}"
+    return named(kind, said, retry_after=retry_after)
+
+
+def _seconds(retry_after: str) -> float:
+    # The header may hold a date too (RFC 9110 section 10.2.3); then our own pauses have to do.
+    return float(retry_after) if retry_after.isascii() and retry_after.isdecimal() and len(retry_after) < 6 else 0.0

@@ -1,0 +1,74 @@
+"""The `microtome` command: a table of sub-commands, each of which reads its own arguments.
+
+A sub-command is imported when it runs, so that `microtome --help` is instant. The server's packages (service, exporter,
+modelserver) may be absent: the wheel `microtome` has only the client.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from microtome import __version__
+
+COMMANDS = {
+    "up": ("microtome.commands.up.command", "serve a recipe's models on this machine"),
+    "export": ("exporter.cli", "export the models of a recipe"),
+    "layers": ("exporter.cli", "list where a backbone can be cut"),
+    "graph": ("exporter.cli", "draw a backbone with the cuts in it"),
+    "split": ("exporter.cli", "cut a backbone into blocks and prove that their chain equals it"),
+    "verify": ("exporter.cli", "prove that a version computes what Keras computes"),
+    "inspect": ("exporter.cli", "say what a version is, what it returns and what it costs"),
+    "bench": ("exporter.cli", "time a version against plain model.export()"),
+    "recipe": ("exporter.cli", "print the JSON schema of recipes"),
+    "rollout": ("microtome.commands.rollout.command", "take another version of a model into use while requests run"),
+    "cache": ("service.cache_command", "see, fill and clear the vectors in Redis"),
+    "embed": (
+        "microtome.commands.embed.command",
+        "embed folders, lists, tars and Parquet columns into one file of vectors",
+    ),
+}
+"""The module whose `main` runs a sub-command, and what the sub-command does."""
+
+_SERVER = {"exporter", "modelserver", "service"}
+_GRPC = {"google", "grpc"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="microtome", description="Image embeddings from any layer of a pretrained vision backbone, as a service."
+    )
+    parser.add_argument("--version", action="version", version=f"microtome {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=f"{text} (see microtome {name} --help)", add_help=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Raises:
+        SystemExit: With 2 when the command line itself is wrong, with 0 after `--help` and `--version`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in COMMANDS:
+        build_parser().parse_args(words)
+        return 0
+    try:
+        return int(importlib.import_module(COMMANDS[words[0]][0]).main(words))
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "microtome":
+            raise
+        sys.stderr.write(f"microtome {words[0]}: {_needed(package) if package else error}\n")
+        return 2
+
+
+def _needed(package: str) -> str:
+    if package in _SERVER:
+        return f"needs the server's packages, which are not installed: add the wheel microtome-server {__version__}"
+    if package in _GRPC:
+        return "needs gRPC, which is not installed: pip install grpcio protobuf googleapis-common-protos"
+    return f"needs the Python package {package}, which is not installed"

@@ -1,0 +1,160 @@
+"""`microtome embed`: the command line, exit codes, and messages when a run ends early."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from microtome.client.options import Dtype
+
+if TYPE_CHECKING:
+    from microtome.commands.embed.engine import Engine
+    from microtome.commands.embed.progress import Progress
+
+DESCRIPTION = "Embed folders, lists, tars or Parquet columns of images into one file; go on where it was stopped."
+EPILOG = """\
+The same command goes on with a run that was interrupted. Images that cannot be embedded are listed in
+OUT.errors.jsonl. While the gateway is away the run waits. Exit codes: 0 all images embedded; 2 the run cannot be done
+as asked; 3 some images could not be embedded; 130 interrupted by Ctrl-C.
+"""
+ENDINGS = (".parquet", ".npy", ".jsonl")
+REFUSED, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The parsed command line."""
+
+    paths: tuple[str, ...]
+    out: Path
+    url: str
+    api_key: str | None
+    ca_file: str | None
+    model: str | None
+    version: int | None
+    output: tuple[str, ...]
+    normalize: bool
+    dimensions: int | None
+    dtype: Dtype
+    concurrency: int
+    batch: int
+    restart: bool
+    engine: str
+    ray_address: str | None
+    saved_model: Path | None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="microtome embed",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="image files, folders (all images below), patterns, tars (WebDataset), FILE.parquet::COLUMN, or - for a "
+        "list of files on standard input",
+    )
+    add("--out", required=True, type=_out, metavar="FILE", help="where the vectors go: .parquet, .npy or .jsonl")
+    add("--restart", action="store_true", help="forget an earlier run with this --out, and its result")
+    _add_gateway(parser)
+    _add_vectors(parser)
+    add("--concurrency", type=_positive, default=8, metavar="N", help="requests at a time (%(default)s)")
+    add("--batch", type=_positive, default=8, metavar="N", help="images in a request (%(default)s)")
+    add("--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster (%(default)s)")
+    add("--ray-address", metavar="ADDRESS", help="of the cluster; without it Ray starts one here")
+    add("--saved-model", type=Path, metavar="DIR", help="with --engine ray: no gateway, Ray's actors hold this model")
+    return parser
+
+
+def _add_gateway(parser: argparse.ArgumentParser) -> None:
+    url = os.environ.get("MICROTOME_URL", "http://localhost:8000")
+    parser.add_argument("--url", default=url, help="the gateway, http(s):// or grpc(s):// (or MICROTOME_URL)")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file with the key (or MICROTOME_API_KEY)")
+    parser.add_argument("--ca-file", metavar="FILE", help="certificates (PEM) to trust instead of the system's")
+
+
+def _add_vectors(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", help="which model (the gateway's first)")
+    add("--version", type=_positive, help="which version of it (the one in use when the run begins)")
+    add("--output", action="append", default=[], help="which output, repeatable; or all (the default output)")
+    add("--normalize", action="store_true", help="divide each vector by its Euclidean length, after the cut")
+    add("--dimensions", type=_positive, metavar="N", help="keep only so many numbers from each vector's beginning")
+    add("--dtype", choices=get_args(Dtype), default="float32", help="how numbers are written (%(default)s)")
+
+
+def read(words: Sequence[str]) -> Options:
+    """Parse the command line.
+
+    Raises:
+        SystemExit: With 2 when it is wrong, with 0 after --help.
+    """
+    parser = build_parser()
+    given = vars(parser.parse_args(words))
+    key_file = given.pop("api_key_file")
+    try:
+        key = key_file.read_text().strip() if key_file else os.environ.get("MICROTOME_API_KEY")
+    except OSError as error:
+        parser.error(f"--api-key-file {key_file}: {error.strerror}")
+    if given["saved_model"] and given["engine"] != "ray":
+        parser.error("--saved-model goes with --engine ray; without Ray a gateway holds the model.")
+    if given["out"].suffix == ".npy" and (len(given["output"]) > 1 or given["output"] == ["all"]):
+        parser.error("--out *.npy holds one output: name one with --output, or use .parquet or .jsonl.")
+    given.update(paths=tuple(given["paths"]), output=tuple(given["output"]), api_key=key)
+    return Options(**given)
+
+
+def _out(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in ENDINGS:
+        raise argparse.ArgumentTypeError(f"expected a file that ends in {', '.join(ENDINGS)}; received {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, received {text!r}")
+    return int(text)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line, whose first word is `embed`, and return its exit code.
+
+    Raises:
+        SystemExit: With 2 when the command line itself is wrong, with 0 after `--help`.
+    """
+    options = read(argv[1:])
+    # Imported after the command line has been read, so that --help is instant.
+    from microtome.client.errors import MicrotomeError  # noqa: PLC0415
+    from microtome.commands.embed import runner  # noqa: PLC0415
+    from microtome.commands.embed.errors import EmbedError  # noqa: PLC0415
+
+    try:
+        return runner.run(options, _engine, sys.stdin, sys.stderr)
+    except (EmbedError, MicrotomeError, ValueError) as error:
+        sys.stderr.write(f"microtome embed: {error}\n")
+        return REFUSED
+    except KeyboardInterrupt:
+        sys.stderr.write("microtome embed: interrupted; the same command goes on from here\n")
+        return INTERRUPTED
+
+
+def _engine(options: Options, progress: "Progress") -> "Engine":
+    if options.engine == "ray":
+        from microtome.commands.embed.ray_engine import RayEngine  # noqa: PLC0415
+
+        return RayEngine(options, progress)
+    from microtome.commands.embed.engine import GatewayEngine  # noqa: PLC0415
+
+    return GatewayEngine(options, progress)

@@ -1,0 +1,90 @@
+"""Engines, which embed a run's images; the one here asks a gateway from threads of this process."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Protocol, Self
+
+from microtome.client.client import Client
+from microtome.client.errors import ModelNotReady
+from microtome.client.options import EmbedOptions
+from microtome.client.results import ModelInfo, Outcome
+from microtome.client.retries import Retry
+from microtome.commands.embed.command import Options
+from microtome.commands.embed.errors import EmbedError
+from microtome.commands.embed.progress import Progress
+from microtome.commands.embed.sources import KeyedImage
+
+_POLL_SECONDS = 1.0
+
+
+class Engine(Protocol):
+    """Embeds images in order, in bounded memory."""
+
+    def identify(self, model: str | None) -> tuple[str, int]:
+        """Return the name of a model, or of the first for None, and its version in use.
+
+        Raises:
+            EmbedError: there is no such model.
+        """
+        ...
+
+    def outcomes(self, images: Iterator[KeyedImage], wanted: EmbedOptions) -> Iterator[Outcome]:
+        """Embed images; the `image` of each outcome has the key of its source.
+
+        Raises:
+            MicrotomeError: an error that concerns every image.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class GatewayEngine:
+    """Asks a gateway, and waits for it however long it is away."""
+
+    def __init__(self, options: Options, progress: Progress) -> None:
+        self._options = options
+        self._progress = progress
+        self._client = Client(
+            options.url,
+            api_key=options.api_key,
+            ca_file=options.ca_file,
+            deadline=None,
+            attempts=None,
+            on_retry=progress.retrying,
+        )
+
+    def identify(self, model: str | None) -> tuple[str, int]:
+        """Return the name of a model, or of the first for None, and its version in use; wait until it has one.
+
+        Raises:
+            EmbedError: there is no such model.
+        """
+        while True:
+            known = self._client.models()
+            found = next((info for info in known if model in {None, info.name}), None)
+            if found is None:
+                raise EmbedError(_unknown(model, known))
+            if found.version:
+                return found.name, found.version
+            not_ready = ModelNotReady(f"{found.name} has no version ready at {self._options.url}")
+            self._progress.retrying(Retry(not_ready, attempt=2, pause=_POLL_SECONDS))
+            time.sleep(_POLL_SECONDS)
+
+    def outcomes(self, images: Iterator[KeyedImage], wanted: EmbedOptions) -> Iterator[Outcome]:
+        """Embed images over several connections at a time."""
+        options = self._options
+        return self._client.embed_many(images, concurrency=options.concurrency, batch=options.batch, **asdict(wanted))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+
+def _unknown(model: str | None, known: list[ModelInfo]) -> str:
+    return f"Expected --model to be one of {', '.join(info.name for info in known) or 'none'}. Received {model!r}."

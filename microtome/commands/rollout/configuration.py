@@ -1,0 +1,175 @@
+"""TensorFlow Serving's `models.config`: read and changed without losing its other entries, and stored.
+
+It is a file that the model servers poll, or a ConfigMap that is mounted in their pods.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from google.protobuf import text_format
+
+from microtome.commands.rollout.errors import CannotBegin, RolloutError
+from microtome.tfserving.v1.model_server_config_pb2 import ModelConfig, ModelServerConfig, ServableVersionPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredModel:
+    """The entry of one model.
+
+    Attributes:
+        versions: the specific versions; empty for another policy (the newest, or all).
+        labels: version numbers by label.
+    """
+
+    versions: tuple[int, ...]
+    labels: dict[str, int]
+
+
+def configured(text: str, model: str) -> ConfiguredModel:
+    """Return the entry of a model.
+
+    Raises:
+        CannotBegin: the text is not a ModelServerConfig, or has no such model.
+    """
+    entry = _entry(_parsed(text), model)
+    return ConfiguredModel(tuple(entry.model_version_policy.specific.versions), dict(entry.version_labels))
+
+
+def changed(text: str, model: str, versions: Sequence[int], labels: dict[str, int]) -> str:
+    """Return the text with a model's versions and labels replaced; comments at its start are kept.
+
+    Labels of a version that is not kept are dropped, since a server refuses them.
+
+    Raises:
+        CannotBegin: as in `configured`.
+    """
+    config = _parsed(text)
+    entry = _entry(config, model)
+    policy = ServableVersionPolicy(specific=ServableVersionPolicy.Specific(versions=sorted(versions)))
+    entry.model_version_policy.CopyFrom(policy)
+    kept = {**entry.version_labels, **labels}
+    entry.version_labels.clear()
+    entry.version_labels.update({label: version for label, version in sorted(kept.items()) if version in versions})
+    return _heading(text) + text_format.MessageToString(config)
+
+
+def _parsed(text: str) -> ModelServerConfig:
+    try:
+        return text_format.Parse(text, ModelServerConfig())
+    except text_format.ParseError as error:
+        raise CannotBegin(f"Expected a ModelServerConfig in protobuf's text format. {error}") from None
+
+
+def _entry(config: ModelServerConfig, model: str) -> ModelConfig:
+    for entry in config.model_config_list.config:
+        if entry.name == model:
+            return entry
+    listed = ", ".join(entry.name for entry in config.model_config_list.config) or "none"
+    raise CannotBegin(f"Expected a model that the configuration names: {listed}. Received: {model!r}.")
+
+
+def _heading(text: str) -> str:
+    lines = []
+    for line in text.splitlines(keepends=True):
+        if line.strip() and not line.lstrip().startswith("#"):
+            break
+        lines.append(line)
+    return "".join(lines)
+
+
+class Store(Protocol):
+    """Stores the text; a server reads the old text or the new one, never a part."""
+
+    def read(self) -> str:
+        """Return the text.
+
+        Raises:
+            CannotBegin: it does not exist or cannot be read.
+        """
+        ...
+
+    def write(self, text: str) -> None:
+        """Replace the text.
+
+        Raises:
+            RolloutError: it cannot be written, or has been changed since it was read.
+        """
+        ...
+
+
+class FileStore:
+    """A file, replaced by a rename."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: str | None = None
+
+    def read(self) -> str:
+        """Return the file's text; see the protocol."""
+        try:
+            self._read = self._path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise CannotBegin(f"Expected the model server's models.config at {self._path}: {error.strerror}.") from None
+        return self._read
+
+    def write(self, text: str) -> None:
+        """Replace the file; see the protocol."""
+        if self._path.read_text(encoding="utf-8") != self._read:
+            raise RolloutError(f"{self._path} was changed by another program meanwhile. Check it, then start again.")
+        # In the same folder, since a rename needs one file system; with the same mode, so that the server can read it.
+        draft = self._path.with_name(f".{self._path.name}.rollout")
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fchmod(file.fileno(), self._path.stat().st_mode & 0o777)
+                os.fsync(file.fileno())
+            draft.rename(self._path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise RolloutError(f"Expected to be allowed to replace {self._path}: {error.strerror}.") from None
+        self._read = text
+
+
+class ConfigMapStore:
+    """A key of a Kubernetes ConfigMap, through kubectl and with its permissions."""
+
+    def __init__(self, name: str, key: str, namespace: str | None) -> None:
+        self._name = name
+        self._key = key
+        self._kubectl = ["kubectl", *(["--namespace", namespace] if namespace else [])]
+        self._found: dict[str, Any] = {}
+
+    def read(self) -> str:
+        """Return the key's text; see the protocol."""
+        self._found = json.loads(self._run("get", "configmap", self._name, "--output=json"))
+        data: dict[str, str] = self._found.get("data", {})
+        if self._key not in data:
+            held = ", ".join(data) or "none"
+            raise CannotBegin(f"Expected the ConfigMap {self._name!r} to have the key {self._key!r}; it has: {held}.")
+        return data[self._key]
+
+    def write(self, text: str) -> None:
+        """Replace the key; see the protocol. The resource's version goes along, so a change since then is refused."""
+        self._found["data"][self._key] = text
+        # The document came from the server, so it is not validated again.
+        words = ("replace", "--filename=-", "--output=json", "--validate=ignore")
+        self._found = json.loads(self._run(*words, given=json.dumps(self._found), wrong=RolloutError))
+
+    def _run(self, *words: str, given: str | None = None, wrong: type[RolloutError] = CannotBegin) -> str:
+        try:
+            done = subprocess.run(  # noqa: S603
+                [*self._kubectl, *words], input=given, capture_output=True, text=True, check=False, timeout=60
+            )
+        except FileNotFoundError:
+            raise CannotBegin("Expected kubectl on the PATH, which --configmap needs; there is none.") from None
+        except subprocess.TimeoutExpired:
+            raise wrong("kubectl did not answer within 60 s. Is the cluster reachable?") from None
+        if done.returncode:
+            raise wrong(f"kubectl {words[0]} failed: {done.stderr.strip()}")
+        return done.stdout

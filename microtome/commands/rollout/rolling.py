@@ -1,0 +1,204 @@
+"""The three steps of a rollout: load the new version beside the old, move the label, unload the old one.
+
+TensorFlow Serving needs this order: it refuses a label of a version that is not loaded, and it answers for a version
+until that is unloaded. Gateways that follow the label (MICROTOME_VERSION_LABEL) switch in the second step.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from microtome.commands.rollout.configuration import Store, changed, configured
+from microtome.commands.rollout.errors import CannotBegin, TimedOut, VersionFailed
+from microtome.commands.rollout.gateways import Gateway
+from microtome.commands.rollout.servers import Server, Unreachable
+
+Say = Callable[[str], None]
+Problem = str | None
+"""What a step still waits for, in words; None when it is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds: the limit of a step, the time that unnamed gateways get to follow the label, the pause between polls."""
+
+    step: float = 600.0
+    settle: float = 10.0
+    poll: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rolling:
+    """A rollout of one model.
+
+    Attributes:
+        store: of the servers' configuration.
+        servers: all that serve the model.
+        gateways: those that try the new version and are polled until they use it; may be empty.
+        label: the label that gateways follow.
+        keep: whether the old version stays loaded, so that going back needs no loading.
+    """
+
+    store: Store
+    servers: Sequence[Server]
+    gateways: Sequence[Gateway]
+    model: str
+    label: str
+    say: Say
+    timing: Timing
+    keep: bool = False
+
+    def to(self, version: int) -> None:
+        """Take a version into use.
+
+        Raises:
+            CannotBegin: nothing has been changed.
+            VersionFailed: the version cannot be used; the old one is in use as before.
+            TimedOut: see its message.
+        """
+        before = self.store.read()
+        old = self._in_use(before)
+        if old == version:
+            self.say(f"{self.model} {version} is in use already.")
+            self._drop(version)
+            return
+        self._load(before, old, version)
+        self._switch(old, version)
+        if self.keep:
+            self.say(f"{self.model} {old} stays loaded; microtome rollout {self.model} {old} goes back at once.")
+        else:
+            self._drop(version)
+        self.say(f"{self.model} {version} is in use. Back: the same command with {old} in place of {version}.")
+
+    def _in_use(self, text: str) -> int:
+        """Return the label's version, or, before the first rollout, the newest version that all servers have."""
+        labelled = configured(text, self.model).labels.get(self.label)
+        if labelled is not None:
+            return labelled
+        try:
+            available = [_available(server, self.model) for server in self.servers]
+        except Unreachable as error:
+            raise CannotBegin(f"A model server does not answer: {error}") from None
+        everywhere = set.intersection(*available)
+        if not everywhere:
+            raise CannotBegin(f"Expected a version of {self.model!r} that every model server has; there is none.")
+        return max(everywhere)
+
+    def _load(self, before: str, old: int, new: int) -> None:
+        both = changed(before, self.model, [old, new], {self.label: old})
+        self.store.write(both)
+        try:
+            self._until(f"loading {self.model} {new} beside {old}", lambda: self._unloaded(new))
+            self._until(f"trying {self.model} {new}", lambda: self._untried(new))
+        except BaseException as error:
+            # Also when interrupted: the label has not moved yet, so the old configuration is restored.
+            self.store.write(before)
+            if isinstance(error, TimedOut):
+                raise VersionFailed(f"{error} The configuration is as it was before, {old} is in use.") from None
+            raise
+
+    def _unloaded(self, version: int) -> Problem:
+        for server in self.servers:
+            state = server.states(self.model).get(version)
+            if state is not None and state.error:
+                raise VersionFailed(
+                    f"{server.address} cannot load {self.model} {version}: {state.error} "
+                    "The configuration is as it was before."
+                )
+            if state is None or not state.available:
+                return f"{server.address}: {state.state if state else 'not seen yet; is the directory there?'}"
+        return None
+
+    def _untried(self, version: int) -> Problem:
+        for server in self.servers:
+            if not server.answers(self.model, version):
+                raise VersionFailed(f"{server.address} has loaded {self.model} {version}, which does not answer.")
+        return next((wrong for one in self.gateways if (wrong := one.trial(self.model, version))), None)
+
+    def _switch(self, old: int, new: int) -> None:
+        self.store.write(changed(self.store.read(), self.model, [old, new], {self.label: new}))
+        self._until(f"moving the label {self.label!r} to {new}", lambda: self._unlabelled(new))
+        if self.gateways:
+            self._until(f"gateways taking {new} into use", lambda: self._unfollowed(new))
+        else:
+            self.say(f"No gateway was named: giving them {self.timing.settle:g} s to follow.")
+            time.sleep(self.timing.settle)
+
+    def _unlabelled(self, version: int) -> Problem:
+        for server in self.servers:
+            found = server.version_in_use(self.model, self.label)
+            if found != version:
+                return f"{server.address}: the label stands for {found or 'nothing'}"
+        return None
+
+    def _unfollowed(self, version: int) -> Problem:
+        for gateway in self.gateways:
+            found, why = gateway.version(self.model)
+            if found != version:
+                return why or f"{gateway.address} uses {found}; does it follow MICROTOME_VERSION_LABEL={self.label}?"
+        return None
+
+    def _drop(self, version: int) -> None:
+        """Serve only this version from now on, whatever other versions are on disk."""
+        text = self.store.read()
+        alone = changed(text, self.model, [version], {self.label: version})
+        if configured(text, self.model) != configured(alone, self.model):
+            self.store.write(alone)
+        self._until(f"unloading what is not {version}", lambda: self._undropped(version))
+
+    def _undropped(self, version: int) -> Problem:
+        for server in self.servers:
+            available = _available(server, self.model)
+            if available != {version}:
+                return f"{server.address} has {', '.join(map(str, sorted(available)))}"
+        return None
+
+    def _until(self, what: str, problem: Callable[[], Problem]) -> None:
+        """Wait until there is no problem left; a server that does not answer is one.
+
+        Raises:
+            TimedOut: there still is.
+        """
+        begin = time.monotonic()
+        shown: Problem = None
+        while (left := _current(problem)) is not None:
+            if left != shown:
+                self.say(f"{what}: {left}")
+                shown = left
+            if time.monotonic() - begin > self.timing.step:
+                raise TimedOut(f"Not within {self.timing.step:g} s: {what}. {left}.")
+            time.sleep(self.timing.poll)
+        self.say(f"{what}: done ({time.monotonic() - begin:.1f} s)")
+
+
+def status_lines(store: Store, servers: Sequence[Server], gateways: Sequence[Gateway], model: str) -> Iterator[str]:
+    """Yield a line for the configuration, one for each server and one for each gateway.
+
+    Raises:
+        CannotBegin: the configuration cannot be read.
+    """
+    entry = configured(store.read(), model)
+    labels = ", ".join(f"{label} is {version}" for label, version in sorted(entry.labels.items()))
+    yield f"configuration  {', '.join(map(str, entry.versions)) or 'by the default policy'}; {labels or 'no labels'}"
+    for server in servers:
+        try:
+            states = server.states(model)
+        except Unreachable as error:
+            yield f"model server   {error}"
+            continue
+        shown = (f"{version} {state.state} {state.error}".rstrip() for version, state in sorted(states.items()))
+        yield f"model server   {server.address}  {', '.join(shown) or 'no version'}"
+    for gateway in gateways:
+        version, why = gateway.version(model)
+        yield f"gateway        {gateway.address}  {f'uses {version}' if version else 'uses none'} {why}".rstrip()
+
+
+def _available(server: Server, model: str) -> set[int]:
+    return {version for version, state in server.states(model).items() if state.available}
+
+
+def _current(problem: Callable[[], Problem]) -> Problem:
+    try:
+        return problem()
+    except Unreachable as error:
+        return str(error)

@@ -1,0 +1,99 @@
+"""One `microtome up` from start to end: check, export, serve, stop."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import exporter
+from exporter.errors import ExporterError
+from exporter.publication import published_version
+from exporter.recipe_file import read_recipe
+from microtome.commands.up import addresses, plan
+from microtome.commands.up.addresses import Endpoint
+from microtome.commands.up.command import Options
+from microtome.commands.up.errors import CannotStart, ExportFailed, UpError
+from microtome.commands.up.processes import Child
+from microtome.commands.up.signals import StopRequests, listening
+from microtome.commands.up.supervisor import supervise
+from microtome.commands.up.terminal import Terminal
+
+GRACE_SECONDS = 10.0
+
+
+def run(options: Options) -> int:
+    """Serve until stopped; return the exit code, 0 after a clean stop."""
+    terminal = Terminal(sys.stdout, sys.stderr)
+    try:
+        asyncio.run(_session(options, terminal))
+    except UpError as failure:
+        terminal.note(str(failure))
+        return failure.exit_code
+    except KeyboardInterrupt:
+        # Only possible before the signal handlers are installed, when nothing has been started yet.
+        return 130
+    return 0
+
+
+async def _session(options: Options, terminal: Terminal) -> None:
+    if options.model_server is not None:
+        addresses.check_model_server(options.model_server)
+    if options.redis is not None:
+        addresses.check_redis(options.redis)
+    plan.admission(options.host)
+    recipe = options.recipe or _default_recipe(terminal)
+    models = model_names(recipe)
+    endpoint = _endpoint(options)
+    with addresses.private_socket() as socket, listening() as stop:
+        if options.model_server is None:
+            await export_missing(recipe, options.models_dir, terminal, stop)
+        if not stop.requested.is_set():
+            await supervise(plan.make(options, models, endpoint, socket), terminal, stop)
+
+
+def _default_recipe(terminal: Terminal) -> Path:
+    here, installed = Path("recipe.yaml"), Path(exporter.__file__).with_name("recipe.yaml")
+    if here.is_file():
+        return here
+    terminal.note(f"there is no recipe.yaml in {Path.cwd()}, so the default one is served: {installed}")
+    return installed
+
+
+def model_names(recipe: Path) -> tuple[str, ...]:
+    """Return the names of the recipe's models.
+
+    Raises:
+        CannotStart: There is no recipe, or it cannot be read.
+    """
+    if not recipe.is_file():
+        raise CannotStart(f"There is no recipe {recipe} in {Path.cwd()}. Name yours: --recipe path/to/recipe.yaml")
+    try:
+        return tuple(model.name for model in read_recipe(recipe).models)
+    except ExporterError as error:
+        raise CannotStart(str(error)) from error
+
+
+async def export_missing(recipe: Path, models_dir: Path, terminal: Terminal, stop: StopRequests) -> None:
+    """Export the models that are not in `models_dir`; return early when a stop is requested.
+
+    Raises:
+        ExportFailed: The exporter ended with an error.
+    """
+    missing = [model.name for model in read_recipe(recipe).models if published_version(models_dir, model) is None]
+    if not missing:
+        return
+    terminal.note(f"exporting {', '.join(missing)} to {models_dir}; the next start finds what is there")
+    child = Child(plan.exporter(recipe, models_dir), relay=None)
+    try:
+        while not stop.requested.is_set() and not await child.ended_within(0.1):
+            pass
+        if not stop.requested.is_set() and await child.wait() != 0:
+            raise ExportFailed(f"The models of {recipe} could not be exported; the exporter's message is above.")
+    finally:
+        await child.stop(GRACE_SECONDS, stop.forced)
+
+
+def _endpoint(options: Options) -> Endpoint:
+    port = addresses.claim(options.host, options.port)
+    if options.grpc_port is None:
+        return Endpoint(options.host, port, addresses.next_free(options.host, port))
+    return Endpoint(options.host, port, addresses.claim(options.host, options.grpc_port, "--grpc-port"))

@@ -1,0 +1,197 @@
+"""Run the gateway and the model server until one of them ends for good or the user stops them.
+
+The model server is restarted when it dies; the user is told when the gateway is ready.
+"""
+
+import asyncio
+import http.client
+import json
+import re
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from microtome.commands.up.addresses import Endpoint
+from microtome.commands.up.banner import welcome
+from microtome.commands.up.errors import GatewayEnded, ModelServerFailed
+from microtome.commands.up.plan import Plan
+from microtome.commands.up.processes import Child, Command
+from microtome.commands.up.signals import StopRequests
+from microtome.commands.up.terminal import Terminal
+
+# Longer than the grace period of either process (MICROTOME_DRAIN, --shutdown_grace_seconds).
+GRACE_SECONDS = 60.0
+GIVE_UP_AFTER = 3
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 15.0
+STEADY_SECONDS = 60.0
+SOCKET_INTERVAL = 0.05
+TAIL_LINES = 12
+# Lines that TensorFlow writes before it reads its log level, so that no setting suppresses them.
+TENSORFLOW_NOISE = re.compile(r"WARNING: All log messages before absl::InitializeLog\(\)|[IW]0000 00:00:")
+READY_INTERVAL = 0.1
+READY_TIMEOUT = 2.0
+# The gateway needs a moment to find a model server that has just started; until then reasons are not shown.
+PATIENCE = 3.0
+
+
+async def supervise(plan: Plan, terminal: Terminal, stop: StopRequests) -> None:
+    """Run the plan's processes; return after a clean stop.
+
+    Raises:
+        GatewayEnded: The gateway ended by itself.
+        ModelServerFailed: The embedded model server cannot be kept alive.
+    """
+    keeper = None
+    if plan.model_server is not None and plan.socket is not None:
+        keeper = ModelServerKeeper(plan.model_server, plan.socket, terminal)
+    gateway = Child(plan.gateway, terminal.relay)
+    tasks: list[Coroutine[object, object, object]] = [
+        _fail_with(gateway),
+        stop.requested.wait(),
+        _greet(plan, terminal),
+    ]
+    if keeper is not None:
+        tasks.append(keeper.run())
+    try:
+        await _until_stopped(tasks, stop)
+    finally:
+        terminal.waiting(None)
+        if stop.requested.is_set():
+            terminal.note("stopping; Ctrl-C again does not wait")
+        # In this order: the gateway needs the model server to finish requests in flight.
+        await gateway.stop(GRACE_SECONDS, stop.forced)
+        if keeper is not None:
+            await keeper.stop(GRACE_SECONDS, stop.forced)
+
+
+async def _until_stopped(coroutines: Iterable[Coroutine[object, object, object]], stop: StopRequests) -> None:
+    """Run all until a stop is requested or one of them raises."""
+    pending = {asyncio.ensure_future(task) for task in coroutines}
+    try:
+        while not stop.requested.is_set():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in pending:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def _fail_with(gateway: Child) -> None:
+    code = await gateway.wait()
+    raise GatewayEnded(f"The gateway ended by itself (exit code {code}); what it said is above.", exit_code=code)
+
+
+async def _greet(plan: Plan, terminal: Terminal) -> None:
+    seconds = await until_ready(plan.endpoint, plan.models_loaded, terminal.waiting)
+    terminal.say(welcome(plan.endpoint, plan.models, seconds))
+
+
+class ModelServerKeeper:
+    """Runs the model server, and restarts it when it ends.
+
+    A run has served once its socket exists, which happens when the models are loaded. A server that is killed after
+    that is always restarted; three runs in a row that never served end the session.
+    """
+
+    def __init__(self, command: Command, socket: Path, terminal: Terminal) -> None:
+        self._command = command
+        self._socket = socket
+        self._terminal = terminal
+        self._child: Child | None = None
+
+    async def run(self) -> NoReturn:
+        """Start it, and restart it when it ends, until cancelled.
+
+        Raises:
+            ModelServerFailed: Several runs in a row never served; the message has the last lines.
+        """
+        failures = 0
+        pause = FIRST_PAUSE
+        while True:
+            begin = time.monotonic()
+            # A killed server leaves its socket behind, which would look like a server that serves.
+            self._socket.unlink(missing_ok=True)
+            self._child = child = Child(self._command, self._relay)
+            served = await self._served(child)
+            code = await child.wait()
+            failures = 0 if served else failures + 1
+            if failures == GIVE_UP_AFTER:
+                raise ModelServerFailed(
+                    f"The model server ended {failures} times without having served (exit code {code}). "
+                    f"Its last lines:\n\n{child.last_lines(TAIL_LINES)}"
+                )
+            pause = FIRST_PAUSE if time.monotonic() - begin > STEADY_SECONDS else pause
+            self._terminal.note(f"the model server ended (exit code {code}) and is started again in {pause:.1f} s")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def stop(self, grace: float, forced: asyncio.Event) -> None:
+        """Stop the current child; call this after `run` has been cancelled."""
+        if self._child is not None:
+            await self._child.stop(grace, forced)
+
+    def _relay(self, line: str) -> None:
+        if not TENSORFLOW_NOISE.match(line):
+            self._terminal.relay(line)
+
+    async def _served(self, child: Child) -> bool:
+        """Wait for the child's end and return whether its socket was seen."""
+        served = False
+        while not served and child.running:
+            served = self._socket.exists()
+            await child.ended_within(SOCKET_INTERVAL)
+        await child.wait()
+        return served
+
+
+async def until_ready(
+    gateway: Endpoint, models_loaded: Callable[[], bool], waiting: Callable[[str | None, float], None]
+) -> float:
+    """Poll until the gateway is ready, and return the seconds that took.
+
+    Args:
+        gateway: Its address.
+        models_loaded: Whether the embedded model server, if there is one, has loaded its models.
+        waiting: Called at every poll with what is being waited for (None at the end) and for how long.
+    """
+    begin = changed = time.monotonic()
+    stage = ""
+    while True:
+        obstacle = await asyncio.to_thread(_obstacle, gateway)
+        now = time.monotonic()
+        if obstacle is None:
+            waiting(None, now - begin)
+            return now - begin
+        what, reasons = obstacle if models_loaded() else ("loading the models", "")
+        stage, changed = (stage, changed) if what == stage else (what, now)
+        waiting(what + (reasons if now - changed >= PATIENCE else ""), now - begin)
+        await asyncio.sleep(READY_INTERVAL)
+
+
+def _obstacle(gateway: Endpoint) -> tuple[str, str] | None:
+    """Return why the gateway is not ready, and its own reasons; None when it is ready."""
+    # Not urllib, which would send requests to this machine through a configured proxy.
+    connection = http.client.HTTPConnection(gateway.local_host, gateway.port, timeout=READY_TIMEOUT)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        return "starting the gateway", ""
+    finally:
+        connection.close()
+    return None if response.status == http.client.OK else ("waiting for the gateway to be ready", _reasons(body))
+
+
+def _reasons(body: bytes) -> str:
+    """Return the gateway's reasons for each model."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
+        reasons = [f"{model}: {reason}" for model, reason in json.loads(body)["models"].items() if reason]
+        return f" ({'; '.join(reasons)})" if reasons else ""
+    return ""

@@ -1,0 +1,1 @@
+"""`microtome embed`."""

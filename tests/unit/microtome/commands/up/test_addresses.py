@@ -1,0 +1,65 @@
+"""Addresses as people, curl and the kernel want them."""
+
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from microtome.commands.up.addresses import Endpoint, check_model_server, check_redis, private_socket
+from microtome.commands.up.errors import CannotStart
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("10.1.2.3", "http://10.1.2.3:8000"),
+        ("localhost", "http://localhost:8000"),
+    ],
+)
+def test_the_printed_address_can_be_visited(host: str, url: str) -> None:
+    """All addresses at once are something to listen on, not something to visit."""
+    assert Endpoint(host, 8000).url == url
+
+
+def test_the_socket_lies_in_a_private_directory_that_goes_away() -> None:
+    """Nobody else may talk to the model server, and nothing stays behind."""
+    with private_socket() as path:
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        path.touch()
+    assert not path.parent.exists()
+
+
+def test_a_long_temporary_directory_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses long socket paths, whatever TMPDIR says."""
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with private_socket() as path, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.0.7:8500", "tfserving:8500", "[::1]:8500", "dns:///tf:8500", "unix:/run/models.sock"]
+)
+def test_addresses_of_model_servers(address: str) -> None:
+    """The usual forms of gRPC pass."""
+    check_model_server(address)
+
+
+@pytest.mark.parametrize("address", ["tfserving", "http://tfserving:8501", "unix:models.sock", ":8500", "host:"])
+def test_other_addresses_are_refused(address: str) -> None:
+    """The message shows what would have been right."""
+    with pytest.raises(CannotStart, match="expects host:port"):
+        check_model_server(address)
+
+
+def test_addresses_of_redis() -> None:
+    """A bare host is not a Redis URL, and is refused before anything has been exported."""
+    check_redis("redis://localhost:6379/0")
+    check_redis("redis+sentinel://localhost:26379/vectors/0")
+    with pytest.raises(CannotStart, match="expects redis://"):
+        check_redis("localhost:6379")
