@@ -1,25 +1,23 @@
-"""Lookups of one tick of the event loop become one question, and whoever goes away takes no answer from the others."""
+"""Coalesce lookups made in one event-loop tick into one MGET; a cancelled caller does not affect the others."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
-from service.core.peeking import Then
 from service.core.ports import VectorCache
 
 
-class _Waiting(NamedTuple):
+class _Lookup(NamedTuple):
     keys: Sequence[str]
-    then: Then
+    answer: "asyncio.Future[list[bytes | None]]"
 
 
 class GatheredCache:
-    """Asks the inner cache once for all keys that are looked up in the same tick. Without a timer."""
+    """Asks the inner cache once for all keys that are looked up in the same tick, without a timer."""
 
     def __init__(self, inner: VectorCache) -> None:
         self._inner = inner
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Lookup] = []
         self._asking: set[asyncio.Task[None]] = set()
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -30,16 +28,12 @@ class GatheredCache:
         """
         if not keys:
             return []
-        answer: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
-        self.ask(keys, partial(_settle, answer))
-        return await answer
-
-    def ask(self, keys: Sequence[str], then: Then) -> bool:
-        """Have the values of at least one key looked up, and `then` told of them later."""
+        loop = asyncio.get_running_loop()
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._ask)
-        self._waiting.append(_Waiting(keys, then))
-        return True
+            loop.call_soon(self._ask)
+        lookup = _Lookup(keys, loop.create_future())
+        self._waiting.append(lookup)
+        return await lookup.answer
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values.
@@ -59,35 +53,20 @@ class GatheredCache:
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
-    async def _fill(self, waiting: Sequence[_Waiting]) -> None:
-        # One caller's keys are all different, as several callers' need not be.
+    async def _fill(self, waiting: Sequence[_Lookup]) -> None:
+        # The keys of one caller are distinct, those of several callers may overlap.
         keys = list(waiting[0].keys if len(waiting) == 1 else dict.fromkeys(k for each in waiting for k in each.keys))
         try:
             found = dict(zip(keys, await self._inner.get_many(keys), strict=True))
-        except BaseException as error:  # whatever it is, those who asked learn of it
+        except asyncio.CancelledError:
             for each in waiting:
-                _tell(each, error)
-            if isinstance(error, Exception):
-                return
+                each.answer.cancel()
             raise
+        except Exception as error:  # noqa: BLE001, each caller gets it
+            for each in waiting:
+                if not each.answer.done():
+                    each.answer.set_exception(error)
+            return
         for each in waiting:
-            _tell(each, [found[key] for key in each.keys])
-
-
-def _tell(waiting: _Waiting, told: list[bytes | None] | BaseException) -> None:
-    try:
-        waiting.then(told)
-    except Exception as error:  # noqa: BLE001, one who breaks a promise keeps nothing from the others
-        context = {"message": "told of what a cache has, and failed", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(context)
-
-
-def _settle(answer: asyncio.Future[list[bytes | None]], told: list[bytes | None] | BaseException) -> None:
-    if answer.done():
-        return
-    if isinstance(told, asyncio.CancelledError):
-        answer.cancel()
-    elif isinstance(told, BaseException):
-        answer.set_exception(told)
-    else:
-        answer.set_result(told)
+            if not each.answer.done():
+                each.answer.set_result([found[key] for key in each.keys])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from service.core.peeking import Then, ask_of, peek_of
+from service.core.peeking import peek_of
 from service.core.ports import VectorCache
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -23,7 +23,6 @@ class HalvedCache:
         """Keep them in `inner`; `dropped` is told the keys of those that cannot be kept."""
         self._inner = inner
         self._peek = peek_of(inner)
-        self._ask = ask_of(inner)
         self._dropped = dropped
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -39,14 +38,6 @@ class HalvedCache:
         values = self._peek(keys)
         wide = None if values is None else [widened(value) for value in values]
         return None if wide is None or None in wide else wide  # type: ignore[return-value]  # none of them is
-
-    def ask(self, keys: Sequence[str], then: Then) -> bool:
-        """Have the values looked up, and `then` told of them, each widened to float32 again."""
-
-        def told(answer: list[bytes | None] | BaseException) -> None:
-            then(answer if isinstance(answer, BaseException) else _all_widened(answer))
-
-        return self._ask(keys, told)
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values as float16.

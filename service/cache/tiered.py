@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from service.cache.memory import MemoryCache
-from service.core.peeking import Then, ask_of
 from service.core.ports import VectorCache
 
 Values = list[bytes | None]
@@ -15,7 +14,6 @@ class TieredCache:
     def __init__(self, near: MemoryCache, far: VectorCache) -> None:
         self._near = near
         self._far = far
-        self._ask = ask_of(far)
 
     async def get_many(self, keys: Sequence[str]) -> Values:
         """Return the values in the order of the keys, from whichever tier has them.
@@ -30,19 +28,6 @@ class TieredCache:
     def peek(self, keys: Sequence[str]) -> list[bytes] | None:
         """Return all the values if the near tier has them."""
         return self._near.peek(keys)
-
-    def ask(self, keys: Sequence[str], then: Then) -> bool:
-        """Have the values looked up in whichever tier has them, and `then` told of them, if the far one can."""
-        values = self._near.look(keys)
-        lacking = _lacking(keys, values)
-        if not lacking:
-            then(values)
-            return True
-
-        def told(answer: Values | BaseException) -> None:
-            then(answer if isinstance(answer, BaseException) else self._filled(keys, values, lacking, answer))
-
-        return self._ask(lacking, told)
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values in both tiers.

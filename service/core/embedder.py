@@ -5,7 +5,7 @@ version of one model. Nothing blocks the event loop: decoding runs in threads, e
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -17,7 +17,7 @@ from service.core.cache_keys import image_digest
 from service.core.compute import Computing
 from service.core.journey import Journey
 from service.core.lookup import Lookup
-from service.core.peeking import ask_of, peek_of
+from service.core.peeking import peek_of
 from service.core.ports import Claims, ModelServer, Observer, VectorCache
 from service.core.requests import Embedded, Embedding, EmbedRequest
 from service.core.single_flight import Flights
@@ -54,7 +54,6 @@ class Embedder:
         self._models = models
         self._cache = cache
         self._peek = peek_of(cache)
-        self._ask = ask_of(cache)
         self._limits = limits
         self._budget = budget
         self._observer = observer
@@ -121,21 +120,6 @@ class Embedder:
     async def look_further(self, lookup: Lookup) -> None:
         """Look in all of the cache, waiting for it no longer than it may take."""
         lookup.fill(await self._cache.get_many(list(lookup.keys.values())))
-
-    def look_soon(self, lookup: Lookup, then: Callable[[bool], None]) -> bool:
-        """Look as `look_further` does, without a task that waits, and tell `then` whether that was possible.
-
-        Returns False where the cache has to be waited for, and tells nobody then.
-        """
-
-        def told(values: list[bytes | None] | BaseException) -> None:
-            if isinstance(values, BaseException):
-                then(False)
-            else:
-                lookup.fill(values)
-                then(True)
-
-        return self._ask(list(lookup.keys.values()), told)
 
     def answered(self, lookup: Lookup) -> Embedded:
         """Answer from a look that is complete."""

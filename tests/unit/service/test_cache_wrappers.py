@@ -101,24 +101,6 @@ async def test_writes_to_a_broken_cache_are_lost_and_nothing_else_is() -> None:
     assert {"b": b"2"} == inner.entries
 
 
-async def test_who_fails_when_told_takes_nothing_from_the_others() -> None:
-    """The event loop's handler learns of it."""
-    cache = GatheredCache(FakeCache())
-    told: list[object] = []
-    unforeseen: list[Exception] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: unforeseen.append(context["exception"]))
-
-    def broken(_: object) -> None:
-        raise RuntimeError("a promise")
-
-    for then in (broken, told.append):
-        assert cache.ask(["a"], then)
-    while not told:  # noqa: ASYNC110, told by a task of its own
-        await asyncio.sleep(0)
-    assert [[None]] == told
-    assert ["a promise"] == [str(error) for error in unforeseen]
-
-
 async def test_half_the_memory_costs_what_is_documented() -> None:
     """Relative errors up to 2^-11; a number that no float16 can hold is not stored; float32 values are misses."""
     inner = MemoryCache(1 << 20)

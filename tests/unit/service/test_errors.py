@@ -2,10 +2,9 @@
 
 import inspect
 
-from microtome import errors
-from microtome.errors import ServiceError, slug
-from service.errors import unknown
-from service.http.statuses import STATUS
+from service import errors
+from service.errors import ServiceError, slug, unknown
+from service.http.problems import STATUS
 
 
 def leaves(tree: type[ServiceError]) -> set[type[ServiceError]]:
