@@ -1,26 +1,48 @@
-"""Lookups of one tick of the event loop become one question, and whoever goes away takes no answer from the others."""
+"""Coalesce calls made in one tick of the event loop into one; a cancelled caller does not affect the others."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
-from service.core.peeking import Then
 from service.core.ports import VectorCache
 
+T = TypeVar("T")
 
-class _Waiting(NamedTuple):
-    keys: Sequence[str]
-    then: Then
+_LOOKUPS = 4
+"""Lookups in flight; with all of them waiting, further keys gather for the next one."""
 
 
-class GatheredCache:
-    """Asks the inner cache once for all keys that are looked up in the same tick. Without a timer."""
+class Coalescer(Generic[T]):
+    """Calls a function once with the keys of all callers of one tick, without a timer.
+
+    At most so many calls are in flight; keys that come meanwhile share the next one.
+    """
+
+    def __init__(self, function: Callable[[list[str]], Awaitable[T]], in_flight: int) -> None:
+        self._function = function
+        self._places = asyncio.Semaphore(in_flight)
+        self._keys: dict[str, None] = {}
+        self._next: asyncio.Task[T] | None = None
+
+    def call(self, keys: Sequence[str]) -> asyncio.Task[T]:
+        """Return the task that these keys share with others. Await it behind `asyncio.shield`."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._run())
+        self._keys.update(dict.fromkeys(keys))
+        return self._next
+
+    async def _run(self) -> T:
+        async with self._places:
+            keys, self._keys, self._next = list(self._keys), {}, None
+            return await self._function(keys)
+
+
+class CoalescingCache:
+    """Looks up the keys of one tick together."""
 
     def __init__(self, inner: VectorCache) -> None:
         self._inner = inner
-        self._waiting: list[_Waiting] = []
-        self._asking: set[asyncio.Task[None]] = set()
+        self._lookups = Coalescer(self._look_up, _LOOKUPS)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys.
@@ -30,16 +52,8 @@ class GatheredCache:
         """
         if not keys:
             return []
-        answer: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
-        self.ask(keys, partial(_settle, answer))
-        return await answer
-
-    def ask(self, keys: Sequence[str], then: Then) -> bool:
-        """Have the values of at least one key looked up, and `then` told of them later."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._ask)
-        self._waiting.append(_Waiting(keys, then))
-        return True
+        found = await asyncio.shield(self._lookups.call(keys))
+        return [found[key] for key in keys]
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values.
@@ -53,41 +67,5 @@ class GatheredCache:
         """Close the inner cache."""
         await self._inner.close()
 
-    def _ask(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        task = asyncio.create_task(self._fill(waiting))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-
-    async def _fill(self, waiting: Sequence[_Waiting]) -> None:
-        # One caller's keys are all different, as several callers' need not be.
-        keys = list(waiting[0].keys if len(waiting) == 1 else dict.fromkeys(k for each in waiting for k in each.keys))
-        try:
-            found = dict(zip(keys, await self._inner.get_many(keys), strict=True))
-        except BaseException as error:  # whatever it is, those who asked learn of it
-            for each in waiting:
-                _tell(each, error)
-            if isinstance(error, Exception):
-                return
-            raise
-        for each in waiting:
-            _tell(each, [found[key] for key in each.keys])
-
-
-def _tell(waiting: _Waiting, told: list[bytes | None] | BaseException) -> None:
-    try:
-        waiting.then(told)
-    except Exception as error:  # noqa: BLE001, one who breaks a promise keeps nothing from the others
-        context = {"message": "told of what a cache has, and failed", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(context)
-
-
-def _settle(answer: asyncio.Future[list[bytes | None]], told: list[bytes | None] | BaseException) -> None:
-    if answer.done():
-        return
-    if isinstance(told, asyncio.CancelledError):
-        answer.cancel()
-    elif isinstance(told, BaseException):
-        answer.set_exception(told)
-    else:
-        answer.set_result(told)
+    async def _look_up(self, keys: list[str]) -> dict[str, bytes | None]:
+        return dict(zip(keys, await self._inner.get_many(keys), strict=True))

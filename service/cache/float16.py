@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from service.core.peeking import Then, ask_of, peek_of
+from service.core.peeking import peek_of
 from service.core.ports import VectorCache
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -23,7 +23,6 @@ class HalvedCache:
         """Keep them in `inner`; `dropped` is told the keys of those that cannot be kept."""
         self._inner = inner
         self._peek = peek_of(inner)
-        self._ask = ask_of(inner)
         self._dropped = dropped
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -32,21 +31,13 @@ class HalvedCache:
         Raises:
             CacheUnavailable: as the inner cache raises it.
         """
-        return _all_widened(await self._inner.get_many(keys))
+        return [None if value is None else widened(value) for value in await self._inner.get_many(keys)]
 
     def peek(self, keys: Sequence[str]) -> list[bytes] | None:
         """Return all the values if they are within reach, each widened to float32 again."""
         values = self._peek(keys)
         wide = None if values is None else [widened(value) for value in values]
         return None if wide is None or None in wide else wide  # type: ignore[return-value]  # none of them is
-
-    def ask(self, keys: Sequence[str], then: Then) -> bool:
-        """Have the values looked up, and `then` told of them, each widened to float32 again."""
-
-        def told(answer: list[bytes | None] | BaseException) -> None:
-            then(answer if isinstance(answer, BaseException) else _all_widened(answer))
-
-        return self._ask(keys, told)
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values as float16.
@@ -68,10 +59,6 @@ class HalvedCache:
 def _halved(value: bytes) -> bytes | None:
     numbers = np.frombuffer(value, "<f4")
     return numbers.astype("<f2").tobytes() + _MARK if np.abs(numbers).max(initial=0) <= _LARGEST else None
-
-
-def _all_widened(values: Sequence[bytes | None]) -> list[bytes | None]:
-    return [None if value is None else widened(value) for value in values]
 
 
 def widened(value: bytes) -> bytes | None:

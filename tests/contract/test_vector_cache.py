@@ -1,6 +1,5 @@
 """What every cache of vectors does, whatever it is made of. Redis is a real Valkey server."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.cache.circuit_breaker import FailOpenCache
-from service.cache.coalescing import GatheredCache
+from service.cache.coalescing import CoalescingCache
 from service.cache.float16 import HalvedCache
 from service.cache.memory import MemoryCache
 from service.cache.metered import CountedCache, Counts
@@ -17,7 +16,6 @@ from service.cache.redis.cache import RedisCache
 from service.cache.redis.client import RedisServers
 from service.cache.tiered import TieredCache
 from service.cache.write_behind import WriteBehindCache
-from service.core.peeking import ask_of
 from service.core.ports import VectorCache
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
@@ -46,18 +44,15 @@ MAKES: dict[str, Callable[[str], VectorCache]] = {
     "fake": lambda _: FakeCache(),
     "redis": redis,
     "fail-open": fail_open,
-    "gathered": lambda url: GatheredCache(redis(url)),
+    "gathered": lambda url: CoalescingCache(redis(url)),
     "write-behind": behind,
     "counted": lambda url: CountedCache(redis(url), Counts("redis", Metrics())),
     "halved": lambda url: HalvedCache(redis(url)),
-    "all at once": lambda url: HalvedCache(TieredCache(MemoryCache(1 << 20), GatheredCache(behind(url)))),
+    "all at once": lambda url: HalvedCache(TieredCache(MemoryCache(1 << 20), CoalescingCache(behind(url)))),
     "memory over redis": lambda url: TieredCache(MemoryCache(1 << 20), redis(url)),
     "memory over nothing": lambda _: TieredCache(MemoryCache(1 << 20), NullCache()),
 }
 
-
-TELLING = ("gathered", "all at once", "everything over sentinel", "everything over a cluster")
-"""Those that tell later what they have; the others have to be waited for."""
 
 TOPOLOGIES = ("sentinel", "cluster", "everything over sentinel", "everything over a cluster")
 
@@ -122,21 +117,6 @@ async def test_what_is_put_is_got_and_the_rest_is_none(cache: VectorCache) -> No
     assert [] == await cache.get_many([])
 
 
-async def test_who_does_not_wait_is_told_the_same(cache: VectorCache, request: pytest.FixtureRequest) -> None:
-    """Once. A cache that has to be waited for says so, and tells nobody."""
-    one, two = vector(1, 0.5), vector(-2)
-    await cache.put_many({"a": one, "b": two})
-    told: asyncio.Queue[object] = asyncio.Queue()
-    for keys in (["b", "x", "a"], ["x"]):
-        asked = ask_of(cache)(keys, told.put_nowait)
-        assert (request.node.callspec.params["cache"] in TELLING) == asked
-        if asked:
-            async with asyncio.timeout(10):
-                assert await cache.get_many(keys) == await told.get()
-    await asyncio.sleep(0.01)
-    assert told.empty()
-
-
 async def test_an_empty_cache_has_nothing(cache: VectorCache) -> None:
     """Nothing put, nothing got."""
     assert [None, None] == await cache.get_many(["a", "b"])
@@ -164,22 +144,6 @@ async def test_the_near_tier_is_filled_from_the_far_one(valkey: Valkey) -> None:
     cache = TieredCache(near, far)
     assert [b"1"] == await cache.get_many(["shared"])
     assert [b"1"] == await near.get_many(["shared"])
-    await cache.close()
-
-
-async def test_what_is_told_later_is_near_from_then_on(valkey: Valkey) -> None:
-    """As what was waited for; what is near already is told at once."""
-    far = GatheredCache(redis(valkey.url))
-    await far.put_many({"told": b"1"})
-    near = MemoryCache(1 << 20)
-    cache = TieredCache(near, far)
-    told: asyncio.Queue[object] = asyncio.Queue()
-    assert cache.ask(["told"], told.put_nowait)
-    async with asyncio.timeout(10):
-        assert [b"1"] == await told.get()
-    assert [b"1"] == near.peek(["told"])
-    assert cache.ask(["told"], told.put_nowait)
-    assert [b"1"] == told.get_nowait()
     await cache.close()
 
 

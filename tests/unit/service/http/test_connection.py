@@ -13,7 +13,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.cache.coalescing import GatheredCache
+from service.cache.coalescing import CoalescingCache
 from service.http.connection import connection
 from service.http.connection_limits import bounded
 from tests.fakes.vector_cache import FakeCache
@@ -194,7 +194,7 @@ class OnceBroken(FakeCache):
 async def test_a_look_that_fails_is_taken_again(decoders: ThreadPoolExecutor) -> None:
     """On the way of all others, where errors are known."""
     far = OnceBroken()
-    async with gateway_with(decoders, cache=GatheredCache(far), answer_bytes=0) as gateway:
+    async with gateway_with(decoders, cache=CoalescingCache(far), answer_bytes=0) as gateway:
         async with listening(gateway.app, connection(gateway.app.at_once)) as port, peer_of(port) as peer:
             await peer.send(REQUEST)
             status, head, _ = await peer.answer()
@@ -206,7 +206,7 @@ async def test_a_look_that_fails_is_taken_again(decoders: ThreadPoolExecutor) ->
 async def behind_a_gate(decoders: ThreadPoolExecutor) -> AsyncIterator[tuple[Gateway, FakeCache, int]]:
     """A gateway that knows IMAGE, the cache whose answers are held back now, and a port."""
     far = FakeCache()
-    async with gateway_with(decoders, cache=GatheredCache(far), answer_bytes=0) as gateway:
+    async with gateway_with(decoders, cache=CoalescingCache(far), answer_bytes=0) as gateway:
         await gateway.client.post("/embed", content=IMAGE)
         far.gate.clear()
         far.asked.clear()
@@ -256,7 +256,7 @@ async def test_who_wants_the_connection_closed_gets_it_closed_after_a_look(decod
 async def test_an_answer_to_a_look_that_cannot_be_written_at_once(decoders: ThreadPoolExecutor) -> None:
     """It is answered as uvicorn answers, which waits for slow callers, and counted once."""
     far = FakeCache()
-    async with gateway_with(decoders, cache=GatheredCache(far), answer_bytes=0) as gateway:
+    async with gateway_with(decoders, cache=CoalescingCache(far), answer_bytes=0) as gateway:
         await gateway.client.post("/embed", content=IMAGE)
         slow = type("Slow", (connection(gateway.app.at_once),), {"_write": lambda *_: False})
         async with listening(gateway.app, slow) as port, peer_of(port) as peer:
@@ -309,7 +309,7 @@ async def test_requests_leave_nothing_to_the_collector(decoders: ThreadPoolExecu
     options: dict[str, Any] = {}
     if kind in {"looked up", "waited for"}:
         cache = FakeCache()
-        options = {"cache": cache if kind == "waited for" else GatheredCache(cache), "answer_bytes": 0}
+        options = {"cache": cache if kind == "waited for" else CoalescingCache(cache), "answer_bytes": 0}
     async with gateway_with(decoders, **options) as gateway:
         for image in images[: 60 if kind != "computed" else 1]:
             await gateway.client.post("/embed", content=image)
