@@ -1,4 +1,4 @@
-"""Two tiers as one cache: what the near tier lacks is looked up in the far one, and kept in the near one from then on."""
+"""Two tiers as one cache: what the near tier lacks is looked up in the far one, and then kept in the near one."""
 
 from collections.abc import Mapping, Sequence
 
