@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from microtome import __version__
 from service.auth import Keyring
 from service.cache.circuit_breaker import FailOpenCache
-from service.cache.coalescing import GatheredCache
+from service.cache.coalescing import CoalescingCache
 from service.cache.float16 import HalvedCache, widened
 from service.cache.memory import MemoryCache
 from service.cache.metered import CountedCache, Counts
@@ -257,4 +257,4 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vect
         # Nobody shall wait for what nobody writes.
         dropped=claims.give_back,
     )
-    return GatheredCache(behind), claims, {"redis": guarded.trouble}
+    return CoalescingCache(behind), claims, {"redis": guarded.trouble}

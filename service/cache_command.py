@@ -116,12 +116,12 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {"stats": _stats
 def _redis(options: argparse.Namespace) -> "Redis | RedisCluster":
     from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415, --help shall be instant
 
-    from service.cache.redis.blocking import connected  # noqa: PLC0415
+    from service.cache.redis.client import connect  # noqa: PLC0415
 
     if not options.redis:
         raise CommandError("Expected --redis or MICROTOME_REDIS_URL, such as redis://localhost:6379.")
     try:
-        return connected(options.redis, seconds=_LOOKUP_SECONDS)
+        return connect(options.redis, seconds=_LOOKUP_SECONDS)
     except ValueError as error:
         raise CommandError(f"The address of Redis is wrong: {error}.") from error
     except (RedisError, RedisClusterException, OSError) as error:

@@ -1,24 +1,48 @@
-"""Coalesce lookups made in one event-loop tick into one MGET; a cancelled caller does not affect the others."""
+"""Coalesce calls made in one tick of the event loop into one; a cancelled caller does not affect the others."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 from service.core.ports import VectorCache
 
+T = TypeVar("T")
 
-class _Lookup(NamedTuple):
-    keys: Sequence[str]
-    answer: "asyncio.Future[list[bytes | None]]"
+_LOOKUPS = 4
+"""Lookups in flight; with all of them waiting, further keys gather for the next one."""
 
 
-class GatheredCache:
-    """Asks the inner cache once for all keys that are looked up in the same tick, without a timer."""
+class Coalescer(Generic[T]):
+    """Calls a function once with the keys of all callers of one tick, without a timer.
+
+    At most so many calls are in flight; keys that come meanwhile share the next one.
+    """
+
+    def __init__(self, function: Callable[[list[str]], Awaitable[T]], in_flight: int) -> None:
+        self._function = function
+        self._places = asyncio.Semaphore(in_flight)
+        self._keys: dict[str, None] = {}
+        self._next: asyncio.Task[T] | None = None
+
+    def call(self, keys: Sequence[str]) -> asyncio.Task[T]:
+        """Return the task that these keys share with others. Await it behind `asyncio.shield`."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._run())
+        self._keys.update(dict.fromkeys(keys))
+        return self._next
+
+    async def _run(self) -> T:
+        async with self._places:
+            keys, self._keys, self._next = list(self._keys), {}, None
+            return await self._function(keys)
+
+
+class CoalescingCache:
+    """Looks up the keys of one tick together."""
 
     def __init__(self, inner: VectorCache) -> None:
         self._inner = inner
-        self._waiting: list[_Lookup] = []
-        self._asking: set[asyncio.Task[None]] = set()
+        self._lookups = Coalescer(self._look_up, _LOOKUPS)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys.
@@ -28,12 +52,8 @@ class GatheredCache:
         """
         if not keys:
             return []
-        loop = asyncio.get_running_loop()
-        if not self._waiting:
-            loop.call_soon(self._ask)
-        lookup = _Lookup(keys, loop.create_future())
-        self._waiting.append(lookup)
-        return await lookup.answer
+        found = await asyncio.shield(self._lookups.call(keys))
+        return [found[key] for key in keys]
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
         """Store values.
@@ -47,26 +67,5 @@ class GatheredCache:
         """Close the inner cache."""
         await self._inner.close()
 
-    def _ask(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        task = asyncio.create_task(self._fill(waiting))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-
-    async def _fill(self, waiting: Sequence[_Lookup]) -> None:
-        # The keys of one caller are distinct, those of several callers may overlap.
-        keys = list(waiting[0].keys if len(waiting) == 1 else dict.fromkeys(k for each in waiting for k in each.keys))
-        try:
-            found = dict(zip(keys, await self._inner.get_many(keys), strict=True))
-        except asyncio.CancelledError:
-            for each in waiting:
-                each.answer.cancel()
-            raise
-        except Exception as error:  # noqa: BLE001, each caller gets it
-            for each in waiting:
-                if not each.answer.done():
-                    each.answer.set_exception(error)
-            return
-        for each in waiting:
-            if not each.answer.done():
-                each.answer.set_result([found[key] for key in each.keys])
+    async def _look_up(self, keys: list[str]) -> dict[str, bytes | None]:
+        return dict(zip(keys, await self._inner.get_many(keys), strict=True))

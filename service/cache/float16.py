@@ -31,7 +31,7 @@ class HalvedCache:
         Raises:
             CacheUnavailable: as the inner cache raises it.
         """
-        return _all_widened(await self._inner.get_many(keys))
+        return [None if value is None else widened(value) for value in await self._inner.get_many(keys)]
 
     def peek(self, keys: Sequence[str]) -> list[bytes] | None:
         """Return all the values if they are within reach, each widened to float32 again."""
@@ -59,10 +59,6 @@ class HalvedCache:
 def _halved(value: bytes) -> bytes | None:
     numbers = np.frombuffer(value, "<f4")
     return numbers.astype("<f2").tobytes() + _MARK if np.abs(numbers).max(initial=0) <= _LARGEST else None
-
-
-def _all_widened(values: Sequence[bytes | None]) -> list[bytes | None]:
-    return [None if value is None else widened(value) for value in values]
 
 
 def widened(value: bytes) -> bytes | None:

@@ -12,10 +12,13 @@ from time import monotonic
 from typing import Any
 
 from service.cache.checksum import unseal
+from service.cache.coalescing import Coalescer
 from service.cache.guard import Guard
-from service.cache.redis.client import RedisServers
-from service.cache.redis.line import Command
+from service.cache.redis.client import Command, RedisServers
 from service.core.ports import Taken
+
+_TAKES = 2
+"""Calls in flight; with all of them waiting, further keys gather for the next one."""
 
 _GIVE_BACK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
@@ -75,8 +78,7 @@ class RedisClaims:
         self._reads = reads
         self._writes = writes
         self._restored = restored
-        self._wanted: dict[str, None] = {}
-        self._answer: asyncio.Future[Taken] | None = None
+        self._takes = Coalescer(self._take, _TAKES)
         self._running: set[asyncio.Task[None]] = set()
 
     @property
@@ -88,17 +90,12 @@ class RedisClaims:
         """Claim what is neither there nor claimed; see the port. What is wanted in one tick is one round trip."""
         if self._reads.is_open:
             return Taken()
-        if self._answer is None:
-            loop = asyncio.get_running_loop()
-            self._answer = loop.create_future()
-            loop.call_soon(self._leave)
-        self._wanted.update(dict.fromkeys(keys))
-        answer = self._answer
+        taking = self._takes.call(keys)
         try:
-            return await asyncio.shield(answer)
+            return await asyncio.shield(taking)
         except asyncio.CancelledError:
             # Claimed for somebody who has gone.
-            answer.add_done_callback(lambda _: self.give_back(keys))
+            taking.add_done_callback(lambda _: self.give_back(keys))
             raise
 
     def give_back(self, keys: Sequence[str]) -> None:
@@ -107,17 +104,8 @@ class RedisClaims:
         if commands:
             self._start(self._give_back(commands))
 
-    def _leave(self) -> None:
-        keys, answer = list(self._wanted), self._answer
-        self._wanted, self._answer = {}, None
-        if answer is not None:
-            self._start(self._fill(keys, answer))
-
-    async def _fill(self, keys: list[str], answer: asyncio.Future[Taken]) -> None:
-        try:
-            answer.set_result(await self._writes.call(lambda: self._taken(keys)) or Taken())
-        finally:
-            answer.cancel()
+    async def _take(self, keys: list[str]) -> Taken:
+        return await self._writes.call(lambda: self._taken(keys)) or Taken()
 
     async def _taken(self, keys: list[str]) -> Taken:
         tokens = {key: token_hex(8) for key in keys}

@@ -1,29 +1,32 @@
-"""Two tiers as one cache: what the near one lacks is looked up in the far one, and kept near from then on."""
+"""Two tiers as one cache: what the near tier lacks is looked up in the far one, and then kept in the near one."""
 
 from collections.abc import Mapping, Sequence
 
 from service.cache.memory import MemoryCache
 from service.core.ports import VectorCache
 
-Values = list[bytes | None]
-
 
 class TieredCache:
-    """`near` is asked first; writes go to both."""
+    """Reads from `near` first; writes go to both."""
 
     def __init__(self, near: MemoryCache, far: VectorCache) -> None:
         self._near = near
         self._far = far
 
-    async def get_many(self, keys: Sequence[str]) -> Values:
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys, from whichever tier has them.
 
         Raises:
             CacheUnavailable: as the far tier raises it.
         """
         values = self._near.look(keys)
-        lacking = _lacking(keys, values)
-        return self._filled(keys, values, lacking, await self._far.get_many(lacking)) if lacking else values
+        missing = [key for key, value in zip(keys, values, strict=True) if value is None]
+        if not missing:
+            return values
+        far = zip(missing, await self._far.get_many(missing), strict=True)
+        found = {key: value for key, value in far if value is not None}
+        self._near.keep(found)
+        return [found.get(key) if value is None else value for key, value in zip(keys, values, strict=True)]
 
     def peek(self, keys: Sequence[str]) -> list[bytes] | None:
         """Return all the values if the near tier has them."""
@@ -42,12 +45,3 @@ class TieredCache:
         """Close both tiers."""
         await self._near.close()
         await self._far.close()
-
-    def _filled(self, keys: Sequence[str], near: Values, lacking: Sequence[str], far: Values) -> Values:
-        found = {key: value for key, value in zip(lacking, far, strict=True) if value is not None}
-        self._near.keep(found)
-        return [found.get(key) if value is None else value for key, value in zip(keys, near, strict=True)]
-
-
-def _lacking(keys: Sequence[str], values: Values) -> list[str]:
-    return [key for key, value in zip(keys, values, strict=True) if value is None]

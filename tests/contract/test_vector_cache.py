@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.cache.circuit_breaker import FailOpenCache
-from service.cache.coalescing import GatheredCache
+from service.cache.coalescing import CoalescingCache
 from service.cache.float16 import HalvedCache
 from service.cache.memory import MemoryCache
 from service.cache.metered import CountedCache, Counts
@@ -44,11 +44,11 @@ MAKES: dict[str, Callable[[str], VectorCache]] = {
     "fake": lambda _: FakeCache(),
     "redis": redis,
     "fail-open": fail_open,
-    "gathered": lambda url: GatheredCache(redis(url)),
+    "gathered": lambda url: CoalescingCache(redis(url)),
     "write-behind": behind,
     "counted": lambda url: CountedCache(redis(url), Counts("redis", Metrics())),
     "halved": lambda url: HalvedCache(redis(url)),
-    "all at once": lambda url: HalvedCache(TieredCache(MemoryCache(1 << 20), GatheredCache(behind(url)))),
+    "all at once": lambda url: HalvedCache(TieredCache(MemoryCache(1 << 20), CoalescingCache(behind(url)))),
     "memory over redis": lambda url: TieredCache(MemoryCache(1 << 20), redis(url)),
     "memory over nothing": lambda _: TieredCache(MemoryCache(1 << 20), NullCache()),
 }
@@ -144,17 +144,6 @@ async def test_the_near_tier_is_filled_from_the_far_one(valkey: Valkey) -> None:
     cache = TieredCache(near, far)
     assert [b"1"] == await cache.get_many(["shared"])
     assert [b"1"] == await near.get_many(["shared"])
-    await cache.close()
-
-
-async def test_what_is_found_far_is_near_from_then_on(valkey: Valkey) -> None:
-    """The near tier keeps it."""
-    far = GatheredCache(redis(valkey.url))
-    await far.put_many({"found": b"1"})
-    near = MemoryCache(1 << 20)
-    cache = TieredCache(near, far)
-    assert [b"1"] == await cache.get_many(["found"])
-    assert [b"1"] == near.peek(["found"])
     await cache.close()
 
 

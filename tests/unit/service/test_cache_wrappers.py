@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.cache.coalescing import GatheredCache
+from service.cache.coalescing import CoalescingCache
 from service.cache.float16 import HalvedCache
 from service.cache.memory import MemoryCache
 from service.cache.write_behind import WriteBehindCache
@@ -18,7 +18,7 @@ async def test_lookups_of_one_tick_are_one_question() -> None:
     """Each gets its own values in its own order, and no key is asked twice."""
     inner = FakeCache()
     inner.entries = {"a": b"1", "b": b"2"}
-    cache = GatheredCache(inner)
+    cache = CoalescingCache(inner)
     answers = await asyncio.gather(cache.get_many(["a"]), cache.get_many(["b", "a"]), cache.get_many(["x"]))
     assert ([b"1"], [b"2", b"1"], [None]) == tuple(answers)
     assert [["a", "b", "x"]] == inner.asked
@@ -29,7 +29,7 @@ async def test_a_lookup_that_is_given_up_costs_the_others_nothing() -> None:
     inner = FakeCache()
     inner.entries = {"a": b"1"}
     inner.gate.clear()
-    cache = GatheredCache(inner)
+    cache = CoalescingCache(inner)
     gone, stays = asyncio.create_task(cache.get_many(["a"])), asyncio.create_task(cache.get_many(["a"]))
     await asyncio.sleep(0)
     gone.cancel()
@@ -43,11 +43,26 @@ async def test_a_failed_question_fails_all_who_asked() -> None:
     """And the next tick asks anew."""
     inner = FakeCache()
     inner.failure = CacheUnavailable("gone")
-    cache = GatheredCache(inner)
+    cache = CoalescingCache(inner)
     answers = await asyncio.gather(cache.get_many(["a"]), cache.get_many(["b"]), return_exceptions=True)
     assert [CacheUnavailable, CacheUnavailable] == [type(answer) for answer in answers]
     inner.failure = None
     assert [None] == await cache.get_many(["a"])
+
+
+async def test_keys_gather_while_lookups_are_in_flight() -> None:
+    """With four lookups waiting for an answer, all further keys share the fifth."""
+    inner = FakeCache()
+    inner.gate.clear()
+    cache = CoalescingCache(inner)
+    tasks = []
+    for number in range(20):
+        tasks.append(asyncio.create_task(cache.get_many([f"k{number}"])))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    inner.gate.set()
+    assert [[None]] * 20 == await asyncio.gather(*tasks)
+    assert [*([f"k{number}"] for number in range(4)), [f"k{number}" for number in range(4, 20)]] == inner.asked
 
 
 def behind(inner: FakeCache, metrics: Metrics, max_bytes: int = 10) -> WriteBehindCache:

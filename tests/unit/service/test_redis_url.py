@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.cache.redis.options import options
+from service.cache.redis.client import options
 from service.cache.redis.url import Place, place
 
 

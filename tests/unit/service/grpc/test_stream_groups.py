@@ -11,7 +11,7 @@ import pytest
 from grpc import StatusCode
 
 from microtome.v1 import embedding_pb2 as pb
-from service.cache.coalescing import GatheredCache
+from service.cache.coalescing import CoalescingCache
 from service.cache.memory import MemoryCache
 from service.grpc.stream_writer import MAX_MESSAGE_BYTES, Answer, Outbox
 from tests.pictures import png
@@ -231,7 +231,7 @@ class CountedQuestions(MemoryCache):
 async def test_images_of_one_message_are_looked_up_together(decoders: ThreadPoolExecutor) -> None:
     """One question to Redis for all of them, as it gathers what is asked at the same time."""
     far = CountedQuestions()
-    async with service_with(decoders, stream_images=8, max_images=4, cache=GatheredCache(far)) as service:
+    async with service_with(decoders, stream_images=8, max_images=4, cache=CoalescingCache(far)) as service:
         images = {str(number): png(number) for number in range(4)}
         for source in (pb.CACHE_RESULT_MISS, pb.CACHE_RESULT_HIT):
             far.questions.clear()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.auth import Keyring, read_keys
-from service.cache.coalescing import GatheredCache
+from service.cache.coalescing import CoalescingCache
 from service.http import embed
 from tests.fakes.model_server import card
 from tests.fakes.vector_cache import FakeCache
@@ -32,7 +32,7 @@ def far() -> FakeCache:
 @pytest.fixture
 async def gateway(decoders: ThreadPoolExecutor, far: FakeCache) -> AsyncIterator[Gateway]:
     """The application over that cache alone, with room for four images in flight."""
-    async with gateway_with(decoders, cache=GatheredCache(far), response_cache_bytes=0) as found:
+    async with gateway_with(decoders, cache=CoalescingCache(far), response_cache_bytes=0) as found:
         yield found
 
 
@@ -110,7 +110,7 @@ async def test_bodies_are_held_in_their_callers_budget_too(
 ) -> None:
     """Who may have few bytes in flight is refused the second body while the cache is asked for the first."""
     keyring = Keyring(read_keys([line("search", KEY, f"bytes={len(png()) + 10}")]))
-    async with gateway_with(decoders, cache=GatheredCache(far), keyring=keyring) as gateway:
+    async with gateway_with(decoders, cache=CoalescingCache(far), keyring=keyring) as gateway:
         far.gate.clear()
         first = asyncio.create_task(ask(gateway, png()))
         await looked(far, 1)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.cache.coalescing import GatheredCache
+from service.cache.coalescing import CoalescingCache
 from service.http.connection_limits import limited_protocol
 from tests.fakes.vector_cache import FakeCache
 from tests.pictures import png
@@ -177,7 +177,7 @@ async def test_an_answer_that_nobody_takes_waits(gateway: Gateway, port: int) ->
 async def behind_a_gate(decoders: ThreadPoolExecutor) -> AsyncIterator[tuple[Gateway, FakeCache, int]]:
     """A gateway that knows IMAGE, the cache whose answers are held back now, and a port."""
     far = FakeCache()
-    async with gateway_with(decoders, cache=GatheredCache(far), response_cache_bytes=0) as gateway:
+    async with gateway_with(decoders, cache=CoalescingCache(far), response_cache_bytes=0) as gateway:
         await gateway.client.post("/embed", content=IMAGE)
         far.gate.clear()
         far.asked.clear()
@@ -251,7 +251,7 @@ async def test_requests_leave_nothing_to_the_collector(decoders: ThreadPoolExecu
     options: dict[str, Any] = {}
     if kind in {"looked up", "waited for"}:
         cache = FakeCache()
-        options = {"cache": cache if kind == "waited for" else GatheredCache(cache), "response_cache_bytes": 0}
+        options = {"cache": cache if kind == "waited for" else CoalescingCache(cache), "response_cache_bytes": 0}
     async with gateway_with(decoders, **options) as gateway:
         for image in images[: 60 if kind != "computed" else 1]:
             await gateway.client.post("/embed", content=image)
