@@ -1,18 +1,18 @@
-"""`python -m bench`: measure the ratios that decide, print a table, write the result. Always exits with 0."""
+"""`python -m bench`: measure the ratios that have targets, print a table, write the result. Always exits with 0."""
 
 import argparse
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bench.comparison import Comparison
-from bench.corpus import make_corpus
-from bench.profiling import profile
-from bench.progress import Progress, clock
+from bench.load.corpus import make_corpus
+from bench.processes.profiling import profile
+from bench.processes.stack import Stack, running_stack
 from bench.ratios import bulk, export, hits, latency, misses, mixed, peers, precision, start, throughput
 from bench.ratios.effort import FULL, QUICK, Effort
-from bench.results import Result, print_table, save
-from bench.stack import Stack, running_stack
+from bench.reporting.comparison import Comparison
+from bench.reporting.progress import Progress, clock
+from bench.reporting.results import Result, print_table, save
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Measurement:
     """One of the questions.
 
     Attributes:
-        measure: Answers it.
-        fixed: Seconds it takes beside loads: starts, warming.
-        loads: That it puts on in a round.
+        measure: Returns the comparisons.
+        fixed: Seconds it takes in addition to loads, for starts and warm-up.
+        loads: Number of loads in a round.
         full_only: Whether it is left out of `make bench`.
     """
 
@@ -32,7 +32,7 @@ class Measurement:
     full_only: bool = False
 
     def seconds(self, effort: Effort) -> float:
-        """How long it should take."""
+        """Return the expected duration."""
         return self.fixed + self.loads * effort.rounds * effort.seconds
 
 
@@ -51,8 +51,8 @@ MEASUREMENTS: Mapping[str, Measurement] = {
 
 
 def main() -> None:
-    """Measure what is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the ratios that decide.")
+    """Measure what the options name."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the ratios that have targets.")
     parser.add_argument("--full", action="store_true", help="more and longer rounds, other servers too (20 minutes)")
     parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, help="some of them")
     parser.add_argument("--profile", action="store_true", help="draw flame graphs into bench/out/ instead")
@@ -69,7 +69,7 @@ def main() -> None:
                 profile(stack)
                 return
             measure(stack, effort, names, result)
-    except Exception as error:  # noqa: BLE001, a benchmark is no test: what has been measured is shown all the same
+    except Exception as error:  # noqa: BLE001, a benchmark is no test: what has been measured is shown in any case
         traceback.print_exc()
         result.failed["the servers"] = said(error)
     print_table(result)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def measure(stack: Stack, effort: Effort, names: list[str], result: Result) -> None:
-    """Run measurements; one that fails is told and does not stop the others. What is there is saved after each."""
+    """Run measurements, saving after each; one that fails is reported and does not stop the others."""
     progress = Progress({name: MEASUREMENTS[name].seconds(effort) for name in names})
     for name in names:
         with progress.step(name):

@@ -1,15 +1,15 @@
-"""What the model server's engines give on this machine: images per second and processor time per image, in turns.
+"""The model server's engines on this machine: images per second and processor time per image, in turns.
 
     python bench/engines.py --models DIR [--model NAME] [--engine NAME] [--precision float32 bfloat16]
                             [--rounds 3] [--seconds 5]
 
-Contestants: TensorFlow; OpenVINO with two batches side by side, its default; OpenVINO with one batch at a time on all
+Contestants: TensorFlow; OpenVINO with two batches at a time, its default; OpenVINO with one batch at a time on all
 cores (``--tensorflow_inter_op_parallelism=1``); each in every precision that is named. Each is a model server of its
-own, batching; 32 clients ask for one image each, again as soon as they have their answer. Servers that have no turn are
-idle. Processor time is the server's own, so it says something on a busy machine too, where images per second do not.
+own, with batching; 32 clients ask for one image each in a closed loop. The other servers are idle meanwhile. Processor
+time is the server's own, so it is meaningful on a busy machine too, where images per second are not.
 
-Compared with TensorFlow in the first precision are the others in it; with the same engine in the first precision,
-those in the others, and by the worst cosine between the two's vectors of 16 images.
+Engines in the first precision are compared with TensorFlow in it; other precisions with the same engine in the first
+precision, also by the worst cosine between the vectors of 16 images.
 """
 
 import argparse
@@ -28,6 +28,7 @@ sys.path.insert(0, str(REPOSITORY))
 import numpy as np  # noqa: E402
 
 from bench.model_server import CLIENTS, SIDE, over_grpc  # noqa: E402
+from bench.processes.usage import cpu_seconds  # noqa: E402
 from tests.contract.tfserving.requests import Array, floats, images, predict  # noqa: E402
 from tests.contract.tfserving.server_process import Client, ServerProcess, eventually  # noqa: E402
 
@@ -39,7 +40,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
 }
 PRECISIONS: Mapping[str, str] = {"float32": "--mixed_precision=", "bfloat16": "--mixed_precision=bfloat16"}
 START_SECONDS = 600.0
-"""Patience with busy machines."""
+"""Enough for busy machines."""
 
 Contestant = tuple[str, str]
 """An engine, and a precision."""
@@ -92,7 +93,7 @@ def measure(
 
 
 def ask(address: str, model: str) -> Array:
-    """Have some images embedded, by all outputs side by side."""
+    """Embed some images; vectors of all outputs, concatenated."""
     with Client(address) as client:
         answer = client.predict(predict(model, inputs={"images": images(16, side=SIDE)}), START_SECONDS)
     outputs = [floats(answer.outputs[name]) for name in sorted(answer.outputs)]
@@ -108,19 +109,13 @@ def wait_for(server: ServerProcess) -> None:
 
 def sample(server: ServerProcess, model: str, seconds: float) -> Sample:
     """Load one server for a while."""
-    before = processor_seconds(server.process.pid)
+    before = cpu_seconds(server.process.pid)
     rate = over_grpc(server.address, model, seconds)
-    return rate, (processor_seconds(server.process.pid) - before) * 1e3 / (rate * seconds)
-
-
-def processor_seconds(pid: int) -> float:
-    """What a process has used so far, all threads, in user and in kernel mode; /proc/PID/stat, fields 14 and 15."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return rate, (cpu_seconds(server.process.pid) - before) * 1e3 / (rate * seconds)
 
 
 def print_table(model: str, samples: Mapping[Contestant, list[Sample]], vectors: Mapping[Contestant, Array]) -> None:
-    """Print medians, spreads, and what each gains over what it is compared with: the median of the rounds' ratios."""
+    """Print medians, spreads, and the median ratio of each contestant to its baseline."""
     first_engine, first_precision = next(iter(samples))
     rounds = len(samples[first_engine, first_precision])
     print(f"{model}: {CLIENTS} clients of one image, {CORES} cores, {rounds} rounds in turns; median (least to most)")

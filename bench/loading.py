@@ -1,8 +1,8 @@
-"""What requests for one model pay while another is loaded.
+"""Latency of requests for one model while another is loaded.
 
     python bench/loading.py --models DIR --model NAME --large NAME [--rounds 8] [--callers 1]
 
-Both models stand in DIR as `microtome export` writes them. A process of its own asks the served model for one image at
+Both models are in DIR as `microtome export` writes them. A process of its own asks the served model for one image at
 a time, each caller again as soon as it has its answer. A round is: a version of the large model is published, loaded,
 warmed up and announced, then removed; then as long without a load (a minute at most). Rounds are interleaved, so that a
 busy machine slows both halves alike. Prints p50 and p99 of both halves, over all rounds, and the ratio of the p99s,
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def measure(address: str, options: argparse.Namespace, source: Path, target: Path) -> list[Round]:
-    """Run the rounds beside a process that asks all the time."""
+    """Run the rounds while another process asks all the time."""
     words = [sys.executable, __file__, "--ask", address, options.model, str(options.callers)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     windows = []
@@ -104,7 +104,7 @@ def measure(address: str, options: argparse.Namespace, source: Path, target: Pat
 
 
 def publish(source: Path, target: Path, number: int) -> None:
-    """Put a version there, all at once."""
+    """Publish a version by a rename."""
     hidden = target / ".tmp"
     shutil.copytree(source, hidden, copy_function=os.link)
     hidden.rename(target / str(number))

@@ -1,8 +1,8 @@
-"""Every vector of a long mixed run under faults, compared with its reference: tests/e2e/mixed_run.py at length.
+"""A long mixed run under faults, every vector compared with its reference: tests/e2e/mixed_run.py with more requests.
 
     python -m bench.mixed_run [--requests 20000]
 
-Tells how far it is, then how many requests were sent, failed and wrong; ends with 1 unless all were right.
+Prints its progress, then how many requests were sent, failed and wrong; ends with 1 unless all were right.
 """
 
 import argparse
@@ -20,7 +20,7 @@ TELL_SECONDS = 5.0
 
 
 def teller() -> Callable[[Mixture], None]:
-    """Return what prints, every few seconds, how far a run is and how long the rest will take."""
+    """Return a function that prints progress and time left every few seconds."""
     begin = last = time.monotonic()
 
     def tell(mixture: Mixture) -> None:
@@ -43,7 +43,7 @@ def main() -> int:
     requests = parser.parse_args().requests
     with tempfile.TemporaryDirectory(prefix="microtome-e2e-", ignore_cleanup_errors=True) as place:
         print("exporting the models ...", flush=True)
-        # What is held together are answers of one export, so that it need not be held to Keras as well.
+        # Answers of one export are compared with each other, so comparing them with Keras is not needed.
         exported = export(REPOSITORY / "recipe.yaml", Path(place) / "lite0", "--no-verify")
         if exported.returncode:
             print(exported.stderr, file=sys.stderr)

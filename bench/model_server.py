@@ -1,11 +1,11 @@
-"""The model server against the same SavedModel without it.
+"""The model server compared with the same SavedModel without it.
 
     python bench/model_server.py --models DIR [--model NAME ...] [--rounds 3] [--seconds 5]
 
-Compares images per second: 32 clients of one image each over gRPC, in a process of their own on the same cores, beside
+Compares images per second: 32 clients of one image each over gRPC, in a process of their own on the same cores, and
 the SavedModel in a bare session in this process, at every batch size, with one and with two callers. Rounds are
 interleaved so that a busy machine slows all alike; the best combination in-process counts. Processor time for each
-image, that of the clients left out, says more than the clock where others use the machine.
+image, without that of the clients, says more than the clock on a busy machine.
 """
 
 import argparse
@@ -27,7 +27,7 @@ sys.path.insert(0, str(REPOSITORY))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-from bench.cpu import cpu_seconds  # noqa: E402
+from bench.processes.usage import cpu_seconds  # noqa: E402
 from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel  # noqa: E402
 from tests.contract.tfserving.requests import images, predict  # noqa: E402
 from tests.contract.tfserving.server_process import Client, ServerProcess  # noqa: E402
@@ -98,14 +98,14 @@ def over_grpc(address: str, model: str, seconds: float) -> float:
 
 
 def caller(address: str, model: str) -> Callable[[], object]:
-    """Return what asks the server for one image."""
+    """Return a function that asks the server for one image."""
     client = Client(address)
     request = predict(model, inputs={"images": images(1, side=SIDE)})
     return lambda: client.predict(request, 60)
 
 
 def in_process(loaded: TensorFlowModel, size: int) -> Callable[[], object]:
-    """Return what runs one batch in the bare session."""
+    """Return a function that runs one batch in the bare session."""
     signature = loaded.signatures["serving_default"]
     feeds = {signature.inputs["images"].tensor: images(size, side=SIDE)}
     fetches = [info.tensor for info in signature.outputs.values()]

@@ -12,11 +12,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from bench.comparison import Comparison, cell
-from bench.corpus import REPOSITORY
-from bench.marks import fill
-from bench.plots import plot_peers, plot_targets
-from bench.results import RESULTS, newest
+from bench.load.corpus import REPOSITORY
+from bench.reporting.comparison import Comparison, cell
+from bench.reporting.marks import fill
+from bench.reporting.plots import plot_peers, plot_targets
+from bench.reporting.results import RESULTS, newest
 
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 TARGETS_PLOT = REPOSITORY / "docs" / "benchmarks.svg"

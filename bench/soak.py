@@ -3,11 +3,11 @@
     python bench/soak.py [--minutes 10] [--clients 32]
 
 Every 20 s a new version of the model is published and the oldest is removed; every minute one that cannot be loaded is.
-One client in four names the version that it wants, the newest that can be loaded. Two things are judged, printed, and
-told by the exit status (0 when both hold):
+One client in four names the version that it wants, the newest that can be loaded. The exit status is 0 when both of
+these hold:
 
 * No request failed, except those that named a version which was not loaded: NOT_FOUND, Specific(...).
-* What the process had resident (VmRSS) in the last minute is within 10 % of that in the second. Needs three minutes.
+* The resident memory (VmRSS) of the last minute is within 10 % of that of the second. Needs three minutes.
 """
 
 import argparse
@@ -25,13 +25,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import grpc
 
+from bench.processes.usage import resident_megabytes
 from tests.contract.tfserving.requests import images, predict
 from tests.contract.tfserving.server_process import Client, ServerProcess
 from tests.contract.tfserving.tiny_models import write_tiny
 
 SWAP_SECONDS, BREAK_SECONDS = 20.0, 60.0
 NAMING = 4
-"""Every so manieth client names a version."""
+"""One client in so many names a version."""
 MOST_DRIFT = 0.1
 EXCUSED = "named a version that was not loaded"
 
@@ -100,7 +101,7 @@ def versions(model: Path) -> list[int]:
 
 
 def publish(model: Path, pid: int, seconds: float) -> tuple[list[tuple[float, float]], int]:
-    """Swap and break versions for as long as told.
+    """Swap and break versions for `seconds`.
 
     Returns:
         Times and resident megabytes, twice a second, and how often a version was swapped.
@@ -121,12 +122,6 @@ def publish(model: Path, pid: int, seconds: float) -> tuple[list[tuple[float, fl
         samples.append((now, resident_megabytes(pid)))
         time.sleep(0.5)
     return samples, swaps
-
-
-def resident_megabytes(pid: int) -> float:
-    """What a process has in memory."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmRSS:"))
 
 
 def report(outcomes: Outcomes, samples: list[tuple[float, float]], swaps: int, minutes: float) -> int:

@@ -1,4 +1,4 @@
-"""What it costs a process to be ready: the gateway beside an import of tensorflow-serving-api.
+"""Seconds and memory until a process is ready: the gateway compared with an import of tensorflow-serving-api.
 
     python bench/startup.py [--runs 10] [--models DIR]
 
@@ -25,6 +25,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from bench.processes.usage import resident_megabytes  # noqa: E402
 from tests.e2e.processes import Gateway, ModelServer  # noqa: E402
 
 IMPORTERS = {
@@ -79,7 +80,7 @@ def model_server(models: Path | None) -> Iterator[str | None]:
 
 def run_gateway(directory: Path, address: str | None) -> Sample:
     """Start a gateway until it answers, or is ready when there is a model server to be ready for."""
-    gateway = Gateway(directory, address or f"unix:{directory}/nobody.sock", log_level="error")
+    gateway = Gateway(directory, address or f"unix:{directory}/none.sock", log_level="error")
     begin = time.perf_counter()
     gateway.launch()
     answered = gateway.serving if address else gateway.alive
@@ -92,7 +93,7 @@ def run_gateway(directory: Path, address: str | None) -> Sample:
 
 
 def run_import(program: str) -> Sample:
-    """Run a program in a new interpreter until it is through."""
+    """Run a program in a new interpreter to its end."""
     begin = time.perf_counter()
     words = [sys.executable, "-c", program + WAIT]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -101,12 +102,6 @@ def run_import(program: str) -> Sample:
         sample = time.perf_counter() - begin, resident_megabytes(process.pid)
         process.kill()
     return sample
-
-
-def resident_megabytes(pid: int) -> float:
-    """What a process has in memory."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS:"))
 
 
 def print_table(samples: dict[str, list[Sample]], path: str) -> None:

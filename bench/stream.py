@@ -1,12 +1,12 @@
-"""EmbedStream beside POST /embed: the same images, as many under way at a time, one after the other in each round.
+"""EmbedStream compared with POST /embed: the same images, equally many in flight, one after the other in each round.
 
     python bench/stream.py --models DIR [--images 10000] [--concurrency 16] [--rounds 5] [--fresh]
 
 Clients run in processes of their own: gRPC's Python client with one stream, and a bare HTTP client with as many
-connections as images may be under way. The photo is in the gateway's memory; with --fresh no image has been seen, and
-each is decoded and computed. Printed are the medians over the rounds of images per second, of the gateway's CPU per
-image, and of the ratios within a round, with the least and the most; and what both sides had resident (VmRSS) after a
-tenth of the images and at the end. The first round only warms up.
+connections as images may be in flight. The photo is in the gateway's memory cache; with --fresh each image is new, and
+is decoded and computed. Prints the medians over the rounds of images per second, of the gateway's CPU per image, and of
+the ratios within a round, with the least and the most; and the resident memory (VmRSS) of both sides after a tenth of
+the images and at the end. The first round only warms up.
 """
 
 import argparse
@@ -27,8 +27,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 import grpc.aio  # noqa: E402
 
-from bench.gateway import ask, cpu_seconds  # noqa: E402
-from bench.startup import resident_megabytes  # noqa: E402
+from bench.processes.usage import cpu_seconds, resident_megabytes  # noqa: E402
 from microtome.client.grpc_stream import embed_stream  # noqa: E402
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub  # noqa: E402
 from tests.e2e.processes import Gateway, ModelServer, free_port  # noqa: E402
@@ -41,7 +40,7 @@ Row = dict[str, float]
 
 
 class Sending:
-    """What a client sends, and what it and the gateway have resident meanwhile."""
+    """The images that a client sends, and the resident memory of client and gateway meanwhile."""
 
     def __init__(self, images: int, salt: str, gateway: int) -> None:
         self._left = images
@@ -59,12 +58,12 @@ class Sending:
             yield PHOTO + f"{self._salt}{self._left}".encode() if self._salt else PHOTO
 
     def note(self, when: str) -> None:
-        """Note what both sides have resident."""
+        """Record the resident memory of both sides."""
         self.memory |= {f"{side} {when}": resident_megabytes(pid) for side, pid in self._pids.items()}
 
 
 async def over_stream(port: int, concurrency: int, sending: Sending) -> int:
-    """Send over one stream, with at most so many images under way; return how many were answered well."""
+    """Send over one stream, with at most `concurrency` images in flight; return how many were answered."""
     answered = 0
     images = ((str(number), image) for number, image in enumerate(sending.images()))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
@@ -73,8 +72,18 @@ async def over_stream(port: int, concurrency: int, sending: Sending) -> int:
     return answered
 
 
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, photo: bytes) -> None:
+    """Send one photo over an open connection and read the answer."""
+    writer.write(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(photo) + photo)
+    head = await reader.readuntil(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise SystemExit(head.decode())
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+    await reader.readexactly(int(length.split(b":")[1]))
+
+
 async def over_http(port: int, concurrency: int, sending: Sending) -> int:
-    """Send over so many connections, one image at a time on each; return how many were answered well."""
+    """Send over `concurrency` connections, one image at a time on each; return how many were answered."""
     answered = 0
 
     async def caller() -> None:
@@ -93,7 +102,7 @@ SENDERS: dict[str, Callable[[int, int, Sending], Awaitable[int]]] = {"stream": o
 
 
 async def client(words: Sequence[str]) -> Row:
-    """Be the client of one way: send all, and tell how long it took."""
+    """Send all images one way, and return the rate and the memory."""
     way, port, concurrency, images, salt, gateway = words
     sending = Sending(int(images), salt, int(gateway))
     begin = time.perf_counter()
@@ -141,9 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="a models directory with lite0 in it")
     parser.add_argument("--images", type=int, default=10_000, help="of each way in each round (10000)")
-    parser.add_argument("--concurrency", type=int, default=16, help="images under way at a time (16)")
+    parser.add_argument("--concurrency", type=int, default=16, help="images in flight at a time (16)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
-    parser.add_argument("--fresh", action="store_true", help="send images that nobody has seen")
+    parser.add_argument("--fresh", action="store_true", help="send images that are not in the cache")
     parser.add_argument("--client", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:

@@ -1,7 +1,7 @@
-"""Draw who may talk to whom in the cluster: `python deploy/drawing.py > docs/deployment.svg`.
+"""Draw which pods may connect to which in the cluster: `python deploy/drawing.py > docs/deployment.svg`.
 
-Arrows and ports are those of the network policies; only the places of the boxes are chosen here. A test fails when the
-file is not what this says.
+Arrows and ports are those of the network policies; only the positions of the boxes are chosen here. A test fails when
+the file differs.
 """
 
 import sys
@@ -30,7 +30,7 @@ STYLE = """
 
 
 class Box(NamedTuple):
-    """A kind of process: what is written on it, and where its upper left corner is."""
+    """A kind of process: its labels, and the position of its upper left corner."""
 
     title: str
     line: str
@@ -41,7 +41,7 @@ class Box(NamedTuple):
 BOXES: Mapping[str, Box] = {
     CALLERS: Box("callers, ingress", "of every namespace", 20, 60),
     "gateway": Box("gateway", "no TensorFlow, no state", 370, 60),
-    "redis": Box("Redis", "vectors, and nothing else", 720, 60),
+    "redis": Box("Redis", "cached vectors", 720, 60),
     "prometheus": Box("Prometheus", "component monitoring", 370, 300),
     "model-server": Box("model server", "TensorFlow Serving, or ours", 720, 200),
     "exporter": Box("exporter", "a job, without network", 720, 340),
@@ -49,7 +49,7 @@ BOXES: Mapping[str, Box] = {
 
 
 class Way(NamedTuple):
-    """That one kind of process may connect to another, at ports."""
+    """One kind of process may connect to another, at ports."""
 
     source: str
     target: str
@@ -74,7 +74,7 @@ def ports() -> dict[tuple[str, str], int]:
 
 
 def ways() -> list[Way]:
-    """List what the policies open, in the order of the manifests."""
+    """List the connections that the policies allow, in the order of the manifests."""
     numbers, found = ports(), []
     for policy in resources("base/network.yaml", "components/monitoring/network.yaml"):
         target = policy["spec"]["podSelector"].get("matchLabels", {}).get(NAME)
@@ -96,7 +96,7 @@ def boxes() -> Iterator[str]:
 
 
 def arrow(source: Box, target: Box, label: str, kind: str = "way") -> Iterator[str]:
-    """Draw an arrow from the side of one box to the side of another, with words over it."""
+    """Draw an arrow from the side of one box to the side of another, with a label."""
     if source.x == target.x:
         down, middle = target.y > source.y, source.x + BOX_WIDTH // 2
         start = (middle, source.y + (BOX_HEIGHT if down else 0))
@@ -108,7 +108,7 @@ def arrow(source: Box, target: Box, label: str, kind: str = "way") -> Iterator[s
         end = (target.x + half - side * (half + 4), target.y + 35)
     (x1, y1), (x2, y2) = start, end
     yield f'<path d="M{x1} {y1} L{x2} {y2}" class="{kind}" marker-end="url(#head)"/>'
-    # Beside the middle of what slants, over the middle of what does not.
+    # Next to the middle of slanting arrows, over the middle of horizontal ones.
     x, y = (x1 + x2) // 2, (y1 + y2) // 2 - (10 if y1 == y2 else 0)
     yield f'<text x="{x}" y="{y}" class="port">{label}</text>'
 
@@ -117,12 +117,12 @@ def drawing() -> str:
     """Return the SVG."""
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
-        "<title>Who may talk to whom</title>",
+        "<title>Allowed connections</title>",
         f"<style>{STYLE}</style>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">',
         '<path d="M0 0 L8 4 L0 8 z" fill="#33506e"/></marker></defs>',
-        '<text x="20" y="34" class="note">Whatever has no arrow is shut, and nothing reaches out but to DNS.</text>',
+        '<text x="20" y="34" class="note">Connections without an arrow are refused; the only way out is DNS.</text>',
     ]
     for way in ways():
         lines += arrow(BOXES[way.source], BOXES[way.target], ", ".join(way.ports))

@@ -1,6 +1,6 @@
 """Decode and resize as a manifest says, in a loop of a dozen lines, with nothing around it.
 
-Written anew rather than imported from the service: a baseline that shared the code would not notice it getting slower.
+Not imported from the service: a baseline that shares the code would not show that it gets slower.
 """
 
 import io

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.baselines.session import Session
-from bench.comparison import interleaved
+from bench.reporting.comparison import interleaved
 
 BATCH = 8
 SIZE = 224

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from bench.capacity.costs import Costs, redis_bytes
 from bench.capacity.simulation import Cluster, Simulation
-from bench.corpus import REPOSITORY
-from bench.marks import fill
-from bench.results import RESULTS, newest
+from bench.load.corpus import REPOSITORY
+from bench.reporting.marks import fill
+from bench.reporting.results import RESULTS, newest
 
 PAGE = REPOSITORY / "docs" / "capacity.md"
 TOLERANCE = 0.15

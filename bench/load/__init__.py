@@ -1,1 +1,1 @@
-"""The load: an HTTP client in a process of its own, commanded over its standard input. See docs/decisions/0050."""
+"""The load: an HTTP client in a process of its own, controlled over its standard input. See docs/decisions/0050."""

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 QUIET = {"access": {"enabled": False}}
-"""No line for each request: nobody here writes one."""
+"""No access log, as with the other contestants."""
 LASTING = {"max_requests": 1_000_000_000, "max_age": 1e9}
 """By default the connections to another service are closed after 100 requests, those under way on them included, which
 callers get to see as 500 (BentoML 1.4.39)."""

@@ -1,8 +1,8 @@
 """P11: what sending many images in one request saves over sending each by itself."""
 
-from bench.comparison import Comparison, interleaved
+from bench.processes.stack import Measured, Stack
 from bench.ratios.effort import Effort
-from bench.stack import Measured, Stack
+from bench.reporting.comparison import Comparison, interleaved
 
 IMAGES = 64
 

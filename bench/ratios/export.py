@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
-from bench.comparison import Comparison
-from bench.corpus import OUT
+from bench.load.corpus import OUT
+from bench.processes.stack import Stack
 from bench.ratios.effort import Effort
-from bench.stack import Stack
+from bench.reporting.comparison import Comparison
 
 TARGETS = {"mobilenet_v2": ("MobileNetV2", 1.3), "resnet50": ("ResNet50", 1.1)}
 

@@ -1,8 +1,8 @@
-"""P6, P7: what latency does near capacity, and what throughput does far beyond it. Open loop, cold cache."""
+"""P6, P7: latency near capacity, and throughput far beyond it. Open loop, cold cache."""
 
-from bench.comparison import Comparison
+from bench.processes.stack import Measured, Stack
 from bench.ratios.effort import Effort
-from bench.stack import Measured, Stack
+from bench.reporting.comparison import Comparison
 
 PATH = "/embed?model=mobilenet_v2"
 CONNECTIONS = 32
@@ -10,7 +10,7 @@ MANY_CONNECTIONS = 512
 
 
 def measure(stack: Stack, effort: Effort) -> list[Comparison]:
-    """Find the peak, then offer 70 % and 1000 % of it, each round anew."""
+    """Find the peak, then offer 70 % and 1000 % of it, in every round."""
     peaks: list[Measured] = []
     steady: list[Measured] = []
     flooded: list[Measured] = []
@@ -50,7 +50,7 @@ def _flooded(runs: list[Measured], peaks: list[Measured]) -> Comparison:
         0.90,
         at_least=True,
         rounds=[run.outcome.rate / peak.outcome.rate for run, peak in zip(runs, peaks, strict=True)],
-        # What refusals cost the servers; by the clock the load generator's part of the machine is in it, too.
+        # The cost of refusals to the servers; the clock includes the load generator's part of the machine.
         by_cpu=[peak.cpu_per_image / run.cpu_per_image for run, peak in zip(runs, peaks, strict=True)],
         facts={
             "peak/s": [peak.outcome.rate for peak in peaks],

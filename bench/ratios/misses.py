@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from bench.baselines.decode import seconds_per_image
-from bench.comparison import Comparison, interleaved
+from bench.processes.stack import Measured, Stack
 from bench.ratios.effort import Effort
-from bench.stack import Measured, Stack
+from bench.reporting.comparison import Comparison, interleaved
 
 CONNECTIONS = 8
 

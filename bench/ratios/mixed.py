@@ -3,9 +3,9 @@
 import itertools
 import os
 
-from bench.comparison import Comparison, interleaved
+from bench.processes.stack import Measured, Stack
 from bench.ratios.effort import Effort
-from bench.stack import Measured, Stack
+from bench.reporting.comparison import Comparison, interleaved
 
 CONNECTIONS = 32
 POPULATION = 1000

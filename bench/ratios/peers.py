@@ -1,8 +1,8 @@
-"""P5: images a second beside those of other servers, cold, on the same SavedModel, images and cores.
+"""P5: images a second compared with other servers, cold, on the same SavedModel, images and cores.
 
-One peer at a time beside our own stack, in turn with it, and whoever is not measured rests. Ours runs with
-either engine, TensorFlow, the default, which is what the peers run, and OpenVINO. The target is judged on both.
-Beside it is the limit: decoding and inference with nothing around them, which no server on TensorFlow can pass.
+One peer at a time runs in turn with our own stack; the one that is not measured is paused. Ours runs with
+either engine: TensorFlow, the default, which the peers run too, and OpenVINO. The target is judged on both.
+The limit is decoding and inference alone, which no server on TensorFlow can pass.
 """
 
 import time
@@ -13,22 +13,23 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from bench.comparison import Comparison, interleaved
-from bench.corpus import OUT
+from bench.load.corpus import OUT
 from bench.load.plan import Outcome
-from bench.peer_programs import PEERS, Peer
+from bench.peers.programs import PEERS, Peer
+from bench.processes.pausing import alone
+from bench.processes.served import serving
+from bench.processes.stack import Measured, Stack, listening, watched
 from bench.ratios.effort import Effort
 from bench.ratios.throughput import ideal_workers, work
-from bench.resting import alone
-from bench.served import serving
-from bench.stack import Measured, Stack, free_port, listening, watched
+from bench.reporting.comparison import Comparison, interleaved
+from tests.e2e.processes import free_port
 
 CONNECTIONS = 32
 MODEL = "mobilenet_v2"
 TARGET = 1.5
 PEER, OURS = "peer", ""
 OPENVINO, LIMIT = " OpenVINO", " limit"
-"""What stands behind a peer's name in the keys of comparisons that are not ours with the default engine."""
+"""Suffixes of a peer's name in the keys of comparisons other than ours with the default engine."""
 WHAT = {
     OURS: "images/s of {model}, cold ÷ {peer}, same SavedModel",
     OPENVINO: "the same with our OpenVINO engine ÷ {peer}",
@@ -44,37 +45,37 @@ Rounds = list[dict[str, Measured]]
 
 
 class Unfair(Exception):
-    """A peer answers something else than we do; comparing would mean nothing."""
+    """A peer's vector differs from ours, so that a comparison would mean nothing."""
 
 
 def measure(stack: Stack, effort: Effort) -> list[Comparison]:
-    """Compare with each peer; the smallest ratio, that to the best of them, is the one that has the target."""
+    """Compare with each peer; the smallest ratio, to the best peer, has the target."""
     compared: list[Comparison] = []
-    with _ours(stack, effort) as (ours, restless):
+    with _ours(stack, effort) as (ours, polling):
         for warm in ours.values():
             warm()
         for peer in PEERS:
             print(f"    {peer.name} …", flush=True)
             try:
                 peer.install()
-                compared += _compared(stack, effort, peer, ours, restless)
+                compared += _compared(stack, effort, peer, ours, polling)
             except Exception as error:  # noqa: BLE001, a peer that does not run here is named, the others are measured
                 reason = " ".join(f"{type(error).__name__}: {error} {_last_words()}".split())[:_REASON_LETTERS]
                 print(f"    {peer.name} could not be measured: {reason}", flush=True)
                 compared.append(_comparison(peer, OURS, [], reason))
-    return [*beside_the_best(compared), *compared]
+    return [*against_the_best(compared), *compared]
 
 
 @contextmanager
 def _ours(stack: Stack, effort: Effort) -> Iterator[tuple[Contestants, list[int]]]:
-    """Our own contestants, OpenVINO only where it runs, and the ideal; and which processes are to rest for others."""
-    restless = stack.restless
+    """Yield our own contestants (OpenVINO only where it runs), the ideal, and the processes to pause for others."""
+    polling = stack.polling
     load = stack.load(effort.seconds, path=f"/embed?model={MODEL}", draw="cold", connections=CONNECTIONS)
     ours: Contestants = {OURS: lambda: stack.put(load)}
     with ExitStack() as ends:
         try:
             served = ends.enter_context(serving(stack, MODEL, "--engine=openvino"))
-            restless += [served.gateway.pid, served.model_server.pid]
+            polling += [served.gateway.pid, served.model_server.pid]
             ours[OPENVINO] = lambda: served.put(served.cold(effort.seconds, CONNECTIONS))
         except AssertionError as error:
             print(f"    the OpenVINO engine does not run here: {error}", flush=True)
@@ -87,10 +88,10 @@ def _ours(stack: Stack, effort: Effort) -> Iterator[tuple[Contestants, list[int]
             cpu = {"ideal": images * (done["decode"] + done["infer"])}
             return Measured(Outcome({}, seconds, {}, images, 0, 0.0), cpu, 0.0)
 
-        yield {**ours, LIMIT: alone(ideal, restless)}, restless
+        yield {**ours, LIMIT: alone(ideal, polling)}, polling
 
 
-def _compared(stack: Stack, effort: Effort, peer: Peer, ours: Contestants, restless: list[int]) -> list[Comparison]:
+def _compared(stack: Stack, effort: Effort, peer: Peer, ours: Contestants, polling: list[int]) -> list[Comparison]:
     port = free_port()
     with listening(peer.command(port), port, peer.environment(stack.saved_model(MODEL).resolve(), port)) as pid:
         _check(stack, port)
@@ -101,7 +102,7 @@ def _compared(stack: Stack, effort: Effort, peer: Peer, ours: Contestants, restl
 
         put(_WARM_SECONDS)
         contestants = {side: alone(run, [pid]) for side, run in ours.items()}
-        contestants[PEER] = alone(lambda: put(effort.seconds), restless)
+        contestants[PEER] = alone(lambda: put(effort.seconds), polling)
         rounds = interleaved(contestants, effort.rounds)
     return [_comparison(peer, side, rounds) for side in ours]
 
@@ -135,8 +136,8 @@ def _facts(pairs: list[tuple[Measured, Measured]]) -> dict[str, list[float]]:
     }
 
 
-def beside_the_best(compared: list[Comparison]) -> list[Comparison]:
-    """Repeat what is said of the best peer under names of its own; the ratio of either engine is judged."""
+def against_the_best(compared: list[Comparison]) -> list[Comparison]:
+    """Repeat the comparisons with the best peer under names of their own; the ratio of either engine is judged."""
     ours = [each for each in compared if each.rounds and not each.key.endswith((OPENVINO, LIMIT))]
     if not ours:
         return []
@@ -152,7 +153,7 @@ def beside_the_best(compared: list[Comparison]) -> list[Comparison]:
 
 
 def _check(stack: Stack, port: int) -> None:
-    """Wait until the peer embeds, and hold its vector to ours.
+    """Wait until the peer embeds, and compare its vector with ours.
 
     Raises:
         TimeoutError: It does not.
@@ -183,6 +184,6 @@ def _first_answer(url: str, image: bytes) -> dict[str, list[float]]:
 
 
 def _last_words() -> str:
-    """The end of what the peer wrote."""
+    """Return the end of the peer's output."""
     log = OUT / "contestant.log"
     return "Its last words: " + log.read_text(errors="replace")[-200:] if log.exists() else ""

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.comparison import Comparison, interleaved
+from bench.processes.served import Served, serving
+from bench.processes.stack import Measured, Stack
 from bench.ratios.effort import Effort
-from bench.served import Served, serving
-from bench.stack import Measured, Stack
+from bench.reporting.comparison import Comparison, interleaved
 
 MODEL = "resnet50"
 CONNECTIONS = 32

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from bench.comparison import Comparison
+from bench.processes.stack import Stack
 from bench.ratios.effort import Effort
-from bench.stack import Stack
+from bench.reporting.comparison import Comparison
 from bench.startup import measure as measure_starts
 from bench.startup import run_gateway
 

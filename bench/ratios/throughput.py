@@ -1,4 +1,4 @@
-"""P4: images a second on all cores with a cold cache, beside decoding and inference with nothing around them."""
+"""P4: images a second on all cores with a cold cache, compared with decoding and inference alone."""
 
 import json
 import os
@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.comparison import Comparison, interleaved
+from bench.processes.pausing import alone
+from bench.processes.stack import Measured, Stack
 from bench.ratios.effort import Effort
-from bench.resting import alone
-from bench.stack import Measured, Stack
+from bench.reporting.comparison import Comparison, interleaved
 
 CONNECTIONS = 32
 BATCH = 8
@@ -35,7 +35,7 @@ def _compared(stack: Stack, effort: Effort, model: str) -> Comparison:
         interleaved(
             {
                 "service": lambda: served.append(stack.put(load)),
-                "ideal": alone(lambda: ideals.append(work(workers, seconds)), stack.restless),
+                "ideal": alone(lambda: ideals.append(work(workers, seconds)), stack.polling),
             },
             effort.rounds,
         )
@@ -83,7 +83,7 @@ def ideal_workers(stack: Stack, model: str) -> Iterator[list["subprocess.Popen[s
 
 
 def work(workers: list["subprocess.Popen[str]"], seconds: float) -> Work:
-    """Have all workers work at once; returns their images a second together, and CPU seconds per image."""
+    """Run all workers at the same time; returns their images a second together, and CPU seconds per image."""
     for worker in workers:
         if worker.stdin is not None:
             worker.stdin.write(f"{seconds}\n")

@@ -1,7 +1,7 @@
 """Write the dashboard: `python deploy/grafana/dashboard.py > deploy/grafana/dashboards/microtome.json`.
 
-From top to bottom as somebody on call asks: does it work, where is the time lost, is it the model server, is it Redis?
-$namespace matches the lack of one too, as in compose. A test fails when the file is not what this says.
+From top to bottom in the order of an investigation: does it work, where is the time lost, is it the model server, is it
+Redis? $namespace also matches series without one, as in compose. A test fails when the file differs.
 """
 
 import json
@@ -33,8 +33,13 @@ def quantile(share: float, name: str, matchers: str, by: str = "") -> str:
     return f"histogram_quantile({share}, {rate(f'{name}_bucket{{{matchers}}}', labels)})"
 
 
+def middle_and_tail(name: str, matchers: str) -> dict[str, str]:
+    """Median and 99th percentile of a histogram."""
+    return {"p50": quantile(0.5, name, matchers), "p99": quantile(0.99, name, matchers)}
+
+
 def allowed(limit: str) -> str:
-    """What the settings allow each gateway at most."""
+    """The configured limit of each gateway."""
     return f'sum by (namespace, instance) (microtome_limit{{limit="{limit}",{NS}}})'
 
 
@@ -58,11 +63,7 @@ GLANCE = (
     ),
     Panel(
         "Duration", "Half and 99 % of the requests to POST /embed take no longer than this.", "s",
-        {
-            "p50": quantile(0.5, "microtome_request_seconds", EMBED),
-            "p99": quantile(0.99, "microtome_request_seconds", EMBED),
-        },
-        4, stat=True, steps=((None, "green"), (1, "orange")),
+        middle_and_tail("microtome_request_seconds", EMBED), 4, stat=True, steps=((None, "green"), (1, "orange")),
     ),
     Panel(
         "Hit rate", "Share of the vectors that came from a cache, over 30 minutes; the worst model.", "percentunit",
@@ -75,7 +76,7 @@ GLANCE = (
         steps=((None, "green"), (0.8, "orange"), (1, "red")),
     ),
     Panel(
-        "Without Redis", "Gateways that leave Redis alone after a failure. Callers notice nothing but time.", "short",
+        "Without Redis", "Gateways that stopped using Redis after a failure. Callers only get slower answers.", "short",
         {"without": f"sum(max by (namespace, instance) (microtome_cache_breaker_open{{{NS}}}))"}, 2, stat=True,
         steps=GREEN_RED,
     ),
@@ -87,7 +88,7 @@ REQUESTS = (
         {"{{status}}": rate(f"microtome_requests_total{{{NS}}}", "status")}, stacked=True,
     ),
     Panel(
-        "Errors by name", "Requests that ended in an error; the names stand in docs/reference/problems.md.", "reqps",
+        "Errors by name", "Requests that ended in an error, by the names of docs/reference/problems.md.", "reqps",
         {"{{error}}": rate(f"microtome_errors_total{{{NS}}}", "error")}, stacked=True,
     ),
     Panel(
@@ -105,18 +106,14 @@ REQUESTS = (
     ),
     Panel(
         "Duration", "From a request's first byte to its answer's last, a slow caller's upload included; POST /embed.",
-        "s",
-        {
-            "p50": quantile(0.5, "microtome_request_seconds", EMBED),
-            "p99": quantile(0.99, "microtome_request_seconds", EMBED),
-        },
+        "s", middle_and_tail("microtome_request_seconds", EMBED),
     ),
     Panel(
-        "Images by gateway", "Images that came whole per second, known or not. A request may have many.", "ops",
+        "Images by gateway", "Images received completely, per second. A request may have many.", "ops",
         {"{{instance}}": rate(f"microtome_images_total{{{NS}}}", "instance")}, stacked=True,
     ),
     Panel(
-        "Bytes of images", "Bytes that came as images per second; over the images it is how large one is.", "Bps",
+        "Bytes of images", "Bytes of received images per second; divided by the images it is their mean size.", "Bps",
         {"{{instance}}": rate(f"microtome_image_bytes_total{{{NS}}}", "instance")}, stacked=True,
     ),
     Panel(
@@ -126,7 +123,7 @@ REQUESTS = (
         top=1,
     ),
     Panel(
-        "In flight against the limit", "Of the images and bytes that a gateway may hold. Beyond it callers get 429.",
+        "In flight against the limit", "Of the images and bytes that a gateway may hold. At 100 % callers get 429.",
         "percentunit", {"{{instance}} {{limit}}": f"microtome:in_flight:ratio{{{NS}}}"}, top=1,
     ),
     Panel(
@@ -150,7 +147,7 @@ REQUESTS = (
         },
     ),
     Panel(
-        "Vectors", "Vectors answered per second, by model and by whether a cache had them.", "ops",
+        "Vectors", "Vectors answered per second, by model and by cache result.", "ops",
         {"{{model}} {{cache}}": rate(f"microtome_vectors_total{{{MODEL}}}", "model, cache")}, stacked=True,
     ),
 )  # fmt: skip
@@ -162,23 +159,20 @@ STAGES = (
         {"{{stage}}": quantile(0.99, "microtome_stage_seconds", NS, "stage")}, 12,
     ),
     Panel(
-        "Where the time goes", "Seconds spent in a stage per second, over all requests at once.", "short",
+        "Where the time goes", "Seconds spent in a stage per second, over all requests.", "short",
         {"{{stage}}": rate(f"microtome_stage_seconds_sum{{{NS}}}", "stage")}, 12, stacked=True,
     ),
     Panel(
-        "Decode threads in use", "Images in decoding against the threads for it. Above 100 % images wait for a thread: "
-        "more processors, or gateways.", "percentunit",
-        {
-            "{{instance}}": f"{rate(DECODING, 'namespace, instance')} / "
-            f"{allowed('decode_threads')}"
-        },
+        "Decode threads in use", "Images in decoding against the decode threads. Above 100 % images wait for a thread: "
+        "add processors or gateways.", "percentunit",
+        {"{{instance}}": f"{rate(DECODING, 'namespace, instance')} / {allowed('decode_threads')}"},
     ),
     Panel(
-        "Waiting for a batch in a gateway", "Decoded images that wait until a call has room for them.",
+        "Waiting for a batch in a gateway", "Decoded images that wait for a call with room.",
         "short", {"{{instance}}": f"microtome_queued_images{{{NS}}}"}, stacked=True,
     ),
     Panel(
-        "Images in a call", "Mean, by model. Calls are not held back to grow: they are larger when the model server "
+        "Images in a call", "Mean, by model. Calls are not delayed to grow: they are larger when the model server "
         "is busy.", "short",
         {
             "{{model}}": f"{rate(f'microtome_batch_images_sum{{{MODEL}}}', 'model')} / "
@@ -190,11 +184,11 @@ STAGES = (
 
 MODELS = (
     Panel(
-        "Ready by gateway", "1 while the model has answered within 10 s, and inference works.", "bool_yes_no",
+        "Ready by gateway", "1 while the model has answered within 10 s and inference works.", "bool_yes_no",
         {"{{model}} on {{instance}}": f"microtome_model_ready{{{MODEL}}}"}, 6, top=1, yes_no=True,
     ),
     Panel(
-        "Version by gateway", "The version that requests go to. Gateways that differ for long are skewed.", "none",
+        "Version by gateway", "The version that requests use. Gateways differ only for seconds.", "none",
         {"{{model}} on {{instance}}": f"microtome_model_version{{{MODEL}}}"}, 6,
     ),
     Panel(
@@ -214,11 +208,11 @@ MODELS = (
         {"{{model_name}}": quantile(0.99, f"{TFS}runtime_latency", NS, "model_name")}, 6,
     ),
     Panel(
-        "Waiting for a batch", "What batches wait in the queue; p95, by server. The alert is at 250 ms.", "s",
+        "Waiting for a batch", "Time that batches wait in the queue; p95, by server. The alert is at 250 ms.", "s",
         {"{{instance}}": f"microtome:model_server_queue_seconds:p95_rate5m{{{NS}}}"}, 6,
     ),
     Panel(
-        "Images in a batch", "Mean size of the batches that ran. Near 1: batching gains nothing.", "short",
+        "Images in a batch", "Mean size of the batches that ran. Near 1, batching gains nothing.", "short",
         {
             "{{instance}}": f"{rate(f'{TFS}batching_session:processed_batch_size_sum{{{NS}}}', 'instance')} / "
             f"{rate(f'{TFS}batching_session:processed_batch_size_count{{{NS}}}', 'instance')}"
@@ -226,7 +220,7 @@ MODELS = (
         6,
     ),
     Panel(
-        "Padding", "Share of the computed images that only fill a batch up to an allowed size. Much: allow more sizes.",
+        "Padding", "Share of computed images that only fill a batch up to an allowed size. If high, allow more sizes.",
         "percentunit",
         {
             "{{instance}}": f"{rate(f'{TFS}batching_session:padding_size_sum{{{NS}}}', 'instance')} / "
@@ -235,12 +229,12 @@ MODELS = (
         6, top=1,
     ),
     Panel(
-        "Loads of versions", "Tries to load a SavedModel since the server's start, by how they ended. One that fails "
-        "is tried again twice.", "short",
+        "Loads of versions", "Attempts to load a SavedModel since the server's start, by result. A failed load "
+        "is retried twice.", "short",
         {"{{model_path}} {{status}}": f"sum by (model_path, status) ({LOADS}load_attempt_count{{{NS}}})"}, 6,
     ),
     Panel(
-        "Duration of loading", "Mean for each version, without its warm-up. A server serves when all are there.", "µs",
+        "Duration of loading", "Mean for each version, without its warm-up. A server serves when all are loaded.", "µs",
         {
             "{{model_path}}": f"sum by (model_path) ({LOADS}load_latency{{{NS}}}) / "
             f'sum by (model_path) ({LOADS}load_attempt_count{{status="success",{NS}}})'
@@ -259,7 +253,7 @@ MODELS = (
 
 REDIS = (
     Panel(
-        "Breaker open", "Whether a gateway leaves Redis alone after a failure, to read or to write.", "bool_yes_no",
+        "Breaker open", "Whether a gateway has stopped using Redis after a failure, by operation.", "bool_yes_no",
         {"{{instance}} {{operation}}": f"microtome_cache_breaker_open{{{NS}}}"}, 6, top=1, yes_no=True,
     ),
     Panel(
@@ -267,43 +261,30 @@ REDIS = (
         {"{{instance}}": rate(f"microtome_cache_failures_total{{{NS}}}", "instance")}, 6,
     ),
     Panel(
-        "Spoiled values", "Values in Redis that nobody had stored so. Each was a miss; there should be none.", "ops",
+        "Spoiled values", "Values in Redis that differ from the stored ones. Each was a miss; expect none.", "ops",
         {"{{instance}}": rate(f"microtome_cache_spoiled_total{{{NS}}}", "instance")}, 6,
     ),
     Panel(
-        "Duration of look-ups", "Both tiers, as a request sees them.", "s",
-        {
-            "p50": quantile(0.5, "microtome_stage_seconds", f'stage="cache",{NS}'),
-            "p99": quantile(0.99, "microtome_stage_seconds", f'stage="cache",{NS}'),
-        },
-        6,
+        "Duration of lookups", "Both tiers, as a request sees them.", "s",
+        middle_and_tail("microtome_stage_seconds", f'stage="cache",{NS}'), 6,
     ),
     Panel(
-        "Hit rate by tier", "memory: a gateway's own, finished answers included; redis: of what memory did not have.",
+        "Hit rate by tier", "memory: a gateway's own, written responses included; redis: of what memory did not have.",
         "percentunit",
-        {
-            "{{tier}}": f"{rate(FOUND, 'tier')} / "
-            f"{rate(f'microtome_cache_lookups_total{{{NS}}}', 'tier')}"
-        },
-        6, top=1,
+        {"{{tier}}": f"{rate(FOUND, 'tier')} / {rate(f'microtome_cache_lookups_total{{{NS}}}', 'tier')}"}, 6, top=1,
     ),
     Panel(
-        "Writes dropped", "Vectors that Redis did not get, since too many were waiting. They will be misses.", "ops",
+        "Writes dropped", "Vectors not written to Redis, since too many were waiting. They will be misses.", "ops",
         {"{{instance}}": rate(f"microtome_cache_writes_dropped_total{{{NS}}}", "instance")}, 6,
     ),
     Panel(
-        "Computed once for several", "Vectors that another request was computing already, in the same gateway or in "
+        "Computed once for several", "Vectors that another request was already computing, in the same gateway or in "
         "another.", "ops",
         {"{{model}}": rate(COALESCED, "model")}, 6, stacked=True,
     ),
     Panel(
-        "Waiting for another gateway", "What requests waited for a vector that another gateway had claimed; at most "
-        "MICROTOME_CACHE_LEASE.", "s",
-        {
-            "p50": quantile(0.5, "microtome_stage_seconds", f'stage="elsewhere",{NS}'),
-            "p99": quantile(0.99, "microtome_stage_seconds", f'stage="elsewhere",{NS}'),
-        },
-        6,
+        "Waiting for another gateway", "Time that requests waited for a vector that another gateway computed; at most "
+        "MICROTOME_CACHE_LEASE.", "s", middle_and_tail("microtome_stage_seconds", f'stage="elsewhere",{NS}'), 6,
     ),
 )  # fmt: skip
 
@@ -316,7 +297,7 @@ PROCESSES = (
         "Memory", "Resident memory of each gateway.", "bytes",
         {
             "{{instance}}": f'process_resident_memory_bytes{{job="microtome-gateway",{NS}}}',
-            "{{instance}}: most that its cache may take": allowed("cache_bytes"),
+            "{{instance}}: limit of its cache": allowed("cache_bytes"),
         },
     ),
     Panel(

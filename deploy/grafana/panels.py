@@ -1,4 +1,4 @@
-"""How a panel is told and how a dashboard is laid out, in Grafana's JSON."""
+"""Panels and the layout of a dashboard, in Grafana's JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
 def _variables() -> list[dict[str, Any]]:
     def of_label(name: str) -> dict[str, Any]:
         query = f"label_values(microtome_model_ready, {name})"
-        # ".*" and not a list of all values: it finds series that lack the label as well.
+        # ".*" and not a list of all values: it also matches series without the label.
         every = {"multi": True, "includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"}}
         return {"type": "query", "name": name, "datasource": SOURCE, "query": query, "refresh": 2, **every}
 

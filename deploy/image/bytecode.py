@@ -1,10 +1,10 @@
 """Write the bytecode of everything that the gateway imports under PYTHONPYCACHEPREFIX: `bytecode.py`.
 
 The image's file system is read-only, so that Python cannot keep bytecode when it runs, and images of Python come
-without that of its library: each start, and each health check, would compile it anew. What is never imported gets none,
-since it would be megabytes. It is valid by itself and not by its source's time, which changes with every build.
+without that of the library: each start, and each health check, would compile it again. Modules that are never imported
+get none, which saves megabytes. Validity does not depend on the time of the source, which changes with every build.
 
-That everything can be imported and every format decoded shows that nothing is missing which is needed.
+Importing everything and decoding every format also shows that no needed file is missing.
 """
 
 import importlib
@@ -26,18 +26,18 @@ LATE = (
     "uvicorn.loops.uvloop",
     "uvicorn.protocols.http.httptools_impl",
 )
-"""What others import once they run. A test starts a gateway and finds that nothing is left out."""
+"""Modules that others import at run time. A test starts a gateway and checks that the list is complete."""
 
 
 def import_everything() -> None:
-    """Import all modules of the gateway, and what they would import later."""
+    """Import all modules of the gateway, and those that they would import later."""
     names = [module.name for module in pkgutil.walk_packages(service.__path__, "service.")]
     for name in [*names, *LATE]:
         importlib.import_module(name)
 
 
 def decode_every_format() -> None:
-    """Write a picture in every format that is accepted, and read it, for which Pillow imports all of its formats."""
+    """Write and read a picture in every accepted format, so that Pillow imports the modules of all of them."""
     for name in FORMATS:
         encoded = io.BytesIO()
         Image.new("RGB", (8, 8)).save(encoded, name)
@@ -45,7 +45,7 @@ def decode_every_format() -> None:
 
 
 def sources() -> list[Path]:
-    """List the files that modules were imported from, this one left out."""
+    """List the files of imported modules, except this one."""
     files = {getattr(module, "__file__", None) or "" for module in sys.modules.values()} - {__file__}
     return sorted(Path(file) for file in files if file.endswith(".py"))
 

@@ -1,9 +1,9 @@
-"""What the images' health checks run: curl is not in them, and Python is.
+"""The health checks of the images, which contain Python and no curl.
 
     healthcheck.py http /readyz     the gateway answers this path with 200
     healthcheck.py tcp 8500         something listens on this port
 
-Exits with 0 when that is so, else with 1 and one line saying what was found.
+Exits with 0 if so, otherwise with 1 and one line with the reason.
 """
 
 import http.client
@@ -12,16 +12,16 @@ import socket
 import sys
 
 TIMEOUT = 2.0
-"""Seconds; less than the health check's own limit, so that it is this program that says what was wrong."""
+"""Seconds; less than the health check's own limit, so that this program can report the reason."""
 
 
 def operations_port() -> int:
-    """Return the port that answers probes: their own where they have one, else the gateway's."""
+    """Return the port of the probes: the operations port if set, otherwise the gateway's."""
     return int(os.environ.get("MICROTOME_OPERATIONS_PORT") or os.environ.get("MICROTOME_PORT") or "8000")
 
 
 def check_http(path: str) -> str | None:
-    """Return what is wrong with the gateway's answer on a path, or None."""
+    """Return the error in the gateway's answer on a path, or None."""
     connection = http.client.HTTPConnection("localhost", operations_port(), timeout=TIMEOUT)
     try:
         connection.request("GET", path)

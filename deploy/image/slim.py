@@ -1,8 +1,7 @@
-"""Take out of the gateway's packages what it never uses: `slim.py SITE_PACKAGES`.
+"""Remove unused files from the gateway's packages: `slim.py SITE_PACKAGES`.
 
-Every pattern must find something. One that does not is an error, so that the list stays true when packages change.
-Nothing of a package's metadata goes, nor its licence. (RECORD then names files that are gone, which only an installer
-would mind.)
+A pattern that matches nothing is an error, so that the list stays current when packages change. Metadata and licences
+of packages stay. (RECORD then names missing files, which matters only to an installer.)
 """
 
 import shutil
@@ -11,7 +10,7 @@ import sys
 from pathlib import Path
 
 REMOVED = (
-    # Packages' own tests, and modules that are there for them alone.
+    # Packages' own tests, and modules used only by them.
     "*/**/tests",
     "numpy/_core/_simd.*.so",
     "numpy/_core/*_tests.*.so",
@@ -20,13 +19,13 @@ REMOVED = (
     *(["numpy/distutils"] if sys.version_info < (3, 12) else []),
     "numpy/_core/include",
     "numpy/_core/lib",
-    # Fonts: pictures are read here, nothing is written on them. The libraries are those that only fonts need.
+    # Fonts, and libraries used only by them: no text is drawn.
     "PIL/_imagingft.*.so",
     "pillow.libs/libfreetype-*",
     "pillow.libs/libharfbuzz-*",
     "pillow.libs/libbrotli*",
     "pillow.libs/libpng16-*",
-    # Documentation is shown by Swagger UI alone.
+    # Documentation is shown by Swagger UI only.
     "fastapi_offline/static/redoc.*",
     # Google's own services; of this package only google.rpc is used.
     "google/api",
@@ -35,7 +34,7 @@ REMOVED = (
     "google/logging",
     "google/longrunning",
     "google/type",
-    # Sources of what is compiled already, and types.
+    # Sources of compiled modules, and types.
     "**/*.proto",
     "**/*.pyi",
     "**/*.pyx",
@@ -53,15 +52,15 @@ STRIPPED = (
     "numpy/_core/*.so",
     "uvloop/*.so",
 )
-"""Compiled modules that come with their symbols. No `*.libs`, OpenBLAS above all: auditwheel has moved sections within
-them, and what strip makes of that cannot be loaded ("not page-aligned")."""
+"""Compiled modules that contain symbols. Not `*.libs` such as OpenBLAS: auditwheel has moved sections within
+them, and after strip they cannot be loaded ("not page-aligned")."""
 
 
 def found(packages: Path, pattern: str) -> list[Path]:
-    """Return what a pattern finds.
+    """Return the matches of a pattern.
 
     Raises:
-        LookupError: Nothing.
+        LookupError: There are none.
     """
     paths = sorted(packages.glob(pattern))
     if not paths:
@@ -72,8 +71,8 @@ def found(packages: Path, pattern: str) -> list[Path]:
 
 
 def remove(packages: Path) -> None:
-    """Delete what is not used."""
-    # Looked for before anything goes, since a pattern may find what lies in something that another one removes.
+    """Delete unused files."""
+    # All matches first, since a match may be inside of another one.
     for path in [path for pattern in REMOVED for path in found(packages, pattern)]:
         if path.is_dir():
             shutil.rmtree(path)
@@ -82,13 +81,13 @@ def remove(packages: Path) -> None:
 
 
 def strip(packages: Path) -> None:
-    """Take the symbols out of compiled modules."""
+    """Remove the symbols of compiled modules."""
     files = [str(path) for pattern in STRIPPED for path in found(packages, pattern)]
     subprocess.run(["strip", "--strip-unneeded", *files], check=True)  # noqa: S603, S607 - binutils
 
 
 def main(argv: list[str]) -> int:
-    """Slim the directory that is named and return the exit code."""
+    """Slim the named directory and return the exit code."""
     try:
         (packages,) = argv
         remove(Path(packages))

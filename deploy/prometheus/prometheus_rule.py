@@ -1,7 +1,7 @@
 """Write the rules as the Prometheus operator's PrometheusRule, from the files that Prometheus itself reads.
 
 `python deploy/prometheus/prometheus_rule.py > deploy/kubernetes/components/monitoring/prometheus-rule.yaml`
-A test fails when the file is not what this says.
+A test fails when the file differs.
 """
 
 import sys
@@ -26,7 +26,7 @@ def prometheus_rule() -> dict[str, Any]:
 
 
 class _Plain(yaml.SafeDumper):
-    """Repeats what stands twice: anchors are for people."""
+    """A dumper without anchors."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
         return True

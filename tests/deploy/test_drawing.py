@@ -19,7 +19,7 @@ def test_the_picture_is_what_its_script_draws() -> None:
 
 
 def test_its_arrows_are_what_is_open() -> None:
-    """TensorFlow Serving authenticates nobody: its calls are for gateways, its metrics for Prometheus, no more."""
+    """TensorFlow Serving has no authentication: only gateways may call it, and only Prometheus may read its metrics."""
     arrows = {(way.source, way.target): way.ports for way in DRAWING["ways"]()}
     assert {
         ("callers", "gateway"): ("http 8000", "grpc 8001"),

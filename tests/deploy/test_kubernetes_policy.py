@@ -182,7 +182,7 @@ def test_who_scales_says_how_many(combination: Combination) -> None:
 
 @every
 def test_only_gateways_reach_the_model_servers_calls(combination: Combination) -> None:
-    """All is shut but what a policy opens; port 8500, which authenticates nobody, is open to gateways alone."""
+    """Only what a policy opens is reachable; port 8500, which has no authentication, is open to gateways only."""
     policies = [m["spec"] for m in render(combination) if m["kind"] == "NetworkPolicy"]
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in policies
     openers = [
@@ -214,7 +214,7 @@ def test_overlays_and_components_are_the_ones_that_the_readme_explains(repositor
 
 
 def test_keys_are_wanted_in_production_and_waived_on_one_machine() -> None:
-    """Nobody is served without a key in production; the local overlay says that everybody is."""
+    """Production serves only callers with a key; the local overlay allows anonymous access."""
     variable = container(render(("production",)), "gateway")["env"][0]
     assert ("MICROTOME_API_KEYS", False) == (variable["name"], variable["valueFrom"]["secretKeyRef"]["optional"])
     maps = {

@@ -1,4 +1,4 @@
-"""Nothing is counted for nobody: each metric is in a panel, in a rule, or in the list of those that are left out."""
+"""Every metric is in a panel, in a rule, or in the list of those that are left out."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""A dashboard that Grafana can show and that somebody on call can read."""
+"""A dashboard that Grafana can show and that a person on call can read."""
 
 import subprocess
 import sys

@@ -43,7 +43,7 @@ def test_every_expression_is_promql_that_asks_for_something(expression: Expressi
 
 
 def test_recorded_names_are_recorded() -> None:
-    """Whoever asks for a recorded series asks for one that a rule records."""
+    """Every recorded series that is used is recorded by a rule."""
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     asked = {str(s.name) for e in expressions() for s in selectors(e.text) if str(s.name).startswith("microtome:")}
     assert asked == recorded
@@ -73,7 +73,7 @@ def test_every_runbook_belongs_to_an_alert() -> None:
 
 @pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
 def test_links_and_settings_of_runbooks_exist(page: Path) -> None:
-    """Nobody follows a dead link at three in the morning, nor looks for a setting that there is not."""
+    """Runbooks have no dead links, and name no setting that does not exist."""
     text = page.read_text(encoding="utf-8")
     assert [] == [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not (page.parent / link).exists()]
     settings = {f"MICROTOME_{name.upper()}" for name in Settings.model_fields}
@@ -117,7 +117,7 @@ def test_the_cluster_has_the_same_rules() -> None:
 
 
 def test_compose_and_cluster_name_their_jobs_alike() -> None:
-    """Alerts ask for `up{job=…}`: whoever scrapes must use those names, and the paths that the processes serve."""
+    """Alerts use `up{job=…}`: scrape configurations must use those names, and the paths that the processes serve."""
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))
     scraped = {job["job_name"]: job.get("metrics_path", "/metrics") for job in config["scrape_configs"]}
     monitors = list(yaml.safe_load_all((MONITORING / "service-monitors.yaml").read_text(encoding="utf-8")))

@@ -13,7 +13,7 @@ from tests.deploy.tfserving import FILES, command_lines, embedded_command_lines,
 from tests.exported_models import REPOSITORY
 
 WANTED = {
-    "enable_profiler": False,  # on by default, and open to whoever reaches the port
+    "enable_profiler": False,  # on by default, and open to all who reach the port
     "allow_version_labels_for_unavailable_models": True,  # else a label in the first configuration stops the start
     "num_load_threads": 1,  # else a broken version holds up all models
     "num_unload_threads": 1,

@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 
-from bench.comparison import Comparison, cell, interleaved
+from bench.reporting.comparison import Comparison, cell, interleaved
 
 
 def test_every_contestant_runs_once_a_round_and_each_round_begins_with_another() -> None:
-    """Whoever runs first in a round has no advantage over all rounds."""
+    """Every contestant runs first equally often."""
     order: list[str] = []
     interleaved({name: partial(order.append, name) for name in "abc"}, rounds=3)
     assert ["a", "b", "c", "b", "c", "a", "c", "a", "b"] == order

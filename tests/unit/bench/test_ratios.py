@@ -2,9 +2,9 @@
 
 import pytest
 
-from bench.comparison import Comparison
-from bench.ratios.peers import beside_the_best
+from bench.ratios.peers import against_the_best
 from bench.ratios.precision import able
+from bench.reporting.comparison import Comparison
 
 
 def against(name: str, *rounds: float, reason: str = "") -> Comparison:
@@ -23,7 +23,7 @@ def test_the_best_peer_is_the_one_we_gain_least_over() -> None:
         against("BentoML limit", 1.9),
         against("Ray Serve", reason="did not start"),
     ]
-    judged, *told = beside_the_best(found)
+    judged, *told = against_the_best(found)
     assert ("P5", [1.2, 1.3], 1.5) == (judged.key, judged.rounds, judged.target)
     assert "ours ÷ the best peer, mosec" == judged.what
     assert [("P5 OpenVINO", [2.2, 2.3]), ("P5 limit", [1.4])] == [(each.key, each.rounds) for each in told]
@@ -32,7 +32,7 @@ def test_the_best_peer_is_the_one_we_gain_least_over() -> None:
 
 def test_without_a_peer_there_is_no_best_one() -> None:
     """Each says why by itself."""
-    assert [] == beside_the_best([against("Ray Serve", reason="did not start")])
+    assert [] == against_the_best([against("Ray Serve", reason="did not start")])
 
 
 @pytest.mark.parametrize(

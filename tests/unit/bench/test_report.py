@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.comparison import Comparison
-from bench.marks import fill
 from bench.report import OBSTACLES, PAGE, UNKNOWN, brief, circumstances, ratios, targets
-from bench.results import RESULTS, newest
+from bench.reporting.comparison import Comparison
+from bench.reporting.marks import fill
+from bench.reporting.results import RESULTS, newest
 
 ABOUT = {
     "commit": "abc",

@@ -1,4 +1,4 @@
-"""Contestants that rest while another one is measured, so that whoever polls when idle costs nobody anything.
+"""Pause contestants while another one is measured, since some of them poll when idle.
 
 LitServe's idle workers take 0.26 of a core, Ray Serve 0.14; our own processes with three models took 0.09 while an idle
 model was tried every few seconds.
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from bench.cpu import descendants
+from bench.processes.usage import descendants
 
 T = TypeVar("T")
 
 CATCH_UP_SECONDS = 1.0
-"""For what was due meanwhile: the gateway, for one, has lost a status of its model server, and asks again."""
+"""Time for delayed work: the gateway has missed a status of its model server, and asks again."""
 
 
 @contextmanager
-def resting(pids: Iterable[int], catch_up: float = CATCH_UP_SECONDS) -> Iterator[None]:
-    """Stop processes, and all that they started, while the block runs; then wait until they have caught up."""
+def paused(pids: Iterable[int], catch_up: float = CATCH_UP_SECONDS) -> Iterator[None]:
+    """Stop processes and their descendants while the block runs; then wait until they have caught up."""
     stopped = [process for pid in pids for process in descendants(pid)]
     _signal(stopped, signal.SIGSTOP)
     try:
@@ -32,11 +32,11 @@ def resting(pids: Iterable[int], catch_up: float = CATCH_UP_SECONDS) -> Iterator
 
 
 def alone(run: Callable[[], T], others: Iterable[int]) -> Callable[[], T]:
-    """Return what runs while the others rest."""
+    """Return a function that runs while the others are paused."""
     pids = list(others)
 
     def quiet() -> T:
-        with resting(pids):
+        with paused(pids):
             return run()
 
     return quiet

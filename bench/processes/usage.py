@@ -1,4 +1,4 @@
-"""CPU time: of processes and their children, and of everybody else, who make a measurement doubtful."""
+"""CPU time and memory of processes with their children, and the CPU time of all other processes."""
 
 import os
 import time
@@ -11,7 +11,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def descendants(pid: int) -> list[int]:
-    """Return a process and all that it started, started by these, and so on."""
+    """Return a process and all its descendants."""
     found = [pid]
     for parent in found:
         with suppress(OSError):
@@ -32,9 +32,15 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+def resident_megabytes(pid: int) -> float:
+    """Return the resident memory of a process (VmRSS), in 10^6 bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS:"))
+
+
 @dataclass(frozen=True, slots=True)
 class MachineTime:
-    """Seconds of all cores since the machine started: in use by anybody, and passed."""
+    """Seconds of all cores since the machine started: busy, and in total."""
 
     busy: float
     all: float
@@ -49,7 +55,7 @@ class MachineTime:
 
 
 class Watch:
-    """Measures what named processes, and the rest of the machine, use while a block runs."""
+    """Measure the CPU time of named processes, and of the rest of the machine, while a block runs."""
 
     def __init__(self, pids: dict[str, int], ours: Iterable[int] = ()) -> None:
         self._pids = pids
@@ -57,22 +63,22 @@ class Watch:
         self.used: dict[str, float] = {}
         """CPU seconds by name."""
         self.foreign = 0.0
-        """The part of the machine that went to processes that are none of ours."""
+        """The part of the machine that other processes used."""
 
     def __enter__(self) -> "Watch":
         self._before = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
-        self._ours_before = {pid: _clock(pid) for pid in self._everybody()}
+        self._ours_before = {pid: _clock(pid) for pid in self._watched()}
         self._machine = MachineTime.now()
         return self
 
     def __exit__(self, *_: object) -> None:
         machine = MachineTime.now()
-        ours = sum(_clock(pid) - self._ours_before.get(pid, 0.0) for pid in self._everybody())
+        ours = sum(_clock(pid) - self._ours_before.get(pid, 0.0) for pid in self._watched())
         self.used = {name: cpu_seconds(pid) - self._before[name] for name, pid in self._pids.items()}
         passed = machine.all - self._machine.all
         self.foreign = max(0.0, (machine.busy - self._machine.busy - ours) / passed) if passed else 0.0
 
-    def _everybody(self) -> set[int]:
+    def _watched(self) -> set[int]:
         return {process for pid in self._ours for process in descendants(pid)}
 
 

@@ -1,4 +1,4 @@
-"""Pages of which parts are generated: each part stands between `<!-- its name -->` and `<!-- end -->`."""
+"""Pages with generated parts: each part is between `<!-- its name -->` and `<!-- end -->`."""
 
 from collections.abc import Mapping
 

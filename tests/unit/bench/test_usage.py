@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from bench.cpu import Watch, cpu_seconds, descendants
+from bench.processes.usage import Watch, cpu_seconds, descendants
 
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
 CHILD = """
@@ -30,7 +30,7 @@ def test_what_a_process_started_counts_as_its_own() -> None:
 
 ITSELF = """
 import os, time
-from bench.cpu import cpu_seconds
+from bench.processes.usage import cpu_seconds
 print(time.process_time(), cpu_seconds(os.getpid()), time.process_time())
 """
 

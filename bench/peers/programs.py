@@ -1,4 +1,4 @@
-"""The peers: how each is installed and started. Each has a virtual environment of its own under bench/out/peers/."""
+"""How each peer is installed, in a virtual environment of its own under bench/out/peers/, and started."""
 
 import os
 import subprocess
@@ -6,9 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.corpus import OUT
+from bench.load.corpus import OUT
 
-_HERE = Path(__file__).parent / "peers"
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Peer:
         return [str(self.python), *(option.format(port=port, here=_HERE) for option in self.options)]
 
     def environment(self, model: Path, port: int) -> dict[str, str]:
-        """What it is told, beside what we were."""
+        """Return our environment with its variables."""
         ours = {"MODEL": str(model), "PORT": str(port), "PYTHONPATH": str(_HERE), "TF_CPP_MIN_LOG_LEVEL": "3"}
         quiet = {
             "BENTOML_DO_NOT_TRACK": "True",
@@ -70,19 +70,10 @@ PEERS = (
         "BentoML",
         "bento_ml",
         (
-            "-m",
-            "bentoml",
-            "serve",
-            "bento_ml:Embed",
-            "--working-dir",
-            "{here}",
-            "--port",
-            "{port}",
-            "--host",
-            "127.0.0.1",
-            # Else idle connections between its services end after 5 s, and what is sent over one that just did fails.
-            "--timeout-keep-alive",
-            "600",
+            *("-m", "bentoml", "serve", "bento_ml:Embed", "--working-dir", "{here}"),
+            *("--port", "{port}", "--host", "127.0.0.1"),
+            # By default idle connections between its services end after 5 s, and requests on such a connection fail.
+            *("--timeout-keep-alive", "600"),
         ),
     ),
 )

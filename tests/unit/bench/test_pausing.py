@@ -1,26 +1,26 @@
-"""Whoever is not measured is stopped, and goes on afterwards."""
+"""Contestants that are not measured are stopped, and continue afterwards."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-from bench.cpu import descendants
-from bench.resting import resting
+from bench.processes.pausing import paused
+from bench.processes.usage import descendants
 from tests.e2e.processes import eventually
 
 ECHO = "import sys; [print(line, end='', flush=True) for line in sys.stdin]"
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ECHO!r}], check=True)"
 
 
-def test_a_process_rests_with_all_that_it_started_and_goes_on() -> None:
-    """Servers whose workers went on would not rest at all."""
+def test_a_process_is_stopped_with_its_descendants_and_continues() -> None:
+    """A server whose workers continued would not be paused."""
     words = [sys.executable, "-c", PARENT]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         print("before", file=process.stdin, flush=True)
         assert process.stdout.readline() == "before\n"
-        with resting([process.pid], catch_up=0.0):
+        with paused([process.pid], catch_up=0.0):
             family = descendants(process.pid)
             assert len(family) == 2
             eventually(lambda: {"T"} == {state(pid) for pid in family}, "both are stopped")

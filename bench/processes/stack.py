@@ -1,9 +1,8 @@
-"""The service as a user starts it: real processes, default settings but for the cache tiers under test."""
+"""The service as a user starts it: real processes, default settings except for the cache tiers under test."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,10 +15,10 @@ from typing import Any
 
 import httpx
 
-from bench.corpus import OUT, REPOSITORY, Corpus
-from bench.cpu import Watch, descendants
+from bench.load.corpus import OUT, REPOSITORY, Corpus
 from bench.load.generator import LoadGenerator
 from bench.load.plan import Load, Outcome
+from bench.processes.usage import Watch, descendants
 from tests.e2e.processes import Gateway, ModelServer, Process, Valkey
 
 MODELS = ("lite0", "mobilenet_v2", "resnet50")
@@ -71,8 +70,8 @@ class Stack:
         return [self.valkey, self.model_server, self.gateway, self.far_gateway]
 
     @property
-    def restless(self) -> list[int]:
-        """Processes that do something even while nobody asks: they look after models."""
+    def polling(self) -> list[int]:
+        """Processes that work while idle, because they watch models."""
         return [process.pid for process in (self.gateway, self.far_gateway, self.model_server)]
 
     def manifest(self, model: str) -> dict[str, Any]:
@@ -105,7 +104,7 @@ class Stack:
 
 
 def watched(generator: LoadGenerator, load: Load, pids: dict[str, int]) -> Measured:
-    """Put a load on whatever listens, and watch some processes meanwhile."""
+    """Put a load on a server, and watch some processes meanwhile."""
     with Watch(pids, [generator.pid]) as watch:
         outcome = generator.put(load)
     return Measured(outcome, watch.used, watch.foreign)
@@ -113,7 +112,7 @@ def watched(generator: LoadGenerator, load: Load, pids: dict[str, int]) -> Measu
 
 @contextmanager
 def running_stack(corpus: Corpus) -> Iterator[Stack]:
-    """Start everything, and end it whatever happens."""
+    """Start everything, and end it in any case."""
     with tempfile.TemporaryDirectory(prefix="microtome-bench-") as directory, ExitStack() as ends:
         stack = Stack(Path(directory), export_models(), corpus)
         ends.callback(stack.generator.__exit__, None)
@@ -124,7 +123,7 @@ def running_stack(corpus: Corpus) -> Iterator[Stack]:
 
 
 def start(process: Process) -> None:
-    """Start a process and wait until it serves, twice as long as tests do: the machine may be busy.
+    """Start a process and wait until it serves, twice as long as tests do, since the machine may be busy.
 
     Raises:
         AssertionError: It ended, or does not serve.
@@ -139,7 +138,7 @@ def start(process: Process) -> None:
 
 
 def export_models() -> Path:
-    """Export bench/recipe.yaml; the exporter knows what is there already."""
+    """Export bench/recipe.yaml; the exporter skips what exists."""
     models = OUT / "models"
     recipe = REPOSITORY / "bench" / "recipe.yaml"
     subprocess.run([sys.executable, "-m", "exporter", "export", str(recipe), "--out", str(models)], check=True)
@@ -160,7 +159,7 @@ def listening(words: list[str], port: int, environment: dict[str, str] | None = 
             _await_answer(process, port)
             yield process.pid
         finally:
-            # With all that it started, in sessions of their own too: workers would go on using the machine.
+            # Descendants may have sessions of their own, and would go on using the machine.
             for pid in descendants(process.pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -178,9 +177,3 @@ def _await_answer(process: "subprocess.Popen[bytes]", port: int) -> None:
         else:
             return
     raise RuntimeError(f"{process.args!r} does not answer on port {port} within {START_SECONDS:.0f} s.")
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

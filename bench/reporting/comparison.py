@@ -1,4 +1,4 @@
-"""Ratios of things that run in the same minute, in turning order, so that a busy machine slows all alike."""
+"""Ratios of contestants that run in the same minute, in rotating order, so that a busy machine slows all alike."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -25,12 +25,12 @@ class Comparison:
     Attributes:
         key: Such as `P1`.
         what: In words.
-        target: What the median should reach; None for what is told without being judged.
+        target: What the median should reach; None where there is no target.
         at_least: Whether more is better.
         rounds: The ratio in each round; empty when it could not be measured.
         unit: Empty for ratios.
         facts: Numbers behind it, one per round.
-        by_cpu: The same ratio from CPU seconds instead of wall-clock, where both can be told. Other work on the
+        by_cpu: The same ratio from CPU seconds instead of wall-clock, where both are known. Other work on the
             machine disturbs it far less.
         digits: Shown behind the point.
         reason: Why there are no rounds.

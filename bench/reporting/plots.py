@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.comparison import Comparison
+from bench.reporting.comparison import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,7 @@
-"""The images: photos of 500 pixels as shops have them, and of 12 megapixels as cameras make them.
+"""The images: photos of 500 pixels, as in shops, and of 12 megapixels, as from cameras.
 
-From the ImageNet sample beside the checkout when it is there, else from examples/; either way the same sizes, so that
-numbers of the two are near each other, and the result tells which it was.
+From the ImageNet sample next to the checkout when it is there, else from examples/; the sizes are the same, so that
+numbers of the two are close, and the result names the source.
 """
 
 import random
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 OUT = REPOSITORY / "bench" / "out"
 _SHARED = REPOSITORY.parent / "shared" / "data" / "imagenet1k_256"
 
@@ -37,7 +37,7 @@ class Corpus:
 
 
 def make_corpus(source: Path = _SHARED, directory: Path = OUT / "corpus") -> Corpus:
-    """Write the images, unless they are there."""
+    """Write the images that are missing."""
     name = source.name if source.is_dir() else "examples"
     place = directory / name
     photos = [place / f"photo-{number:02}.jpg" for number in range(_COUNT)]
@@ -54,7 +54,7 @@ def make_corpus(source: Path = _SHARED, directory: Path = OUT / "corpus") -> Cor
 
 
 def _views(paths: list[Path]) -> Iterator[Image.Image]:
-    """Yield different pictures without end: one after the other, then crops of them."""
+    """Yield pictures without end: each once, then random crops."""
     chance = random.Random(0)
     chance.shuffle(paths)
     for path in paths:

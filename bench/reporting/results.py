@@ -10,18 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from bench.comparison import Comparison, cell
-from bench.corpus import REPOSITORY, Corpus
+from bench.load.corpus import REPOSITORY, Corpus
 from bench.ratios.effort import Effort
+from bench.reporting.comparison import Comparison, cell
 
 RESULTS = REPOSITORY / "bench" / "results"
 BUSY = 0.05
-"""The part of the machine in other people's use from which on a result is marked."""
+"""A result is marked when other processes used more than this part of the machine."""
 
 
 @dataclass(slots=True)
 class Result:
-    """One run of the benchmarks: where, when, of which commit, what came out, and what failed, with the reason."""
+    """One run of the benchmarks: where, when, of which commit, its comparisons, and its failures with their reasons."""
 
     about: dict[str, Any]
     comparisons: list[Comparison] = field(default_factory=list)

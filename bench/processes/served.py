@@ -1,4 +1,4 @@
-"""A gateway over a model server of its own, with options that the stack's has not: another engine or precision."""
+"""A gateway and a model server with options of its own, such as another engine or precision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.load.plan import Load
-from bench.stack import Measured, Stack, start, watched
+from bench.processes.stack import Measured, Stack, start, watched
 from tests.e2e.processes import Gateway, ModelServer
 
 
@@ -18,7 +18,7 @@ class Tuned(ModelServer):
         self._options = options
 
     def words(self) -> list[str]:
-        """As usual, and the options."""
+        """Return the usual words and the options."""
         return [*super().words(), *self._options]
 
 
@@ -36,7 +36,7 @@ class Served:
     model_server: ModelServer
 
     def cold(self, seconds: float, connections: int) -> Load:
-        """Describe a load of images that nobody has seen."""
+        """Describe a load of images that are not in the cache."""
         path = f"/embed?model={self.model}"
         return self.stack.load(seconds, port=self.gateway.port, path=path, draw="cold", connections=connections)
 

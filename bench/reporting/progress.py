@@ -1,4 +1,4 @@
-"""What runs now, how far it is, and how long the rest will take."""
+"""Print the current step, its progress, and the time left."""
 
 import sys
 import threading
@@ -10,7 +10,7 @@ _TICK_SECONDS = 1.0
 
 
 class Progress:
-    """Tells of steps one after the other; the time left is what was planned, at the pace seen so far.
+    """Report steps one after the other; the time left is the planned time at the pace seen so far.
 
     Args:
         plan: Seconds that each step is expected to take, in order.
@@ -29,7 +29,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Tell of one step while it runs; on a terminal, of each second."""
+        """Report one step while it runs; on a terminal, every second."""
         self._begun += 1
         planned, begin, over = self._plan[name], time.monotonic(), threading.Event()
         print(

@@ -1,0 +1,1 @@
+"""Comparisons, results as files and tables, and the parts of pages that are generated from them."""
