@@ -33,6 +33,7 @@ what to do, and nothing about internals. The client adds its own leaves in `micr
 import re
 from collections.abc import Collection, Mapping
 from functools import cache
+from math import ceil
 
 
 class MicrotomeError(Exception):
@@ -132,12 +133,17 @@ class TemporarilyUnable(ServiceError):
     """The same request may succeed later.
 
     Attributes:
-        retry_after: seconds to wait before the next attempt; 0 where the failure gives no time. Servers say at least 1.
+        retry_after: seconds to wait before the next attempt; 0 where the failure gives no time.
     """
 
     def __init__(self, message: str, *, retry_after: float = 0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+    @property
+    def announced_seconds(self) -> int:
+        """Whole seconds that a server announces to the caller, at least 1."""
+        return max(1, ceil(self.retry_after))
 
 
 class Overloaded(TemporarilyUnable):

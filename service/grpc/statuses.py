@@ -5,9 +5,10 @@ from typing import Final
 
 from grpc import StatusCode
 
+from microtome.errors import MicrotomeError
 from service import errors
 
-STATUS: Final[Mapping[type[errors.ServiceError], StatusCode]] = {
+STATUS: Final[Mapping[type[MicrotomeError], StatusCode]] = {
     errors.BadRequest: StatusCode.INVALID_ARGUMENT,
     errors.UnsupportedModality: StatusCode.INVALID_ARGUMENT,
     errors.Unauthenticated: StatusCode.UNAUTHENTICATED,

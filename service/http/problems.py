@@ -16,13 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
+from microtome.errors import MicrotomeError
 from service import errors
 from service.errors import BodyTooSlow, NoImageEmbedded, ServiceError, TemporarilyUnable, Unauthenticated, slug
 from service.telemetry.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
 
-STATUS: Mapping[type[ServiceError], HTTPStatus] = {
+STATUS: Mapping[type[MicrotomeError], HTTPStatus] = {
     errors.BadRequest: HTTPStatus.BAD_REQUEST,
     errors.UnsupportedModality: HTTPStatus.BAD_REQUEST,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
@@ -115,7 +116,7 @@ def problem(failure: Failure) -> Response:
     return Response(orjson.dumps(body), failure.status.value, failure.headers, MEDIA_TYPE)
 
 
-def image_problem(index: int, error: ServiceError) -> dict[str, object]:
+def image_problem(index: int, error: MicrotomeError) -> dict[str, object]:
     """Describe the error of one image of a request as a problem of its own."""
     kind = slug(type(error))
     return {
@@ -150,7 +151,7 @@ def problem_response(error: ServiceError, metrics: Metrics, scope: Scope) -> Res
     members: dict[str, object] = {}
     match error:
         case TemporarilyUnable():
-            headers = {"Retry-After": str(error.retry_after)}
+            headers = {"Retry-After": str(error.announced_seconds)}
         case Unauthenticated():
             headers = {"WWW-Authenticate": "Bearer"}
         case BodyTooSlow():

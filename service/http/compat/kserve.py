@@ -15,8 +15,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from microtome import __version__
-from service.core.available import available
 from microtome.manifest import ModelCard
+from service.core.available import available
 from service.core.requests import Embedded
 from service.errors import BadRequest, ModelNotReady, UnknownModel, unknown
 from service.http.compat.errors import inference_error

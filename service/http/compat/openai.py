@@ -14,8 +14,8 @@ from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
-from service import errors
 from microtome.manifest import ModelCard
+from service import errors
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
 from service.core.requests import Embedded

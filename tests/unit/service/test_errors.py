@@ -2,8 +2,9 @@
 
 import inspect
 
-from service import errors
-from service.errors import ServiceError, slug, unknown
+from microtome import errors
+from microtome.errors import ServiceError, slug
+from service.errors import unknown
 from service.http.problems import STATUS
 
 

@@ -7,12 +7,7 @@ from service.grpc.details import described, reason
 from service.grpc.statuses import COUNTED_AS, STATUS
 from service.http.problems import STATUS as HTTP_STATUS
 from tests.unit.service.grpc.conftest import reason_of
-
-
-def leaves(error: type[ServiceError]) -> set[type[ServiceError]]:
-    """The errors of the tree that nothing is derived from."""
-    below = error.__subclasses__()
-    return {leaf for child in below for leaf in leaves(child)} if below else {error}
+from tests.unit.service.test_errors import leaves
 
 
 def test_every_leaf_has_a_status_and_nothing_else_has() -> None:
