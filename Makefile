@@ -157,4 +157,4 @@ lock: setup            ## resolve the requirement files anew
 	    requirements/site.in -o requirements/site.txt
 
 clean:            ## remove what the verbs above made (exported models stay)
-	@rm -rf $(VENV) *.egg-info .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

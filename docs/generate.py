@@ -84,7 +84,9 @@ def problems() -> str:
 
 def commands() -> str:
     """The page of the commands and their options."""
-    parts = ["# Commands\n\nThe same text as that of `--help`.\n"]
+    parts = [
+        "# Commands\n\nAll of them are instant until they have work to do, and `--help` says the same as this page.\n"
+    ]
     own = subcommands(microtome_cli.build_parser()) | {"embed": embed_arguments.build_parser()}
     for name, parser in (own | subcommands(exporter_cli.build_parser())).items():
         parts.append(f"## microtome {name}\n\n{parser.description}\n\n{options(parser)}")
