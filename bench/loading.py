@@ -111,7 +111,7 @@ def publish(source: Path, target: Path, number: int) -> None:
 
 
 def ask(address: str, model: str, callers: int) -> None:
-    """Ask until told to stop, then print when each request began and how long it took."""
+    """Ask until a line on standard input, then print when each request began and how long it took."""
     request = predict(model, inputs={"images": images(1, side=SIDE)})
     stop = threading.Event()
     lines: list[str] = []

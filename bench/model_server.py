@@ -28,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 from bench.processes.usage import cpu_seconds  # noqa: E402
+from bench.reporting.comparison import cell  # noqa: E402
 from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel  # noqa: E402
 from tests.contract.tfserving.requests import images, predict  # noqa: E402
 from tests.contract.tfserving.server_process import Client, ServerProcess  # noqa: E402
@@ -83,9 +84,8 @@ def throughput(models: Path, model: str, rounds: int, seconds: float) -> None:
     best = max((name for name in rates if name != "server"), key=rates.__getitem__)
     print(f"{model}: {CLIENTS} clients of one image, {rounds} rounds interleaved, medians of images/s")
     costs = {name: statistics.median(values) * 1e3 for name, values in cost.items()}
-    for name, rate in rates.items():
-        spread = f"{min(found[name]):.1f} to {max(found[name]):.1f}"
-        print(f"  {rate:8.1f}  {name}  ({spread}), {costs[name]:.2f} ms of processor time each")
+    for name, each in found.items():
+        print(f"  {name}: {cell(each, digits=1)}, {costs[name]:.2f} ms of processor time each")
     print(f"  server / best in-process ({best}): {rates['server'] / rates[best]:.2f}")
     print(f"  processor time, the same: {costs['server'] / costs[best]:.2f}")
 

@@ -1,7 +1,7 @@
 """`python -m bench.report [RESULT]`: write tables and plots between the marks of docs/benchmarks.md.
 
-Without a name the newest complete result of bench/results/ is shown, and the others are listed in a line each. What
-stands in the way of a target that is not met is read from bench/obstacles.toml.
+Without a name the newest complete result of bench/results/ is shown, and the others are listed in a line each. The
+reasons for missed targets are read from bench/obstacles.toml.
 """
 
 import json
@@ -49,7 +49,7 @@ def main(path: Path | None) -> None:
 
 
 def circumstances(path: Path, result: Json) -> str:
-    """Say where and when, what is missing, and whether to believe it."""
+    """Return where and when the result was measured, what is missing, and whether the machine was busy."""
     about, effort = result["about"], result["about"]["effort"]
     where = (
         f"Commit {about['commit']}{' with changes' if about['modified'] else ''}, {about['date'][:10]}, "
@@ -67,8 +67,8 @@ def circumstances(path: Path, result: Json) -> str:
 
 
 def targets(comparisons: list[Comparison], obstacles: dict[str, str]) -> str:
-    """Return the table of what is judged, with what stands in the way of what is not met."""
-    rows = ["| | target | measured | verdict | what stands in the way |", "|---|---|---|---|---|"]
+    """Return the table of targets, with the reasons for missed ones."""
+    rows = ["| | target | measured | verdict | reason |", "|---|---|---|---|---|"]
     for each in comparisons:
         if each.target is not None:
             way = "" if each.verdict == "met" else each.reason or obstacle(each, obstacles)
@@ -77,13 +77,13 @@ def targets(comparisons: list[Comparison], obstacles: dict[str, str]) -> str:
 
 
 def obstacle(missed: Comparison, obstacles: dict[str, str]) -> str:
-    """Return what stands in the way of one target; `{name}` in the text is the median of that number behind it."""
+    """Return the reason for a missed target; `{name}` in the text is the median of that number behind the ratio."""
     medians = {name: cell([statistics.median(values)]) for name, values in missed.facts.items() if values}
     return _NAME.sub(lambda found: medians.get(found[1], "?"), obstacles.get(missed.key, UNKNOWN))
 
 
 def ratios(comparisons: list[Comparison]) -> str:
-    """Return the table of everything compared, judged or not."""
+    """Return the table of all comparisons, with a target or not."""
     rows = ["| | | measured | by CPU |", "|---|---|---|---|"]
     for each in comparisons:
         measured = each.measured if each.rounds else f"not measured: {each.reason}"

@@ -2,7 +2,7 @@
 
     python bench/startup.py [--runs 10] [--models DIR]
 
-Each round runs all contestants one after the other, in turning order, so that a busy machine slows all alike:
+Each round runs all contestants one after the other, in rotating order, so that a busy machine slows all alike:
 
 * gateway: `python -m service` until GET /livez answers 200; with --models until /readyz does, over a model server
 * tensorflow-serving-api: `import tensorflow_serving.apis.predict_pb2`, which a client of the official stubs needs
@@ -12,7 +12,6 @@ Seconds are wall-clock from fork; memory is what the process has resident at tha
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from bench.processes.usage import resident_megabytes  # noqa: E402
+from bench.reporting.comparison import cell, interleaved  # noqa: E402
 from tests.e2e.processes import Gateway, ModelServer  # noqa: E402
 
 IMPORTERS = {
@@ -52,15 +52,9 @@ def main() -> None:
 
 
 def measure(contestants: dict[str, Callable[[], Sample]], runs: int) -> dict[str, list[Sample]]:
-    """Run all contestants in turning order; the first round only warms the disk's cache."""
-    samples: dict[str, list[Sample]] = {name: [] for name in contestants}
-    names = list(contestants)
-    for number in range(runs + 1):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            sample = contestants[name]()
-            if number:
-                samples[name].append(sample)
-    return samples
+    """Run all contestants in rotating order; the first round only warms the disk's cache."""
+    _, *rounds = interleaved(contestants, runs + 1)
+    return {name: [row[name] for row in rounds] for name in contestants}
 
 
 @contextmanager
@@ -110,11 +104,8 @@ def print_table(samples: dict[str, list[Sample]], path: str) -> None:
     print(f"{runs} runs each, interleaved; median (least to most); gateway until GET {path} answers 200")
     print(f"{'':24}{'seconds':>28}{'resident MB':>28}")
     for name, rows in samples.items():
-        cells = [
-            f"{statistics.median(column):.2f} ({min(column):.2f} to {max(column):.2f})"
-            for column in zip(*rows, strict=True)
-        ]
-        print(f"{name:24}{cells[0]:>28}{cells[1]:>28}")
+        seconds, megabytes = (cell(list(column)) for column in zip(*rows, strict=True))
+        print(f"{name:24}{seconds:>28}{megabytes:>28}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ sys.path.insert(0, str(REPOSITORY))
 import grpc.aio  # noqa: E402
 
 from bench.processes.usage import cpu_seconds, resident_megabytes  # noqa: E402
+from bench.reporting.comparison import cell  # noqa: E402
 from microtome.client.grpc_stream import embed_stream  # noqa: E402
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub  # noqa: E402
 from tests.e2e.processes import Gateway, ModelServer, free_port  # noqa: E402
@@ -177,10 +178,8 @@ def report(rounds: list[dict[str, Row]]) -> None:
                 statistics.median(found[way][f"{side} {when}"] for found in rounds) for when in ("early", "late")
             )
             print(f"        {side}: {early:.0f} MB after a tenth, {late:.0f} MB at the end")
-    rates = [found["stream"]["rate"] / found["http"]["rate"] for found in rounds]
-    print(f"images/s, stream / http: {statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})")
-    cpus = [found["http"]["cpu"] / found["stream"]["cpu"] for found in rounds]
-    print(f"CPU, http / stream: {statistics.median(cpus):.2f} ({min(cpus):.2f} to {max(cpus):.2f})")
+    print(f"images/s, stream / http: {cell([found['stream']['rate'] / found['http']['rate'] for found in rounds])}")
+    print(f"CPU, http / stream: {cell([found['http']['cpu'] / found['stream']['cpu'] for found in rounds])}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write docs/reference/ from the code: settings, metrics, problems, commands, recipes.
 
-`make docs` writes the pages; tests/unit/test_documentation.py fails when a page is not what the code says.
+`make docs` writes the pages; tests/unit/test_documentation.py fails when a page differs.
 """
 
 import argparse
@@ -28,7 +28,7 @@ REFERENCE = Path(__file__).parent / "reference"
 
 
 _INLINE = 2
-"""Keys of the largest mapping that is shown within its own row."""
+"""Number of keys up to which a mapping is shown within its own row."""
 
 
 def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
@@ -47,8 +47,8 @@ def settings() -> str:
             yield f"`{PREFIX}{name.upper()}`", shown, field.description or ""
 
     return (
-        "# Settings of the gateway\n\nRead from the environment, once, at start. A variable that begins with "
-        f"`{PREFIX}` and is none of these is an error.\n\n" + table(("variable", "default", "meaning"), rows())
+        "# Settings of the gateway\n\nRead from the environment, once, at start. Another variable that begins with "
+        f"`{PREFIX}` is an error.\n\n" + table(("variable", "default", "meaning"), rows())
     )
 
 
@@ -60,8 +60,8 @@ def metrics() -> str:
             yield f"`{family.name}`", family.kind, ", ".join(family.labels), family.help
 
     return (
-        "# Metrics of the gateway\n\nAt `GET /metrics`, beside those of the process (`process_*`) and of Python "
-        "(`python_*`). Durations are seconds.\n\n" + table(("metric", "type", "labels", "meaning"), rows())
+        "# Metrics of the gateway\n\nAt `GET /metrics`, with those of the process (`process_*`) and of Python "
+        "(`python_*`). Durations are in seconds.\n\n" + table(("metric", "type", "labels", "meaning"), rows())
     )
 
 
@@ -75,8 +75,8 @@ def problems() -> str:
 
     return (
         "# Problems\n\nErrors are `application/problem+json` (RFC 9457). `type` is `urn:microtome:problem:` and a name "
-        "from this table; it is stable, switch on it. `detail` says what was expected, what came and what to do. "
-        "Anything unforeseen is `internal-error`, 500, with a `request_id` that stands in the log beside the cause.\n\n"
+        "from this table; it is stable, switch on it. `detail` says what was expected, what was received, what to do. "
+        "An unexpected error is `internal-error`, 500, with a `request_id`; the log has the cause under it.\n\n"
         "gRPC calls end with the code here and a `google.rpc.ErrorInfo` whose `reason` is the name in capitals, such "
         "as `IMAGE_TOO_LARGE`, see [grpc.md](../grpc.md).\n\n"
         + table(("name", "HTTP", "gRPC", "meaning", "try again?"), rows())
@@ -103,15 +103,14 @@ def commands() -> str:
 
 
 def recipe() -> str:
-    """The page of what a recipe can say."""
+    """The page of recipes."""
     model = recipe_schema()["properties"]["models"]["items"]
     output = model["properties"]["outputs"]["items"]
     _, calibration = model["properties"]["calibration"]["anyOf"]
     head = (
         "# Recipes\n\nA YAML file with one key, `models`, and a list of models under it. Unknown keys are errors, and "
-        "all errors are told at once, each with its line. Files that a recipe names start at the recipe's folder. "
-        "[recipe.yaml](../../recipe.yaml) has an example of nearly everything; `microtome recipe schema` prints the "
-        "same as a JSON schema.\n"
+        "all errors are reported together, each with its line. Paths start at the recipe's folder. "
+        "[recipe.yaml](../../recipe.yaml) has examples; `microtome recipe schema` prints this page as a JSON schema.\n"
     )
     parts = [
         head,
@@ -135,7 +134,7 @@ def keys(schema: dict[str, Any]) -> str:
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """What values a schema allows, in words."""
+    """The values that a schema allows, in words."""
     for union in ("anyOf", "oneOf"):
         if union in schema and "properties" not in schema:
             return " or ".join(kind(one) for one in schema[union])

@@ -47,7 +47,7 @@ def serve(options: Options) -> int:
     Returns:
         The exit status: 0 when told to stop, 1 when there was nothing to serve or nowhere to listen.
     """
-    # Most of what a request costs beside its model is the event loop's and gRPC's work, see decision 28.
+    # Most of a request's cost without its model is the event loop and gRPC, see docs/decisions/performance.md.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status, busy = runner.run(_live(options))
     if busy:

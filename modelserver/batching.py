@@ -14,7 +14,7 @@ PER_MODEL_FILE = "batching_params.pbtxt"
 ROWS_PER_THREAD = 4
 """Images that are computed at a time, for each thread that shares in it: more of them at a time do not cost less each,
 but make whoever came first wait for whoever came last, and a large call beside a small one keeps its callers away so
-long that no batch is ever of a good size (docs/decisions/0025)."""
+long that no batch is ever of a good size (docs/decisions/performance.md)."""
 THREAD_POOL_NAME = "model_server_batch_threads"
 
 

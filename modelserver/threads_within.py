@@ -7,7 +7,7 @@ from modelserver.manifest import most_flops
 
 LIGHT_FLOPS = 2e9
 """Operations for one image up to which it is not worth sharing them: a network of a hundred layers then has so little
-to do in each that waking a second thread costs more than it saves (docs/decisions/0025)."""
+to do in each that waking a second thread costs more than it saves (docs/decisions/performance.md)."""
 
 
 def threads_within(directory: Path) -> int:

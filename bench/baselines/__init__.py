@@ -1,1 +1,1 @@
-"""What the service is compared with: the least that could do the same."""
+"""Baselines: minimal programs that do the same work as a part of the service."""

@@ -1,4 +1,4 @@
-"""The least a FastAPI service can do: read the body, write an answer of the right size. Served as the gateway is.
+"""A minimal FastAPI service: read the body, write an answer of the right size. Served like the gateway.
 
 python -m bench.baselines.bare PORT BYTES
 """

@@ -1,4 +1,4 @@
-"""Decode and resize as a manifest says, in a loop of a dozen lines, with nothing around it.
+"""Decode and resize by a manifest, in a loop of a dozen lines.
 
 Not imported from the service: a baseline that shares the code would not show that it gets slower.
 """

@@ -1,4 +1,4 @@
-"""The exporter's SavedModel beside what Keras' own `model.export()` writes, in sessions of one thread.
+"""The exporter's SavedModel compared with that of Keras' own `model.export()`, in sessions of one thread.
 
 python -m bench.baselines.frozen SAVED_MODEL BACKBONE PLAIN_DIRECTORY ROUNDS SECONDS: prints JSON, CPU seconds per image
 of both in each round.
@@ -31,7 +31,7 @@ def main(frozen: str, backbone: str, plain: Path, rounds: int, seconds: float) -
 
 
 def export_plainly(backbone: str, directory: Path) -> None:
-    """Write the same network as most people would: scaling and pooling in front and behind, `model.export()`."""
+    """Write the same network by `model.export()`, with scaling before and pooling after it."""
     import keras  # noqa: PLC0415, not needed when the directory is there
 
     scaling = {"MobileNetV2": (1 / 127.5, -1.0), "ResNet50": (1.0, -110.0)}[backbone]

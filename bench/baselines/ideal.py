@@ -1,4 +1,4 @@
-"""Decode and inference with nothing around them: no HTTP, no gRPC, no queue. One process per core, one thread each.
+"""Decode and inference alone: no HTTP, no gRPC, no queue. One process per core, one thread each.
 
 python -m bench.baselines.ideal SAVED_MODEL BATCH IMAGE... : reads seconds from standard input, a line each, and answers
 with JSON: images done, seconds passed, CPU seconds of decoding and of inference.

@@ -1,1 +1,1 @@
-"""How many gateways, model servers and how much Redis for how many images a second; see docs/capacity.md."""
+"""Gateways, model servers and Redis needed for a number of images a second; see docs/capacity.md."""

@@ -1,4 +1,4 @@
-"""`python -m bench.capacity [RESULT]`: hold the simulator to a measured result, and size clusters with its costs.
+"""`python -m bench.capacity [RESULT]`: compare the simulator with a measured result, and size clusters by its costs.
 
 Written between the marks of docs/capacity.md. Without a name, from the result that docs/benchmarks.md shows.
 """
@@ -18,7 +18,7 @@ from bench.reporting.results import RESULTS, newest
 PAGE = REPOSITORY / "docs" / "capacity.md"
 TOLERANCE = 0.15
 HEADROOM = 0.7
-"""Part of a core or a GPU that is planned with; beyond it waiting grows faster than work."""
+"""Planned use of a core or a GPU; beyond it waiting grows faster than work."""
 RATES = (100, 10_000, 1_000_000)
 HIT_RATES = (0.0, 0.5, 0.9, 0.99)
 CALLERS = 32
@@ -27,14 +27,14 @@ CALLERS = 32
 def main(path: Path) -> None:
     """Write what docs/capacity.md shows."""
     costs = Costs.measured(path)
-    parts = {"check": check(path, costs), "costs": told(costs), "clusters": clusters(costs)}
+    parts = {"check": check(path, costs), "costs": described(costs), "clusters": clusters(costs)}
     parts |= {"events": cold_cache(costs), "memory": memory()}
     PAGE.write_text(fill(PAGE.read_text(), parts))
     print(parts["check"])
 
 
-def told(costs: Costs) -> str:
-    """Tell what is put in."""
+def described(costs: Costs) -> str:
+    """List the costs that the simulation uses."""
     return (
         f"Core milliseconds: hit {1e3 * costs.hit:.2f}, miss {1e3 * costs.miss:.2f}, Redis {1e3 * costs.redis:.3f}, "
         f"inference of MobileNetV2 {1e3 * costs.inference:.1f}. GPU milliseconds, assumed: {1e3 * costs.gpu:.1f}."
@@ -42,7 +42,7 @@ def told(costs: Costs) -> str:
 
 
 def check(path: Path, costs: Costs) -> str:
-    """Compare with the images a second that were measured where those costs were, all cores ours or not."""
+    """Compare with the images a second measured in the same result."""
     result = json.loads(path.read_text())
     cores, foreign = result["about"]["cores"], result["about"]["foreign"]
     (served,) = (each["facts"] for each in result["comparisons"] if each["key"] == "P4 mobilenet_v2")
@@ -75,7 +75,7 @@ def clusters(costs: Costs) -> str:
 def needed(costs: Costs, rate: float, hit_rate: float) -> tuple[int, int, int]:
     """Return cores of gateways, GPUs and cores of Redis, each used to `HEADROOM`."""
     missed = rate * (1 - hit_rate)
-    # A miss asks Redis as well, and stores.
+    # A miss reads Redis and writes.
     gateways = rate * hit_rate * costs.hit + missed * costs.miss
     redis = rate * costs.redis + missed * costs.redis
     return (
@@ -105,7 +105,7 @@ def cold_cache(costs: Costs) -> str:
 
 
 def memory() -> str:
-    """Tell what a billion vectors take in Redis."""
+    """Tabulate the memory of a billion vectors in Redis."""
     rows = ["| dimensions | float32 | float16 | int8 |", "|---|---|---|---|"]
     for dimensions in (512, 1280, 2048):
         cells = [f"{redis_bytes(10**9, dimensions, size) / 1e12:.2f} TB" for size in (4, 2, 1)]

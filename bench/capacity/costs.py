@@ -1,4 +1,4 @@
-"""What one image costs, in core seconds, and what one vector takes, in bytes."""
+"""Costs of an image in core seconds, and of a vector in bytes."""
 
 import json
 import statistics
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any, Self
 
 ENTRY_OVERHEAD = 225
-"""Bytes of an entry beside its numbers: key, envelope, object, slot, expiry. Measured on Valkey 9.1 as the growth of
-used_memory over 5,000 entries of 512 to 2,048 numbers: 220 to 236."""
+"""Bytes of an entry without its numbers: key, checksum, object, slot, expiry. Measured on Valkey 9.1 as the growth
+of used_memory over 5,000 entries of 512 to 2,048 numbers: 220 to 236."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of one core unless said.
+    """Seconds of one core unless stated.
 
     Attributes:
         hit: Of the gateway, for a vector that Redis has.
-        redis: Of Redis, for a look-up.
+        redis: Of Redis, for a lookup.
         miss: Of the gateway, for an image that has to be decoded.
         inference: Of the model server, for one image in a batch.
         gpu: Of a GPU, for one image in a batch.
@@ -56,5 +56,5 @@ class Costs:
 
 
 def redis_bytes(vectors: int, dimensions: int, bytes_per_number: int) -> int:
-    """Return the memory that so many vectors need."""
+    """Return the memory of vectors in Redis, in bytes."""
     return vectors * (dimensions * bytes_per_number + ENTRY_OVERHEAD)

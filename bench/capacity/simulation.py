@@ -1,4 +1,4 @@
-"""A queueing simulation in SimPy: images arrive, gateways look them up, decode what is missing, and servers batch it.
+"""A queueing simulation in SimPy: images arrive, gateways look them up and decode misses, and servers batch them.
 
 Cores are the resource. On one machine gateway and model server share them; in a cluster each has its own.
 """
@@ -17,10 +17,10 @@ Process = Generator[simpy.Event, Any, None]
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What there is.
+    """The machines.
 
     Attributes:
-        gateway_cores: Cores that gateways have.
+        gateway_cores: Cores of all gateways.
         server_slots: Batches that run at a time: GPUs, or cores.
         inference: Seconds of one slot for one image.
         shared: Whether gateways and model server share `gateway_cores`, as on a laptop.
@@ -36,7 +36,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What came of it: images a second, seconds at two percentiles, and how busy each was (0 to 1)."""
+    """The result: images a second, seconds at two percentiles, and the use of each part (0 to 1)."""
 
     rate: float
     p50: float
@@ -60,7 +60,7 @@ class Simulation:
         self._gateway_busy = self._server_busy = 0.0
 
     def offered(self, rate: float, seconds: float) -> Simulated:
-        """Let images arrive at random moments, so many a second."""
+        """Let images arrive at random moments, `rate` a second."""
 
         def arrivals() -> Process:
             while True:
@@ -71,7 +71,7 @@ class Simulation:
         return self._run(seconds)
 
     def saturated(self, connections: int, seconds: float) -> Simulated:
-        """Keep so many callers busy, each with one image at a time."""
+        """Keep `connections` callers busy, each with one image at a time."""
 
         def caller() -> Process:
             while True:
@@ -111,7 +111,7 @@ class Simulation:
             self._latencies.append(self._environment.now - begin)
 
     def _server(self) -> Process:
-        """Take what waits, up to a batch, whenever there is a slot: batches grow with the load by themselves."""
+        """Take the waiting images, up to a batch, when a slot is free, so that batches grow with the load."""
         while True:
             batch = [(yield self._queue.get())]
             with self._slots.request() as turn:

@@ -1,6 +1,6 @@
-"""Request heads and bodies without copies: the image's bytes are shared, only a few bytes beside them are new.
+"""Request heads and bodies without copies: the image's bytes are shared, only a few bytes are new.
 
-Decoders ignore what stands behind the end of a JPEG, while the cache key covers it: eight bytes defeat every cache.
+Decoders ignore bytes after the end of a JPEG, and the cache key covers them: eight bytes defeat every cache.
 """
 
 import itertools

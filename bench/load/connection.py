@@ -1,4 +1,4 @@
-"""One keep-alive connection that has at most one request under way."""
+"""One keep-alive connection with at most one request in flight."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,11 +13,10 @@ Answered = Callable[["Connection", int, int], None]
 
 
 class Connection(asyncio.Protocol):
-    """An HTTP/1.1 client connection; tells `answered` when it is free again or has broken."""
+    """An HTTP/1.1 client connection; calls `answered` when it is free again or has broken."""
 
-    def __init__(self, answered: Answered, keep: Callable[[bytes], None]) -> None:
+    def __init__(self, answered: Answered) -> None:
         self._answered = answered
-        self._keep = keep
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._received = 0
@@ -41,7 +40,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio's."""
-        # Not to be asked with isinstance: uvloop's are no subclasses.
+        # A cast, since uvloop's transports are no subclasses.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -49,17 +48,16 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Asyncio's: a request under way is lost with it."""
+        """Asyncio's: a request in flight is lost with it."""
         if self._busy:
             self._end(0)
 
     def on_body(self, body: bytes) -> None:
         """httptools': a piece of the answer."""
         self._received += len(body)
-        self._keep(body)
 
     def on_message_complete(self) -> None:
-        """httptools': the whole answer has come."""
+        """httptools': the answer is complete."""
         self._end(self._parser.get_status_code())
 
     @property

@@ -11,11 +11,11 @@ from bench.load.plan import Load, Outcome
 
 
 class LoadFailed(Exception):
-    """The load could not be put on, or was not answered; or the load generator ended, and standard error says why."""
+    """The load was not answered, or the load generator ended, with the reason on standard error."""
 
 
 class LoadGenerator:
-    """A process that is started once, so that no interpreter starts within a measurement."""
+    """A process that is started once, so that no interpreter starts during a measurement."""
 
     def __init__(self) -> None:
         words = [sys.executable, "-m", "bench.load"]
@@ -34,7 +34,7 @@ class LoadGenerator:
         return self._process.pid
 
     def put(self, load: Load) -> Outcome:
-        """Put a load on and wait for what comes of it.
+        """Put a load on and wait for its outcome.
 
         Raises:
             LoadFailed: The server could not be reached or left requests unanswered, or the generator has ended.

@@ -1,6 +1,6 @@
-"""What the load generator is told, and what it answers; both cross the pipe as JSON."""
+"""Loads and their outcomes, which cross the load generator's pipe as JSON."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Draw = Literal["cold", "warm", "zipf"]
@@ -14,7 +14,7 @@ class Load:
     Attributes:
         port: On 127.0.0.1.
         images: Paths of encoded images.
-        seconds: How long requests are begun; those under way are waited for.
+        seconds: How long requests are begun; those in flight are waited for.
         connections: Closed loop: all of them busy all the time. Open loop: the most that are opened.
         mode: `closed`, or `open`: requests are due at a fixed rate, whether or not the server keeps up.
         rate: Requests a second of the open loop.
@@ -41,7 +41,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it.
+    """The result of a load.
 
     Attributes:
         statuses: Answers by HTTP status; "0" for connections that broke.
@@ -49,7 +49,7 @@ class Outcome:
         latency: Seconds at each percentile, of answers with status 200, from when the request was due.
         images: Images in requests answered with 200.
         bytes_received: Body bytes of all answers.
-        cpu_seconds: That the load generator itself needed.
+        cpu_seconds: Of the load generator itself.
     """
 
     statuses: dict[str, int]
@@ -58,7 +58,6 @@ class Outcome:
     images: int
     bytes_received: int
     cpu_seconds: float
-    sample: str = field(default="", repr=False)
 
     @property
     def answered(self) -> int:

@@ -10,7 +10,6 @@ from bench.load.plan import Load, Outcome
 
 _GRACE_SECONDS = 60.0
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
-_SAMPLE_BYTES = 200
 
 
 class Run:
@@ -26,18 +25,17 @@ class Run:
         self._statuses: Counter[str] = Counter()
         self._latencies: list[float] = []
         self._bytes = 0
-        self._sample = b""
         self._end = 0.0
         self._done = asyncio.Event()
         self._replacing: set[asyncio.Future[None]] = set()
 
     async def outcome(self) -> Outcome:
-        """Put the load on, and wait for what is under way.
+        """Put the load on, and wait for the requests in flight.
 
         Raises:
             TimeoutError: The server left requests unanswered for a minute.
         """
-        # Opened before the clock starts: how fast a server accepts is not the question.
+        # Opened before the clock starts, since the time to accept is not measured.
         await asyncio.gather(*(self._open() for _ in range(self._load.connections)))
         cpu, begin = time.process_time(), time.perf_counter()
         self._end = begin + self._load.seconds
@@ -55,14 +53,11 @@ class Run:
             images=self._statuses["200"] * self._load.per_request,
             bytes_received=self._bytes,
             cpu_seconds=cpu,
-            sample=self._sample.decode(errors="replace"),
         )
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: Connection(self._answered, self._keep), "127.0.0.1", self._load.port
-        )
+        _, connection = await loop.create_connection(lambda: Connection(self._answered), "127.0.0.1", self._load.port)
         self._idle.append(connection)
 
     async def _closed(self) -> None:
@@ -71,13 +66,13 @@ class Run:
         await asyncio.sleep(self._load.seconds)
 
     async def _paced(self, begin: float) -> None:
-        """Latency counts from when a request was due, so a server that stalls is not spared the wait it caused."""
+        """Send at a fixed rate; latency counts from when a request was due, so that a stall counts in full."""
         for number in range(int(self._load.rate * self._load.seconds)):
             due = begin + number / self._load.rate
             if (early := due - time.perf_counter()) > 0:
                 await asyncio.sleep(early)
             elif number % 64 == 0:
-                await asyncio.sleep(0)  # behind the schedule: answers must be heard all the same
+                await asyncio.sleep(0)  # behind the schedule: answers must still be read
             if self._idle:
                 self._send(self._idle.popleft(), due, next(self._requests))
             else:
@@ -88,10 +83,6 @@ class Run:
         self._done.clear()
         connection.send(request)
 
-    def _keep(self, body: bytes) -> None:
-        if len(self._sample) < _SAMPLE_BYTES:
-            self._sample += body[:_SAMPLE_BYTES]
-
     def _answered(self, connection: Connection, status: int, received: int) -> None:
         now = time.perf_counter()
         due = self._under_way.pop(connection)
@@ -99,7 +90,7 @@ class Run:
         self._bytes += received
         if status == 200:
             self._latencies.append(now - due)
-        # On the loop's next turn: the parser that called us must have returned before it is replaced.
+        # In the next tick: the parser that called this must return before it is replaced.
         asyncio.get_running_loop().call_soon(self._next, connection)
 
     def _next(self, connection: Connection) -> None:

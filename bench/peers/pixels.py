@@ -1,7 +1,7 @@
 """What every peer shares, so that only the serving differs: decoding as the manifest says, the model, the answer.
 
 Peers run in virtual environments of their own: nothing here imports more than Pillow, NumPy, TensorFlow and orjson.
-They are told what to serve by MODEL, the directory of a SavedModel, and PORT.
+The variables MODEL, the directory of a SavedModel, and PORT say what to serve.
 """
 
 import io

@@ -39,7 +39,7 @@ class Embed:
 def connect() -> None:
     """Start a node: no dashboard, no more shared memory than these requests need.
 
-    Ray gives its node half a minute, which no option of it changes; beside other work that can be too little, so it is
+    Ray gives its node half a minute, which no option changes. On a busy machine that can be too little, so it is
     tried a few times.
     """
     here = {name: os.environ[name] for name in ("MODEL", "PORT", "PYTHONPATH")}

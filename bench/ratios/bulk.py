@@ -1,4 +1,4 @@
-"""P11: what sending many images in one request saves over sending each by itself."""
+"""P11: the saving of many images in one request compared with one request each."""
 
 from bench.processes.stack import Measured, Stack
 from bench.ratios.effort import Effort
@@ -8,7 +8,7 @@ IMAGES = 64
 
 
 def measure(stack: Stack, effort: Effort) -> list[Comparison]:
-    """Compare CPU seconds of all processes per image: cold, and of hits, where requests are all that there is."""
+    """Compare CPU seconds of all processes per image: cold, and for hits, where only requests cost time."""
     return [
         _compared(stack, effort, "P11", "CPU of 64 images in one request ÷ 64 requests, MobileNetV2, cold", "cold"),
         _compared(stack, effort, "P11 hits", "the same with memory hits", "warm"),

@@ -1,4 +1,4 @@
-"""P8: what freezing is worth in TensorFlow Serving's runtime."""
+"""P8: the gain of frozen graphs in TensorFlow Serving's runtime."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""P3: what the gateway spends on a cache miss beside decoding the image."""
+"""P3: the gateway's CPU time for a cache miss compared with decoding the image."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What callers see whose images repeat as popular ones do: a cache that fills while it is asked. Told, not judged."""
+"""Throughput where images repeat by popularity, with a cache that is empty at first. It has no target."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""P9: what bfloat16 is worth, JPEG in, vector out, and what it does to the vectors; by either engine."""
+"""P9: throughput of bfloat16, JPEG in, vector out, and its effect on the vectors, for both engines."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,7 +36,7 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
 
 
 def able(cpuinfo: str) -> bool:
-    """Tell whether a processor multiplies in bfloat16, from its /proc/cpuinfo."""
+    """Whether a processor multiplies in bfloat16, from its /proc/cpuinfo."""
     return bool(set(FLAGS) & set(cpuinfo.split()))
 
 
@@ -99,7 +99,7 @@ def _cosines(stack: Stack, one: Served, other: Served) -> list[float]:
 
 
 def _vector(served: Served, image: bytes) -> NDArray[np.float64]:
-    # Both share a cache, in which a vector of either precision has the same name.
+    # Both share a cache, in which vectors of both precisions have the same key.
     with served.gateway.client() as client:
         answer = client.post(f"/embed?model={MODEL}&cache=bypass", content=image).raise_for_status().json()
     return np.asarray(answer["embeddings"][0]["vector"])

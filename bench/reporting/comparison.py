@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self, TypeVar
 
+Name = TypeVar("Name")
 T = TypeVar("T")
 
 
-def interleaved(contestants: Mapping[str, Callable[[], T]], rounds: int) -> list[dict[str, T]]:
+def interleaved(contestants: Mapping[Name, Callable[[], T]], rounds: int) -> list[dict[Name, T]]:
     """Run each contestant once a round, every round beginning with another one."""
     names = list(contestants)
-    results: list[dict[str, T]] = []
+    results: list[dict[Name, T]] = []
     for number in range(rounds):
         turn = number % len(names)
         results.append({name: contestants[name]() for name in names[turn:] + names[:turn]})

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -11,9 +12,9 @@ REPOSITORY = Path(__file__).parents[2]
 PAGES = ("commands.md", "metrics.md", "problems.md", "recipe.md", "settings.md")
 
 
-def generator() -> ModuleType:
-    """Import docs/generate.py, which is no package's."""
-    spec = importlib.util.spec_from_file_location("generate", REPOSITORY / "docs" / "generate.py")
+def script(name: str) -> ModuleType:
+    """Import a script of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,20 +26,47 @@ def generator() -> ModuleType:
 def test_reference_pages_are_what_the_code_says(page: str) -> None:
     """A page that differs wants `make docs`."""
     written = (REPOSITORY / "docs" / "reference" / page).read_text(encoding="utf-8")
-    assert generator().PAGES[page]() == written, "run make docs"
+    assert script("generate").PAGES[page]() == written, "run make docs"
 
 
 def test_every_reference_page_is_generated() -> None:
     """No page of the reference is written by hand."""
-    assert set(PAGES) == set(generator().PAGES) == {p.name for p in (REPOSITORY / "docs" / "reference").glob("*.md")}
+    assert (
+        set(PAGES)
+        == set(script("generate").PAGES)
+        == {p.name for p in (REPOSITORY / "docs" / "reference").glob("*.md")}
+    )
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    """Every relative link of a page is a file or a folder of the repository."""
-    path = REPOSITORY / page
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8"))
-    assert [] == [link for link in links if not (path.parent / link).exists()]
+def test_links_lead_to_files_of_the_repository() -> None:
+    """Every relative link of every page is a file, so that `make site` can build from it."""
+    site = script("site")
+    pages = site.pages()
+    assert {Path("README.md"), Path("docs/architecture.md"), Path("deploy/README.md")} <= set(pages)
+    assert [] == [(page, to) for page in pages for to in site.links(page) if not (REPOSITORY / to).is_file()]
+
+
+def test_every_decision_is_in_the_index() -> None:
+    """A decision that the index does not list is found by search only."""
+    folder = REPOSITORY / "docs" / "decisions"
+    listed = re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(path.name for path in folder.glob("*.md") if path.name != "README.md")
+
+
+def test_decisions_are_named_by_numbers_that_exist() -> None:
+    """A decision that a page, a comment or a docstring names by its number is a file of docs/decisions/."""
+    numbers = {path.name[:4] for path in (REPOSITORY / "docs" / "decisions").glob("0*.md")}
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md", "*.py", "*.yaml"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split()
+    wrong = [
+        (name, number)
+        for name in listed
+        if not name.startswith(("bench/notes/", "tests/", "docs/decisions/performance.md"))
+        for number in re.findall(r"\bdecisions?[ /](\d+)", (REPOSITORY / name).read_text(encoding="utf-8"))
+        if number.zfill(4) not in numbers
+    ]
+    assert [] == wrong
 
 
 def test_the_verbs_of_the_readme_exist() -> None:
