@@ -28,7 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 from bench.cpu import cpu_seconds  # noqa: E402
-from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel  # noqa: E402
+from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel  # noqa: E402
 from tests.contract.tfserving.requests import images, predict  # noqa: E402
 from tests.contract.tfserving.server_process import Client, ServerProcess  # noqa: E402
 

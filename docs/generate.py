@@ -15,7 +15,7 @@ from exporter import cli as exporter_cli
 from exporter.recipe_schema import recipe_schema
 from microtome import cli as microtome_cli
 from microtome.embed import arguments as embed_arguments
-from modelserver.command_line import usage
+from modelserver.config.options import usage
 from service import cache_command, errors
 from service.errors import slug
 from service.grpc_api.statuses import STATUS as CODE

@@ -9,7 +9,7 @@ import pytest
 
 from microtome.up import arguments, plan
 from microtome.up.addresses import Endpoint
-from modelserver import options
+from modelserver.config import options
 
 
 @pytest.mark.parametrize(
