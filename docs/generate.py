@@ -16,7 +16,7 @@ from exporter.recipe_schema import recipe_schema
 from microtome.commands.embed import command as embed
 from microtome.commands.rollout import command as rollout
 from microtome.commands.up import command as up
-from modelserver.command_line import usage
+from modelserver.config.options import usage
 from service import cache_command, errors
 from service.errors import slug
 from service.grpc.statuses import STATUS as CODE

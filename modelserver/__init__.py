@@ -1,1 +1,8 @@
-"""The embedded model server: TensorFlow Serving's gRPC API over SavedModels, where TensorFlow Serving cannot run."""
+"""A server with TensorFlow Serving's API: the embedded default on a CPU, and its stand-in in tests."""
+
+import os
+
+# TensorFlow reads both when it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Every session computes with threads of its own: warm-up runs, in large batches, would occupy the shared ones.
+os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")

@@ -1,24 +1,25 @@
-"""Everything the model server answers with when it does not answer with tensors.
+"""The errors that the model server answers requests with.
 
-* ServingError            — a status code and the text that TensorFlow Serving puts beside it
-  x InvalidArgument       — the request is wrong and stays wrong
+* ServingError            — a status code and the text that TensorFlow Serving sends with it
+  x InvalidArgument       — the request is wrong in any state of the server
   x NotFound              — no such model or version is loaded (now)
   x FailedPrecondition    — the model has no such signature, or cannot be batched
-  x ResourceExhausted     — waited too long in the queue, or asked for too much memory
-  x Unavailable           — the queue is full: try again, or elsewhere
+  x ResourceExhausted     — the request waited too long in the queue, or needs too much memory
+  x Unavailable           — the queue is full: try again, or another server
   x Unimplemented         — part of the API that no embedding needs
   x Unknown               — a model did not become available
-  x Internal              — a defect of ours
+  x Internal              — a defect of this server
   x DataLoss              — a damaged warm-up file
 
-What TensorFlow itself raises is a plain ServingError with TensorFlow's own code.
+Errors that TensorFlow raises become a plain ServingError with TensorFlow's code.
 """
 
 from enum import IntEnum
+from typing import ClassVar
 
 
 class Code(IntEnum):
-    """The canonical status codes; the numbers are the same in absl, gRPC and TensorFlow's ``StatusProto``."""
+    """The canonical status codes; absl, gRPC and TensorFlow's ``StatusProto`` use the same numbers."""
 
     OK = 0
     CANCELLED = 1
@@ -40,11 +41,11 @@ class Code(IntEnum):
 
 
 class ServingError(Exception):
-    """A failure whose code and text are meant for the caller.
+    """A failure whose code and text are sent to the caller.
 
     Args:
         code: The status.
-        message: What the caller reads, in TensorFlow Serving's words where it has some.
+        message: The text for the caller, in TensorFlow Serving's words where it has some.
     """
 
     def __init__(self, code: Code, message: str) -> None:
@@ -56,64 +57,64 @@ class ServingError(Exception):
         return f"{self.code.name}: {self.message}"
 
 
-class InvalidArgument(ServingError):
-    """The request is wrong, whatever the state of the server."""
+class _OfOneCode(ServingError):
+    """A ServingError whose class determines the code."""
+
+    fixed: ClassVar[Code]
 
     def __init__(self, message: str) -> None:
-        super().__init__(Code.INVALID_ARGUMENT, message)
+        super().__init__(self.fixed, message)
 
 
-class NotFound(ServingError):
-    """What the request names is not loaded."""
+class InvalidArgument(_OfOneCode):
+    """The request is wrong in any state of the server."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.NOT_FOUND, message)
+    fixed = Code.INVALID_ARGUMENT
 
 
-class FailedPrecondition(ServingError):
+class NotFound(_OfOneCode):
+    """The requested model or version is not loaded."""
+
+    fixed = Code.NOT_FOUND
+
+
+class FailedPrecondition(_OfOneCode):
     """The request does not fit this model."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.FAILED_PRECONDITION, message)
+    fixed = Code.FAILED_PRECONDITION
 
 
-class ResourceExhausted(ServingError):
-    """Time in the queue or memory ran out."""
+class ResourceExhausted(_OfOneCode):
+    """The time in the queue or the memory ran out."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.RESOURCE_EXHAUSTED, message)
+    fixed = Code.RESOURCE_EXHAUSTED
 
 
-class Unavailable(ServingError):
+class Unavailable(_OfOneCode):
     """The server cannot take this request now."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.UNAVAILABLE, message)
+    fixed = Code.UNAVAILABLE
 
 
-class Unimplemented(ServingError):
+class Unimplemented(_OfOneCode):
     """The API has this method, this server does not."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.UNIMPLEMENTED, message)
+    fixed = Code.UNIMPLEMENTED
 
 
-class Unknown(ServingError):
+class Unknown(_OfOneCode):
     """A model did not become available."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.UNKNOWN, message)
+    fixed = Code.UNKNOWN
 
 
-class Internal(ServingError):
+class Internal(_OfOneCode):
     """A defect; the log has the details, the caller does not get them."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.INTERNAL, message)
+    fixed = Code.INTERNAL
 
 
-class DataLoss(ServingError):
+class DataLoss(_OfOneCode):
     """A file is damaged."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.DATA_LOSS, message)
+    fixed = Code.DATA_LOSS

@@ -1,15 +1,98 @@
-"""What is counted, under TensorFlow Serving's names. All durations are microseconds.
+"""Metrics under TensorFlow Serving's names, in Prometheus' text format. All durations are microseconds.
 
-Counted as there: requests by the model's name as the caller wrote it, so unknown names make series too; latency of
-successes alone; over gRPC only the inference methods, over REST every call, probes included.
+As in TensorFlow Serving: requests are counted by the model's name as the caller wrote it, so unknown names make series
+too; latency is that of successes; over gRPC only the inference methods count, over REST every call, probes included.
+
+Not ``prometheus_client``, which adds ``_total`` to the names of counters and series of its own: dashboards and alerts
+written for the real server would find nothing. The event loop writes all metrics but those of loads, whose series
+belong to one version and so to one thread.
 """
 
 import asyncio
 import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, repeat
 from pathlib import Path
 
 from modelserver.errors import ServingError
-from modelserver.exposition import Counter, Histogram, exponential
+
+Labels = tuple[str, ...]
+
+
+def exponential(scale: float, growth: float, count: int) -> Sequence[float]:
+    """Return ``count`` upper bounds of buckets, each ``growth`` times the one before; one without bound follows."""
+    return list(accumulate(repeat(growth, count - 1), float.__mul__, initial=float(scale)))
+
+
+class Counter:
+    """Counts, by labels.
+
+    Args:
+        name: As scraped.
+        labels: Names of the labels.
+    """
+
+    def __init__(self, name: str, *labels: str) -> None:
+        self.name = name
+        self._labels = labels
+        self._values: dict[Labels, int] = {}
+
+    def add(self, *labels: str, by: int = 1) -> None:
+        """Count one more of these label values, or several."""
+        self._values[labels] = self._values.get(labels, 0) + by
+
+    def lines(self) -> Iterator[str]:
+        """Return its lines; none before the first use, as in the real server."""
+        if self._values:
+            yield f"# TYPE {self.name} counter"
+        for labels, value in list(self._values.items()):
+            yield f"{self.name}{{{_written(self._labels, labels)}}} {value}"
+
+
+class Histogram:
+    """Distributions, by labels.
+
+    Args:
+        name: As scraped, without suffix.
+        bounds: Upper bounds of the buckets but the last, which has none.
+        labels: Names of the labels.
+    """
+
+    def __init__(self, name: str, bounds: Sequence[float], *labels: str) -> None:
+        self.name = name
+        self._bounds = bounds
+        self._labels = labels
+        self._cells: dict[Labels, tuple[list[int], list[float]]] = {}
+
+    def add(self, value: float, *labels: str) -> None:
+        """Count one value."""
+        counts, total = self._cells.setdefault(labels, ([0] * (len(self._bounds) + 1), [0.0]))
+        counts[bisect_left(self._bounds, value)] += 1
+        total[0] += value
+
+    def lines(self) -> Iterator[str]:
+        """Return its lines; none before the first use, as in the real server."""
+        if self._cells:
+            yield f"# TYPE {self.name} histogram"
+        limits = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
+        for labels, (counts, (total,)) in list(self._cells.items()):
+            written = _written(self._labels, labels)
+            prefix = f"{written}," if written else ""
+            for limit, count in zip(limits, accumulate(counts), strict=True):
+                yield f'{self.name}_bucket{{{prefix}le="{limit}"}} {count}'
+            yield f"{self.name}_sum{{{written}}} {total:.15g}"
+            yield f"{self.name}_count{{{written}}} {sum(counts)}"
+
+
+def _written(names: Labels, values: Labels) -> str:
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True))
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
 
 _REQUEST_BOUNDS = exponential(10, 1.8, 33)
 _QUEUING_BOUNDS = exponential(100, 1.2, 52)
@@ -17,11 +100,11 @@ _SIZE_BOUNDS = exponential(1, 2, 16)
 
 _RUNTIME = "TF1"
 _THREAD_POOL = ""
-"""The real server does not pass the pool's name on, and its label is empty."""
+"""The real server leaves this label empty."""
 
 
 class Metrics:
-    """Every metric of the process."""
+    """All metrics of the process."""
 
     def __init__(self) -> None:
         serving, batching = ":tensorflow:serving:", ":tensorflow:serving:batching_session:"
@@ -39,20 +122,32 @@ class Metrics:
         self._loads = Counter(":tensorflow:cc:saved_model:load_attempt_count", "model_path", "status")
         self._load_latency = Counter(":tensorflow:cc:saved_model:load_latency", "model_path")
 
-    def call(self, model: str, api: str) -> "Call":
-        """Count what a ``with`` block does as one call over gRPC: how it ended and, if well, how long it took."""
-        return Call(self, model, api)
+    @contextmanager
+    def call(self, model: str, api: str) -> Iterator[None]:
+        """Count a ``with`` block as one call over gRPC: its status and, of a success, its duration."""
+        began, status = time.monotonic(), "OK"
+        try:
+            yield
+        except BaseException as error:
+            status = "CANCELLED" if isinstance(error, asyncio.CancelledError) else "INTERNAL"
+            if isinstance(error, ServingError):
+                status = error.code.name
+            raise
+        else:
+            self.answered(model, api, "GRPC", time.monotonic() - began)
+        finally:
+            self.request(model, status)
 
     def request(self, model: str, status: str) -> None:
-        """Count one request and how it ended, ``OK`` or the name of a status."""
+        """Count one request and its status, ``OK`` or the name of an error."""
         self._requests.add(model, status)
 
     def answered(self, model: str, api: str, entrypoint: str, seconds: float) -> None:
-        """Record how long a request took that succeeded, queue included; entry point ``GRPC`` or ``REST``."""
+        """Record the duration of a successful request, queue included; entry point ``GRPC`` or ``REST``."""
         self._request_latency.add(seconds * 1e6, model, api, entrypoint)
 
     def computed(self, model: str, api: str, seconds: float) -> None:
-        """Record how long the model took, with the wait for a batch."""
+        """Record the duration of a model's run, with the wait for a batch."""
         self._runtime_latency.add(seconds * 1e6, model, api, _RUNTIME)
 
     def enqueued(self, rows: int) -> None:
@@ -60,48 +155,25 @@ class Metrics:
         self._input_size.add(rows)
 
     def dequeued(self, seconds: float) -> None:
-        """Record how long a request waited for its batch to begin."""
+        """Record the time that a request waited for its batch to begin."""
         self._queuing_latency.add(seconds * 1e6, _THREAD_POOL)
 
     def batch(self, rows: int, padded: int) -> None:
-        """Record a batch that runs: the rows that were asked for, and those with padding."""
+        """Record a batch that runs: its rows without and with padding."""
         self._processed_size.add(padded)
         self._padding_size.add(padded - rows, str(padded))
         self._wrapped_runs.add()
 
     def loaded(self, version_dir: Path, seconds: float | None) -> None:
-        """Count one try to load a SavedModel: how long it took, or None when it failed. Warm-up is not part of it."""
+        """Count one try to load a SavedModel: its duration without warm-up, or None when it failed."""
         self._loads.add(str(version_dir), "fail" if seconds is None else "success")
         if seconds is not None:
             self._load_latency.add(str(version_dir), by=round(seconds * 1e6))
 
     def warmed_up(self, version_dir: Path, seconds: float) -> None:
-        """Record how long the warm-up of a version took that has records; one that fails is not told, as there."""
+        """Record the duration of a version's warm-up; as in the real server, a failing one is not recorded."""
         self._warm_up_latency.add(seconds * 1e6, str(version_dir), "OK")
 
     def page(self) -> str:
-        """Write all of them out, as Prometheus reads them."""
+        """Return all of them in Prometheus' text format."""
         return "\n".join(line for metric in vars(self).values() for line in metric.lines()) + "\n"
-
-
-class Call:
-    """One call over gRPC, counted when its block ends; see ``Metrics.call``."""
-
-    __slots__ = ("_api", "_began", "_metrics", "_model")
-
-    def __init__(self, metrics: Metrics, model: str, api: str) -> None:
-        self._metrics = metrics
-        self._model = model
-        self._api = api
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self._metrics.request(self._model, "OK")
-            self._metrics.answered(self._model, self._api, "GRPC", time.monotonic() - self._began)
-        elif isinstance(error, ServingError):
-            self._metrics.request(self._model, error.code.name)
-        else:
-            self._metrics.request(self._model, "CANCELLED" if isinstance(error, asyncio.CancelledError) else "INTERNAL")

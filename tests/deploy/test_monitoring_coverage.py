@@ -3,7 +3,7 @@
 import re
 import runpy
 
-from modelserver.exposition import Counter, Histogram
+from modelserver.metrics import Counter, Histogram
 from modelserver.metrics import Metrics as ModelServerMetrics
 from service.telemetry.metrics import Metrics as GatewayMetrics
 from tests.deploy.promql import expressions, selectors

@@ -119,7 +119,7 @@ def test_exit_with_parent(flags: tuple[str, ...], socket_directory: Path) -> Non
 
 def test_help_does_not_import_tensorflow() -> None:
     """It is there at once, names every flag, and ends with status 0."""
-    code = "import sys; from modelserver.cli import main; main(['--help']); assert 'tensorflow' not in sys.modules"
+    code = "import sys; from modelserver.__main__ import main; main(['--help']); assert 'tensorflow' not in sys.modules"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from modelserver.errors import NotFound
-from modelserver.loading import Loaded
-from modelserver.signatures import Signature
-from modelserver.tensor_decoding import Array
+from modelserver.models.loading import Loaded
+from modelserver.tensors.codec import Array
+from modelserver.tensors.signatures import Signature
 
 
 class DoublingModel:

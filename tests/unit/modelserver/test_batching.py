@@ -6,24 +6,23 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 
-from modelserver.batch_limits import BatchLimits
-from modelserver.batch_queue import BatchQueue, Task
-from modelserver.batch_run import run_batch
-from modelserver.batching import ROWS_PER_THREAD, Batching, read_batching
-from modelserver.batching_parameters import BatchingParameters, parse_parameters
-from modelserver.command_line import parse
+from modelserver.batching.limits import ROWS_PER_THREAD, Batching, BatchLimits, read_batching
+from modelserver.batching.queue import BatchQueue, Task
+from modelserver.batching.run import run_batch
+from modelserver.batching.scheduler import Scheduler
+from modelserver.batching.version import Version
+from modelserver.config.manifest import MANIFEST
+from modelserver.config.options import Options, parse
+from modelserver.config.text_protos import parse_text
 from modelserver.errors import InvalidArgument, Unavailable
-from modelserver.manifest import MANIFEST
 from modelserver.metrics import Metrics
-from modelserver.options import Options
-from modelserver.scheduler import Scheduler
-from modelserver.servable import Servable
-from modelserver.tensor_decoding import Array
-from modelserver.text_form import BadText
+from modelserver.tensors.codec import Array
 from tests.unit.modelserver.stand_ins import DoublingModel
 
 EVERYTHING = """
@@ -41,14 +40,23 @@ max_execution_batch_size { value: 16 }
 """
 
 
+def parse_parameters(text: str) -> Any:
+    """Read a ``BatchingParameters``."""
+    return parse_text(text, "BatchingParameters")
+
+
 def test_3_all_nine_fields_are_read() -> None:
     """In their own forms, wrapped and plain."""
-    assert BatchingParameters(32, 2000, 64, 4, "pool", (1, 8, 32), True, True, 16) == parse_parameters(EVERYTHING)
+    parameters = parse_parameters(EVERYTHING)
+    assert BatchLimits(32, 64, 0.002, (1, 8, 32), True, True, 16) == BatchLimits.of(parameters)
+    assert (4, "pool") == (Batching(True, parameters).threads, Batching(True, parameters).thread_pool_name)
 
 
 def test_3_the_defaults_are_the_real_servers() -> None:
     """An empty file: 1,000 rows, no waiting, ten batches, a thread per core."""
-    assert BatchingParameters(1000, 0, 10, None, "batch_threads", (), False, False, None) == parse_parameters("")
+    parameters = parse_parameters("")
+    assert BatchLimits(1000, 10, 0.0, (), False, False, None) == BatchLimits.of(parameters)
+    assert (None, "batch_threads") == (Batching(True, parameters).threads, Batching(True, parameters).thread_pool_name)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +64,13 @@ def test_3_the_defaults_are_the_real_servers() -> None:
 )
 def test_8_the_wrong_form_of_a_field_is_an_error(text: str) -> None:
     """Neither a wrapped field without its wrapper, nor a plain one with, nor an unknown one."""
-    with pytest.raises(BadText):
+    with pytest.raises(text_format.ParseError):
         parse_parameters(text)
 
 
 def _options(*flags: str) -> Options:
-    return Options.of(parse(["--model_base_path=/m", *flags]))
+    options, _ = parse(["--model_base_path=/m", *flags])
+    return options
 
 
 def test_3_a_file_without_the_flag_is_an_error(tmp_path: Path) -> None:
@@ -192,9 +201,9 @@ async def test_1_3_splitting_queue_full() -> None:
 async def test_3_a_split_request_is_answered_as_one() -> None:
     """In its own order, though it ran as three batches."""
     model = DoublingModel()
-    servable = Servable("m", 1, model, BatchLimits(100, 10, splits=True, largest_batch=4))
+    version = Version("m", 1, model, BatchLimits(100, 10, splits=True, largest_batch=4))
     with ThreadPoolExecutor(2) as threads:
-        (answer,) = await Scheduler(threads, 2, Metrics()).run(servable, {"x": np.arange(10.0)}, ["y"])
+        (answer,) = await Scheduler(threads, 2, Metrics()).run(version, {"x": np.arange(10.0)}, ["y"])
 
     assert [2.0 * number for number in range(10)] == answer.tolist()
     assert [2, 4, 4] == sorted(model.batches)
@@ -243,13 +252,13 @@ async def test_3_only_padding_lets_shapes_share_a_batch() -> None:
     """Ranks never mix."""
     for pads, batches in ((True, [1, 1, 2]), (False, [1, 1, 1, 1])):
         model = DoublingModel(open_at_once=False)
-        servable = Servable("m", 1, model, BatchLimits(pad_inputs=pads))
+        version = Version("m", 1, model, BatchLimits(pad_inputs=pads))
         with ThreadPoolExecutor(1) as threads:
             scheduler = Scheduler(threads, 1, Metrics())
             shapes = [(1, 2), (1, 2), (1, 3), (1, 2, 2)]
-            first = asyncio.create_task(scheduler.run(servable, {"x": np.ones(shapes[0])}, ["y"]))
+            first = asyncio.create_task(scheduler.run(version, {"x": np.ones(shapes[0])}, ["y"]))
             assert await asyncio.to_thread(model.began.acquire, timeout=10)
-            others = [asyncio.create_task(scheduler.run(servable, {"x": np.ones(s)}, ["y"])) for s in shapes[1:]]
+            others = [asyncio.create_task(scheduler.run(version, {"x": np.ones(s)}, ["y"])) for s in shapes[1:]]
             await asyncio.sleep(0)
             model.gate.set()
             await asyncio.gather(first, *others)
@@ -259,13 +268,13 @@ async def test_3_only_padding_lets_shapes_share_a_batch() -> None:
 async def test_3_a_free_thread_waits_for_the_timeout_when_there_is_one() -> None:
     """Two requests one after the other share a batch although nothing else runs; a full batch does not wait."""
     model = DoublingModel()
-    servable = Servable("m", 1, model, BatchLimits(3, timeout=3600.0))
+    version = Version("m", 1, model, BatchLimits(3, timeout=3600.0))
     with ThreadPoolExecutor(1) as threads:
         scheduler = Scheduler(threads, 1, Metrics())
-        first = asyncio.create_task(scheduler.run(servable, {"x": np.ones(1)}, ["y"]))
+        first = asyncio.create_task(scheduler.run(version, {"x": np.ones(1)}, ["y"]))
         await asyncio.sleep(0)
 
-        await asyncio.wait_for(scheduler.run(servable, {"x": np.ones(2)}, ["y"]), 10)
+        await asyncio.wait_for(scheduler.run(version, {"x": np.ones(2)}, ["y"]), 10)
 
         await first
     assert [3] == model.batches

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserver.batch_limits import BatchLimits
-from modelserver.batching import Batching
+from modelserver.batching.limits import Batching, BatchLimits
+from modelserver.batching.scheduler import Scheduler
+from modelserver.batching.version import Version
 from modelserver.errors import NotFound
-from modelserver.exposition import Counter, Histogram, exponential
-from modelserver.loading import Loader
-from modelserver.metrics import Metrics
-from modelserver.scheduler import Scheduler
-from modelserver.servable import Servable
+from modelserver.metrics import Counter, Histogram, Metrics, exponential
+from modelserver.models.loading import Loader
 from tests.unit.modelserver.stand_ins import DoublingModel, FolderEngine
 
 
@@ -71,9 +69,9 @@ def test_6_calls_are_counted_by_how_they_ended() -> None:
 async def test_6_batches_are_counted_with_their_padding() -> None:
     """Fill is processed less padding; queueing is timed per request, its label empty."""
     metrics = Metrics()
-    servable = Servable("m", 1, DoublingModel(), BatchLimits(4, allowed_sizes=(4,)))
+    version = Version("m", 1, DoublingModel(), BatchLimits(4, allowed_sizes=(4,)))
     with ThreadPoolExecutor(1) as threads:
-        await Scheduler(threads, 1, metrics).run(servable, {"x": np.ones(3)}, ["y"])
+        await Scheduler(threads, 1, metrics).run(version, {"x": np.ones(3)}, ["y"])
 
     page = metrics.page()
 
@@ -92,7 +90,7 @@ def test_6_loads_are_counted_with_their_warm_up(tmp_path: Path) -> None:
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
     (tmp_path / "2" / "broken").touch()
-    loader = Loader(FolderEngine(), lambda model, path, limits: 3, batching, metrics)
+    loader = Loader(FolderEngine(), lambda _model, _path, _limits: 3, batching, metrics)
 
     loader.load(tmp_path / "1")
     with pytest.raises(NotFound):
@@ -110,6 +108,6 @@ async def test_6_without_batching_no_batch_is_counted() -> None:
     """The series do not exist, as there."""
     metrics = Metrics()
     with ThreadPoolExecutor(1) as threads:
-        await Scheduler(threads, 1, metrics).run(Servable("m", 1, DoublingModel()), {"x": np.ones(3)}, ["y"])
+        await Scheduler(threads, 1, metrics).run(Version("m", 1, DoublingModel()), {"x": np.ones(3)}, ["y"])
 
     assert "batching_session" not in metrics.page()

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelserver.engine import Engine
-from modelserver.openvino_engine import OpenVinoEngine
-from modelserver.openvino_runtime import OpenVinoSettings
-from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine
+from modelserver.engines.engine import Engine
+from modelserver.engines.openvino_engine import OpenVinoEngine
+from modelserver.engines.openvino_runtime import OpenVinoSettings
+from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
 from tests.contract.tfserving.requests import images
 from tests.contract.tfserving.tiny_models import write_tiny
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelserver.engine import Engine, LoadedModel
+from modelserver.engines.engine import Engine, LoadedModel
+from modelserver.engines.openvino_engine import CUTS_KEPT, OpenVinoEngine
+from modelserver.engines.openvino_runtime import OpenVinoSettings
+from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
 from modelserver.errors import InvalidArgument
-from modelserver.openvino_engine import OpenVinoEngine
-from modelserver.openvino_network import CUTS_KEPT
-from modelserver.openvino_runtime import OpenVinoSettings
-from modelserver.tensor_decoding import Array
-from modelserver.tensorflow_engine import SessionSettings, TensorFlowEngine
+from modelserver.tensors.codec import Array
 from tests.contract.tfserving.requests import images
 from tests.contract.tfserving.tiny_models import MANIFEST, expected_early, expected_top, write_tiny
 from tests.exported_models import export

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from modelserver.batch_limits import BatchLimits
+from modelserver.batching.limits import BatchLimits
+from modelserver.batching.scheduler import Scheduler
+from modelserver.batching.version import Version
 from modelserver.errors import Code, Internal, InvalidArgument, ResourceExhausted, ServingError, Unavailable
 from modelserver.metrics import Metrics
-from modelserver.scheduler import Scheduler
-from modelserver.servable import Servable
-from modelserver.tensor_decoding import Array
+from modelserver.tensors.codec import Array
 from tests.unit.modelserver.stand_ins import DoublingModel, eventually
 
 
@@ -29,9 +29,9 @@ def _column(*values: float) -> dict[str, Array]:
     return {"x": np.array(values, np.float32)}
 
 
-async def _occupied(scheduler: Scheduler, servable: Servable, model: DoublingModel) -> asyncio.Task[list[Array]]:
+async def _occupied(scheduler: Scheduler, version: Version, model: DoublingModel) -> asyncio.Task[list[Array]]:
     """Fill the only slot with a request that waits for the gate."""
-    first = asyncio.create_task(scheduler.run(servable, _column(0), ["y"]))
+    first = asyncio.create_task(scheduler.run(version, _column(0), ["y"]))
     assert await asyncio.to_thread(model.began.acquire, timeout=10)
     return first
 
@@ -39,11 +39,11 @@ async def _occupied(scheduler: Scheduler, servable: Servable, model: DoublingMod
 async def test_requests_that_wait_run_together_and_each_gets_its_rows(threads: ThreadPoolExecutor) -> None:
     """While the slot is busy they gather: one run for the three of them."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model, BatchLimits())
+    version = Version("m", 1, model, BatchLimits())
     scheduler = Scheduler(threads, 1, Metrics())
-    first = await _occupied(scheduler, servable, model)
+    first = await _occupied(scheduler, version, model)
     waiting = [
-        asyncio.create_task(scheduler.run(servable, _column(*values), ["y"])) for values in ([1], [2, 3], [4, 5, 6])
+        asyncio.create_task(scheduler.run(version, _column(*values), ["y"])) for values in ([1], [2, 3], [4, 5, 6])
     ]
     await asyncio.sleep(0)
 
@@ -56,10 +56,10 @@ async def test_requests_that_wait_run_together_and_each_gets_its_rows(threads: T
 async def test_batches_end_at_the_limit(threads: ThreadPoolExecutor) -> None:
     """A request is never divided; one that does not fit opens the next batch."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model, BatchLimits(4))
+    version = Version("m", 1, model, BatchLimits(4))
     scheduler = Scheduler(threads, 1, Metrics())
-    first = await _occupied(scheduler, servable, model)
-    waiting = [asyncio.create_task(scheduler.run(servable, _column(*[1.0] * rows), ["y"])) for rows in (3, 2, 2, 1)]
+    first = await _occupied(scheduler, version, model)
+    waiting = [asyncio.create_task(scheduler.run(version, _column(*[1.0] * rows), ["y"])) for rows in (3, 2, 2, 1)]
     await asyncio.sleep(0)
 
     model.gate.set()
@@ -71,14 +71,14 @@ async def test_batches_end_at_the_limit(threads: ThreadPoolExecutor) -> None:
 async def test_requests_of_different_kinds_do_not_meet(threads: ThreadPoolExecutor) -> None:
     """Other outputs, another type, another trailing shape, another version: a run each."""
     model = DoublingModel(open_at_once=False)
-    servable, other = Servable("m", 1, model, BatchLimits()), Servable("m", 2, model, BatchLimits())
+    version, other = Version("m", 1, model, BatchLimits()), Version("m", 2, model, BatchLimits())
     scheduler = Scheduler(threads, 1, Metrics())
-    first = await _occupied(scheduler, servable, model)
+    first = await _occupied(scheduler, version, model)
     kinds = [
-        (servable, _column(1), ["y"]),
-        (servable, _column(1), ["z"]),
-        (servable, {"x": np.ones(1, np.uint8)}, ["y"]),
-        (servable, {"x": np.ones((1, 7), np.float32)}, ["y"]),
+        (version, _column(1), ["y"]),
+        (version, _column(1), ["z"]),
+        (version, {"x": np.ones(1, np.uint8)}, ["y"]),
+        (version, {"x": np.ones((1, 7), np.float32)}, ["y"]),
         (other, _column(1), ["y"]),
     ]
     waiting = [asyncio.create_task(scheduler.run(*kind)) for kind in kinds]
@@ -93,17 +93,17 @@ async def test_requests_of_different_kinds_do_not_meet(threads: ThreadPoolExecut
 async def test_a_full_queue_refuses_at_once_and_room_is_given_back(threads: ThreadPoolExecutor) -> None:
     """Whoever leaves makes room for another."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model, BatchLimits(1, max_enqueued_batches=2))
+    version = Version("m", 1, model, BatchLimits(1, max_enqueued_batches=2))
     scheduler = Scheduler(threads, 1, Metrics())
-    first = await _occupied(scheduler, servable, model)
-    waiting = [asyncio.create_task(scheduler.run(servable, _column(n), ["y"])) for n in (1, 2)]
+    first = await _occupied(scheduler, version, model)
+    waiting = [asyncio.create_task(scheduler.run(version, _column(n), ["y"])) for n in (1, 2)]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="currently 2 batches enqueued and max_enqueued_batches is 2"):
-        await scheduler.run(servable, _column(3), ["y"])
+        await scheduler.run(version, _column(3), ["y"])
 
     waiting[0].cancel()
     await asyncio.wait(waiting[:1])
-    late = asyncio.create_task(scheduler.run(servable, _column(4), ["y"]))
+    late = asyncio.create_task(scheduler.run(version, _column(4), ["y"]))
     await asyncio.sleep(0)
     model.gate.set()
 
@@ -114,12 +114,12 @@ async def test_a_full_queue_refuses_at_once_and_room_is_given_back(threads: Thre
 async def test_who_waited_too_long_is_not_run(threads: ThreadPoolExecutor) -> None:
     """RESOURCE_EXHAUSTED, as the real server says it; its mate is answered."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model, BatchLimits())
+    version = Version("m", 1, model, BatchLimits())
     scheduler = Scheduler(threads, 1, Metrics())
-    first = await _occupied(scheduler, servable, model)
+    first = await _occupied(scheduler, version, model)
     now = asyncio.get_running_loop().time()
-    late = asyncio.create_task(scheduler.run(servable, _column(1), ["y"], deadline=now))
-    mate = asyncio.create_task(scheduler.run(servable, _column(2), ["y"], deadline=now + 60))
+    late = asyncio.create_task(scheduler.run(version, _column(1), ["y"], deadline=now))
+    mate = asyncio.create_task(scheduler.run(version, _column(2), ["y"], deadline=now + 60))
     await asyncio.sleep(0)
 
     model.gate.set()
@@ -136,13 +136,13 @@ async def test_who_waited_too_long_is_not_run(threads: ThreadPoolExecutor) -> No
 async def test_a_version_is_held_until_its_run_is_over_even_when_the_caller_goes(threads: ThreadPoolExecutor) -> None:
     """Otherwise the session would be closed under a running kernel."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model, BatchLimits())
+    version = Version("m", 1, model, BatchLimits())
     scheduler = Scheduler(threads, 1, Metrics())
-    first = await _occupied(scheduler, servable, model)
+    first = await _occupied(scheduler, version, model)
     first.cancel()
     await asyncio.wait([first])
 
-    drained = asyncio.create_task(servable.drained())
+    drained = asyncio.create_task(version.drained())
     await asyncio.sleep(0)
     assert not drained.done()
     model.gate.set()
@@ -154,10 +154,10 @@ async def test_without_batching_everyone_runs_alone_whatever_the_shape(threads: 
     """Scalars included."""
     model = DoublingModel()
     scheduler = Scheduler(threads, 2, Metrics())
-    servable = Servable("m", 1, model)
+    version = Version("m", 1, model)
 
     answers = await asyncio.gather(
-        scheduler.run(servable, {"x": np.array(21.0)}, ["y"]), scheduler.run(servable, _column(1, 2), ["y"])
+        scheduler.run(version, {"x": np.array(21.0)}, ["y"]), scheduler.run(version, _column(1, 2), ["y"])
     )
 
     assert [42.0, [2.0, 4.0]] == [answer[0].tolist() for answer in answers]
@@ -166,14 +166,14 @@ async def test_without_batching_everyone_runs_alone_whatever_the_shape(threads: 
 async def test_a_failing_run_fails_its_requests_and_frees_its_slot(threads: ThreadPoolExecutor) -> None:
     """An exception that nobody foresaw is INTERNAL, with its cause for the log alone; the next request is answered."""
     scheduler = Scheduler(threads, 1, Metrics())
-    servable = Servable("m", 1, DoublingModel(), BatchLimits())
+    version = Version("m", 1, DoublingModel(), BatchLimits())
 
     with pytest.raises(Internal) as failure:
-        await scheduler.run(servable, _column(13), ["y"])
+        await scheduler.run(version, _column(13), ["y"])
 
     assert "thirteen" not in failure.value.message
     assert "thirteen" == str(failure.value.__cause__)
-    assert [2.0] == (await scheduler.run(servable, _column(1), ["y"]))[0].tolist()
+    assert [2.0] == (await scheduler.run(version, _column(1), ["y"]))[0].tolist()
 
 
 async def test_the_runtimes_own_error_keeps_its_code(threads: ThreadPoolExecutor) -> None:
@@ -186,7 +186,7 @@ async def test_the_runtimes_own_error_keeps_its_code(threads: ThreadPoolExecutor
     scheduler = Scheduler(threads, 1, Metrics())
 
     with pytest.raises(ServingError, match="OOM when allocating") as failure:
-        await scheduler.run(Servable("m", 1, Exhausted(), BatchLimits()), _column(1), ["y"])
+        await scheduler.run(Version("m", 1, Exhausted(), BatchLimits()), _column(1), ["y"])
 
     assert Code.RESOURCE_EXHAUSTED is failure.value.code
 
@@ -203,19 +203,19 @@ async def test_what_cannot_be_batched_is_refused(
     threads: ThreadPoolExecutor, feeds: dict[str, Array], text: str
 ) -> None:
     """Before it waits; and nothing is left behind."""
-    servable = Servable("m", 1, DoublingModel(), BatchLimits())
+    version = Version("m", 1, DoublingModel(), BatchLimits())
     with pytest.raises(InvalidArgument, match=text):
-        await Scheduler(threads, 1, Metrics()).run(servable, feeds, ["y"])
+        await Scheduler(threads, 1, Metrics()).run(version, feeds, ["y"])
 
-    await asyncio.wait_for(servable.drained(), 1)
+    await asyncio.wait_for(version.drained(), 1)
 
 
 async def test_drained_waits_for_what_runs(threads: ThreadPoolExecutor) -> None:
     """And for nothing else."""
     model = DoublingModel(open_at_once=False)
-    servable = Servable("m", 1, model, BatchLimits())
+    version = Version("m", 1, model, BatchLimits())
     scheduler = Scheduler(threads, 1, Metrics())
-    first = await _occupied(scheduler, servable, model)
+    first = await _occupied(scheduler, version, model)
     drained = asyncio.create_task(scheduler.drained())
     await asyncio.sleep(0)
     assert not drained.done()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.version_policy import Action, Everything, Latest, Specific, State, VersionPolicy, next_step
+from modelserver.models.version_policy import Action, Everything, Latest, Specific, State, VersionPolicy, next_step
 
 READY, LOADING, UNLOADING, END = State.AVAILABLE, State.LOADING, State.UNLOADING, State.END
 

@@ -8,7 +8,7 @@ import pytest
 
 from microtome.commands.up import command, plan
 from microtome.commands.up.addresses import Endpoint
-from modelserver import options
+from modelserver.config import options
 
 
 @pytest.mark.parametrize(

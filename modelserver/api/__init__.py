@@ -1,0 +1,1 @@
+"""The gRPC and REST APIs, and the handlers that both call."""

@@ -1,0 +1,158 @@
+"""The HTTP port: TensorFlow Serving's REST API for status and metadata, and the metrics, on uvicorn.
+
+``:predict`` is not offered: pixels as JSON cost ten to a hundred times as much, and the gateway speaks gRPC. It answers
+501, so that a client learns that the server, not its request, is the reason.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+
+import uvicorn
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
+
+from modelserver.api.handlers import SIGNATURE_DEF, model_metadata, model_status
+from modelserver.config.addresses import CannotListen
+from modelserver.errors import Code, InvalidArgument, ServingError, Unimplemented
+from modelserver.metrics import Metrics
+from modelserver.models.catalogue import Catalogue
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_INFERENCE = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.IGNORECASE)
+_MODEL = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE)
+_LARGEST_VERSION = 2**63 - 1
+
+_HTTP_STATUS = {Code.OK: 200, Code.INVALID_ARGUMENT: 400, Code.NOT_FOUND: 404, Code.UNIMPLEMENTED: 501}
+"""Every code that a request here can end with."""
+
+
+class RestApp:
+    """The ASGI application. Counts each call under ``/v1/``, probes included.
+
+    Args:
+        catalogue: The models.
+        metrics: Counts calls; offered at ``metrics_path``.
+        metrics_path: The path of the metrics; None for none.
+    """
+
+    def __init__(self, catalogue: Catalogue, metrics: Metrics, metrics_path: str | None) -> None:
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._metrics_path = metrics_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call. Bodies are not read: no call needs one."""
+        del receive
+        method, path, media_type = scope["method"], scope["path"], "application/json"
+        if path == self._metrics_path:
+            status, body, media_type = 200, self._metrics.page(), "text/plain"
+        elif path.lower().startswith("/v1/"):
+            status, body = self._answer(method, path)
+        else:
+            status, body = 404, '{ "error": "Not Found" }'
+        headers = [(b"content-type", media_type.encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body.encode()})
+
+    def _answer(self, method: str, path: str) -> tuple[int, str]:
+        """Answer one call with a status and JSON."""
+        inference, model = _INFERENCE.fullmatch(path), _MODEL.fullmatch(path)
+        match = (inference if method == "POST" else None) or (model if method == "GET" else None)
+        name = match["name"] or "" if match else ""
+        began, code = time.monotonic(), Code.OK
+        try:
+            if match is None:
+                raise InvalidArgument(f"Malformed request: {method} {path}")
+            if match is inference:
+                raise Unimplemented(f"{match['method']} over REST is not implemented; use gRPC")
+            body = self._about(match)
+        except ServingError as error:
+            code, body = error.code, f'{{ "error": {json.dumps(error.message)} }}'
+        self._metrics.request(name, code.name)
+        if code is Code.OK:
+            self._metrics.answered(name, "", "REST", time.monotonic() - began)
+        return _HTTP_STATUS[code], body
+
+    def _about(self, match: re.Match[str]) -> str:
+        """Return status or metadata of a model as JSON."""
+        if not match["name"]:
+            raise InvalidArgument("Missing model name in request.")
+        spec = model_pb2.ModelSpec(name=match["name"])
+        if match["version"]:
+            if int(match["version"]) > _LARGEST_VERSION:
+                raise InvalidArgument(f"Failed to convert version: {match['version']} to numeric.")
+            spec.version.value = int(match["version"])
+        elif match["label"]:
+            spec.version_label = match["label"]
+        if not match["metadata"]:
+            return _json(model_status(self._catalogue, get_model_status_pb2.GetModelStatusRequest(model_spec=spec)))
+        request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
+        response = model_metadata(self._catalogue, request)
+        # Like the real server, print the signatures and not the ``Any`` that holds them.
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata[SIGNATURE_DEF].Unpack(signatures)
+        spec_json, signatures_json = _json(response.model_spec), _json(signatures)
+        return f'{{\n"model_spec":{spec_json},\n"metadata": {{"signature_def": {signatures_json}}}\n}}\n'
+
+
+def _json(message: Message) -> str:
+    text = json_format.MessageToJson(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
+    )
+    return f"{text}\n"
+
+
+class _WithoutSignals(uvicorn.Server):
+    """Leaves signals to the application, which stops gRPC by the same ones."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+class RestServer:
+    """The HTTP port, opened by ``start`` and closed by ``stop``."""
+
+    def __init__(self, app: RestApp, host: str, port: int) -> None:
+        self._address = (host, port)
+        config = uvicorn.Config(
+            app, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none",
+            timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        self._server = _WithoutSignals(config)
+        self._serving: asyncio.Task[None] | None = None
+
+    def start(self) -> str:
+        """Begin to listen.
+
+        Returns:
+            The address, for the log.
+
+        Raises:
+            CannotListen: The port is not available.
+        """
+        host, port = self._address
+        try:
+            listener = socket.create_server(self._address, family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        except OSError as error:
+            raise CannotListen(f"Cannot listen on {host}:{port}: {error.strerror}") from error
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
+        return f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Close the port once active requests are answered."""
+        if self._serving:
+            self._server.should_exit = True
+            await self._serving

@@ -1,0 +1,1 @@
+"""Batching of concurrent requests: limits, queues, the scheduler, and the execution of a batch."""

@@ -1,0 +1,1 @@
+"""Engines load SavedModels and execute them: TensorFlow, or OpenVINO on request."""

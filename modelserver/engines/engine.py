@@ -1,0 +1,51 @@
+"""The port of an engine, which loads and executes SavedModels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from modelserver.tensors.codec import Array
+from modelserver.tensors.signatures import Signature
+
+
+class LoadedModel(Protocol):
+    """A SavedModel in memory. All methods may be called from any thread."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The signatures, by key."""
+
+    @property
+    def signature_defs(self) -> Mapping[str, Any]:
+        """The same as TensorFlow's ``SignatureDef`` messages, for GetModelMetadata."""
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
+        """Compute the fetched tensors and nothing else; releases the interpreter lock meanwhile.
+
+        Args:
+            feeds: Arrays by tensor name.
+            fetches: Tensor names.
+
+        Returns:
+            One array per fetch, in their order.
+
+        Raises:
+            ServingError: With the code and text of the runtime.
+        """
+
+    def close(self) -> None:
+        """Free the memory. No run may be active, and none may follow."""
+
+
+class Engine(Protocol):
+    """Loads SavedModels."""
+
+    def threads(self, path: Path) -> int:
+        """Return the number of threads that compute one batch of the SavedModel in ``path``."""
+
+    def load(self, path: Path) -> LoadedModel:
+        """Read the SavedModel in ``path``; blocks, for seconds.
+
+        Raises:
+            ServingError: There is none, or it cannot be read.
+        """

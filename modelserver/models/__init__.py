@@ -1,0 +1,1 @@
+"""Models and their versions: configuration, discovery on disk, loading, life cycle, lookup."""

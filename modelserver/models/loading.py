@@ -1,0 +1,141 @@
+"""Load a version and warm it up. Everything here blocks, and runs in a load thread.
+
+The warm-up requests of a version are in ``assets.extra/tf_serving_warmup_requests``: a TFRecord file of
+``PredictionLog`` messages. A failing record fails the load: better a version that never starts than one that cannot
+answer.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from modelserver.batching.limits import Batching, BatchLimits
+from modelserver.batching.queue import BatchQueue
+from modelserver.batching.run import count_rows, run_batch
+from modelserver.engines.engine import Engine, LoadedModel
+from modelserver.engines.parallelism import LoadAffinity
+from modelserver.errors import DataLoss, Internal, InvalidArgument, ServingError, Unimplemented
+from modelserver.metrics import Metrics
+from modelserver.tensors.signatures import bind, find_signature
+
+log = logging.getLogger(__name__)
+
+RECORDS = Path("assets.extra", "tf_serving_warmup_requests")
+MOST_RECORDS = 1000
+
+WarmUp = Callable[[LoadedModel, Path, BatchLimits | None], int]
+"""Executes the requests of a loaded version in its directory; returns their number, or raises ServingError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that is ready to answer."""
+
+    model: LoadedModel
+    limits: BatchLimits | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Loads versions, and warms them up.
+
+    Attributes:
+        engine: Executes them.
+        warm_up: Runs before they are available; None for no warm-up.
+        batching: How each is batched.
+        metrics: Counts loads and warm-ups.
+        affinity: Pins loads to one core.
+    """
+
+    engine: Engine
+    warm_up: WarmUp | None
+    batching: Batching
+    metrics: Metrics
+    affinity: LoadAffinity = field(default_factory=LoadAffinity)
+
+    def load(self, version_dir: Path) -> Loaded:
+        """Load one version.
+
+        Raises:
+            ServingError: It cannot be loaded, or its warm-up failed; nothing of it stays in memory.
+        """
+        started = time.monotonic()
+        try:
+            limits = self.batching.limits_for(version_dir, self.engine.threads(version_dir))
+            with self.affinity.load():
+                model = self._read(version_dir)
+                try:
+                    self._warm_up(model, version_dir, limits)
+                except BaseException:
+                    model.close()
+                    raise
+        except ServingError:
+            raise
+        except Exception as error:
+            log.exception("Loading %s failed", version_dir)
+            raise Internal(f"Loading failed: {type(error).__name__}; see the log of the model server") from error
+        log.info("Loaded %s in %.2f s", version_dir, time.monotonic() - started)
+        return Loaded(model, limits)
+
+    def _read(self, version_dir: Path) -> LoadedModel:
+        began, seconds = time.monotonic(), None
+        try:
+            model = self.engine.load(version_dir)
+            seconds = time.monotonic() - began
+        finally:
+            self.metrics.loaded(version_dir, seconds)
+        return model
+
+    def _warm_up(self, model: LoadedModel, version_dir: Path, limits: BatchLimits | None) -> None:
+        began = time.monotonic()
+        if self.warm_up and (count := self.warm_up(model, version_dir, limits)):
+            seconds = time.monotonic() - began
+            self.metrics.warmed_up(version_dir, seconds)
+            log.info("Warmed up %s with %d records in %.2f s", version_dir, count, seconds)
+
+
+def warm_up(model: LoadedModel, version_dir: Path, limits: BatchLimits | None = None, *, iterations: int = 1) -> int:
+    """Execute every warm-up record; a missing file is fine.
+
+    Args:
+        model: The version, loaded.
+        version_dir: Its directory.
+        limits: How its requests are batched; warm-up requests are padded and refused like others.
+        iterations: Number of executions of each record.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        ServingError: A record failed, or the file is damaged or too long.
+    """
+    path = version_dir / RECORDS
+    if not path.is_file():
+        return 0
+    count = 0
+    try:
+        for count, record in enumerate(tf.compat.v1.io.tf_record_iterator(str(path)), start=1):
+            if count > MOST_RECORDS:
+                raise InvalidArgument(f"Number of warmup records exceeds the maximum ({MOST_RECORDS}) at {path}")
+            for _ in range(max(iterations, 1)):
+                _execute(model, prediction_log_pb2.PredictionLog.FromString(record), limits)
+    except tf.errors.DataLossError as error:
+        raise DataLoss(f"{error.message}. Please verify your warmup data is in TFRecord format.") from error
+    return count
+
+
+def _execute(model: LoadedModel, record: prediction_log_pb2.PredictionLog, limits: BatchLimits | None) -> None:
+    kind = record.WhichOneof("log_type")
+    if kind != "predict_log":
+        raise Unimplemented(f"Unsupported log_type for warmup: {kind}")
+    request = record.predict_log.request
+    signature = find_signature(model.signatures, request.model_spec.signature_name)
+    call = bind(signature, request.inputs, request.output_filter)
+    if limits:
+        BatchQueue(limits).admit(count_rows(call.feeds))
+    run_batch(model, [call.feeds], list(call.outputs.values()), limits)

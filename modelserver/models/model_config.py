@@ -1,0 +1,116 @@
+"""The models to serve, as ``--models_dir`` or TensorFlow Serving's own configuration message names them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelserver.errors import InvalidArgument
+from modelserver.models.discovery import MissingBasePath, find_models
+from modelserver.models.version_policy import Everything, Latest, Specific, VersionPolicy
+
+if TYPE_CHECKING:
+    from tensorflow_serving.config import model_server_config_pb2
+
+_TENSORFLOW = 1  # ModelType.TENSORFLOW, the deprecated way to say platform "tensorflow"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One model to serve.
+
+    Attributes:
+        name: Its name in requests.
+        base_path: The directory of its version directories.
+        policy: Selects the versions to serve.
+        labels: Version numbers by label.
+    """
+
+    name: str
+    base_path: Path
+    policy: VersionPolicy = field(default_factory=Latest)
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+class NothingToServe(Exception):
+    """The options name no model."""
+
+
+def models_of(models_dir: Path) -> Sequence[ModelConfig]:
+    """List the models of a directory, each with its latest version.
+
+    Raises:
+        NothingToServe: The directory is missing or has no model; the text says how to create one.
+    """
+    try:
+        found = find_models(models_dir)
+    except MissingBasePath as error:
+        raise NothingToServe(f"No models directory: {error}. {_how(models_dir)}") from error
+    if not found:
+        raise NothingToServe(f"No model in {models_dir}. {_how(models_dir)}")
+    return [ModelConfig(name, path) for name, path in found.items()]
+
+
+def _how(models_dir: Path) -> str:
+    return (
+        f"Expected {models_dir}/<model>/<version>/saved_model.pb; export one with: "
+        f"microtome export RECIPE --out {models_dir}"
+    )
+
+
+def read_configs(
+    server_config: "model_server_config_pb2.ModelServerConfig", served: Collection[str] = ()
+) -> Sequence[ModelConfig]:
+    """Read and check a ``tensorflow.serving.ModelServerConfig``.
+
+    Args:
+        server_config: The message.
+        served: Names of the models that are served now; their platform must not change.
+
+    Raises:
+        InvalidArgument: It is of another kind, lists a model twice, or has a relative path or a foreign platform.
+    """
+    if server_config.WhichOneof("config") != "model_config_list":
+        raise InvalidArgument(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+            "Only ModelConfigList is currently supported"
+        )
+    configs: dict[str, ModelConfig] = {}
+    for entry in server_config.model_config_list.config:
+        if entry.name in configs:
+            raise InvalidArgument(f"Illegal to list model {entry.name} multiple times in config list")
+        configs[entry.name] = _read(entry, served)
+    return list(configs.values())
+
+
+def _read(entry: "model_server_config_pb2.ModelConfig", served: Collection[str]) -> ModelConfig:
+    if not entry.base_path.startswith("/"):
+        raise InvalidArgument(
+            f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
+        )
+    if not entry.model_platform and entry.model_type != _TENSORFLOW:
+        raise InvalidArgument(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            f"ModelServerConfig::model_platform, model name is {entry.name}"
+        )
+    if entry.model_platform not in {"", "tensorflow"}:
+        if entry.name in served:
+            raise InvalidArgument(
+                f"Illegal to change a model's platform. For model {entry.name} platform was tensorflow and new "
+                f"platform requested is {entry.model_platform}"
+            )
+        raise InvalidArgument(f"Model {entry.name} requests unsupported platform {entry.model_platform}")
+    return ModelConfig(entry.name, Path(entry.base_path), _policy(entry), dict(entry.version_labels.items()))
+
+
+def _policy(entry: "model_server_config_pb2.ModelConfig") -> VersionPolicy:
+    policy = entry.model_version_policy
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return Everything()
+        case "specific":
+            return Specific(frozenset(policy.specific.versions))
+        case "latest":
+            return Latest(policy.latest.num_versions or 1)
+        case _:
+            return Latest()

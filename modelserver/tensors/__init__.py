@@ -1,0 +1,1 @@
+"""Tensors between the wire and numpy, and the signatures that requests must fit."""
