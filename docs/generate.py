@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from exporter import cli as exporter_cli
-from exporter.recipe_schema import recipe_schema
+from exporter.recipe.format import recipe_schema
 from microtome import cli as microtome_cli
 from microtome.embed import arguments as embed_arguments
 from modelserver.command_line import usage

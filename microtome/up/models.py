@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from exporter.errors import ExporterError
-from exporter.publication import published_version
-from exporter.recipe_file import read_recipe
+from exporter.recipe.reading import read_recipe
+from exporter.savedmodel.publication import published_version
 from microtome.up.errors import CannotStart, ExportFailed
 from microtome.up.plan import exporter
 from microtome.up.processes import Child
