@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from exporter import cli as exporter_cli
-from exporter.recipe_schema import recipe_schema
+from exporter.recipe.format import recipe_schema
 from microtome.commands.embed import command as embed
 from microtome.commands.rollout import command as rollout
 from microtome.commands.up import command as up

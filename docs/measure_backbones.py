@@ -25,9 +25,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.backbones import BACKBONES
 from exporter.errors import ExporterError
-from exporter.tensorflow_ready import tensorflow_ready
+from exporter.recipe.backbones import BACKBONES
+from exporter.runtime.tensorflow_ready import tensorflow_ready
 
 PAGE = Path(__file__).with_name("backbones.md")
 DATA = Path(__file__).with_name("backbones.json")
@@ -183,11 +183,10 @@ def _print_measured(name: str, *, exported: bool) -> int:
     """Build a backbone and print its default cut; then export it there and print what that cost."""
     row = BACKBONES[name]
     with tensorflow_ready(), tempfile.TemporaryDirectory() as models:
-        from exporter.anatomy.default_cut import default_cut  # noqa: PLC0415 -- only once TensorFlow is ready
-        from exporter.anatomy.facts import cut_points  # noqa: PLC0415
-        from exporter.building import build  # noqa: PLC0415
-        from exporter.pipeline import export  # noqa: PLC0415
-        from exporter.recipe import ModelRecipe, OutputRecipe  # noqa: PLC0415
+        from exporter.export import export  # noqa: PLC0415
+        from exporter.graph.cut_points import cut_points, default_cut  # noqa: PLC0415 -- only once TensorFlow is ready
+        from exporter.models.building import build  # noqa: PLC0415
+        from exporter.recipe.resolved import ModelRecipe, OutputRecipe  # noqa: PLC0415
 
         points = cut_points(build(row, None, row.preprocessing).model)
         cut = default_cut(points)

@@ -176,7 +176,7 @@ def _recipe(name: str, outputs: tuple[str, ...]) -> str:
 
 def _compared(directory: Path, outputs: tuple[str, str], seconds: float) -> dict[str, Any]:
     """Time two outputs of a version, each fetched alone, in turns."""
-    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415 -- seconds; --help does without
+    from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415 -- seconds; --help does without
 
     try:
         with tensorflow_ready():
@@ -188,13 +188,13 @@ def _compared(directory: Path, outputs: tuple[str, str], seconds: float) -> dict
 def _in_turns(directory: Path, outputs: tuple[str, str], seconds: float) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415
 
-    from exporter.loaded import loaded  # noqa: PLC0415
-    from exporter.timing import Took, compare, timed  # noqa: PLC0415
-    from exporter.trial import trial_pixels  # noqa: PLC0415
-    from exporter.versions import manifest_of  # noqa: PLC0415
+    from exporter.bench import Took, compare, timed  # noqa: PLC0415
+    from exporter.savedmodel.saved_model import loaded  # noqa: PLC0415
+    from exporter.savedmodel.versions import manifest_of  # noqa: PLC0415
+    from exporter.verify.sample_images import sample_pixels  # noqa: PLC0415
 
     wanted = manifest_of(directory)["input"]
-    pixels = np.resize(trial_pixels(wanted["height"], wanted["width"]), (BATCH, wanted["height"], wanted["width"], 3))
+    pixels = np.resize(sample_pixels(wanted["height"], wanted["width"]), (BATCH, wanted["height"], wanted["width"], 3))
     with loaded(directory) as version:
         runs: list[Callable[[], object]] = [lambda name=name: version.run(pixels, [name]) for name in outputs]  # type: ignore[misc]
         for run in (*runs, *runs):  # the first passes choose algorithms and allocate

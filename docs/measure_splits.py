@@ -18,7 +18,7 @@ from typing import Any
 
 from measured_command import microtome
 
-from exporter.backbones import BACKBONES
+from exporter.recipe.backbones import BACKBONES
 
 PAGE = Path(__file__).with_name("splits.md")
 DATA = Path(__file__).with_name("splits.json")

@@ -1,4 +1,4 @@
-"""`python -m exporter`: the exporter's commands, as `microtome` has them too."""
+"""`python -m exporter`: the exporter's commands, which `microtome` has too."""
 
 import sys
 

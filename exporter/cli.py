@@ -1,7 +1,6 @@
 """The exporter's command line: every command of `exporter.commands`.
 
-TensorFlow takes seconds to import and YAML and rich take their share, so nothing is imported before it is needed:
-`--help` and a mistyped option are answered at once.
+TensorFlow, YAML and rich are imported late, so `--help` and a mistyped option answer immediately.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: Without the program's name; the process's own for None.
+        argv: Arguments without the program's name; None for those of the process.
 
     Returns:
-        0, or 1 when a verification failed, 2 when the user must change something, 130 when interrupted.
+        0, or 1 if a verification failed, 2 if the user must change something, 130 if interrupted.
     """
     arguments = build_parser().parse_args(argv)
     try:
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     except ExporterError as error:
         sys.stderr.write(f"microtome: {error}\n")
         return _VERIFICATION_FAILED if isinstance(error, VerificationFailed) else _USER_ERROR
-    except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at exit, and complain
+    except BrokenPipeError:  # such as `| head`; Python's flush at exit would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -55,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     code = int(_module(arguments.command).run(arguments))
-    sys.stdout.flush()  # a reader that is gone is noticed here, not at exit
+    sys.stdout.flush()  # a closed pipe raises here and not at exit
     return code
 
 

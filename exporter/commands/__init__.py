@@ -1,7 +1,7 @@
-"""The exporter's commands, one module each; this table is all that other parts need to know of them.
+"""The exporter's commands, one module each, and the table that other packages list them by.
 
-A command's module is named like the command. It has `add_to(subparsers)`, which describes its arguments and imports
-nothing heavy, and `run(arguments) -> int`, which imports what it needs when it is needed.
+A command's module has the command's name. Its `add_to(subparsers)` describes the arguments and imports nothing heavy;
+its `run(arguments) -> int` imports TensorFlow, rich and the rest late.
 """
 
 COMMANDS = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from exporter.commands import COMMANDS
 
 if TYPE_CHECKING:
-    from exporter.recipe import ModelRecipe
+    from exporter.recipe.resolved import ModelRecipe
 
 
 def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,19 +37,18 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export what is not there yet."""
-    from exporter.recipe_file import read_recipe  # noqa: PLC0415
+    """Export the models that are not published yet."""
+    from exporter.recipe.reading import read_recipe  # noqa: PLC0415
 
     file = read_recipe(arguments.recipe)
     chosen = file.select(arguments.model)
     wanted = [recipe for recipe in chosen if arguments.force or not _is_there(arguments.out, recipe)]
     if not wanted:
         return 0
-    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
+    from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
 
     with tensorflow_ready():
-        from exporter.layer_check import check_layers  # noqa: PLC0415
-        from exporter.pipeline import export  # noqa: PLC0415
+        from exporter.export import check_layers, export  # noqa: PLC0415
 
         check_layers(file, wanted)
         for recipe in wanted:
@@ -67,9 +66,10 @@ def _absolute(text: str) -> Path:
 
 
 def _is_there(models: Path, recipe: ModelRecipe) -> bool:
-    from exporter.publication import published_version  # noqa: PLC0415
+    from exporter.savedmodel.publication import published_version  # noqa: PLC0415
 
     version = published_version(models, recipe)
     if version is not None:
-        print(f"{recipe.name} version {version} is already there, from this very recipe (--force exports anew)")  # noqa: T201
+        said = f"{recipe.name} version {version} is already there, from this very recipe"
+        print(f"{said} (--force exports it again)")  # noqa: T201
     return version is not None

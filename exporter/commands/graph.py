@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from exporter.commands import COMMANDS
-from exporter.commands.backbone import add_backbone_to, read_backbone
+from exporter.commands.arguments import add_backbone_to, read_backbone
 from exporter.errors import CannotPublish
 
 
@@ -24,15 +24,14 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw."""
+    """Draw the backbone and write the picture."""
     row, pixels = read_backbone(arguments)
-    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
+    from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
 
     with tensorflow_ready():
-        from exporter.building import build  # noqa: PLC0415
-        from exporter.drawing.outline import outline  # noqa: PLC0415
-        from exporter.drawing.svg import draw  # noqa: PLC0415
-        from exporter.progress import stage  # noqa: PLC0415
+        from exporter.graph.drawing import draw, outline  # noqa: PLC0415
+        from exporter.models.building import build  # noqa: PLC0415
+        from exporter.runtime.terminal import stage  # noqa: PLC0415
 
         with stage(f"Building {row.name}"):
             boxes = outline(build(row, None, pixels).model, arguments.mark, expand=arguments.all)

@@ -18,7 +18,7 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001 -- there is one thing to print
     """Print the schema."""
-    from exporter.recipe_schema import recipe_schema  # noqa: PLC0415
+    from exporter.recipe.format import recipe_schema  # noqa: PLC0415
 
     print(json.dumps(recipe_schema(), indent=2))  # noqa: T201
     return 0

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.commands import COMMANDS
-from exporter.commands.backbone import add_backbone_to, read_backbone
+from exporter.commands.arguments import add_backbone_to, read_backbone
 from exporter.errors import ImpossibleSplit
 
 if TYPE_CHECKING:
-    from exporter.splitting.pipeline import Split
+    from exporter.split.pipeline import Split
 
 _UNEQUAL = 1
 
@@ -39,21 +39,21 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Split, and print what the comparison with the whole found."""
+    """Split, and print how the blocks compare with the whole network."""
     sliced = arguments.start is not None and arguments.end is not None
     if sliced == bool(arguments.at) or (arguments.start is None) != (arguments.end is None):
         options = {"--at": arguments.at, "--from": arguments.start, "--to": arguments.end}
         given = " and ".join(option for option, value in options.items() if value) or "neither"
         raise ImpossibleSplit(f"Expected --at LAYER, at least once; or --from LAYER and --to LAYER. Received: {given}.")
     row, pixels = read_backbone(arguments)
-    from exporter.backbones import BACKBONES  # noqa: PLC0415
-    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
+    from exporter.recipe.backbones import BACKBONES  # noqa: PLC0415
+    from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
 
     weights = arguments.weights or ("imagenet" if row.name in BACKBONES else None)
     with tensorflow_ready():
-        from exporter.building import build  # noqa: PLC0415
-        from exporter.progress import stage  # noqa: PLC0415
-        from exporter.splitting.pipeline import slice_to, split_to  # noqa: PLC0415
+        from exporter.models.building import build  # noqa: PLC0415
+        from exporter.runtime.terminal import stage  # noqa: PLC0415
+        from exporter.split.pipeline import slice_to, split_to  # noqa: PLC0415
 
         with stage(f"Building {row.name}"):
             built = build(row, weights, pixels)
@@ -69,20 +69,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(done: Split, out: Path) -> None:
-    from rich.table import Table  # noqa: PLC0415
+    from exporter.runtime.terminal import print_table  # noqa: PLC0415
 
-    from exporter.tables import print_table  # noqa: PLC0415
-
-    blocks = Table("block", "takes", "gives", title=f"{len(done.blocks)} blocks", title_justify="left")
-    for block in done.blocks:
-        blocks.add_row(block.model.name, ", ".join(block.takes), ", ".join(block.gives))
-    proof = Table(
-        "after", "output", "saved as", "images", "max abs", "max rel", "cosine", "equal", title_justify="left"
-    )
-    for found in done.comparisons:
-        numbers = (f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{found.cosine:.9f}")
-        equal = "yes" if found.equal else "NO"
-        proof.add_row(found.block, found.output, found.form, found.images, *numbers, equal)
-    for table in (blocks, proof):
-        print_table(table)
-    print(f"Written to {out}." if done.published else "What was written does not equal the network: nothing is kept.")  # noqa: T201
+    blocks = [(block.model.name, ", ".join(block.takes), ", ".join(block.gives)) for block in done.blocks]
+    print_table(("block", "takes", "gives"), blocks, title=f"{len(blocks)} blocks")
+    proof = [
+        (
+            *(found.block, found.output, found.form, found.images),
+            *(f"{found.max_abs:.2g}", f"{found.max_rel:.2g}", f"{found.cosine:.9f}"),
+            "yes" if found.equal else "NO",
+        )
+        for found in done.comparisons
+    ]
+    print_table(("after", "output", "saved as", "images", "max abs", "max rel", "cosine", "equal"), proof)
+    unequal = "What was written does not equal the network: nothing is kept."
+    print(f"Written to {out}." if done.published else unequal)  # noqa: T201

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporter.commands import COMMANDS
+from exporter.commands.arguments import add_sources_to, add_version_to
+
+if TYPE_CHECKING:
+    from exporter.verify.checks import Finding
 
 
 def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,29 +24,37 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Load a version afresh, build its model again from its recipe, and compare the two. Ends with 1 "
         "when they differ.",
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="a version, such as models/lite0/1")
+    add_version_to(parser)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="real images to compare on, the first 64 of them")
-    parser.add_argument(
-        "--sources",
-        type=Path,
-        default=Path(),
-        metavar="FOLDER",
-        help="the recipe's folder, where the files that it names start (the current one)",
-    )
+    add_sources_to(parser)
     parser.add_argument("--json", action="store_true", help="JSON, for programs")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verify a version and print what was found."""
-    from exporter.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
-    from exporter.versions import find_version  # noqa: PLC0415
+    """Verify a version and print the findings."""
+    from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
+    from exporter.savedmodel.versions import find_version  # noqa: PLC0415
 
     directory = find_version(arguments.directory)
     with tensorflow_ready():
-        from exporter.reverification import verify_again  # noqa: PLC0415
+        from exporter.verify.verify_command import verify_again  # noqa: PLC0415
 
         findings = verify_again(directory, arguments.images, arguments.sources)
-    from exporter.findings_report import print_findings  # noqa: PLC0415
+    ok = all(finding.ok for finding in findings)
+    if arguments.json:
+        document = {"directory": str(directory), "ok": ok, "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(document, indent=1))  # noqa: T201
+    else:
+        _print_table(directory, findings, ok=ok)
+    return 0 if ok else 1
 
-    print_findings(directory, findings, as_json=arguments.json)
-    return 0 if all(finding.ok for finding in findings) else 1
+
+def _print_table(directory: Path, findings: Sequence[Finding], *, ok: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from exporter.runtime.terminal import print_table  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    console.print(f"{directory}: {'verified' if ok else 'NOT as it should be'}", soft_wrap=True, markup=False)
+    rows = [("[green]ok[/]" if finding.ok else "[red]no[/]", finding.check, finding.detail) for finding in findings]
+    print_table(("", "check", "found"), rows, console=console)

@@ -82,7 +82,7 @@ async def test_a_model_is_found_by_its_name_only(server: ModelServer) -> None:
 
 
 async def test_vectors_are_what_was_asked_for(server: ModelServer) -> None:
-    """Exactly the outputs asked for, each float32 [N, D] as the manifest says, all finite."""
+    """Float64Reference the outputs asked for, each float32 [N, D] as the manifest says, all finite."""
     found = only(server)
     for names in ([found.manifest.default_output], list(found.outputs)):
         vectors = await server.infer(found, names, pixels(found, 3))

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from exporter.errors import CalibrationImageBroken
-from exporter.images import read_pixels
-from exporter.preprocessing import Preprocessing
+from exporter.recipe.images import read_pixels
+from exporter.recipe.preprocessing import Preprocessing
 from microtome.manifest import InputSpec
 from microtome.preprocessing import decode
 

@@ -40,8 +40,8 @@ def keras_vectors() -> Iterator[Reference]:
     # TensorFlow's seconds are for those who run this test.
     import keras  # noqa: PLC0415
 
-    from exporter.backbones import find_backbone  # noqa: PLC0415
-    from exporter.building import build  # noqa: PLC0415
+    from exporter.models.building import build  # noqa: PLC0415
+    from exporter.recipe.backbones import find_backbone  # noqa: PLC0415
 
     row = find_backbone("EfficientNetLite0")
     backbone = build(row, "imagenet", row.preprocessing).model

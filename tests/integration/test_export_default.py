@@ -13,16 +13,15 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from exporter.backbones import BACKBONES
-from exporter.building import build
-from exporter.exactness import Exactly
-from exporter.manifest import check
-from exporter.recipe_file import read_recipe
-from exporter.reference import reference
-from exporter.slicing import cut
-from exporter.trial import relative_error, trial_pixels
-from exporter.verification import ROUNDING
-from exporter.warmup import FILE
+from exporter.head.slicing import cut
+from exporter.models.building import build
+from exporter.recipe.backbones import BACKBONES
+from exporter.recipe.reading import read_recipe
+from exporter.savedmodel.manifest import check
+from exporter.savedmodel.serving_files import WARMUP_FILE
+from exporter.verify.keras_reference import Float64Reference, reference
+from exporter.verify.sample_images import relative_error, sample_pixels
+from exporter.verify.verification import ROUNDING
 from tests.assets import make_lite0_reference as independent
 from tests.exported_models import REPOSITORY, export
 
@@ -135,9 +134,9 @@ def test_vectors_equal_keras_and_do_not_depend_on_the_batch(exported: Exported) 
     """
     (recipe,) = read_recipe(REPOSITORY / "recipe.yaml").models
     slice_ = cut(build(BACKBONES[recipe.backbone], recipe.weights, recipe.input), recipe)
-    pixels = trial_pixels(224, 224)
+    pixels = sample_pixels(224, 224)
     together = exported.run("serving_default", images=pixels)
-    exact = Exactly(slice_, pixels, {}).outputs(np.arange(len(pixels)))
+    exact = Float64Reference(slice_, pixels, {}).outputs(np.arange(len(pixels)))
     assert exact is not None
     for name, expected in reference(slice_, pixels).items():
         assert relative_error(together[name][:3], expected[:3]) <= 1e-4
@@ -162,7 +161,7 @@ def test_tensorflow_2_loads_and_prunes_it(exported: Exported) -> None:
     loaded = tf.saved_model.load(str(exported.directory))
     signature = exported.meta.signature_def["serving_default"]
     early = loaded.prune(signature.inputs["images"].name, signature.outputs["early"].name)
-    pixels = trial_pixels(224, 224)
+    pixels = sample_pixels(224, 224)
     expected = exported.run("serving_default", images=pixels)["early"]
     np.testing.assert_allclose(early(tf.constant(pixels)), expected, rtol=1e-4, atol=1e-5)
 
@@ -170,7 +169,7 @@ def test_tensorflow_2_loads_and_prunes_it(exported: Exported) -> None:
 def test_every_warmup_record_runs(exported: Exported) -> None:
     """TensorFlow Serving refuses a version whose warm-up fails, so every record is run here as it would."""
     sizes = []
-    for record in tf.data.TFRecordDataset(str(exported.directory / "assets.extra" / FILE)):
+    for record in tf.data.TFRecordDataset(str(exported.directory / "assets.extra" / WARMUP_FILE)):
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         sizes.append(len(exported.run(request.model_spec.signature_name, **inputs)["top"]))

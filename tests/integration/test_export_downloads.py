@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from exporter.trial import relative_error, trial_pixels
+from exporter.verify.sample_images import relative_error, sample_pixels
 from tests.exported_models import REPOSITORY
 
 FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5"
@@ -105,7 +105,7 @@ def test_weights_are_downloaded_kept_and_served(host: Host, tmp_path: Path) -> N
     (line,) = done.stdout.splitlines()
     assert line.startswith("downloaded version 1 at ")
 
-    pixels = trial_pixels(96, 96)
+    pixels = sample_pixels(96, 96)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path / "models" / "downloaded" / "1"))
         signature = meta.signature_def["serving_default"]

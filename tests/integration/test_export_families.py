@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from exporter.backbones import BACKBONES
-from exporter.building import Built
-from exporter.freezing import freeze
-from exporter.heads import whole_head
-from exporter.preprocessing import Preprocessing
-from exporter.recipe import ModelRecipe, OutputRecipe
-from exporter.slicing import cut
-from exporter.trial import trial_pixels
+from exporter.head.embedding import whole_head
+from exporter.head.slicing import cut
+from exporter.models.building import Built
+from exporter.recipe.backbones import BACKBONES
+from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from exporter.savedmodel.freezing import freeze
+from exporter.verify.sample_images import sample_pixels
 from tests.exported_models import export
 from tests.unit.exporter.small_models import token_model
 
@@ -119,7 +119,7 @@ def test_class_token_is_the_first(tmp_path: Path) -> None:
     outputs = (OutputRecipe("class", "encoded", "cls"), OutputRecipe("all", "encoded", "none"))
     built = Built(BACKBONES["MobileNet"], token_model(), "own", "made for a test")
     slice_ = cut(built, ModelRecipe("tokens", "MobileNet", "random", pixels, outputs, "all"))
-    images = trial_pixels(8, 8)
+    images = sample_pixels(8, 8)
     frozen = freeze(slice_, whole_head({}))
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.import_graph_def(frozen.definition, name="")

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from exporter.backbones import BACKBONES
-from exporter.building import build
+from exporter.models.building import build
+from exporter.recipe.backbones import BACKBONES
 from tests.assets import make_lite0_reference as independent
 
 LAYERS = json.loads(independent.FILE.read_text(encoding="utf-8"))["layers"]

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from exporter.anatomy.facts import cut_points
-from exporter.backbones import BACKBONES
-from exporter.building import build
-from exporter.freezing import freeze
-from exporter.heads import whole_head
-from exporter.preprocessing import Preprocessing
-from exporter.recipe import ModelRecipe, OutputRecipe
-from exporter.reference import reference
-from exporter.slicing import cut
+from exporter.graph.cut_points import cut_points
+from exporter.head.embedding import whole_head
+from exporter.head.slicing import cut
+from exporter.models.building import build
+from exporter.recipe.backbones import BACKBONES
+from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from exporter.savedmodel.freezing import freeze
+from exporter.verify.keras_reference import reference
 
 SIZES = {"VGG16": 32, "ResNet50": 32, "MobileNetV2": 32, "DenseNet121": 32, "InceptionV3": 75, "ConvNeXtTiny": 32}
 

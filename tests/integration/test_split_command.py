@@ -8,11 +8,11 @@ from pathlib import Path
 import keras
 import pytest
 
-from exporter.backbones import BACKBONES
-from exporter.building import Built, build
 from exporter.errors import CannotPublish, ImpossibleSplit
-from exporter.preprocessing import Preprocessing
-from exporter.splitting.pipeline import slice_to, split_to
+from exporter.models.building import Built, build
+from exporter.recipe.backbones import BACKBONES
+from exporter.recipe.preprocessing import Preprocessing
+from exporter.split.pipeline import slice_to, split_to
 from tests.exported_models import REPOSITORY, exporter_command
 
 #  backbone: input size, where to cut, and how many tensors cross each cut

@@ -51,7 +51,7 @@ def test_manifest_tells_what_was_fitted(version: Path) -> None:
 
 
 def test_version_is_verified_by_another_process(version: Path) -> None:
-    """Built anew from its recipe, on real images too, it is the same down to the fingerprint."""
+    """Built again from its recipe, on real images too, it is the same down to the fingerprint."""
     photos = version.parents[2] / "photos"
     done = exporter_command(["verify", str(version), "--images", str(photos), "--json"])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,7 +59,7 @@ def test_version_is_verified_by_another_process(version: Path) -> None:
     assert report["ok"]
     checks = [finding["check"] for finding in report["findings"]]
     assert "short equals Keras on the same pixels" in checks
-    assert "built anew, the fingerprint is the same" in checks
+    assert "built again, the fingerprint is the same" in checks
 
 
 def test_version_that_was_changed_is_found(version: Path, tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ from types import ModuleType
 import keras
 import pytest
 
-from exporter.anatomy.default_cut import default_cut
-from exporter.anatomy.facts import cut_points
-from exporter.backbones import BACKBONES
-from exporter.building import build
-from exporter.memory import foreseen
+from exporter.graph.cut_points import cut_points, default_cut
+from exporter.models.building import build
+from exporter.recipe.backbones import BACKBONES
+from exporter.runtime.memory import estimated
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -101,7 +100,7 @@ def test_memory_is_not_foreseen_larger_than_it_was_measured(script: ModuleType) 
     rows = {name: row for name, row in script.known()["backbones"].items() if "machine" in row}
     assert rows
     assert {
-        name for name, row in rows.items() if foreseen(row["params"], row["params_to_cut"]) > row["peak_bytes"]
+        name for name, row in rows.items() if estimated(row["params"], row["params_to_cut"]) > row["peak_bytes"]
     } == set()
 
 

@@ -8,9 +8,9 @@ from types import ModuleType
 
 import pytest
 
-from exporter.backbones import BACKBONES
-from exporter.splitting.proof import EQUALITY
-from exporter.splitting.saved_blocks import FORMS
+from exporter.recipe.backbones import BACKBONES
+from exporter.split.pipeline import EQUALITY
+from exporter.split.saved_blocks import FORMS
 from tests.integration.test_split_command import REQUIRED
 
 DOCS = Path(__file__).parents[2] / "docs"

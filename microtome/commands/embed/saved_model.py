@@ -66,7 +66,7 @@ class SavedModelEmbedder:
         Raises:
             EmbedError: the directory has no model, or the model no such output.
         """
-        from exporter.loaded import loaded  # noqa: PLC0415, TensorFlow
+        from exporter.savedmodel.saved_model import loaded  # noqa: PLC0415, TensorFlow
 
         self._manifest = manifest(directory)
         self._wanted = wanted

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import exporter
 from exporter.errors import ExporterError
-from exporter.publication import published_version
-from exporter.recipe_file import read_recipe
+from exporter.recipe.reading import read_recipe
+from exporter.savedmodel.publication import published_version
 from microtome.commands.up import addresses, plan
 from microtome.commands.up.addresses import Endpoint
 from microtome.commands.up.command import Options

@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from exporter.backbones import BACKBONES
-from exporter.building import Built
-from exporter.preprocessing import Preprocessing
-from exporter.recipe import ModelRecipe, OutputRecipe
+from exporter.models.building import Built
+from exporter.recipe.backbones import BACKBONES
+from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 
 PIXELS = Preprocessing(8, 8, shortest_side=9)
 MAP = OutputRecipe("map", "conv", "none")

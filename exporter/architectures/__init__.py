@@ -1,1 +1,0 @@
-"""Architectures that keras.applications does not have, as functional Keras models with named layers."""

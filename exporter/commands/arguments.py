@@ -1,0 +1,63 @@
+"""Arguments that several commands share: a backbone at an input size, and the directory of a version."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exporter.recipe.backbones import Backbone
+    from exporter.recipe.preprocessing import Preprocessing
+
+
+def add_backbone_to(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a backbone and its input size."""
+    parser.add_argument(
+        "backbone",
+        metavar="BACKBONE",
+        help="such as ResNet50 or EfficientNetLite0; FILE.keras or MODULE:FUNCTION for your own; keras_hub:PRESET",
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="input size in pixels, such as 224 or 300x400 (the backbone's own; any other leaves the classifier out)",
+    )
+
+
+def read_backbone(arguments: argparse.Namespace) -> tuple[Backbone, Preprocessing]:
+    """Return the backbone's row and its input, without importing TensorFlow.
+
+    Raises:
+        UnknownBackbone: There is no such backbone.
+    """
+    from exporter.recipe.backbones import find_backbone  # noqa: PLC0415
+    from exporter.recipe.preprocessing import resolve  # noqa: PLC0415
+
+    row = find_backbone(arguments.backbone)
+    chosen = {} if arguments.size is None else {"height": arguments.size[0], "width": arguments.size[1]}
+    return row, resolve(row.preprocessing, chosen)
+
+
+def add_version_to(parser: argparse.ArgumentParser) -> None:
+    """Add the directory of a version."""
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a version, such as models/lite0/1")
+
+
+def add_sources_to(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of the files that a version's recipe names."""
+    parser.add_argument(
+        "--sources",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="the recipe's folder, where the files that it names start (the current one)",
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"expected pixels, such as 224 or 300x400. Received: {text!r}.")
+    return int(sides[0]), int(sides[-1])

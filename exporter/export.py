@@ -1,0 +1,196 @@
+"""The export pipeline: check layers, prepare, calibrate, freeze, describe, write a draft, verify, publish."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from exporter.calibration import calibrate, check_memory, check_output
+from exporter.errors import CutError, ImpossibleInput, ImpossiblePooling, ImpossibleProjection
+from exporter.head.projection import write_projections
+from exporter.head.slicing import Slice, find_output, prepare, warn_of_long_vectors, warn_of_memory
+from exporter.models.building import build
+from exporter.recipe.backbones import find_backbone
+from exporter.recipe.files import image_files
+from exporter.recipe.resolved import ModelRecipe, OutputRecipe, Recipe
+from exporter.recipe.yaml_tree import Loc, YamlTree
+from exporter.runtime.memory import release
+from exporter.runtime.terminal import stage, warn
+from exporter.savedmodel.fingerprint import fingerprint
+from exporter.savedmodel.freezing import FrozenGraph
+from exporter.savedmodel.manifest import Calibrated, Cosines, describe
+from exporter.savedmodel.precision import frozen_graph
+from exporter.savedmodel.publication import ASSETS, MANIFEST_FILE, RECIPE_FILE, draft_version, want_free_version
+from exporter.savedmodel.saved_model import write_saved_model
+from exporter.savedmodel.serving_files import BATCHING_FILE, batching_params, write_serving_configuration, write_warmup
+from exporter.verify.checks import require
+from exporter.verify.keras_reference import reference
+from exporter.verify.sample_images import cosines, with_images
+from exporter.verify.verification import verify
+
+_IMAGES = 16
+_HARMLESS = 0.9999
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published version.
+
+    Attributes:
+        path: `<models>/<name>/<version>`.
+        manifest: As JSON text.
+        seconds: Duration of the export.
+    """
+
+    path: Path
+    manifest: str
+    seconds: float
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def line(self) -> str:
+        """Return a summary on one line."""
+        manifest = json.loads(self.manifest)
+        outputs = ", ".join(f"{output['name']} {'x'.join(map(str, output['shape']))}" for output in manifest["outputs"])
+        return (
+            f"{manifest['model']} version {self.path.name} at {self.path}: {outputs}; "
+            f"{self.size / 1e6:.1f} MB, {self.seconds:.1f} s"
+        )
+
+
+def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_from: Path | None = None) -> Published:
+    """Export a model and publish it as its next version.
+
+    Args:
+        recipe: The model's recipe.
+        models: The models directory.
+        verified: Whether to verify the version before it is published.
+        served_from: The directory's path on the model server; None for its path here.
+
+    Raises:
+        ExporterError: See `exporter.errors`; nothing is published then.
+    """
+    started = time.monotonic()
+    want_free_version(models, recipe)
+    slice_ = prepare(recipe)
+    warn_of_long_vectors(slice_)
+    warn_of_memory(slice_)
+    calibrated = calibrate(recipe, slice_)
+    with stage(f"{recipe.name}: freezing {len(recipe.outputs)} outputs"):
+        frozen = frozen_graph(slice_, calibrated.projections, recipe.precision)
+    measured = measure(recipe, frozen, slice_, calibrated) if recipe.precision != "float32" else {}
+    identity = fingerprint(frozen, recipe.input, calibrated.ranges)
+    manifest = describe(recipe, slice_, identity, calibrated, measured)
+    with draft_version(models, recipe.name) as draft:
+        with stage(f"{recipe.name}: writing"):
+            _write(draft.directory, recipe, frozen, manifest, calibrated)
+        del frozen  # a copy of the weights, which verification does not need
+        release()
+        if verified:
+            worst = {name: found.worst for name, found in measured.items()}
+            with stage(f"{recipe.name}: verifying against Keras"):
+                require(verify(draft.directory, slice_, calibrated.projections, worst_cosines=worst))
+        with stage(f"{recipe.name}: publishing"):
+            path = draft.publish(recipe.version)
+    try:
+        write_serving_configuration(models, served_from)
+    except OSError as error:  # the version itself is published
+        warn(f"the configuration for TensorFlow Serving in {models} could not be written: {error.strerror or error}.")
+    return Published(path, manifest, time.monotonic() - started)
+
+
+def measure(recipe: ModelRecipe, frozen: FrozenGraph, slice_: Slice, calibrated: Calibrated) -> dict[str, Cosines]:
+    """Compare a graph in lower precision with Keras in float32, by output name, and warn of large differences.
+
+    The images are the sample images and some of the calibration images.
+    """
+    with stage(f"{recipe.name}: measuring {recipe.precision} against float32"):
+        files = image_files(Path(recipe.calibration.folder), _IMAGES) if recipe.calibration else []
+        pixels = with_images(recipe.input, files)
+        with frozen.session() as run:
+            actual = run(pixels)
+        expected = reference(slice_, pixels, calibrated.projections)
+    found = {}
+    for name, vectors in actual.items():
+        each = cosines(vectors, expected[name])
+        found[name] = Cosines(round(float(each.min()), 7), round(float(np.median(each)), 7))
+        if not found[name].worst >= _HARMLESS:
+            warn(
+                f"in {recipe.precision} the output {name} has a cosine of {found[name].median:.5f} with float32 "
+                f"(median; worst {found[name].worst:.5f}). Measure your own task, or say precision: float32."
+            )
+    return found
+
+
+def _write(directory: Path, recipe: ModelRecipe, frozen: FrozenGraph, manifest: str, calibrated: Calibrated) -> None:
+    """Write all files of a version."""
+    try:
+        write_saved_model(directory, frozen, manifest)
+        assets = directory / ASSETS
+        assets.mkdir()
+        (assets / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
+        (assets / RECIPE_FILE).write_text(recipe.canonical(), encoding="utf-8")
+        write_projections(assets, calibrated.projections)
+        write_warmup(assets, recipe)
+        (directory / BATCHING_FILE).write_text(batching_params(recipe.max_batch_size), encoding="utf-8")
+    except tf.errors.OpError as error:  # TensorFlow's file system does not raise OSError
+        raise OSError(error.message) from error
+
+
+def check_layers(recipe: Recipe, wanted: Sequence[ModelRecipe]) -> None:
+    """Check every output of some models of a recipe, before any weights are downloaded or read.
+
+    Whether a layer exists and can be pooled and projected takes the architecture only, so the models are built with
+    random weights.
+
+    Raises:
+        RecipeInvalid: With every problem in all these models, in the order of the file.
+    """
+    for index, model in enumerate(recipe.models):
+        if model in wanted:
+            with stage(f"{model.name}: looking for its layers in {model.backbone}"):
+                _check_model(recipe.tree, ("models", index), model)
+    recipe.tree.finish()
+
+
+def _check_model(tree: YamlTree, loc: Loc, model: ModelRecipe) -> None:
+    keras.utils.clear_session()  # restarts the numbering of unnamed layers, as in the export
+    row = find_backbone(model.backbone)
+    try:
+        built = build(row, None, model.input, include_top=model.include_top)
+    except CutError as error:
+        too_small = isinstance(error, ImpossibleInput) and "input" in tree.keys(loc)
+        tree.note((*loc, "input" if too_small else "backbone"), error)
+        return
+    calibration = model.calibration
+    images = len(image_files(Path(calibration.folder), calibration.images)) if calibration is not None else 0
+    wanting: dict[OutputRecipe, tuple[int, ...]] = {}
+    for index, output in enumerate(model.outputs):
+        try:
+            _, _, pooled = find_output(built.model, output)
+            check_output(output, pooled, images)
+        except CutError as error:
+            at = (*loc, "outputs", index)
+            tree.note((*at, _key(tree.keys(at), error)), error)
+        else:
+            wanting |= {output: pooled} if output.needs_calibration else {}
+    try:
+        check_memory(wanting, images)
+    except ImpossibleProjection as error:
+        tree.note((*loc, "calibration"), error)
+
+
+def _key(given: Sequence[str], error: CutError) -> str:
+    """Return the key of an output that must change."""
+    keys = {ImpossiblePooling: ("pooling",), ImpossibleProjection: ("projection", "quantization")}.get(type(error), ())
+    return next(key for key in (*keys, "layer", "layers") if key in given)

@@ -1,0 +1,141 @@
+"""A functional Keras model as the graph of its calls.
+
+Keras keeps a node for every call of a layer, in this model or in another one, and has no public way to distinguish
+them; only this module uses its private attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import keras
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call of one layer within a model.
+
+    Attributes:
+        layer: The layer; a bare `keras.Operation` where the model uses `keras.ops`.
+        call: Index among the layer's calls within the model.
+        inputs: Input tensors, in order.
+        outputs: Output tensors, in order.
+    """
+
+    layer: keras.Operation
+    call: int
+    inputs: tuple[keras.KerasTensor, ...]
+    outputs: tuple[keras.KerasTensor, ...]
+    _arguments: Any
+
+    @property
+    def kind(self) -> str:
+        """The layer's class."""
+        return type(self.layer).__name__
+
+    def again(self, tensors: Mapping[int, keras.KerasTensor]) -> list[keras.KerasTensor]:
+        """Repeat the call on other symbolic tensors.
+
+        Args:
+            tensors: Replacements, by the identity of the tensor that each replaces.
+        """
+        args, kwargs = self._arguments.fill_in(tensors)
+        return list(keras.tree.flatten(self.layer(*args, **kwargs)))
+
+    def compute(self, tensors: Mapping[int, Any]) -> list[Any]:
+        """Repeat the call on tensors with values, in inference mode."""
+        args, kwargs = self._arguments.fill_in(tensors)
+        if "training" in getattr(self.layer, "_call_context_args", ()):  # as Keras does; operations have none
+            kwargs["training"] = False
+        return list(keras.tree.flatten(self.layer(*args, **kwargs)))
+
+
+class Network:
+    """The calls of a model in topological order.
+
+    Attributes:
+        model: The model, made functional.
+        calls: Its calls.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = functional(model)
+        self.calls = tuple(_calls(self.model))
+        self._maker = {id(tensor): index for index, call in enumerate(self.calls) for tensor in call.outputs}
+
+    def position(self, tensor: keras.KerasTensor) -> int:
+        """Return the index of the call that returns this tensor."""
+        return self._maker[id(tensor)]
+
+    def calls_of(self, layer: keras.Operation) -> list[Call]:
+        """Return the calls of a layer within this model, in the order they were made."""
+        return sorted(self._by_layer.get(id(layer), []), key=lambda call: call.call)
+
+    @cached_property
+    def _by_layer(self) -> dict[int, list[Call]]:
+        found: dict[int, list[Call]] = {}
+        for call in self.calls:
+            found.setdefault(id(call.layer), []).append(call)
+        return found
+
+    @cached_property
+    def needed(self) -> tuple[int, ...]:
+        """For each call, itself and the calls that it depends on, as a bit mask: a cheap set of hundreds."""
+        masks: list[int] = []
+        for index, call in enumerate(self.calls):
+            mask = 1 << index
+            for tensor in call.inputs:
+                mask |= masks[self.position(tensor)]
+            masks.append(mask)
+        return tuple(masks)
+
+    @cached_property
+    def takers(self) -> tuple[int, ...]:
+        """For each call, the calls that take one of its tensors, as a bit mask."""
+        masks = [0] * len(self.calls)
+        for index, call in enumerate(self.calls):
+            for tensor in call.inputs:
+                masks[self.position(tensor)] |= 1 << index
+        return tuple(masks)
+
+    def crossing(self, done: int) -> list[keras.KerasTensor]:
+        """Return the tensors that leave a set of calls: inputs of another call, or outputs of the model.
+
+        Args:
+            done: The calls, as a bit mask.
+        """
+        wanted = {id(tensor) for tensor in self.model.outputs}
+        wanted.update(id(tensor) for index in bits(~done & self._everything) for tensor in self.calls[index].inputs)
+        return [tensor for index in bits(done) for tensor in self.calls[index].outputs if id(tensor) in wanted]
+
+    @cached_property
+    def _everything(self) -> int:
+        return (1 << len(self.calls)) - 1
+
+
+def functional(model: keras.Model) -> keras.Model:
+    """Return the functional model inside a Sequential one; any other model unchanged."""
+    return model._functional if isinstance(model, keras.Sequential) else model  # noqa: SLF001
+
+
+def bits(mask: int) -> Iterator[int]:
+    """Yield the positions of the set bits, lowest first."""
+    while mask:
+        lowest = mask & -mask
+        yield lowest.bit_length() - 1
+        mask ^= lowest
+
+
+def _calls(model: keras.Model) -> Iterator[Call]:
+    by_depth = model._nodes_by_depth  # noqa: SLF001 -- see the module's docstring
+    within = {id(node) for nodes in by_depth.values() for node in nodes}
+    for depth in sorted(by_depth, reverse=True):
+        for node in by_depth[depth]:
+            layer = node.operation
+            earlier = [id(other) for other in layer._inbound_nodes if id(other) in within]  # noqa: SLF001
+            yield Call(
+                layer, earlier.index(id(node)), tuple(node.input_tensors), tuple(node.output_tensors), node.arguments
+            )

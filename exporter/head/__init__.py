@@ -1,0 +1,1 @@
+"""From a cut layer to an embedding: slicing, scaling, pooling, projection."""

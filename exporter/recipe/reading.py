@@ -1,0 +1,346 @@
+"""Read a recipe file: strictly, without TensorFlow, and with every problem reported at once.
+
+The file becomes data with the place of every value; presets are written out; the format is validated; what the format
+cannot say is checked; defaults are filled in. Whether a layer exists takes the backbone: see `exporter.export`.
+"""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from exporter.errors import UnknownBackbone, nearest
+from exporter.recipe.backbones import BACKBONES, Backbone, find_backbone
+from exporter.recipe.files import file_digest, image_files, images_digest
+from exporter.recipe.format import (
+    CalibrationEntry,
+    InputEntry,
+    ModelEntry,
+    OutputEntry,
+    PcaEntry,
+    RandomEntry,
+    RecipeEntry,
+)
+from exporter.recipe.own_backbones import KERAS_FILE, PRESET_PREFIX
+from exporter.recipe.pooling_names import SPELLINGS
+from exporter.recipe.preprocessing import Preprocessing, resolve
+from exporter.recipe.presets import write_out_presets
+from exporter.recipe.resolved import (
+    OWN_WEIGHTS,
+    WEIGHTS,
+    Calibration,
+    ModelRecipe,
+    OutputRecipe,
+    Projection,
+    Recipe,
+)
+from exporter.recipe.yaml_tree import Loc, YamlTree, read_yaml, shown
+
+WEIGHTS_FILES = (".h5", ".hdf5", ".keras", ".pt", ".pth")
+
+_ENTRIES: dict[Loc, type[BaseModel]] = {
+    (): RecipeEntry,
+    ("models",): ModelEntry,
+    ("models", "input"): InputEntry,
+    ("models", "outputs"): OutputEntry,
+    ("models", "outputs", "projection", "pca"): PcaEntry,
+    ("models", "outputs", "projection", "random"): RandomEntry,
+    ("models", "calibration"): CalibrationEntry,
+}
+"""The pydantic model of each mapping, by its keys."""
+_EXPECTED = {
+    "string_type": "text",
+    "string_too_short": "text",
+    "string_pattern_mismatch": "up to 64 letters, digits, _ . or -, a letter or digit first",
+    "bool_type": "true or false",
+    "list_type": "a list with at least one item",
+    "too_short": "a list with at least one item",
+    "int_type": "a whole number of at least {least}",
+    "greater_than_equal": "a whole number of at least {least}",
+}
+"""What each type of error of pydantic expects."""
+_BETWEEN = (
+    "A model that is served begins with an image; what lies between two layers is saved by microtome split BACKBONE "
+    "--from LAYER --to LAYER."
+)
+_INSTEAD = {
+    "from": _BETWEEN,
+    "to": _BETWEEN,
+    "dtype": "Vectors leave the model server as float32; the gateway answers in float16, int8 or bits where its caller "
+    "says encoding.",
+}
+"""What to do instead of giving a key that an output might well have."""
+
+_OUTPUT = {"name": "a", "layer": "a"}
+_MODEL = {"name": "a", "backbone": next(iter(BACKBONES)), "weights": "random", "outputs": [_OUTPUT]}
+_STAND_INS = {
+    "models": [_MODEL], "name": "a", "backbone": _MODEL["backbone"], "outputs": [_OUTPUT], "pca": 1, "random": 1,
+}  # fmt: skip
+"""Valid values in place of invalid or missing ones, so that the rest of the file can be checked too."""
+_ITEM_STAND_INS = {"models": _MODEL, "outputs": _OUTPUT, "layers": "a", "size": 224}
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file.
+
+    Raises:
+        RecipeUnreadable: The file does not exist, or is not YAML.
+        RecipeInvalid: It is not a recipe; carries every problem.
+    """
+    tree = read_yaml(path)
+    write_out_presets(tree)
+    entry = _validated(tree)
+    models = tuple(_Model(tree, ("models", index), model).resolved() for index, model in enumerate(entry.models))
+    _check_names(tree, ("models",))
+    tree.finish()
+    return Recipe(path, models, tree)
+
+
+def _validated(tree: YamlTree) -> RecipeEntry:
+    """Validate the format, note what is wrong, and return the entry with stand-ins for invalid values."""
+    try:
+        return RecipeEntry.model_validate(tree.data)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    mended = deepcopy(tree.data) if isinstance(tree.data, dict) else {"models": [_MODEL]}
+    for problem in problems:
+        loc = problem["loc"]
+        if "projection" in loc[:-1]:  # without the tag, which says whether it is read as pca or as random
+            tag = loc.index("projection") + 1
+            loc = loc[:tag] + loc[tag + 1 :]
+        tree.note(loc, _said(tree, problem))
+        _mend(mended, loc)
+    return RecipeEntry.model_validate(mended)
+
+
+def _said(tree: YamlTree, problem: ErrorDetails) -> str:
+    """Return a message with expected, received and nearest for an error of pydantic."""
+    kind, loc, given = problem["type"], problem["loc"], problem["input"]
+    key = loc[-1] if loc else ""
+    near = ""
+    received = shown(given)
+    if kind == "missing":
+        expected, received = f"the key {key}", f"only {', '.join(tree.keys(loc[:-1])) or 'nothing'}"
+    elif kind == "extra_forbidden":
+        return _said_of_extra(tuple(part for part in loc if isinstance(part, str)))
+    elif kind == "union_tag_not_found" and isinstance(given, dict):
+        kinds = [kind for kind in ("pca", "random") if kind in given]
+        expected, received = "pca: D or random: D", " and ".join(kinds) or "neither"
+    elif kind in {"model_type", "union_tag_not_found"}:
+        keys = _ENTRIES.get(tuple(part for part in loc if isinstance(part, str)))
+        expected = f"a mapping with {', '.join(keys.model_fields) if keys else 'pca, whiten, random, seed'}"
+    elif kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        expected, near = f"one of {', '.join(choices)}", nearest(str(given), choices)
+    elif key == "pooling" and str(given).startswith("spp(") and ")" not in str(given):
+        # Within braces, YAML ends a value at a comma.
+        expected = 'quotes around a pooling with commas, as in pooling: "spp(1,2)"'
+    elif key == "pooling":
+        expected = f"one of {', '.join(SPELLINGS)}"
+        near = nearest(str(given), [name.partition("(")[0] for name in SPELLINGS])
+    elif key == "size" and isinstance(given, list):
+        expected, received = "pixels, or [height, width] in pixels", f"a list of {len(given)}"
+    else:
+        expected = _EXPECTED["int_type" if key == "size" else kind].format(least=0 if key == "seed" else 1)
+    return f"expected {expected}. Received: {received}. {near}".rstrip()
+
+
+def _said_of_extra(names: tuple[str, ...]) -> str:
+    *above, key = names
+    if above[-2:-1] == ["projection"] and key in {"whiten", "seed"}:
+        return f"expected no {key} with {above[-1]}. Received: it."
+    known = list(_ENTRIES[tuple(above)].model_fields)
+    way_on = _INSTEAD.get(key) if above[-1:] == ["outputs"] else None
+    return f"unknown key. Expected: {', '.join(known)}. Received: {key!r}. {way_on or nearest(key, known)}"
+
+
+def _mend(data: Any, loc: Loc) -> None:  # noqa: ANN401, any YAML
+    """Replace an invalid or missing value by a stand-in; without one, remove the value or what lacks it."""
+    path: list[tuple[Any, str | int]] = []
+    for key in loc:
+        if isinstance(data, dict | list):
+            path.append((data, key))
+            data = data.get(key) if isinstance(data, dict) else data[int(key)]
+    for depth, (parent, key) in reversed(list(enumerate(path))):
+        stand_in = _ITEM_STAND_INS[str(path[depth - 1][1])] if isinstance(key, int) else _STAND_INS.get(key)
+        if stand_in is not None:
+            parent[key] = deepcopy(stand_in)
+            return
+        if key in parent:
+            del parent[key]
+            return
+
+
+def _check_names(tree: YamlTree, loc: Loc) -> list[str]:
+    """Return the names of the items of a list, and note those that occur twice."""
+    items = tree.value(loc)
+    names: list[str] = []
+    for index, item in enumerate(items if isinstance(items, list) else []):
+        name = item.get("name") if isinstance(item, dict) else None
+        if name in names:
+            tree.note((*loc, index), f"expected names that differ. Received: {name!r} twice.")
+        elif name and isinstance(name, str):
+            names.append(name)
+    return names
+
+
+class _Model:
+    """Resolves one model of a valid format, and notes what the format cannot say.
+
+    Checks of which keys are given look at the file, because the entry may have stand-ins.
+    """
+
+    def __init__(self, tree: YamlTree, loc: Loc, entry: ModelEntry) -> None:
+        self._tree, self._loc, self._entry = tree, loc, entry
+        self._folder = tree.file.parent
+        self._keys = tree.keys(loc)
+
+    def resolved(self) -> ModelRecipe:
+        entry = self._entry
+        backbone, row = self._backbone()
+        own = row.name not in BACKBONES
+        weights = self._weights(own=own)
+        if own:
+            self._check_own_input(backbone)
+        outputs = tuple(self._output(index, output) for index, output in enumerate(entry.outputs))
+        return ModelRecipe(
+            name=entry.name,
+            backbone=backbone,
+            weights=weights,
+            input=self._input(row.preprocessing),
+            outputs=outputs,
+            default_output=self._default_output(),
+            max_batch_size=entry.max_batch_size,
+            precision=entry.precision,
+            version=entry.version,
+            scaling=entry.input.scaling,
+            include_top=entry.include_top,
+            calibration=self._calibration(outputs),
+            files=self._files(backbone, weights),
+            folder=str(self._folder.absolute()),
+        )
+
+    def _note(self, key: str, problem: str | Exception) -> None:
+        self._tree.note((*self._loc, key), problem)
+
+    def _path(self, text: str) -> Path:
+        return (self._folder / Path(text).expanduser()).absolute()
+
+    def _file(self, key: str, text: str) -> str:
+        path = self._path(text)
+        if not path.is_file():
+            self._note(key, f"expected a file. Received: {path}, which is not there.")
+        return str(path)
+
+    def _backbone(self) -> tuple[str, Backbone]:
+        name = self._entry.backbone
+        if name.endswith(KERAS_FILE):
+            name = self._file("backbone", name)
+        elif name.startswith(PRESET_PREFIX) and self._path(name.removeprefix(PRESET_PREFIX)).is_dir():
+            name = f"{PRESET_PREFIX}{self._path(name.removeprefix(PRESET_PREFIX))}"
+        try:
+            return name, find_backbone(name)
+        except UnknownBackbone as error:
+            self._note("backbone", error)
+            return name, next(iter(BACKBONES.values()))
+
+    def _weights(self, *, own: bool) -> str:
+        text = self._entry.weights
+        words = (OWN_WEIGHTS,) if own else WEIGHTS
+        if "weights" not in self._entry.model_fields_set:
+            if not own and self._keys and "weights" not in self._keys:
+                self._tree.note(self._loc, f"expected the key weights. Received: only {', '.join(self._keys)}.")
+            return OWN_WEIGHTS
+        if text.endswith(WEIGHTS_FILES):
+            return self._file("weights", text)
+        if text not in words:
+            kinds = f"expected one of {', '.join(words)}, or a file ({' '.join(WEIGHTS_FILES)})"
+            self._note("weights", f"{kinds}. Received: {text!r}. {nearest(text, words)}")
+        return text
+
+    def _files(self, backbone: str, weights: str) -> tuple[tuple[str, str], ...]:
+        """Return the user's own files with their digests: backbone, weights, and those of a local preset."""
+        preset = Path(backbone.removeprefix(PRESET_PREFIX)) if backbone.startswith(PRESET_PREFIX) else None
+        parts = sorted(preset.rglob("*")) if preset is not None and preset.is_absolute() else []
+        return tuple(
+            (str(path), file_digest(path)) for path in (Path(backbone), Path(weights), *parts) if path.is_file()
+        )
+
+    def _check_own_input(self, backbone: str) -> None:
+        """Check that the input of an own model is given; a wrong guess would only show in the vectors."""
+        given = self._tree.keys((*self._loc, "input"))
+        # A file says its own size, but not how its pixels were scaled.
+        wanted = ("scaling",) if backbone.endswith(KERAS_FILE) else ("size", "scaling")
+        missing = [key for key in wanted if key not in given]
+        if missing:
+            expected = f"expected input: with {' and '.join(missing)} for a backbone of your own"
+            self._note("input", f"{expected}. Received: {', '.join(given) or 'nothing'}.")
+
+    def _input(self, default: Preprocessing) -> Preprocessing:
+        entry = self._entry.input
+        chosen = entry.model_dump(exclude={"size", "scaling"}, exclude_unset=True)
+        if "size" in entry.model_fields_set:
+            chosen["height"], chosen["width"] = entry.size
+        found = resolve(default, chosen)
+        for problem in found.impossibilities():
+            self._note("input", problem)
+        return found
+
+    def _output(self, index: int, entry: OutputEntry) -> OutputRecipe:
+        loc = (*self._loc, "outputs", index)
+        keys = self._tree.keys(loc)
+        if keys and ("layer" in keys) == ("layers" in keys):
+            received = "both" if "layer" in keys else f"only {', '.join(keys)}"
+            self._tree.note(loc, f"expected the key layer, or layers for several. Received: {received}.")
+        layer, *more = [entry.layer] if "layer" in entry.model_fields_set else entry.layers or [""]
+        if more and entry.pooling == "none":
+            problem = "expected a pooling that makes vectors, to append several layers. Received: none."
+            self._tree.note((*loc, "pooling"), problem)
+        projection = None
+        if "projection" in entry.model_fields_set:
+            projection = _projection(entry.projection)
+            if entry.pooling == "none":
+                problem = "expected a pooling that makes a vector, to project it. Received: pooling: none; say flatten."
+                self._tree.note((*loc, "projection"), problem)
+        return OutputRecipe(
+            entry.name, layer, entry.pooling, tuple(more), projection, entry.normalize, entry.quantization
+        )
+
+    def _default_output(self) -> str:
+        names = _check_names(self._tree, (*self._loc, "outputs"))
+        wanted = self._entry.default_output
+        if "default_output" not in self._entry.model_fields_set:
+            return self._entry.outputs[-1].name
+        if names and wanted not in names:
+            problem = f"expected one of {', '.join(names)}. Received: {wanted!r}. {nearest(wanted, names)}"
+            self._note("default_output", problem)
+        return wanted
+
+    def _calibration(self, outputs: tuple[OutputRecipe, ...]) -> Calibration | None:
+        entry = self._entry.calibration
+        if "calibration" not in self._entry.model_fields_set:
+            wanting = [output.name for output in outputs if output.needs_calibration]
+            if wanting and "calibration" not in self._keys:
+                problem = f"expected calibration: FOLDER of images, for {', '.join(wanting)}. Received: none."
+                self._tree.note(self._loc, problem)
+            return None
+        at, folder = (*self._loc, "calibration", "folder"), self._path(entry.folder)
+        if not folder.is_dir():
+            self._tree.note(at, f"expected a folder. Received: {folder}, which is not there.")
+            return None
+        files = image_files(folder, entry.images)
+        if not files:
+            self._tree.note(at, f"expected a folder with images. Received: {folder}, which has none.")
+            return None
+        return Calibration(str(folder), entry.images, images_digest(files))
+
+
+def _projection(entry: PcaEntry | RandomEntry) -> Projection:
+    if isinstance(entry, PcaEntry):
+        return Projection("pca", entry.pca, whiten=entry.whiten)
+    return Projection("random", entry.random, seed=entry.seed)

@@ -1,0 +1,232 @@
+"""A resolved recipe: every default is filled in, every path is absolute.
+
+A version records paths relative to the recipe's folder, so that it does not depend on this machine's directories.
+Recorded paths begin with `./` or `../`, which distinguishes `./ResNet50.keras` from a name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from exporter.errors import UnknownModel, nearest
+from exporter.recipe.own_backbones import PRESET_PREFIX
+from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.yaml_tree import YamlTree
+
+WEIGHTS = ("imagenet", "random")
+OWN_WEIGHTS = "own"
+"""The weights that a `.keras` file or the user's function comes with."""
+NORMALIZATIONS = ("none", "l2")
+QUANTIZATIONS = ("none", "int8")
+PRECISIONS = ("float32", "bfloat16", "float16")
+DEFAULT_MAX_BATCH_SIZE = 32
+DEFAULT_CALIBRATION_IMAGES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A projection to fewer dimensions.
+
+    Attributes:
+        kind: `pca` or `random`.
+        dim: Length of the short vector.
+        whiten: Whether PCA components are scaled to variance one.
+        seed: Of the random matrix.
+    """
+
+    kind: str
+    dim: int
+    whiten: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRecipe:
+    """One named embedding: its layers, and the steps from their feature maps to a vector.
+
+    Attributes:
+        name: What clients ask for.
+        layer: The layer to cut at, or the first of several.
+        pooling: In the notation of `exporter.recipe.pooling_names`.
+        more_layers: Further layers, whose pooled vectors are appended, each normalised first.
+        projection: To fewer dimensions; None keeps all.
+        normalize: One of `NORMALIZATIONS`; the last step.
+        quantization: One of `QUANTIZATIONS`; `int8` puts ranges into the manifest.
+    """
+
+    name: str
+    layer: str
+    pooling: str = "avg"
+    more_layers: tuple[str, ...] = ()
+    projection: Projection | None = None
+    normalize: str = "none"
+    quantization: str = "none"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All layers, in order."""
+        return (self.layer, *self.more_layers)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether this output is fitted on calibration images."""
+        return self.quantization != "none" or (self.projection is not None and self.projection.kind == "pca")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The images that projections and ranges are fitted on.
+
+    Attributes:
+        folder: Their folder, searched recursively.
+        images: Most images that are used.
+        digest: SHA-256 over the contents of the used files, so that other images give another recipe.
+    """
+
+    folder: str
+    images: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecipe:
+    """One SavedModel: a backbone, its weights, and the layers it is cut at.
+
+    Attributes:
+        name: Of the model and its directory.
+        backbone: A row of the table, or an own model: an absolute path ending in `.keras`, or `module:function`.
+        weights: `imagenet`, `random`, `own`, or the absolute path of a weights file.
+        input: The preprocessing of images.
+        outputs: The embeddings.
+        default_output: For requests that name none.
+        max_batch_size: The largest batch that a model server runs.
+        precision: Of the arithmetic; vectors are always float32.
+        version: The number to publish as; None for the next free one.
+        scaling: What the graph does to pixels of 0 to 255; None for the backbone's own.
+        include_top: Whether the classifier is built; None for where the weights allow it.
+        calibration: The images that projections and ranges are fitted on.
+        files: SHA-256 by path, of the user's own files among backbone and weights.
+        folder: Absolute path of the recipe's folder, which recorded paths are relative to; empty if unknown.
+    """
+
+    name: str
+    backbone: str
+    weights: str
+    input: Preprocessing
+    outputs: tuple[OutputRecipe, ...]
+    default_output: str
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+    precision: str = "float32"
+    version: int | None = None
+    scaling: str | None = None
+    include_top: bool | None = None
+    calibration: Calibration | None = None
+    files: tuple[tuple[str, str], ...] = ()
+    folder: str = field(default="", compare=False)
+
+    def canonical(self) -> str:
+        """Return the recipe as JSON that is equal for equal recipes.
+
+        Explicit defaults, comments, order, the file's name and folder, and the machine change nothing.
+        """
+        entry = asdict(self)
+        del entry["folder"]
+        return json.dumps(_recorded(entry, self.folder), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_canonical(cls, text: str, folder: Path = Path()) -> Self:
+        """Return the recipe that `canonical` wrote.
+
+        Args:
+            text: The JSON.
+            folder: The folder that recorded paths are relative to.
+
+        Raises:
+            ValueError: The text is not such JSON.
+        """
+        try:
+            start = str(folder.absolute())
+            found: dict[str, Any] = {**_found_again(json.loads(text), start), "folder": start}
+            found["input"] = Preprocessing(**found["input"])
+            found["outputs"] = tuple(_output(output) for output in found["outputs"])
+            found["calibration"] = found["calibration"] and Calibration(**found["calibration"])
+            found["files"] = tuple((path, digest) for path, digest in found["files"])
+            return cls(**found)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a recipe entry: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All models of one recipe file.
+
+    Attributes:
+        path: The file.
+        models: Its models.
+        tree: The file's data with the line of every value.
+    """
+
+    path: Path
+    models: tuple[ModelRecipe, ...]
+    tree: YamlTree = field(repr=False)
+
+    def select(self, name: str | None) -> tuple[ModelRecipe, ...]:
+        """Return the model of that name, or all of them for None.
+
+        Raises:
+            UnknownModel: The recipe has no such model.
+        """
+        if name is None:
+            return self.models
+        chosen = tuple(model for model in self.models if model.name == name)
+        if not chosen:
+            names = [model.name for model in self.models]
+            raise UnknownModel(
+                f"Expected one of the models of {self.path}: {', '.join(names)}. "
+                f"Received: {name!r}. {nearest(name, names)}"
+            )
+        return chosen
+
+
+def _output(found: Mapping[str, Any]) -> OutputRecipe:
+    projection = found["projection"] and Projection(**found["projection"])
+    return OutputRecipe(**{**found, "more_layers": tuple(found["more_layers"]), "projection": projection})
+
+
+def _recorded(entry: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Return a recipe as a dictionary with absolute paths made relative to this folder."""
+    return _translated(entry, lambda path: _from(path, folder) if folder and Path(path).is_absolute() else path)
+
+
+def _found_again(entry: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Return a recorded dictionary with its paths made absolute, from this folder."""
+    return _translated(entry, lambda path: os.path.normpath(Path(folder, path)) if _is_recorded(path) else path)
+
+
+def _translated(entry: dict[str, Any], translate: Callable[[str], str]) -> dict[str, Any]:
+    def of_source(text: str) -> str:
+        prefix = PRESET_PREFIX if text.startswith(PRESET_PREFIX) else ""
+        return prefix + translate(text.removeprefix(prefix))
+
+    calibration = entry["calibration"]
+    return {
+        **entry,
+        "backbone": of_source(entry["backbone"]),
+        "weights": of_source(entry["weights"]),
+        "calibration": calibration and {**calibration, "folder": translate(calibration["folder"])},
+        "files": [[translate(path), digest] for path, digest in entry["files"]],
+    }
+
+
+def _from(path: str, folder: str) -> str:
+    relative = os.path.relpath(path, folder)
+    return relative if relative.startswith("../") else f"./{relative}"
+
+
+def _is_recorded(path: str) -> bool:
+    return path.startswith(("./", "../"))

@@ -1,0 +1,1 @@
+"""The process: TensorFlow's start, memory, and what is printed on the terminal."""

@@ -1,0 +1,116 @@
+"""Cut a network into blocks that can be called one after the other.
+
+A block takes the outputs of the block before it, by name, and returns what the blocks after it need: the tensors it
+computes and those it passes on. So blocks chain as `tensors = block(tensors)` at any cut, also where several tensors
+cross.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+
+from exporter.errors import ImpossibleSplit
+from exporter.graph.network import Network, bits
+from exporter.graph.tensors import find_tensor, shortest_ref
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a network.
+
+    Attributes:
+        model: From named tensors to named tensors; shares its layers with the network.
+        takes: Names of its inputs.
+        gives: Names of its outputs.
+        ends: The network's tensors of those names: inputs, then outputs.
+    """
+
+    model: keras.Model
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+    ends: tuple[keras.KerasTensor, ...]
+
+
+def split(model: keras.Model, refs: Sequence[str]) -> tuple[Block, ...]:
+    """Cut a network at some tensors, in any order, into one block more than there are tensors.
+
+    Raises:
+        CutError: A tensor does not exist, two cuts are the same, or nothing is left before or after one.
+    """
+    network = Network(model)
+    reached = {ref: network.needed[network.position(find_tensor(network.model, ref))] for ref in refs}
+    everything = (1 << len(network.calls)) - 1
+    # A tensor that another depends on depends on fewer calls.
+    ordered = sorted(refs, key=lambda ref: reached[ref].bit_count())
+    done, borders = _entrance(network), [network.model.inputs]
+    masks = [done]
+    for ref in ordered:
+        before, done = done, done | reached[ref]
+        if done in (before, everything):
+            raise ImpossibleSplit(
+                f"Expected points with layers before, between and after them. Received: {', '.join(ordered)}, of which "
+                f"{ref} adds no block. Leave it out."
+            )
+        masks.append(done)
+        borders.append(network.crossing(done))
+    masks.append(everything)
+    borders.append(network.model.outputs)
+    return tuple(
+        _block(network, f"block{number}", masks[number] & ~masks[number - 1], takes, gives)
+        for number, (takes, gives) in enumerate(itertools.pairwise(borders), start=1)
+    )
+
+
+def between(model: keras.Model, start: str, end: str) -> Block:
+    """Return the part between two tensors: it takes all tensors that cross at the first and returns the second.
+
+    Raises:
+        CutError: A tensor does not exist, or the second does not depend on the first.
+    """
+    network = Network(model)
+    first, last = (network.position(find_tensor(network.model, ref)) for ref in (start, end))
+    if first == last or not (network.needed[last] >> first) & 1:
+        raise ImpossibleSplit(f"Expected to: a layer that follows from {start}. Received: {end}, which does not.")
+    inside = network.needed[last] & ~network.needed[first]
+    wanted = {id(tensor) for index in bits(inside) for tensor in network.calls[index].inputs}
+    takes = [tensor for tensor in network.crossing(network.needed[first]) if id(tensor) in wanted]
+    return _block(network, "slice", inside & ~_entrance(network), takes, [find_tensor(network.model, end)])
+
+
+def _entrance(network: Network) -> int:
+    return sum(1 << index for index, call in enumerate(network.calls) if not call.inputs)
+
+
+def _block(
+    network: Network, name: str, inside: int, takes: Sequence[keras.KerasTensor], gives: Sequence[keras.KerasTensor]
+) -> Block:
+    entering = [_name(network, tensor) for tensor in takes]
+    leaving = [_name(network, tensor) for tensor in gives]
+    inputs = {
+        word: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=word)
+        for word, tensor in zip(entering, takes, strict=True)
+    }
+    tensors = dict(zip((id(tensor) for tensor in takes), inputs.values(), strict=True))
+    for index in bits(inside):
+        call = network.calls[index]
+        tensors.update(zip((id(tensor) for tensor in call.outputs), call.again(tensors), strict=True))
+    passed = {id(tensor) for tensor in takes}
+    outputs = {
+        # Keras requires every output to come from a layer, also an input that is passed on.
+        word: keras.layers.Identity(name=f"pass_{word}")(tensors[id(tensor)])
+        if id(tensor) in passed
+        else tensors[id(tensor)]
+        for word, tensor in zip(leaving, gives, strict=True)
+    }
+    return Block(keras.Model(inputs, outputs, name=name), tuple(entering), tuple(leaving), (*takes, *gives))
+
+
+def _name(network: Network, tensor: keras.KerasTensor) -> str:
+    """Return a tensor's name in the characters that signatures allow."""
+    call = network.calls[network.position(tensor)]
+    output = [id(other) for other in call.outputs].index(id(tensor))
+    return shortest_ref(call, output, network.calls_of(call.layer)).replace(":", "_")

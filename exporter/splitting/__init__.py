@@ -1,1 +1,0 @@
-"""Cut a network into consecutive blocks, save each, and prove that together they are the network."""

@@ -1,0 +1,1 @@
+"""Prove that a written version computes what Keras computes."""

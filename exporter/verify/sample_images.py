@@ -1,0 +1,56 @@
+"""The images that models are tried on, and the differences between two results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.recipe.images import read_pixels
+from exporter.recipe.preprocessing import Preprocessing
+
+Array = np.ndarray[Any, Any]
+
+_SEED = 20240131
+
+
+def sample_pixels(height: int, width: int) -> Array:
+    """Return uint8 [4, height, width, 3]: noise, a gradient, a checkerboard of single pixels, and mid grey."""
+    noise = np.random.default_rng(_SEED).integers(0, 256, (height, width, 3), np.uint8)
+    rows, columns = np.mgrid[0:height, 0:width]
+    gradient = np.stack([rows * 255 // height, columns * 255 // width, (rows + columns) % 256], axis=-1)
+    checkerboard = np.repeat((((rows + columns) % 2) * 255)[..., None], 3, axis=-1)
+    grey = np.full((height, width, 3), 127)
+    return np.stack([noise, gradient, checkerboard, grey]).astype(np.uint8)
+
+
+def with_images(pixels: Preprocessing, files: Sequence[Path]) -> Array:
+    """Return the sample pixels followed by those of image files, uint8 [N, H, W, 3]."""
+    sample = sample_pixels(pixels.height, pixels.width)
+    if not files:
+        return sample
+    return np.concatenate([sample, np.stack([read_pixels(path, pixels) for path in files])])
+
+
+def relative_errors(actual: Array, expected: Array) -> Array:
+    """Return the largest difference within each image, relative to that image's largest expected value, [N]."""
+    axes = tuple(range(1, expected.ndim))
+    scale = np.maximum(np.abs(expected).max(axis=axes), np.finfo(np.float32).tiny)
+    errors: Array = np.abs(actual.astype(np.float64) - expected).max(axis=axes) / scale
+    return errors
+
+
+def relative_error(actual: Array, expected: Array) -> float:
+    """Return the relative error of the worst image."""
+    return float(relative_errors(actual, expected).max())
+
+
+def cosines(actual: Array, expected: Array) -> Array:
+    """Return the cosine between each image's actual and expected vector, [N]; 1 where both are zero."""
+    found = actual.astype(np.float64).reshape(len(actual), -1)
+    wanted = expected.astype(np.float64).reshape(len(expected), -1)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+    both_zero = ~found.any(axis=1) & ~wanted.any(axis=1)
+    return np.where(both_zero, 1.0, (found * wanted).sum(axis=1) / np.where(lengths == 0, 1.0, lengths))

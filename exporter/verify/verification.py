@@ -1,0 +1,111 @@
+"""Prove that a written version computes what Keras computes, before it is published.
+
+The SavedModel is loaded into the runtime of TensorFlow Serving and compared with the Keras slice on the same pixels,
+by way of `exporter.verify.keras_reference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.head.projection import Fitted
+from exporter.head.slicing import Slice
+from exporter.runtime.memory import release
+from exporter.savedmodel.saved_model import loaded
+from exporter.verify.checks import Finding, check_graph, check_manifest, check_signatures, check_warmup, expect
+from exporter.verify.keras_reference import Float64Reference, reference
+from exporter.verify.sample_images import cosines, relative_errors, with_images
+
+EQUALITY = 1e-4
+"""Largest relative difference from Keras, in float32."""
+BATCH_INVARIANCE = 1e-5
+"""Largest relative difference that batch-mates may make, in float32."""
+ROUNDING = 4.0
+"""Largest ratio of the distances from float64, ours to Keras', where rounding alone exceeds the bounds above."""
+_COSINE_SLACK = 1e-3
+
+Array = np.ndarray[Any, Any]
+
+
+def verify(
+    directory: Path,
+    slice_: Slice,
+    projections: Mapping[str, Fitted] | None = None,
+    *,
+    worst_cosines: Mapping[str, float] | None = None,
+    images: Sequence[Path] = (),
+) -> list[Finding]:
+    """Verify a written SavedModel by the slice that it was made from.
+
+    Args:
+        directory: The version.
+        slice_: In float32, also for a version in lower precision.
+        projections: By output name.
+        worst_cosines: For a version in lower precision, the worst cosine of each output in its manifest, which its
+            vectors must reach.
+        images: Image files to compare on, besides the sample images.
+    """
+    with loaded(directory) as version:
+        findings = [check_graph(version), check_signatures(version, slice_), check_manifest(version, slice_)]
+        release()  # memory of graph passes, which also the manifest's signature runs
+        if not all(finding.ok for finding in findings):
+            return findings  # the outputs are of another model
+        findings.append(check_warmup(version))
+        release()
+        pixels = with_images(slice_.pixels, images)
+        together = version.run(pixels)
+        apart = [version.run(pixels[index : index + 1]) for index in range(len(pixels))]
+    release()
+    alone = {name: np.concatenate([vectors[name] for vectors in apart]) for name in together}
+    expected = reference(slice_, pixels, projections)
+    worst, exact = worst_cosines or {}, Float64Reference(slice_, pixels, projections or {})
+    findings += _compare(together, expected, EQUALITY, worst, "Keras on the same pixels", exact)
+    findings += _compare(together, alone, BATCH_INVARIANCE, worst, "the same image alone in its batch", exact)
+    return findings
+
+
+def _compare(  # noqa: PLR0913, PLR0917, both sides, the bounds, and the arbiter
+    actual: Mapping[str, Array],
+    expected: Mapping[str, Array],
+    allowed: float,
+    worst: Mapping[str, float],
+    against: str,
+    exact: Float64Reference,
+) -> Iterator[Finding]:
+    for name, vectors in expected.items():
+        check = f"{name} equals {against}"
+        cosine = float(cosines(actual[name], vectors).min())
+        if name not in worst:
+            errors = relative_errors(actual[name], vectors)
+            far = np.flatnonzero(~(errors <= allowed))  # NaN is far too
+            rounding = _rounding(actual[name][far], vectors[far], exact.outputs(far), name) if len(far) else ""
+            yield expect(
+                check,
+                rounding is not None,
+                f"relative {errors.max():.1e} of {allowed:g}{rounding}, cosine {cosine:.7f}",
+                f"Expected the output {name} to equal {against} within {allowed:g} relative, or to be at most "
+                f"{ROUNDING:g} times as far from float64. Received: {errors.max():.2g}.",
+            )
+        else:
+            least = 1 - 2 * (1 - worst[name]) - _COSINE_SLACK  # other processors round differently
+            yield expect(
+                check,
+                cosine >= least,
+                f"cosine {cosine:.6f}; the manifest tells {worst[name]:.6f}",
+                f"Expected the output {name} to equal {against} with a cosine of at least {least:.4f}, by what its "
+                f"manifest tells. Received: {cosine:.6f}.",
+            )
+
+
+def _rounding(actual: Array, expected: Array, exact: Mapping[str, Array] | None, name: str) -> str | None:
+    """Return how far both are from float64 if rounding explains their difference, else None."""
+    if exact is None:
+        return None
+    ours, theirs = relative_errors(actual, exact[name]), relative_errors(expected, exact[name])
+    if not (ours <= ROUNDING * theirs).all():
+        return None
+    return f" (from float64 {ours.max():.1e}, that one {theirs.max():.1e})"

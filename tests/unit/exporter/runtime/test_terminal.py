@@ -1,0 +1,54 @@
+"""Progress, and tables on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from exporter.runtime import terminal
+
+LONG = "sha256:" + 64 * "0"
+
+
+class Clock:
+    """Goes on by a second whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        """Tell the time in seconds."""
+        self.now += 1
+        return self.now
+
+
+def test_every_tenth_is_told_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """And every item comes, in order."""
+    assert list(terminal.counted(range(20), 20, "counting")) == list(range(20))
+    assert capsys.readouterr().err.splitlines() == [f"counting {tenth} % ..." for tenth in range(0, 100, 10)]
+
+
+def test_nothing_is_told_of_what_is_soon_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within the delay there is not a word; after it, how far things are by then."""
+    monkeypatch.setattr(terminal, "time", Clock())
+    assert list(terminal.counted(range(3), 3, "counting", delay=10)) == [0, 1, 2]
+    assert not capsys.readouterr().err
+    assert list(terminal.counted(range(10), 10, "counting", delay=5)) == list(range(10))
+    assert capsys.readouterr().err.splitlines() == [f"counting {tenth} % ..." for tenth in range(40, 100, 10)]
+
+
+def test_table_in_a_pipe_is_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nobody knows a width, nothing is folded or cut off."""
+    terminal.print_table(("name", "fingerprint", "source"), [("lite0", LONG, 20 * "long ")])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "lite0" in line]
+    assert LONG in line
+    assert (20 * "long ").strip() in line
+
+
+def test_table_on_a_terminal_keeps_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """No line is longer than the terminal is wide."""
+    console = Console(force_terminal=True, width=40, color_system=None)
+    terminal.print_table(["fingerprint"], [[LONG]], console=console)
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) == 40
