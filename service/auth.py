@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from service.core.budget import Budget
+from service.core.admission import Budget
 from service.errors import Unauthenticated
 
 FORM = "NAME sha256:HASH [images=N] [bytes=N]"

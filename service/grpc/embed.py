@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller
-from service.core.deadline import within
-from service.core.intake import Intake
+from service.core.embedder import Intake
+from service.core.timeouts import within
 from service.core.timings import Timings, timed
 from service.errors import BadRequest, TooManyImages
 from service.grpc.encoding import field, results, version_of

@@ -11,11 +11,11 @@ import grpc
 
 from microtome import __version__
 from microtome.inference.v2 import inference_pb2 as pb
-from service.core.available import available
-from service.core.deadline import within
-from service.core.intake import Intake
+from service.core.embedder import Intake
 from service.core.manifest import ModelCard
+from service.core.ports import available_versions
 from service.core.requests import Embedded
+from service.core.timeouts import within
 from service.core.timings import Timings
 from service.errors import BadRequest, UnknownModel, unknown
 from service.grpc.embed import holding
@@ -79,7 +79,7 @@ class Inference:
         card = await self._card(request.name, request.version)
         return pb.ModelMetadataResponse(
             name=card.name,
-            versions=[str(number) for number in available(self.intake.models, card)],
+            versions=[str(number) for number in available_versions(self.intake.models, card)],
             platform=metadata.PLATFORM,
             inputs=_described(metadata.INPUTS),
             outputs=_described(metadata.outputs_of(card)),

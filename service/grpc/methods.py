@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from microtome.v1 import embedding_pb2 as pb
-from service.core.intake import Intake
+from service.core.embedder import Intake
 from service.errors import BadRequest, UnknownModel, unknown
 from service.grpc.embed import Embed
 from service.grpc.images import CallLimits, parsed

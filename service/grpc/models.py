@@ -4,9 +4,8 @@ import json
 from dataclasses import asdict
 
 from microtome.v1 import embedding_pb2 as pb
-from service.core.available import available
 from service.core.manifest import ModelCard
-from service.core.ports import ModelServer
+from service.core.ports import ModelServer, available_versions
 from service.errors import UnknownModel, unknown
 
 
@@ -43,5 +42,5 @@ def _described(models: ModelServer, name: str, card: ModelCard | None, *, ready:
         default_output=manifest.default_output,
         max_batch_size=manifest.max_batch_size,
         manifest_json=json.dumps(asdict(manifest)),
-        versions=available(models, card),
+        versions=available_versions(models, card),
     )

@@ -15,7 +15,7 @@ import grpc.aio
 from google.rpc.status_pb2 import Status
 
 from microtome.v1 import embedding_pb2 as pb
-from service.core.intake import Intake
+from service.core.embedder import Intake
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.core.timings import Timings

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.auth import Keyring
-from service.core.intake import Intake
+from service.core.embedder import Intake
 from service.http import compat, problems
 from service.http.at_once import AtOnce
 from service.http.bodies import BodyLimits, BodyReader

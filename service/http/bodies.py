@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from starlette.requests import Request
 
-from service.core.budget import Budget
+from service.core.admission import Budget
 from service.core.remote_images import Url
 from service.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected
 from service.http.forms import read_form

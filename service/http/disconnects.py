@@ -6,7 +6,7 @@ import math
 from starlette.requests import Request
 from starlette.types import Receive
 
-from service.core.timeouts import Alarms
+from service.core.timeouts import SharedTimer
 from service.errors import BadRequest
 from service.http.head import head
 
@@ -44,7 +44,7 @@ class Callers:
     """Watches over callers who wait, each from a while after it began to; one timer for all."""
 
     def __init__(self) -> None:
-        self._alarms = Alarms(_UNWATCHED)
+        self._alarms = SharedTimer(_UNWATCHED)
 
     def waiting(self, receive: Receive) -> "_Waiting":
         """Cancel the block when the caller closes the connection. The request's body must have been read.
@@ -60,7 +60,7 @@ class _Waiting:
 
     __slots__ = ("_alarm", "_alarms", "_gone", "_receive", "_watching", "_working")
 
-    def __init__(self, receive: Receive, alarms: Alarms) -> None:
+    def __init__(self, receive: Receive, alarms: SharedTimer) -> None:
         self._receive = receive
         self._alarms = alarms
         self._gone = False

@@ -12,12 +12,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from service.auth import Caller
-from service.core.deadline import within
-from service.core.intake import Intake
+from service.core.embedder import Intake
 from service.core.lookup import Lookup
 from service.core.remote_images import Image
 from service.core.requests import Embedded
-from service.core.timeouts import Patience
+from service.core.timeouts import SharedTimeout, within
 from service.core.timings import Timings, timed
 from service.core.vectors import checked_dimensions
 from service.http import access, documentation
@@ -50,11 +49,11 @@ class EmbedEndpoint:
     repeats: Repeats
     ways: Ways
     _callers: Callers = field(default_factory=Callers, init=False)
-    _patience: Patience = field(init=False)
+    _patience: SharedTimeout = field(init=False)
 
     def __post_init__(self) -> None:
         """Have one timer for all requests that say nothing of their time."""
-        object.__setattr__(self, "_patience", Patience(self.intake.deadline))
+        object.__setattr__(self, "_patience", SharedTimeout(self.intake.deadline))
 
     async def post(self, request: Request) -> Response:
         """Turn images into vectors: one image as the body, several as file parts of a form, or JSON.

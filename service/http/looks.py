@@ -5,7 +5,7 @@ from functools import partial
 from time import perf_counter
 
 from service.auth import Caller
-from service.core.budget import Budget
+from service.core.admission import Budget
 from service.core.embedder import Embedder
 from service.core.lookup import Lookup
 

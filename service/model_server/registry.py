@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
-from service.core.deadline import Deadline
 from service.core.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
-from service.core.timings import Stages, nobody, timed
+from service.core.timeouts import Deadline
+from service.core.timings import Stages, timed, unobserved
 from service.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -109,7 +109,7 @@ class Catalogue:
         card: ModelCard,
         outputs: Sequence[str],
         images: Sequence[Pixels],
-        stages: Stages = nobody,
+        stages: Stages = unobserved,
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Run the version of `card`; see the port."""

@@ -11,9 +11,9 @@ from time import monotonic
 import numpy as np
 import pytest
 
-from service.core.deadline import Deadline
 from service.core.manifest import ModelCard
 from service.core.ports import ModelServer, Pixels
+from service.core.timeouts import Deadline
 from service.errors import DeadlineExceeded, ModelNotReady, UnknownModel, UnknownVersion
 from service.model_server.batcher import Batcher
 from service.model_server.registry import Catalogue

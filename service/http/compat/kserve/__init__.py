@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from microtome import __version__
-from service.core.available import available
 from service.core.manifest import ModelCard
+from service.core.ports import available_versions
 from service.core.requests import Embedded
 from service.errors import ModelNotReady, UnknownModel, unknown
 from service.http.compat.dialect import Dialect
@@ -94,7 +94,7 @@ class Endpoints:
         card = await self._card(request)
         return {
             "name": card.name,
-            "versions": [str(number) for number in available(self._models, card)],
+            "versions": [str(number) for number in available_versions(self._models, card)],
             "platform": metadata.PLATFORM,
             "inputs": [_described(tensor) for tensor in metadata.INPUTS],
             "outputs": [_described(tensor) for tensor in metadata.outputs_of(card)],

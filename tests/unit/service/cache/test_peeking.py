@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from service.application import open_cache
-from service.cache.float16 import HalvedCache
+from service.cache.float16 import Float16Cache
 from service.cache.memory import MemoryCache
 from service.cache.metered import Counts
 from service.cache.null import NullCache
@@ -28,7 +28,7 @@ def near() -> MemoryCache:
     [
         near(),
         TieredCache(near(), NullCache()),
-        HalvedCache(TieredCache(near(), NullCache())),
+        Float16Cache(TieredCache(near(), NullCache())),
     ],
     ids=lambda cache: type(cache).__name__,
 )
