@@ -19,7 +19,7 @@ from modelserver.command_line import usage
 from service import cache_command, errors
 from service.errors import slug
 from service.grpc.statuses import STATUS as CODE
-from service.http.statuses import STATUS
+from service.http.problems import STATUS
 from service.settings import PREFIX, Settings
 from service.telemetry.metrics import Metrics
 

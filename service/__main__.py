@@ -31,7 +31,7 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=application.connections,
+        http=application.protocol,
         # Offers to speak it are declined, whatever libraries are installed.
         ws="none",
         log_level="warning",

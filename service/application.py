@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -30,10 +29,9 @@ from service.core.single_flight import NoLeases
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
 from service.http.compat import kserve, spoken
-from service.http.connection import connection
-from service.http.connection_limits import bounded
-from service.http.health import Dependencies
-from service.http.operations_server import operations_server
+from service.http.connection_limits import limited_protocol
+from service.http.health import Dependencies, operations_server
+from service.http.middleware import RequestTracing
 from service.model_server.batcher import Batcher
 from service.model_server.registry import Catalogue
 from service.model_server.replicas import Replicas
@@ -56,12 +54,12 @@ class Application:
 
     Attributes:
         asgi: speaks HTTP, and has all else in its lifespan.
-        connections: uvicorn's protocol within bounds. Unless requests are traced, it answers at once what it can.
-        stopping: set it when the server stops, so that HTTP and gRPC drain side by side.
+        protocol: uvicorn's HTTP protocol with limits.
+        stopping: set it when the server stops, so that HTTP and gRPC drain at the same time.
     """
 
     asgi: ASGIApp
-    connections: type[HttpToolsProtocol]
+    protocol: type[HttpToolsProtocol]
     stopping: asyncio.Event
 
 
@@ -125,7 +123,7 @@ def build(settings: Settings, log: Logger) -> Application:
             log_access=settings.access_log,
             show_metrics=settings.operations_port is None,
             dialects=settings.dialects,
-            answer_bytes=int(_ANSWERS * settings.cache_bytes),
+            response_cache_bytes=int(_ANSWERS * settings.cache_bytes),
         ),
         metrics=metrics,
         log=log,
@@ -133,12 +131,8 @@ def build(settings: Settings, log: Logger) -> Application:
         keyring=keyring,
         dependencies=dependencies,
     )
-    bounds = partial(bounded, metrics=metrics, head_seconds=settings.body_pause)
-    if tracing is None:
-        return Application(app, bounds(connection(app.at_once)), stopping)
-    from service.http.tracing import Traced  # noqa: PLC0415, as below
-
-    return Application(Traced(app, tracing), bounds(HttpToolsProtocol), stopping)
+    protocol = limited_protocol(metrics, head_seconds=settings.body_pause)
+    return Application(RequestTracing(app, tracing) if tracing else app, protocol, stopping)
 
 
 def _tell_limits(settings: Settings, metrics: Metrics) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from service.core.peeking import peek_of
-from service.core.ports import VectorCache
+from service.core.ports import VectorCache, peek_of
 
 _LARGEST = float(np.finfo(np.float16).max)
 _MARK = b"h"

@@ -163,3 +163,35 @@ class _Place:
 
     def __exit__(self, *_: object) -> None:
         self._backlog.leave()
+
+
+class HitRatio:
+    """Under overload, skip the cache lookup while the hit ratio is below 1 %.
+
+    Cached vectors cost next to nothing, so while some are found every image is looked up before it is refused. While
+    none are, the lookup would be most of the cost of a refusal. One hit in the sample turns all lookups on again.
+    """
+
+    _WINDOW = 64
+    """Lookups that the ratio is averaged over, the latest counting most."""
+
+    _WORTH = 0.01
+    """Ratio from which on every image is looked up: a lookup costs about a hundredth of computing a vector."""
+
+    _SAMPLE = 16
+    """One image of so many is looked up below that ratio, to measure it."""
+
+    def __init__(self) -> None:
+        self._ratio = 1.0
+        self._skipped = 0
+
+    def count(self, *, hit: bool) -> None:
+        """Count a lookup."""
+        self._ratio += (hit - self._ratio) / self._WINDOW
+
+    def lookup_pays(self) -> bool:
+        """Whether the next image is to be looked up before it is refused."""
+        if self._ratio >= self._WORTH:
+            return True
+        self._skipped = (self._skipped + 1) % self._SAMPLE
+        return not self._skipped

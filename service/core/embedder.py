@@ -6,7 +6,7 @@ of other systems) call `Intake`, which also fetches images by address and gives 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,8 +17,7 @@ from service.core.cache_keys import image_digest
 from service.core.compute import Computation, RequestVectors, flight_key
 from service.core.lookup import Lookup
 from service.core.manifest import ModelCard
-from service.core.peeking import ask_of, peek_of
-from service.core.ports import Leases, ModelServer, Observer, VectorCache
+from service.core.ports import Leases, ModelServer, Observer, VectorCache, peek_of
 from service.core.remote_images import Fetch, Image, Url
 from service.core.requests import ALL, Embedded, Embedding, EmbedRequest, ImageError
 from service.core.single_flight import SingleFlight
@@ -58,7 +57,6 @@ class Embedder:
         self._models = models
         self._cache = cache
         self._peek = peek_of(cache)
-        self._ask = ask_of(cache)
         self._limits = limits
         self._budget = budget
         self._observer = observer
@@ -128,21 +126,6 @@ class Embedder:
     async def look_further(self, lookup: Lookup) -> None:
         """Look up in all tiers of the cache."""
         lookup.fill(await self._cache.get_many(list(lookup.keys.values())))
-
-    def look_soon(self, lookup: Lookup, then: Callable[[bool], None]) -> bool:
-        """Look as `look_further` does, without a task that waits, and tell `then` whether that was possible.
-
-        Returns False where the cache has to be waited for, and tells nobody then.
-        """
-
-        def told(values: list[bytes | None] | BaseException) -> None:
-            if isinstance(values, BaseException):
-                then(False)
-            else:
-                lookup.fill(values)
-                then(True)
-
-        return self._ask(list(lookup.keys.values()), told)
 
     def answered(self, lookup: Lookup) -> Embedded:
         """Answer from a complete lookup."""

@@ -1,8 +1,8 @@
 """What the core needs from outside. Every implementation of a port passes the port's suite in tests/contract."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,24 @@ class VectorCache(Protocol):
     async def close(self) -> None:
         """Free connections and memory."""
         ...
+
+
+Peek = Callable[[Sequence[str]], list[bytes] | None]
+"""Returns all values in the order of the keys if none of them must be waited for, else None."""
+
+
+@runtime_checkable
+class Peekable(Protocol):
+    """A cache with an in-process tier."""
+
+    def peek(self, keys: Sequence[str]) -> list[bytes] | None:
+        """Return all values in the order of the keys if none of them must be waited for, else None."""
+        ...
+
+
+def peek_of(cache: VectorCache) -> Peek:
+    """Return the cache's `peek`; for a cache without one, a function that always returns None."""
+    return cache.peek if isinstance(cache, Peekable) else lambda _: None
 
 
 @dataclass(frozen=True, slots=True)

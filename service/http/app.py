@@ -1,29 +1,23 @@
-"""Put the HTTP application together."""
+"""Build the HTTP application."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.auth import Keyring
 from service.core.embedder import Intake
-from service.http import compat, problems
-from service.http.at_once import AtOnce
+from service.http import compat, openapi, problems
 from service.http.bodies import BodyLimits, BodyReader
-from service.http.compat.handler import Desk
-from service.http.direct import Direct
-from service.http.embed import PATH, EmbedEndpoint, embed_router
-from service.http.gateway import Gateway
+from service.http.compat.handler import CompatHandler
+from service.http.embed import PATH, EmbedEndpoint
 from service.http.health import Dependencies, operations_router
-from service.http.middleware import Authentication
+from service.http.middleware import Authentication, RequestLog
 from service.http.models import models_router
-from service.http.observed import Observed
-from service.http.repeats import Repeats
-from service.http.response_cache import FinishedAnswers
-from service.http.ways import Ways
+from service.http.response_cache import ResponseCache, ResponseTable
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -40,13 +34,13 @@ Errors are problem details (RFC 9457); switch on their `type`.
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """What the HTTP side needs to know beside its collaborators.
+    """Static configuration of the HTTP application.
 
     Attributes:
-        log_access: whether each request is a line of the log.
-        show_metrics: whether /metrics is here; not when it has a port of its own.
-        dialects: which contracts of others are spoken, as the setting says.
-        answer_bytes: what answers that are kept as they were written may take; 0 keeps none.
+        log_access: whether each request is logged.
+        show_metrics: whether /metrics is served; false when it has a port of its own.
+        dialects: the contracts of other systems to serve, as the setting has them.
+        response_cache_bytes: memory for written responses; 0 switches the response cache off.
     """
 
     limits: BodyLimits
@@ -54,7 +48,7 @@ class HttpOptions:
     log_access: bool = False
     show_metrics: bool = True
     dialects: str = "all"
-    answer_bytes: int = 0
+    response_cache_bytes: int = 0
 
 
 def http_app(  # noqa: PLR0913, collaborators
@@ -66,19 +60,19 @@ def http_app(  # noqa: PLR0913, collaborators
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     keyring: Keyring | None = None,
     dependencies: Dependencies = MappingProxyType({}),
-) -> Gateway:
+) -> FastAPI:
     """Build the application.
 
     Args:
-        intake: the way to the core, and what is served.
-        options: plain facts.
-        metrics: are told what happens.
-        log: likewise.
-        lifespan: starts and stops what the application stands on.
-        keyring: whose requests are served; None serves everybody.
-        dependencies: what the gateway stands on.
+        intake: the way to the core.
+        options: static configuration.
+        metrics: registry.
+        log: logger.
+        lifespan: starts and stops the application's dependencies.
+        keyring: the API keys; None serves all callers.
+        dependencies: reported by /readyz.
     """
-    # The documentation pages are served from here, not from somebody's content network: they work without internet.
+    # fastapi_offline serves the assets of the documentation pages itself: they work without internet access.
     app = FastAPIOffline(
         redoc_url=None,
         static_url="/docs-assets",
@@ -86,32 +80,50 @@ def http_app(  # noqa: PLR0913, collaborators
         description=_DESCRIPTION,
         version=options.version,
         lifespan=lifespan,
-        # A redirect would name the host that the caller named, over http, and keys would follow it.
+        # A redirect would go to the caller's Host header over http, and API keys would follow it.
         redirect_slashes=False,
-        # The framework's own: it would look for a provider at every request.
+        # FastAPI's own telemetry looks for a provider at every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    endpoint = EmbedEndpoint(
-        intake,
-        BodyReader(options.limits, intake.bodies),
-        metrics,
-        Repeats(intake.models, FinishedAnswers(options.answer_bytes), metrics),
-        Ways(intake.default_model),
-    )
-    models = intake.models
-    routes = embed_router(endpoint)
-    app.include_router(routes, tags=["embeddings"])
-    app.include_router(models_router(models, intake.default_model), tags=["models"])
-    operations = operations_router(models, metrics, dependencies, show_metrics=options.show_metrics)
+    reader = BodyReader(options.limits, intake.bodies)
+    embed = embed_router()
+    app.include_router(embed, tags=["embeddings"])
+    app.include_router(models_router(intake.models, intake.default_model), tags=["models"])
+    operations = operations_router(intake.models, metrics, dependencies, show_metrics=options.show_metrics)
     app.include_router(operations, tags=["operations"])
     problems.install(app, metrics)
-    open_paths = compat.install(app, compat.spoken(options.dialects), Desk(intake, endpoint.reader, metrics))
-    (route,) = (route for route in routes.routes if getattr(route, "path", None) == PATH)
-    direct = Direct(endpoint, app, route)
-    authentication = None
+    public_paths = compat.install(app, compat.spoken(options.dialects), CompatHandler(intake, reader, metrics))
+    # The last one added is the outermost.
+    app.add_middleware(
+        EmbedEndpoint,
+        route=embed.routes[0],
+        intake=intake,
+        reader=reader,
+        responses=ResponseCache(intake.models, ResponseTable(options.response_cache_bytes), metrics),
+        metrics=metrics,
+    )
     if keyring is not None:
-        app.add_middleware(Authentication, keyring=keyring, metrics=metrics, open_paths=open_paths)
-        authentication = Authentication(direct, keyring, metrics)
-    app.add_middleware(Observed, metrics=metrics, log=log, log_access=options.log_access)
-    observed = Observed(authentication or direct, metrics, log, log_access=options.log_access)
-    return Gateway(app, PATH, observed, AtOnce(PATH, direct, observed, authentication, metrics))
+        app.add_middleware(Authentication, keyring=keyring, metrics=metrics, public_paths=public_paths)
+    app.add_middleware(RequestLog, metrics=metrics, log=log, log_access=options.log_access)
+    return app
+
+
+def embed_router() -> APIRouter:
+    """Build the route that documents POST /embed, and answers 405 to other methods; `EmbedEndpoint` answers before."""
+    router = APIRouter()
+
+    @router.post(
+        PATH,
+        summary="Embed images",
+        response_model=openapi.EmbedAnswer,
+        responses=openapi.EMBED_RESPONSES,
+        openapi_extra=openapi.EMBED_REQUEST,
+    )
+    async def post() -> None:
+        """Turn images into vectors: one image as the body, several as file parts of a form, or JSON.
+
+        Every vector of an answer comes from the same version of the same model, which the answer names. The answer's
+        form is chosen by `Accept`; options may stand in the query string or in the JSON body.
+        """
+
+    return router

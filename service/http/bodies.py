@@ -1,34 +1,41 @@
-"""Read images out of a request's body, counting bytes before holding them.
+"""Read images from a request's body: one image as it is, file parts of a form, or JSON with base64 and addresses.
 
-The Content-Type is a hint. A form has to say so, since its boundary stands there; anything else is told from its first
-bytes: an object of JSON begins with a brace, and no image does.
+Bytes are counted before they are held. The Content-Type is only a hint, except for forms, whose boundary it names: JSON
+is recognised by its first brace, which no image has.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+import binascii
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from starlette.requests import Request
+import orjson
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from starlette.types import Receive, Scope
 
 from service.core.admission import Budget
-from service.core.remote_images import Url
-from service.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected
-from service.http.forms import read_form
-from service.http.head import head
-from service.http.json_images import JsonBody, read_json
-
-T = TypeVar("T")
+from service.core.remote_images import Image, Url
+from service.core.timeouts import SharedTimeout
+from service.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected, TooManyImages
+from service.http.middleware import headers_of
+from service.http.parameters import OPTIONS, unknown_name
 
 _JSON_TO_BYTES = 3
-"""Memory that a JSON body takes for each of its bytes while it is read: itself, its strings, its images."""
+"""Memory for each byte of a JSON body while it is read: the body, its strings, its images."""
 
 _JSON_OFF_LOOP_BYTES = 1 << 20
-"""JSON of more bytes than this is read in a thread, so that others have their turn between its images."""
+"""Larger JSON is parsed in a thread, so that it does not delay other requests."""
 
 _IMAGE_BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
+
+_JSON_FORMS = ("b64", "data_uri", "url")
+_JSON_FIELDS = ("image", "images")
+_JSON_EXPECTED = (
+    'Expected {"image": "<base64 or data URI>"} or '
+    '{"images": [{"b64": "…"}, {"data_uri": "data:image/…;base64,…"}, {"url": "https://…"}]}'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,144 +49,117 @@ class BodyLimits:
 
 
 class Received(NamedTuple):
-    """What a body held: images as bytes, as an address, or as what is wrong with them; and options, if it was JSON."""
+    """The images of a body, and the options of a JSON body."""
 
-    images: list[bytes | Url | RequestRejected]
+    images: list[Image]
     options: Mapping[str, object]
 
 
 @dataclass(slots=True)
 class BodyReader:
-    """Reads bodies within limits, and holds their bytes in a budget."""
+    """Reads bodies within limits; the bytes to hold in `budget` meanwhile are those of `size`."""
 
     limits: BodyLimits
     budget: Budget
-    _nothing: Mapping[str, object] = field(default_factory=dict)
+    _patience: SharedTimeout = field(init=False)
 
-    @asynccontextmanager
-    async def received(self, request: Request, *budgets: Budget) -> AsyncIterator["Received"]:
-        """Read the body, and hold its bytes in the budget, and in the caller's own, while the block runs.
+    def __post_init__(self) -> None:
+        """Share one timer between all bodies."""
+        self._patience = SharedTimeout(self.limits.max_pause)
 
-        Raises:
-            BadRequest: no body, a broken form, or JSON in no form that we read.
-            BodyTooSlow: no piece of the body came for a while.
-            ImageTooLarge: more bytes than the limits allow; refused before they are read where the length is told.
-            TooManyImages: more images than the limit.
-            Overloaded: the bodies in flight leave no room.
-        """
-        amount = self._announced(request, json=_says_json(_content_type(request)))
-        with self.budget.hold(amount):
-            if not budgets:
-                yield await self._read(request, self._images)
-                return
-            with budgets[0].hold(amount):
-                yield await self._read(request, self._images)
+    def size(self, scope: Scope, *, json: bool = False) -> int:
+        """Return the bytes to hold for a request; without a Content-Length the most that a request may have.
 
-    @asynccontextmanager
-    async def whole(self, request: Request, *budgets: Budget) -> AsyncIterator[bytes]:
-        """Read the body as it is, for contracts with a form of their own, and hold its bytes as those of JSON are held.
+        Args:
+            scope: of the request.
+            json: whether the body is JSON, whatever its Content-Type says.
 
         Raises:
-            ServiceError: as `received` does for the body as a whole.
+            BadRequest: the body has a Content-Encoding.
+            ImageTooLarge: the Content-Length is beyond the limit.
         """
-        amount = self._announced(request, json=True)
-        with ExitStack() as held:
-            for budget in (self.budget, *budgets):
-                held.enter_context(budget.hold(amount))
-            yield await self._read(request, self._bytes)
-
-    def _announced(self, request: Request, *, json: bool) -> int:
-        """Return the bytes to hold; a body that tells no length may use all that a request may."""
-        headers, limit = head(request.scope), self.limits.max_body_bytes
+        headers, limit = headers_of(scope), self.limits.max_body_bytes
         coding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
         if coding not in {"", "identity"}:
             raise BadRequest(f"Expected a body without Content-Encoding, received {coding[:40]!r}. Images are compact.")
-        told = headers.get(b"content-length")
-        # The HTTP parser lets digits through only.
-        length = limit if told is None else int(told)
+        stated = headers.get(b"content-length")
+        # The HTTP parser accepts digits only.
+        length = limit if stated is None else int(stated)
         if length > limit:
             raise ImageTooLarge(f"Expected at most {limit} bytes a request, received {length}.")
-        return length * _JSON_TO_BYTES if json else length
+        return length * _JSON_TO_BYTES if json or _says_json(_content_type(scope)) else length
 
-    async def _read(self, request: Request, read: Callable[[Request, asyncio.Timeout], Awaitable[T]]) -> T:
-        # One timer for the body, wound up again with each piece: one for each wait costs a tenth of a small request.
-        patience = asyncio.timeout(self.limits.max_pause)
-        try:
-            async with patience:
-                return await read(request, patience)
-        except TimeoutError:
-            raise BodyTooSlow(
-                f"Expected the next piece of the body within {self.limits.max_pause:g} s, received none."
-            ) from None
+    async def images(self, scope: Scope, receive: Receive) -> Received:
+        """Read the images of a body.
 
-    async def _bytes(self, request: Request, patience: asyncio.Timeout) -> bytes:
-        return b"".join([piece async for piece in self._counted(request, patience)])
-
-    async def _images(self, request: Request, patience: asyncio.Timeout) -> Received:
-        content_type = _content_type(request)
+        Raises:
+            BadRequest: no body, a broken form, or JSON in an unknown form.
+            BodyTooSlow: the next piece of the body is late.
+            ImageTooLarge: more bytes than the limits allow.
+            TooManyImages: more images than the limit.
+        """
+        content_type = _content_type(scope)
         if content_type.lower().startswith("multipart/form-data"):
-            return Received(
-                await read_form(request.headers, self._counted(request, patience), self.limits), self._nothing
+            return Received(await read_form(content_type, self._pieces(receive), self.limits), {})
+        body = await self.whole(receive, image=not _says_json(content_type))
+        if not body:
+            raise BadRequest(
+                "Expected an image as the body, images as file parts of multipart/form-data, or JSON; received 0 "
+                "bytes. With curl: --data-binary @photo.jpg"
             )
-        body = await self._whole(request, patience, says_json=_says_json(content_type))
-        if is_json(body, content_type):
-            found: JsonBody = await self._json(body)
-            return Received(found.images, found.options)
-        return Received([body], self._nothing)
-
-    async def _json(self, body: bytes) -> JsonBody:
+        if not is_json(body, content_type):
+            return Received([body], {})
         read = partial(read_json, max_images=self.limits.max_images, max_image_bytes=self.limits.max_image_bytes)
         return await asyncio.to_thread(read, body) if len(body) > _JSON_OFF_LOOP_BYTES else read(body)
 
-    async def _whole(self, request: Request, patience: asyncio.Timeout, *, says_json: bool) -> bytes:
-        # A loop of its own beside `_counted`, since most requests come this way, and most of them in one piece.
+    async def whole(self, receive: Receive, *, image: bool = False) -> bytes:
+        """Read a body as it is.
+
+        Args:
+            receive: of the request.
+            image: whether the limit of one image applies, unless the body begins as JSON does.
+
+        Raises:
+            BodyTooSlow, ImageTooLarge: as `images` does.
+        """
         pieces: list[bytes] = []
         total, limit, what, more = 0, self.limits.max_body_bytes, "a request", True
         while more:
-            piece, more = await _next_piece(request)
-            if not piece:
-                continue
-            if not pieces and not says_json and not piece.lstrip().startswith(b"{"):
+            piece, more = await self._next_piece(receive)
+            if image and not total and piece and not piece.lstrip().startswith(b"{"):
                 limit, what = self.limits.max_image_bytes, "an image"
             total += len(piece)
             if total > limit:
                 raise ImageTooLarge(f"Expected at most {limit} bytes {what}, received more.")
             pieces.append(piece)
-            if more:
-                self._wait_anew(patience)
-        if not total:
-            raise BadRequest(
-                "Expected an image as the body, images as file parts of multipart/form-data, or JSON; received 0 "
-                "bytes. With curl: --data-binary @photo.jpg"
-            )
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _counted(self, request: Request, patience: asyncio.Timeout) -> AsyncIterator[bytes]:
+    async def _pieces(self, receive: Receive) -> AsyncIterator[bytes]:
         received, limit, more = 0, self.limits.max_body_bytes, True
         while more:
-            piece, more = await _next_piece(request)
-            if not piece:
-                continue
-            self._wait_anew(patience)
+            piece, more = await self._next_piece(receive)
             received += len(piece)
             if received > limit:
                 raise ImageTooLarge(f"Expected at most {limit} bytes a request, received more.")
-            yield piece
+            if piece:
+                yield piece
 
-    def _wait_anew(self, patience: asyncio.Timeout) -> None:
-        patience.reschedule(asyncio.get_running_loop().time() + self.limits.max_pause)
+    async def _next_piece(self, receive: Receive) -> tuple[bytes, bool]:
+        """Return the next piece of the body, and whether more follows."""
+        try:
+            async with self._patience.bounded():
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow(
+                f"Expected the next piece of the body within {self.limits.max_pause:g} s, received none."
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise BadRequest("The connection was closed before the whole body had come.")
+        return message.get("body", b""), message.get("more_body", False)
 
 
-async def _next_piece(request: Request) -> tuple[bytes, bool]:
-    """Return the next piece of the body, and whether more of it follows."""
-    message = await request.receive()
-    if message["type"] == "http.disconnect":
-        raise BadRequest("The connection was closed before the whole body had come.")
-    return message.get("body", b""), message.get("more_body", False)
-
-
-def _content_type(request: Request) -> str:
-    return head(request.scope).get(b"content-type", b"").decode("latin-1")
+def _content_type(scope: Scope) -> str:
+    return headers_of(scope).get(b"content-type", b"").decode("latin-1")
 
 
 def _says_json(content_type: str) -> bool:
@@ -188,5 +168,140 @@ def _says_json(content_type: str) -> bool:
 
 
 def is_json(body: bytes, content_type: str) -> bool:
-    """Tell JSON from an image by its first bytes, and what is neither by what it says that it is."""
+    """Tell JSON from an image by the first bytes; by the Content-Type if they are neither's."""
     return body[:64].lstrip().startswith(b"{") or (_says_json(content_type) and not body.startswith(_IMAGE_BEGINNINGS))
+
+
+async def read_form(content_type: str, pieces: AsyncIterator[bytes], limits: BodyLimits) -> list[Image]:
+    """Read multipart/form-data (RFC 7578), one image in each file part, whatever the parts' names.
+
+    Of each part no more bytes are held than an image may have.
+
+    Raises:
+        BadRequest: a broken form, or one with fields that are not files.
+        TooManyImages: more file parts than the limit.
+    """
+    _, options = parse_options_header(content_type)
+    files = _FileParts(limits)
+    try:
+        with PushMultipartParser(options.get("boundary", "")) as parser:
+            async for piece in pieces:
+                for event in parser.parse(piece):
+                    files.take(event)
+    except MultipartError as error:
+        raise _broken_form(f"{error}.") from None
+    if not files.images:
+        raise BadRequest("Expected at least one file part with an image in it, received a form without any.")
+    return files.images
+
+
+class _FileParts:
+    """The file parts read so far, and the current one."""
+
+    def __init__(self, limits: BodyLimits) -> None:
+        self._limits = limits
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.images: list[Image] = []
+
+    def take(self, event: MultipartSegment | bytearray | bytes | None) -> None:
+        """Take an event of the parser: the head of a part, a piece of it, or its end."""
+        if isinstance(event, MultipartSegment):
+            self._begin(event)
+        elif event is None:
+            self.images.append(self._whole())
+        else:
+            self._size += len(event)
+            if self._size <= self._limits.max_image_bytes:
+                self._pieces.append(bytes(event))
+
+    def _begin(self, part: MultipartSegment) -> None:
+        if len(self.images) == self._limits.max_images:
+            raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received more.")
+        if part.filename is None:
+            raise _broken_form(f"Received the field {part.name[:80]!r}, which is no file.")
+        self._pieces, self._size = [], 0
+
+    def _whole(self) -> bytes | RequestRejected:
+        most = self._limits.max_image_bytes
+        if self._size > most:
+            return ImageTooLarge(f"Expected at most {most} bytes an image, received {self._size}.")
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+
+def _broken_form(what: str) -> BadRequest:
+    return BadRequest(
+        f"Expected multipart/form-data with one image in each file part. {what} "
+        "Options go into the query string. With curl: -F image=@photo.jpg"
+    )
+
+
+def read_json(body: bytes, *, max_images: int, max_image_bytes: int) -> Received:
+    """Read a JSON body: base64, data URIs and addresses, and the options beside them.
+
+    Raises:
+        BadRequest: not JSON, not an object, without images in one of the two forms, or with unknown fields.
+        TooManyImages: more than `max_images`.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"Expected a JSON object, received what is no JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise BadRequest(f"{_JSON_EXPECTED}; received JSON that is no object.")
+    for name in value:
+        if name not in OPTIONS and name not in _JSON_FIELDS:
+            raise unknown_name(name, (*OPTIONS, *_JSON_FIELDS))
+    items = _items(value)
+    if len(items) > max_images:
+        raise TooManyImages(f"Expected at most {max_images} images a request, received {len(items)}.")
+    options = {name: value for name, value in value.items() if name not in _JSON_FIELDS}
+    return Received([_json_image(item, max_image_bytes) for item in items], options)
+
+
+def _items(value: Mapping[str, object]) -> list[object]:
+    match value:
+        case {"image": _, "images": _}:
+            raise BadRequest(f"{_JSON_EXPECTED}, not both in one body.")
+        case {"image": str(short)}:
+            return [{"data_uri": short} if short[:5].lower() == "data:" else {"b64": short}]
+        case {"images": [_, *_] as items}:
+            return list(items)
+    raise BadRequest(f"{_JSON_EXPECTED}; received neither, or an empty list.")
+
+
+def _json_image(item: object, max_bytes: int) -> Image:
+    """Decode one item; an error is returned, since it may concern this image only."""
+    match item:
+        case {"url": str(address), **rest} if not rest:
+            return Url(address)
+        case {"b64": str(text), **rest} if not rest:
+            return from_base64(text, max_bytes)
+        case {"data_uri": str(uri), **rest} if not rest:
+            return from_data_uri(uri, max_bytes)
+    return BadRequest(f"Expected an object with one of {', '.join(_JSON_FORMS)}, which is a string.")
+
+
+def from_data_uri(uri: str, max_bytes: int) -> bytes | RequestRejected:
+    """Decode data:image/…;base64,…; an error is returned."""
+    head, comma, text = uri.partition(",")
+    if head[:5].lower() != "data:" or not comma or not head.lower().endswith(";base64"):
+        return BadRequest(f"Expected data:image/…;base64,…; received {uri[:40]!r}.")
+    return from_base64(text, max_bytes)
+
+
+def from_base64(text: str, max_bytes: int) -> bytes | RequestRejected:
+    """Decode base64; an error is returned."""
+    # base64 has four letters for three bytes.
+    if len(text) // 4 * 3 > max_bytes + 3:
+        return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received about {len(text) // 4 * 3}.")
+    if "\n" in text:
+        # `base64 photo.jpg` wraps its lines.
+        text = text.replace("\r", "").replace("\n", "")
+    try:
+        decoded = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        return BadRequest(f"Expected base64 (the standard alphabet, padded); received {text[:24]!r}…: {error}.")
+    if len(decoded) > max_bytes:
+        return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received {len(decoded)}.")
+    return decoded

@@ -1,7 +1,7 @@
-"""What uvicorn leaves open to strangers: heads without end, requests never whole, answers that nobody takes.
+"""Limits on connections that uvicorn lacks: endless heads, requests that never end, responses that are never read.
 
-Bodies are the application's to bound, see `body.py`. All before, between and behind them passes here, in memory that
-nobody counts, over connections that nobody would ever close. Offers to upgrade are declined here, too.
+`bodies.py` limits the bytes of bodies. All other bytes of a connection are limited here, idle connections are closed,
+and offers to upgrade are declined.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.errors import BadRequest, BodyTooSlow, ServiceError
-from service.http.problems import answer_to
+from service.http.problems import problem_response
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -28,23 +28,21 @@ _LINGERS = 30.0
 _OFFERS = frozenset({b"upgrade", b"http2-settings"})
 
 
-def bounded(protocol: type[HttpToolsProtocol], metrics: Metrics, *, head_seconds: float) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol, or one made from it, within bounds.
+def limited_protocol(metrics: Metrics, *, head_seconds: float) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol with limits.
 
     Args:
-        protocol: which.
         metrics: count what is refused.
-        head_seconds: that a head may take to come, from its first byte.
+        head_seconds: that a request's head may take to arrive, from its first byte.
     """
-    members = {"metrics": metrics, "head_seconds": head_seconds}
-    return type("Bounded", (_Bounded, protocol), members)
+    return type("LimitedProtocol", (_LimitedProtocol,), {"metrics": metrics, "head_seconds": head_seconds})
 
 
-class _Bounded(HttpToolsProtocol):
-    """uvicorn's protocol, pinned with uvicorn; what it overrides is not promised to stay, so tests hold it to that.
+class _LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, pinned with uvicorn, whose overridden methods are not a public interface; tests check them.
 
-    Which message is under way is told by uvicorn's own scope, of which each has one: a request's cycle has the same
-    once its head is complete, and `whole` once all of it is. So a hit, which comes in one piece, pays for little of it.
+    uvicorn has one scope for each message: the request's cycle has the same scope once its head is complete, and so
+    has `whole` once its body is. So a request that comes in one piece costs little here.
     """
 
     metrics: Metrics
@@ -186,7 +184,7 @@ class _Bounded(HttpToolsProtocol):
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer outside of any request, unless an answer is under way, and close."""
-        answer = answer_to(error, self.metrics, {})
+        answer = problem_response(error, self.metrics, {})
         if not self._answering:
             headers = [*self.server_state.default_headers, *answer.raw_headers]
             lines = [b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"]
@@ -198,7 +196,7 @@ class _Bounded(HttpToolsProtocol):
 class _Parser(httptools.HttpRequestParser):
     """Parses on behind an offer to upgrade; llhttp takes what follows for another protocol, a body included."""
 
-    def __init__(self, protocol: _Bounded) -> None:
+    def __init__(self, protocol: _LimitedProtocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
         # As uvicorn does: what comes behind the last request of a connection is no error in that.

@@ -1,62 +1,64 @@
-"""How long a request may take, and whether its caller still waits for it."""
+"""How long a request may take, and whether its caller is still connected."""
 
 import asyncio
 import math
 
-from starlette.requests import Request
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from service.core.timeouts import SharedTimer
 from service.errors import BadRequest
-from service.http.head import head
+from service.http.middleware import headers_of
 
 HEADER = "X-Request-Timeout"
 _HEADER = HEADER.lower().encode()
 
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for callers that have gone; only metrics and logs see it."""
+
 _UNWATCHED = 0.25
-"""Seconds after which a caller is watched: most answers are out by then, also where many share the processors."""
+"""Seconds before a caller is watched; most responses are sent by then, also on busy machines."""
 
 
 class CallerGone(Exception):
-    """The caller closed the connection before the answer; nobody is there to be told."""
+    """The caller closed the connection before the response."""
 
 
-def allowed(request: Request, longest: float) -> float:
-    """Return the seconds that the request may take: what its caller says, but no more than `longest`.
+def seconds_allowed(scope: Scope, longest: float) -> float:
+    """Return the seconds that the request may take: its X-Request-Timeout, but at most `longest`.
 
     Raises:
-        BadRequest: the header is no number of seconds greater than 0.
+        BadRequest: the header is not a number of seconds greater than 0.
     """
-    header = head(request.scope).get(_HEADER)
+    header = headers_of(scope).get(_HEADER)
     if header is None:
         return longest
-    told = header.decode("latin-1")
+    text = header.decode("latin-1")
     try:
-        seconds = float(told)
+        seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise BadRequest(f"Expected {HEADER} to be seconds, such as 2.5; received {told[:40]!r}.")
+        raise BadRequest(f"Expected {HEADER} to be seconds, such as 2.5; received {text[:40]!r}.")
     return min(seconds, longest)
 
 
-class Callers:
-    """Watches over callers who wait, each from a while after it began to; one timer for all."""
+class Disconnects:
+    """Watches for callers that close their connections; one timer starts all watchers."""
 
     def __init__(self) -> None:
         self._alarms = SharedTimer(_UNWATCHED)
 
-    def waiting(self, receive: Receive) -> "_Waiting":
+    def watched(self, receive: Receive) -> "_Watched":
         """Cancel the block when the caller closes the connection. The request's body must have been read.
 
         Raises:
-            CallerGone: it did.
+            CallerGone: the caller closed it.
         """
-        return _Waiting(receive, self._alarms)
+        return _Watched(receive, self._alarms)
 
 
-class _Waiting:
-    """No generator, which costs more: it runs with every image that is computed."""
+class _Watched:
+    """A class, since a generator costs more, and every computed image passes here."""
 
     __slots__ = ("_alarm", "_alarms", "_gone", "_receive", "_watching", "_working")
 
@@ -68,7 +70,7 @@ class _Waiting:
 
     def __enter__(self) -> None:
         working = asyncio.current_task()
-        assert working is not None  # noqa: S101, for mypy: we are in a coroutine
+        assert working is not None  # noqa: S101, for mypy: this runs in a coroutine
         self._working = working
         self._alarm = self._alarms.set(self._begin)
 

@@ -1,217 +1,175 @@
-"""POST /embed: images in, vectors out."""
+"""POST /embed as one ASGI application, awaited from top to bottom; every other request goes on to FastAPI.
+
+A request is parsed, its body is read, and the response cache is asked. Then its images are looked up, admitted,
+computed and encoded.
+"""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import lru_cache
-from http import HTTPStatus
 from time import perf_counter
 
-from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.auth import Caller
+from service.core.admission import HitRatio
 from service.core.embedder import Intake
 from service.core.lookup import Lookup
-from service.core.remote_images import Image
-from service.core.requests import Embedded
+from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import SharedTimeout, within
-from service.core.timings import Timings, timed
+from service.core.timings import Timings
 from service.core.vectors import checked_dimensions
-from service.http import access, documentation
-from service.http.bodies import BodyReader
-from service.http.disconnects import CallerGone, Callers, allowed
-from service.http.head import head
-from service.http.parameters import read_options
-from service.http.raw import RawHeaders, RawResponse, raw
-from service.http.repeats import Repeats, server_timing
-from service.http.responses import encoded, in_header
-from service.http.schemas import EmbedAnswer
-from service.http.ways import Way, Ways, query_items
+from service.errors import ServiceError
+from service.http.bodies import BodyReader, Received
+from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects, seconds_allowed
+from service.http.middleware import caller_of, note
+from service.http.parameters import ParameterReader, Parameters, says_no_cache
+from service.http.problems import problem_response
+from service.http.response_cache import ResponseCache
+from service.http.responses import RawResponse, server_timing, write
 from service.telemetry.metrics import Metrics
 
 PATH = "/embed"
 
-_CLIENT_CLOSED_REQUEST = 499
-"""nginx's, for the metrics; nobody receives it."""
+_MAX_LOOKUPS = 256
+"""Cache lookups before admission that run at a time; images of further requests are admitted first."""
 
-_NOTHING = nullcontext()
+_UNLIMITED = nullcontext()
 
 
-@dataclass(frozen=True, slots=True)
 class EmbedEndpoint:
-    """The route's collaborators."""
+    """ASGI middleware that answers POST /embed, and passes on everything else.
 
-    intake: Intake
-    reader: BodyReader
-    metrics: Metrics
-    repeats: Repeats
-    ways: Ways
-    _callers: Callers = field(default_factory=Callers, init=False)
-    _patience: SharedTimeout = field(init=False)
+    Args:
+        app: answers everything else.
+        route: of FastAPI, which documents POST /embed and names it in metrics and traces.
+        intake: the way to the core.
+        reader: reads bodies.
+        responses: written responses.
+        metrics: count errors and time stages.
+    """
 
-    def __post_init__(self) -> None:
-        """Have one timer for all requests that say nothing of their time."""
-        object.__setattr__(self, "_patience", SharedTimeout(self.intake.deadline))
+    def __init__(  # noqa: PLR0913, PLR0917, collaborators
+        self,
+        app: ASGIApp,
+        route: BaseRoute,
+        intake: Intake,
+        reader: BodyReader,
+        responses: ResponseCache,
+        metrics: Metrics,
+    ) -> None:
+        self._app = app
+        self._route = route
+        self._intake = intake
+        self._reader = reader
+        self._responses = responses
+        self._metrics = metrics
+        self._parameters = ParameterReader(intake.default_model)
+        self._patience = SharedTimeout(intake.deadline)
+        self._disconnects = Disconnects()
+        self._hit_ratio = HitRatio()
+        self._lookups = 0
 
-    async def post(self, request: Request) -> Response:
-        """Turn images into vectors: one image as the body, several as file parts of a form, or JSON.
-
-        Every vector of an answer comes from the same version of the same model, which the answer names. The answer's
-        form is chosen by `Accept`; options may stand in the query string or in the JSON body.
-        """
-        return await self.answer(request, Timings(self.metrics.stage))
-
-    async def answer(self, request: Request, timings: Timings, digest: str | None = None) -> Response:
-        """Answer a request.
-
-        Args:
-            request: with its body still to be read.
-            timings: what the request has passed already, and is told the rest.
-            digest: of the body, when it has been read and is one image.
-
-        Raises:
-            ServiceError: any leaf of the tree.
-        """
-        access.note(request.scope, stages=timings.seconds)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = self._route
         try:
-            async with within(allowed(request, self.intake.deadline)):
-                return await self._answered(request, timings, digest)
+            response = await self._respond(scope, receive)
+        except ServiceError as error:
+            response = problem_response(error, self._metrics, scope)
         except CallerGone:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            response = Response(status_code=CLIENT_CLOSED_REQUEST)
+        await response(scope, receive, send)
 
-    async def computed(  # noqa: PLR0913, PLR0917, one step of the way, with all that was found out before
-        self, scope: Scope, receive: Receive, way: Way, body: bytes, digest: str, lookup: Lookup, timings: Timings
-    ) -> Response:
-        """Answer a request for one image that has been read, checked and looked up, and is not in the cache.
-
-        Args:
-            scope: of a request without a word on its time.
-            receive: tells when the caller has gone.
-            way: what is asked for.
-            body: the image.
-            digest: of the image.
-            lookup: what the whole cache had.
-            timings: what the request has passed already, and is told the rest.
-
-        Raises:
-            ServiceError: any leaf of the tree.
-        """
-        caller: Caller | None = scope.get("microtome.caller")
-        images, bodies = (caller.images, caller.bodies) if caller else (None, None)
-        try:
-            async with within(self.intake.deadline, self._patience):
-                with (
-                    self.reader.budget.hold(len(body)),
-                    bodies.hold(len(body)) if bodies else _NOTHING,
-                    self._callers.waiting(receive),
-                ):
-                    embedded = await self.intake.embed(
-                        way.request, [body], timings, own=images, digests=[digest], lookup=lookup
-                    )
-                return self.written(scope, embedded, way, timings, digest)
-        except CallerGone:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
-
-    def digest(self, body: bytes, timings: Timings) -> str | None:
-        """Hash a body that is one image; None when it is so large that this is worth a thread."""
-        return _only(self.intake.digests([body], timings))
-
-    def check(self, scope: Scope, way: Way, *, images: int) -> None:
-        """Refuse what the model's outputs do not have, and note what is asked for.
-
-        Raises:
-            ServiceError: as `Intake.check` does.
-        """
-        dimensions, normalize = way.options.dimensions, way.options.normalize
-        self.intake.check(way.request, dimensions=dimensions, normalize=normalize, int8=way.encoding == "int8")
-        access.note(scope, images=images, model=way.request.model[:80])
-
-    def written(
-        self, scope: Scope, embedded: Embedded, way: Way, timings: Timings, repeatable: str | None
-    ) -> RawResponse:
-        """Write an answer, and keep it if it is all hits for an image with the digest `repeatable`.
-
-        Raises:
-            BadRequest: the version that answered, which may not be the one that was looked at, has shorter vectors than
-                are asked for.
-        """
-        card = embedded.card
-        checked_dimensions(way.options.dimensions, [card.outputs[e.output] for e in embedded.embeddings[:64]])
-        with timed(timings.stage, "encode"):
-            answer = encoded(embedded, way.options, way.form, way.encoding)
-        sources = {e.cache for e in embedded.embeddings}
-        source = sources.pop() if len(sources) == 1 else "mixed"
-        headers = [
-            *_naming(card.name, card.version, card.manifest.fingerprint, source, way.form.media_type),
-            (b"content-length", b"%d" % len(answer.body)),
-            *raw(answer.headers),
-        ]
-        if repeatable and way.request.version is None and source == "hit":
-            self.repeats.keep(scope, repeatable, card, headers, answer.body)
-        status = HTTPStatus.MULTI_STATUS if embedded.errors else HTTPStatus.OK
-        return RawResponse(status, [*headers, server_timing(timings)], answer.body)
-
-    async def _answered(self, request: Request, timings: Timings, digest: str | None) -> Response:
-        scope = request.scope
-        caller: Caller | None = scope.get("microtome.caller")
-        own = (caller.bodies,) if caller and caller.bodies else ()
-        read_options(query_items(scope["query_string"]), {})
-        no_cache = b"no-cache" in head(scope).get(b"cache-control", b"").lower()
-        start = perf_counter()
-        async with self.reader.received(request, *own) as received:
-            if digest is None:
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        timings = Timings(self._metrics.stage)
+        note(scope, stages=timings.seconds)
+        if not self._hit_ratio.lookup_pays():
+            self._intake.embedder.require_turn(before=self._lookups)
+        seconds = seconds_allowed(scope, self._intake.deadline)
+        parameters = self._parameters.read(scope)
+        size, caller = self._reader.size(scope), caller_of(scope)
+        patience = self._patience if seconds == self._intake.deadline else None
+        async with within(seconds, patience):
+            with self._reader.budget.hold(size), caller.bodies.hold(size) if caller and caller.bodies else _UNLIMITED:
+                start = perf_counter()
+                received = await self._reader.images(scope, receive)
                 timings.stage("read", perf_counter() - start)
-            digests = [digest] if digest else self.intake.digests(received.images, timings)
-            repeatable = _only(digests) if not received.options and not no_cache else None
-            if repeatable and not digest and (response := self.repeats.again(scope, repeatable, timings)):
-                return response
-            way = self.ways.read(scope, received.options, no_cache=no_cache)
-            self.check(scope, way, images=len(received.images))
-            embedded = await self._embedded(request, received.images, digests, way, timings)
-        return self.written(scope, embedded, way, timings, repeatable)
+                digests = self._intake.digests(received.images, timings)
+                cacheable = _only(digests) if not received.options and not says_no_cache(scope) else None
+                if cacheable and (cached := self._responses.find(scope, cacheable, timings)):
+                    self._hit_ratio.count(hit=True)
+                    return cached
+                if received.options:
+                    parameters = self._parameters.read(scope, received.options)
+                self._check(scope, parameters, len(received.images))
+                embedded = await self._embedded(parameters.request, received, digests, timings, caller, receive)
+                return self._written(scope, embedded, parameters, timings, cacheable)
 
-    async def _embedded(
-        self, request: Request, images: Sequence[Image], digests: Sequence[str] | None, way: Way, timings: Timings
+    def _check(self, scope: Scope, parameters: Parameters, images: int) -> None:
+        """Refuse what the model's outputs do not have."""
+        request, options = parameters.request, parameters.options
+        int8 = parameters.encoding == "int8"
+        self._intake.check(request, dimensions=options.dimensions, normalize=options.normalize, int8=int8)
+        note(scope, images=images, model=request.model[:80])
+
+    async def _embedded(  # noqa: PLR0913, PLR0917, what the steps before have found out
+        self,
+        request: EmbedRequest,
+        received: Received,
+        digests: Sequence[str] | None,
+        timings: Timings,
+        caller: Caller | None,
+        receive: Receive,
     ) -> Embedded:
+        """Look the images up; admit and compute what the cache lacks."""
+        embedder, lookup = self._intake.embedder, None
         if digests:
-            if (embedded := self.intake.cached(way.request, digests, timings)) is not None:
-                return embedded
-            self.intake.embedder.require_room(len(digests))
-        caller: Caller | None = request.scope.get("microtome.caller")
-        with self._callers.waiting(request.receive):
+            lookup = await self._looked_up(request, digests, timings)
+            if lookup is not None and lookup.complete:
+                return embedder.answered(lookup)
+            embedder.require_room(len(digests), lookup)
+        with self._disconnects.watched(receive):
             own = caller.images if caller else None
-            return await self.intake.embed(way.request, images, timings, own=own, digests=digests)
+            return await self._intake.embed(request, received.images, timings, own=own, digests=digests, lookup=lookup)
 
+    async def _looked_up(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Lookup | None:
+        """Look images up in all tiers of the cache.
 
-def embed_router(endpoint: EmbedEndpoint) -> APIRouter:
-    """Build the route."""
-    router = APIRouter()
-    router.add_api_route(
-        PATH,
-        endpoint.post,
-        methods=["POST"],
-        summary="Embed images",
-        response_model=EmbedAnswer,
-        responses=documentation.EMBED_RESPONSES,
-        openapi_extra=documentation.EMBED_REQUEST,
-    )
-    return router
+        Returns:
+            None if the request does not want cached vectors, or if too many lookups run already.
+        """
+        embedder, start = self._intake.embedder, perf_counter()
+        lookup = embedder.looked(request, digests)
+        if lookup is None:
+            return None
+        if not lookup.complete:
+            if self._lookups >= _MAX_LOOKUPS:
+                return None
+            self._lookups += 1
+            try:
+                await embedder.look_further(lookup)
+            finally:
+                self._lookups -= 1
+        timings.stage("cache", perf_counter() - start)
+        self._hit_ratio.count(hit=lookup.complete or embedder.joins(lookup))
+        return lookup
 
-
-@lru_cache(64)
-def _naming(model: str, version: int, fingerprint: str, source: str, media_type: str) -> RawHeaders:
-    return raw(
-        {
-            "X-Model": in_header(model),
-            "X-Model-Version": str(version),
-            "X-Fingerprint": fingerprint,
-            "X-Cache": source,
-            "Vary": "Accept",
-            "Content-Type": media_type,
-        }
-    )
+    def _written(
+        self, scope: Scope, embedded: Embedded, parameters: Parameters, timings: Timings, cacheable: str | None
+    ) -> RawResponse:
+        card = embedded.card
+        # Again, since another version may have come into use since the first check.
+        outputs = [card.outputs[e.output] for e in embedded.embeddings[:64]]
+        checked_dimensions(parameters.options.dimensions, outputs)
+        written = write(embedded, parameters, timings)
+        if cacheable and parameters.request.version is None and written.source == "hit":
+            self._responses.keep(scope, cacheable, card, written.headers, written.body)
+        return RawResponse(written.status, [*written.headers, server_timing(timings)], written.body)
 
 
 def _only(digests: Sequence[str] | None) -> str | None:

@@ -1,23 +1,32 @@
-"""What operators ask: is it alive, is it ready, what does it count; and GET /, for whoever comes by."""
+"""GET /, health checks and metrics; and the server of a separate port for them."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 
-from fastapi import APIRouter
+import uvicorn
+from fastapi import APIRouter, FastAPI
 from starlette.responses import JSONResponse, Response
 
 from service.core.ports import ModelServer
-from service.http.schemas import Readiness
+from service.http import problems
+from service.http.connection_limits import limited_protocol
+from service.http.openapi import Readiness
 from service.telemetry.metrics import CONTENT_TYPE, Metrics
 
+_HEAD_SECONDS = 10.0
+"""For a request's head to arrive on the operators' port."""
+
 Dependencies = Mapping[str, Callable[[], str | None]]
-"""What the gateway stands on, by name; each says what is wrong with it, for people, or None."""
+"""The gateway's dependencies by name; each returns what is wrong with it, for people, or None."""
 
 
 def operations_router(
     models: ModelServer, metrics: Metrics, dependencies: Dependencies, *, show_metrics: bool = True
 ) -> APIRouter:
-    """Build the routes over the catalogue, what it stands on and, unless they are shown elsewhere, the metrics."""
+    """Build the routes: GET /, the health checks and, unless they are served elsewhere, the metrics."""
     router = APIRouter()
 
     @router.get("/", summary="Say what this is")
@@ -49,17 +58,58 @@ def operations_router(
         return JSONResponse(answer.model_dump(), HTTPStatus.OK if answer.ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     if show_metrics:
-        router.include_router(metrics_router(metrics))
-    return router
 
-
-def metrics_router(metrics: Metrics) -> APIRouter:
-    """Build the route over the metrics."""
-    router = APIRouter()
-
-    @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
-    async def exposition() -> Response:
-        """All metrics in Prometheus' text format."""
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+        @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+        async def exposition() -> Response:
+            """All metrics in Prometheus' text format."""
+            return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
     return router
+
+
+@asynccontextmanager
+async def operations_server(  # noqa: PLR0913, collaborators
+    models: ModelServer, metrics: Metrics, dependencies: Dependencies, *, host: str, port: int, shared: bool
+) -> AsyncIterator[None]:
+    """Serve /metrics, /livez and /readyz at `host:port` while the block runs, for operators only.
+
+    Args:
+        models: for readiness.
+        metrics: to show.
+        dependencies: for readiness.
+        host: address to listen on.
+        port: likewise.
+        shared: whether several workers listen there; each of them can answer for all.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    app = FastAPI(title="Microtome, operations", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(operations_router(models, metrics, dependencies))
+    problems.install(app, metrics)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, reuse_port=shared) as listener:
+        server = _Server(
+            uvicorn.Config(
+                app,
+                http=limited_protocol(metrics, head_seconds=_HEAD_SECONDS),
+                ws="none",
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="operations")
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await serving
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the main server, which drains its requests."""
+        yield

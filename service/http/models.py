@@ -6,8 +6,7 @@ from pydantic import BaseModel, Field
 from service.core.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.errors import UnknownModel, unknown
-from service.http.documentation import problems
-from service.http.schemas import ModelAnswer, ModelsAnswer
+from service.http.openapi import ModelAnswer, ModelsAnswer, problems
 
 
 class VersionAnswer(BaseModel):

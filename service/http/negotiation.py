@@ -1,20 +1,23 @@
-"""Which form of answer a request gets: the one it likes best (Accept, RFC 9110 section 12.5.1) of those that fit."""
+"""Content negotiation: Accept (RFC 9110 section 12.5.1) and the encoding decide the response's media type."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from service.errors import NotAcceptable
-from service.http.parameters import EmbedOptions, Encoding
+
+Encoding = Literal["float", "base64", "float32", "float16", "int8", "binary"]
+"""How the numbers of a vector are written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One form of answer.
+    """One media type of a response.
 
     Attributes:
-        encodings: in which numbers can be written in it; the first when the request names none.
-        several: whether it holds vectors of several outputs.
+        encodings: the encodings that it can hold; the first is the default.
+        several: whether it can hold vectors of several outputs.
     """
 
     media_type: str
@@ -31,28 +34,28 @@ NPZ = Form("application/zip", _BITS, several=True)
 MSGPACK = Form("application/msgpack", (*_BITS, "float"), several=True)
 
 FORMS = (JSON, ROWS, NPY, NPZ, MSGPACK)
-"""By our own preference, for callers who have none."""
+"""In the order of preference for callers that state none."""
 
 _ALIASES = {"application/x-msgpack": MSGPACK.media_type, "application/vnd.msgpack": MSGPACK.media_type}
 
 
-def chosen(accept: str, options: EmbedOptions) -> tuple[Form, Encoding]:
-    """Choose the form of the answer, and how numbers are written in it.
+def chosen(accept: str, encoding: Encoding | None, *, several: bool) -> tuple[Form, Encoding]:
+    """Choose the media type of the response and the encoding of its numbers.
 
     Args:
-        accept: the request's Accept header, empty when it has none.
-        options: the encoding and the outputs asked for have to fit.
+        accept: the request's Accept header, empty if there is none.
+        encoding: the encoding asked for, if any.
+        several: whether vectors of several outputs are asked for.
 
     Raises:
-        NotAcceptable: nothing fits.
+        NotAcceptable: no media type fits.
     """
-    several = len(options.output) > 1 or options.output == ("all",)
     for form in _accepted(accept):
-        if (form.several or not several) and (options.encoding is None or options.encoding in form.encodings):
-            return form, options.encoding or form.encodings[0]
+        if (form.several or not several) and (encoding is None or encoding in form.encodings):
+            return form, encoding or form.encodings[0]
     raise NotAcceptable(
         f"Expected an Accept header that fits; received {accept[:80] or 'none'!r} with "
-        f"{'several outputs' if several else 'one output'} and encoding {options.encoding or 'unset'!r}. There are: "
+        f"{'several outputs' if several else 'one output'} and encoding {encoding or 'unset'!r}. There are: "
         + "; ".join(f"{f.media_type} ({', '.join(f.encodings)}{'' if f.several else '; one output'})" for f in FORMS)
         + "."
     )
@@ -60,12 +63,12 @@ def chosen(accept: str, options: EmbedOptions) -> tuple[Form, Encoding]:
 
 @lru_cache(maxsize=256)
 def _accepted(accept: str) -> tuple[Form, ...]:
-    """Return the forms that the caller takes, best first."""
+    """Return the forms that the caller accepts, best first."""
     if not accept.strip():
         return FORMS
     ranges = list(_ranges(accept))
 
-    def liking(form: Form) -> float:
+    def quality(form: Form) -> float:
         # The most specific range that matches decides.
         wildcard = form.media_type.partition("/")[0] + "/*"
         for pattern in (form.media_type, wildcard, "*/*"):
@@ -74,7 +77,7 @@ def _accepted(accept: str) -> tuple[Form, ...]:
                 return max(found)
         return 0.0
 
-    return tuple(sorted((f for f in FORMS if liking(f) > 0), key=lambda f: -liking(f)))
+    return tuple(sorted((f for f in FORMS if quality(f) > 0), key=lambda f: -quality(f)))
 
 
 def _ranges(accept: str) -> Iterator[tuple[str, float]]:

@@ -1,26 +1,34 @@
-"""The options of POST /embed, from the query string or from the fields of a JSON body; one list for both.
+"""The parameters of POST /embed, from the query string, the Accept header and the fields of a JSON body.
 
-A name that is not in the list is an error which names the nearest: a misspelt option would otherwise be ignored in
-silence, and its vectors be stored for years.
+An unknown name is an error that names the nearest known one: a misspelt option would otherwise be ignored, and its
+vectors be stored for years.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, NamedTuple, get_args
+from functools import lru_cache
+from typing import NamedTuple, get_args
 
-from service.core.requests import CacheUse, OnError
+from starlette.datastructures import QueryParams
+from starlette.types import Scope
+
+from service.core.requests import ALL, CacheUse, EmbedRequest, OnError
 from service.errors import BadRequest
-
-Encoding = Literal["float", "base64", "float32", "float16", "int8", "binary"]
+from service.http.middleware import headers_of
+from service.http.negotiation import Encoding, Form, chosen
 
 _LARGEST_INTEGER = 2**63 - 1
 _SHOWN = 80
 
+_CACHED = 256
+_CACHED_LENGTH = 512
+"""Bytes of query string and Accept header together; longer ones are parsed again each time."""
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedOptions:
-    """What one request asks for; None and () mean what the model or the form of the answer has as its default."""
+    """The options of one request; None and () stand for the default of the model or of the media type."""
 
     model: str | None = None
     version: int | None = None
@@ -33,7 +41,7 @@ class EmbedOptions:
 
 
 class Option(NamedTuple):
-    """One option: how its value is read, and its entry in the OpenAPI document."""
+    """One option: the reader of its value, and its entry in the OpenAPI document."""
 
     read: Callable[[object], object]
     schema: Mapping[str, object]
@@ -49,7 +57,7 @@ def _text(value: object) -> str:
 def _number(value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
         value = int(value)
-    # True is an int, and no number that anybody meant.
+    # bool is a subclass of int.
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_INTEGER:
         raise ValueError("a whole number from 1 up")
     return value
@@ -59,7 +67,7 @@ def _switch(value: object) -> bool:
     if isinstance(value, str):
         value = {"true": True, "1": True, "false": False, "0": False}.get(value.lower())
     if not isinstance(value, bool):
-        raise ValueError("true or false")  # noqa: TRY004, the readers have one error
+        raise ValueError("true or false")  # noqa: TRY004, every reader raises the same error
     return value
 
 
@@ -122,9 +130,9 @@ def read_options(
     """Read the options of one request.
 
     Args:
-        query: the query string's names and values, in order.
+        query: names and values of the query string, in order.
         fields: of the JSON body, without those that hold images.
-        no_cache: whether the request's Cache-Control says so; an explicit `cache` wins.
+        no_cache: whether Cache-Control has `no-cache`; an explicit `cache` option wins.
 
     Raises:
         BadRequest: an unknown name, a value that does not fit, an option given twice.
@@ -140,7 +148,7 @@ def read_options(
     for name, field in fields.items():
         if name in given:
             raise BadRequest(f"Expected `{name[:_SHOWN]}` once, received it in the query string and in the body.")
-        # In JSON null is the same as leaving out.
+        # JSON's null means that the option is left out.
         if field is not None or name not in OPTIONS:
             given[name] = field
     if not given and not no_cache:
@@ -148,7 +156,7 @@ def read_options(
     values = {name: _value(name, value) for name, value in given.items()}
     if no_cache:
         values.setdefault("cache", "refresh")
-    return EmbedOptions(**values)  # type: ignore[arg-type]  # each was read by its own option
+    return EmbedOptions(**values)  # type: ignore[arg-type]  # each value comes from its option's reader
 
 
 _DEFAULTS = EmbedOptions()
@@ -167,8 +175,54 @@ def _value(name: str, value: object) -> object:
 
 
 def unknown_name(name: str, known: Iterable[str]) -> BadRequest:
-    """Word an option or field that there is not; the nearest that there is stands in it."""
+    """Return the error for an unknown option or field; its message names the nearest known one."""
     names = sorted(known)
     near = get_close_matches(name[:_SHOWN], names, n=1, cutoff=0.5)
     hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(names)}."
     return BadRequest(f"Unknown option {name[:_SHOWN]!r}. {hint}")
+
+
+class Parameters(NamedTuple):
+    """The parsed parameters of one request: for the core, and for the response."""
+
+    request: EmbedRequest
+    options: EmbedOptions
+    form: Form
+    encoding: Encoding
+
+
+class ParameterReader:
+    """Parses the query string and Accept header; recent results are cached."""
+
+    def __init__(self, default_model: str) -> None:
+        """Use `default_model` where a request names none."""
+        self._default_model = default_model
+        self._cached = lru_cache(_CACHED)(self._read)
+
+    def read(self, scope: Scope, fields: Mapping[str, object] | None = None) -> Parameters:
+        """Read the parameters of a request: of its head, and of the fields of its JSON body, if there are any.
+
+        Raises:
+            BadRequest: an unknown name, a value that does not fit, an option given twice.
+            NotAcceptable: no media type fits.
+        """
+        query, accept, no_cache = scope["query_string"], headers_of(scope).get(b"accept", b""), says_no_cache(scope)
+        if fields or len(query) + len(accept) > _CACHED_LENGTH:
+            return self._read(query, accept, no_cache, fields)
+        return self._cached(query, accept, no_cache)
+
+    def _read(
+        self, query: bytes, accept: bytes, no_cache: bool, fields: Mapping[str, object] | None = None
+    ) -> Parameters:
+        items = QueryParams(query).multi_items() if query else ()
+        options = read_options(items, fields or {}, no_cache=no_cache)
+        several = len(options.output) > 1 or options.output == (ALL,)
+        form, encoding = chosen(accept.decode("latin-1"), options.encoding, several=several)
+        model = options.model or self._default_model
+        request = EmbedRequest(model, options.version, options.output, options.cache, options.on_error)
+        return Parameters(request, options, form, encoding)
+
+
+def says_no_cache(scope: Scope) -> bool:
+    """Whether the request's Cache-Control has `no-cache`."""
+    return b"no-cache" in headers_of(scope).get(b"cache-control", b"").lower()

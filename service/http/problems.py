@@ -1,26 +1,110 @@
-"""Errors as problem details (RFC 9457): one stable `type` for each leaf of the error tree."""
+"""Errors as responses: problem details (RFC 9457) with a stable `type` for each leaf of the error tree.
 
+Under the paths of other systems' contracts the contract writes the error instead.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
+from service import errors
 from service.errors import BodyTooSlow, NoImageEmbedded, ServiceError, TemporarilyUnable, Unauthenticated, slug
-from service.http.raw import RawResponse, raw
-from service.http.statuses import STATUS
-from service.http.wording import Failure, wording_for
 from service.telemetry.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
 
+STATUS: Mapping[type[ServiceError], HTTPStatus] = {
+    errors.BadRequest: HTTPStatus.BAD_REQUEST,
+    errors.UnsupportedModality: HTTPStatus.BAD_REQUEST,
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
+    errors.BodyTooSlow: HTTPStatus.REQUEST_TIMEOUT,
+    errors.UrlNotAllowed: HTTPStatus.FORBIDDEN,
+    errors.UrlNotFetched: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NotAnImage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.BrokenImage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.ImageTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.TooManyImages: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.NoImageEmbedded: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnknownModel: HTTPStatus.NOT_FOUND,
+    errors.UnknownVersion: HTTPStatus.NOT_FOUND,
+    errors.UnknownOutput: HTTPStatus.NOT_FOUND,
+    errors.Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.ModelServerDown: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.ModelServerFault: HTTPStatus.BAD_GATEWAY,
+}
+"""The HTTP status of each error. Total over the leaves of the error tree; a test checks it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request failed, before it is written in the form of one contract.
+
+    Attributes:
+        status: the status of problem details, as in `STATUS`.
+        kind: the error's name, such as `model-server-down`; `not-found` from routing; `internal-error` for unexpected
+            exceptions.
+        detail: for the caller: what was expected, what was received, what to do.
+        headers: of the response, such as Retry-After.
+        error: the error of the tree; None for routing and unexpected exceptions.
+        members: further members of the problem details.
+    """
+
+    status: HTTPStatus
+    kind: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    error: ServiceError | None = None
+    members: Mapping[str, object] = field(default_factory=dict)
+
+
+ErrorWriter = Callable[[Failure], Response]
+"""Writes a failure as the response of one contract."""
+
+
+class ErrorWriters:
+    """The error writer of each path.
+
+    Args:
+        table: paths with their writers. A path that ends with a slash covers all paths below it; the longest match
+            wins.
+    """
+
+    def __init__(self, table: Iterable[tuple[str, ErrorWriter]] = ()) -> None:
+        self._by_path = dict(table)
+        self._prefixes = [path for path in self._by_path if path.endswith("/")]
+
+    def at(self, path: str) -> ErrorWriter:
+        """Return the writer for a path; by default that of problem details."""
+        if path in self._by_path:
+            return self._by_path[path]
+        prefixes = [known for known in self._prefixes if path.startswith(known)]
+        return self._by_path[max(prefixes, key=len)] if prefixes else problem
+
+    def install(self, app: Starlette) -> None:
+        """Write the errors of an application, those of its middleware included."""
+        app.state.error_writers = self
+
+
+def _written(failure: Failure, scope: Scope) -> Response:
+    state = getattr(scope.get("app"), "state", None)
+    writers: ErrorWriters | None = getattr(state, "error_writers", None)
+    return (writers.at(scope["path"]) if writers else problem)(failure)
+
 
 def problem(failure: Failure) -> Response:
-    """Build a problem-details answer; `about:blank` rules do not apply, every type is ours."""
+    """Write a failure as problem details; every `type` is ours, `about:blank` is never used."""
     body = {
         "type": f"urn:microtome:problem:{failure.kind}",
         "title": _title(failure.kind),
@@ -28,19 +112,11 @@ def problem(failure: Failure) -> Response:
         "detail": failure.detail,
         **failure.members,
     }
-    written = orjson.dumps(body)
-    # By hand, since in an overload this is what most requests are answered with.
-    headers = {**failure.headers, "Content-Length": str(len(written)), "Content-Type": MEDIA_TYPE}
-    return RawResponse(failure.status.value, raw(headers), written)
+    return Response(orjson.dumps(body), failure.status.value, failure.headers, MEDIA_TYPE)
 
 
-def told(failure: Failure, scope: Scope) -> Response:
-    """Build the answer to a failure, in the words of the contract that the request was made in."""
-    return (wording_for(scope) or problem)(failure)
-
-
-def fault(index: int, error: ServiceError) -> dict[str, object]:
-    """Describe what is wrong with one image of a request, as a problem of its own."""
+def image_problem(index: int, error: ServiceError) -> dict[str, object]:
+    """Describe the error of one image of a request as a problem of its own."""
     kind = slug(type(error))
     return {
         "index": index,
@@ -56,49 +132,42 @@ def _title(kind: str) -> str:
     return kind.replace("-", " ").capitalize()
 
 
-def unexpected(request_id: str, scope: Scope) -> Response:
-    """Build the answer to what should not have happened: an id to ask about, and nothing of our insides."""
+def unexpected_response(request_id: str, scope: Scope) -> Response:
+    """Build the response to an unexpected exception: the request's id, and no internals."""
     failure = Failure(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal-error",
         "Something went wrong here. The log has the cause under this request's id.",
         members={"request_id": request_id},
     )
-    return told(failure, scope)
+    return _written(failure, scope)
 
 
-def _headers(error: ServiceError) -> dict[str, str]:
+def problem_response(error: ServiceError, metrics: Metrics, scope: Scope) -> Response:
+    """Build the response to an error of the tree, and count the error."""
+    metrics.failed(error)
+    headers: dict[str, str] = {}
+    members: dict[str, object] = {}
     match error:
         case TemporarilyUnable():
-            return {"Retry-After": str(error.retry_after)}
+            headers = {"Retry-After": str(error.retry_after)}
         case Unauthenticated():
-            return {"WWW-Authenticate": "Bearer"}
+            headers = {"WWW-Authenticate": "Bearer"}
         case BodyTooSlow():
-            # The rest of the body may still come; nobody is going to read it.
-            return {"Connection": "close"}
-    return {}
-
-
-def _members(error: ServiceError) -> dict[str, object]:
-    if isinstance(error, NoImageEmbedded):
-        return {"errors": [fault(index, one) for index, one in error.failures.items()]}
-    return {}
-
-
-def answer_to(error: ServiceError, metrics: Metrics, scope: Scope) -> Response:
-    """Build the answer to an error of the tree, and count it."""
-    kind = slug(type(error))
-    metrics.failed(error)
-    return told(Failure(STATUS[type(error)], kind, str(error), _headers(error), error, _members(error)), scope)
+            # The rest of the body may still arrive, and is not read.
+            headers = {"Connection": "close"}
+        case NoImageEmbedded():
+            members = {"errors": [image_problem(index, one) for index, one in error.failures.items()]}
+    return _written(Failure(STATUS[type(error)], slug(type(error)), str(error), headers, error, members), scope)
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
-    """Make every error of the routes below `app` an answer in its contract's words, counted by name."""
+    """Turn every error of the application's routes into a response, and count it by name."""
 
     async def on_service_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, ServiceError):
             raise error
-        return answer_to(error, metrics, request.scope)
+        return problem_response(error, metrics, request.scope)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
@@ -106,15 +175,15 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         status = HTTPStatus(error.status_code)
         kind = status.phrase.lower().replace(" ", "-")
         detail = f"{request.method} {request.url.path[:200]}: {error.detail}. See /docs for what there is."
-        return told(Failure(status, kind, detail, error.headers or {}), request.scope)
+        return _written(Failure(status, kind, detail, error.headers or {}), request.scope)
 
-    async def on_bad_option(request: Request, error: Exception) -> Response:
+    async def on_invalid_parameter(request: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):
             raise error
         faults = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
         metrics.errors.labels("bad-request").inc()
-        return told(Failure(HTTPStatus.BAD_REQUEST, "bad-request", faults), request.scope)
+        return _written(Failure(HTTPStatus.BAD_REQUEST, "bad-request", faults), request.scope)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_bad_option)
+    app.add_exception_handler(RequestValidationError, on_invalid_parameter)

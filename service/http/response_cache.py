@@ -1,47 +1,53 @@
-"""Answers as they were written, kept beside the vectors: a hit is a look into a table, and nothing is written anew.
+"""LRU cache of written responses: a hit is one dictionary lookup, and nothing is encoded again.
 
-What is kept is answers to one image with nothing unusual about it, from the second time that somebody asks. They are
-right as long as the version that they come from is the one in use: vectors never change, and neither does the way in
-which an answer of the same form is written.
+It holds responses to single images whose vectors all came from the cache, so an image enters with its second request.
+An entry is valid while the version that made it is in use: vectors never change, and neither does their encoding.
 """
 
 from collections import OrderedDict
+from http import HTTPStatus
 from typing import NamedTuple
 
+from starlette.types import Scope
+
 from service.core.manifest import ModelCard
-from service.http.raw import RawHeaders
+from service.core.ports import ModelServer
+from service.core.timings import Timings, timed
+from service.http.middleware import headers_of, note
+from service.http.responses import RawHeaders, RawResponse, server_timing
+from service.telemetry.metrics import Metrics
 
 _OVERHEAD = 1500
-"""Bytes that an entry costs beside body and key: two tuples, their strings, a dozen headers, dict slot and links."""
+"""Bytes of an entry apart from body and key: two tuples, their strings, a dozen headers, dict slot and links."""
 
 
-class Asked(NamedTuple):
-    """All that an answer depends on: the image by its digest, the query string and the Accept header as they came."""
+class Key(NamedTuple):
+    """All that a response depends on: the image's digest, the query string and the Accept header as received."""
 
     digest: str
     query: bytes
     accept: bytes
 
 
-class Answered(NamedTuple):
-    """An answer with status 200, without what each request has of its own: its id and its timings."""
+class Entry(NamedTuple):
+    """A response with status 200, without the headers of a single request: its id and its timings."""
 
     card: ModelCard
     headers: RawHeaders
     body: bytes
 
 
-class FinishedAnswers:
-    """Bounded in bytes, overhead included; the least recently used leave first. For one event loop; no locks."""
+class ResponseTable:
+    """Responses by key, bounded in bytes, overhead included; evicts the least recently used. For one event loop."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[Asked, Answered] = OrderedDict()
+        self._entries: OrderedDict[Key, Entry] = OrderedDict()
         self._bytes = 0
 
     @property
-    def possible(self) -> bool:
-        """Whether anything is ever kept."""
+    def enabled(self) -> bool:
+        """Whether it can hold anything."""
         return self._max_bytes > 0
 
     @property
@@ -49,30 +55,67 @@ class FinishedAnswers:
         """Bytes held now, overhead included."""
         return self._bytes
 
-    def get(self, asked: Asked) -> Answered | None:
-        """Return the answer to this very question, and count it as used."""
-        found = self._entries.get(asked)
+    def get(self, key: Key) -> Entry | None:
+        """Return an entry, and mark it as used."""
+        found = self._entries.get(key)
         if found is not None:
-            self._entries.move_to_end(asked)
+            self._entries.move_to_end(key)
         return found
 
-    def keep(self, asked: Asked, answered: Answered) -> None:
-        """Keep an answer, in the place of an older one to the same question, and drop the least recently used."""
-        cost = _cost(asked, answered)
+    def put(self, key: Key, entry: Entry) -> None:
+        """Store or replace an entry, and evict the least recently used."""
+        cost = _cost(key, entry)
         if cost > self._max_bytes:
             return
-        self.drop(asked)
-        self._entries[asked] = answered
+        self.drop(key)
+        self._entries[key] = entry
         self._bytes += cost
         while self._bytes > self._max_bytes:
             self.drop(next(iter(self._entries)))
 
-    def drop(self, asked: Asked) -> None:
-        """Forget an answer, if it is there."""
-        found = self._entries.pop(asked, None)
+    def drop(self, key: Key) -> None:
+        """Remove an entry, if it is there."""
+        found = self._entries.pop(key, None)
         if found is not None:
-            self._bytes -= _cost(asked, found)
+            self._bytes -= _cost(key, found)
 
 
-def _cost(asked: Asked, answered: Answered) -> int:
-    return len(answered.body) + len(asked.query) + len(asked.accept) + _OVERHEAD
+def _cost(key: Key, entry: Entry) -> int:
+    return len(entry.body) + len(key.query) + len(key.accept) + _OVERHEAD
+
+
+class ResponseCache:
+    """Stores written responses, and returns them while their version is in use."""
+
+    def __init__(self, models: ModelServer, table: ResponseTable, metrics: Metrics) -> None:
+        self._models = models
+        self._table = table
+        self._metrics = metrics
+
+    def find(self, scope: Scope, digest: str, timings: Timings) -> RawResponse | None:
+        """Return the response to an equal request, unless another version has come into use since.
+
+        The request must have no options outside its query string, and must not refuse cached vectors.
+        """
+        if not self._table.enabled:
+            return None
+        key = _key(scope, digest)
+        with timed(timings.note, "cache"):
+            entry = self._table.get(key)
+            if entry is None:
+                return None
+            if self._models.card(entry.card.name) is not entry.card:
+                self._table.drop(key)
+                return None
+        self._metrics.answered_again(entry.card.name, timings.seconds["cache"])
+        note(scope, images=1, model=entry.card.name)
+        return RawResponse(HTTPStatus.OK, [*entry.headers, server_timing(timings)], entry.body)
+
+    def keep(self, scope: Scope, digest: str, card: ModelCard, headers: RawHeaders, body: bytes) -> None:
+        """Store a response that has only cached vectors of the version in use; without headers of one request."""
+        if self._table.enabled:
+            self._table.put(_key(scope, digest), Entry(card, headers, body))
+
+
+def _key(scope: Scope, digest: str) -> Key:
+    return Key(digest, scope["query_string"], headers_of(scope).get(b"accept", b""))

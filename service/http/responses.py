@@ -1,13 +1,14 @@
-"""Write an answer in its form: JSON, MessagePack, raw rows, NumPy's own files.
+"""Write the response of POST /embed: JSON, MessagePack, raw rows, or NumPy's file formats.
 
-JSON of float32 is written by orjson straight from the vector's memory; no list of numbers is ever built.
+orjson writes JSON of float32 directly from the vector's memory; no list of numbers is built.
 """
 
 import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 from zipfile import ZipFile
@@ -16,26 +17,85 @@ import numpy as np
 import orjson
 import ormsgpack
 from numpy.typing import NDArray
+from starlette.responses import Response
 
 from service.core.requests import Embedded, Embedding, ImageError
+from service.core.timings import Timings, timed
 from service.core.vectors import Dtype, shaped, written
 from service.http import negotiation
-from service.http.negotiation import Form
-from service.http.parameters import EmbedOptions, Encoding
-from service.http.problems import fault
+from service.http.negotiation import Encoding
+from service.http.parameters import EmbedOptions, Parameters
+from service.http.problems import image_problem
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class RawResponse(Response):
+    """A response whose headers are complete and encoded; Starlette would encode a dozen strings each time."""
+
+    def __init__(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        self.status_code = status
+        self.raw_headers = headers
+        self.body = body
+        self.background = None
+
+
+def raw_headers(headers: Mapping[str, str]) -> RawHeaders:
+    """Encode headers, names in lower case."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def server_timing(timings: Timings) -> tuple[bytes, bytes]:
+    """Write the Server-Timing header: milliseconds of each stage."""
+    stages = ", ".join([f"{name};dur={1000 * seconds:.3f}" for name, seconds in timings.seconds.items()])
+    return b"server-timing", stages.encode("latin-1")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A body, and the headers that it needs to be read."""
+class WrittenResponse:
+    """A response before its timings are known.
 
+    Attributes:
+        source: `hit`, `miss` or `coalesced` if all vectors have the same source, else `mixed`.
+    """
+
+    status: int
+    headers: RawHeaders
     body: bytes
-    headers: Mapping[str, str]
+    source: str
 
 
-def encoded(embedded: Embedded, options: EmbedOptions, form: Form, encoding: Encoding) -> Answer:
-    """Write an answer in a form that fits the options, see `negotiation.chosen`."""
-    return _WRITERS[form.media_type](embedded, options, encoding)
+def write(embedded: Embedded, parameters: Parameters, timings: Timings) -> WrittenResponse:
+    """Encode vectors, and write the headers that say where they come from."""
+    card = embedded.card
+    with timed(timings.stage, "encode"):
+        body, more = _WRITERS[parameters.form.media_type](embedded, parameters.options, parameters.encoding)
+    sources = {e.cache for e in embedded.embeddings}
+    source = sources.pop() if len(sources) == 1 else "mixed"
+    headers = [
+        *_provenance(card.name, card.version, card.manifest.fingerprint, source, parameters.form.media_type),
+        (b"content-length", b"%d" % len(body)),
+        *raw_headers(more),
+    ]
+    return WrittenResponse(HTTPStatus.MULTI_STATUS if embedded.errors else HTTPStatus.OK, headers, body, source)
+
+
+@lru_cache(64)
+def _provenance(model: str, version: int, fingerprint: str, source: str, media_type: str) -> RawHeaders:
+    return raw_headers(
+        {
+            "X-Model": in_header(model),
+            "X-Model-Version": str(version),
+            "X-Fingerprint": fingerprint,
+            "X-Cache": source,
+            "Vary": "Accept",
+            "Content-Type": media_type,
+        }
+    )
+
+
+_Answer = tuple[bytes, Mapping[str, str]]
+"""A body, and the headers that describe it."""
 
 
 def _document(
@@ -56,7 +116,7 @@ def _document(
             }
             for e in embedded.embeddings
         ],
-        "errors": [fault(e.index, e.error) for e in embedded.errors],
+        "errors": [image_problem(e.index, e.error) for e in embedded.errors],
     }
 
 
@@ -68,13 +128,13 @@ def _cut(embedding: Embedding, options: EmbedOptions) -> NDArray[np.float32]:
     return shaped(embedding.vector, normalize=options.normalize, dimensions=options.dimensions)
 
 
-def _json(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> Answer:
-    # Functions of this module, since what is annotated here would be evaluated with each answer.
+def _json(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
+    # A partial of a module's function: an inner function's annotations would be evaluated for each response.
     document = _document(embedded, options, partial(_letters if encoding == "base64" else _cut, options=options))
-    return Answer(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), {})
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), {}
 
 
-def _msgpack(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> Answer:
+def _msgpack(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
     outputs = embedded.card.outputs
 
     def vector(embedding: Embedding) -> object:
@@ -84,32 +144,32 @@ def _msgpack(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> A
         return written(cut[np.newaxis], _dtype(encoding), outputs[embedding.output]).tobytes()
 
     document = _document(embedded, options, vector, encoding=encoding)
-    return Answer(ormsgpack.packb(document, option=ormsgpack.OPT_SERIALIZE_NUMPY), {})
+    return ormsgpack.packb(document, option=ormsgpack.OPT_SERIALIZE_NUMPY), {}
 
 
-def _rows(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> Answer:
+def _rows(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
     ((name, matrix),) = _matrices(embedded, options, encoding).items()
-    return Answer(matrix.tobytes(), _row_headers(embedded, name, matrix))
+    return matrix.tobytes(), _row_headers(embedded, name, matrix)
 
 
-def _npy(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> Answer:
+def _npy(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
     ((name, matrix),) = _matrices(embedded, options, encoding).items()
     out = io.BytesIO()
     np.save(out, matrix, allow_pickle=False)
-    return Answer(out.getvalue(), _row_headers(embedded, name, matrix))
+    return out.getvalue(), _row_headers(embedded, name, matrix)
 
 
-def _npz(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> Answer:
+def _npz(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
     out = io.BytesIO()
-    # Not numpy.savez: an output may have the name of one of its parameters.
+    # numpy.savez would fail for an output named like one of its parameters.
     with ZipFile(out, "w") as archive:
         for name, matrix in _matrices(embedded, options, encoding).items():
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, matrix, allow_pickle=False)
-    return Answer(out.getvalue(), _index_headers(embedded))
+    return out.getvalue(), _index_headers(embedded)
 
 
-_WRITERS: Mapping[str, Callable[[Embedded, EmbedOptions, Encoding], Answer]] = {
+_WRITERS: Mapping[str, Callable[[Embedded, EmbedOptions, Encoding], _Answer]] = {
     negotiation.JSON.media_type: _json,
     negotiation.ROWS.media_type: _rows,
     negotiation.NPY.media_type: _npy,
@@ -120,12 +180,12 @@ _WRITERS: Mapping[str, Callable[[Embedded, EmbedOptions, Encoding], Answer]] = {
 
 def _dtype(encoding: Encoding) -> Dtype:
     if encoding in {"float", "base64"}:
-        raise AssertionError(f"{encoding} is no encoding of binary answers")
-    return encoding  # type: ignore[return-value]  # what is left
+        raise AssertionError(f"{encoding} is no encoding of binary responses")
+    return encoding  # type: ignore[return-value]  # the others are binary
 
 
 def _matrices(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> dict[str, NDArray[np.generic]]:
-    """Return the vectors by output, a row for each image that has them, in the order of the images."""
+    """Return the vectors by output, [N, D] each: one row for each image that has them, in the order of the images."""
     vectors: dict[str, list[NDArray[np.float32]]] = {}
     for embedding in embedded.embeddings:
         vectors.setdefault(embedding.output, []).append(_cut(embedding, options))
@@ -139,15 +199,15 @@ def _row_headers(embedded: Embedded, output: str, matrix: NDArray[np.generic]) -
 
 
 def _index_headers(embedded: Embedded) -> dict[str, str]:
-    """Say which images the rows belong to and what is wrong with the others, when some were skipped."""
+    """If images were skipped: the indexes of the rows' images, and the errors of the skipped ones."""
     errors: Sequence[ImageError] = embedded.errors
     if not errors:
         return {}
     rows = ",".join(map(str, dict.fromkeys(e.index for e in embedded.embeddings)))
-    bad = ",".join(f"{e.index}={str(fault(e.index, e.error)['type']).rpartition(':')[2]}" for e in errors)
+    bad = ",".join(f"{e.index}={str(image_problem(e.index, e.error)['type']).rpartition(':')[2]}" for e in errors)
     return {"X-Index": rows, "X-Errors": bad}
 
 
 def in_header(name: str) -> str:
-    """Write a name so that a header can hold it: percent-encoded where it is not printable ASCII."""
+    """Return a name for a header: percent-encoded if it is not printable ASCII."""
     return name if name.isascii() and name.isprintable() else quote(name)

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from time import time_ns
 
 from opentelemetry import trace
@@ -16,7 +17,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from service.telemetry.metrics import Metrics
@@ -43,13 +44,16 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     @contextmanager
-    def request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[Span]:
+    def request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[Callable[[str, int], None]]:
         """Be in a request's span while the block runs; a `traceparent` among the headers is its parent.
 
         Args:
             method: of HTTP.
             path: as it was asked for.
-            headers: with names in small letters.
+            headers: with names in lower case.
+
+        Yields:
+            A function to call with the route's template and the status of the response.
         """
         with self._tracer.start_as_current_span(
             method,
@@ -57,7 +61,16 @@ class Tracing:
             SpanKind.SERVER,
             {"http.request.method": method, "url.path": path},
         ) as span:
-            yield span
+
+            def ended(route: str, status: int) -> None:
+                # The template, not the path: span names stay few.
+                span.update_name(f"{method} {route}")
+                span.set_attribute("http.route", route)
+                span.set_attribute("http.response.status_code", status)
+                if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    span.set_status(StatusCode.ERROR)
+
+            yield ended
 
     @contextmanager
     def call(self, route: str, metadata: Mapping[str, str]) -> Iterator[Callable[[int, str], None]]:
@@ -121,12 +134,3 @@ class TracedMetrics(Metrics):
         """Count a stage's duration, in seconds, and add it to the trace."""
         super().stage(name, seconds)
         self._tracing.stage(name, seconds)
-
-
-def ended(span: Span, method: str, route: str, status: int) -> None:
-    """Say what became of a request: its name is the route's template, so that names stay few."""
-    span.update_name(f"{method} {route}")
-    span.set_attribute("http.route", route)
-    span.set_attribute("http.response.status_code", status)
-    if status >= 500:
-        span.set_status(StatusCode.ERROR)

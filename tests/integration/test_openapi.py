@@ -23,7 +23,6 @@ from schemathesis.specs.openapi.checks import (
 
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
-from service.http.gateway import Gateway
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.fakes.intake import intake_over
@@ -35,7 +34,7 @@ async def _nothing(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def application(decoders: ThreadPoolExecutor) -> Gateway:
+def application(decoders: ThreadPoolExecutor) -> FastAPI:
     """The application over a fake model server."""
     server, metrics = FakeModelServer(card()), Metrics()
     limits = BodyLimits(50_000, 90_000, 3)

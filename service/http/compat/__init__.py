@@ -1,18 +1,17 @@
-"""Contracts of other systems, spoken beside our own so that software which has a client for them needs no other.
+"""Contracts of other systems, for software that has a client for one of them.
 
-A dialect is a module that translates: its requests into a `Question` for the core, the core's vectors and errors into
-its answers. The `Desk` does what lies between, so that limits, budgets, deadlines, keys and metrics are those of
-POST /embed. To add one, write its module and put it into the table.
+A dialect is a module that parses its requests into a `CompatRequest`, and writes vectors and errors as its contract has
+them. The `CompatHandler` does the rest, with the limits, budgets, deadlines, keys and metrics of POST /embed. To add a
+dialect, write its module and add it to the table.
 """
 
 from collections.abc import Collection, Sequence
 
 from fastapi import FastAPI
 
-from service.http import wording
 from service.http.compat import cohere, kserve, openai, voyage, weaviate
-from service.http.compat.dialect import Dialect
-from service.http.compat.handler import Desk
+from service.http.compat.handler import CompatHandler, Dialect
+from service.http.problems import ErrorWriters
 
 ALL: tuple[Dialect, ...] = (
     openai.DIALECT,
@@ -22,14 +21,14 @@ ALL: tuple[Dialect, ...] = (
     weaviate.CLIP,
     kserve.DIALECT,
 )
-"""Every dialect that there is."""
+"""All dialects."""
 
 
 def spoken(setting: str) -> Sequence[Dialect]:
-    """Read which dialects are wanted: `all`, `none`, or their names, separated by commas.
+    """Read the setting of dialects: `all`, `none`, or their names, separated by commas.
 
     Raises:
-        ValueError: there is no dialect of one of the names.
+        ValueError: an unknown name.
     """
     if setting.strip() in {"all", "none"}:
         return ALL if setting.strip() == "all" else ()
@@ -40,9 +39,9 @@ def spoken(setting: str) -> Sequence[Dialect]:
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def install(app: FastAPI, dialects: Sequence[Dialect], desk: Desk) -> Collection[str]:
-    """Add the dialects' routes, and let each word what fails at its paths. Returns the paths that need no API key."""
+def install(app: FastAPI, dialects: Sequence[Dialect], handler: CompatHandler) -> Collection[str]:
+    """Add the dialects' routes and error writers. Returns the paths that need no API key."""
     for dialect in dialects:
-        app.include_router(dialect.routes(desk), tags=[dialect.title])
-    wording.install(app, wording.Wordings((path, dialect.wording) for dialect in dialects for path in dialect.paths))
-    return frozenset().union(*(dialect.open_paths for dialect in dialects))
+        app.include_router(dialect.routes(handler), tags=[dialect.title])
+    ErrorWriters((path, dialect.write_error) for dialect in dialects for path in dialect.paths).install(app)
+    return frozenset().union(*(dialect.public_paths for dialect in dialects))

@@ -1,14 +1,15 @@
-"""What all contracts of others share between their own way of asking and their own way of answering."""
+"""The handler that all contracts of other systems share, between parsing a request and writing its response."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.auth import Caller
 from service.core.embedder import Intake
 from service.core.ports import Observer
 from service.core.remote_images import Image
@@ -17,106 +18,125 @@ from service.core.timeouts import within
 from service.core.timings import Timings, timed
 from service.core.vectors import checked_dimensions
 from service.errors import BadRequest, TooManyImages
-from service.http.access import note
 from service.http.bodies import BodyLimits, BodyReader
-from service.http.disconnects import CallerGone, Callers, allowed
+from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects, seconds_allowed
+from service.http.middleware import caller_of, note
+from service.http.problems import ErrorWriter
 from service.http.responses import in_header
 
-_CLIENT_CLOSED_REQUEST = 499
-"""nginx's, for the metrics; nobody receives it."""
+_UNLIMITED = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A request of another contract in the core's words, and how its answer is written.
+class CompatRequest:
+    """A request of another system's contract in the core's terms, and the writer of its response.
 
     Attributes:
         request: model, outputs and options.
         images: at least one.
-        answer: writes the vectors as the contract has it. They are raw: cutting and normalising is its affair.
-        dimensions: how many numbers of each vector are asked for; checked before any work.
-        normalize: whether vectors shall have the length 1.
-        int8: whether they shall be written by calibrated ranges; checked before any work.
-        aside: whether the answer is written in a thread, since it looks at the images and others would wait for it.
+        write: writes the vectors, which are raw, as the contract has it; cuts and normalises them if asked to.
+        dimensions: numbers of each vector asked for; checked before any work.
+        normalize: whether vectors are to be normalised.
+        int8: whether calibrated ranges are needed; checked before any work.
+        in_thread: whether `write` runs in a thread, since it decodes image headers.
     """
 
     request: EmbedRequest
     images: Sequence[Image]
-    answer: Callable[[Embedded], Response]
+    write: Callable[[Embedded], Response]
     dimensions: int | None = None
     normalize: bool = False
     int8: bool = False
-    aside: bool = False
+    in_thread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """Serves a contract's requests with the same limits, budgets and deadlines as our own.
+class CompatHandler:
+    """Serves requests of other systems' contracts with the limits, budgets and deadlines of POST /embed.
 
     Attributes:
-        intake: the way to the core, and what is served.
+        intake: the way to the core.
         reader: reads bodies within limits.
-        observer: is told how long the stages take.
+        observer: gets the duration of each stage.
     """
 
     intake: Intake
     reader: BodyReader
     observer: Observer
-    _callers: Callers = field(default_factory=Callers, init=False)
+    _disconnects: Disconnects = field(default_factory=Disconnects, init=False)
 
     @property
     def limits(self) -> BodyLimits:
         """Bytes and images that a request may have."""
         return self.reader.limits
 
-    async def serve(self, request: Request, read: Callable[[bytes], Question]) -> Response:
-        """Read a request's body, ask the core, and write its answer.
+    async def serve(self, request: Request, read: Callable[[bytes], CompatRequest]) -> Response:
+        """Read a request's body, ask the core, and write the response.
 
         Args:
-            request: its body is read here, whatever its Content-Type says.
-            read: translates the body; it raises leaves of the error tree.
+            request: with its body unread; its Content-Type does not matter.
+            read: parses the body; raises leaves of the error tree.
 
         Raises:
-            ServiceError: any leaf; the application words it as the contract has it.
+            ServiceError: any leaf; the contract's error writer writes it.
         """
         try:
-            async with within(allowed(request, self.intake.deadline)):
+            async with within(seconds_allowed(request.scope, self.intake.deadline)):
                 return await self._served(request, read)
         except CallerGone:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    async def _served(self, request: Request, read: Callable[[bytes], Question]) -> Response:
+    async def _served(self, request: Request, read: Callable[[bytes], CompatRequest]) -> Response:
         timings = Timings(self.observer.stage)
-        caller: Caller | None = request.scope.get("microtome.caller")
-        own = (caller.bodies,) if caller and caller.bodies else ()
+        note(request.scope, stages=timings.seconds)
+        caller, size = caller_of(request.scope), self.reader.size(request.scope, json=True)
         start = perf_counter()
-        async with self.reader.whole(request, *own) as body:
+        with self.reader.budget.hold(size), caller.bodies.hold(size) if caller and caller.bodies else _UNLIMITED:
+            body = await self.reader.whole(request.receive)
             timings.stage("read", perf_counter() - start)
-            question = read(body)
-            asked, images = question.request, question.images
-            self._check(question)
-            note(request.scope, images=len(images), model=asked.model[:80])
-            with self._callers.waiting(request.receive):
-                embedded = await self.intake.embed(asked, images, timings, own=caller.images if caller else None)
-        # Once more, since the version that answered may not be the one that was looked at.
-        checked_dimensions(question.dimensions, [embedded.card.outputs[e.output] for e in embedded.embeddings[:64]])
+            asked = read(body)
+            self._check(asked)
+            note(request.scope, images=len(asked.images), model=asked.request.model[:80])
+            with self._disconnects.watched(request.receive):
+                own = caller.images if caller else None
+                embedded = await self.intake.embed(asked.request, asked.images, timings, own=own)
+        # Again, since another version may have come into use since the first check.
+        checked_dimensions(asked.dimensions, [embedded.card.outputs[e.output] for e in embedded.embeddings[:64]])
         with timed(timings.stage, "encode"):
-            response = (
-                await asyncio.to_thread(question.answer, embedded) if question.aside else question.answer(embedded)
-            )
+            response = await asyncio.to_thread(asked.write, embedded) if asked.in_thread else asked.write(embedded)
         card = embedded.card
         response.headers["X-Model"] = in_header(card.name)
         response.headers["X-Model-Version"] = str(card.version)
         response.headers["X-Fingerprint"] = card.manifest.fingerprint
         return response
 
-    def _check(self, question: Question) -> None:
-        if not question.images:
+    def _check(self, asked: CompatRequest) -> None:
+        if not asked.images:
             raise BadRequest("Expected at least one image, received none.")
-        if len(question.images) > self.limits.max_images:
+        if len(asked.images) > self.limits.max_images:
             raise TooManyImages(
-                f"Expected at most {self.limits.max_images} images a request, received {len(question.images)}."
+                f"Expected at most {self.limits.max_images} images a request, received {len(asked.images)}."
             )
-        self.intake.check(
-            question.request, dimensions=question.dimensions, normalize=question.normalize, int8=question.int8
-        )
+        self.intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One contract of another system.
+
+    Attributes:
+        name: its name in the setting `MICROTOME_DIALECTS`.
+        title: its heading in the OpenAPI document.
+        paths: where `write_error` writes all errors, including a missing API key and an unknown path. A path that ends
+            with a slash covers all paths below it; the longest match wins.
+        routes: builds its routes.
+        write_error: writes an error as the contract has it.
+        public_paths: paths that need no API key, such as health checks.
+    """
+
+    name: str
+    title: str
+    paths: tuple[str, ...]
+    routes: Callable[[CompatHandler], APIRouter]
+    write_error: ErrorWriter
+    public_paths: frozenset[str] = frozenset()

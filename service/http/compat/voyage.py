@@ -3,25 +3,27 @@
 from dataclasses import dataclass
 from functools import partial
 
-import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.errors import BadRequest, UnsupportedModality
-from service.http.compat import naming
-from service.http.compat.described import PHOTO, TEXT, WHOLE, described, one_of
-from service.http.compat.dialect import Dialect
-from service.http.compat.documents import choice, document
-from service.http.compat.facts import facts
-from service.http.compat.handler import Desk, Question
-from service.http.compat.number_types import CALIBRATED, KINDS, Shape, base64_of, shape_of
-from service.http.compat.pictures import NO_TEXT, picture
-from service.http.compat.rejections import status_of
-from service.http.wording import Failure
+from service.http.compat.errors import embedding_error
+from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
+from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of
+from service.http.compat.parsing import MODEL_FIELDS, NO_TEXT, choice, embed_request, image_of, json_fields
+from service.http.compat.responses import (
+    CALIBRATED,
+    NUMBER_TYPES,
+    Shape,
+    base64_of,
+    image_facts,
+    json_response,
+    shape_of,
+)
 
-_FIELDS = (*naming.FIELDS, "inputs", "output_dtype", "output_dimension", "encoding_format", "normalize")
+_FIELDS = (*MODEL_FIELDS, "inputs", "output_dtype", "output_dimension", "encoding_format", "normalize")
 _IGNORED = ("input_type", "truncation")
 _EXPECTED = "Expected `inputs`: objects whose `content` is one image_url or image_base64 each"
 
@@ -38,7 +40,7 @@ _DESCRIBED = described(
             "items": {"type": "object"},
             "description": "Objects whose content is one image_url or image_base64 each.",
         },
-        "output_dtype": one_of(*KINDS),
+        "output_dtype": one_of(*NUMBER_TYPES),
         "output_dimension": WHOLE,
         "encoding_format": one_of("float", "base64"),
     },
@@ -48,27 +50,27 @@ _DESCRIBED = described(
 )
 
 
-def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
-    """Translate a request's body.
+def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
+    """Parse a request's body.
 
     Raises:
-        BadRequest: not what the contract has.
+        BadRequest: not a request of the contract.
         UnsupportedModality: text or video where images are expected.
     """
-    fields = document(body, _FIELDS, _IGNORED)
+    fields = json_fields(body, _FIELDS, _IGNORED)
     inputs = fields.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise BadRequest(f"{_EXPECTED}; received none.")
     images = [_input(one, max_bytes) for one in inputs]
-    kind = choice(fields, "output_dtype", KINDS, "float")
+    kind = choice(fields, "output_dtype", NUMBER_TYPES, "float")
     shape = shape_of(fields, dimensions="output_dimension")
-    letters = choice(fields, "encoding_format", ("float", "base64"), "float") == "base64"
-    return Question(
-        naming.asked(fields, default_model),
+    base64 = choice(fields, "encoding_format", ("float", "base64"), "float") == "base64"
+    return CompatRequest(
+        embed_request(fields, default_model),
         images,
-        _Answering(str(fields.get("model", default_model)), shape, kind, letters, images),
+        _Writer(str(fields.get("model", default_model)), shape, kind, base64, images),
         dimensions=shape.dimensions,
-        aside=True,
+        in_thread=True,
         int8=kind in CALIBRATED,
     )
 
@@ -76,9 +78,9 @@ def read(body: bytes, *, default_model: str, max_bytes: int) -> Question:
 def _input(one: object, max_bytes: int) -> Image:
     match one:
         case {"content": [{"type": "image_url", "image_url": text}]}:
-            return picture(text, max_bytes)
+            return image_of(text, max_bytes)
         case {"content": [{"type": "image_base64", "image_base64": text}]}:
-            return picture(text, max_bytes)
+            return image_of(text, max_bytes)
         case {"content": [*parts]}:
             for part in parts:
                 kind = part.get("type") if isinstance(part, dict) else None
@@ -88,44 +90,39 @@ def _input(one: object, max_bytes: int) -> Image:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answering:
+class _Writer:
     model: str
     shape: Shape
     kind: str
-    letters: bool
+    base64: bool
     images: list[Image]
 
     def __call__(self, embedded: Embedded) -> Response:
         rows = self.shape.rows(embedded, self.kind)
-        pixels = sum(one.width * one.height for one in facts(self.images))
+        pixels = sum(one.width * one.height for one in image_facts(self.images))
         body = {
             "object": "list",
             "data": [
-                {"object": "embedding", "index": index, "embedding": base64_of(row) if self.letters else row}
+                {"object": "embedding", "index": index, "embedding": base64_of(row) if self.base64 else row}
                 for index, row in enumerate(rows)
             ],
             "model": self.model,
-            # Its client reads all four, and fails where one is missing.
+            # Voyage's client fails if one of the four is missing.
             "usage": {"text_tokens": 0, "image_pixels": pixels, "video_pixels": 0, "total_tokens": len(rows)},
         }
-        return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+        return json_response(body)
 
 
-def _worded(failure: Failure) -> Response:
-    body = orjson.dumps({"detail": failure.detail})
-    return Response(body, status_of(failure).value, dict(failure.headers), "application/json")
-
-
-def _routes(desk: Desk) -> APIRouter:
+def _routes(handler: CompatHandler) -> APIRouter:
     router = APIRouter()
-    reader = partial(read, default_model=desk.intake.default_model, max_bytes=desk.limits.max_image_bytes)
+    reader = partial(read, default_model=handler.intake.default_model, max_bytes=handler.limits.max_image_bytes)
 
     @router.post("/v1/multimodalembeddings", summary="Embed images", response_class=Response, **_DESCRIBED)
     async def multimodal_embeddings(request: Request) -> Response:
         """Turn images into vectors, as Voyage AI's API does."""
-        return await desk.serve(request, reader)
+        return await handler.serve(request, reader)
 
     return router
 
 
-DIALECT = Dialect("voyage", "Voyage AI", ("/v1/multimodalembeddings",), _routes, _worded)
+DIALECT = Dialect("voyage", "Voyage AI", ("/v1/multimodalembeddings",), _routes, embedding_error("detail"))

@@ -8,7 +8,7 @@ import pytest
 from microtome.client import errors as client_errors
 from service import errors as server_errors
 from service.errors import slug
-from service.http.statuses import STATUS
+from service.http.problems import STATUS
 
 HEAVY = {
     "asyncio",

@@ -4,7 +4,7 @@ import inspect
 
 from service import errors
 from service.errors import ServiceError, slug
-from service.http.statuses import STATUS
+from service.http.problems import STATUS
 
 
 def leaves(tree: type[ServiceError]) -> set[type[ServiceError]]:

@@ -9,8 +9,7 @@ from service.cache.memory import MemoryCache
 from service.cache.metered import Counts
 from service.cache.null import NullCache
 from service.cache.tiered import TieredCache
-from service.core.peeking import peek_of
-from service.core.ports import VectorCache
+from service.core.ports import VectorCache, peek_of
 from service.settings import Settings
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics

@@ -15,7 +15,6 @@ from service.core.ports import VectorCache
 from service.core.remote_images import Fetcher
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
-from service.http.gateway import Gateway as Application
 from service.telemetry.metrics import Metrics
 from tests.fakes.intake import intake_over
 from tests.fakes.model_server import FakeModelServer, card
@@ -45,7 +44,7 @@ class Gateway:
     server: FakeModelServer
     metrics: Metrics
     log: KeptLog
-    app: Application
+    app: FastAPI
 
 
 @asynccontextmanager
@@ -86,7 +85,7 @@ async def gateway_with(
     )
     app = http_app(
         intake=intake,
-        options=HttpOptions(**{"limits": limits, "version": "0", "answer_bytes": 100_000, **options}),
+        options=HttpOptions(**{"limits": limits, "version": "0", "response_cache_bytes": 100_000, **options}),
         metrics=metrics,
         log=log,
         lifespan=_nothing,
@@ -99,6 +98,6 @@ async def gateway_with(
 
 @pytest.fixture
 async def gateway(decoders: ThreadPoolExecutor) -> AsyncIterator[Gateway]:
-    """The application that serves everybody."""
+    """The application that serves all callers."""
     async with gateway_with(decoders) as found:
         yield found

@@ -1,25 +1,18 @@
 """Forms: every image as it was sent, wherever the body was cut on its way, and what is no such form is told."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import pytest
-from starlette.datastructures import Headers
 
 from service.errors import BadRequest, ImageTooLarge, TooManyImages
-from service.http.forms import read_form
+from service.http.bodies import BodyLimits, read_form
 
 BOUNDARY = "x7"
 IMAGES = [b"\xff\xd8 one \r\n--x", b"", b"\r\n--x6--\r\n\x00\r\n"]
 """With beginnings of the boundary in them, and an empty one."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Three images of at most 20 bytes."""
-
-    max_image_bytes: int = 20
-    max_images: int = 3
+LIMITS = BodyLimits(max_image_bytes=20, max_body_bytes=1_000, max_images=3)
 
 
 def form(images: list[bytes], head: str = 'name="image"; filename="a.jpg"') -> bytes:
@@ -36,7 +29,7 @@ async def read(body: bytes, size: int, content_type: str = f"multipart/form-data
         for start in range(0, len(body), size):
             yield body[start : start + size]
 
-    return list(await read_form(Headers({"content-type": content_type}), pieces(), Limits()))
+    return list(await read_form(content_type, pieces(), LIMITS))
 
 
 async def test_images_come_as_they_were_sent_wherever_the_body_is_cut() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from service.core.remote_images import Url
 from service.errors import RequestRejected
 from service.http.compat import cohere, openai, voyage
-from service.http.compat.handler import Question
-from tests.unit.service.http.test_options import JSON
+from service.http.compat.handler import CompatRequest
+from tests.unit.service.http.test_parameters import JSON
 
 KEYS = st.sampled_from(
     ["type", "text", "image", "url", "bytes", "content", "image_url", "image_base64", "video_url", "float", "base64"]
@@ -33,7 +33,7 @@ FIELDS = st.sampled_from(
 
 @pytest.mark.parametrize("read", [openai.read, cohere.read, voyage.read], ids=["openai", "cohere", "voyage"])
 @given(fields=st.dictionaries(FIELDS, NEARLY, max_size=3))
-def test_any_json_is_read_or_refused(read: Callable[..., Question], fields: dict[str, object]) -> None:
+def test_any_json_is_read_or_refused(read: Callable[..., CompatRequest], fields: dict[str, object]) -> None:
     """The result is a question whose images are images, or an error that the caller is told."""
     try:
         question = read(json.dumps(fields).encode(), default_model="toy", max_bytes=100)
@@ -45,7 +45,7 @@ def test_any_json_is_read_or_refused(read: Callable[..., Question], fields: dict
 
 @pytest.mark.parametrize("read", [openai.read, cohere.read, voyage.read], ids=["openai", "cohere", "voyage"])
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xd8\xff", b'"text"', b"null"])
-def test_what_is_no_object_is_refused(read: Callable[..., Question], body: bytes) -> None:
+def test_what_is_no_object_is_refused(read: Callable[..., CompatRequest], body: bytes) -> None:
     """With words that say what was expected."""
     with pytest.raises(RequestRejected, match="Expected a JSON object"):
         read(body, default_model="toy", max_bytes=100)

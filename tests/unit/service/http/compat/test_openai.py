@@ -13,7 +13,7 @@ from service.errors import ModelServerDown
 from service.http.compat.openai import read
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway
-from tests.unit.service.http.test_ways_out import calibrate
+from tests.unit.service.http.test_responses import calibrate
 
 PATH = "/v1/embeddings"
 B64 = b64encode(png(1)).decode()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway
-from tests.unit.service.http.test_ways_out import calibrate
+from tests.unit.service.http.test_responses import calibrate
 
 PATH = "/v1/multimodalembeddings"
 URI = f"data:image/png;base64,{b64encode(png(1)).decode()}"

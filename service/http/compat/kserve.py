@@ -1,0 +1,353 @@
+"""The Open Inference Protocol, version 2, over REST, with Triton's binary tensor data extension.
+
+Clients: `tritonclient.http`, which sends tensors as bytes after the JSON and no Content-Type, and `kserve`'s
+InferenceRESTClient. https://github.com/kserve/open-inference-protocol
+"""
+
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from microtome import __version__
+from service.core.manifest import ModelCard
+from service.core.ports import available_versions
+from service.core.requests import Embedded
+from service.errors import BadRequest, ModelNotReady, UnknownModel, unknown
+from service.http.compat.errors import inference_error
+from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
+from service.http.compat.openapi import TEXT, described
+from service.http.openapi import RED_PNG
+from service.http.parameters import unknown_name
+from service.inference_protocol import metadata
+from service.inference_protocol.asking import PARAMETERS, asking, version_number
+from service.inference_protocol.tensors import Tensor, element, images_in, one_input
+
+_HEADER = "inference-header-content-length"
+_FIELDS = {"id", "parameters", "inputs", "outputs"}
+_IGNORED = {"model_name", "model_version"}
+"""kserve's client repeats the path's names in the body."""
+
+_NUMPY = {"FP32": "<f4", "FP16": "<f2", "INT8": "i1"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What a request holds.
+
+    Attributes:
+        identity: comes back in the answer; None when it had none.
+        binary: for each output asked for, whether its bytes shall follow the JSON.
+        binary_unless_said: the same where nothing is said.
+    """
+
+    identity: str | None
+    parameters: Mapping[str, object]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[str]
+    binary: Mapping[str, bool]
+    binary_unless_said: bool
+
+
+def _read_body(body: bytes, header_length: str | None) -> _Body:
+    """Read a request.
+
+    Args:
+        body: as it came.
+        header_length: of the header `Inference-Header-Content-Length`: bytes of JSON at the beginning. 0 means that the
+            body is the only image; None that all of it is JSON.
+
+    Raises:
+        BadRequest: not what the protocol has.
+    """
+    if header_length is None:
+        return _read_json(body, b"")
+    if not (header_length.isascii() and header_length.isdecimal() and int(header_length[:18]) <= len(body)):
+        raise BadRequest(
+            f"Expected Inference-Header-Content-Length from 0 to {len(body)}, the bytes of JSON at the body's "
+            f"beginning; received {header_length[:40]!r}."
+        )
+    length = int(header_length)
+    if length == 0:
+        return _Body(None, {}, [Tensor("image", "BYTES", (1,), element(body))], (), {}, binary_unless_said=False)
+    return _read_json(body[:length], body[length:])
+
+
+def _read_json(head: bytes, rest: bytes) -> _Body:
+    try:
+        value = orjson.loads(head)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"Expected a JSON object, received what is no JSON: {error}.") from None
+    if not isinstance(value, dict) or not value.keys() <= _FIELDS | _IGNORED:
+        raise BadRequest(f"Expected a JSON object with some of {', '.join(sorted(_FIELDS))}, and nothing else.")
+    parameters = dict(_object(value.get("parameters"), "parameters"))
+    binary_unless_said = parameters.pop("binary_data_output", False) is True
+    inputs, at = [], 0
+    for entry in _objects(value.get("inputs"), "inputs"):
+        tensor, used = _tensor(entry, rest, at)
+        inputs.append(tensor)
+        at += used
+    if at != len(rest):
+        raise BadRequest(f"Expected {at} bytes after the JSON, as binary_data_size says; received {len(rest)}.")
+    outputs = _objects(value.get("outputs"), "outputs")
+    said = {
+        _text(entry, "name"): bool(flag)
+        for entry in outputs
+        if isinstance(flag := _object(entry.get("parameters"), "parameters").get("binary_data"), bool)
+    }
+    identity = value.get("id")
+    return _Body(
+        identity if isinstance(identity, str) else None,
+        parameters,
+        inputs,
+        [_text(entry, "name") for entry in outputs],
+        said,
+        binary_unless_said,
+    )
+
+
+def _tensor(entry: Mapping[str, Any], rest: bytes, at: int) -> tuple[Tensor, int]:
+    """Return an input, and how many of the bytes after the JSON are its own."""
+    name, datatype = _text(entry, "name"), _text(entry, "datatype")
+    shape = entry.get("shape")
+    if not isinstance(shape, list) or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 0 for d in shape):
+        raise BadRequest(f"Expected `shape` of input {name[:40]!r} to be a list of whole numbers.")
+    size = _object(entry.get("parameters"), "parameters").get("binary_data_size")
+    if size is None:
+        return Tensor(name, datatype, tuple(shape), _from_json(entry.get("data"), datatype)), 0
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(rest) - at:
+        raise BadRequest(
+            f"Expected binary_data_size of input {name[:40]!r} from 0 to {len(rest) - at}, which is what is left of "
+            f"the body; received {str(size)[:40]}."
+        )
+    return Tensor(name, datatype, tuple(shape), rest[at : at + size]), size
+
+
+def _from_json(data: object, datatype: str) -> bytes:
+    """Turn values written as JSON into bytes: images as base64, since JSON holds no bytes, pixels as numbers."""
+    if datatype == "BYTES" and isinstance(data, list) and all(isinstance(one, str) for one in data):
+        try:
+            return b"".join(
+                element(binascii.a2b_base64(one.rpartition(",")[2] if one[:5] == "data:" else one, strict_mode=True))
+                for one in data
+            )
+        except ValueError as error:
+            raise BadRequest(f"Expected BYTES in JSON to be base64, received something else: {error}.") from None
+    if datatype == "UINT8" and isinstance(data, list):
+        try:
+            return np.asarray(data, np.uint8).tobytes()
+        except (ValueError, OverflowError, TypeError):
+            raise BadRequest("Expected UINT8 data to be whole numbers from 0 to 255, of one depth.") from None
+    raise BadRequest("Expected `data`, a list of base64 strings (BYTES) or of numbers (UINT8), or binary_data_size.")
+
+
+def _write(body: _Body, model: str, version: int, tensors: Sequence[Tensor]) -> Response:
+    """Write an answer, with the bytes of those outputs after the JSON that were asked for so."""
+    entries: list[dict[str, object]] = []
+    rest = []
+    for tensor in tensors:
+        entry: dict[str, object] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if body.binary.get(tensor.name, body.binary_unless_said):
+            entry["parameters"] = {"binary_data_size": len(tensor.data)}
+            rest.append(tensor.data)
+        else:
+            values = np.frombuffer(tensor.data, _NUMPY[tensor.datatype])
+            # JSON has no name for half precision, and its numbers are what they are.
+            entry["data"] = values.astype(np.float32) if tensor.datatype == "FP16" else values
+        entries.append(entry)
+    told = {"model_name": model, "model_version": str(version), "outputs": entries}
+    if body.identity is not None:
+        told["id"] = body.identity
+    head = orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not rest:
+        return Response(head, media_type="application/json")
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    return Response(b"".join((head, *rest)), headers=headers, media_type="application/octet-stream")
+
+
+def _object(value: object, name: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequest(f"Expected `{name}` to be an object.")
+    return value
+
+
+def _objects(value: object, name: str) -> list[Mapping[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise BadRequest(f"Expected `{name}` to be a list of objects.")
+    return value
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str:
+    value = entry.get(name)
+    if not isinstance(value, str):
+        raise BadRequest(f"Expected `{name}` of each tensor to be a string.")
+    return value
+
+
+_LIST: Mapping[str, Any] = {"type": "array", "items": {"type": "object"}}
+
+_INFER = described(
+    {
+        "id": {**TEXT, "description": "Comes back in the answer."},
+        "parameters": {"type": "object", "description": "normalize, dimensions, datatype, cache; binary_data_output."},
+        "inputs": {**_LIST, "description": "One tensor, `image`: BYTES [N] (in JSON as base64) or UINT8 [N, H, W, 3]."},
+        "outputs": {**_LIST, "description": "Names of the model's outputs, or `embedding`; none for the default one."},
+    },
+    {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [RED_PNG]}]},
+    {"model_name": TEXT, "model_version": TEXT, "outputs": _LIST},
+    {"error": TEXT},
+    shared={},
+)
+"""Of `infer`; tensors may also follow the JSON as bytes, then the header says how long the JSON is."""
+_INFER["responses"][200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _model_paths(model: str) -> Mapping[str, dict[str, Any]]:
+    """Return a model's paths, each with what the document says of the names in it; `model` is their example."""
+    named = [_in_path("model", "The model's name.", model)]
+    return {
+        "/models/{model}": {"parameters": named},
+        "/models/{model}/versions/{version}": {
+            "parameters": [*named, _in_path("version", "Which of its versions.", "1")]
+        },
+    }
+
+
+def _in_path(name: str, description: str, example: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": TEXT,
+        "example": example,
+    }
+
+
+class _Endpoints:
+    """The protocol's requests, over the handler."""
+
+    def __init__(self, handler: CompatHandler) -> None:
+        self._handler = handler
+        self._models = handler.intake.models
+
+    async def infer(self, request: Request) -> Response:
+        """Embed the images of the input tensor."""
+        model, version = request.path_params["model"], request.path_params.get("version", "")
+        header_length = request.headers.get(_HEADER)
+        return await self._handler.serve(request, lambda body: self._parsed(model, version, body, header_length))
+
+    def _parsed(self, model: str, version: str, raw: bytes, header_length: str | None) -> CompatRequest:
+        body = _read_body(raw, header_length)
+        for name in body.parameters:
+            if name not in PARAMETERS:
+                raise unknown_name(name, PARAMETERS)
+        limits = self._handler.limits
+        images = images_in(one_input(body.inputs), max_images=limits.max_images, max_bytes=limits.max_image_bytes)
+        asked = asking(model, version, body.outputs, body.parameters, list(self._models.card(model).outputs))
+
+        def answer(embedded: Embedded) -> Response:
+            return _write(body, embedded.card.name, embedded.card.version, asked.answers(embedded))
+
+        return CompatRequest(
+            asked.request,
+            images,
+            answer,
+            dimensions=asked.dimensions,
+            normalize=asked.normalize,
+            int8=asked.int8,
+        )
+
+    async def server(self) -> dict[str, object]:
+        """Say what this is."""
+        return {"name": metadata.NAME, "version": __version__, "extensions": list(metadata.EXTENSIONS)}
+
+    async def live(self) -> dict[str, bool]:
+        """Say that the process is alive."""
+        return {"live": True}
+
+    async def ready(self) -> dict[str, bool]:
+        """Say whether an inference has recently worked for every model."""
+        troubles = [trouble for trouble in self._models.readiness().values() if trouble is not None]
+        if troubles:
+            raise ModelNotReady(troubles[0])
+        # kserve's client reads both keys from here.
+        return {"live": True, "ready": True}
+
+    async def models(self) -> dict[str, object]:
+        """List the models."""
+        return {"models": list(self._models.cards())}
+
+    async def model_ready(self, request: Request) -> dict[str, object]:
+        """Say whether a model answers."""
+        model = request.path_params["model"]
+        readiness = self._models.readiness()
+        if model not in readiness:
+            raise UnknownModel(unknown("model", model, readiness))
+        trouble = readiness[model]
+        if trouble is not None:
+            raise ModelNotReady(trouble)
+        await self._card(request)
+        return {"name": model, "ready": True}
+
+    async def model(self, request: Request) -> dict[str, object]:
+        """Describe a model: its input and its outputs."""
+        card = await self._card(request)
+        return {
+            "name": card.name,
+            "versions": [str(number) for number in available_versions(self._models, card)],
+            "platform": metadata.PLATFORM,
+            "inputs": [_described(tensor) for tensor in metadata.INPUTS],
+            "outputs": [_described(tensor) for tensor in metadata.outputs_of(card)],
+        }
+
+    async def _card(self, request: Request) -> ModelCard:
+        model, version = request.path_params["model"], request.path_params.get("version", "")
+        number = version_number(version)
+        return self._models.card(model) if number is None else await self._models.card_of(model, number)
+
+
+def _described(tensor: metadata.TensorMetadata) -> dict[str, object]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+def _routes(handler: CompatHandler) -> APIRouter:
+    router = APIRouter(prefix="/v2")
+    ends = _Endpoints(handler)
+    router.add_api_route("", ends.server, summary="Say what this is")
+    router.add_api_route("/health/live", ends.live, summary="Is the process alive?")
+    router.add_api_route("/health/ready", ends.ready, summary="Can it embed?")
+    router.add_api_route("/models", ends.models, summary="List the models")
+    for place, named in _model_paths(handler.intake.default_model).items():
+        router.add_api_route(place, ends.model, summary="Describe a model", openapi_extra=named)
+        router.add_api_route(f"{place}/ready", ends.model_ready, summary="Does a model answer?", openapi_extra=named)
+        router.add_api_route(
+            f"{place}/infer",
+            ends.infer,
+            methods=["POST"],
+            summary="Embed",
+            response_class=Response,
+            responses=_INFER["responses"],
+            openapi_extra={**_INFER["openapi_extra"], **named},
+        )
+    return router
+
+
+DIALECT = Dialect(
+    "kserve",
+    "KServe v2, Triton",
+    ("/v2", "/v2/health/", "/v2/models", "/v2/models/"),
+    _routes,
+    inference_error,
+    frozenset({"/v2", "/v2/health/live", "/v2/health/ready"}),
+)
+"""The protocol at /v2; Cohere's /v2/embed is another dialect's."""

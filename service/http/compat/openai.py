@@ -1,0 +1,379 @@
+"""OpenAI's embeddings API for images, as OpenAI's, infinity's, Jina's, Haystack's and vLLM's clients use it."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from http import HTTPStatus
+from uuid import uuid4
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request
+from numpy.typing import NDArray
+from starlette.responses import JSONResponse, Response
+
+from service import errors
+from service.core.manifest import ModelCard
+from service.core.ports import ModelServer
+from service.core.remote_images import Image
+from service.core.requests import Embedded
+from service.errors import BadRequest, UnknownModel, UnsupportedModality, unknown
+from service.http.compat.errors import embedding_status, error_response
+from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
+from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of
+from service.http.compat.parsing import (
+    MODEL_FIELDS,
+    NO_TEXT,
+    choice,
+    embed_request,
+    image_of,
+    is_address,
+    is_data_uri,
+    json_fields,
+)
+from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, base64_of, json_response, shape_of
+from service.http.problems import Failure
+
+_VECTOR_FIELDS = (
+    *("encoding_format", "dimensions", "normalized", "normalize"),
+    *("embedding_type", "encoding_type", "embed_dtype", "endianness"),
+)
+
+_FIELDS = (*MODEL_FIELDS, "input", "messages", *_VECTOR_FIELDS, "modality", "return_multivector")
+
+_OF_TEXTS = ("task", "late_chunking", "input_type", "truncate", "truncate_prompt_tokens", "add_special_tokens")
+_OF_CHATS = ("chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
+_IGNORED = (*_OF_TEXTS, *_OF_CHATS, "mm_processor_kwargs", "priority", "user")
+"""Fields that concern texts, chats or the client itself."""
+
+_DESCRIBED = described(
+    {
+        "input": {"description": "An image or a list of images: data URI, address, or an object with `image`."},
+        "messages": {"description": "vLLM's form: messages with image_url contents, in place of `input`."},
+        "encoding_format": one_of("float", "base64", "bytes"),
+        "embedding_type": one_of(*NUMBER_TYPES, "base64"),
+        "dimensions": WHOLE,
+    },
+    {"input": [PHOTO]},
+    {"object": TEXT, "data": {"type": "array"}, "model": TEXT, "usage": {"type": "object"}},
+    {"error": {"type": "object"}, "detail": TEXT},
+)
+
+
+def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
+    """Parse a request's body.
+
+    Raises:
+        BadRequest: not a request of the contract.
+        UnsupportedModality: text where images are expected.
+    """
+    fields = json_fields(body, _FIELDS, _IGNORED)
+    if fields.get("modality", "image") != "image":
+        raise UnsupportedModality(f"Expected `modality` to be image, received {str(fields['modality'])[:40]!r}.")
+    if fields.get("return_multivector"):
+        raise BadRequest("Expected no `return_multivector`: there is one vector for each image here.")
+    writer = _writer(fields, default_model)
+    return CompatRequest(
+        embed_request(fields, default_model),
+        _images(fields, max_bytes),
+        writer,
+        dimensions=writer.shape.dimensions,
+        int8=writer.calibrated,
+    )
+
+
+_EXPECTED = (
+    "Expected `input` to be images: data URIs or https:// addresses as strings, or objects such as "
+    '{"image": "<base64>"}; or `messages` with image_url contents'
+)
+_TOKENS = (
+    "This server embeds images only, and received token ids. If LangChain's OpenAIEmbeddings sent them, construct it "
+    "with check_embedding_ctx_length=False, and give it images as data URIs."
+)
+
+
+def _images(fields: Mapping[str, object], max_bytes: int) -> list[Image]:
+    """Read the images of a request, in any form that clients of this contract send.
+
+    | from | items of `input` |
+    |---|---|
+    | infinity, Haystack | strings: data URIs, or addresses |
+    | Jina and its clients | objects: `image` or `url`: address, data URI or bare base64; `bytes`: bare base64 |
+    | vLLM | no `input` but `messages`, as in a chat, with `image_url` in their content |
+
+    Args:
+        fields: of the request.
+        max_bytes: of one encoded image.
+
+    Raises:
+        UnsupportedModality: text or token ids.
+        BadRequest: anything else that holds no images.
+    """
+    match fields:
+        case {"input": _, "messages": _}:
+            raise BadRequest(f"{_EXPECTED}, not both.")
+        case {"messages": [_, *_] as messages}:
+            return [found for message in messages for found in _message(message, max_bytes)]
+        case {"input": [_, *_] as items}:
+            return [_item(item, max_bytes) for item in items]
+        case {"input": str() | dict() as item}:
+            return [_item(item, max_bytes)]
+    raise BadRequest(f"{_EXPECTED}; received neither, or an empty list.")
+
+
+def _item(item: object, max_bytes: int) -> Image:
+    match item:
+        case str():
+            if not is_address(item) and not is_data_uri(item):
+                raise UnsupportedModality(NO_TEXT)
+            return image_of(item, max_bytes)
+        case {"text": _}:
+            raise UnsupportedModality(NO_TEXT)
+        case {"image": text, **rest} | {"url": text, **rest} | {"bytes": text, **rest} if not rest:
+            return image_of(text, max_bytes)
+        case int() | [int(), *_]:
+            raise UnsupportedModality(_TOKENS)
+    raise BadRequest(f"{_EXPECTED}; received an item that is something else.")
+
+
+def _message(message: object, max_bytes: int) -> list[Image]:
+    match message:
+        case {"content": str()}:
+            raise UnsupportedModality(NO_TEXT)
+        case {"content": [*parts]}:
+            return [found for part in parts for found in _part(part, max_bytes)]
+    raise BadRequest(f"{_EXPECTED}; received a message without a list of contents.")
+
+
+def _part(part: object, max_bytes: int) -> list[Image]:
+    match part:
+        case {"type": "image_url", "image_url": {"url": text} | (str() as text)}:
+            return [image_of(text, max_bytes)]
+        case {"type": "text", "text": ""}:
+            # Some clients send an empty text with each image.
+            return []
+        case {"type": "text"}:
+            raise UnsupportedModality(NO_TEXT)
+    raise BadRequest(f"{_EXPECTED}; received a content of another type.")
+
+
+_BYTES = {
+    ("float32", "little"): "<f4",
+    ("float32", "big"): ">f4",
+    ("float16", "little"): "<f2",
+    ("float16", "big"): ">f2",
+}
+_LARGEST_FLOAT16 = 65504.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes the response of one request.
+
+    Attributes:
+        model: its name in the request.
+        shape: how vectors are cut and normalised.
+        kind: number type, one of `NUMBER_TYPES`.
+        form: `float` for lists of numbers, `base64` for strings, `bytes` for a binary body.
+        dtype: NumPy's name of the numbers of a binary body.
+    """
+
+    model: str
+    shape: Shape
+    kind: str
+    form: str
+    dtype: str = "<f4"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether calibrated ranges are needed."""
+        return self.kind in CALIBRATED
+
+    def __call__(self, embedded: Embedded) -> Response:
+        """Write the response."""
+        rows = self.shape.rows(embedded, self.kind)
+        usage = {"prompt_tokens": len(rows), "total_tokens": len(rows)}
+        head = {"id": f"embd-{uuid4().hex}", "created": int(time.time()), "model": self.model, "usage": usage}
+        if self.form == "bytes":
+            return _bytes(rows, head, self.dtype)
+        data = [
+            {"object": "embedding", "index": index, "embedding": base64_of(row) if self.form == "base64" else row}
+            for index, row in enumerate(rows)
+        ]
+        return json_response({"object": "list", "data": data, **head})
+
+
+def _bytes(rows: NDArray[np.generic], head: Mapping[str, object], dtype: str) -> Response:
+    """Write rows one after another; the header `metadata` has the position of each, as in vLLM."""
+    # Numbers beyond float16 become its largest, as in POST /embed.
+    rows = (np.clip(rows, -_LARGEST_FLOAT16, _LARGEST_FLOAT16) if dtype.endswith("f2") else rows).astype(dtype)
+    name, order = next(key for key, value in _BYTES.items() if value == dtype)
+    size = rows[0].nbytes
+    items = [
+        {
+            "index": index,
+            "embed_dtype": name,
+            "endianness": order,
+            "start": index * size,
+            "end": (index + 1) * size,
+            "shape": list(row.shape),
+        }
+        for index, row in enumerate(rows)
+    ]
+    metadata = orjson.dumps({**head, "data": items}).decode("ascii")
+    return Response(rows.tobytes(), headers={"metadata": metadata}, media_type="application/octet-stream")
+
+
+def _writer(fields: Mapping[str, object], model: str) -> _Writer:
+    """Read how vectors are to be written.
+
+    Args:
+        fields: of the request.
+        model: of requests that name none.
+
+    Raises:
+        BadRequest: an unknown way, or two of them.
+    """
+    kind = _kind(fields)
+    form = choice(fields, "encoding_format", ("float", "base64", "bytes"), "float")
+    if kind == "base64":
+        kind, form = "float", "base64"
+    if form == "bytes" and kind != "float":
+        raise BadRequest(f"Expected `encoding_format` to be float with vectors of {kind}; received bytes.")
+    if kind != "float":
+        # OpenAI's clients ask for base64 by default, and read it as float32.
+        form = "float"
+    order = choice(fields, "endianness", ("native", "little", "big"), "little").replace("native", "little")
+    number = choice(fields, "embed_dtype", ("float32", "float16"), "float32")
+    if form != "bytes" and (number, order) != ("float32", "little"):
+        raise BadRequest('Expected `embed_dtype` and `endianness` with `"encoding_format": "bytes"` only.')
+    if "normalize" in fields and "normalized" in fields:
+        raise BadRequest("Expected one of `normalize` and `normalized`, received both.")
+    shape = shape_of(fields, dimensions="dimensions", normalize="normalize" if "normalize" in fields else "normalized")
+    return _Writer(str(fields.get("model", model)), shape, kind, form, _BYTES[number, order])
+
+
+def _kind(fields: Mapping[str, object]) -> str:
+    """Read the number type: `embedding_type` of Jina's clients, `encoding_type` of older ones; some send a list."""
+    if "embedding_type" in fields and "encoding_type" in fields:
+        raise BadRequest("Expected one of `embedding_type` and `encoding_type`, received both.")
+    name = "encoding_type" if "encoding_type" in fields else "embedding_type"
+    value = fields.get(name, "float")
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return choice({name: value}, name, (*NUMBER_TYPES, "base64"), "float")
+
+
+_CODES = {
+    "unauthenticated": "invalid_api_key",
+    "unknown-model": "model_not_found",
+    "overloaded": "rate_limit_exceeded",
+}
+"""Errors for which OpenAI has a code."""
+
+_PARAMETERS: dict[type[errors.ServiceError], str] = {
+    errors.UnknownModel: "model",
+    errors.UnknownOutput: "model",
+    errors.NotAnImage: "input",
+    errors.BrokenImage: "input",
+    errors.ImageTooLarge: "input",
+    errors.TooManyImages: "input",
+    errors.UnsupportedModality: "input",
+    errors.UrlNotAllowed: "input",
+    errors.UrlNotFetched: "input",
+}
+
+
+def _error(failure: Failure) -> Response:
+    """Write an error as clients of this contract read it: OpenAI's under `error`, Jina's under `detail`.
+
+    The status decides which exception a client raises and whether it retries; `x-should-retry` overrides the latter in
+    OpenAI's clients.
+    """
+    error = failure.error
+    status = embedding_status(failure)
+    body = {
+        "error": {
+            "message": failure.detail,
+            "type": _error_type(status),
+            "param": _PARAMETERS.get(type(error)) if error else None,
+            "code": _CODES.get(failure.kind, failure.kind.replace("-", "_")),
+        },
+        "detail": failure.detail,
+    }
+    headers = {**failure.headers, **({"X-Should-Retry": _retryable(error)} if error else {})}
+    return error_response(body, status.value, headers)
+
+
+def _error_type(status: HTTPStatus) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+
+
+def _retryable(error: errors.ServiceError) -> str:
+    return "true" if isinstance(error, errors.TemporarilyUnable | errors.BodyTooSlow) else "false"
+
+
+def _models_router(models: ModelServer) -> APIRouter:
+    """Build GET /v1/models: the models, and each output under the name that requests use for it."""
+    router = APIRouter()
+
+    @router.get("/v1/models", summary="List the models", response_class=Response)
+    async def list_models() -> Response:
+        """Every model, and every output of it as `model/output`. Some are in use only by their default output."""
+        return JSONResponse({"object": "list", "data": list(_entries(models))})
+
+    @router.get("/v1/models/{name:path}", summary="Describe a model", response_class=Response)
+    async def describe_model(name: str) -> Response:
+        """One model, or one output of it."""
+        entries = {entry["id"]: entry for entry in _entries(models)}
+        if name not in entries:
+            raise UnknownModel(unknown("model", name, map(str, entries)))
+        return JSONResponse(entries[name])
+
+    return router
+
+
+def _entries(models: ModelServer) -> Iterator[dict[str, object]]:
+    for name, card in models.cards().items():
+        yield _entry(name, card, card.manifest.default_output if card else None)
+        if card is not None:
+            for output in card.outputs:
+                yield _entry(f"{name}/{output}", card, output)
+
+
+def _entry(name: str, card: ModelCard | None, output: str | None) -> dict[str, object]:
+    entry: dict[str, object] = {"id": name, "object": "model", "created": 0, "owned_by": "microtome"}
+    if card is None or output is None:
+        return entry
+    spec = card.outputs[output]
+    return {
+        **entry,
+        "created": int(datetime.fromisoformat(card.manifest.created).timestamp()),
+        "dimensions": spec.dim,
+        "layer": spec.layer,
+        "version": card.version,
+        "fingerprint": card.manifest.fingerprint,
+    }
+
+
+def _routes(handler: CompatHandler) -> APIRouter:
+    router = APIRouter()
+    reader = partial(read, default_model=handler.intake.default_model, max_bytes=handler.limits.max_image_bytes)
+
+    async def embeddings(request: Request) -> Response:
+        """Turn images into vectors, as OpenAI's API does with texts."""
+        return await handler.serve(request, reader)
+
+    for path in ("/v1/embeddings", "/embeddings"):
+        router.add_api_route(
+            path, embeddings, methods=["POST"], summary="Embed images", response_class=Response, **_DESCRIBED
+        )
+    router.include_router(_models_router(handler.intake.models))
+    return router
+
+
+DIALECT = Dialect("openai", "OpenAI, Jina, infinity, vLLM", ("/v1/", "/embeddings"), _routes, _error)

@@ -1,0 +1,60 @@
+"""The OpenAPI document of other systems' routes, whose bodies are read and written by hand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.http.openapi import RED_PNG
+
+PHOTO = f"data:image/png;base64,{RED_PNG}"
+"""Example image of the interactive documentation."""
+
+TEXT: Mapping[str, Any] = {"type": "string"}
+WHOLE: Mapping[str, Any] = {"type": "integer", "minimum": 1}
+
+OURS: Mapping[str, Mapping[str, Any]] = {
+    "model": {
+        **TEXT,
+        "description": "`model`, or `model/output` for one of its layers; without it the server's first.",
+    },
+    "output": {**TEXT, "description": "Which layer, when it is not in the model's name."},
+    "version": {**WHOLE, "description": "Which version of the model; without it the one in use."},
+    "normalize": {"type": "boolean", "default": True, "description": "Whether vectors get the length 1."},
+}
+"""Fields that every contract has here."""
+
+
+def one_of(*names: str) -> dict[str, Any]:
+    """Describe a field with a fixed set of values."""
+    return {"type": "string", "enum": list(names)}
+
+
+def described(
+    fields: Mapping[str, Mapping[str, Any]],
+    example: Mapping[str, object],
+    answer: Mapping[str, Any],
+    error: Mapping[str, Any],
+    shared: Mapping[str, Mapping[str, Any]] = OURS,
+) -> dict[str, Any]:
+    """Return the arguments of a route's decorator.
+
+    Args:
+        fields: of the request with their schemas, in addition to `shared`.
+        example: a complete request.
+        answer: properties of a response, all of them required.
+        error: the same of an error.
+        shared: further fields of the request.
+    """
+
+    def json(description: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+        schema = {"type": "object", "required": list(properties), "properties": dict(properties)}
+        return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+    body = {"schema": {"type": "object", "properties": {**shared, **fields}}, "example": dict(example)}
+    return {
+        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": body}}},
+        "responses": {
+            200: json("Vectors of all images.", answer),
+            "4XX": json("Something is wrong with the request, or too much is in flight (429).", error),
+            "5XX": json("The model server failed, or took too long.", error),
+        },
+    }

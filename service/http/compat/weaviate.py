@@ -1,0 +1,152 @@
+"""Inference containers of Weaviate's image modules: `img2vec-neural`, and the image half of `multi2vec-clip`.
+
+`img2vec-neural` sends one image and reads one vector, `multi2vec-clip` several; vectors are as the model outputs them.
+The wire format is that of Weaviate's Go clients (modules/img2vec-neural/clients, modules/multi2vec-clip/clients): they
+send no Content-Type, parse a response as JSON before they check its status, and keep idle connections for 90 s.
+
+Weaviate sends no API key, so it cannot use gateways that require one.
+"""
+
+from functools import partial
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.core.requests import Embedded, EmbedRequest
+from service.errors import BadRequest, ModelNotReady, UnsupportedModality
+from service.http.compat.errors import inference_error
+from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
+from service.http.compat.openapi import TEXT, WHOLE, described
+from service.http.compat.parsing import NO_TEXT, image_of, json_fields
+from service.http.compat.responses import json_response
+from service.http.openapi import RED_PNG
+
+_IMG2VEC_DOCS = described(
+    {
+        "id": {**TEXT, "description": "Comes back in the answer."},
+        "image": {**TEXT, "description": "An encoded image as base64."},
+    },
+    {"id": "1f2d3c4b-0000-4000-8000-000000000000_0", "image": RED_PNG},
+    {"id": TEXT, "vector": {"type": "array"}, "dim": WHOLE},
+    {"error": TEXT},
+    shared={},
+)
+
+
+def read_img2vec(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
+    """Parse a request's body, `{"id": …, "image": "<bare base64>"}`.
+
+    Raises:
+        BadRequest: not a request of the contract.
+    """
+    fields = json_fields(body, ("id", "image"))
+    if "image" not in fields:
+        raise BadRequest('Expected {"id": "…", "image": "<base64>"}; received no image.')
+    identity = fields.get("id", "")
+
+    def answer(embedded: Embedded) -> Response:
+        (embedding,) = embedded.embeddings
+        return json_response({"id": identity, "vector": embedding.vector, "dim": len(embedding.vector)})
+
+    return CompatRequest(EmbedRequest(default_model), [image_of(fields["image"], max_bytes)], answer)
+
+
+def _img2vec_routes(handler: CompatHandler) -> APIRouter:
+    router = APIRouter()
+    model = handler.intake.default_model
+    reader = partial(read_img2vec, default_model=model, max_bytes=handler.limits.max_image_bytes)
+
+    async def vectors(request: Request) -> Response:
+        """Turn an image into the vector of the default model's default output."""
+        return await handler.serve(request, reader)
+
+    async def ready() -> Response:
+        """Say with 204 that the default model answers. Weaviate asks this at its start, and waits."""
+        trouble = handler.intake.models.readiness()[model]
+        if trouble is not None:
+            raise ModelNotReady(trouble)
+        return Response(status_code=204)
+
+    async def live() -> Response:
+        """Say with 204 that the process is alive."""
+        return Response(status_code=204)
+
+    router.add_api_route(
+        "/vectors", vectors, methods=["POST"], summary="Embed an image", response_class=Response, **_IMG2VEC_DOCS
+    )
+    # Some of the containers' own scripts write it with a slash.
+    router.add_api_route("/vectors/", vectors, methods=["POST"], include_in_schema=False)
+    router.add_api_route("/.well-known/ready", ready, summary="Can it embed?", status_code=204)
+    router.add_api_route("/.well-known/live", live, summary="Is the process alive?", status_code=204)
+    return router
+
+
+_IMG2VEC_PATHS = ("/vectors", "/vectors/", "/.well-known/ready", "/.well-known/live")
+
+IMG2VEC = Dialect(
+    "img2vec",
+    "Weaviate img2vec-neural",
+    _IMG2VEC_PATHS,
+    _img2vec_routes,
+    inference_error,
+    frozenset({"/.well-known/ready", "/.well-known/live"}),
+)
+"""`IMAGE_INFERENCE_API=http://gateway:8000` in Weaviate's environment."""
+
+
+_CLIP_DOCS = described(
+    {"images": {"type": "array", "items": TEXT, "description": "Encoded images as base64."}},
+    {"images": [RED_PNG]},
+    {"textVectors": {"type": "array"}, "imageVectors": {"type": "array"}},
+    {"error": TEXT},
+    shared={},
+)
+
+
+def read_clip(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
+    """Parse a request's body, `{"images": ["<base64>", …]}`.
+
+    Raises:
+        UnsupportedModality: it has texts.
+        BadRequest: not a request of the contract.
+    """
+    fields = json_fields(body, ("texts", "images"))
+    if fields.get("texts"):
+        raise UnsupportedModality(NO_TEXT)
+    images = fields.get("images")
+    if not isinstance(images, list) or not images:
+        raise BadRequest('Expected {"images": ["<base64>", …]}; received no images.')
+    return CompatRequest(EmbedRequest(default_model), [image_of(image, max_bytes) for image in images], _clip_answer)
+
+
+def _clip_answer(embedded: Embedded) -> Response:
+    return json_response({"textVectors": [], "imageVectors": [embedding.vector for embedding in embedded.embeddings]})
+
+
+def _clip_routes(handler: CompatHandler) -> APIRouter:
+    router = APIRouter()
+    model = handler.intake.default_model
+    reader = partial(read_clip, default_model=model, max_bytes=handler.limits.max_image_bytes)
+
+    async def vectorize(request: Request) -> Response:
+        """Turn images into vectors of the default model's default output."""
+        return await handler.serve(request, reader)
+
+    async def meta() -> dict[str, object]:
+        """Say what answers. Weaviate shows it among its modules."""
+        card = handler.intake.models.cards()[model]
+        if card is None:
+            return {"model": model}
+        return {"model": model, "version": card.version, "fingerprint": card.manifest.fingerprint}
+
+    router.add_api_route(
+        "/vectorize", vectorize, methods=["POST"], summary="Embed images", response_class=Response, **_CLIP_DOCS
+    )
+    router.add_api_route("/meta", meta, summary="Say what answers")
+    return router
+
+
+CLIP = Dialect(
+    "clip", "Weaviate multi2vec-clip", ("/vectorize", "/meta"), _clip_routes, inference_error, frozenset({"/meta"})
+)
+"""`CLIP_INFERENCE_API=http://gateway:8000` in Weaviate's environment."""

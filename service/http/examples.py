@@ -1,7 +1,0 @@
-"""Images of the interactive documentation, small enough to read over and real enough to embed."""
-
-RED_PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR42mP8z0AaYGIY1TCqYdhqAABALgEfFO4+AgAAAABJRU5ErkJggg=="
-
-BLUE_PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR42mNkYPjPQApgYiARjGoY1TB0NAAAPjABHxw3M2AAAAAASUVORK5CYII="
-)

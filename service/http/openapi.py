@@ -1,0 +1,202 @@
+"""The OpenAPI document of our own routes: schemas of responses, and what FastAPI cannot derive from a route.
+
+Responses are encoded by hand; a test compares them with these schemas.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from service.core.manifest import Manifest
+from service.http.disconnects import HEADER
+from service.http.negotiation import MSGPACK, NPY, NPZ, ROWS
+from service.http.parameters import OPTIONS
+from service.http.problems import MEDIA_TYPE
+
+RED_PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR42mP8z0AaYGIY1TCqYdhqAABALgEfFO4+AgAAAABJRU5ErkJggg=="
+BLUE_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR42mNkYPjPQApgYiARjGoY1TB0NAAAPjABHxw3M2AAAAAASUVORK5CYII="
+)
+"""Example images of the interactive documentation."""
+
+
+class EmbeddingAnswer(BaseModel):
+    """One image's vector from one output."""
+
+    index: int = Field(description="Of the image, in the order of the request.")
+    output: str
+    dim: int = Field(description="Numbers in the vector.")
+    vector: list[float] | str = Field(
+        description="float32; for an output that is not pooled, row by row. With `encoding=base64` little-endian bytes."
+    )
+    cache: Literal["hit", "miss", "coalesced"] = Field(description="Where the vector came from.")
+
+
+class ImageFault(BaseModel):
+    """What is wrong with one image; a problem of its own."""
+
+    index: int = Field(description="Of the image, in the order of the request.")
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class EmbedAnswer(BaseModel):
+    """Vectors, all from the same version of the same model."""
+
+    model: str
+    version: int
+    fingerprint: str = Field(description="Names everything that can move a vector. Vectors of one fingerprint compare.")
+    embeddings: list[EmbeddingAnswer] = Field(description="By image, then in the order of the outputs asked for.")
+    errors: list[ImageFault] = Field(description="With `on_error=skip`: the images that have no vectors.")
+
+
+class ModelAnswer(BaseModel):
+    """One model, as it is served now."""
+
+    name: str
+    ready: bool
+    detail: str | None = Field(description="What is wrong, while it is not ready.")
+    version: int | None = Field(description="The version that requests go to now; null before the first has answered.")
+    manifest: Manifest | None
+
+
+class ModelsAnswer(BaseModel):
+    """All models of this server."""
+
+    default: str = Field(description="Who answers when a request names no model.")
+    models: list[ModelAnswer]
+
+
+class Readiness(BaseModel):
+    """Whether an inference has recently worked for every model."""
+
+    ready: bool
+    models: dict[str, str | None] = Field(description="By name: null, or what is wrong.")
+    dependencies: dict[str, str | None] = Field(
+        description="What the gateway stands on, such as `model_server` and `redis`: null, or what is wrong. Whether "
+        "it is ready depends on the models alone."
+    )
+
+
+class Problem(BaseModel):
+    """An error, after RFC 9457."""
+
+    type: str = Field(examples=["urn:microtome:problem:unknown-model"], description="Stable; switch on this.")
+    title: str
+    status: int
+    detail: str = Field(description="What was expected, what came, what to do.")
+    errors: list[dict[str, Any]] | None = Field(None, description="When every image failed: why, image by image.")
+    request_id: str | None = Field(None, description="To ask the operator about; with unexpected errors only.")
+
+
+_BINARY = {"type": "string", "format": "binary"}
+_ITEM = {
+    "oneOf": [
+        {"type": "object", "required": [form], "additionalProperties": False, "properties": {form: {"type": "string"}}}
+        for form in ("b64", "data_uri", "url")
+    ]
+}
+
+_JSON_BODY: dict[str, Any] = {
+    "schema": {
+        "type": "object",
+        "additionalProperties": False,
+        "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
+        "properties": {
+            "image": {"type": "string", "description": "base64, or a data URI."},
+            "images": {"type": "array", "minItems": 1, "items": _ITEM},
+            **{name: {**option.schema, "description": option.help} for name, option in OPTIONS.items()},
+        },
+    },
+    "examples": {
+        "one": {"summary": "One image as base64", "value": {"image": RED_PNG}},
+        "several": {
+            "summary": "Two images, unit vectors, bad ones skipped",
+            "value": {
+                "images": [{"b64": RED_PNG}, {"data_uri": f"data:image/png;base64,{BLUE_PNG}"}],
+                "normalize": True,
+                "on_error": "skip",
+            },
+        },
+    },
+}
+
+EMBED_REQUEST: dict[str, Any] = {
+    "parameters": [
+        *(
+            {"name": name, "in": "query", "required": False, "schema": dict(option.schema), "description": option.help}
+            for name, option in OPTIONS.items()
+        ),
+        {
+            "name": HEADER,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "number", "exclusiveMinimum": 0},
+            "description": "Seconds that the answer may take; no more than the server's own deadline.",
+        },
+    ],
+    "requestBody": {
+        "required": True,
+        "description": "One image as it is, several as file parts, or JSON. Formats are recognised by their bytes.",
+        "content": {
+            "application/json": _JSON_BODY,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "array", "items": _BINARY}},
+                }
+            },
+            "image/*": {"schema": _BINARY},
+            "application/octet-stream": {"schema": _BINARY},
+        },
+    },
+}
+
+_MEANING = {
+    400: "An option or the form of the body is wrong.",
+    401: "No API key, or one that is not known here.",
+    403: "Images are not fetched from this address.",
+    404: "No such model, version or output; the detail names those there are.",
+    406: "No form of answer fits the Accept header, the encoding and the outputs asked for.",
+    408: "The body did not come, or not fast enough.",
+    413: "Too many bytes, pixels or images.",
+    422: "Not an image that we read, or a truncated or corrupt one; the detail says which.",
+    429: "More work in flight than the limits allow; see Retry-After.",
+    502: "The model server answered with something that cannot be right.",
+    503: "The model server is down, or the model not ready; see Retry-After.",
+    504: "No answer in the time allowed.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problem-details answers that a route can give."""
+    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {
+        status: {"description": _MEANING[status], "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses
+    }
+
+
+def _answer(description: str) -> dict[str, Any]:
+    binary = {form.media_type: {"schema": _BINARY} for form in (ROWS, NPY, NPZ, MSGPACK)}
+    headers = {
+        "X-Model": "Which model answered.",
+        "X-Model-Version": "Which version of it.",
+        "X-Fingerprint": "Names everything that can move a vector.",
+        "X-Cache": "hit, miss or coalesced when all vectors were, else mixed.",
+        "Server-Timing": "Milliseconds by stage.",
+        "X-Shape": "Of binary rows: rows and columns.",
+        "X-Dtype": "Of binary rows: float32, float16, int8 or uint8 (packed bits), little-endian.",
+        "X-Index": "Of binary rows, when images were skipped: which images they belong to.",
+    }
+    described = {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()}
+    return {"description": description, "content": binary, "headers": described, "model": EmbedAnswer}
+
+
+EMBED_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: _answer("Vectors of all images."),
+    207: _answer("Vectors of some images; `errors` says what is wrong with the others. With `on_error=skip` only."),
+    **problems(*_MEANING),
+}
