@@ -18,7 +18,7 @@ from microtome.embed import arguments as embed_arguments
 from modelserver.command_line import usage
 from service import cache_command, errors
 from service.errors import slug
-from service.grpc.statuses import STATUS as CODE
+from service.grpc.errors import STATUS as CODE
 from service.http.problems import STATUS
 from service.settings import PREFIX, Settings
 from service.telemetry.metrics import Metrics

@@ -33,10 +33,10 @@ from service.http.connection_limits import limited_protocol
 from service.http.health import Dependencies, operations_server
 from service.http.middleware import RequestTracing
 from service.model_server.batcher import Batcher
-from service.model_server.registry import Catalogue
+from service.model_server.client import untraced
+from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.rpc import untraced
-from service.model_server.state import Timing
+from service.model_server.watcher import Timing
 from service.settings import Settings, traces_wanted
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -70,7 +70,9 @@ def build(settings: Settings, log: Logger) -> Application:
     _tell_limits(settings, metrics)
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
     timing = Timing(infer=settings.deadline)
-    catalogue = Catalogue(rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log)
+    catalogue = ModelRegistry(
+        rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log
+    )
     cache, leases, redis = open_cache(settings, metrics, log)
     dependencies: Dependencies = {"model_server": rpc.trouble, **redis}
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
@@ -184,11 +186,15 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     if settings.grpc_port is None:
         return nullcontext()
     # Imported here since it costs a gateway without it 3 MB and 40 ms.
-    from service.grpc.images import CallLimits  # noqa: PLC0415
+    from service.grpc.embed import CallLimits  # noqa: PLC0415
     from service.grpc.kserve import Inference  # noqa: PLC0415
-    from service.grpc.methods import Methods  # noqa: PLC0415
     from service.grpc.middleware import Calls, untraced  # noqa: PLC0415
-    from service.grpc.server import Encryption, Listening, grpc_server  # noqa: PLC0415
+    from service.grpc.server import (  # noqa: PLC0415
+        Encryption,
+        Listening,
+        Methods,
+        grpc_server,
+    )
 
     encryption = None
     if settings.grpc_certificate and settings.grpc_key:

@@ -198,7 +198,7 @@ class Batcher:
 
 
 class _Deserted:
-    """Cancels a batch when the last one who waited for it has gone."""
+    """Cancels a batch when its last waiter has left."""
 
     def __init__(self, batch: Sequence[_Waiting], task: asyncio.Task[None]) -> None:
         self._batch = batch
