@@ -19,7 +19,7 @@ from microtome.commands.up import command as up
 from modelserver.config.options import usage
 from service import cache_command, errors
 from service.errors import slug
-from service.grpc.statuses import STATUS as CODE
+from service.grpc.errors import STATUS as CODE
 from service.http.problems import STATUS
 from service.settings import PREFIX, Settings
 from service.telemetry.metrics import Metrics

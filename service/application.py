@@ -15,18 +15,17 @@ from microtome import __version__
 from service.auth import Keyring
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.coalescing import CoalescingCache
-from service.cache.float16 import HalvedCache, widened
+from service.cache.float16 import Float16Cache, widened
 from service.cache.memory import MemoryCache
-from service.cache.metered import CountedCache, Counts
+from service.cache.metered import Counts, MeteredCache
 from service.cache.null import NullCache
 from service.cache.tiered import TieredCache
 from service.cache.write_behind import WriteBehindCache
-from service.core.budget import Budget
-from service.core.embedder import Embedder, Limits
-from service.core.intake import Intake
-from service.core.ports import Claims, ModelServer, VectorCache
+from service.core.admission import Budget
+from service.core.embedder import Embedder, Intake, Limits
+from service.core.ports import Leases, ModelServer, VectorCache
 from service.core.remote_images import Fetcher, fetching
-from service.core.sharing import Unclaimed
+from service.core.single_flight import NoLeases
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
 from service.http.compat import kserve, spoken
@@ -34,10 +33,10 @@ from service.http.connection_limits import limited_protocol
 from service.http.health import Dependencies, operations_server
 from service.http.middleware import RequestTracing
 from service.model_server.batcher import Batcher
-from service.model_server.registry import Catalogue
+from service.model_server.client import untraced
+from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.rpc import untraced
-from service.model_server.state import Timing
+from service.model_server.watcher import Timing
 from service.settings import Settings, traces_wanted
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -71,8 +70,10 @@ def build(settings: Settings, log: Logger) -> Application:
     _tell_limits(settings, metrics)
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
     timing = Timing(infer=settings.deadline)
-    catalogue = Catalogue(rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log)
-    cache, claims, redis = open_cache(settings, metrics, log)
+    catalogue = ModelRegistry(
+        rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log
+    )
+    cache, leases, redis = open_cache(settings, metrics, log)
     dependencies: Dependencies = {"model_server": rpc.trouble, **redis}
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     keyring = Keyring(keys) if (keys := settings.key_records()) else None
@@ -105,7 +106,7 @@ def build(settings: Settings, log: Logger) -> Application:
             budget=Budget(settings.max_images_in_flight, "images", metrics.level(metrics.images_in_flight)),
             decoders=decoders,
             observer=metrics,
-            claims=claims,
+            leases=leases,
         ),
         catalogue,
         fetching(_open_fetcher(settings), max_bytes=settings.max_image_bytes, max_total=settings.max_body_bytes),
@@ -185,11 +186,15 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     if settings.grpc_port is None:
         return nullcontext()
     # Imported here since it costs a gateway without it 3 MB and 40 ms.
-    from service.grpc.images import CallLimits  # noqa: PLC0415
+    from service.grpc.embed import CallLimits  # noqa: PLC0415
     from service.grpc.kserve import Inference  # noqa: PLC0415
-    from service.grpc.methods import Methods  # noqa: PLC0415
     from service.grpc.middleware import Calls, untraced  # noqa: PLC0415
-    from service.grpc.server import Encryption, Listening, grpc_server  # noqa: PLC0415
+    from service.grpc.server import (  # noqa: PLC0415
+        Encryption,
+        Listening,
+        Methods,
+        grpc_server,
+    )
 
     encryption = None
     if settings.grpc_certificate and settings.grpc_key:
@@ -213,41 +218,41 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     return grpc_server(Methods(calls, intake, limits), listening, stopping, also)
 
 
-def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:
+def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Leases, Dependencies]:
     """Choose the tiers that the settings ask for, and whether gateways share their work; say what they stand on."""
     cache: VectorCache = NullCache()
-    claims: Claims = Unclaimed()
+    leases: Leases = NoLeases()
     dependencies: Dependencies = {}
     if settings.redis_url:
-        cache, claims, dependencies = _open_redis(settings, metrics, log)
+        cache, leases, dependencies = _open_redis(settings, metrics, log)
     if settings.cache_bytes:
         near = MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes), Counts("memory", metrics))
         cache = TieredCache(near, cache) if settings.redis_url else near
     if settings.cache_float16:
-        cache = HalvedCache(cache, dropped=claims.give_back)
-    return cache, claims, dependencies
+        cache = Float16Cache(cache, dropped=leases.release)
+    return cache, leases, dependencies
 
 
-def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:
+def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Leases, Dependencies]:
     # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
-    from service.cache.leases import HeldClaims, RedisClaims  # noqa: PLC0415
+    from service.cache.leases import HeldLeases, RedisLeases  # noqa: PLC0415
     from service.cache.redis.cache import RedisCache  # noqa: PLC0415
     from service.cache.redis.client import RedisServers  # noqa: PLC0415
 
     servers = RedisServers(settings.redis_url or "", timeout=settings.cache_budget)
-    held = HeldClaims(settings.cache_lease)
+    held = HeldLeases(settings.cache_lease)
     redis = RedisCache(servers, ttl=settings.redis_ttl, metrics=metrics, held=held)
     guarded = FailOpenCache(
-        CountedCache(redis, Counts("redis", metrics)),
+        MeteredCache(redis, Counts("redis", metrics)),
         budget=settings.cache_budget,
         window=settings.cache_breaker_window,
         metrics=metrics,
         log=log,
     )
-    claims: Claims = Unclaimed()
+    leases: Leases = NoLeases()
     if settings.cache_lease:
         restored = widened if settings.cache_float16 else bytes
-        claims = RedisClaims(servers, held, reads=guarded.reads, writes=guarded.writes, restored=restored)
+        leases = RedisLeases(servers, held, reads=guarded.reads, writes=guarded.writes, restored=restored)
     behind = WriteBehindCache(
         guarded,
         max_bytes=settings.cache_unwritten_bytes,
@@ -255,6 +260,6 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vect
         drain=min(5.0, settings.drain),
         metrics=metrics,
         # Nobody shall wait for what nobody writes.
-        dropped=claims.give_back,
+        dropped=leases.release,
     )
-    return CoalescingCache(behind), claims, {"redis": guarded.trouble}
+    return CoalescingCache(behind), leases, {"redis": guarded.trouble}

@@ -1,7 +1,7 @@
-"""Who is calling: API keys, kept as hashes and compared in constant time. Knows no transport.
+"""API keys, stored as hashes and compared in constant time. Knows no transport.
 
-Keys are long random strings, so one SHA-256 is enough: there is no dictionary to try, and a slow hash would only let
-strangers burn our time. A name may have several keys at once, so that a new one is in use before the old one goes.
+Keys are long random strings, so one SHA-256 is enough: there is no dictionary to try, and a slow hash would let
+strangers use up our CPU. A name may have several keys, so that a new one is in use before the old one is removed.
 """
 
 import hashlib
@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from service.core.budget import Budget
+from service.core.admission import Budget
 from service.errors import Unauthenticated
 
 FORM = "NAME sha256:HASH [images=N] [bytes=N]"
-"""How a key is written down; HASH is what `printf %s "$KEY" | sha256sum` prints."""
+"""The form of a key's line; HASH is what `printf %s "$KEY" | sha256sum` prints."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
@@ -22,7 +22,7 @@ _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """One key: whose it is, its SHA-256, and what its name may have in flight; None means no limit of its own."""
+    """One key: its owner's name, its SHA-256, and what the name may have in flight; None means no limit of its own."""
 
     name: str
     digest: bytes
@@ -32,7 +32,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a request comes from, and the budgets that all requests of this name share."""
+    """The name that a request comes from, and the budgets that all its requests share."""
 
     name: str
     images: Budget | None = None
@@ -40,19 +40,19 @@ class Caller:
 
 
 class Keyring:
-    """The keys that are known here."""
+    """The known keys."""
 
     def __init__(self, records: Sequence[KeyRecord]) -> None:
         callers = {record.name: _caller(record) for record in records}
         self._keys = [(record.digest, callers[record.name]) for record in records]
 
     def identify(self, key: str | None) -> Caller:
-        """Say whose key this is.
+        """Return the caller that a key belongs to.
 
-        Every known hash is compared, so the time tells nothing of which one was near.
+        Every known hash is compared, so that the time tells nothing of the keys.
 
         Raises:
-            Unauthenticated: no key, or one that is not known.
+            Unauthenticated: no key, or an unknown one.
         """
         if not key:
             raise Unauthenticated("Expected an API key: Authorization: Bearer <key>, or X-API-Key: <key>.")
@@ -64,7 +64,7 @@ class Keyring:
 
 
 def key_in(authorization: str, api_key: str | None) -> str | None:
-    """Return the key that a request bears, over HTTP or gRPC: `Authorization: Bearer …`, else `X-API-Key`."""
+    """Return the key of a request, over HTTP or gRPC: `Authorization: Bearer …`, else `X-API-Key`."""
     scheme, _, key = authorization.partition(" ")
     return key.strip() if scheme.lower() == "bearer" else api_key
 
@@ -78,7 +78,7 @@ def _caller(record: KeyRecord) -> Caller:
 
 
 def read_keys(lines: Iterable[str]) -> list[KeyRecord]:
-    """Read keys as they are written down, one a line; empty lines and what follows a `#` do not count.
+    """Read keys, one a line; empty lines and what follows a `#` are ignored.
 
     Raises:
         ValueError: a line of another form, or two lines of one name with different limits; no secret is in the message.
@@ -105,6 +105,6 @@ def _record(number: int, words: Sequence[str]) -> KeyRecord:
             raise ValueError(f"key {number}: expected {FORM}; one of the limits is something else")
         limits[option] = int(value)
     if not _NAME.fullmatch(name) or digest is None:
-        # Whatever stands there may be a key in clear: it must not reach a log.
+        # The line may be a key in clear: it must not reach a log.
         raise ValueError(f"key {number}: expected {FORM}, the hash in 64 small hexadecimal digits")
     return KeyRecord(name, bytes.fromhex(digest[1]), **limits)

@@ -6,12 +6,17 @@ Redis in use goes on answering. Nothing else in that Redis is ever touched.
 
 import argparse
 import asyncio
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 if TYPE_CHECKING:
     from redis import Redis, RedisCluster
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
 _AT_ONCE = 1000
 _DESCRIPTION = "See, fill and clear what Redis or Valkey keeps of one model's vectors."
 _LOOKUP_SECONDS = 10.0
+_REQUEST_SECONDS = 60.0
+_Refusal = tuple[Path, str]
 
 
 class CommandError(Exception):
@@ -93,7 +100,6 @@ def _clear(options: argparse.Namespace) -> None:
 
 
 def _warm(options: argparse.Namespace) -> None:
-    from service.cache_warming import warm  # noqa: PLC0415, the other commands need no HTTP
 
     sent, refused = warm(
         options.gateway,
@@ -153,16 +159,13 @@ def _fingerprints(options: argparse.Namespace) -> dict[str, str]:
 async def _ask(model: str, addresses: Sequence[str]) -> dict[str, str]:
     # --help shall be instant.
     from service.errors import ServiceError  # noqa: PLC0415
-    from service.model_server.manifests import fetch_manifest  # noqa: PLC0415
     from service.model_server.replicas import Replicas  # noqa: PLC0415
 
     servers = Replicas(addresses)
     try:
         states = await servers.versions(model, timeout=_LOOKUP_SECONDS)
         return {
-            f"{model} version {version}": (
-                await fetch_manifest(servers, model, version, timeout=_LOOKUP_SECONDS)
-            ).fingerprint
+            f"{model} version {version}": (await servers.manifest(model, version, timeout=_LOOKUP_SECONDS)).fingerprint
             for version in sorted(states, reverse=True)
             if states[version] == "available"
         }
@@ -170,3 +173,64 @@ async def _ask(model: str, addresses: Sequence[str]) -> dict[str, str]:
         raise CommandError(f"The model server does not tell about {model!r}: {error}") from error
     finally:
         await servers.close()
+
+
+def warm(  # noqa: PLR0913, the options of one command
+    gateway: str,
+    paths: Iterable[Path],
+    *,
+    model: str | None,
+    outputs: Sequence[str],
+    api_key: str | None,
+    parallel: int,
+) -> tuple[int, list[_Refusal]]:
+    """Embed all images once.
+
+    Args:
+        gateway: its address, `http://…` or `https://…`.
+        paths: image files, and directories with image files at any depth.
+        model: its name; None for the gateway's default.
+        outputs: names of its outputs; none means its default output.
+        api_key: sent along if there is one.
+        parallel: requests at a time.
+
+    Returns:
+        How many were sent, and which of them were refused and why.
+    """
+    query = urlencode([*([("model", model)] if model else []), *(("output", name) for name in outputs)])
+    headers = {"Content-Type": "application/octet-stream"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    if not gateway.startswith(("http://", "https://")):
+        raise ValueError(f"Expected an address that begins with http:// or https://, received {gateway!r}.")
+
+    def send(path: Path) -> _Refusal | None:
+        request = Request(f"{gateway.rstrip('/')}/embed?{query}", path.read_bytes(), headers)  # noqa: S310, see above
+        try:
+            with urlopen(request, timeout=_REQUEST_SECONDS) as answer:  # noqa: S310
+                answer.read()
+        except HTTPError as error:
+            return path, _detail(error)
+        except (URLError, OSError) as error:
+            return path, f"the gateway cannot be reached: {error}"
+        return None
+
+    files = list(_image_files(paths))
+    with ThreadPoolExecutor(parallel) as pool:
+        return len(files), [refusal for refusal in pool.map(send, files) if refusal]
+
+
+def _image_files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            for directory, _, names in os.walk(path):
+                yield from (Path(directory, name) for name in sorted(names) if not name.startswith("."))
+        else:
+            yield path
+
+
+def _detail(error: HTTPError) -> str:
+    try:
+        return f"{error.code}: {json.load(error)['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{error.code} {error.reason}"

@@ -1,1 +1,1 @@
-"""Where vectors are kept: in this process, in Redis, in both, or nowhere. One module, one kind or one wrapper."""
+"""Caches of vectors: in this process, in Redis, in both, or none; and wrappers around them."""

@@ -1,4 +1,4 @@
-"""Seal values that leave the process, so that a truncated, foreign or misplaced one is recognised as no answer."""
+"""A checksum over key and value, so that a truncated, foreign or misplaced value in Redis counts as a miss."""
 
 from hashlib import sha256
 
@@ -17,9 +17,9 @@ def unseal(key: str, sealed: bytes) -> bytes | None:
 
 
 def _tag(key: str, value: bytes) -> bytes:
-    # Not against forgers (who can write to Redis can delete from it), but against accidents: the same value under
-    # another key has another tag. Key and value cannot run into each other: keys of one form have one length but for
-    # the output's name, and values of one output one length. SHA-256 since processors have instructions for it.
+    # Against accidents, not against forgers, who could delete the value as well: the same value under another key has
+    # another tag. Key and value are unambiguous: keys of one form have one length but for the output's name, and
+    # values of one output one length. SHA-256 since processors have instructions for it.
     tag = sha256(key.encode())
     tag.update(value)
     return tag.digest()[:_TAG_BYTES]

@@ -1,19 +1,109 @@
-"""A cache that is down is a cache that misses, never a request that fails."""
+"""A cache that is down is a cache that misses: a time budget for each call, and a circuit breaker.
 
-from collections.abc import Mapping, Sequence
+After a failure the other side is not called for a window, and then by one probe.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from time import monotonic
+from typing import TypeVar
 
-from service.cache.guard import Guard
 from service.core.ports import VectorCache
+from service.core.timeouts import SharedTimeout
+from service.errors import CacheUnavailable
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
+T = TypeVar("T")
+
+
+class Breaker:
+    """Closed: calls pass. Open: none passes for `window` seconds, then one probe does, which decides.
+
+    One failure opens it: its caller has waited for the whole time budget, and no other caller shall.
+    """
+
+    def __init__(self, window: float, clock: Callable[[], float] = monotonic) -> None:
+        self._window = window
+        self._clock = clock
+        self._open_until: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """True from a failure until the next success."""
+        return self._open_until is not None
+
+    def allows(self) -> bool:
+        """Whether to call now. When the window is over, the first caller that is let through starts a new one."""
+        if self._open_until is None:
+            return True
+        if self._clock() < self._open_until:
+            return False
+        self._open_until = self._clock() + self._window
+        return True
+
+    def succeeded(self) -> None:
+        """Close the circuit."""
+        self._open_until = None
+
+    def failed(self) -> None:
+        """Open the circuit for a window."""
+        self._open_until = self._clock() + self._window
+
+
+class Guard:
+    """Bounds one kind of call by a time budget and a breaker. A failure is None, a count, and a line in the log."""
+
+    def __init__(self, operation: str, *, budget: float, window: float, metrics: Metrics, log: Logger) -> None:
+        """Guard one operation.
+
+        Args:
+            operation: its name in metrics and logs, `read` or `write`.
+            budget: seconds that one call may take.
+            window: seconds without calls after a failure.
+            metrics: count failures and show the breaker.
+            log: told when the breaker opens and closes.
+        """
+        self._operation = operation
+        self._budget = budget
+        self._timeout = SharedTimeout(budget)
+        self._breaker = Breaker(window)
+        self._metrics = metrics
+        self._log = log
+
+    @property
+    def is_open(self) -> bool:
+        """True from a failure until the next success."""
+        return self._breaker.is_open
+
+    async def call(self, function: Callable[[], Awaitable[T]]) -> T | None:
+        """Call and return the answer; None when it failed, took too long, or was not tried."""
+        breaker = self._breaker
+        if not breaker.allows():
+            return None
+        was_open = breaker.is_open
+        try:
+            async with self._timeout.bounded():
+                result = await function()
+        except (CacheUnavailable, TimeoutError) as error:
+            breaker.failed()
+            self._metrics.cache_failures.inc()
+            self._metrics.cache_breaker_open.labels(self._operation).set(1)
+            if not was_open:
+                reason = str(error) or f"no answer within {self._budget} s"
+                self._log.warning("cache_down", operation=self._operation, reason=reason)
+            return None
+        breaker.succeeded()
+        if was_open:
+            self._metrics.cache_breaker_open.labels(self._operation).set(0)
+            self._log.info("cache_up", operation=self._operation)
+        return result
+
 
 class FailOpenCache:
-    """Bounds every call of the inner cache by a time budget, and stops asking for a while after a failure.
+    """Guards every call of the inner cache. Raises nothing.
 
-    Raises nothing. Reads and writes have a guard each, since a cache that is full or a read-only replica still answers
-    what it has.
+    Reads and writes have a guard each: a cache that is full, or a read-only replica, still answers what it has.
     """
 
     def __init__(self, inner: VectorCache, *, budget: float, window: float, metrics: Metrics, log: Logger) -> None:
@@ -22,25 +112,25 @@ class FailOpenCache:
         Args:
             inner: the cache that may be down.
             budget: seconds that one call may take.
-            window: seconds that it is left alone after a failure.
+            window: seconds without calls after a failure.
             metrics: count failures and show the breakers.
-            log: says when a breaker opens and closes.
+            log: told when a breaker opens and closes.
         """
         self._inner = inner
         self.reads = Guard("read", budget=budget, window=window, metrics=metrics, log=log)
         self.writes = Guard("write", budget=budget, window=window, metrics=metrics, log=log)
 
     def trouble(self) -> str | None:
-        """Say, for people, what the cache is not asked for after a failure; None when that is nothing."""
+        """Return, for people, which operations are not tried after a failure; None when all are."""
         left = [name for name, guard in (("reads", self.reads), ("writes", self.writes)) if guard.is_open]
         return f"Left alone after a failure: {' and '.join(left)}." if left else None
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the values in the order of the keys; all None when the cache cannot be asked."""
+        """Return the values in the order of the keys; all None when the cache is down."""
         return await self.reads.call(partial(self._inner.get_many, keys)) or [None] * len(keys)
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store values, or not."""
+        """Store values; they are lost when the cache is down."""
         await self.writes.call(partial(self._inner.put_many, entries))
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Half the memory: vectors are kept as float16, and given back as float32 with what was lost.
+"""Half the memory: vectors are stored as float16 and returned as float32, with the loss of precision.
 
 A float16 keeps 11 bits: relative errors up to 2^-11 (0.05 %), and what is larger than 65,504 or smaller than 6e-8 in
 magnitude cannot be kept. A vector with a number too large is not stored, rather than stored wrong.
@@ -8,19 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from service.core.peeking import peek_of
-from service.core.ports import VectorCache
+from service.core.ports import VectorCache, peek_of
 
 _LARGEST = float(np.finfo(np.float16).max)
 _MARK = b"h"
-"""Behind the numbers, so that the length is odd and no float32 vector can be taken for a halved one, or the reverse."""
+"""After the numbers: the length is odd, so that neither form can be taken for the other."""
 
 
-class HalvedCache:
-    """Keeps float32 vectors as float16 in the inner cache."""
+class Float16Cache:
+    """Stores float32 vectors as float16 in the inner cache."""
 
     def __init__(self, inner: VectorCache, dropped: Callable[[Sequence[str]], object] = lambda _: None) -> None:
-        """Keep them in `inner`; `dropped` is told the keys of those that cannot be kept."""
+        """Store them in `inner`; `dropped` is called with the keys of those that cannot be stored."""
         self._inner = inner
         self._peek = peek_of(inner)
         self._dropped = dropped
@@ -34,7 +33,7 @@ class HalvedCache:
         return [None if value is None else widened(value) for value in await self._inner.get_many(keys)]
 
     def peek(self, keys: Sequence[str]) -> list[bytes] | None:
-        """Return all the values if they are within reach, each widened to float32 again."""
+        """Return all the values if the inner cache has them in memory, each widened to float32 again."""
         values = self._peek(keys)
         wide = None if values is None else [widened(value) for value in values]
         return None if wide is None or None in wide else wide  # type: ignore[return-value]  # none of them is
@@ -62,8 +61,8 @@ def _halved(value: bytes) -> bytes | None:
 
 
 def widened(value: bytes) -> bytes | None:
-    """Return a halved vector as float32, None for what is none."""
-    # Gateways with and without this setting may share a Redis: what the other kind wrote is a miss.
+    """Return a float16 vector as float32, None for a value of another form."""
+    # Gateways with and without this setting may share a Redis: values of the other form are misses.
     if len(value) % 2 == 0 or not value.endswith(_MARK):
         return None
     return np.frombuffer(value[:-1], "<f2").astype("<f4").tobytes()

@@ -1,76 +1,75 @@
-"""Claims on vectors that are being computed, in Redis or Valkey, so that of several gateways one computes each.
+"""Leases on vectors that are being computed, in Redis or Valkey, so that of several gateways one computes each.
 
-A claim is a key beside the vector's with a random token in it, set only if absent and for the length of a lease. It is
-given back with the write of the vector, and only by whoever set it; of a gateway that dies it ends with its lease.
-Taking a claim looks for the vector too, in the same round trip and after it: what was written meanwhile is found.
+A lease is a second key with a random token, set only if absent and with a time to live. Its gateway releases it with
+the write of the vector; that of a gateway that dies expires. Acquiring a lease reads the vector too, in the same
+round trip and after it: what was written meanwhile is found.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from secrets import token_hex
 from time import monotonic
-from typing import Any
 
 from service.cache.checksum import unseal
+from service.cache.circuit_breaker import Guard
 from service.cache.coalescing import Coalescer
-from service.cache.guard import Guard
 from service.cache.redis.client import Command, RedisServers
-from service.core.ports import Taken
+from service.core.ports import Acquired
 
-_TAKES = 2
+_IN_FLIGHT = 2
 """Calls in flight; with all of them waiting, further keys gather for the next one."""
 
-_GIVE_BACK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
-def claim_key(key: str) -> str:
-    """Where the claim on a vector's key stands: in the same slot of a cluster, and not where the vectors are."""
+def lease_key(key: str) -> str:
+    """Return the key of the lease on a vector: in the same slot of a cluster, and not under the vectors' prefix."""
     return f"mt1-claim:{{{key}}}"
 
 
-class HeldClaims:
-    """The claims that this process holds, each until it is given back or its lease is over."""
+class HeldLeases:
+    """The leases that this process holds, each until it is released or expires."""
 
-    def __init__(self, lease: float, clock: Callable[[], float] = monotonic) -> None:
-        """Hold claims for `lease` seconds each."""
-        self.lease = lease
+    def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
+        """Hold leases for `seconds` each."""
+        self.seconds = seconds
         self._clock = clock
         self._held: dict[str, tuple[str, float]] = {}
 
     def add(self, key: str, token: str) -> None:
-        """Remember a claim that was taken just now."""
+        """Remember a lease that was acquired just now."""
         now = self._clock()
-        # The oldest stand first, and all have the same lease: those that nobody gave back are forgotten here.
+        # Ordered by expiry, since all last equally long: expired ones are forgotten here.
         while self._held and next(iter(self._held.values()))[1] < now:
             del self._held[next(iter(self._held))]
         self._held.pop(key, None)
-        self._held[key] = (token, now + self.lease)
+        self._held[key] = (token, now + self.seconds)
 
-    def releases(self, keys: Iterable[str]) -> list[Command]:
-        """Forget the claims on these keys, and return the commands that give them back."""
+    def release_commands(self, keys: Iterable[str]) -> list[Command]:
+        """Forget the leases on these keys, and return the commands that release them."""
         held = [(key, self._held.pop(key)[0]) for key in keys if key in self._held]
-        return [("EVAL", _GIVE_BACK, 1, claim_key(key), token) for key, token in held]
+        return [("EVAL", _RELEASE, 1, lease_key(key), token) for key, token in held]
 
 
-class RedisClaims:
-    """Implements the core's `Claims` port. Redis in trouble means that nobody claims anything."""
+class RedisLeases:
+    """Implements the core's `Leases` port. While Redis is down no leases are acquired."""
 
     def __init__(
         self,
         servers: RedisServers,
-        held: HeldClaims,
+        held: HeldLeases,
         *,
         reads: Guard,
         writes: Guard,
         restored: Callable[[bytes], bytes | None] = bytes,
     ) -> None:
-        """Claim there.
+        """Lease there.
 
         Args:
             servers: where the vectors are; closed by their cache.
-            held: what is claimed here.
-            reads: while it is open nothing is claimed.
-            writes: guards the calls, since who cannot write cannot claim.
+            held: the leases of this process.
+            reads: while it is open nothing is leased.
+            writes: guards the calls: without writes there are no leases.
             restored: from a value as it is stored to the vector's bytes, None for what is no vector.
         """
         self._servers = servers
@@ -78,58 +77,51 @@ class RedisClaims:
         self._reads = reads
         self._writes = writes
         self._restored = restored
-        self._takes = Coalescer(self._take, _TAKES)
-        self._running: set[asyncio.Task[None]] = set()
+        self._acquisitions = Coalescer(self._acquire_guarded, _IN_FLIGHT)
+        self._releases: set[asyncio.Task[object]] = set()
 
     @property
-    def lease(self) -> float:
-        """Seconds that a claim lasts."""
-        return self._held.lease
+    def seconds(self) -> float:
+        """How long a lease lasts."""
+        return self._held.seconds
 
-    async def take(self, keys: Sequence[str]) -> Taken:
-        """Claim what is neither there nor claimed; see the port. What is wanted in one tick is one round trip."""
+    async def acquire(self, keys: Sequence[str]) -> Acquired:
+        """Lease what is neither cached nor leased; see the port. The keys of one tick share a round trip."""
         if self._reads.is_open:
-            return Taken()
-        taking = self._takes.call(keys)
+            return Acquired()
+        acquisition = self._acquisitions.call(keys)
         try:
-            return await asyncio.shield(taking)
+            return await asyncio.shield(acquisition)
         except asyncio.CancelledError:
-            # Claimed for somebody who has gone.
-            taking.add_done_callback(lambda _: self.give_back(keys))
+            # The caller that it is acquired for has left.
+            acquisition.add_done_callback(lambda _: self.release(keys))
             raise
 
-    def give_back(self, keys: Sequence[str]) -> None:
+    def release(self, keys: Sequence[str]) -> None:
         """Let others compute these; see the port."""
-        commands = self._held.releases(keys)
+        commands = self._held.release_commands(keys)
         if commands:
-            self._start(self._give_back(commands))
+            task = asyncio.create_task(self._writes.call(lambda: self._servers.run(commands)), name="release leases")
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
 
-    async def _take(self, keys: list[str]) -> Taken:
-        return await self._writes.call(lambda: self._taken(keys)) or Taken()
+    async def _acquire_guarded(self, keys: list[str]) -> Acquired:
+        return await self._writes.call(lambda: self._acquire(keys)) or Acquired()
 
-    async def _taken(self, keys: list[str]) -> Taken:
+    async def _acquire(self, keys: list[str]) -> Acquired:
         tokens = {key: token_hex(8) for key in keys}
-        lease = max(1, int(1000 * self._held.lease))
+        milliseconds = max(1, int(1000 * self.seconds))
         commands: list[Command] = []
         for key, token in tokens.items():
-            commands += [("SET", claim_key(key), token, "NX", "PX", lease), ("GET", key)]
+            commands += [("SET", lease_key(key), token, "NX", "PX", milliseconds), ("GET", key)]
         answers = await self._servers.run(commands)
-        claimed = {key for key, answer in zip(keys, answers[::2], strict=True) if answer}
-        for key in claimed:
+        leased = {key for key, answer in zip(keys, answers[::2], strict=True) if answer}
+        for key in leased:
             self._held.add(key, tokens[key])
-        found = self._values(keys, answers[1::2])
-        self.give_back([key for key in found if key in claimed])
-        return Taken(found, frozenset(key for key in keys if key not in claimed and key not in found))
-
-    def _values(self, keys: Sequence[str], sealed: Sequence[Any]) -> Mapping[str, bytes]:
-        values = zip(keys, sealed, strict=True)
-        plain = {key: unseal(key, value) for key, value in values if isinstance(value, bytes)}
-        return {key: value for key, raw in plain.items() if raw is not None and (value := self._restored(raw))}
-
-    async def _give_back(self, commands: Sequence[Command]) -> None:
-        await self._writes.call(lambda: self._servers.run(commands))
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work, name="claims")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        found = {}
+        for key, sealed in zip(keys, answers[1::2], strict=True):
+            raw = unseal(key, sealed) if isinstance(sealed, bytes) else None
+            if raw is not None and (value := self._restored(raw)):
+                found[key] = value
+        self.release([key for key in found if key in leased])
+        return Acquired(found, frozenset(key for key in keys if key not in leased and key not in found))

@@ -1,43 +1,85 @@
 """The first tier: vectors in this process, the least recently used leaving first."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 from service.cache.metered import Counts
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
 ENTRY_OVERHEAD = 300
-"""Bytes that an entry costs beside its value: key string, bytes header, dict slot and links (CPython 3.11)."""
+"""Bytes that an entry costs besides its value: key string, bytes header, dict slot and links (CPython 3.11)."""
+
+
+class ByteBoundedLRU(Generic[K, V]):
+    """Entries bounded in bytes; the least recently used leave first. For one event loop; no locks."""
+
+    def __init__(self, max_bytes: int, cost: Callable[[K, V], int]) -> None:
+        """Keep at most `max_bytes`; `cost` says how many an entry takes, overhead included."""
+        self.max_bytes = max_bytes
+        self.size = 0
+        self._cost = cost
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """Return a value and mark it as used."""
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Store a value, unless it alone is too large, and drop the least recently used ones beyond the bound."""
+        cost = self._cost(key, value)
+        if cost > self.max_bytes:
+            return
+        self.drop(key)
+        self._entries[key] = value
+        self.size += cost
+        while self.size > self.max_bytes:
+            self.drop(next(iter(self._entries)))
+
+    def drop(self, key: K) -> None:
+        """Remove a value, if it is there."""
+        value = self._entries.pop(key, None)
+        if value is not None:
+            self.size -= self._cost(key, value)
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._entries.clear()
+        self.size = 0
 
 
 class MemoryCache:
-    """Bounded in bytes, overhead included. For one event loop; no locks, and nobody ever waits for it."""
+    """Vectors bounded in bytes, overhead included. Never waits."""
 
     def __init__(self, max_bytes: int, counts: Counts | None = None) -> None:
-        """Keep at most `max_bytes`, and tell `counts` what looks find."""
-        self._max_bytes = max_bytes
+        """Keep at most `max_bytes`, and count hits and misses in `counts`."""
         self._counts = counts
-        self._entries: OrderedDict[str, bytes] = OrderedDict()
-        self._bytes = 0
+        self._entries: ByteBoundedLRU[str, bytes] = ByteBoundedLRU(max_bytes, _cost)
 
     @property
     def size(self) -> int:
         """Bytes held now, overhead included."""
-        return self._bytes
+        return self._entries.size
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the values in the order of the keys, and count them as used."""
+        """Return the values in the order of the keys, and mark them as used."""
         return self.look(keys)
 
     def look(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return what `get_many` does, to those who do not wait."""
-        values = [self._get(key) for key in keys]
+        """As `get_many`, without awaiting."""
+        values = [self._entries.get(key) for key in keys]
         if self._counts is not None:
             self._counts.count(values)
         return values
 
     def peek(self, keys: Sequence[str]) -> list[bytes] | None:
-        """Return all the values and count them as used, or None when one is missing; whoever looks again counts it."""
-        values = [self._get(key) for key in keys]
+        """Return all the values and mark them as used, or None when one is missing, uncounted until the next lookup."""
+        values = [self._entries.get(key) for key in keys]
         if None in values:
             return None
         if self._counts is not None:
@@ -49,27 +91,14 @@ class MemoryCache:
         self.keep(entries)
 
     def keep(self, entries: Mapping[str, bytes]) -> None:
-        """Do what `put_many` does, for those who do not wait."""
+        """As `put_many`, without awaiting."""
         for key, value in entries.items():
-            if key in self._entries:
-                self._bytes -= _cost(self._entries.pop(key))
-            self._entries[key] = value
-            self._bytes += _cost(value)
-        while self._bytes > self._max_bytes and self._entries:
-            _, dropped = self._entries.popitem(last=False)
-            self._bytes -= _cost(dropped)
+            self._entries.put(key, value)
 
     async def close(self) -> None:
         """Drop everything."""
         self._entries.clear()
-        self._bytes = 0
-
-    def _get(self, key: str) -> bytes | None:
-        value = self._entries.get(key)
-        if value is not None:
-            self._entries.move_to_end(key)
-        return value
 
 
-def _cost(value: bytes) -> int:
+def _cost(_: str, value: bytes) -> int:
     return len(value) + ENTRY_OVERHEAD

@@ -1,4 +1,4 @@
-"""Count what a tier had and what it lacked."""
+"""Count the hits and misses of a tier."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ class Counts:
         self._misses = metrics.cache_lookups.labels(tier, "miss")
 
     def count(self, values: Sequence[bytes | None]) -> None:
-        """Count what a look found."""
+        """Count a lookup."""
         misses = values.count(None)
         if misses:
             self._misses.inc(misses)
@@ -22,8 +22,8 @@ class Counts:
             self._hits.inc(len(values) - misses)
 
 
-class CountedCache:
-    """Counts what the inner cache finds. A question that failed is neither hit nor miss."""
+class MeteredCache:
+    """Counts the hits and misses of the inner cache. A lookup that failed is neither."""
 
     def __init__(self, inner: VectorCache, counts: Counts) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""No cache at all. Chosen when caching is off, so that nobody has to ask whether there is a cache."""
+"""The cache that is chosen when caching is off."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,4 +14,4 @@ class NullCache:
         """Keep nothing."""
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to free."""

@@ -1,4 +1,4 @@
-"""Writes happen behind the answer: nobody waits for them, many share a pipeline, and memory for them is bounded."""
+"""Write in the background: callers do not wait, many writes share a pipeline, and memory for them is bounded."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ _PIPELINE_BYTES = 1 << 20
 
 
 class WriteBehindCache:
-    """Takes values at once and writes them when the inner cache has time. What waits to be written can be read already.
+    """Queues values and writes them when the inner cache has time. Queued values can be read already.
 
     Values beyond the bound are dropped and counted: the cache may lose any of them at any time.
     """
@@ -30,11 +30,11 @@ class WriteBehindCache:
         """Write to `inner`.
 
         Args:
-            inner: is written to when it has time.
+            inner: written to in the background.
             max_bytes: that may wait to be written.
             drain: seconds that `close` gives the last of them.
             metrics: count what is dropped.
-            dropped: is told the keys of what is, which somebody else may be waiting for.
+            dropped: called with the keys of dropped values, which another gateway may be waiting for.
         """
         self._inner = inner
         self._max_bytes = max_bytes
@@ -46,20 +46,20 @@ class WriteBehindCache:
         self._writing: asyncio.Task[None] | None = None
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the values in the order of the keys, those that wait to be written included.
+        """Return the values in the order of the keys, queued ones included.
 
         Raises:
             CacheUnavailable: as the inner cache raises it.
         """
         lacking = [key for key in keys if key not in self._waiting]
-        # Taken now: what is written meanwhile is no longer waiting afterwards.
+        # Read now: a value that is written meanwhile is no longer queued afterwards.
         found: dict[str, bytes | None] = {key: self._waiting[key] for key in keys if key in self._waiting}
         if lacking:
             found |= zip(lacking, await self._inner.get_many(lacking), strict=True)
         return [found[key] for key in keys]
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
-        """Take values to be written soon. Never waits."""
+        """Queue values. Never waits."""
         dropped: list[str] = []
         for key, value in entries.items():
             if self._bytes + len(value) > self._max_bytes:
@@ -74,7 +74,7 @@ class WriteBehindCache:
             self._writing = asyncio.create_task(self._write(), name="cache writes")
 
     async def close(self) -> None:
-        """Write what waits, as far as the time for draining reaches, and close the inner cache."""
+        """Write the queued values, as many as the time for draining allows, and close the inner cache."""
         if self._writing is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain):
@@ -85,7 +85,7 @@ class WriteBehindCache:
         try:
             while self._waiting:
                 entries = self._next()
-                # Lost then: a cache that is down is one that misses, and its own guard has counted and logged it.
+                # Lost: a cache that is down is one that misses, and its guard has counted and logged it.
                 with suppress(CacheUnavailable):
                     await self._inner.put_many(entries)
                 for key, value in entries.items():

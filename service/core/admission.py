@@ -1,8 +1,8 @@
-"""Refuse work that would wait too long, judged by how fast work has been done of late.
+"""Load shedding: bound the work in flight, and refuse work that would wait too long.
 
-By Little's law a new image waits as long as the images before it take: their number, times the time that one takes to
-leave. That time is measured over the last images to leave while there was always work to do; so the bound holds on any
-hardware, for any mixture of models, without anybody naming a rate. Only images that must be computed are counted:
+By Little's law a new image waits as long as the images before it take: their number, times the time between two
+departures. That time is measured over the last departures while there was always work to do; so the bound holds on any
+hardware and for any mixture of models, without a configured rate. Only images that must be computed are counted:
 answers from the cache wait for nothing, and are given under any load.
 """
 
@@ -20,6 +20,82 @@ _ENOUGH = 8
 """Departures before a rate is believed: until then nothing is refused here, and the images in flight are the bound."""
 
 
+class Budget:
+    """Counts the work in flight (images, bytes) and refuses what goes beyond `limit`. For one event loop; no locks."""
+
+    def __init__(
+        self,
+        limit: int,
+        unit: str,
+        on_change: Callable[[int], object] = lambda _: None,
+        *,
+        reason: str | None = None,
+    ) -> None:
+        """Hold nothing yet.
+
+        Args:
+            limit: the most to hold.
+            unit: what is counted, for callers.
+            on_change: called with the amount held.
+            reason: for refusing, in a word for operators; the unit if there is none.
+        """
+        self._limit = limit
+        self._unit = unit
+        self._reason = reason or unit
+        self._on_change = on_change
+        self._held = 0
+
+    def require(self, amount: int, before: int = 0) -> None:
+        """Refuse what `hold` would refuse now, or once others hold the amount that they are about to.
+
+        Args:
+            amount: how much there is to be room for.
+            before: how much the others will hold.
+
+        Raises:
+            Overloaded: there is no room now.
+        """
+        held = self._held + before
+        if held and held + amount > self._limit:
+            raise Overloaded(
+                f"The server already holds {held} of {self._limit} {self._unit}. Try again in a second.",
+                reason=self._reason,
+            )
+
+    def hold(self, amount: int) -> "_Held":
+        """Hold `amount` while the block runs.
+
+        A single amount larger than the limit is let through when nothing else is held, since no retry could make it
+        fit: its size is bounded elsewhere, by the limits of one request.
+
+        Raises:
+            Overloaded: there is no room now.
+        """
+        return _Held(self, amount)
+
+    def change(self, amount: int) -> None:
+        """Count so much more, or less, whatever the limit is."""
+        self._held += amount
+        self._on_change(self._held)
+
+
+class _Held:
+    """Amounts held; no generator, which costs more: it runs with every request."""
+
+    __slots__ = ("_amount", "_budget")
+
+    def __init__(self, budget: Budget, amount: int) -> None:
+        self._budget = budget
+        self._amount = amount
+
+    def __enter__(self) -> None:
+        self._budget.require(self._amount)
+        self._budget.change(self._amount)
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.change(-self._amount)
+
+
 class Backlog:
     """Counts the images that are being computed, and refuses one that would wait longer than `longest` seconds."""
 
@@ -30,7 +106,7 @@ class Backlog:
         self._departures: deque[float] = deque(maxlen=_MEASURED)
 
     def wait(self) -> float:
-        """Estimate how many seconds an image that came now would wait."""
+        """Estimate how many seconds an image that arrived now would wait."""
         if len(self._departures) < _ENOUGH:
             return 0.0
         # Up to now, not to the last departure: while nothing leaves, the estimate grows.
@@ -40,7 +116,7 @@ class Backlog:
         """Refuse an image now if `place` would, before anything is done for it.
 
         Raises:
-            Overloaded: the wait would be too long; it tells when to come back.
+            Overloaded: the wait would be too long; it tells when to try again.
         """
         expected = self.wait()
         if expected > self._longest:
@@ -59,7 +135,7 @@ class Backlog:
         """
         return _Place(self)
 
-    def come(self) -> None:
+    def enter(self) -> None:
         """Take a place, which has to be left."""
         if not self._inside:
             # Time without work says nothing of how fast work is done.
@@ -83,7 +159,7 @@ class _Place:
 
     def __enter__(self) -> None:
         self._backlog.require()
-        self._backlog.come()
+        self._backlog.enter()
 
     def __exit__(self, *_: object) -> None:
         self._backlog.leave()

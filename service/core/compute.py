@@ -1,13 +1,19 @@
-"""Compute one image's vectors: decode in a thread, infer, store; or wait for another gateway that does."""
+"""Compute the vectors that a request lacks: join the flights under way, start the others, collect.
 
-from collections.abc import Mapping, Sequence
+One image is decoded in a thread, inferred and stored, or another gateway that does so is waited for.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from microtome.manifest import ModelCard
 from microtome.preprocessing import decode
 from service.core.admission import Backlog
+<<<<<<< HEAD
 from service.core.aside import aside
 from service.core.deadline import Deadline
 from service.core.ports import Claims, ModelServer, Pixels, VectorCache, Vectors
@@ -16,6 +22,48 @@ from service.core.sharing import Sharing, Unclaimed
 from service.core.single_flight import Landing, Made
 from service.core.timings import Stages, timed
 from service.errors import DeadlineExceeded
+=======
+from microtome.preprocessing import decode
+from service.core.lookup import Pair
+from microtome.manifest import ModelCard
+from service.core.ports import Leases, ModelServer, Observer, Pixels, VectorCache, Vectors
+from service.core.requests import CacheUse, EmbedRequest, ImageError, Source
+from service.core.single_flight import Flight, GatewaySingleFlight, NoLeases, OutputVectors, Result, SingleFlight
+from service.core.timeouts import Deadline, current_deadline
+from service.core.timings import Stages, Timings, timed
+from service.errors import DeadlineExceeded, ModelServerDown, RequestRejected, restated
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+async def in_thread(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """Run `work` in one of the threads; if the caller is cancelled before it has begun, it is not run.
+
+    As `loop.run_in_executor`, at half its cost to the event loop.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001, the caller gets any error
+            loop.call_soon_threadsafe(settle, answer.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(settle, answer.set_result, result)
+
+    def settle(set_outcome: Callable[[U], None], outcome: U) -> None:
+        if not answer.done():
+            set_outcome(outcome)
+
+    submitted = threads.submit(run)
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        submitted.cancel()
+        raise
+>>>>>>> core
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +74,9 @@ class Job:
         card: the version to ask.
         keys: cache keys by the name of the output.
         encoded: the image's file.
-        cache: whether other gateways are asked, and the cache told.
-        stages: is told how long decoding, waiting for a place in a batch and inference took.
-        deadline: when the last who waits gives up.
+        cache: whether other gateways are asked, and the vectors stored.
+        stages: told how long decoding, waiting for a place in a batch and inference took.
+        deadline: when the last waiter gives up.
     """
 
     card: ModelCard
@@ -39,8 +87,8 @@ class Job:
     deadline: Deadline
 
 
-class Computing:
-    """Decodes at most as many images at a time as there are threads."""
+class Computation:
+    """Computes images. Decodes at most as many at a time as there are threads."""
 
     def __init__(  # noqa: PLR0913, collaborators
         self,
@@ -50,50 +98,173 @@ class Computing:
         backlog: Backlog,
         *,
         max_pixels: int,
-        claims: Claims | None = None,
+        leases: Leases | None = None,
     ) -> None:
         self._models = models
         self._cache = cache
         self._decoders = decoders
         self._backlog = backlog
         self._max_pixels = max_pixels
-        self._sharing = Sharing(claims or Unclaimed())
+        self._gateways = GatewaySingleFlight(leases or NoLeases())
 
-    async def vectors(self, job: Job) -> Landing:
+    async def vectors(self, job: Job) -> Result:
         """Return one image's vectors by output, each float32 [D].
 
         Raises:
             ServiceError: any leaf of the tree but those of the request's form.
         """
-        compute = partial(self._computed, job)
+        compute = partial(self._compute, job)
         if job.cache != "use":
-            # Who wants the work done anew does not want what another has done.
-            return Landing(await compute(list(job.keys)))
+            # `refresh` and `bypass` never take what another gateway has computed.
+            return Result(await compute(list(job.keys)))
         dims = {name: output.dim for name, output in job.card.outputs.items()}
-        return Landing(*await self._sharing.made(job.keys, dims, compute, job.stages))
+        return await self._gateways.vectors(job.keys, dims, compute, job.stages)
 
-    async def _computed(self, job: Job, outputs: Sequence[str]) -> Made:
+    async def _compute(self, job: Job, outputs: Sequence[str]) -> OutputVectors:
         with self._backlog.place():
             with timed(job.stages, "decode"):
-                pixels = await self._decode(job)
-            answer = await self._inferred(job, outputs, pixels)
-        made = {name: answer[name][0] for name in outputs}
+                work = partial(decode, job.encoded, job.card.manifest.input, max_pixels=self._max_pixels)
+                pixels = await in_thread(self._decoders, work)
+            answer = await self._infer(job, outputs, pixels)
+        vectors = {name: answer[name][0] for name in outputs}
         if job.cache != "bypass":
             await self._cache.put_many(
-                {job.keys[name]: vector.astype("<f4", copy=False).tobytes() for name, vector in made.items()}
+                {job.keys[name]: vector.astype("<f4", copy=False).tobytes() for name, vector in vectors.items()}
             )
-        return made
+        return vectors
 
-    async def _inferred(self, job: Job, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
+    async def _infer(self, job: Job, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
         while True:
             until = job.deadline.at
             try:
                 return await self._models.infer(job.card, outputs, [pixels], job.stages, job.deadline)
             except DeadlineExceeded:
-                # Sent for callers in a hurry; somebody has joined meanwhile who waits longer.
+                # It was sent with the deadline of that time; a request with a later one has joined meanwhile.
                 if job.deadline.at <= until:
                     raise
 
-    async def _decode(self, job: Job) -> Pixels:
-        work = partial(decode, job.encoded, job.card.manifest.input, max_pixels=self._max_pixels)
-        return await aside(self._decoders, work)
+
+class RequestVectors:
+    """Collects one request's vectors: those found in the cache, and those that are computed."""
+
+    def __init__(
+        self,
+        card: ModelCard,
+        request: EmbedRequest,
+        found: Mapping[Pair, Vectors],
+        observer: Observer,
+        timings: Timings,
+    ) -> None:
+        self._card = card
+        self._request = request
+        self._observer = observer
+        self._timings = timings
+        self._sources: dict[Pair, Source] = {}
+        self.vectors: dict[Pair, Vectors] = dict(found)
+        self.failed: dict[str, RequestRejected] = {}
+        """What is wrong with an image, by its digest."""
+
+    def source(self, pair: Pair) -> Source:
+        """Return where a vector came from."""
+        return self._sources.get(pair, "hit")
+
+    def errors(self, digests: Sequence[str]) -> list[ImageError]:
+        """Return what is wrong with each bad image, in the order of the request."""
+        return [
+            ImageError(index, restated(self.failed[digest], f"Image {index}: {self.failed[digest]}"))
+            for index, digest in enumerate(digests)
+            if digest in self.failed
+        ]
+
+    async def compute(
+        self,
+        computation: Computation,
+        single_flight: SingleFlight,
+        missing: Mapping[Pair, str],
+        images: Mapping[str, bytes],
+        digests: Sequence[str],
+    ) -> None:
+        """Compute what is missing, images in parallel.
+
+        Args:
+            computation: does the work.
+            single_flight: what is under way, of all requests.
+            missing: cache keys by pair.
+            images: encoded, by digest.
+            digests: in the order of the request, to name the image that is wrong.
+
+        Raises:
+            ServiceError: of the first bad image unless bad ones are skipped, or of the model server.
+        """
+        by_pair = self._flights(computation, single_flight, missing, images)
+        flights = list(dict.fromkeys(by_pair.values()))
+        for flight in flights:
+            flight.join()
+        try:
+            await self._wait(flights)
+            for (digest, name), flight in by_pair.items():
+                if flight.task.done():
+                    self._collect(digest, name, flight)
+        finally:
+            for flight in flights:
+                flight.leave()
+        if self.failed and self._request.on_error == "fail":
+            raise self.errors(digests)[0].error
+
+    async def _wait(self, flights: Sequence[Flight]) -> None:
+        if len(flights) == 1:
+            await flights[0].wait()
+            return
+        until = asyncio.FIRST_EXCEPTION if self._request.on_error == "fail" else asyncio.ALL_COMPLETED
+        await asyncio.wait([flight.task for flight in flights], return_when=until)
+
+    def _flights(
+        self,
+        computation: Computation,
+        single_flight: SingleFlight,
+        missing: Mapping[Pair, str],
+        images: Mapping[str, bytes],
+    ) -> dict[Pair, Flight]:
+        # `cache=bypass` never joins work already in flight.
+        shared = self._request.cache != "bypass"
+        flights: dict[Pair, Flight] = {}
+        started: dict[str, dict[str, str]] = {}
+        for (digest, name), key in missing.items():
+            under_way = single_flight.find(flight_key(self._card, key)) if shared else None
+            self._sources[digest, name] = "miss" if under_way is None else "coalesced"
+            if under_way is None:
+                started.setdefault(digest, {})[name] = key
+            else:
+                under_way.deadline.extend(current_deadline())
+                flights[digest, name] = under_way
+        for digest, keys in started.items():
+            timings, deadline = Timings(self._observer.stage), Deadline(current_deadline())
+            job = Job(self._card, keys, images[digest], self._request.cache, timings.stage, deadline)
+            found_under = [flight_key(self._card, key) for key in keys.values()] if shared else []
+            flight = single_flight.start(found_under, computation.vectors(job), timings, deadline)
+            flights |= {(digest, name): flight for name in keys}
+        return flights
+
+    def _collect(self, digest: str, name: str, flight: Flight) -> None:
+        if flight.task.cancelled():
+            raise ModelServerDown("The gateway is stopping.")
+        error = flight.task.exception()
+        if isinstance(error, RequestRejected):
+            self.failed[digest] = error
+        elif error is not None:
+            raise restated(error)
+        else:
+            result = flight.task.result()
+            self.vectors[digest, name] = result.vectors[name]
+            if name in result.elsewhere:
+                self._sources[digest, name] = "coalesced"
+            for stage, seconds in flight.timings.seconds.items():
+                self._timings.note(stage, seconds)
+
+
+def flight_key(card: ModelCard, key: str) -> str:
+    """Return the key under which a vector's flight is found.
+
+    A vector in the cache is right whichever version computed it; work under way may fail with its version.
+    """
+    return f"{card.version}:{key}"

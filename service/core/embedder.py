@@ -1,28 +1,31 @@
-"""From encoded images to vectors: hash, ask the cache, compute what is missing, and what nobody computes already.
+"""From encoded images to vectors: hash, look up, compute what is missing.
 
-The order is the design: nothing is decoded before the cache has been asked, and a request is answered by exactly one
-version of one model. Nothing blocks the event loop: decoding runs in threads, everything else waits on sockets.
+Nothing is decoded before the cache lookup, and a request is answered by exactly one version of one model. Nothing
+blocks the event loop: decoding runs in threads, everything else waits on sockets. Transports (HTTP, gRPC, contracts
+of other systems) call `Intake`, which also fetches images by address and gives each image's error its place.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from microtome.manifest import ModelCard
-from service.core.admission import Backlog
-from service.core.budget import Budget
+from service.core.admission import Backlog, Budget
 from service.core.cache_keys import image_digest
-from service.core.compute import Computing
-from service.core.journey import Journey
+from service.core.compute import Computation, RequestVectors, flight_key
 from service.core.lookup import Lookup
-from service.core.peeking import peek_of
-from service.core.ports import Claims, ModelServer, Observer, VectorCache
-from service.core.requests import Embedded, Embedding, EmbedRequest
-from service.core.single_flight import Flights
+from service.core.ports import Leases, ModelServer, Observer, VectorCache, peek_of
+from service.core.remote_images import Fetch, Image, Url
+from service.core.requests import ALL, Embedded, Embedding, EmbedRequest, ImageError
+from service.core.single_flight import SingleFlight
 from service.core.timings import Stages, Timings, timed
-from service.errors import BadRequest, ModelNotReady, TooManyImages
+from service.core.vectors import checked_dimensions, require_quantization
+from service.errors import BadRequest, ModelNotReady, NoImageEmbedded, ServiceError, TooManyImages, restated
+
+_NOTHING = nullcontext()
 
 _HASH_OFF_LOOP_BYTES = 1 << 20
 """Hashing more than this (0.6 ms) is worth a thread switch; hashlib releases the interpreter."""
@@ -49,7 +52,7 @@ class Embedder:
         budget: Budget,
         decoders: ThreadPoolExecutor,
         observer: Observer,
-        claims: Claims | None = None,
+        leases: Leases | None = None,
     ) -> None:
         self._models = models
         self._cache = cache
@@ -58,11 +61,13 @@ class Embedder:
         self._budget = budget
         self._observer = observer
         self._backlog = Backlog(limits.longest_wait)
-        self._computing = Computing(models, cache, decoders, self._backlog, max_pixels=limits.max_pixels, claims=claims)
-        self._flights = Flights()
+        self._computation = Computation(
+            models, cache, decoders, self._backlog, max_pixels=limits.max_pixels, leases=leases
+        )
+        self._single_flight = SingleFlight()
 
     def digests(self, images: Sequence[bytes], timings: Timings) -> list[str] | None:
-        """Hash images here and now; None when one of them is so large that this is worth a thread."""
+        """Hash images on the event loop; None when one of them is so large that it is worth a thread."""
         if max(map(len, images)) > _HASH_OFF_LOOP_BYTES:
             return None
         self._observer.images_arrived(len(images), sum(map(len, images)))
@@ -70,11 +75,11 @@ class Embedder:
             return [image_digest(image) for image in images]
 
     def require_room(self, images: int, lookup: Lookup | None = None) -> None:
-        """Refuse so many images now if `embed` would: in an overload refusing is most of the work.
+        """Refuse so many images now if `embed` would: under overload refusing is most of the work.
 
         Args:
             images: how many there are.
-            lookup: what the whole cache had of them, which is not everything, if it has been asked.
+            lookup: an incomplete lookup of them in the whole cache, if it has been done.
 
         Raises:
             Overloaded: there is no room for them, or they would wait too long.
@@ -84,10 +89,10 @@ class Embedder:
             self._backlog.require()
 
     def require_turn(self, before: int) -> None:
-        """Refuse one image, for which nobody has looked, if it would be refused were it nowhere to be found.
+        """Refuse one image that has not been looked up, if it would be refused as a miss.
 
         Args:
-            before: images that are being looked for, each of which takes a place first if it is not found either.
+            before: images that are being looked up, each of which takes a place first if it is a miss too.
 
         Raises:
             Overloaded: as `require_room` does.
@@ -96,14 +101,15 @@ class Embedder:
         self._backlog.require()
 
     def joins(self, lookup: Lookup) -> bool:
-        """Whether any of what is missing is being computed here, so that it need not wait for a turn."""
-        version = lookup.card.version
+        """Whether any missing vector is being computed already, so that it need not wait for its turn."""
         return any(
-            self._flights.find(f"{version}:{key}") for pair, key in lookup.keys.items() if pair not in lookup.found
+            self._single_flight.find(flight_key(lookup.card, key))
+            for pair, key in lookup.keys.items()
+            if pair not in lookup.found
         )
 
     def looked(self, request: EmbedRequest, digests: Sequence[str]) -> Lookup | None:
-        """Look for a request's vectors within reach, without waiting; None when it does not want the cache's.
+        """Look a request up in the memory tier, without waiting; None when it does not use the cache.
 
         Raises:
             UnknownModel, UnknownOutput: as `embed` does.
@@ -118,17 +124,17 @@ class Embedder:
         return lookup
 
     async def look_further(self, lookup: Lookup) -> None:
-        """Look in all of the cache, waiting for it no longer than it may take."""
+        """Look up in all tiers of the cache."""
         lookup.fill(await self._cache.get_many(list(lookup.keys.values())))
 
     def answered(self, lookup: Lookup) -> Embedded:
-        """Answer from a look that is complete."""
+        """Answer from a complete lookup."""
         embedded = lookup.hits()
         self._observer.vectors_answered(lookup.card.name, ["hit"] * len(embedded.embeddings))
         return embedded
 
     def cached(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Embedded | None:
-        """Answer from what the cache has within reach, without waiting; None when that is not everything.
+        """Answer from the memory tier, without waiting; None when a vector is missing there.
 
         Raises:
             ServiceError: as `looked` does.
@@ -153,9 +159,9 @@ class Embedder:
         Args:
             request: which model, outputs and options.
             images: encoded, at least one.
-            timings: is told how long the stages of this request took.
+            timings: told how long the stages of this request took.
             digests: of the images, when they are known already.
-            lookup: what the whole cache had, when it has been asked already; it is not asked again then.
+            lookup: a lookup in all tiers, when it has been done already; it is not repeated then.
 
         Raises:
             ServiceError: any leaf of the tree. What is wrong with one image begins with "Image 3: "; it is raised
@@ -172,8 +178,8 @@ class Embedder:
             try:
                 return await self._answer(card, request, digests, images, own, lookup)
             except ModelNotReady:
-                # Unloaded between two looks at the server. Its successor answers the whole request, so that no answer
-                # mixes two versions; who wants this version and no other is told what there is.
+                # Unloaded since the server was last polled. Its successor answers the whole request, so that no answer
+                # mixes two versions; a request for this version gets an error that lists the others.
                 successor = await self._models.renewed(card) if request.version is None else await self._card(request)
                 if successor == card:
                     raise
@@ -184,7 +190,7 @@ class Embedder:
             return self._models.card(request.model)
         return await self._models.card_of(request.model, request.version)
 
-    async def _answer(  # noqa: PLR0913, PLR0917, one step of the way, with all that was found out before
+    async def _answer(  # noqa: PLR0913, PLR0917, one step, with all that is known before
         self,
         card: ModelCard,
         request: EmbedRequest,
@@ -198,20 +204,20 @@ class Embedder:
             if request.cache == "use":
                 with timed(timings.stage, "cache"):
                     await self.look_further(lookup)
-        journey = Journey(card, request, lookup.found, self._observer, timings)
+        collected = RequestVectors(card, request, lookup.found, self._observer, timings)
         if not lookup.complete:
             missing = {pair: key for pair, key in lookup.keys.items() if pair not in lookup.found}
-            # The first of equal images stands for all of them.
+            # Of equal images the first is computed.
             first = dict(zip(reversed(digests), reversed(images), strict=True))
-            await journey.fly(self._computing, self._flights, missing, first, digests)
+            await collected.compute(self._computation, self._single_flight, missing, first, digests)
         embeddings = [
-            Embedding(index, name, journey.vectors[digest, name], journey.source((digest, name)))
+            Embedding(index, name, collected.vectors[digest, name], collected.source((digest, name)))
             for index, digest in enumerate(digests)
-            if digest not in journey.failed
+            if digest not in collected.failed
             for name in lookup.names
         ]
         self._observer.vectors_answered(card.name, [embedding.cache for embedding in embeddings])
-        return Embedded(card, embeddings, journey.errors(digests))
+        return Embedded(card, embeddings, collected.errors(digests))
 
     async def _digests(self, images: Sequence[bytes], stages: Stages) -> list[str]:
         self._observer.images_arrived(len(images), sum(map(len, images)))
@@ -222,3 +228,130 @@ class Embedder:
                 else image_digest(image)
                 for image in images
             ]
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What every transport calls: check, hold budgets, fetch, embed, and give each image's error its place.
+
+    Attributes:
+        fetch: fetches images by address.
+        bodies: bytes of images in flight, of all transports together.
+        fetched_bytes: the most that fetched images of one request may have, held while they are fetched.
+        default_model: used when a request names no model.
+        deadline: the most seconds that a request may take.
+    """
+
+    embedder: Embedder
+    models: ModelServer
+    fetch: Fetch
+    bodies: Budget
+    fetched_bytes: int
+    observer: Observer
+    default_model: str
+    deadline: float
+
+    def check(self, request: EmbedRequest, *, dimensions: int | None, normalize: bool, int8: bool) -> None:
+        """Refuse, before any work, what the model's outputs do not have.
+
+        Args:
+            request: which model and outputs.
+            dimensions: how many numbers of each vector are asked for, None for all.
+            normalize: whether vectors shall have the length 1.
+            int8: whether they shall be written by calibrated ranges.
+
+        Raises:
+            BadRequest: a cut longer than a vector; int8 of an output without ranges, or of normalised vectors.
+            ServiceError: the model cannot be asked now.
+        """
+        if int8 and normalize:
+            raise BadRequest(
+                "Expected int8 without `normalize`: its ranges are those of vectors as the model makes them."
+            )
+        if dimensions is None and not int8:
+            return
+        card = self.models.card(request.model)
+        names = request.outputs if request.outputs and request.outputs != (ALL,) else tuple(card.outputs)
+        names = names if request.outputs else (card.manifest.default_output,)
+        outputs = [card.outputs[name] for name in names if name in card.outputs]
+        checked_dimensions(dimensions, outputs)
+        if int8:
+            require_quantization(outputs)
+
+    def digests(self, images: Sequence[Image], timings: Timings) -> list[str] | None:
+        """Hash images now; None when one of them has not arrived, or is large enough to be worth a thread."""
+        if not images or not all(isinstance(image, bytes) for image in images):
+            return None
+        return self.embedder.digests(images, timings)  # type: ignore[arg-type]  # all are bytes
+
+    def cached(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Embedded | None:
+        """Answer from the memory tier, if it has everything: without waiting, and so without any budget.
+
+        Raises:
+            ServiceError: as `embed` does, of the model and its outputs.
+        """
+        return self.embedder.cached(request, digests, timings)
+
+    async def embed(  # noqa: PLR0913, one step, with all that is known before
+        self,
+        request: EmbedRequest,
+        images: Sequence[Image],
+        timings: Timings,
+        *,
+        own: Budget | None = None,
+        digests: Sequence[str] | None = None,
+        lookup: Lookup | None = None,
+    ) -> Embedded:
+        """Embed the images that have arrived whole, and return the others' errors with them.
+
+        Args:
+            request: which model, outputs and options.
+            images: as they came, at least one.
+            timings: told how long the stages took.
+            own: the budget of the caller's key, in images.
+            digests: of the images, when they are known already.
+            lookup: a lookup in all tiers, when it has been done already.
+
+        Raises:
+            ServiceError: any leaf of the tree; what is wrong with one image begins with "Image 3: ".
+        """
+        with own.hold(len(images)) if own is not None else _NOTHING:
+            if not any(isinstance(image, Url) for image in images):
+                arrived: Sequence[bytes | ServiceError] = images  # type: ignore[assignment]  # no addresses
+                return await self._embedded(request, arrived, timings, digests, lookup)
+            with self.bodies.hold(self.fetched_bytes):
+                with timed(timings.stage, "fetch"):
+                    arrived = await self.fetch(images)
+                return await self._embedded(request, arrived, timings, digests, lookup)
+
+    async def _embedded(
+        self,
+        request: EmbedRequest,
+        images: Sequence[bytes | ServiceError],
+        timings: Timings,
+        digests: Sequence[str] | None,
+        lookup: Lookup | None,
+    ) -> Embedded:
+        bad = {index: image for index, image in enumerate(images) if isinstance(image, ServiceError)}
+        if bad and request.on_error == "fail":
+            index, error = next(iter(bad.items()))
+            raise restated(error, f"Image {index}: {error}")
+        good = {index: image for index, image in enumerate(images) if isinstance(image, bytes)}
+        if bad and not good:
+            raise NoImageEmbedded({index: restated(e, f"Image {index}: {e}") for index, e in bad.items()})
+        embedded = await self.embedder.embed(request, list(good.values()), timings, digests, lookup)
+        merged = _merged(embedded, list(good), bad) if bad else embedded
+        if not merged.embeddings:
+            raise NoImageEmbedded({e.index: e.error for e in merged.errors})
+        return merged
+
+
+def _merged(embedded: Embedded, indexes: Sequence[int], bad: Mapping[int, ServiceError]) -> Embedded:
+    """Renumber images by their places in the request, some of whose images never reached the core."""
+    errors = [ImageError(index, restated(error, f"Image {index}: {error}")) for index, error in bad.items()]
+    for one in embedded.errors:
+        index = indexes[one.index]
+        words = str(one.error).removeprefix(f"Image {one.index}: ")
+        errors.append(ImageError(index, restated(one.error, f"Image {index}: {words}")))
+    embeddings = [replace(e, index=indexes[e.index]) for e in embedded.embeddings]
+    return Embedded(embedded.card, embeddings, sorted(errors, key=lambda e: e.index))

@@ -1,4 +1,4 @@
-"""One request's look into the cache: which vectors it wants, and which of them are there."""
+"""One request's cache lookup: which vectors it wants, and which of them are cached."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,16 @@ import numpy as np
 
 from microtome.manifest import ModelCard
 from service.core.cache_keys import vector_key
-from service.core.journey import Pair
 from service.core.ports import Vectors
 from service.core.requests import ALL, Embedded, Embedding
 from service.errors import UnknownOutput, unknown
 
+Pair = tuple[str, str]
+"""An image's digest and an output's name."""
+
 
 class Lookup:
-    """What one version of a model is asked for, by cache key, and what the cache had of it.
+    """The vectors wanted of one version of a model, by cache key, and those that were cached.
 
     Attributes:
         names: of the outputs.
@@ -38,13 +40,13 @@ class Lookup:
 
     @property
     def complete(self) -> bool:
-        """Whether everything is there."""
+        """Whether everything was cached."""
         return len(self.found) == len(self.keys)
 
     def fill(self, values: Sequence[bytes | None]) -> None:
-        """Take what the cache has, in the order of the keys."""
+        """Take the cache's values, in the order of the keys."""
         outputs = self.card.outputs
-        # A value of the wrong length is no answer, whoever wrote it.
+        # A value of the wrong length is no answer.
         self.found = {
             pair: np.frombuffer(value, "<f4")
             for pair, value in zip(self.keys, values, strict=True)
@@ -52,7 +54,7 @@ class Lookup:
         }
 
     def hits(self) -> Embedded:
-        """Return the answer that is complete without computing anything."""
+        """Return the answer of a complete lookup."""
         found = self.found
         return Embedded(
             self.card,

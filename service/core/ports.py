@@ -1,15 +1,15 @@
 """What the core needs from outside. Every implementation of a port passes the port's suite in tests/contract."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from microtome.manifest import ModelCard
-from service.core.deadline import Deadline
-from service.core.timings import Stages, nobody
+from service.core.timeouts import Deadline
+from service.core.timings import Stages, unobserved
 
 Pixels = NDArray[np.uint8]
 """uint8 [height, width, 3], RGB, C-contiguous: one image."""
@@ -60,7 +60,7 @@ class ModelServer(Protocol):
         ...
 
     async def renewed(self, card: ModelCard) -> ModelCard:
-        """Look at once for the version that has taken the place of `card`, which the server no longer has.
+        """Look now for the version that has replaced `card`, which the server no longer has.
 
         Raises:
             ModelServerDown: the model server cannot be reached.
@@ -73,13 +73,13 @@ class ModelServer(Protocol):
         card: ModelCard,
         outputs: Sequence[str],
         images: Sequence[Pixels],
-        stages: Stages = nobody,
+        stages: Stages = unobserved,
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Run exactly the version of `card` and return the outputs asked for, each float32 [N, D], all finite.
 
         `stages` is told how long the images waited ("queue") and how long the inference took ("infer"). Nothing is sent
-        after `deadline`, and no answer is waited for beyond it.
+        after `deadline`, and no answer is awaited beyond it.
 
         Raises:
             ModelServerDown: the model server cannot be reached.
@@ -89,6 +89,15 @@ class ModelServer(Protocol):
             ModelServerFault: an answer that cannot be right.
         """
         ...
+
+
+def available_versions(models: ModelServer, card: ModelCard) -> list[int]:
+    """Return the numbers of all versions of a card's model that requests can name, from the lowest.
+
+    While the model server cannot be asked only the one in use is known: its cached vectors are still answered.
+    """
+    known = models.versions(card.name)
+    return sorted({card.version, *(number for number, state in known.items() if state == "available")})
 
 
 class VectorCache(Protocol):
@@ -103,60 +112,78 @@ class VectorCache(Protocol):
         ...
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store values; which of them stay is the cache's affair.
+        """Store values; the cache may drop any of them at any time.
 
         Raises:
-            CacheUnavailable: the cache could not be told.
+            CacheUnavailable: the cache could not be written.
         """
         ...
 
     async def close(self) -> None:
-        """Give connections and memory back."""
+        """Free connections and memory."""
         ...
 
 
+Peek = Callable[[Sequence[str]], list[bytes] | None]
+"""Returns all values in the order of the keys if none of them must be waited for, else None."""
+
+
+@runtime_checkable
+class Peekable(Protocol):
+    """A cache with an in-process tier."""
+
+    def peek(self, keys: Sequence[str]) -> list[bytes] | None:
+        """Return all values in the order of the keys if none of them must be waited for, else None."""
+        ...
+
+
+def peek_of(cache: VectorCache) -> Peek:
+    """Return the cache's `peek`; for a cache without one, a function that always returns None."""
+    return cache.peek if isinstance(cache, Peekable) else lambda _: None
+
+
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What became of keys that somebody wanted to claim; those in neither are the caller's to compute.
+class Acquired:
+    """The outcome of acquiring leases; keys that are in neither are the caller's to compute.
 
     Attributes:
-        found: vectors that are there already, by key.
-        elsewhere: keys that another gateway has claimed.
+        found: vectors that are in the cache already, by key.
+        elsewhere: keys that another gateway has leased.
     """
 
     found: Mapping[str, bytes] = field(default_factory=dict)
     elsewhere: frozenset[str] = frozenset()
 
 
-class Claims(Protocol):
-    """Says which vectors another gateway is computing already. Must not raise, and must not wait for that gateway."""
+class Leases(Protocol):
+    """Leases on vectors that gateways compute. Must not raise, and must not wait for another gateway."""
 
     @property
-    def lease(self) -> float:
-        """Seconds that a claim lasts; whoever has waited so long computes what it waits for."""
+    def seconds(self) -> float:
+        """How long a lease lasts; a gateway that has waited so long for a vector computes it."""
         ...
 
-    async def take(self, keys: Sequence[str]) -> Taken:
-        """Claim what is neither there nor claimed. The answer may tell of other keys too.
+    async def acquire(self, keys: Sequence[str]) -> Acquired:
+        """Lease what is neither cached nor leased. The answer may hold other keys too.
 
-        A claim ends when its vector is written, when it is given back, or with its lease.
+        A lease ends when its vector is written, when it is released, or with its time.
         """
         ...
 
-    def give_back(self, keys: Sequence[str]) -> None:
-        """Let others compute these, since here nobody does; keys that are not claimed here are left alone."""
+    def release(self, keys: Sequence[str]) -> None:
+        """Let others compute these; keys that this gateway has not leased are ignored."""
         ...
 
 
 class Observer(Protocol):
-    """Is told what happens, to count it. Must not raise and must not block."""
+    """Counts what happens. Must not raise and must not block."""
 
     def stage(self, name: str, seconds: float) -> None:
         """A stage of a request (hash, cache, decode, queue, infer) took so long."""
         ...
 
     def images_arrived(self, images: int, size: int) -> None:
-        """So many encoded images have come whole, of so many bytes in all."""
+        """So many encoded images have arrived, of so many bytes in all."""
         ...
 
     def vectors_answered(self, model: str, sources: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Images that a request names by their address, all fetched side by side, or refused."""
+"""Images that a request names by their address: fetched in parallel, or refused."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,20 +10,20 @@ from service.errors import RequestRejected, UrlNotAllowed
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """An image that lies elsewhere."""
+    """An image's address."""
 
     address: str
 
 
 Image = bytes | Url | RequestRejected
-"""One image as it came: its bytes, where it lies, or what is wrong with it."""
+"""One image as it arrived: its bytes, its address, or what is wrong with it."""
 
 Fetch = Callable[[Sequence[Image]], Awaitable[list[bytes | RequestRejected]]]
-"""Replaces each address by the bytes that lie there, or by what is wrong with it."""
+"""Replaces each address by the bytes fetched, or by what is wrong with it."""
 
 
 class Fetcher(Protocol):
-    """Gets what lies at an address."""
+    """Fetches from an address."""
 
     async def fetch(self, address: str, *, max_bytes: int) -> bytes:
         """Return the bytes.
@@ -40,9 +40,9 @@ def fetching(fetcher: Fetcher | None, *, max_bytes: int, max_total: int, at_a_ti
     """Fetch with `fetcher`, or refuse all addresses when there is none.
 
     Args:
-        fetcher: gets one.
+        fetcher: fetches one.
         max_bytes: of one image.
-        max_total: of all images of a request, which share it equally: nobody knows beforehand which are large.
+        max_total: of all images of a request, which share it equally, since their sizes are not known before.
         at_a_time: of one request.
     """
 

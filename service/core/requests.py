@@ -1,4 +1,4 @@
-"""What is asked of the core, and what it answers. Every transport speaks in these types."""
+"""Requests to the core and its answers, as types that all transports use."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,8 +23,8 @@ class EmbedRequest:
         model: its name.
         version: exactly this version, or None for the one in use.
         outputs: names of its outputs; none means its default output, `("all",)` all of them.
-        cache: `use` it; `refresh` computes and stores anew; `bypass` neither asks it nor tells it.
-        on_error: whether one bad image fails the request, or is skipped and reported beside the good ones' vectors.
+        cache: `use` it; `refresh` computes and stores again; `bypass` neither reads nor writes it.
+        on_error: whether one bad image fails the request, or is skipped and reported with the good ones' vectors.
     """
 
     model: str

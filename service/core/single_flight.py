@@ -1,65 +1,80 @@
 """Single flight: a vector that is being computed is waited for, not computed again.
 
-The work belongs to no request. It goes on as long as anybody waits for it, so that a caller who goes away harms nobody
-who stays, and it is cancelled when the last one has gone.
+In this process a flight belongs to no request. It goes on while any request waits for it, so that a cancelled caller
+does not affect the others, and is cancelled with its last waiter.
+
+Across gateways a vector that another one computes is waited for, at most for the length of its lease. A gateway first
+computes what it has leases for, and waits then: two gateways that want each other's vectors do not wait in a circle.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from time import monotonic
 from typing import NamedTuple
 
-from service.core.deadline import Deadline
-from service.core.ports import Vectors
-from service.core.timings import Timings
+import numpy as np
 
-Made = dict[str, Vectors]
+from service.core.ports import Acquired, Leases, Vectors
+from service.core.timeouts import Deadline
+from service.core.timings import Stages, Timings
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
+"""Seconds between two polls for vectors that another gateway computes; each pause is half as long again as the last."""
+
+OutputVectors = dict[str, Vectors]
 """One image's vectors by output, each float32 [D]."""
 
+Compute = Callable[[Sequence[str]], Awaitable[OutputVectors]]
+"""Computes one image's vectors of the outputs named."""
 
-class Landing(NamedTuple):
-    """What came of a flight: the vectors, and the outputs of those that another gateway computed."""
 
-    made: Made
+class Result(NamedTuple):
+    """What a flight computed: the vectors, and the outputs of those that another gateway computed."""
+
+    vectors: OutputVectors
     elsewhere: frozenset[str] = frozenset()
 
 
 class Flight:
-    """One image on its way through decoding and inference.
+    """Decoding and inference of one image, under way.
 
     Attributes:
-        deadline: when the last who waits for it gives up.
+        deadline: when its last waiter gives up.
     """
 
-    def __init__(self, table: dict[str, "Flight"], keys: Sequence[str], timings: Timings, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        table: dict[str, "Flight"],
+        keys: Sequence[str],
+        work: Coroutine[None, None, Result],
+        timings: Timings,
+        deadline: Deadline,
+    ) -> None:
         self._table = table
         self._keys = keys
-        self._passengers = 0
+        self._waiters = 0
         self.timings = timings
         self.deadline = deadline
-        self.task: asyncio.Task[Landing]
+        self.task: asyncio.Task[Result] = asyncio.create_task(work)
+        table.update(dict.fromkeys(keys, self))
+        self.task.add_done_callback(self._done)
 
-    def take_off(self, work: Coroutine[None, None, Landing]) -> None:
-        """Start the work, and be found under the keys until it is done."""
-        self.task = asyncio.create_task(work)
-        self._table.update(dict.fromkeys(self._keys, self))
-        self.task.add_done_callback(self._landed)
-
-    def board(self) -> None:
-        """Count somebody in, who has to `leave`."""
-        self._passengers += 1
+    def join(self) -> None:
+        """Count a waiter, who has to `leave`."""
+        self._waiters += 1
 
     def leave(self) -> None:
-        """Count somebody out; when the last one leaves too early, the work is cancelled."""
-        self._passengers -= 1
-        if not self._passengers and not self.task.done():
-            # Nobody may join what is about to be cancelled.
-            self._vanish()
+        """Discount a waiter; when the last one leaves before the work is done, it is cancelled."""
+        self._waiters -= 1
+        if not self._waiters and not self.task.done():
+            # No request may join what is about to be cancelled.
+            self._remove()
             self.task.cancel()
 
-    async def over(self) -> None:
-        """Wait until the work is done, whatever comes of it; who goes away meanwhile does not cancel it."""
-        # As asyncio.wait does for many, at a third of what it costs.
+    async def wait(self) -> None:
+        """Wait until the work is done or has failed; cancelling the waiter does not cancel the work."""
+        # As asyncio.wait does for many, at a third of its cost.
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         wake = partial(_wake, waiter)
         self.task.add_done_callback(wake)
@@ -68,37 +83,100 @@ class Flight:
         finally:
             self.task.remove_done_callback(wake)
 
-    def _landed(self, task: asyncio.Task[Landing]) -> None:
-        self._vanish()
+    def _done(self, task: asyncio.Task[Result]) -> None:
+        self._remove()
         if not task.cancelled():
-            # Looked at, lest asyncio complains of an error that nobody stayed for.
-            task.exception()
+            task.exception()  # marked as seen: every waiter may have left
 
-    def _vanish(self) -> None:
+    def _remove(self) -> None:
         for key in self._keys:
             if self._table.get(key) is self:
                 del self._table[key]
 
 
-def _wake(waiter: asyncio.Future[None], _: asyncio.Task[Landing]) -> None:
+def _wake(waiter: asyncio.Future[None], _: asyncio.Task[Result]) -> None:
     if not waiter.done():
         waiter.set_result(None)
 
 
-class Flights:
+class SingleFlight:
     """The flights under way by key. For one event loop; no locks."""
 
     def __init__(self) -> None:
         self._table: dict[str, Flight] = {}
 
     def find(self, key: str) -> Flight | None:
-        """Return the flight that makes this key's vector, if one is under way."""
+        """Return the flight that computes this key's vector, if one is under way."""
         return self._table.get(key)
 
     def start(
-        self, keys: Sequence[str], work: Coroutine[None, None, Landing], timings: Timings, deadline: Deadline
+        self, keys: Sequence[str], work: Coroutine[None, None, Result], timings: Timings, deadline: Deadline
     ) -> Flight:
-        """Start a flight that others find under `keys`; with no keys nobody finds it. Board it at once."""
-        flight = Flight(self._table, keys, timings, deadline)
-        flight.take_off(work)
-        return flight
+        """Start a flight that others find under `keys`; without keys none finds it. Join it at once."""
+        return Flight(self._table, keys, work, timings, deadline)
+
+
+class NoLeases:
+    """Chosen when gateways do not share their work."""
+
+    seconds = 0.0
+
+    async def acquire(self, keys: Sequence[str]) -> Acquired:  # noqa: ARG002, the port's
+        """Leave everything to the caller."""
+        return Acquired()
+
+    def release(self, keys: Sequence[str]) -> None:
+        """Do nothing."""
+
+
+class GatewaySingleFlight:
+    """Computes what no other gateway computes, and waits for the rest."""
+
+    def __init__(self, leases: Leases, clock: Callable[[], float] = monotonic) -> None:
+        self._leases = leases
+        self._clock = clock
+
+    async def vectors(
+        self, keys: Mapping[str, str], dims: Mapping[str, int], compute: Compute, stages: Stages
+    ) -> Result:
+        """Return one image's vectors.
+
+        Args:
+            keys: cache keys by output's name.
+            dims: numbers in each output's vector.
+            compute: computes the vectors of some of these outputs, and stores them.
+            stages: told how long other gateways were waited for ("elsewhere").
+        """
+        vectors: OutputVectors = {}
+        theirs: set[str] = set()
+        waited, pause = 0.0, _FIRST_PAUSE
+        give_up = self._clock() + self._leases.seconds
+        while missing := {name: key for name, key in keys.items() if name not in vectors}:
+            # A second gateway that dies does not cost a second lease.
+            acquired = await self._leases.acquire(list(missing.values())) if self._clock() <= give_up else Acquired()
+            # A value of the wrong length is no answer.
+            found: OutputVectors = {
+                name: np.frombuffer(value, "<f4")
+                for name, key in missing.items()
+                if (value := acquired.found.get(key)) is not None and len(value) == 4 * dims[name]
+            }
+            vectors |= found
+            theirs |= set(found)
+            mine = [name for name, key in missing.items() if name not in found and key not in acquired.elsewhere]
+            if mine:
+                vectors |= await self._computed(mine, missing, compute)
+            elif len(vectors) < len(keys):
+                start = self._clock()
+                await asyncio.sleep(pause)
+                waited += self._clock() - start
+                pause = min(1.5 * pause, _LONGEST_PAUSE)
+        if waited:
+            stages("elsewhere", waited)
+        return Result(vectors, frozenset(theirs))
+
+    async def _computed(self, names: Sequence[str], keys: Mapping[str, str], compute: Compute) -> OutputVectors:
+        try:
+            return await compute(names)
+        except BaseException:
+            self._leases.release([keys[name] for name in names])
+            raise

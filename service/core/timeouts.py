@@ -1,28 +1,38 @@
-"""One timer for all that waits equally long: the oldest is always the first whose time is over.
+"""Time limits: a shared timer for many waits of the same length, a request's deadline, and that of shared work.
 
-A timer of the event loop for each costs more than most of what is waited for, and nearly all of them are cancelled.
+A timer of the event loop for each wait costs more than most waits do, and nearly all of them are cancelled.
 """
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
+from math import inf
+from time import monotonic
 from types import TracebackType
 
-ONE_TURN = 0.001
+from service.errors import DeadlineExceeded
+
+_ONE_TURN = 0.001
 """Seconds in which the event loop looks at its sockets once more."""
 
+_deadline: ContextVar[float] = ContextVar("microtome_deadline", default=inf)
 
-class Alarms:
-    """Each rings a fixed time after it was set, unless it is stopped before. For one event loop; no locks."""
+
+class SharedTimer:
+    """Calls functions a fixed time after each was added, with one timer: the oldest always expires first.
+
+    For one event loop; no locks.
+    """
 
     def __init__(self, seconds: float) -> None:
-        """Let each ring `seconds` after it was set."""
+        """Call each function `seconds` after it was added."""
         self._seconds = seconds
         self._set: dict[int, tuple[float, Callable[[], None]]] = {}
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, ring: Callable[[], None]) -> int:
-        """Have `ring` called when the time is over; returns what `stop` wants."""
+        """Add a function; returns the number that `stop` takes."""
         loop = asyncio.get_running_loop()
         at = loop.time() + self._seconds
         self._number += 1
@@ -32,7 +42,7 @@ class Alarms:
         return self._number
 
     def stop(self, number: int) -> None:
-        """Let one not ring; nothing happens if it has. The timer stays for those that come later."""
+        """Remove a function, if it has not been called. The timer stays for those that are added later."""
         self._set.pop(number, None)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -46,29 +56,28 @@ class Alarms:
             ring()
 
 
-class Patience:
+class SharedTimeout:
     """Bounds blocks by the same time each, as `asyncio.timeout` bounds one."""
 
     def __init__(self, seconds: float) -> None:
         """Allow each block `seconds`."""
-        self._alarms = Alarms(seconds)
+        self._timer = SharedTimer(seconds)
 
     def bounded(self) -> "_Bounded":
         """Cancel the block when its time is over, and raise TimeoutError."""
-        return _Bounded(self._alarms)
+        return _Bounded(self._timer)
 
 
 class _Bounded:
-    """A process that stood still itself does not blame the other side.
+    """After a pause of this process the event loop handles timers before sockets, where the answer may be.
 
-    After a pause the event loop looks at its timers before its sockets, where the answer may lie: so when the time is
-    over, the sockets have one more turn.
+    So when the time is over, the sockets have one more turn: the other side is not blamed for our pause.
     """
 
-    __slots__ = ("_alarm", "_alarms", "_before", "_over", "_task")
+    __slots__ = ("_before", "_number", "_over", "_task", "_timer")
 
-    def __init__(self, alarms: Alarms) -> None:
-        self._alarms = alarms
+    def __init__(self, timer: SharedTimer) -> None:
+        self._timer = timer
         self._over = False
         self._task: asyncio.Task[object] | None = None
 
@@ -76,21 +85,80 @@ class _Bounded:
         self._task = asyncio.current_task()
         assert self._task is not None  # noqa: S101, for mypy: we are in a coroutine
         self._before = self._task.cancelling()
-        self._alarm = self._alarms.set(self._ring)
+        self._number = self._timer.set(self._ring)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._alarms.stop(self._alarm)
+        self._timer.stop(self._number)
         task, self._task = self._task, None
-        # Who was cancelled by somebody else, too, stays cancelled.
+        # A task that was cancelled from elsewhere too stays cancelled.
         if task and self._over and task.uncancel() <= self._before and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
     def _ring(self) -> None:
-        asyncio.get_running_loop().call_later(ONE_TURN, self._end)
+        asyncio.get_running_loop().call_later(_ONE_TURN, self._end)
 
     def _end(self) -> None:
         if self._task is not None:
             self._over = True
             self._task.cancel()
+
+
+class Deadline:
+    """When the last request that waits for some work gives up; a request that joins may extend it.
+
+    Attributes:
+        at: as `time.monotonic` counts; infinite without a time limit.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: float = inf) -> None:
+        self.at = at
+
+    def extend(self, at: float) -> None:
+        """Wait at least until then."""
+        self.at = max(self.at, at)
+
+    def left(self) -> float:
+        """Seconds until then; negative when it is over."""
+        return self.at - monotonic()
+
+
+class within:  # noqa: N801, a context manager; no generator, which costs more: it runs with every request
+    """Cancel the block when its time is over; work that is started in it has this deadline.
+
+    Args:
+        seconds: that the block may take.
+        shared: the timeout of all blocks of this length, where there are many; without it the block has its own timer.
+
+    Raises:
+        DeadlineExceeded: its time was over.
+    """
+
+    __slots__ = ("_before", "_seconds", "_timeout")
+
+    def __init__(self, seconds: float, shared: SharedTimeout | None = None) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(seconds) if shared is None else shared.bounded()
+
+    async def __aenter__(self) -> None:
+        self._before = _deadline.set(min(_deadline.get(), monotonic() + self._seconds))
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _deadline.reset(self._before)
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"No answer within {self._seconds:g} s, the time allowed for this request."
+            ) from None
+
+
+def current_deadline() -> float:
+    """Return the deadline of the present request, as `time.monotonic` counts."""
+    return _deadline.get()

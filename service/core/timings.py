@@ -1,37 +1,37 @@
-"""Time the stages of a request: for everybody, in the metrics, and for its caller."""
+"""Time the stages of a request, for the metrics and for its caller."""
 
 from collections.abc import Callable
 from time import perf_counter
 
 Stages = Callable[[str, float], None]
-"""Is told that a stage took so many seconds. Must not raise and must not block."""
+"""Called with a stage's name and seconds. Must not raise and must not block."""
 
 
 class Timings:
     """The stages of one request, in seconds by name.
 
-    Images of one request pass a stage side by side; the slowest of them is what the caller waited for.
+    Images of one request pass a stage in parallel; the slowest of them is what the caller waited for.
     """
 
-    __slots__ = ("_everybody", "seconds")
+    __slots__ = ("_observe", "seconds")
 
-    def __init__(self, everybody: Stages) -> None:
-        """Begin without any; `everybody` is told each stage, too."""
-        self._everybody = everybody
+    def __init__(self, observe: Stages) -> None:
+        """Begin without any; `observe` is called with each stage, too."""
+        self._observe = observe
         self.seconds: dict[str, float] = {}
 
     def stage(self, name: str, seconds: float) -> None:
-        """Note a stage that this request passed, and tell everybody."""
-        self._everybody(name, seconds)
+        """Note a stage of this request, and report it."""
+        self._observe(name, seconds)
         self.note(name, seconds)
 
     def note(self, name: str, seconds: float) -> None:
-        """Note a stage that everybody has been told of, or will be; of several the longest stays."""
+        """Note a stage that is reported elsewhere; of several the longest stays."""
         if seconds >= self.seconds.get(name, 0.0):
             self.seconds[name] = seconds
 
 
-class timed:  # noqa: N801, reads like the function that it was, and costs a third: it runs many times a request
+class timed:  # noqa: N801, a context manager; no generator, which costs three times as much
     """Report how long the block took, also when it fails: slow failures are the ones worth seeing."""
 
     __slots__ = ("_stage", "_start", "_tell")
@@ -47,5 +47,5 @@ class timed:  # noqa: N801, reads like the function that it was, and costs a thi
         self._tell(self._stage, perf_counter() - self._start)
 
 
-def nobody(name: str, seconds: float) -> None:
-    """Tell nobody."""
+def unobserved(name: str, seconds: float) -> None:
+    """Ignore a stage."""

@@ -1,6 +1,6 @@
-"""What is done to a vector between the cache and the caller: cut, normalised, and put into fewer bits.
+"""Cut a vector, normalise it, and write it in fewer bits, between the cache and the caller.
 
-The raw float32 vector is what is cached; everything here happens after, so it costs no inference.
+The raw float32 vector is cached; everything here happens after, so it costs no inference.
 """
 
 from collections.abc import Sequence

@@ -1,26 +1,75 @@
-"""Embed: images in, vectors out, all in one message each."""
+"""The method Embed, and how messages with images are read and bounded; the other methods use that too."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
 
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller
-from service.core.deadline import within
-from service.core.intake import Intake
+from service.core.embedder import Intake
+from service.core.remote_images import Image, Url
+from service.core.timeouts import within
 from service.core.timings import Timings, timed
-from service.errors import BadRequest, TooManyImages
-from service.grpc.encoding import field, results, version_of
-from service.grpc.images import CallLimits, image_of, parsed
+from service.errors import BadRequest, ImageTooLarge, TooManyImages
+from service.grpc.encoding import field, read_options, results, version_of
 from service.grpc.middleware import Call
-from service.grpc.options import read_options
+
+M = TypeVar("M", bound=Message)
 
 _MODEL, _RESULTS = pb.EmbedResponse.MODEL_FIELD_NUMBER, pb.EmbedResponse.RESULTS_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Bytes of one encoded image and of one message, images of one request, images in flight in one stream."""
+
+    max_image_bytes: int
+    max_message_bytes: int
+    max_images: int
+    stream_images: int
+
+    @property
+    def grouped_images(self) -> int:
+        """Images of one message of a stream: half of those in flight, to read one while answering another."""
+        return max(1, min(self.max_images, self.stream_images // 2))
+
+    @property
+    def grouped_bytes(self) -> int:
+        """Bytes of several images of one message of a stream: more would save nothing, and take memory."""
+        return min(1 << 20, self.max_message_bytes)
+
+
+def parsed(kind: type[M], raw: bytes) -> M:
+    """Read a message.
+
+    Raises:
+        BadRequest: the bytes are no such message.
+    """
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        name = kind.DESCRIPTOR.full_name
+        raise BadRequest(f"Expected a {name}, received {len(raw)} bytes that are none.") from None
+
+
+def image_of(message: pb.Image, max_bytes: int) -> Image:
+    """Return the image of a message, or what is wrong with it, which may concern this image only."""
+    if message.WhichOneof("source") == "url":
+        return Url(message.url)
+    data = message.data
+    if not data:
+        return BadRequest("Expected an image with `data` or `url`, received one with neither.")
+    if len(data) > max_bytes:
+        return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received {len(data)}.")
+    return data
+
+
+@dataclass(frozen=True, slots=True)
 class Embed:
-    """The method's collaborators."""
+    """The method Embed."""
 
     intake: Intake
     limits: CallLimits

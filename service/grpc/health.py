@@ -1,4 +1,4 @@
-"""grpc.health.v1: of the whole gateway ("" and the service's name), as /readyz says, and of each model by its name."""
+"""grpc.health.v1: of the gateway ("" and the service's name), as /readyz, and of each model by its name."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,12 +11,12 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from service.core.ports import ModelServer
 
-_LOOK_SECONDS = 0.2
-"""Between two looks at the models, for who watches."""
+_POLL_SECONDS = 0.2
+"""Seconds between two polls of the models for a watcher."""
 
 
 class Health(HealthServicer):  # type: ignore[misc]  # its package ships no types
-    """Answers from the models' readiness; nothing is ready in a gateway that stops."""
+    """Answers from the models' readiness; while the gateway stops, nothing is ready."""
 
     def __init__(self, models: ModelServer, service: str) -> None:
         self._models = models
@@ -24,18 +24,18 @@ class Health(HealthServicer):  # type: ignore[misc]  # its package ships no type
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Say of everything that it does not serve, and let the watchers go."""
+        """Report everything as not serving, and end the watches."""
         self._stopping.set()
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802, as above
-        """Say whether something serves now."""
+        """Return whether a name serves now."""
         status = self._status(request.service)
         if status == pb.HealthCheckResponse.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Known: {', '.join(map(repr, self._names()))}.")
         return pb.HealthCheckResponse(status=status)
 
     async def Watch(self, request: Any, _: Any) -> AsyncIterator[Any]:  # noqa: ANN401, N802
-        """Say whether something serves, now and whenever that changes, until the gateway stops."""
+        """Return whether a name serves, now and at every change, until the gateway stops."""
         last = None
         while True:
             stopping = self._stopping.is_set()
@@ -46,13 +46,13 @@ class Health(HealthServicer):  # type: ignore[misc]  # its package ships no type
             if stopping:
                 return
             try:
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(_POLL_SECONDS):
                     await self._stopping.wait()
             except TimeoutError:
                 pass
 
     async def List(self, _: Any, __: Any) -> Any:  # noqa: ANN401, N802
-        """Say it of everything."""
+        """Return all statuses."""
         statuses = {name: pb.HealthCheckResponse(status=self._status(name)) for name in self._names()}
         return pb.HealthListResponse(statuses=statuses)
 

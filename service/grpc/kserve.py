@@ -1,6 +1,6 @@
 """The Open Inference Protocol over gRPC, for Triton's and KServe's clients: inference.GRPCInferenceService.
 
-Its twin over REST is http/compat/kserve. Answers always hold raw contents: tritonclient's `as_numpy` reads no
+Over REST it is http/compat/kserve. Answers always hold raw contents: tritonclient's `as_numpy` reads no
 others.
 """
 
@@ -12,25 +12,23 @@ import grpc
 from microtome import __version__
 from microtome.inference.v2 import inference_pb2 as pb
 from microtome.manifest import ModelCard
-from service.core.available import available
-from service.core.deadline import within
-from service.core.intake import Intake
+from service import kserve
+from service.core.embedder import Intake
+from service.core.ports import available_versions
 from service.core.requests import Embedded
+from service.core.timeouts import within
 from service.core.timings import Timings
 from service.errors import BadRequest, UnknownModel, unknown
-from service.grpc.embed import holding
-from service.grpc.images import CallLimits, parsed
+from service.grpc.embed import CallLimits, holding, parsed
 from service.grpc.middleware import Call, Calls
-from service.inference_protocol import metadata
-from service.inference_protocol.asking import PARAMETERS, Asking, asking, version_number
-from service.inference_protocol.tensors import Tensor, element, images_in, one_input
+from service.kserve import PARAMETERS, InferRequest, Tensor, element, images_in, one_input, read_request, version_number
 
 SERVICE = "inference.GRPCInferenceService"
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """The service's collaborators."""
+    """The methods of the service."""
 
     calls: Calls
     intake: Intake
@@ -72,17 +70,17 @@ class Inference:
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
 
     async def _server_metadata(self, _: Call) -> bytes:
-        return pb.ServerMetadataResponse(name=metadata.NAME, version=__version__).SerializeToString()
+        return pb.ServerMetadataResponse(name=kserve.NAME, version=__version__).SerializeToString()
 
     async def _model_metadata(self, call: Call) -> bytes:
         request = parsed(pb.ModelMetadataRequest, await call.read() or b"")
         card = await self._card(request.name, request.version)
         return pb.ModelMetadataResponse(
             name=card.name,
-            versions=[str(number) for number in available(self.intake.models, card)],
-            platform=metadata.PLATFORM,
-            inputs=_described(metadata.INPUTS),
-            outputs=_described(metadata.outputs_of(card)),
+            versions=[str(number) for number in available_versions(self.intake.models, card)],
+            platform=kserve.PLATFORM,
+            inputs=_described(kserve.INPUTS),
+            outputs=_described(kserve.outputs_of(card)),
         ).SerializeToString()
 
     async def _card(self, model: str, version: str) -> ModelCard:
@@ -102,7 +100,7 @@ class Inference:
         images = images_in(tensor, max_images=self.limits.max_images, max_bytes=self.limits.max_image_bytes)
         known = list(self.intake.models.card(request.model_name).outputs)
         outputs = [output.name for output in request.outputs]
-        asked = asking(request.model_name, request.model_version, outputs, _parameters(request.parameters), known)
+        asked = read_request(request.model_name, request.model_version, outputs, _parameters(request.parameters), known)
         self.intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.int8)
         call.facts |= {"images": len(images), "model": asked.request.model[:80]}
         own = call.caller.images if call.caller else None
@@ -110,7 +108,7 @@ class Inference:
         return _response(request.id, asked, embedded).SerializeToString()
 
 
-def _response(identity: str, asked: Asking, embedded: Embedded) -> pb.ModelInferResponse:
+def _response(identity: str, asked: InferRequest, embedded: Embedded) -> pb.ModelInferResponse:
     tensors = asked.answers(embedded)
     return pb.ModelInferResponse(
         model_name=embedded.card.name,
@@ -162,5 +160,5 @@ def _parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, object]:
     return found
 
 
-def _described(tensors: Sequence[metadata.TensorMetadata]) -> list[pb.TensorMetadata]:
+def _described(tensors: Sequence[kserve.TensorMetadata]) -> list[pb.TensorMetadata]:
     return [pb.TensorMetadata(name=t.name, datatype=t.datatype, shape=t.shape) for t in tensors]

@@ -1,4 +1,4 @@
-"""The outermost layer of every call: who calls, an id, a count, a duration, and a status even when something broke."""
+"""The outermost layer of every call: API key, request id, metrics, access log, and a status for every error."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -15,8 +15,7 @@ from prometheus_client import Counter, Histogram
 
 from service.auth import Caller, Keyring, key_in
 from service.errors import Overloaded, ServiceError
-from service.grpc.details import INTERNAL_ERROR, described, unexpected
-from service.grpc.statuses import COUNTED_AS
+from service.grpc.errors import COUNTED_AS, INTERNAL_ERROR, describe_unexpected, described
 from service.telemetry.logs import Logger, request_id
 from service.telemetry.metrics import Metrics
 
@@ -30,9 +29,9 @@ class Call:
     """One call that is being answered.
 
     Attributes:
-        caller: whose key it bears; None where everybody is served.
+        caller: of its API key; None where none is required.
         streamed: how many images of a stream have been answered; None when this is no stream.
-        facts: what it turned out to be, for the access log: names and counts; never a secret, never an image.
+        facts: for the access log: names and counts; never a secret, never an image.
     """
 
     context: Context
@@ -57,7 +56,7 @@ Work: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
 Spans: TypeAlias = Callable[[str, Mapping[str, str]], AbstractContextManager[Callable[[int, str], None]]]
-"""What a call runs in: told its route and metadata, and in the end the number and the name of its status."""
+"""Context of a call: from its route and metadata to a function for the number and the name of its status."""
 
 
 @contextmanager
@@ -67,7 +66,7 @@ def untraced(_: str, __: Mapping[str, str]) -> Iterator[Callable[[int, str], Non
 
 
 class Calls:
-    """Answers calls. Nothing of a call's message is read before its key is known and there is room for it."""
+    """Answers calls. No message is read before its call's key is known and there is room for it."""
 
     def __init__(  # noqa: PLR0913, collaborators
         self,
@@ -98,7 +97,7 @@ class Calls:
         return answer
 
     async def answer(self, method: str, context: Context, work: Work) -> Any:  # noqa: ANN401, the method's own answer
-        """Do a call's work and return its answer, or end the call with what went wrong."""
+        """Do a call's work and return its answer, or end the call with an error."""
         given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
         with self._spans(f"grpc:{method}", given) as ended:
             return await self._answered(method, context, work, given, ended)
@@ -124,10 +123,10 @@ class Calls:
             status = self.failed(error, call)
             code = _CODES[status.code]
         except (asyncio.CancelledError, grpc.aio.BaseError):
-            # The caller has gone, or its deadline: nobody is there to be told.
+            # The caller has gone, or its deadline has passed: there is no one to answer.
             raise
-        except Exception:  # noqa: BLE001, the one place where an unforeseen error ends
-            status = self.broke(call)
+        except Exception:  # noqa: BLE001, the one place for unexpected errors
+            status = self.unexpected(call)
             code = StatusCode.INTERNAL
         else:
             code = StatusCode.OK
@@ -143,14 +142,14 @@ class Calls:
         self._metrics.failed(error)
         return described(error, request_id=call.request_id)
 
-    def broke(self, call: Call) -> Status:
-        """Describe what should not have happened: all of it into the log, none of it to the caller."""
+    def unexpected(self, call: Call) -> Status:
+        """Log an unexpected error with its traceback, and describe it without internals."""
         self._log.exception("unexpected_error", method=call.method)
         self._metrics.errors.labels(INTERNAL_ERROR.lower().replace("_", "-")).inc()
-        return unexpected(call.request_id)
+        return describe_unexpected(call.request_id)
 
     def image_answered(self, call: Call, code: int, seconds: float) -> None:
-        """Count an image of a stream as if it had come alone: how long a stream is open says nothing."""
+        """Count an image of a stream like a call of its own: how long a stream is open says nothing."""
         call.streamed = (call.streamed or 0) + 1
         self._count(call.method, _CODES[code], seconds)
 
@@ -159,7 +158,7 @@ class Calls:
         counters = self._counters.get((route, code))
         if counters is None:
             status = COUNTED_AS.get(code, "500")
-            # labels() takes as long as everything else that counting does.
+            # labels() takes as long as all the rest of counting.
             counters = self._metrics.requests.labels(route, status), self._metrics.request_seconds.labels(route)
             self._counters[route, code] = counters
         counters[0].inc()

@@ -1,10 +1,16 @@
-"""The gRPC server: the service, health, reflection, encryption; and how it ends."""
+"""The gRPC server: the methods of the service, health, reflection, encryption, and draining.
+
+Every method reads its messages as bytes and from a stream, also where there is exactly one; on the wire both are the
+same. So a message is read after its call has been admitted, and its bytes are counted.
+"""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,25 +18,95 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
+from microtome.v1 import embedding_pb2 as pb
+from service.core.embedder import Intake
+from microtome.manifest import ModelCard
+from service.core.ports import ModelServer, available_versions
+from service.errors import BadRequest, UnknownModel, unknown
+from service.grpc.embed import CallLimits, Embed, parsed
+from service.grpc.encoding import read_options
 from service.grpc.health import Health
-from service.grpc.methods import SERVICE, Methods
+from service.grpc.middleware import Call, Calls
+from service.grpc.stream import Stream
+
+SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
 
 _FRAME = 1 << 16
-"""Bytes that a message may have beside those of its images."""
+"""Bytes of a message apart from its images."""
 
 _KEEPING_ALIVE = (
-    # A caller that vanished without a word must not hold its stream's places for ever.
+    # A caller that vanished silently must not hold its stream's places for ever.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # And callers may look whether we are there, more often than gRPC's 5 minutes allow.
+    # Callers may ping more often than gRPC's default of 5 minutes.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
 
 
 @dataclass(frozen=True, slots=True)
+class Methods:
+    """The methods of the service."""
+
+    calls: Calls
+    intake: Intake
+    limits: CallLimits
+    _streams: set[Stream] = field(default_factory=set)
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Return the handlers of all methods, by their names in the contract."""
+        unary = {
+            "Embed": Embed(self.intake, self.limits).__call__,
+            "ListModels": self._list_models,
+            "GetModel": self._get_model,
+        }
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            name: grpc.stream_unary_rpc_method_handler(self.calls.answering(name, work)) for name, work in unary.items()
+        }
+        handlers["EmbedStream"] = grpc.stream_stream_rpc_method_handler(
+            self.calls.answering("EmbedStream", self._embed_stream)
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def stop_streams(self) -> None:
+        """Let every stream answer what it has read, and read no further."""
+        for stream in self._streams:
+            stream.stop()
+
+    async def _list_models(self, _: Call) -> bytes:
+        return list_models(self.intake.models).SerializeToString()
+
+    async def _get_model(self, call: Call) -> bytes:
+        request = parsed(pb.GetModelRequest, await call.read() or b"")
+        return get_model(self.intake.models, request.name).SerializeToString()
+
+    async def _embed_stream(self, call: Call) -> None:
+        raw = await call.read()
+        if raw is None:
+            return
+        first = parsed(pb.EmbedStreamRequest, raw)
+        if first.options.on_error == pb.ON_ERROR_FAIL:
+            raise BadRequest("Expected no `on_error` in a stream, or ON_ERROR_SKIP: a bad image does not end it.")
+        asked = read_options(first.options, self.intake.default_model)
+        known = self.intake.models.cards()
+        if asked.request.model not in known:
+            raise UnknownModel(unknown("model", asked.request.model, known))
+        self.intake.check(
+            asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8"
+        )
+        call.facts["model"] = asked.request.model[:80]
+        call.streamed = 0
+        stream = Stream(call, self.calls, self.intake, self.limits, asked, grouped=first.reads_more)
+        self._streams.add(stream)
+        try:
+            await stream.run(first)
+        finally:
+            self._streams.discard(stream)
+
+
+@dataclass(frozen=True, slots=True)
 class Encryption:
-    """Files in PEM: the server's certificate and key, and who signs its callers' certificates, if they need one."""
+    """PEM files: the server's certificate and key, and the authority of its callers' certificates, if required."""
 
     certificate: Path
     key: Path
@@ -52,7 +128,7 @@ class Listening:
     """Where to listen, and how.
 
     Attributes:
-        shared: whether several workers listen there; each of them answers for all.
+        shared: whether several workers listen there.
         drain: seconds that calls in flight have to finish.
     """
 
@@ -72,15 +148,15 @@ async def grpc_server(
     Args:
         methods: of our own service.
         listening: where.
-        stopping: set by who wants the server to stop, and at the block's end.
-        also: contracts of others.
+        stopping: set to stop the server, and at the block's end.
+        also: handlers of other systems' contracts.
 
     Raises:
-        OSError: somebody else listens there already, or a file of the encryption cannot be read.
+        OSError: the port is taken, or a file of the encryption cannot be read.
     """
     server = grpc.aio.server(
         options=(
-            # Or another gateway on the same port would quietly take half of the calls.
+            # Otherwise another gateway on the same port would silently take half of the calls.
             ("grpc.so_reuseport", int(listening.shared)),
             ("grpc.max_receive_message_length", methods.limits.max_message_bytes + _FRAME),
             ("grpc.max_send_message_length", -1),
@@ -119,3 +195,40 @@ def _bind(server: grpc.aio.Server, listening: Listening) -> None:
             server.add_secure_port(address, listening.encryption.credentials())
     except RuntimeError as error:
         raise OSError(f"Cannot listen on {address} for gRPC: {error}") from None
+
+
+def list_models(models: ModelServer) -> pb.ListModelsResponse:
+    """Describe all models."""
+    readiness = models.readiness()
+    return pb.ListModelsResponse(
+        models=[_described(models, name, card, ready=readiness[name] is None) for name, card in models.cards().items()]
+    )
+
+
+def get_model(models: ModelServer, name: str) -> pb.GetModelResponse:
+    """Describe one model.
+
+    Raises:
+        UnknownModel: it is not served here.
+    """
+    cards = models.cards()
+    if name not in cards:
+        raise UnknownModel(unknown("model", name, cards))
+    return pb.GetModelResponse(model=_described(models, name, cards[name], ready=models.readiness()[name] is None))
+
+
+def _described(models: ModelServer, name: str, card: ModelCard | None, *, ready: bool) -> pb.Model:
+    if card is None:
+        return pb.Model(name=name, ready=ready)
+    manifest = card.manifest
+    return pb.Model(
+        name=name,
+        ready=ready,
+        version=card.version,
+        fingerprint=manifest.fingerprint,
+        outputs=[pb.Output(name=o.name, layer=o.layer, pooling=o.pooling, shape=o.shape) for o in manifest.outputs],
+        default_output=manifest.default_output,
+        max_batch_size=manifest.max_batch_size,
+        manifest_json=json.dumps(asdict(manifest)),
+        versions=available_versions(models, card),
+    )

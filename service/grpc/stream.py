@@ -1,8 +1,8 @@
-"""One stream: any number of images, and no more of them in memory than there are places.
+"""One stream: any number of images, of which a bounded number is in memory.
 
-A place is taken before a message is read and given back when its answer has been written. So a caller that reads no
-answers is read no more images from, and neither is one whose images find no room: in a stream, Overloaded means to
-wait, not to fail. HTTP/2's flow control takes it from there, to the caller's own side.
+A place is taken before a message is read and freed when its answer has been written. So no more images are read from a
+caller that does not read its answers, or while there is no room: in a stream, Overloaded means waiting, not failing.
+HTTP/2's flow control passes this on to the caller.
 """
 
 import asyncio
@@ -15,27 +15,25 @@ import grpc.aio
 from google.rpc.status_pb2 import Status
 
 from microtome.v1 import embedding_pb2 as pb
-from service.core.intake import Intake
+from service.core.embedder import Intake
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.core.timings import Timings
 from service.errors import BadRequest, ModelServerDown, Overloaded, ServiceError, TooManyImages, restated
-from service.grpc.embed import holding
-from service.grpc.encoding import field, results, version_of
-from service.grpc.images import CallLimits, image_of, parsed
+from service.grpc.embed import CallLimits, holding, image_of, parsed
+from service.grpc.encoding import CallOptions, field, results, version_of
 from service.grpc.middleware import Call, Calls
-from service.grpc.options import Asked
-from service.grpc.stream_writer import Answer, Outbox
-from service.grpc.wait_for_capacity import Patience
+from service.grpc.stream_writer import Answer, StreamWriter
+from service.grpc.wait_for_capacity import CapacityWaiter
 
 _ALONE = "Image 0: "
-"""How the core calls the only image of a request; in a stream it has an id."""
+"""The core's prefix for the only image of a request; in a stream it has an id."""
 
 _MODEL, _RESULT = pb.StreamAnswer.MODEL_FIELD_NUMBER, pb.StreamAnswer.RESULT_FIELD_NUMBER
 
 
 class _Arrived(NamedTuple):
-    """One image of a message: its digest if that is known, the bytes that it holds, and when it came."""
+    """One image of a message: its digest if it is known, the bytes that it holds, and when it arrived."""
 
     name: str
     image: Image
@@ -45,17 +43,17 @@ class _Arrived(NamedTuple):
 
 
 class Stream:
-    """Reads images and writes answers, until the caller has said all or one of both sides stops."""
+    """Reads images and writes answers, until the caller has sent all or one of both sides stops."""
 
     def __init__(  # noqa: PLR0913, collaborators
-        self, call: Call, calls: Calls, intake: Intake, limits: CallLimits, asked: Asked, *, grouped: bool
+        self, call: Call, calls: Calls, intake: Intake, limits: CallLimits, asked: CallOptions, *, grouped: bool
     ) -> None:
         """Prepare.
 
         Args:
             call: whose messages are read and written.
-            calls: told of each image.
-            intake: the way to the core.
+            calls: counts each image.
+            intake: embeds them.
             limits: of this call.
             asked: the options, of all images.
             grouped: whether the caller reads several answers in a message, and may send several images in one.
@@ -66,9 +64,9 @@ class Stream:
         self._limits = limits
         self._asked = asked
         limit = pb.EmbedStreamResponse(max_images=limits.grouped_images, max_bytes=limits.grouped_bytes)
-        self._outbox = Outbox(call.context.write, self._written, announcing=limit if grouped else None)
+        self._writer = StreamWriter(call.context.write, self._written, announcing=limit if grouped else None)
         self._places = asyncio.Semaphore(limits.stream_images)
-        self._patience = Patience()
+        self._capacity = CapacityWaiter()
         self._reading: asyncio.Task[None] | None = None
         self._ended_by: ServiceError | None = None
         self._accepting = False
@@ -83,16 +81,16 @@ class Stream:
             async with asyncio.TaskGroup() as tasks:
                 self._reading = tasks.create_task(self._read(first, tasks))
         except BaseExceptionGroup as group:
-            # What fails here is writing, and each of them is the same news: the caller has gone.
+            # Only writing fails here, and all failures have one cause: the caller has gone.
             raise group.exceptions[0] from None
         if self._ended_by is not None:
             raise self._ended_by
 
     def stop(self) -> None:
-        """Read no more; what has been read is answered, then the caller is told to go elsewhere."""
+        """Stop reading; what has been read is answered, then the stream ends with ModelServerDown."""
         if self._reading is not None and not self._reading.done():
             self._ended_by = ModelServerDown("The gateway is stopping. Send what has no answer yet to another one.")
-            # With a message in hand the reader looks for this itself: half a write cannot be taken back.
+            # While it handles a message the reader checks this itself: a write must not be cancelled halfway.
             if not self._accepting:
                 self._reading.cancel()
 
@@ -104,7 +102,7 @@ class Stream:
             del first
             while self._ended_by is None:
                 await self._places.acquire()
-                await self._patience.nobody_waits()
+                await self._capacity.idle()
                 raw = await self._call.read()
                 if raw is None:
                     return
@@ -113,9 +111,9 @@ class Stream:
             self._ended_by = error
 
     async def _accept(self, message: pb.EmbedStreamRequest, amount: int, tasks: asyncio.TaskGroup) -> None:
-        """Answer at once what is in memory, and start on all else as soon as there is room for its bytes.
+        """Answer what is in memory, and start on the rest as soon as there is room for its bytes.
 
-        One place has been taken already; further images take theirs here, from answers that need nothing of the reader.
+        One place has been taken already; further images take theirs here.
 
         Raises:
             TooManyImages: more than one message may hold.
@@ -132,9 +130,9 @@ class Stream:
             for _ in named[1:]:
                 await self._places.acquire()
             images = [image_of(image, self._limits.max_image_bytes) for _, image in named]
-            digests, known = self._at_once(images)
-            # No task, no budget: nothing is waited for but the caller, who is to read before more is read from it.
-            await self._outbox.put(
+            digests, known = self._from_memory(images)
+            # No task, no budget: only the caller is waited for, who reads answers before more is read from it.
+            await self._writer.put(
                 [Answer(name, body, 0, start) for (name, _), body in zip(named, known, strict=True) if body is not None]
             )
             for (name, whole), image, digest, body in zip(named, images, digests, known, strict=True):
@@ -144,8 +142,8 @@ class Stream:
         finally:
             self._accepting = False
 
-    def _at_once(self, images: Sequence[Image]) -> tuple[Sequence[str | None], Sequence[bytes | None]]:
-        """Return the images' digests and the bodies of their answers, each as far as it can be had without waiting."""
+    def _from_memory(self, images: Sequence[Image]) -> tuple[Sequence[str | None], Sequence[bytes | None]]:
+        """Return the images' digests and the bodies of their answers, None where that takes waiting."""
         together = self._intake.digests(images, self._timings())
         if together is not None and (bodies := self._known(together)):
             return together, bodies
@@ -169,7 +167,7 @@ class Stream:
             embedded = self._intake.cached(self._asked.request, digests, self._timings())
             return None if embedded is None else self._bodies(embedded, len(digests))
         except ServiceError:
-            return None  # it is told on the long way, which may find it mended
+            return None  # reported by `embed`, unless the cause is gone by then
 
     async def _take(self, arrived: _Arrived, tasks: asyncio.TaskGroup) -> None:
         """Start to answer an image as soon as there is room for its bytes."""
@@ -182,10 +180,10 @@ class Stream:
         try:
             await hold()
         except Overloaded:
-            # The images of one message wait for it one after the other, but none longer than an image may.
+            # The images of one message wait one after the other, none longer than the time allowed for an image.
             seconds = self._call.allowed(self._intake.deadline) - (perf_counter() - arrived.start)
             try:
-                await self._patience.until_done(hold, seconds)
+                await self._capacity.until_done(hold, seconds)
             except ServiceError as error:
                 refused = error
         tasks.create_task(self._answer(arrived, held, refused))
@@ -195,10 +193,10 @@ class Stream:
         with held:
             code, body = await self._answered(arrived) if refused is None else self._fault(refused)
             del arrived
-        await self._outbox.put([Answer(name, body, code, start)])
+        await self._writer.put([Answer(name, body, code, start)])
 
     def _written(self, answer: Answer) -> None:
-        """Count an answer that has been written, and give its place back."""
+        """Count an answer that has been written, and free its place."""
         self._calls.image_answered(self._call, answer.code, perf_counter() - answer.start)
         self._places.release()
 
@@ -210,8 +208,8 @@ class Stream:
             return self._fault(restated(error, str(error).removeprefix(_ALONE)))
         except grpc.aio.BaseError:
             raise
-        except Exception:  # noqa: BLE001, one image must not end the stream; all of it goes into the log
-            return _failure(self._calls.broke(self._call))
+        except Exception:  # noqa: BLE001, one image must not end the stream
+            return _failure(self._calls.unexpected(self._call))
 
     def _fault(self, error: ServiceError) -> tuple[int, bytes]:
         return _failure(self._calls.failed(error, self._call))
@@ -219,7 +217,7 @@ class Stream:
     async def _embedded(self, arrived: _Arrived) -> bytes:
         own = self._call.caller.images if self._call.caller else None
         digests = [arrived.digest] if arrived.digest else None
-        embedded = await self._patience.until_done(
+        embedded = await self._capacity.until_done(
             lambda: self._intake.embed(self._asked.request, [arrived.image], self._timings(), own=own, digests=digests),
             self._call.allowed(self._intake.deadline),
         )

@@ -1,6 +1,6 @@
-"""Answers on their way out: what has become ready while a message was being written goes out in the next one.
+"""Write the answers of a stream: those that become ready while a message is written share the next one.
 
-So a message holds as many answers as the caller is slow to take, without a timer, and one alone is never kept waiting.
+So messages grow while the caller is slow, without a timer, and a single answer is never delayed.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from microtome.v1 import embedding_pb2 as pb
 from service.grpc.encoding import field
 
 MAX_MESSAGE_BYTES = 1 << 20
-"""Several answers make no longer message than this: a caller who configures nothing takes 4 MB."""
+"""Several answers share a message up to this size: a client accepts 4 MB by default."""
 
 _ID, _MORE = pb.EmbedStreamResponse.ID_FIELD_NUMBER, pb.EmbedStreamResponse.MORE_FIELD_NUMBER
 
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
     start: float
 
 
-class Outbox:
+class StreamWriter:
     """Writes the answers of one stream. For one event loop; no locks."""
 
     def __init__(
@@ -46,8 +46,8 @@ class Outbox:
 
         Args:
             write: returns when there is room for another message.
-            written: is told of each answer that has been written.
-            announcing: how much the caller may put into a message, told with the first answer; None for a caller who
+            written: called with each answer that has been written.
+            announcing: how much the caller may put into a message, sent with the first answer; None for a caller that
                 reads one answer a message.
         """
         self._write = write
@@ -58,7 +58,7 @@ class Outbox:
         self._writing = False
 
     async def put(self, answers: Sequence[Answer]) -> None:
-        """Write answers; if somebody writes already, they are left to them."""
+        """Write answers, or leave them to the call that is writing already."""
         self._ready.extend(answers)
         if self._writing:
             return

@@ -1,4 +1,4 @@
-"""Waiting for room, as streams do where single requests are refused."""
+"""Wait for room, as streams do where single requests are refused."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,26 +9,26 @@ from service.errors import DeadlineExceeded, Overloaded, restated
 T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
-"""Seconds between two looks for room."""
+"""Seconds between two attempts."""
 
 
-class Patience:
-    """Does work as soon as there is room for it; knows whether any of it still waits."""
+class CapacityWaiter:
+    """Does work as soon as there is room for it, and knows whether any of it still waits."""
 
     def __init__(self) -> None:
         self._waiting = 0
-        self._nobody_waits = asyncio.Event()
-        self._nobody_waits.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
-    async def nobody_waits(self) -> None:
+    async def idle(self) -> None:
         """Return as soon as nothing waits for room."""
-        await self._nobody_waits.wait()
+        await self._idle.wait()
 
     async def until_done(self, attempt: Callable[[], Awaitable[T]], seconds: float) -> T:
         """Attempt something until it is not refused for lack of room.
 
         Args:
-            attempt: made again and again; costs little while it is refused.
+            attempt: repeated; costs little while it is refused.
             seconds: for all attempts together.
 
         Raises:
@@ -59,6 +59,6 @@ class Patience:
     def _wait(self, change: int) -> None:
         self._waiting += change
         if self._waiting:
-            self._nobody_waits.clear()
+            self._idle.clear()
         else:
-            self._nobody_waits.set()
+            self._idle.set()

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.auth import Keyring
-from service.core.intake import Intake
+from service.core.embedder import Intake
 from service.http import compat, openapi, problems
 from service.http.bodies import BodyLimits, BodyReader
 from service.http.compat.handler import CompatHandler

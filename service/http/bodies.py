@@ -15,9 +15,9 @@ import orjson
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
-from service.core.budget import Budget
+from service.core.admission import Budget
 from service.core.remote_images import Image, Url
-from service.core.timeouts import Patience
+from service.core.timeouts import SharedTimeout
 from service.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected, TooManyImages
 from service.http.middleware import headers_of
 from service.http.parameters import OPTIONS, unknown_name
@@ -61,11 +61,11 @@ class BodyReader:
 
     limits: BodyLimits
     budget: Budget
-    _patience: Patience = field(init=False)
+    _patience: SharedTimeout = field(init=False)
 
     def __post_init__(self) -> None:
         """Share one timer between all bodies."""
-        self._patience = Patience(self.limits.max_pause)
+        self._patience = SharedTimeout(self.limits.max_pause)
 
     def size(self, scope: Scope, *, json: bool = False) -> int:
         """Return the bytes to hold for a request; without a Content-Length the most that a request may have.

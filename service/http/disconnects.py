@@ -5,7 +5,7 @@ import math
 
 from starlette.types import Receive, Scope
 
-from service.core.timeouts import Alarms
+from service.core.timeouts import SharedTimer
 from service.errors import BadRequest
 from service.http.middleware import headers_of
 
@@ -46,7 +46,7 @@ class Disconnects:
     """Watches for callers that close their connections; one timer starts all watchers."""
 
     def __init__(self) -> None:
-        self._alarms = Alarms(_UNWATCHED)
+        self._alarms = SharedTimer(_UNWATCHED)
 
     def watched(self, receive: Receive) -> "_Watched":
         """Cancel the block when the caller closes the connection. The request's body must have been read.
@@ -62,7 +62,7 @@ class _Watched:
 
     __slots__ = ("_alarm", "_alarms", "_gone", "_receive", "_watching", "_working")
 
-    def __init__(self, receive: Receive, alarms: Alarms) -> None:
+    def __init__(self, receive: Receive, alarms: SharedTimer) -> None:
         self._receive = receive
         self._alarms = alarms
         self._gone = False

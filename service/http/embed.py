@@ -14,11 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.auth import Caller
 from service.core.admission import HitRatio
-from service.core.deadline import within
-from service.core.intake import Intake
+from service.core.embedder import Intake
 from service.core.lookup import Lookup
 from service.core.requests import Embedded, EmbedRequest
-from service.core.timeouts import Patience
+from service.core.timeouts import SharedTimeout, within
 from service.core.timings import Timings
 from service.core.vectors import checked_dimensions
 from service.errors import ServiceError
@@ -67,7 +66,7 @@ class EmbedEndpoint:
         self._responses = responses
         self._metrics = metrics
         self._parameters = ParameterReader(intake.default_model)
-        self._patience = Patience(intake.deadline)
+        self._patience = SharedTimeout(intake.deadline)
         self._disconnects = Disconnects()
         self._hit_ratio = HitRatio()
         self._lookups = 0

@@ -1,4 +1,4 @@
-"""The client of TensorFlow Serving's gRPC API, and the catalogue of what is being served there.
+"""The client of TensorFlow Serving's gRPC API, and the registry of the models served there.
 
 Nothing here knows whether the other side is TensorFlow Serving or the embedded model server.
 """

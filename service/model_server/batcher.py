@@ -7,7 +7,7 @@ large as its model server is slow. Images share a batch when they go to the same
 Once enough have gathered, one call goes beyond the slots, so that the model server has work while an answer travels
 and the next call is made; few images wait for a slot, since each call costs something.
 
-Whoever is cancelled while waiting, or whose deadline passes, is not sent; a batch that nobody waits for any more is
+An image whose caller is cancelled while it waits, or whose deadline passes, is not sent; a batch without waiters is
 cancelled at the model server too. The model server is told the latest deadline of a batch's images.
 """
 
@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from microtome.manifest import ModelCard
-from service.core.deadline import Deadline
 from service.core.ports import ModelServer, Pixels, Vectors
-from service.core.timings import Stages, nobody
+from service.core.timeouts import Deadline
+from service.core.timings import Stages, unobserved
 from service.errors import DeadlineExceeded, ModelServerFault, restated
 from service.telemetry.metrics import Metrics
 
@@ -109,7 +109,7 @@ class Batcher:
         card: ModelCard,
         outputs: Sequence[str],
         images: Sequence[Pixels],
-        stages: Stages = nobody,
+        stages: Stages = unobserved,
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Run the version of `card` on images, each in whatever batch has room for it; see the port."""
@@ -198,7 +198,7 @@ class Batcher:
 
 
 class _Deserted:
-    """Cancels a batch when the last one who waited for it has gone."""
+    """Cancels a batch when its last waiter has left."""
 
     def __init__(self, batch: Sequence[_Waiting], task: asyncio.Task[None]) -> None:
         self._batch = batch

@@ -1,26 +1,36 @@
-"""A Predict request written by hand around its pixels: they are copied once, where protobuf would copy them four times.
+"""Predict requests and answers: pixels to tensors, tensors to vectors, and manifests. No Python lists of numbers.
 
-What is small is still protobuf's: only what surrounds a tensor's content, and the entry of the map that it stands in,
-is put down byte by byte.
+A request is written by hand around its pixels, which are copied once; protobuf would copy them four times. Only what
+surrounds a tensor's content, and its map entry, is written by hand; the rest is protobuf's.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest
-from microtome.tfserving.v1.tensor_pb2 import Tensor
-from service.delimited import opening
+from microtome.protobuf import after_varint, field_prefix
+from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
+from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
+from microtome.manifest import Manifest, ModelCard
+from service.core.ports import Pixels, Vectors
+from service.errors import ModelServerFault
+
+IMAGES = "images"
+"""Alias of the input in the `serving_default` signature."""
 
 _INPUTS, _KEY, _VALUE = PredictRequest.INPUTS_FIELD_NUMBER, 1, 2
+_ADAPTER = TypeAdapter(Manifest)
 
 
 class WireTensor(NamedTuple):
     """A serialised `Tensor` message, in pieces that are joined only in the request.
 
     Attributes:
-        pieces: one behind the other.
+        pieces: to be concatenated.
         size: bytes of all of them.
     """
 
@@ -28,15 +38,15 @@ class WireTensor(NamedTuple):
     size: int
 
 
-def laid(head: Tensor, arrays: Sequence[NDArray[object]]) -> WireTensor:  # type: ignore[type-var]  # any dtype
-    """Lay arrays one behind the other as the content of a tensor.
+def tensor_of(head: Tensor, arrays: Sequence[NDArray[object]]) -> WireTensor:  # type: ignore[type-var]  # any dtype
+    """Concatenate arrays as the content of a tensor.
 
     Args:
         head: dtype and shape of the whole, and no content.
         arrays: C-contiguous and little-endian.
     """
     content = sum(array.nbytes for array in arrays)
-    start = head.SerializeToString() + opening(Tensor.TENSOR_CONTENT_FIELD_NUMBER, content)
+    start = head.SerializeToString() + field_prefix(Tensor.TENSOR_CONTENT_FIELD_NUMBER, content)
     return WireTensor((start, *(array.data for array in arrays)), len(start) + content)
 
 
@@ -45,6 +55,81 @@ def predict_request(spec: ModelSpec, inputs: Mapping[str, WireTensor], outputs: 
     pieces: list[bytes | memoryview] = [PredictRequest(model_spec=spec, output_filter=outputs).SerializeToString()]
     for name, tensor in inputs.items():
         key = name.encode()
-        entry = opening(_KEY, len(key)) + key + opening(_VALUE, tensor.size)
-        pieces += [opening(_INPUTS, len(entry) + tensor.size) + entry, *tensor.pieces]
+        entry = field_prefix(_KEY, len(key)) + key + field_prefix(_VALUE, tensor.size)
+        pieces += [field_prefix(_INPUTS, len(entry) + tensor.size) + entry, *tensor.pieces]
     return b"".join(pieces)
+
+
+def pixels_tensor(images: Sequence[Pixels]) -> WireTensor:
+    """Concatenate N images, each uint8 [height, width, 3]: copied only into the request."""
+    shape = _shape((len(images), *images[0].shape))
+    return tensor_of(Tensor(dtype=DataType.DATA_TYPE_UINT8, tensor_shape=shape), images)
+
+
+def query_tensor() -> WireTensor:
+    """Build the `manifest` signature's input: one number, which sets nothing but the batch size."""
+    return tensor_of(Tensor(dtype=DataType.DATA_TYPE_INT32, tensor_shape=_shape((1,))), [np.zeros(1, "<i4")])
+
+
+def vectors(answer: PredictResponse, card: ModelCard, outputs: Sequence[str], rows: int) -> dict[str, Vectors]:
+    """Read named vectors, each float32 [rows, D], and check everything that the server might get wrong.
+
+    TensorFlow Serving never checks shapes: given the wrong pixels it answers OK with numbers that mean nothing.
+
+    Raises:
+        ModelServerFault: another version, a missing output, a wrong dtype, shape or length, a value that is not finite.
+    """
+    if answer.model_spec.version.value != card.version:
+        raise ModelServerFault(
+            f"Asked for version {card.version} of {card.name!r}, got {answer.model_spec.version.value}."
+        )
+    return {name: _vectors(answer, name, rows, card.outputs[name].dim) for name in outputs}
+
+
+def _vectors(answer: PredictResponse, name: str, rows: int, dim: int) -> Vectors:
+    tensor = answer.outputs.get(name)
+    if tensor is None or tensor.dtype != DataType.DATA_TYPE_FLOAT:
+        raise ModelServerFault(f"The model server did not return output {name!r} as float32.")
+    # *_val is what the server sends unless told otherwise; a packed float_val is the same bytes as tensor_content.
+    content = tensor.tensor_content or tensor.float_val
+    shape = [d.size for d in tensor.tensor_shape.dim]
+    if not shape or shape[0] != rows or prod(shape) != rows * dim or len(content) != 4 * rows * dim:
+        raise ModelServerFault(f"Expected output {name!r} of {rows} x {dim} numbers, got shape {shape}.")
+    found = np.frombuffer(content, "<f4").reshape(rows, dim)
+    if not np.isfinite(found).all():
+        spoiled = np.flatnonzero(~np.isfinite(found).all(axis=1)).tolist()
+        raise ModelServerFault(f"Output {name!r} has values that are not finite.", rows=spoiled)
+    return found
+
+
+def read_manifest(model: str, answer: PredictResponse) -> Manifest:
+    """Parse and check the manifest.
+
+    Fields that we do not know are ignored, so that a newer exporter can add some; a newer `schema` is refused.
+
+    Raises:
+        ModelServerFault: no manifest, or one that we cannot read.
+    """
+    tensor = answer.outputs.get("manifest")
+    if tensor is None or not tensor.string_val:
+        # In tensor_content, strings are varint lengths followed by the bytes; here is one string.
+        raw = after_varint(tensor.tensor_content) if tensor is not None else b""
+    else:
+        raw = tensor.string_val[0]
+    try:
+        manifest = _ADAPTER.validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the document"
+        raise ModelServerFault(
+            f"Model {model!r} has a manifest that we cannot read: {where}: {first['msg']}."
+        ) from error
+    if min(manifest.input.height, manifest.input.width, manifest.max_batch_size) < 1:
+        raise ModelServerFault(f"Model {model!r} has a manifest with a size or a largest batch of nothing.")
+    if manifest.default_output not in {output.name for output in manifest.outputs}:
+        raise ModelServerFault(f"Model {model!r} names a default output that it does not have.")
+    return manifest
+
+
+def _shape(sizes: Sequence[int]) -> TensorShape:
+    return TensorShape(dim=[TensorShape.Dim(size=size) for size in sizes])

@@ -1,34 +1,33 @@
-"""Which version of which model requests go to now, and whether it really works. `upkeep.py` finds that out."""
+"""The models and their versions in use, and whether they work; kept up to date by `watcher.py`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
 from microtome.manifest import ModelCard
-from service.core.deadline import Deadline
 from service.core.ports import Pixels, Vectors
-from service.core.timings import Stages, nobody, timed
+from service.core.timeouts import Deadline
+from service.core.timings import Stages, timed, unobserved
 from service.errors import (
     DeadlineExceeded,
     ModelNotReady,
     ModelServerDown,
-    ServiceError,
     UnknownModel,
     UnknownVersion,
+    restated,
     unknown,
 )
 from service.model_server.replicas import Replicas
-from service.model_server.state import Served, Timing
-from service.model_server.watcher import AVAILABLE, Upkeep
+from service.model_server.watcher import AVAILABLE, ModelState, Timing, Watcher
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
 
-class Catalogue:
+class ModelRegistry:
     """The models served here, kept up to date by `run`. Implements the core's `ModelServer` port."""
 
     def __init__(  # noqa: PLR0913, collaborators
         self,
-        rpc: Replicas,
+        servers: Replicas,
         models: Sequence[str],
         *,
         label: str | None = None,
@@ -40,23 +39,25 @@ class Catalogue:
         """Know nothing yet.
 
         Args:
-            rpc: the model servers.
-            models: names of the models to look after.
+            servers: the model servers.
+            models: names of the models to watch.
             label: the version that has it is used; None for the newest.
-            timing: when to ask and how long to wait.
-            metrics: told which version is in use, and whether it is ready.
-            log: told what changes.
+            timing: intervals and timeouts.
+            metrics: show which version is in use, and whether it is ready.
+            log: told of changes.
             clock: seconds.
         """
-        self._rpc = rpc
-        self._models = {name: Served() for name in models}
+        self._servers = servers
+        self._models = {name: ModelState() for name in models}
         self._timing = timing
         self._clock = clock
-        self._upkeep = Upkeep(rpc, self._models, label=label, timing=timing, metrics=metrics, log=log, clock=clock)
+        self._watcher = Watcher(
+            servers, self._models, label=label, timing=timing, metrics=metrics, log=log, clock=clock
+        )
 
     async def run(self) -> None:
-        """Keep the catalogue up to date until cancelled."""
-        await self._upkeep.run()
+        """Keep the registry up to date until cancelled."""
+        await self._watcher.run()
 
     def cards(self) -> dict[str, ModelCard | None]:
         """Return every model by name, with the version in use, if any has answered yet."""
@@ -77,7 +78,7 @@ class Catalogue:
         if entry.card is not None:
             return entry.card
         if isinstance(entry.error, ModelServerDown):
-            raise _again(entry.error)
+            raise restated(entry.error)
         raise ModelNotReady(
             f"No version of model {model!r} has answered yet. Try again in a few seconds.", retry_after=2
         )
@@ -89,19 +90,19 @@ class Catalogue:
             return entry.card
         if version in entry.pinned:
             return entry.pinned[version]
-        states = await self._rpc.versions(model, timeout=self._timing.call)
+        states = await self._servers.versions(model, timeout=self._timing.call)
         if states.get(version) != AVAILABLE:
             known = sorted((number for number, state in states.items() if state == AVAILABLE), reverse=True)
             listed = ", ".join(map(str, known)) or "none"
             raise UnknownVersion(f"Model {model!r} has no version {version}. Available: {listed}.")
-        return entry.pinned.setdefault(version, await self._upkeep.read(model, version))
+        return entry.pinned.setdefault(version, await self._watcher.read(model, version))
 
     async def renewed(self, card: ModelCard) -> ModelCard:
-        """Look at once for the version that has taken the place of `card`; see the port."""
+        """Look now for the version that has replaced `card`; see the port."""
         model = self._models[card.name]
-        async with model.looking:
+        async with model.lock:
             if model.card == card:
-                await self._upkeep.look(card.name)
+                await self._watcher.poll(card.name)
         return self.card(card.name)
 
     async def infer(
@@ -109,32 +110,27 @@ class Catalogue:
         card: ModelCard,
         outputs: Sequence[str],
         images: Sequence[Pixels],
-        stages: Stages = nobody,
+        stages: Stages = unobserved,
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Run the version of `card`; see the port."""
         model = self._models[card.name]
         if not model.confirmed and model.error is not None:
-            raise _again(model.error)
+            raise restated(model.error)
         seconds = min(self._timing.infer, deadline.left()) if deadline else self._timing.infer
         if seconds <= 0:
             raise DeadlineExceeded("The time allowed was over before the model server was asked.")
         try:
             with timed(stages, "infer"):
-                return await self._upkeep.predict(card, outputs, images, timeout=seconds)
+                return await self._watcher.predict(card, outputs, images, timeout=seconds)
         except ModelServerDown as error:
-            self._upkeep.lost(card.name, error)
+            self._watcher.lost(card.name, error)
             raise
         except ModelNotReady:
             model.pinned.pop(card.version, None)
             raise
 
-    def _served(self, model: str) -> Served:
+    def _served(self, model: str) -> ModelState:
         if model not in self._models:
             raise UnknownModel(unknown("model", model, self._models))
         return self._models[model]
-
-
-def _again(error: ServiceError) -> ServiceError:
-    """Make a fresh copy to raise: one exception instance raised by many requests would collect all their tracebacks."""
-    return type(error)(str(error))

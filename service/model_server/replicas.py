@@ -1,10 +1,10 @@
-"""Several model servers that serve the same models, as one: calls go round, and past those that are down.
+"""Several model servers that serve the same models, as one: round robin over those that are up.
 
-A replica is down from a failed call or a status that did not come in time until it answers a status again. Calls under
-way at a replica that goes down, frozen ones included, are asked elsewhere once: an inference changes nothing, so asking
-twice is safe. With all of them down each is tried all the same, since one of them is the first to be back.
+A replica is down from a failed call, or a status that timed out, until it answers a status again. A call to a replica
+that goes down, frozen ones included, is repeated at another one once: an inference changes nothing, so that is safe.
+While all are down each is still tried.
 
-What stands behind one address is found by DNS alone: `dns:///name:port` with a headless service goes round by itself.
+Servers behind one address are found by DNS alone: gRPC goes round the addresses of `dns:///name:port`.
 """
 
 import asyncio
@@ -15,14 +15,15 @@ from time import monotonic
 from typing import TypeVar
 
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
+from microtome.manifest import Manifest
 from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ModelServerFault, ServiceError
-from service.model_server.predict_encoding import WireTensor
-from service.model_server.rpc import ModelServerRpc, Outgoing, untraced
+from service.model_server.client import ModelServerRpc, Outgoing, untraced
+from service.model_server.predict_encoding import WireTensor, query_tensor, read_manifest
 
 T = TypeVar("T")
 
 _ASKS = 3
-"""How often each address is asked what a label stands for: calls go round, and three servers behind it are heard."""
+"""How often each address is asked for a label's version: gRPC goes round up to three servers behind it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,21 +33,21 @@ class _Replica:
 
 
 class Replicas:
-    """Speaks to whichever replica lives; with one address it is that one."""
+    """Calls a replica that is up; with one address always that one."""
 
     def __init__(self, addresses: Sequence[str], outgoing: Outgoing = untraced) -> None:
         """Connect when first used. Needs a running event loop.
 
         Args:
             addresses: at least one, each `host:port`, `dns:///…` or `unix:/path`.
-            outgoing: says which trace a call belongs to.
+            outgoing: returns the metadata of a call's trace.
         """
         self._replicas = [_Replica(ModelServerRpc(address, outgoing)) for address in addresses]
         self._next = 0
         self._looking: dict[tuple[int, str], asyncio.Task[dict[int, str]]] = {}
 
     def trouble(self) -> str | None:
-        """Say, for people, how many of them are down; None when none is."""
+        """Return, for people, how many of them are down; None when none is."""
         down = sum(replica.went_down.is_set() for replica in self._replicas)
         return f"{down} of {len(self._replicas)} cannot be reached." if down else None
 
@@ -54,11 +55,11 @@ class Replicas:
         """Return the state of each version; available is what every living replica has, or, if there is none, any.
 
         Raises:
-            ServiceError: no replica answered, see `statuses.py`.
+            ServiceError: no replica answered, see `client.py`.
         """
         looks = [self._look(number, model, timeout) for number in range(len(self._replicas))]
         living = [look for look, replica in zip(looks, self._replicas, strict=True) if not replica.went_down.is_set()]
-        # One that is down is asked too, but nobody waits for it while others live.
+        # One that is down is asked too, but not waited for while others are up.
         await asyncio.wait(living or looks)
         answers = [look for look in looks if look.done() and not look.cancelled()]
         states = [look.result() for look in answers if look.exception() is None]
@@ -79,7 +80,7 @@ class Replicas:
         """Run a signature of exactly this version on one replica, and on another if that one cannot.
 
         Raises:
-            ServiceError: see `statuses.py`.
+            ServiceError: see `client.py`.
         """
         end = monotonic() + timeout
 
@@ -93,13 +94,23 @@ class Replicas:
         try:
             return await _while_up(first, call)
         except (ModelServerDown, ModelNotReady):
-            # Down, or not as far as the others with a new version.
+            # Down, or behind the others with a new version.
             return await call(second)
 
-    async def labelled(self, model: str, label: str, *, timeout: float) -> int | None:  # noqa: ASYNC109, as above
-        """Return the version that a label stands for where it can be asked; None unless all that answer agree on one.
+    async def manifest(self, model: str, version: int, *, timeout: float) -> Manifest:  # noqa: ASYNC109, as above
+        """Ask a version of a model for its own description.
 
-        They do not for the seconds in which a rollout moves the label from server to server.
+        Raises:
+            ServiceError: as the model server reports it, see `to_service_error`.
+            ModelServerFault: no manifest, or one of another form.
+        """
+        answer = await self.predict(model, version, "manifest", {"query": query_tensor()}, [], timeout=timeout)
+        return read_manifest(model, answer)
+
+    async def labelled(self, model: str, label: str, *, timeout: float) -> int | None:  # noqa: ASYNC109, as above
+        """Return the version of a label; None unless all replicas that answer agree on one.
+
+        They disagree for the seconds in which a rollout moves the label from server to server.
         """
         living = [replica for replica in self._replicas if not replica.went_down.is_set()]
         asks = (replica.rpc.labelled(model, label, timeout=timeout) for replica in living for _ in range(_ASKS))
@@ -122,7 +133,7 @@ class Replicas:
             await replica.rpc.close()
 
     def _two(self) -> tuple[_Replica, _Replica]:
-        """Return whose turn it is, and who stands in: the living ones first."""
+        """Return the next replica and its substitute: those that are up first."""
         self._next = (self._next + 1) % len(self._replicas)
         turn = self._replicas[self._next :] + self._replicas[: self._next]
         first, second = sorted(turn, key=lambda replica: replica.went_down.is_set())[:2]
@@ -140,19 +151,18 @@ class Replicas:
     def _looked(self, key: tuple[int, str], task: "asyncio.Task[dict[int, str]]") -> None:
         del self._looking[key]
         if not task.cancelled():
-            # Looked at, lest asyncio complains of an error that nobody waited for.
-            task.exception()
+            task.exception()  # marked as seen: every caller may have left
 
 
 def merged(states: Sequence[Mapping[int, str]]) -> dict[int, str]:
-    """Say of each version what its state is over all replicas."""
+    """Return each version's state over all replicas."""
     available = [{version for version, state in known.items() if state == "available"} for known in states]
     usable = set.intersection(*available) or set.union(*available)
-    # Of a version that only some replicas have ready, what others say; of one that some lack, that it loads.
-    told = dict.fromkeys(set().union(*states), "loading")
+    # A version that only some replicas have ready has the others' state; one that some lack is loading.
+    states_by_version = dict.fromkeys(set().union(*states), "loading")
     for known in states:
-        told |= {version: state for version, state in known.items() if state != "available"}
-    return told | dict.fromkeys(usable, "available")
+        states_by_version |= {version: state for version, state in known.items() if state != "available"}
+    return states_by_version | dict.fromkeys(usable, "available")
 
 
 async def _status(replica: _Replica, model: str, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
@@ -181,7 +191,7 @@ async def _while_up(replica: _Replica, call: Callable[[_Replica], Awaitable[T]])
     try:
         await asyncio.wait((calling, watching), return_when=asyncio.FIRST_COMPLETED)
         if not calling.done():
-            raise ModelServerDown("The model server went down under the call.")  # noqa: TRY301, seen like the call's own
+            raise ModelServerDown("The model server went down under the call.")  # noqa: TRY301, handled like the call's own
         return await calling
     except ModelServerDown:
         replica.went_down.set()

@@ -10,9 +10,9 @@ import pytest
 
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from service.model_server.predict_encoding import WireTensor
-from service.model_server.registry import Catalogue
+from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.state import Timing
+from service.model_server.watcher import Timing
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer
@@ -72,10 +72,10 @@ def server(lite0_models: Path) -> Iterator[ModelServer]:
 
 
 @asynccontextmanager
-async def looked_after(servers: Replicas, clock: Clock) -> AsyncIterator[Catalogue]:
+async def looked_after(servers: Replicas, clock: Clock) -> AsyncIterator[ModelRegistry]:
     """A catalogue that has found its model."""
     log = configure("json", "error")
-    catalogue = Catalogue(servers, ["lite0"], timing=TIMING, metrics=Metrics(), log=log, clock=clock)
+    catalogue = ModelRegistry(servers, ["lite0"], timing=TIMING, metrics=Metrics(), log=log, clock=clock)
     keeping = asyncio.create_task(catalogue.run())
     async with asyncio.timeout(30):
         while catalogue.readiness()["lite0"] is not None:  # noqa: ASYNC110, polled like a probe

@@ -8,9 +8,9 @@ import pytest
 
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.coalescing import CoalescingCache
-from service.cache.float16 import HalvedCache
+from service.cache.float16 import Float16Cache
 from service.cache.memory import MemoryCache
-from service.cache.metered import CountedCache, Counts
+from service.cache.metered import Counts, MeteredCache
 from service.cache.null import NullCache
 from service.cache.redis.cache import RedisCache
 from service.cache.redis.client import RedisServers
@@ -46,9 +46,9 @@ MAKES: dict[str, Callable[[str], VectorCache]] = {
     "fail-open": fail_open,
     "gathered": lambda url: CoalescingCache(redis(url)),
     "write-behind": behind,
-    "counted": lambda url: CountedCache(redis(url), Counts("redis", Metrics())),
-    "halved": lambda url: HalvedCache(redis(url)),
-    "all at once": lambda url: HalvedCache(TieredCache(MemoryCache(1 << 20), CoalescingCache(behind(url)))),
+    "counted": lambda url: MeteredCache(redis(url), Counts("redis", Metrics())),
+    "halved": lambda url: Float16Cache(redis(url)),
+    "all at once": lambda url: Float16Cache(TieredCache(MemoryCache(1 << 20), CoalescingCache(behind(url)))),
     "memory over redis": lambda url: TieredCache(MemoryCache(1 << 20), redis(url)),
     "memory over nothing": lambda _: TieredCache(MemoryCache(1 << 20), NullCache()),
 }
@@ -178,7 +178,7 @@ async def test_a_spoiled_value_is_a_miss_and_counted(valkey: Valkey, spoil: str)
 def test_every_kind_is_held_to_the_contract() -> None:
     """The table above names every cache that the gateway can be put together from."""
     package = Path(__file__).parents[2] / "service" / "cache"
-    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "breaker", "leases", "checksum", "guard"}
+    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "leases", "checksum"}
     assert kinds == {
         *("memory", "circuit_breaker", "tiered", "null", "coalescing", "write_behind", "metered", "float16")
     }

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from service.model_server.registry import Catalogue
+from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.state import Timing
+from service.model_server.watcher import Timing
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.configured import ConfiguredModelServer
@@ -53,14 +53,14 @@ def servers(lite0_models: Path) -> Iterator[list[Labelled]]:
             server.destroy()
 
 
-def following(rpc: Replicas) -> Catalogue:
+def following(rpc: Replicas) -> ModelRegistry:
     """A catalogue that follows the label."""
     log = configure("json", "error")
-    return Catalogue(rpc, ["lite0"], label="stable", timing=Timing(), metrics=Metrics(), log=log)
+    return ModelRegistry(rpc, ["lite0"], label="stable", timing=Timing(), metrics=Metrics(), log=log)
 
 
 @asynccontextmanager
-async def kept_up(catalogue: Catalogue) -> AsyncIterator[None]:
+async def kept_up(catalogue: ModelRegistry) -> AsyncIterator[None]:
     """Keep it up to date from when it has found a version to the end of the block."""
     keeping = asyncio.create_task(catalogue.run())
     async with asyncio.timeout(30):
@@ -81,7 +81,7 @@ async def rpc(servers: list[Labelled]) -> AsyncIterator[Replicas]:
 
 
 @pytest.fixture
-async def catalogue(rpc: Replicas) -> AsyncIterator[Catalogue]:
+async def catalogue(rpc: Replicas) -> AsyncIterator[ModelRegistry]:
     """A catalogue that follows the label; at first both servers have loaded both versions and say that it is 1."""
     async with asyncio.timeout(30):
         while await rpc.versions("lite0", timeout=2.0) != dict.fromkeys((1, 2), "available"):  # noqa: ASYNC110, as above
@@ -102,13 +102,13 @@ async def told(rpc: Replicas, servers: list[Labelled], *labels: Mapping[str, int
         await alone.close()
 
 
-async def looked(catalogue: Catalogue) -> int:
+async def looked(catalogue: ModelRegistry) -> int:
     """Let the catalogue look anew, and return the version that it uses then."""
     return (await catalogue.renewed(catalogue.card("lite0"))).version
 
 
 async def test_the_label_decides_and_not_the_number(
-    rpc: Replicas, servers: list[Labelled], catalogue: Catalogue
+    rpc: Replicas, servers: list[Labelled], catalogue: ModelRegistry
 ) -> None:
     """Version 1 although there is a 2; and 2 when the label has moved on every server, not before."""
     assert await looked(catalogue) == 1
@@ -123,7 +123,7 @@ async def test_the_label_decides_and_not_the_number(
 
 
 async def test_a_label_that_stands_for_nothing_changes_nothing(
-    rpc: Replicas, servers: list[Labelled], catalogue: Catalogue
+    rpc: Replicas, servers: list[Labelled], catalogue: ModelRegistry
 ) -> None:
     """The version in use stays in use; whoever comes then takes the newest."""
     assert catalogue.card("lite0").version == 1

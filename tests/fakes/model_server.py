@@ -7,9 +7,9 @@ from math import inf
 import numpy as np
 
 from microtome.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
-from service.core.deadline import Deadline
 from service.core.ports import Pixels, Vectors
-from service.core.timings import Stages, nobody
+from service.core.timeouts import Deadline
+from service.core.timings import Stages, unobserved
 from service.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -109,7 +109,7 @@ class FakeModelServer:
         card: ModelCard,
         outputs: Sequence[str],
         images: Sequence[Pixels],
-        stages: Stages = nobody,
+        stages: Stages = unobserved,
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Compute the outputs from the pixels."""

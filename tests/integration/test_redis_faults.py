@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from service.cache.circuit_breaker import FailOpenCache
-from service.cache.leases import HeldClaims, RedisClaims
+from service.cache.leases import HeldLeases, RedisLeases
 from service.cache.redis.cache import RedisCache
 from service.cache.redis.client import RedisServers
 from service.telemetry.logs import configure
@@ -179,14 +179,14 @@ async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: byt
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     metrics = Metrics()
-    servers, held = RedisServers(f"redis://{login}{host}:{port}", timeout=BUDGET), HeldClaims(60)
+    servers, held = RedisServers(f"redis://{login}{host}:{port}", timeout=BUDGET), HeldLeases(60)
     store = RedisCache(servers, ttl=60, metrics=metrics, held=held)
     log = configure("json", "error")
     cache = FailOpenCache(store, budget=BUDGET, window=0.001, metrics=metrics, log=log)
-    claims = RedisClaims(servers, held, reads=cache.reads, writes=cache.writes)
+    leases = RedisLeases(servers, held, reads=cache.reads, writes=cache.writes)
     for _ in range(3):
-        assert {} == (await claims.take(["k", "l"])).found
-        claims.give_back(["k", "l"])
+        assert {} == (await leases.acquire(["k", "l"])).found
+        leases.release(["k", "l"])
         await asyncio.sleep(0.002)
         assert [None, None] == await cache.get_many(["k", "l"])
         await cache.put_many({"k": b"v"})

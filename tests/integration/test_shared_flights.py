@@ -10,10 +10,10 @@ import pytest
 
 from service.application import open_cache
 from service.cache.circuit_breaker import FailOpenCache
-from service.cache.leases import HeldClaims, RedisClaims, claim_key
+from service.cache.leases import HeldLeases, RedisLeases, lease_key
 from service.cache.redis.cache import RedisCache
 from service.cache.redis.client import RedisServers
-from service.core.budget import Budget
+from service.core.admission import Budget
 from service.core.cache_keys import image_digest, vector_key
 from service.core.embedder import Embedder, Limits
 from service.core.requests import EmbedRequest, Source
@@ -34,10 +34,10 @@ class Gateway:
 
     def __init__(self, url: str, decoders: ThreadPoolExecutor, lease: float) -> None:
         self.server = FakeModelServer(card())
-        servers, held, metrics = RedisServers(url, timeout=5), HeldClaims(lease), Metrics()
+        servers, held, metrics = RedisServers(url, timeout=5), HeldLeases(lease), Metrics()
         store = RedisCache(servers, ttl=60, metrics=metrics, held=held)
         self.cache = FailOpenCache(store, budget=5, window=60, metrics=metrics, log=configure("json", "error"))
-        self.claims = RedisClaims(servers, held, reads=self.cache.reads, writes=self.cache.writes)
+        self.leases = RedisLeases(servers, held, reads=self.cache.reads, writes=self.cache.writes)
         self.embedder = Embedder(
             self.server,
             self.cache,
@@ -45,7 +45,7 @@ class Gateway:
             budget=Budget(640, "images"),
             decoders=decoders,
             observer=metrics,
-            claims=self.claims,
+            leases=self.leases,
         )
 
     async def sources(self, *images: bytes, outputs: Sequence[str] = ("mean",)) -> list[Source]:
@@ -130,7 +130,7 @@ async def test_a_gateway_that_dies_costs_its_lease(pair: Pair, valkey: Valkey) -
     alive = pair.gateway(lease=30.0)
     key = vector_key(card().manifest.fingerprint, "mean", image_digest(png()))
     with valkey.client() as client:
-        client.set(claim_key(key), "of a dead gateway", px=300)
+        client.set(lease_key(key), "of a dead gateway", px=300)
     assert ["miss"] == await alive.sources(png())
     assert 1 == len(alive.server.calls)
 
@@ -140,10 +140,10 @@ async def test_nobody_waits_for_longer_than_a_lease(pair: Pair, valkey: Valkey) 
     alive = pair.gateway(lease=0.3)
     key = vector_key(card().manifest.fingerprint, "mean", image_digest(png()))
     with valkey.client() as client:
-        client.set(claim_key(key), "for ever")
+        client.set(lease_key(key), "for ever")
     assert ["miss"] == await alive.sources(png())
     with valkey.client() as client:
-        assert b"for ever" == client.get(claim_key(key))
+        assert b"for ever" == client.get(lease_key(key))
 
 
 async def test_a_claim_ends_with_its_work(pair: Pair) -> None:
@@ -181,8 +181,8 @@ async def test_a_vector_that_is_not_written_is_not_waited_for(
         cache_lease=LONG,
         **setting,
     )
-    cache, claims, _ = open_cache(settings, Metrics(), configure("json", "error"))
-    assert not (await claims.take(["k", "l"])).elsewhere
+    cache, leases, _ = open_cache(settings, Metrics(), configure("json", "error"))
+    assert not (await leases.acquire(["k", "l"])).elsewhere
     with pair.valkey.client() as client:
         assert 2 == len(client.keys("mt1-claim:*"))
         await cache.put_many({"k": value})
@@ -197,7 +197,7 @@ async def test_a_vector_written_meanwhile_is_found_by_the_claim(pair: Pair) -> N
     one, two = pair.gateway(), pair.gateway()
     assert ["miss"] == await one.sources(png())
     key = vector_key(card().manifest.fingerprint, "mean", image_digest(png()))
-    taken = await two.claims.take([key])
+    taken = await two.leases.acquire([key])
     assert ({key}, frozenset()) == (set(taken.found), taken.elsewhere)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from random import uniform
 
 from service.cache.checksum import seal, unseal
-from service.cache.leases import HeldClaims
+from service.cache.leases import HeldLeases
 from service.cache.redis.client import RedisServers
 from service.telemetry.metrics import Metrics
 
@@ -12,24 +12,24 @@ _TTL_JITTER = 0.1
 
 
 class RedisCache:
-    """One MGET for all keys of a request, one pipeline for its writes; values sealed, see `envelope.py`."""
+    """One MGET for all keys of a request, one pipeline for its writes; values have a checksum, see `checksum.py`."""
 
-    def __init__(self, servers: RedisServers, *, ttl: float, metrics: Metrics, held: HeldClaims | None = None) -> None:
+    def __init__(self, servers: RedisServers, *, ttl: float, metrics: Metrics, held: HeldLeases | None = None) -> None:
         """Keep vectors there.
 
         Args:
             servers: where; closed with this cache.
             ttl: seconds that an entry stays, give or take a tenth, so that what was stored together expires apart.
             metrics: counts values that are not what was stored.
-            held: this process's claims, each given back by the write of its vector.
+            held: this process's leases, each released with the write of its vector.
         """
         self._servers = servers
         self._ttl = ttl
         self._metrics = metrics
-        self._held = held or HeldClaims(1.0)
+        self._held = held or HeldLeases(1.0)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the values in the order of the keys, None for absent and for spoiled ones.
+        """Return the values in the order of the keys, None for absent and for corrupt ones.
 
         Raises:
             CacheUnavailable: Redis did not answer, or answered with an error.
@@ -40,14 +40,14 @@ class RedisCache:
         return [None if value is None else self._unsealed(key, value) for key, value in zip(keys, values, strict=True)]
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
-        """Store values, and give back the claims on them.
+        """Store values, and release the leases on them.
 
         Raises:
             CacheUnavailable: Redis did not answer, or answered with an error.
         """
         stores = [("SET", key, seal(key, value), "PX", self._milliseconds()) for key, value in entries.items()]
-        # Behind the values in the same pipeline: whoever finds a vector unclaimed finds the vector, too.
-        await self._servers.run([*stores, *self._held.releases(entries)])
+        # After the values in the same pipeline: a gateway that finds no lease finds the vector.
+        await self._servers.run([*stores, *self._held.release_commands(entries)])
 
     async def close(self) -> None:
         """Close the connections."""

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.connection import SSLConnection, parse_url
 
 from service.cache.redis.url import Place, place
-from service.core.timeouts import Patience
+from service.core.timeouts import SharedTimeout
 from service.errors import CacheUnavailable
 
 _CLIENT = "microtome"
@@ -47,7 +47,7 @@ class RedisServers:
             ValueError: the address has another form.
         """
         self._timeout = timeout
-        self._patience = Patience(timeout)
+        self._patience = SharedTimeout(timeout)
         self._client, self._sentinel = _opened(place(url), timeout)
         self._connections = _Connections(self._client) if isinstance(self._client, Redis) else None
         self._discovery: asyncio.Task[object] | None = None

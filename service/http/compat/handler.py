@@ -10,11 +10,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.core.deadline import within
-from service.core.intake import Intake
+from service.core.embedder import Intake
 from service.core.ports import Observer
 from service.core.remote_images import Image
 from service.core.requests import Embedded, EmbedRequest
+from service.core.timeouts import within
 from service.core.timings import Timings, timed
 from service.core.vectors import checked_dimensions
 from service.errors import BadRequest, TooManyImages

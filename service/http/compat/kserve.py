@@ -16,7 +16,8 @@ from starlette.responses import Response
 
 from microtome import __version__
 from microtome.manifest import ModelCard
-from service.core.available import available
+from service import kserve
+from service.core.ports import available_versions
 from service.core.requests import Embedded
 from service.errors import BadRequest, ModelNotReady, UnknownModel, unknown
 from service.http.compat.errors import inference_error
@@ -24,9 +25,7 @@ from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import TEXT, described
 from service.http.openapi import RED_PNG
 from service.http.parameters import unknown_name
-from service.inference_protocol import metadata
-from service.inference_protocol.asking import PARAMETERS, asking, version_number
-from service.inference_protocol.tensors import Tensor, element, images_in, one_input
+from service.kserve import PARAMETERS, Tensor, element, images_in, one_input, read_request, version_number
 
 _HEADER = "inference-header-content-length"
 _FIELDS = {"id", "parameters", "inputs", "outputs"}
@@ -253,7 +252,7 @@ class _Endpoints:
                 raise unknown_name(name, PARAMETERS)
         limits = self._handler.limits
         images = images_in(one_input(body.inputs), max_images=limits.max_images, max_bytes=limits.max_image_bytes)
-        asked = asking(model, version, body.outputs, body.parameters, list(self._models.card(model).outputs))
+        asked = read_request(model, version, body.outputs, body.parameters, list(self._models.card(model).outputs))
 
         def answer(embedded: Embedded) -> Response:
             return _write(body, embedded.card.name, embedded.card.version, asked.answers(embedded))
@@ -269,7 +268,7 @@ class _Endpoints:
 
     async def server(self) -> dict[str, object]:
         """Say what this is."""
-        return {"name": metadata.NAME, "version": __version__, "extensions": list(metadata.EXTENSIONS)}
+        return {"name": kserve.NAME, "version": __version__, "extensions": list(kserve.EXTENSIONS)}
 
     async def live(self) -> dict[str, bool]:
         """Say that the process is alive."""
@@ -304,10 +303,10 @@ class _Endpoints:
         card = await self._card(request)
         return {
             "name": card.name,
-            "versions": [str(number) for number in available(self._models, card)],
-            "platform": metadata.PLATFORM,
-            "inputs": [_described(tensor) for tensor in metadata.INPUTS],
-            "outputs": [_described(tensor) for tensor in metadata.outputs_of(card)],
+            "versions": [str(number) for number in available_versions(self._models, card)],
+            "platform": kserve.PLATFORM,
+            "inputs": [_described(tensor) for tensor in kserve.INPUTS],
+            "outputs": [_described(tensor) for tensor in kserve.outputs_of(card)],
         }
 
     async def _card(self, request: Request) -> ModelCard:
@@ -316,7 +315,7 @@ class _Endpoints:
         return self._models.card(model) if number is None else await self._models.card_of(model, number)
 
 
-def _described(tensor: metadata.TensorMetadata) -> dict[str, object]:
+def _described(tensor: kserve.TensorMetadata) -> dict[str, object]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 

@@ -17,11 +17,10 @@ from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from service.auth import Keyring
 from service.core.ports import VectorCache
 from service.core.remote_images import Fetcher
-from service.grpc.images import CallLimits
+from service.grpc.embed import CallLimits
 from service.grpc.kserve import Inference
-from service.grpc.methods import Methods
 from service.grpc.middleware import Calls
-from service.grpc.server import Encryption, Listening, grpc_server
+from service.grpc.server import Encryption, Listening, Methods, grpc_server
 from service.http.bodies import BodyLimits
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import free_port

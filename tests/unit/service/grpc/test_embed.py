@@ -13,8 +13,7 @@ from grpc import StatusCode
 
 from microtome.v1 import embedding_pb2 as pb
 from service.errors import ModelServerDown, ModelServerFault
-from service.grpc.details import reason
-from service.grpc.statuses import STATUS
+from service.grpc.errors import STATUS, reason
 from tests.pictures import png
 from tests.unit.service.grpc.conftest import Service, reason_of, service_with, status_of, unpacked
 

@@ -3,8 +3,7 @@
 from grpc import StatusCode
 
 from service.errors import RequestRejected, ServiceError, TemporarilyUnable, slug
-from service.grpc.details import described, reason
-from service.grpc.statuses import COUNTED_AS, STATUS
+from service.grpc.errors import COUNTED_AS, STATUS, described, reason
 from service.http.problems import STATUS as HTTP_STATUS
 from tests.unit.service.grpc.conftest import reason_of
 from tests.unit.service.test_errors import leaves

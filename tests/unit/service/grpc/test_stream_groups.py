@@ -13,7 +13,7 @@ from grpc import StatusCode
 from microtome.v1 import embedding_pb2 as pb
 from service.cache.coalescing import CoalescingCache
 from service.cache.memory import MemoryCache
-from service.grpc.stream_writer import MAX_MESSAGE_BYTES, Answer, Outbox
+from service.grpc.stream_writer import MAX_MESSAGE_BYTES, Answer, StreamWriter
 from tests.pictures import png
 from tests.unit.service.grpc.conftest import Service, reason_of, service_with, status_of
 from tests.unit.service.grpc.test_stream import Stream, answers, ending, message
@@ -254,7 +254,9 @@ async def test_what_is_ready_meanwhile_goes_out_together() -> None:
         messages.append([int(each.id) for each in several])
         await writable.wait()
 
-    outbox = Outbox(write, lambda answer: written.append(answer.name), announcing=pb.EmbedStreamResponse(max_images=8))
+    outbox = StreamWriter(
+        write, lambda answer: written.append(answer.name), announcing=pb.EmbedStreamResponse(max_images=8)
+    )
     sizes = [10, 10, MAX_MESSAGE_BYTES // 2, MAX_MESSAGE_BYTES // 2 + 1, 2 * MAX_MESSAGE_BYTES, 10]
     bodies = [
         pb.StreamAnswer(result=pb.ImageResult(embeddings=[pb.Embedding(data=bytes(size))])).SerializeToString()

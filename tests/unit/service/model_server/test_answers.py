@@ -26,11 +26,11 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
-from service.model_server.codec import pixels_tensor, query_tensor
-from service.model_server.registry import Catalogue
+from service.model_server.client import ModelServerRpc
+from service.model_server.predict_encoding import pixels_tensor, query_tensor
+from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.rpc import ModelServerRpc
-from service.model_server.state import Timing
+from service.model_server.watcher import Timing
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import SIZE, card
 from tests.unit.service.http.conftest import KeptLog
@@ -103,12 +103,12 @@ async def started(serving: Serving) -> tuple[grpc.aio.Server, int]:
 
 
 @asynccontextmanager
-async def catalogue_over(serving: Serving, log: KeptLog) -> AsyncIterator[Catalogue]:
+async def catalogue_over(serving: Serving, log: KeptLog) -> AsyncIterator[ModelRegistry]:
     """A catalogue that looks after one model there, and has found it."""
     server, port = await started(serving)
     rpc = Replicas([f"127.0.0.1:{port}"])
     timing = Timing(poll=0.02, retry=0.02)
-    catalogue = Catalogue(rpc, ["toy"], timing=timing, metrics=Metrics(), log=log)
+    catalogue = ModelRegistry(rpc, ["toy"], timing=timing, metrics=Metrics(), log=log)
     keeping = asyncio.create_task(catalogue.run())
     try:
         async with asyncio.timeout(20):
@@ -124,7 +124,7 @@ async def catalogue_over(serving: Serving, log: KeptLog) -> AsyncIterator[Catalo
         await server.stop(None)
 
 
-async def failure(catalogue: Catalogue, name: str = "mean") -> ServiceError | None:
+async def failure(catalogue: ModelRegistry, name: str = "mean") -> ServiceError | None:
     """Ask for the vectors of two images, and return what is wrong with the answer."""
     try:
         await catalogue.infer(catalogue.card("toy"), [name], PIXELS)

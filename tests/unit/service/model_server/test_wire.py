@@ -6,8 +6,7 @@ from google.protobuf.wrappers_pb2 import Int64Value
 
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
-from service.model_server.codec import pixels_tensor, query_tensor
-from service.model_server.predict_encoding import predict_request
+from service.model_server.predict_encoding import pixels_tensor, predict_request, query_tensor
 
 
 @pytest.mark.parametrize("count", [1, 3])

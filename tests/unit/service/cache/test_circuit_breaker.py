@@ -1,6 +1,6 @@
 """After a failure nobody asks for a window, and then one does."""
 
-from service.cache.breaker import Breaker
+from service.cache.circuit_breaker import Breaker
 
 
 class Clock:

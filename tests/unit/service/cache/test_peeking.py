@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from service.application import open_cache
-from service.cache.float16 import HalvedCache
+from service.cache.float16 import Float16Cache
 from service.cache.memory import MemoryCache
 from service.cache.metered import Counts
 from service.cache.null import NullCache
 from service.cache.tiered import TieredCache
-from service.core.peeking import peek_of
-from service.core.ports import VectorCache
+from service.core.ports import VectorCache, peek_of
 from service.settings import Settings
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
@@ -28,7 +27,7 @@ def near() -> MemoryCache:
     [
         near(),
         TieredCache(near(), NullCache()),
-        HalvedCache(TieredCache(near(), NullCache())),
+        Float16Cache(TieredCache(near(), NullCache())),
     ],
     ids=lambda cache: type(cache).__name__,
 )

@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from service.core.timeouts import Alarms, Patience
+from service.core.timeouts import SharedTimeout, SharedTimer
 
 
 async def test_alarms_ring_in_the_order_in_which_they_were_set() -> None:
     """The timer is set anew for whoever is next."""
     rung: list[str] = []
     over = asyncio.Event()
-    alarms = Alarms(0.01)
+    alarms = SharedTimer(0.01)
     alarms.set(lambda: rung.append("first"))
     await asyncio.sleep(0.005)
     alarms.set(lambda: rung.append("second"))
@@ -28,7 +28,7 @@ async def test_an_alarm_that_was_stopped_does_not_ring_and_those_after_it_do() -
     """Nearly all are stopped."""
     rung: list[str] = []
     over = asyncio.Event()
-    alarms = Alarms(0.01)
+    alarms = SharedTimer(0.01)
     stopped = alarms.set(lambda: rung.append("stopped"))
     alarms.set(over.set)
     alarms.stop(stopped)
@@ -40,7 +40,7 @@ async def test_an_alarm_that_was_stopped_does_not_ring_and_those_after_it_do() -
 
 async def test_an_alarm_set_after_the_last_one_rang_rings_too() -> None:
     """With nothing set there is no timer; the next one sets it."""
-    alarms = Alarms(0.001)
+    alarms = SharedTimer(0.001)
     for _ in range(2):
         over = asyncio.Event()
         alarms.set(over.set)
@@ -49,7 +49,7 @@ async def test_an_alarm_set_after_the_last_one_rang_rings_too() -> None:
 
 async def test_a_block_whose_time_is_over_is_cancelled_and_others_of_the_same_patience_are_not() -> None:
     """TimeoutError for one, its result for the other."""
-    patience = Patience(0.05)
+    patience = SharedTimeout(0.05)
 
     async def waiting(for_what: asyncio.Event) -> str:
         try:
@@ -69,7 +69,7 @@ async def test_a_block_whose_time_is_over_is_cancelled_and_others_of_the_same_pa
 
 async def test_after_a_block_in_time_its_task_is_left_alone() -> None:
     """No cancellation comes later."""
-    patience = Patience(0.001)
+    patience = SharedTimeout(0.001)
     async with patience.bounded():
         pass
 
@@ -84,7 +84,7 @@ async def test_who_is_cancelled_by_somebody_else_is_not_told_of_a_timeout() -> N
     """As with `asyncio.timeout`."""
 
     async def waiting() -> None:
-        async with Patience(30.0).bounded():
+        async with SharedTimeout(30.0).bounded():
             await asyncio.Event().wait()
 
     task = asyncio.create_task(waiting())
@@ -101,7 +101,7 @@ async def test_a_process_that_stood_still_looks_at_its_sockets_before_it_gives_u
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     with reader, writer:
-        async with Patience(0.01).bounded():
+        async with SharedTimeout(0.01).bounded():
             answer = asyncio.ensure_future(loop.sock_recv(reader, 1))
             await asyncio.sleep(0)
             writer.send(b"x")

@@ -9,8 +9,8 @@ from time import monotonic
 import numpy as np
 import pytest
 
-from service.core.deadline import Deadline
 from service.core.ports import Pixels
+from service.core.timeouts import Deadline
 from service.errors import DeadlineExceeded, ModelServerDown, ModelServerFault
 from service.model_server.batcher import Batcher
 from service.telemetry.metrics import Metrics

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from service.cache.memory import MemoryCache
-from service.core.admission import Backlog
-from service.core.budget import Budget
+from service.core.admission import Backlog, Budget
 from service.core.cache_keys import image_digest, vector_key
-from service.core.deadline import current, within
 from service.core.embedder import Embedder, Limits
 from service.core.requests import EmbedRequest
-from service.core.timings import Timings, nobody
+from service.core.timeouts import current_deadline, within
+from service.core.timings import Timings, unobserved
 from service.errors import (
     BadRequest,
     BrokenImage,
@@ -211,7 +210,7 @@ async def test_overlapping_outputs_are_computed_once(bench: Bench) -> None:
 
 
 async def test_a_leader_who_goes_away_harms_no_follower(bench: Bench) -> None:
-    """The work goes on for whoever stays; when nobody stays it is cancelled, and the next request starts anew."""
+    """The work goes on for whoever stays; without any it is cancelled, and the next request starts another one."""
     bench.server.gate.clear()
     leader = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
     await bench.server.called(1)
@@ -232,9 +231,9 @@ async def test_a_leader_who_goes_away_harms_no_follower(bench: Bench) -> None:
 
 
 async def test_the_model_server_is_told_until_when_somebody_waits(bench: Bench) -> None:
-    """The caller's deadline; nobody's is no deadline."""
+    """The caller's deadline; without a caller there is no deadline."""
     async with within(60):
-        until = current()
+        until = current_deadline()
         await bench.embedder.embed(EmbedRequest("toy"), [png(1)])
     await bench.embedder.embed(EmbedRequest("toy"), [png(2)])
     assert [until, inf] == bench.server.deadlines
@@ -250,7 +249,7 @@ async def test_who_joins_those_in_a_hurry_is_answered_all_the_same(bench: Bench)
     async with within(600):
         patient = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
         await asyncio.sleep(0)
-        until = current()
+        until = current_deadline()
     # The cache answers in a tick; the flight is boarded then.
     await asyncio.sleep(0)
     bench.server.gate.set()
@@ -309,7 +308,7 @@ async def test_a_version_is_asked_by_its_number_or_not_at_all(bench: Bench) -> N
 
 async def test_a_request_is_told_how_long_its_stages_took(bench: Bench) -> None:
     """Every stage that it went through, and no other."""
-    miss, hit = Timings(nobody), Timings(nobody)
+    miss, hit = Timings(unobserved), Timings(unobserved)
     await bench.embedder.embed(EmbedRequest("toy"), [png()], miss)
     await bench.embedder.embed(EmbedRequest("toy"), [png()], hit)
     assert {"hash", "cache", "decode", "infer"} == set(miss.seconds)
@@ -319,7 +318,7 @@ async def test_a_request_is_told_how_long_its_stages_took(bench: Bench) -> None:
 async def test_images_are_counted_once_with_their_bytes(bench: Bench) -> None:
     """Known or not, and however large: what is hashed before the embedder is asked is not counted again."""
     small, large = png(), png(2) + bytes(1 << 20)
-    timings = Timings(nobody)
+    timings = Timings(unobserved)
     digests = bench.embedder.digests([small], timings)
     await bench.embedder.embed(EmbedRequest("toy"), [small], timings, digests)
     assert bench.embedder.digests([large], timings) is None

@@ -1,6 +1,7 @@
-"""The calls that the gateway makes, over messages of our own that have TensorFlow Serving's wire format.
+"""Calls to a model server, with own messages in TensorFlow Serving's wire format, and its status codes as our errors.
 
-The official stubs would cost the gateway all of TensorFlow: seconds and half a gigabyte per process.
+The official stubs would import all of TensorFlow: seconds and half a gigabyte per process. Status messages are those of
+TensorFlow Serving 2.20; its texts stay in our logs, callers get ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,17 +11,23 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import Int64Value
+from grpc import StatusCode
 
 from microtome.tfserving.v1.model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
-from service.errors import ModelServerFault
-from service.model_server.codec import query_tensor
-from service.model_server.predict_encoding import WireTensor, predict_request
-from service.model_server.statuses import to_service_error
+from service.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    ModelServerDown,
+    ModelServerFault,
+    Overloaded,
+    ServiceError,
+)
+from service.model_server.predict_encoding import WireTensor, predict_request, query_tensor
 
 T = TypeVar("T")
 
-# A name that stands for several servers: calls go round, and one that cannot be sent is sent to the next.
+# For a name with several servers: round robin, and a call that cannot be sent goes to the next.
 _SERVICE_CONFIG = """{
   "loadBalancingConfig": [{"round_robin": {}}],
   "methodConfig": [{
@@ -34,7 +41,7 @@ _SERVICE_CONFIG = """{
 
 _OPTIONS = (
     ("grpc.service_config", _SERVICE_CONFIG),
-    # What is larger cannot be sent again: as many bytes as the largest batch may have.
+    # What is larger cannot be sent again: the bytes of the largest batch.
     ("grpc.per_rpc_retry_buffer_size", 256 << 20),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -42,13 +49,13 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # The model server stands beside the gateway; a proxy for the outside world is not on the way.
+    # The model server is in the gateway's network, not behind a proxy for the outside.
     ("grpc.enable_http_proxy", 0),
 )
 
 
 Outgoing = Callable[[], Sequence[tuple[str, str]]]
-"""Returns gRPC metadata that says which trace the present call belongs to."""
+"""Returns the gRPC metadata of the present call's trace."""
 
 
 def untraced() -> Sequence[tuple[str, str]]:
@@ -67,7 +74,7 @@ class ModelServerRpc:
 
         Args:
             address: `host:port`, `dns:///…` or `unix:/path`.
-            outgoing: says which trace a call belongs to.
+            outgoing: returns the metadata of a call's trace.
         """
         self._outgoing = outgoing
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
@@ -85,7 +92,7 @@ class ModelServerRpc:
         """Return the state of each version of a model: start, loading, available, unloading, end or unknown.
 
         Raises:
-            ServiceError: see `statuses.py`; a model that the server does not know is ModelNotReady.
+            ServiceError: see `to_service_error`; a model that the server does not know is ModelNotReady.
         """
         with _translated:
             answer = await self._status(GetModelStatusRequest(model_spec=ModelSpec(name=model)), timeout=timeout)
@@ -105,7 +112,7 @@ class ModelServerRpc:
         """Run a signature of exactly this version.
 
         Raises:
-            ServiceError: see `statuses.py`.
+            ServiceError: see `to_service_error`.
         """
         spec = ModelSpec(name=model, version=Int64Value(value=version), signature_name=signature)
         request = predict_request(spec, inputs, outputs)
@@ -113,10 +120,10 @@ class ModelServerRpc:
             return _whole(await self._predict(request, timeout=timeout, metadata=self._outgoing()))
 
     async def labelled(self, model: str, label: str, *, timeout: float) -> int:  # noqa: ASYNC109, gRPC's own deadline
-        """Return the version that a label stands for, as the answer to the cheapest question names it.
+        """Return the version of a label, which the answer of the cheapest call names.
 
         Raises:
-            ServiceError: see `statuses.py`; a label that stands for nothing is one of them.
+            ServiceError: see `to_service_error`; an unknown label is one of them.
         """
         spec = ModelSpec(name=model, version_label=label, signature_name="manifest")
         request = predict_request(spec, {"query": query_tensor()}, [])
@@ -137,7 +144,7 @@ def _whole(answer: T | None) -> T:
 
 
 class _Translated:
-    """No generator, which costs more; one serves all, since it remembers nothing."""
+    """Raises gRPC's errors as ours. No generator, which costs more; stateless, so that one object is enough."""
 
     def __enter__(self) -> None:
         pass
@@ -148,3 +155,24 @@ class _Translated:
 
 
 _translated = _Translated()
+
+
+_MEANING: Mapping[StatusCode, tuple[type[ServiceError], str]] = {
+    StatusCode.UNAVAILABLE: (ModelServerDown, "The model server cannot be reached. Try again in a few seconds."),
+    # Exhausted threads, a queue that timed out and GPU memory look alike; so does our own receive limit, which is off.
+    StatusCode.RESOURCE_EXHAUSTED: (Overloaded, "The model server has more work than it can do now. Try again later."),
+    StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "The model server did not answer in the time allowed."),
+    StatusCode.NOT_FOUND: (ModelNotReady, "The model server has no such version of the model ready."),
+    # Our own channel was closed during a call: the gateway is stopping.
+    StatusCode.CANCELLED: (ModelServerDown, "The gateway is stopping."),
+}
+_FAULT = (ModelServerFault, "The model server could not run the model on a request that follows its own manifest.")
+
+
+def to_service_error(code: StatusCode, details: str) -> ServiceError:
+    """Translate one failed call. Total: an unexpected code is the server's fault."""
+    # A full batching queue is UNAVAILABLE, like a server that cannot be reached.
+    if code is StatusCode.UNAVAILABLE and "batch scheduling queue" in details:
+        return Overloaded("The model server's queue is full. Try again in a second.")
+    kind, message = _MEANING.get(code, _FAULT)
+    return kind(message)

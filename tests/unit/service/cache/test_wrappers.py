@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.cache.coalescing import CoalescingCache
-from service.cache.float16 import HalvedCache
+from service.cache.float16 import Float16Cache
 from service.cache.memory import MemoryCache
 from service.cache.write_behind import WriteBehindCache
 from service.errors import CacheUnavailable
@@ -119,7 +119,7 @@ async def test_writes_to_a_broken_cache_are_lost_and_nothing_else_is() -> None:
 async def test_half_the_memory_costs_what_is_documented() -> None:
     """Relative errors up to 2^-11; a number that no float16 can hold is not stored; float32 values are misses."""
     inner = MemoryCache(1 << 20)
-    cache = HalvedCache(inner)
+    cache = Float16Cache(inner)
     exact = np.random.default_rng(1).lognormal(0, 2, 1280).astype("<f4")
     await cache.put_many({"a": exact.tobytes(), "large": np.array([1, 7e4], "<f4").tobytes()})
     (kept, large) = await cache.get_many(["a", "large"])

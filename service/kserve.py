@@ -1,0 +1,247 @@
+"""The Open Inference Protocol, version 2 (KServe, Triton, OpenVINO Model Server), as far as REST and gRPC share it.
+
+Images arrive as a tensor `image`: datatype BYTES and shape [N], each element an encoded image, or datatype UINT8 and
+shape [N, H, W, 3], pixels in RGB. Each output of the model is an output tensor of its name, FP32 and shape [N, D];
+`embedding` names the default output.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microtome.manifest import ModelCard
+from service.core.remote_images import Image
+from service.core.requests import CacheUse, Embedded, EmbedRequest
+from service.core.vectors import Dtype, shaped, written
+from service.errors import BadRequest, ImageTooLarge, TooManyImages
+
+NAME = "microtome"
+PLATFORM = "microtome_tensorflow"
+EXTENSIONS = ("binary_tensor_data",)
+EMBEDDING = "embedding"
+"""As an output's name: the default output, unless the model has one of this name."""
+
+DATATYPES: Mapping[str, Dtype] = {"FP32": "float32", "FP16": "float16", "INT8": "int8"}
+PARAMETERS = ("normalize", "dimensions", "datatype", "cache")
+"""Parameters of a request, each of them ours."""
+
+IMAGE = "image"
+_NAMES = (IMAGE, "images")
+_LENGTH = struct.Struct("<I")
+_EXPECTED = (
+    "Expected one input `image`: datatype BYTES and shape [N], each element an encoded image; or UINT8 and "
+    "[N, height, width, 3]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """One input or output; -1 stands for any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+INPUTS = (TensorMetadata(IMAGE, "BYTES", (-1,)),)
+
+
+def outputs_of(card: ModelCard) -> tuple[TensorMetadata, ...]:
+    """Describe the outputs of a model, the default one first, since some clients take the first."""
+    default = card.manifest.default_output
+    ordered = sorted(card.manifest.outputs, key=lambda output: output.name != default)
+    return tuple(TensorMetadata(output.name, "FP32", (-1, output.dim)) for output in ordered)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor: values as little-endian bytes in row-major order, BYTES elements each after its length (uint32)."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One request.
+
+    Attributes:
+        request: for the core.
+        names: of the output tensors, each with the model's output that it stands for (empty: the default).
+    """
+
+    request: EmbedRequest
+    names: tuple[tuple[str, str], ...]
+    normalize: bool
+    dimensions: int | None
+    datatype: str
+
+    @property
+    def int8(self) -> bool:
+        """Whether vectors are to be written by calibrated ranges."""
+        return self.datatype == "INT8"
+
+    def answers(self, embedded: Embedded) -> list[Tensor]:
+        """Write the answer's tensors, in the order of the request."""
+        card = embedded.card
+        rows: dict[str, list[NDArray[np.float32]]] = {}
+        for embedding in embedded.embeddings:
+            cut = shaped(embedding.vector, normalize=self.normalize, dimensions=self.dimensions)
+            rows.setdefault(embedding.output, []).append(cut)
+        tensors = []
+        for name, output in self.names or ((card.manifest.default_output, ""),):
+            spec = card.outputs[output or card.manifest.default_output]
+            matrix = written(np.stack(rows[spec.name]), DATATYPES[self.datatype], spec)
+            tensors.append(Tensor(name, self.datatype, matrix.shape, matrix.tobytes()))
+        return tensors
+
+
+def read_request(
+    model: str, version: str, outputs: Sequence[str], parameters: Mapping[str, object], known: Sequence[str]
+) -> InferRequest:
+    """Read what a request asks for.
+
+    Args:
+        model: its name, as in the path.
+        version: likewise; empty for the one in use.
+        outputs: names of the tensors asked for; none asks for the default output.
+        parameters: of the request, ours only.
+        known: names of the model's outputs in use, to tell whether `embedding` is one of them.
+
+    Raises:
+        BadRequest: an unknown output, parameter or value.
+    """
+    names = tuple((name, "" if name == EMBEDDING and name not in known else name) for name in dict.fromkeys(outputs))
+    asked = [name for _, name in names]
+    # The default output is requested by leaving names out; together with others it has to be named.
+    if "" in asked and len(asked) > 1:
+        raise BadRequest(f"Expected `{EMBEDDING}` alone or the names of outputs: {', '.join(known)}.")
+    datatype = parameters.get("datatype", "FP32")
+    if datatype not in DATATYPES:
+        raise BadRequest(f"Expected `datatype` to be one of {', '.join(DATATYPES)}; received {str(datatype)[:40]!r}.")
+    return InferRequest(
+        EmbedRequest(
+            model,
+            version_number(version),
+            tuple(name for name in asked if name),
+            _cache(parameters.get("cache", "use")),
+        ),
+        names,
+        _flag("normalize", parameters.get("normalize", False)),
+        _dimensions(parameters.get("dimensions")),
+        str(datatype),
+    )
+
+
+def version_number(version: str) -> int | None:
+    """Read a version as the protocol writes it, empty for the one in use.
+
+    Raises:
+        BadRequest: it is no number from 1 up.
+    """
+    if not version:
+        return None
+    if not (version.isascii() and version.isdecimal() and 0 < int(version[:20]) < 2**63):
+        raise BadRequest(f"Expected a version's number, from 1 up; received {version[:40]!r}.")
+    return int(version)
+
+
+def _cache(value: object) -> CacheUse:
+    if value == "use" or value == "refresh" or value == "bypass":  # noqa: PLR1714, a type checker understands this
+        return value
+    raise BadRequest(f"Expected `cache` to be use, refresh or bypass; received {str(value)[:40]!r}.")
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadRequest(f"Expected `{name}` to be true or false; received {str(value)[:40]!r}.")
+    return value
+
+
+def _dimensions(value: object) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise BadRequest(f"Expected `dimensions` to be a whole number from 1 up; received {str(value)[:40]!r}.")
+    return value
+
+
+def one_input(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the only input.
+
+    Raises:
+        BadRequest: there is none, there are several, or it has another name.
+    """
+    if len(tensors) != 1 or tensors[0].name not in _NAMES:
+        named = ", ".join(repr(tensor.name[:40]) for tensor in tensors[:4]) or "none"
+        raise BadRequest(f"{_EXPECTED}. Received: {named}.")
+    return tensors[0]
+
+
+def images_in(tensor: Tensor, *, max_images: int, max_bytes: int) -> list[Image]:
+    """Return the images of an input.
+
+    Args:
+        tensor: the input.
+        max_images: of a request.
+        max_bytes: of one image; one that has more is returned as its error.
+
+    Raises:
+        BadRequest: another datatype or shape, or data that does not fit them.
+        TooManyImages: more than `max_images`.
+    """
+    count = tensor.shape[0] if tensor.shape else 0
+    if count > max_images:
+        raise TooManyImages(f"Expected at most {max_images} images a request, received {count}.")
+    if tensor.datatype == "BYTES" and count >= 1 and prod(tensor.shape) == count:
+        found = elements(tensor.data, count)
+    elif tensor.datatype == "UINT8" and len(tensor.shape) == 4 and tensor.shape[3] == 3 and prod(tensor.shape) > 0:
+        found = _pictures(tensor)
+    else:
+        raise BadRequest(f"{_EXPECTED}. Received {tensor.datatype[:20]} and {list(tensor.shape)[:8]}.")
+    return [
+        image
+        if len(image) <= max_bytes
+        else ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received {len(image)}.")
+        for image in found
+    ]
+
+
+def elements(data: bytes, count: int) -> list[bytes]:
+    """Take the elements of a BYTES tensor apart.
+
+    Raises:
+        BadRequest: the lengths do not add up.
+    """
+    found: list[bytes] = []
+    at = 0
+    while at + _LENGTH.size <= len(data) and len(found) < count:
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        found.append(data[at : at + length])
+        at += length
+    if at != len(data) or len(found) != count:
+        raise BadRequest(
+            f"Expected {count} elements, each after its length in 4 bytes (little-endian); received {len(data)} bytes "
+            "that do not divide so."
+        )
+    return found
+
+
+def element(data: bytes) -> bytes:
+    """Write one element of a BYTES tensor."""
+    return _LENGTH.pack(len(data)) + data
+
+
+def _pictures(tensor: Tensor) -> list[bytes]:
+    """Write pixels as Netpbm, the plainest format: the core takes encoded images, and names them by hash."""
+    count, height, width, _ = tensor.shape
+    size = height * width * 3
+    if len(tensor.data) != count * size:
+        raise BadRequest(f"Expected {count * size} bytes for shape {list(tensor.shape)}, received {len(tensor.data)}.")
+    head = b"P6 %d %d 255\n" % (width, height)
+    return [head + tensor.data[number * size : (number + 1) * size] for number in range(count)]
