@@ -115,9 +115,9 @@ def test_what_is_not_there_is_told() -> None:
         load("missing.keras")
 
 
-def test_preset_is_loaded_or_the_extra_named() -> None:
+def test_preset_is_loaded_or_the_package_named() -> None:
     """Without keras-hub, what to install; with it, KerasHub's own words on a preset that does not exist."""
-    with pytest.raises(ImpossibleModel, match=r"microtome\[kerashub\]|Expected a KerasHub backbone preset"):
+    with pytest.raises(ImpossibleModel, match=r"pip install keras-hub|Expected a KerasHub backbone preset"):
         load("keras_hub:/no/such/preset")
 
 
