@@ -27,9 +27,9 @@ sys.path.insert(0, str(REPOSITORY))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-from bench.processes.usage import cpu_seconds
-from bench.reporting.comparison import cell
-from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel
+from bench.processes.usage import cpu_seconds  # noqa: E402
+from bench.reporting.comparison import cell  # noqa: E402
+from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel  # noqa: E402
 from tests.contract.tfserving.requests import images, predict  # noqa: E402
 from tests.contract.tfserving.server_process import Client, ServerProcess  # noqa: E402
 

@@ -13,19 +13,7 @@ from typing import TypeVar
 from microtome.manifest import ModelCard
 from microtome.preprocessing import decode
 from service.core.admission import Backlog
-<<<<<<< HEAD
-from service.core.aside import aside
-from service.core.deadline import Deadline
-from service.core.ports import Claims, ModelServer, Pixels, VectorCache, Vectors
-from service.core.requests import CacheUse
-from service.core.sharing import Sharing, Unclaimed
-from service.core.single_flight import Landing, Made
-from service.core.timings import Stages, timed
-from service.errors import DeadlineExceeded
-=======
-from microtome.preprocessing import decode
 from service.core.lookup import Pair
-from microtome.manifest import ModelCard
 from service.core.ports import Leases, ModelServer, Observer, Pixels, VectorCache, Vectors
 from service.core.requests import CacheUse, EmbedRequest, ImageError, Source
 from service.core.single_flight import Flight, GatewaySingleFlight, NoLeases, OutputVectors, Result, SingleFlight
@@ -63,7 +51,6 @@ async def in_thread(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         submitted.cancel()
         raise
->>>>>>> core
 
 
 @dataclass(frozen=True, slots=True)

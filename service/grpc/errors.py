@@ -13,10 +13,11 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
+from microtome.errors import MicrotomeError
 from service import errors
-from service.errors import NoImageEmbedded, ServiceError, TemporarilyUnable, slug
+from service.errors import NoImageEmbedded, TemporarilyUnable, slug
 
-STATUS: Final[Mapping[type[errors.ServiceError], StatusCode]] = {
+STATUS: Final[Mapping[type[MicrotomeError], StatusCode]] = {
     errors.BadRequest: StatusCode.INVALID_ARGUMENT,
     errors.UnsupportedModality: StatusCode.INVALID_ARGUMENT,
     errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
@@ -63,16 +64,16 @@ _ROOM = 4096
 """Bytes of images' errors in a call's status: it travels as a header, of which clients take 8 KB in all."""
 
 
-def reason(error: type[ServiceError]) -> str:
+def reason(error: type[MicrotomeError]) -> str:
     """Name an error as ErrorInfo does: `ModelServerDown` is `MODEL_SERVER_DOWN`."""
     return slug(error).replace("-", "_").upper()
 
 
-def described(error: ServiceError, **metadata: str) -> Status:
+def described(error: MicrotomeError, **metadata: str) -> Status:
     """Describe an error of the tree; `metadata` goes into its ErrorInfo."""
     details: list[Message] = [ErrorInfo(reason=reason(type(error)), domain=DOMAIN, metadata=metadata)]
     if isinstance(error, TemporarilyUnable):
-        details.append(RetryInfo(retry_delay=Duration(seconds=error.retry_after)))
+        details.append(RetryInfo(retry_delay=Duration(seconds=error.announced_seconds)))
     if isinstance(error, NoImageEmbedded):
         details.append(_violations(error))
     return _status(STATUS[type(error)], str(error), *details)

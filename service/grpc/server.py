@@ -18,9 +18,9 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
+from microtome.manifest import ModelCard
 from microtome.v1 import embedding_pb2 as pb
 from service.core.embedder import Intake
-from microtome.manifest import ModelCard
 from service.core.ports import ModelServer, available_versions
 from service.errors import BadRequest, UnknownModel, unknown
 from service.grpc.embed import CallLimits, Embed, parsed

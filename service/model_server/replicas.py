@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeVar
 
-from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from microtome.manifest import Manifest
+from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ModelServerFault, ServiceError
 from service.model_server.client import ModelServerRpc, Outgoing, untraced
 from service.model_server.predict_encoding import WireTensor, query_tensor, read_manifest
