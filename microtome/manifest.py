@@ -27,13 +27,13 @@ class InputSpec:
 
     height: int
     width: int
-    color: Literal["rgb"]
     resize: Resize
     shortest_side: int | None
     interpolation: Interpolation
     crop: Crop
     exif_orientation: bool
     jpeg_draft: bool
+    color: Literal["rgb"] = "rgb"
 
 
 @dataclass(frozen=True, slots=True)

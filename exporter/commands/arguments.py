@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from exporter.recipe.backbones import Backbone
-    from exporter.recipe.preprocessing import Preprocessing
+    from microtome.manifest import InputSpec
 
 
 def add_backbone_to(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_backbone_to(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_backbone(arguments: argparse.Namespace) -> tuple[Backbone, Preprocessing]:
+def read_backbone(arguments: argparse.Namespace) -> tuple[Backbone, InputSpec]:
     """Return the backbone's row and its input, without importing TensorFlow.
 
     Raises:

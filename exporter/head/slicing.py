@@ -14,10 +14,10 @@ from exporter.graph.tensors import find_tensor
 from exporter.head.pooling import pooled_output_shape
 from exporter.models.building import Built, build
 from exporter.recipe.backbones import Scaling, find_backbone
-from exporter.recipe.preprocessing import Preprocessing
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.runtime.memory import available, estimated
 from exporter.runtime.terminal import stage, warn
+from microtome.manifest import InputSpec
 
 MOST_DIMENSIONS = 16_384
 """Longer vectors are allowed, with a warning."""
@@ -61,7 +61,7 @@ class Slice:
     built: Built
     model: keras.Model
     outputs: tuple[SliceOutput, ...]
-    pixels: Preprocessing
+    pixels: InputSpec
 
 
 def prepare(recipe: ModelRecipe) -> Slice:

@@ -17,7 +17,7 @@ from exporter.errors import ImpossibleInput, ImpossibleWeights, WeightsFileBroke
 from exporter.graph.network import functional
 from exporter.models import classic_networks, efficientnet_lite, own_models
 from exporter.recipe.backbones import BACKBONES, Backbone
-from exporter.recipe.preprocessing import Preprocessing
+from microtome.manifest import InputSpec
 
 OWN_WEIGHTS = "own"
 _SEED = 0
@@ -43,7 +43,7 @@ class Built:
     source: str
 
 
-def build(row: Backbone, weights: str | None, pixels: Preprocessing, *, include_top: bool | None = None) -> Built:
+def build(row: Backbone, weights: str | None, pixels: InputSpec, *, include_top: bool | None = None) -> Built:
     """Build a backbone for an input size.
 
     Args:
@@ -80,7 +80,7 @@ def build(row: Backbone, weights: str | None, pixels: Preprocessing, *, include_
     return Built(row, model, weights, source)
 
 
-def _build_own_model(row: Backbone, weights: str | None, pixels: Preprocessing) -> Built:
+def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec) -> Built:
     if weights in ("imagenet", "random"):
         raise ImpossibleWeights(
             f"Expected weights: {OWN_WEIGHTS} or a weights file for {row.name}, which comes with its own. "

@@ -13,7 +13,8 @@ from typing import Literal
 
 from exporter.errors import UnknownBackbone, nearest
 from exporter.recipe.own_backbones import is_own, own_size
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
+from microtome.manifest import InputSpec, Interpolation
 
 Scaling = Literal["caffe", "tf", "torch", "none"]
 
@@ -35,15 +36,15 @@ class Backbone:
     name: str
     module: str | None
     scaling: Scaling
-    preprocessing: Preprocessing
+    preprocessing: InputSpec
 
 
-def _at(size: int, interpolation: str = "bilinear") -> Preprocessing:
-    return Preprocessing(size, size, shortest_side=round(size * 8 / 7), interpolation=interpolation)
+def _at(size: int, interpolation: Interpolation = "bilinear") -> InputSpec:
+    return input_spec(size, size, shortest_side=round(size * 8 / 7), interpolation=interpolation)
 
 
-def _padded(size: int) -> Preprocessing:
-    return Preprocessing(size, size, shortest_side=size + 32, interpolation="bicubic")
+def _padded(size: int) -> InputSpec:
+    return input_spec(size, size, shortest_side=size + 32, interpolation="bicubic")
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -112,7 +113,7 @@ def find_backbone(name: str) -> Backbone:
     if is_own(name):
         height, width = own_size(name)
         shortest_side = round(max(height, width) * 8 / 7)
-        return Backbone(name, None, "none", Preprocessing(height, width, shortest_side=shortest_side))
+        return Backbone(name, None, "none", input_spec(height, width, shortest_side=shortest_side))
     raise UnknownBackbone(
         f"Expected one of {len(BACKBONES)} backbones, a .keras file, module:function or keras_hub:preset. "
         f"Received: {name!r}. {nearest(name, BACKBONES)}"

@@ -28,7 +28,7 @@ from exporter.recipe.format import (
 )
 from exporter.recipe.own_backbones import KERAS_FILE, PRESET_PREFIX
 from exporter.recipe.pooling_names import SPELLINGS
-from exporter.recipe.preprocessing import Preprocessing, resolve
+from exporter.recipe.preprocessing import impossibilities, resolve
 from exporter.recipe.presets import write_out_presets
 from exporter.recipe.resolved import (
     OWN_WEIGHTS,
@@ -40,6 +40,7 @@ from exporter.recipe.resolved import (
     Recipe,
 )
 from exporter.recipe.yaml_tree import Loc, YamlTree, read_yaml, shown
+from microtome.manifest import InputSpec
 
 WEIGHTS_FILES = (".h5", ".hdf5", ".keras", ".pt", ".pth")
 
@@ -281,13 +282,13 @@ class _Model:
             expected = f"expected input: with {' and '.join(missing)} for a backbone of your own"
             self._note("input", f"{expected}. Received: {', '.join(given) or 'nothing'}.")
 
-    def _input(self, default: Preprocessing) -> Preprocessing:
+    def _input(self, default: InputSpec) -> InputSpec:
         entry = self._entry.input
         chosen = entry.model_dump(exclude={"size", "scaling"}, exclude_unset=True)
         if "size" in entry.model_fields_set:
             chosen["height"], chosen["width"] = entry.size
         found = resolve(default, chosen)
-        for problem in found.impossibilities():
+        for problem in impossibilities(found):
             self._note("input", problem)
         return found
 

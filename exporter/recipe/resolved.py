@@ -15,8 +15,9 @@ from typing import Any, Self
 
 from exporter.errors import UnknownModel, nearest
 from exporter.recipe.own_backbones import PRESET_PREFIX
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import recorded
 from exporter.recipe.yaml_tree import YamlTree
+from microtome.manifest import InputSpec
 
 WEIGHTS = ("imagenet", "random")
 OWN_WEIGHTS = "own"
@@ -117,7 +118,7 @@ class ModelRecipe:
     name: str
     backbone: str
     weights: str
-    input: Preprocessing
+    input: InputSpec
     outputs: tuple[OutputRecipe, ...]
     default_output: str
     max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
@@ -134,7 +135,7 @@ class ModelRecipe:
 
         Explicit defaults, comments, order, the file's name and folder, and the machine change nothing.
         """
-        entry = asdict(self)
+        entry = {**asdict(self), "input": recorded(self.input)}
         del entry["folder"]
         return json.dumps(_recorded(entry, self.folder), indent=1, sort_keys=True)
 
@@ -152,7 +153,7 @@ class ModelRecipe:
         try:
             start = str(folder.absolute())
             found: dict[str, Any] = {**_found_again(json.loads(text), start), "folder": start}
-            found["input"] = Preprocessing(**found["input"])
+            found["input"] = InputSpec(**found["input"])
             found["outputs"] = tuple(_output(output) for output in found["outputs"])
             found["calibration"] = found["calibration"] and Calibration(**found["calibration"])
             found["files"] = tuple((path, digest) for path, digest in found["files"])

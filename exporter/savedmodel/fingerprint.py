@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import recorded
 from exporter.savedmodel.freezing import FrozenGraph
+from microtome.manifest import InputSpec
 
 Ranges = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
@@ -26,7 +26,7 @@ Ranges = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 _BOOKKEEPING_PREFIX = "_"
 
 
-def fingerprint(frozen: FrozenGraph, pixels: Preprocessing, ranges: Mapping[str, Ranges] | None = None) -> str:
+def fingerprint(frozen: FrozenGraph, pixels: InputSpec, ranges: Mapping[str, Ranges] | None = None) -> str:
     """Return `sha256:` and 64 hexadecimal digits.
 
     Args:
@@ -36,7 +36,7 @@ def fingerprint(frozen: FrozenGraph, pixels: Preprocessing, ranges: Mapping[str,
     """
     digests = _node_digests(frozen.definition)
     everything: dict[str, Any] = {
-        "preprocessing": asdict(pixels),
+        "preprocessing": recorded(pixels),
         "outputs": {name: digests[node] for name, node in frozen.outputs.items()},
     }
     if ranges:

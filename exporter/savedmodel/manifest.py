@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def describe(
         "fingerprint": fingerprint,
         "backbone": {"name": _file_name(recipe.backbone), "weights": _file_name(slice_.built.weights),
                      "source": slice_.built.source},
-        "input": recipe.input.to_manifest(),
+        "input": asdict(recipe.input),
         "outputs": [_output(output, calibrated) for output in slice_.outputs],
         "default_output": recipe.default_output,
         "max_batch_size": recipe.max_batch_size,

@@ -23,12 +23,12 @@ from exporter.head.scaling import scale
 from exporter.models.building import Built
 from exporter.recipe.files import image_files
 from exporter.recipe.images import read_pixels
-from exporter.recipe.preprocessing import Preprocessing
 from exporter.runtime.terminal import stage
 from exporter.savedmodel.drafts import draft_directory, flush
 from exporter.split.blocks import Block, between, split
 from exporter.split.saved_blocks import FORMS, read_chain, write_block
 from exporter.verify.sample_images import cosines, relative_errors
+from microtome.manifest import InputSpec
 
 DESCRIPTION = "split.json"
 EQUALITY = 1e-4
@@ -86,7 +86,7 @@ class Split:
     published: bool
 
 
-def split_to(built: Built, pixels: Preprocessing, at: Sequence[str], out: Path, images: Path) -> Split:
+def split_to(built: Built, pixels: InputSpec, at: Sequence[str], out: Path, images: Path) -> Split:
     """Split a backbone and write its blocks to a new directory.
 
     Args:
@@ -105,7 +105,7 @@ def split_to(built: Built, pixels: Preprocessing, at: Sequence[str], out: Path, 
     return _published(built, blocks, out, trials)
 
 
-def slice_to(built: Built, pixels: Preprocessing, ends: tuple[str, str], out: Path, images: Path) -> Split:
+def slice_to(built: Built, pixels: InputSpec, ends: tuple[str, str], out: Path, images: Path) -> Split:
     """Write the part between two layers to a new directory.
 
     Args:
@@ -122,7 +122,7 @@ def slice_to(built: Built, pixels: Preprocessing, ends: tuple[str, str], out: Pa
     return _published(built, (between(built.model, *ends),), out, trials)
 
 
-def _trials(built: Built, pixels: Preprocessing, images: Path) -> Trials:
+def _trials(built: Built, pixels: InputSpec, images: Path) -> Trials:
     """Return noise and photos as the network takes them, of the same shape, so that TensorFlow traces once."""
     files = image_files(images, _PHOTOS)
     if not files:

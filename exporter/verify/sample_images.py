@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from exporter.recipe.images import read_pixels
-from exporter.recipe.preprocessing import Preprocessing
+from microtome.manifest import InputSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -26,7 +26,7 @@ def sample_pixels(height: int, width: int) -> Array:
     return np.stack([noise, gradient, checkerboard, grey]).astype(np.uint8)
 
 
-def with_images(pixels: Preprocessing, files: Sequence[Path]) -> Array:
+def with_images(pixels: InputSpec, files: Sequence[Path]) -> Array:
     """Return the sample pixels followed by those of image files, uint8 [N, H, W, 3]."""
     sample = sample_pixels(pixels.height, pixels.width)
     if not files:

@@ -14,7 +14,7 @@ from exporter.head.embedding import whole_head
 from exporter.head.slicing import cut
 from exporter.models.building import Built
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.savedmodel.freezing import freeze
 from exporter.verify.sample_images import sample_pixels
@@ -115,7 +115,7 @@ def _manifest(model: Path) -> dict[str, Any]:
 
 def test_class_token_is_the_first(tmp_path: Path) -> None:
     """Pooling `cls` gives the token that the model put before those of the patches, not a mean of all."""
-    pixels = Preprocessing(8, 8, shortest_side=9)
+    pixels = input_spec(8, 8, shortest_side=9)
     outputs = (OutputRecipe("class", "encoded", "cls"), OutputRecipe("all", "encoded", "none"))
     built = Built(BACKBONES["MobileNet"], token_model(), "own", "made for a test")
     slice_ = cut(built, ModelRecipe("tokens", "MobileNet", "random", pixels, outputs, "all"))

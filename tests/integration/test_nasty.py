@@ -31,7 +31,7 @@ from tests.fakes.model_server import FakeModelServer, card
 # What production does with warnings of decoders is to answer all the same.
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 
-SPEC = InputSpec(64, 48, "rgb", "squash", None, "bilinear", "none", exif_orientation=False, jpeg_draft=False)
+SPEC = InputSpec(64, 48, "squash", None, "bilinear", "none", exif_orientation=False, jpeg_draft=False)
 MAX_PIXELS = 50_000_000
 INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
 
@@ -98,7 +98,7 @@ def test_what_keras_reads_is_read_bit_for_bit(
     "spec",
     [
         replace(SPEC, exif_orientation=True, jpeg_draft=True),
-        InputSpec(64, 64, "rgb", "shortest-side", 72, "bicubic", "center", exif_orientation=True, jpeg_draft=True),
+        InputSpec(64, 64, "shortest-side", 72, "bicubic", "center", exif_orientation=True, jpeg_draft=True),
         replace(SPEC, resize="letterbox", exif_orientation=True),
     ],
     ids=["squash", "crop", "letterbox"],
@@ -165,7 +165,7 @@ from microtome.preprocessing import decode
 from microtome.manifest import InputSpec, Interpolation
 from service.errors import RequestRejected
 warnings.simplefilter("ignore")
-spec = InputSpec(224, 224, "rgb", "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
+spec = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
 for form in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF"):
     out = io.BytesIO()
     Image.new("RGB", (64, 64)).save(out, form)

@@ -14,7 +14,7 @@ from exporter.head.embedding import whole_head
 from exporter.head.slicing import cut
 from exporter.models.building import build
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.savedmodel.freezing import freeze
 from exporter.verify.keras_reference import reference
@@ -27,7 +27,7 @@ SIZES = {"VGG16": 32, "ResNet50": 32, "MobileNetV2": 32, "DenseNet121": 32, "Inc
 def test_every_tenth_cut_point_is_keras_own(name: str) -> None:
     """One graph with all of them as raw feature maps, run as TensorFlow Serving runs it, within 1e-4 of the map."""
     side = SIZES[name]
-    pixels = Preprocessing(side, side, shortest_side=side)
+    pixels = input_spec(side, side, shortest_side=side)
     built = build(BACKBONES[name], "random", pixels)
     outputs = tuple(
         OutputRecipe(f"cut{number}", point.ref, "none")

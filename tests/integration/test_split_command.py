@@ -11,8 +11,9 @@ import pytest
 from exporter.errors import CannotPublish, ImpossibleSplit
 from exporter.models.building import Built, build
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
 from exporter.split.pipeline import slice_to, split_to
+from microtome.manifest import InputSpec
 from tests.exported_models import REPOSITORY, exporter_command
 
 #  backbone: input size, where to cut, and how many tensors cross each cut
@@ -28,9 +29,9 @@ REQUIRED = {
 }
 
 
-def pixels(size: int) -> Preprocessing:
+def pixels(size: int) -> InputSpec:
     """Return a square input that needs no more of an image than it takes."""
-    return Preprocessing(size, size, shortest_side=size)
+    return input_spec(size, size, shortest_side=size)
 
 
 def built(name: str, size: int) -> Built:

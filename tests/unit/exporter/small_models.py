@@ -9,10 +9,11 @@ from keras import layers
 
 from exporter.models.building import Built
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from microtome.manifest import InputSpec
 
-PIXELS = Preprocessing(8, 8, shortest_side=9)
+PIXELS = input_spec(8, 8, shortest_side=9)
 MAP = OutputRecipe("map", "conv", "none")
 VECTOR = OutputRecipe("vector", "conv", "avg")
 DEEP = OutputRecipe("deep", "deeper", "max")
@@ -65,7 +66,7 @@ def small_backbone(seed: int = 0) -> Built:
     return Built(BACKBONES["MobileNet"], small_model(seed), "random", "made for a test")
 
 
-def small_recipe(*outputs: OutputRecipe, pixels: Preprocessing = PIXELS) -> ModelRecipe:
+def small_recipe(*outputs: OutputRecipe, pixels: InputSpec = PIXELS) -> ModelRecipe:
     """Return a recipe for `small_backbone`."""
     outputs = outputs or (VECTOR, DEEP)
     return ModelRecipe("small", "MobileNet", "random", pixels, outputs, outputs[-1].name, max_batch_size=4)

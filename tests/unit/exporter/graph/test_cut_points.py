@@ -11,12 +11,12 @@ from keras import layers
 from exporter.graph.cut_points import CutPoint, cut_points, default_cut
 from exporter.models.building import build
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
 
 
 def points_of(name: str, size: int) -> dict[str, CutPoint]:
     """Return a backbone's cut points by name."""
-    model = build(BACKBONES[name], None, Preprocessing(size, size, shortest_side=size)).model
+    model = build(BACKBONES[name], None, input_spec(size, size, shortest_side=size)).model
     return {point.ref: point for point in cut_points(model)}
 
 
@@ -73,7 +73,7 @@ def test_cells_of_nasnet_are_listed_although_two_tensors_cross() -> None:
 
 def test_cost_up_to_a_layer_is_that_of_a_model_that_ends_there() -> None:
     """Weights of every tenth cut point equal those that Keras counts in the slice."""
-    model = build(BACKBONES["InceptionV3"], None, Preprocessing(139, 139, shortest_side=139)).model
+    model = build(BACKBONES["InceptionV3"], None, input_spec(139, 139, shortest_side=139)).model
     points = cut_points(model)
     for point in points[5::30]:
         assert keras.Model(model.input, model.get_layer(point.ref).output).count_params() == point.params

@@ -13,13 +13,13 @@ from exporter.errors import UnknownLayer
 from exporter.graph.drawing import draw, outline
 from exporter.models.building import build
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
 
 
 @pytest.fixture(scope="module")
 def resnet() -> keras.Model:
     """Return ResNet50 on few pixels."""
-    return build(BACKBONES["ResNet50"], None, Preprocessing(64, 64, shortest_side=64)).model
+    return build(BACKBONES["ResNet50"], None, input_spec(64, 64, shortest_side=64)).model
 
 
 def test_like_neighbours_are_one_box(resnet: keras.Model) -> None:
@@ -73,7 +73,7 @@ def test_picture_is_svg_with_every_box_and_cut(resnet: keras.Model) -> None:
 
 def test_dense_blocks_are_one_box_each() -> None:
     """Layers of a dense block are alike but for the channels that they add; the box tells from how many to how many."""
-    model = build(BACKBONES["DenseNet121"], None, Preprocessing(64, 64, shortest_side=64)).model
+    model = build(BACKBONES["DenseNet121"], None, input_spec(64, 64, shortest_side=64)).model
     (box,) = [box for box in outline(model, [], expand=False) if box.last.ref == "conv3_block12_concat"]
     assert (box.repeats, box.first.shape[-1], box.last.shape[-1]) == (12, 160, 512)
 

@@ -14,7 +14,7 @@ from exporter.graph.cut_points import cut_points
 from exporter.models.building import build
 from exporter.models.classic_networks import LocalResponseNormalization
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
 
 # Neurons per layer, from the caption of figure 2 of Krizhevsky, Sutskever and Hinton 2012: "253,440-186,624-64,896-
 # 64,896-43,264-4096-4096-1000". (No size of input gives the first, of conv1: 55 * 55 * 96 is 290,400.)
@@ -144,4 +144,4 @@ def test_networks_without_published_weights_say_so(name: str) -> None:
 def test_input_too_small_for_alexnet_is_told() -> None:
     """No traceback of shapes."""
     with pytest.raises(ImpossibleInput, match=r"AlexNet can be built for\. Received: 20x20 pixels"):
-        build(BACKBONES["AlexNet"], "random", Preprocessing(20, 20, shortest_side=23))
+        build(BACKBONES["AlexNet"], "random", input_spec(20, 20, shortest_side=23))

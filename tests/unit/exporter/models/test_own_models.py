@@ -22,11 +22,11 @@ from exporter.models.building import build
 from exporter.models.own_models import load
 from exporter.recipe.backbones import BACKBONES, find_backbone
 from exporter.recipe.own_backbones import own_size
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
 from tests.unit.exporter.small_models import small_model
 
 LITE0 = BACKBONES["EfficientNetLite0"]
-SMALL = Preprocessing(32, 32, shortest_side=37)
+SMALL = input_spec(32, 32, shortest_side=37)
 
 
 def fine_tuned() -> keras.Model:
@@ -55,7 +55,7 @@ def test_own_model_takes_another_size(tmp_path: Path) -> None:
     model = keras.Model(images, layers.Conv2D(4, 3, name="conv")(images))
     model.save(tmp_path / "loose.keras")
     row = find_backbone(str(tmp_path / "loose.keras"))
-    built = build(row, None, Preprocessing(20, 30, shortest_side=35))
+    built = build(row, None, input_spec(20, 30, shortest_side=35))
     assert find_tensor(built.model, "conv").shape == (None, 18, 28, 4)
     np.testing.assert_array_equal(built.model.get_weights()[0], model.get_weights()[0])
 
@@ -66,7 +66,7 @@ def test_own_model_that_cannot_take_another_size_says_which_layer(tmp_path: Path
     keras.Model(images, layers.Dense(2, name="head")(layers.Flatten()(images))).save(tmp_path / "flat.keras")
     row = find_backbone(str(tmp_path / "flat.keras"))
     with pytest.raises(ImpossibleInput, match=r"its own 8x8\. Received: 9x9 pixels, at which the layer head fails"):
-        build(row, "own", Preprocessing(9, 9, shortest_side=10))
+        build(row, "own", input_spec(9, 9, shortest_side=10))
 
 
 def test_own_model_has_no_published_weights(tmp_path: Path) -> None:

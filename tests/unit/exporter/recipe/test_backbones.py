@@ -14,7 +14,7 @@ from exporter.graph.cut_points import cut_points
 from exporter.head.scaling import scale
 from exporter.models.building import build
 from exporter.recipe.backbones import BACKBONES, Backbone, find_backbone
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import impossibilities, input_spec
 
 KERAS_ROWS = [row for row in BACKBONES.values() if row.module is not None]
 
@@ -58,13 +58,13 @@ def test_default_size_is_keras_own(row: Backbone, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("row", BACKBONES.values(), ids=lambda row: row.name)
 def test_default_preprocessing_is_possible(row: Backbone) -> None:
     """No row asks the gateway for a crop larger than the image."""
-    assert row.preprocessing.impossibilities() == []
+    assert impossibilities(row.preprocessing) == []
 
 
 @pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetB0", "EfficientNetV2B0"])
 def test_backbones_without_scaling_carry_it_themselves(name: str) -> None:
     """Pixels that are not scaled by us are scaled by a layer of the backbone, once."""
-    built = build(BACKBONES[name], "random", Preprocessing(64, 64, shortest_side=73))
+    built = build(BACKBONES[name], "random", input_spec(64, 64, shortest_side=73))
     assert built.row.scaling == "none"
     assert "Rescaling" in {point.kind for point in cut_points(built.model)}
 
@@ -78,11 +78,11 @@ def test_unknown_backbone_is_answered_with_the_nearest_three() -> None:
 def test_impossible_input_size_is_told_with_keras_reason() -> None:
     """InceptionV3 cannot be built for 50 pixels, and says so without a traceback."""
     with pytest.raises(ImpossibleInput, match=r"InceptionV3 can be built for. Received: 50x50 pixels\. .*75x75"):
-        build(BACKBONES["InceptionV3"], "random", Preprocessing(50, 50, shortest_side=57))
+        build(BACKBONES["InceptionV3"], "random", input_spec(50, 50, shortest_side=57))
 
 
 def test_random_weights_are_the_same_on_every_build() -> None:
     """`weights: random` is seeded: the same recipe gives the same vectors."""
-    pixels = Preprocessing(32, 32, shortest_side=37)
+    pixels = input_spec(32, 32, shortest_side=37)
     first, second = (build(BACKBONES["EfficientNetLite0"], "random", pixels).model.get_weights() for _ in range(2))
     assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))

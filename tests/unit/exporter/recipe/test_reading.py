@@ -11,7 +11,7 @@ import pytest
 
 from exporter.errors import RecipeInvalid, RecipeUnreadable, UnknownModel
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.preprocessing import Preprocessing
+from exporter.recipe.preprocessing import input_spec
 from exporter.recipe.reading import read_recipe
 from exporter.recipe.resolved import Calibration, ModelRecipe, OutputRecipe, Projection
 
@@ -46,7 +46,7 @@ def problems(directory: Path, text: str) -> tuple[str, ...]:
 def test_smallest_recipe_gets_every_default(tmp_path: Path) -> None:
     """What is left out is the backbone's own preprocessing, average pooling, the last output, batches of 32."""
     (model,) = read_recipe(written(tmp_path, SMALLEST)).models
-    pixels = Preprocessing(224, 224, "shortest-side", 256, "bilinear", "center", True, True)
+    pixels = input_spec(224, 224, shortest_side=256)
     outputs = (OutputRecipe("top", "conv5_block3_out", "avg"),)
     assert model == ModelRecipe("a", "ResNet50", "random", pixels, outputs, "top", 32)
 

@@ -19,7 +19,7 @@ MAX_PIXELS = 1_000_000
 MOST_MEMORY_KB = 150_000
 """What all these decodings together may add to the process' peak; a million pixels are 4 MB, before Pillow's copies."""
 
-SPEC = InputSpec(64, 64, "rgb", "shortest-side", 72, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
+SPEC = InputSpec(64, 64, "shortest-side", 72, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
 
 
 def _files() -> list[bytes]:

@@ -14,8 +14,8 @@ from microtome.preprocessing import FORMATS, decode, place
 from service.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
 from tests.pictures import encoded, noise, png
 
-SQUASH = InputSpec(32, 24, "rgb", "squash", None, "bilinear", "none", exif_orientation=True, jpeg_draft=False)
-CROP = InputSpec(224, 224, "rgb", "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
+SQUASH = InputSpec(32, 24, "squash", None, "bilinear", "none", exif_orientation=True, jpeg_draft=False)
+CROP = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
 MANY = 10**8
 
 
