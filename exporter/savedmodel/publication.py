@@ -48,7 +48,7 @@ def want_free_version(models: Path, recipe: ModelRecipe) -> None:
 
 
 class Draft:
-    """A version that nobody sees yet."""
+    """A version that is not published yet."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -26,8 +26,7 @@ from exporter.recipe.images import read_pixels
 from exporter.recipe.preprocessing import Preprocessing
 from exporter.runtime.terminal import stage
 from exporter.savedmodel.drafts import draft_directory, flush
-from exporter.split.blocks import Block, between, split
-from exporter.split.saved_blocks import FORMS, read_chain, write_block
+from exporter.split.blocks import FORMS, Block, between, read_chain, split, write_block
 from exporter.verify.sample_images import cosines, relative_errors
 
 DESCRIPTION = "split.json"
