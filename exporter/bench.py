@@ -4,8 +4,6 @@ Machines differ and their speed varies, so only ratios are comparable: both side
 TensorFlow Serving, and each pair of turns gives a ratio.
 """
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time

@@ -3,8 +3,6 @@
 TensorFlow, YAML and rich are imported late, so `--help` and a mistyped option answer immediately.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

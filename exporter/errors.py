@@ -27,8 +27,6 @@
 Every message says what was expected, what was received, and what to do.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Sequence
 

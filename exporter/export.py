@@ -1,7 +1,5 @@
 """The export pipeline: check layers, prepare, calibrate, freeze, describe, write a draft, verify, publish."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

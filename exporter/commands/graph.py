@@ -1,7 +1,5 @@
 """`microtome graph`: a picture of an architecture with the cuts in it."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

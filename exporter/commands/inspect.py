@@ -1,7 +1,5 @@
 """`microtome inspect`: a version's manifest, for people."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`microtome recipe schema`: the format of recipes, for editors and tools."""
 
-from __future__ import annotations
-
 import argparse
 import json
 

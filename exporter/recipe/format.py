@@ -3,8 +3,6 @@
 `exporter.recipe.reading` checks what the format cannot say: whether files exist, names differ, crop and resize agree.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args

@@ -4,8 +4,6 @@ The gateway's own decoder is not imported, because exporter and gateway meet onl
 holds the two equal, bit by bit.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 Recognised by how they are written, and described as far as that is possible without TensorFlow.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """How a recipe and a manifest write poolings: `avg`, `max`, `gem(3)`, `spp(1,2,4)`, `flatten`, `none`, `cls`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Self

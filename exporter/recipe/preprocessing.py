@@ -4,8 +4,6 @@ The gateway does what this says, so whatever is said here must be possible: a re
 images of many shapes, which only a crop makes equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -4,8 +4,6 @@ The file becomes data with the place of every value; presets are written out; th
 cannot say is checked; defaults are filled in. Whether a layer exists takes the backbone: see `exporter.export`.
 """
 
-from __future__ import annotations
-
 import re
 from copy import deepcopy
 from pathlib import Path

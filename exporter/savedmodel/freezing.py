@@ -4,8 +4,6 @@ Variables become constants, so TensorFlow can fold normalisations into convoluti
 graph, so only the fetched outputs are computed. See docs/decisions/0010.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ computes and those it passes on. So blocks chain as `tensors = block(tensors)` a
 cross.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence

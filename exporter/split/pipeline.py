@@ -4,8 +4,6 @@ The comparison covers every output of every block, because a classifier with ran
 whatever its input is.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator, Sequence

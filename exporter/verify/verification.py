@@ -4,8 +4,6 @@ The SavedModel is loaded into the runtime of TensorFlow Serving and compared wit
 by way of `exporter.verify.keras_reference`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
