@@ -83,15 +83,7 @@ def bench(directory: Path, sizes: Sequence[int], seconds: float, sources: Path) 
 
 def _row(version: Loaded, plain: Loaded, pixels: np.ndarray[Any, Any], name: str, seconds: float) -> BenchRow:
     outputs = [] if name == ALL else [name]
-    ours: list[Took] = []
-    theirs: list[Took] = []
-    for _ in range(2):  # the first runs choose algorithms and allocate
-        version.run(pixels, outputs)
-        plain.run(pixels, outputs)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline or len(ours) < _LEAST_TURNS:
-        ours.append(timed(lambda: version.run(pixels, outputs)))
-        theirs.append(timed(lambda: plain.run(pixels, outputs)))
+    ours, theirs = in_turns(lambda: version.run(pixels, outputs), lambda: plain.run(pixels, outputs), seconds)
     ratios = compare(theirs, ours)
     middle = statistics.median(took.clock for took in ours)
     return BenchRow(
@@ -135,8 +127,20 @@ class Ratios:
     processor: float
 
 
-def timed(run: Callable[[], object]) -> Took:
-    """Run a function and return its duration."""
+def in_turns(one: Callable[[], object], other: Callable[[], object], seconds: float) -> tuple[list[Took], list[Took]]:
+    """Run two functions alternately for some seconds, and at least three times, and return the durations of each."""
+    for run in (one, other, one, other):  # the first runs choose algorithms and allocate
+        run()
+    ones: list[Took] = []
+    others: list[Took] = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline or len(ones) < _LEAST_TURNS:
+        ones.append(_timed(one))
+        others.append(_timed(other))
+    return ones, others
+
+
+def _timed(run: Callable[[], object]) -> Took:
     clock, processor = time.perf_counter(), time.process_time()
     run()
     return Took(time.perf_counter() - clock, time.process_time() - processor)
