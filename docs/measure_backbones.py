@@ -1,14 +1,14 @@
 """Measure every backbone, and write docs/backbones.md from what was measured.
 
 python docs/measure_backbones.py                  measures what backbones.json lacks, each in a process of its own
-python docs/measure_backbones.py --stale          measures those too that were measured before exports needed less
-python docs/measure_backbones.py --again NAME …   measures these anew
+python docs/measure_backbones.py --stale          measures also the rows from before exports needed less memory
+python docs/measure_backbones.py --again NAME …   measures these again
 python docs/measure_backbones.py --leave NAME …   builds these, but does not export them
 python docs/measure_backbones.py --page           only writes the page
 
-What is measured goes into backbones.json after every backbone, the cheapest first, so that an interrupted run goes on
-where it was. An export that fails, or that wants more than --most-memory, is told on the page with its reason.
-tests/unit/test_backbones_page.py holds the page to the data, and the data to the table of the code.
+backbones.json is written after every backbone, the cheapest first, so that an interrupted run can continue. An export
+that fails or needs more than --most-memory is shown on the page with its reason. tests/unit/test_backbones_page.py
+checks the page against the data, and the data against the code's table.
 """
 
 import argparse
@@ -62,13 +62,13 @@ MARKS = ("", "†", "‡", "§", "¶")
 def main() -> int:
     """Measure what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", nargs="+", default=[], choices=BACKBONES, metavar="NAME", help="measure anew")
-    parser.add_argument("--stale", action="store_true", help="measure anew what has an asterisk")
+    parser.add_argument("--again", nargs="+", default=[], choices=BACKBONES, metavar="NAME", help="measure again")
+    parser.add_argument("--stale", action="store_true", help="measure rows with an asterisk again")
     parser.add_argument("--leave", nargs="+", default=[], choices=BACKBONES, metavar="NAME", help="do not export these")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     parser.add_argument("--machine", default=UNNAMED, help="what to call this machine (%(default)s)")
     parser.add_argument(
-        "--most-memory", type=float, default=12, metavar="GB", help="give an export up that wants more (%(default)s)"
+        "--most-memory", type=float, default=12, metavar="GB", help="stop an export that needs more (%(default)s)"
     )
     parser.add_argument("--one", choices=BACKBONES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -104,12 +104,12 @@ def _missing(found: Mapping[str, dict[str, Any]], arguments: argparse.Namespace)
 
 
 def _is_stale(row: Mapping[str, Any]) -> bool:
-    """Tell what was measured before exports were made to need less: rows did not name their machines then."""
+    """Whether a row is from before exports needed less memory; such rows do not name their machine."""
     return "machine" not in row
 
 
 def _renewed(row: dict[str, Any], answer: subprocess.CompletedProcess[bytes], machine: str) -> dict[str, Any]:
-    """Return a row as its process has told it: one that ended early has told what it knew before."""
+    """Return a row from its process' output, which may be incomplete if the process ended early."""
     found: dict[str, Any] = {}
     for line in answer.stdout.splitlines():
         found.update(json.loads(line))
@@ -121,7 +121,7 @@ def _renewed(row: dict[str, Any], answer: subprocess.CompletedProcess[bytes], ma
 
 
 def _watch(gigabytes: float) -> None:
-    """End this process before it takes the memory that others need."""
+    """End this process when it takes more memory than this."""
     while True:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         if pages * os.sysconf("SC_PAGE_SIZE") > gigabytes * 1e9:
@@ -145,7 +145,7 @@ def known() -> dict[str, Any]:
 def page(data: dict[str, Any]) -> str:
     """Lay out the page: a row for every backbone of the code, in its order."""
     found = data["backbones"]
-    fresh = [found[name]["machine"] for name in BACKBONES if not _is_stale(found[name])]  # failures name none
+    fresh = [found[name]["machine"] for name in BACKBONES if not _is_stale(found[name])]  # failures have none
     marks = dict(zip(dict.fromkeys(fresh), MARKS, strict=False))
     rows = [_row(name, found[name], marks) for name in BACKBONES]
     table = "".join(f"| {' | '.join(line)} |\n" for line in [HEAD, tuple("---" for _ in HEAD), *rows])
@@ -156,7 +156,7 @@ def page(data: dict[str, Any]) -> str:
 
 
 def _gaps(found: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """Say why there are dashes."""
+    """Yield the reason for each dash."""
     dashes = {name: found[name].get("failed") for name in BACKBONES if "export_seconds" not in found[name]}
     if dashes:
         yield "\nA dash:\n\n"
@@ -180,7 +180,7 @@ def _row(name: str, found: dict[str, Any], marks: Mapping[str, str]) -> tuple[st
 
 
 def _print_measured(name: str, *, exported: bool) -> int:
-    """Build a backbone and print its default cut; then export it there and print what that cost."""
+    """Build a backbone and print its default cut; then export it there and print the cost."""
     row = BACKBONES[name]
     with tensorflow_ready(), tempfile.TemporaryDirectory() as models:
         from exporter.export import export  # noqa: PLC0415

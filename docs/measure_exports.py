@@ -3,9 +3,9 @@
 python docs/measure_exports.py [--seconds 20] [--machine "four quiet cores"]
 python docs/measure_exports.py --page             only writes the page
 
-Everything is exported and timed by the real commands. What is compared is timed in turns, within one run and in one
-process, and the ratio is that of each pair of turns: machines differ and wander. What fails is told in its row with the
-reason, and the rest is measured all the same. tests/unit/test_exports_page.py holds the page to the data.
+The real commands export and time everything. Compared times are taken in turns in one process, and each pair of turns
+gives a ratio, because machines differ and their speed varies. A failure is shown in its row with the reason, and the
+rest is measured. tests/unit/test_exports_page.py checks the page against the data.
 """
 
 import argparse
@@ -13,8 +13,7 @@ import json
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "EfficientNetLite0": ("top_activation",),
     "VGG19": ("block1_pool", "block5_pool"),
 }
-#   backbone, the two outputs that are compared, and what is wanted of their ratio
+#   backbone, the two outputs that are compared, and the wanted ratio
 CUTS = (
     ("ResNet50", "conv3_block4_out", "conv5_block3_out", "at most 0.6"),
     ("VGG19", "block1_pool", "block5_pool", "less than 1"),
@@ -160,7 +159,7 @@ def _row(ran: Ran) -> dict[str, Any]:
 
 
 def _against_plain(directory: Path, seconds: float) -> dict[str, Any]:
-    """Time all outputs of a version together, in turns with the same from plain `model.export()`."""
+    """Time all outputs of a version together, in turns with plain `model.export()`."""
     ran = microtome(["bench", str(directory), "--batch-sizes", str(BATCH), "--seconds", str(seconds), "--json"])
     if ran.failed is not None:
         return {"failed": ran.failed}
@@ -180,15 +179,15 @@ def _compared(directory: Path, outputs: tuple[str, str], seconds: float) -> dict
 
     try:
         with tensorflow_ready():
-            return _in_turns(directory, outputs, seconds)
-    except Exception as error:  # noqa: BLE001 -- whatever it is, it is told in the row, and the other rows are measured
+            return _timed_in_turns(directory, outputs, seconds)
+    except Exception as error:  # noqa: BLE001 -- shown in the row; the other rows are measured
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
-def _in_turns(directory: Path, outputs: tuple[str, str], seconds: float) -> dict[str, Any]:
+def _timed_in_turns(directory: Path, outputs: tuple[str, str], seconds: float) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415
 
-    from exporter.bench import Took, compare, timed  # noqa: PLC0415
+    from exporter.bench import compare, in_turns  # noqa: PLC0415
     from exporter.savedmodel.saved_model import loaded  # noqa: PLC0415
     from exporter.savedmodel.versions import manifest_of  # noqa: PLC0415
     from exporter.verify.sample_images import sample_pixels  # noqa: PLC0415
@@ -196,15 +195,11 @@ def _in_turns(directory: Path, outputs: tuple[str, str], seconds: float) -> dict
     wanted = manifest_of(directory)["input"]
     pixels = np.resize(sample_pixels(wanted["height"], wanted["width"]), (BATCH, wanted["height"], wanted["width"], 3))
     with loaded(directory) as version:
-        runs: list[Callable[[], object]] = [lambda name=name: version.run(pixels, [name]) for name in outputs]  # type: ignore[misc]
-        for run in (*runs, *runs):  # the first passes choose algorithms and allocate
-            run()
-        turns: list[list[Took]] = []
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline or len(turns) < 3:
-            turns.append([timed(run) for run in runs])
-    ratios = compare([early for early, _ in turns], [late for _, late in turns])
-    return {"ratio": ratios.clock, "spread": ratios.spread, "cpu_ratio": ratios.processor, "turns": len(turns)}
+        early, late = in_turns(
+            lambda: version.run(pixels, [outputs[0]]), lambda: version.run(pixels, [outputs[1]]), seconds
+        )
+    ratios = compare(early, late)
+    return {"ratio": ratios.clock, "spread": ratios.spread, "cpu_ratio": ratios.processor, "turns": len(early)}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Split real networks at their full size, and write docs/splits.md from what was found.
 
 python docs/measure_splits.py                  splits what splits.json lacks, one after the other
-python docs/measure_splits.py --again NAME …   splits these anew
+python docs/measure_splits.py --again NAME …   splits these again
 python docs/measure_splits.py --page           only writes the page
 
-Everything is done by `microtome split`; its proof goes into splits.json after every network, so that an interrupted run
-goes on where it was. tests/unit/test_splits_page.py holds the page to the data, and the data to what the tests split.
+`microtome split` does the work; splits.json is written after every network, so that an interrupted run can continue.
+tests/unit/test_splits_page.py checks the page against the data, and the data against the tests' splits.
 """
 
 import argparse
@@ -56,7 +56,7 @@ for EfficientNetLite0's, which are ImageNet's.
 def main() -> int:
     """Split what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", nargs="+", default=[], choices=SPLITS, metavar="NAME", help="split anew")
+    parser.add_argument("--again", nargs="+", default=[], choices=SPLITS, metavar="NAME", help="split again")
     parser.add_argument("--page", action="store_true", help="split nothing")
     arguments = parser.parse_args()
     data = known()
@@ -70,13 +70,13 @@ def main() -> int:
 
 
 def known() -> dict[str, Any]:
-    """Return what has been found so far."""
+    """Return the data so far."""
     found: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
     return found
 
 
 def page(data: dict[str, Any]) -> str:
-    """Lay out the page: a row for every block, and one for what did not come about."""
+    """Lay out the page: a row for every block, and one for each failure."""
     rows = [row for name in SPLITS if name in data for row in _rows(name, data[name])]
     table = "".join(f"| {' | '.join(line)} |\n" for line in [HEAD, tuple("---" for _ in HEAD), *rows])
     costs = "".join(
@@ -109,7 +109,7 @@ def _rows(name: str, found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _split(name: str) -> dict[str, Any]:
-    """Split a network; return its cuts and its proof, or the reason why there is none."""
+    """Split a network; return its cuts and its proof, or the reason of a failure."""
     weights = "imagenet" if name in PUBLISHED else "random"
     cuts = [option for cut in SPLITS[name] for option in ("--at", cut)]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Run a command of Microtome and tell what it took, for the scripts beside this module."""
+"""Run a command of Microtome and measure it, for the scripts in this folder."""
 
 import os
 import subprocess
@@ -14,11 +14,11 @@ class Ran:
     """A command that has ended.
 
     Attributes:
-        seconds: By the clock.
-        cpu_seconds: Of processor time, on all cores together.
-        peak_bytes: The largest resident size.
-        printed: What it wrote to standard output.
-        failed: Why it did not end with 0, on one line; None when it did.
+        seconds: Wall-clock time.
+        cpu_seconds: Processor time on all cores.
+        peak_bytes: Largest resident size.
+        printed: Its standard output.
+        failed: The reason of a failure, on one line; None if it ended with 0.
     """
 
     seconds: float
@@ -29,12 +29,12 @@ class Ran:
 
     @property
     def cost(self) -> dict[str, float]:
-        """What it took, for a JSON file."""
+        """Times and memory, for a JSON file."""
         return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_bytes": self.peak_bytes}
 
 
 def microtome(arguments: Sequence[str]) -> Ran:
-    """Run `microtome` to its end, whatever that is."""
+    """Run `microtome` until it ends."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as told:
         command = [sys.executable, "-m", "microtome", *arguments]

@@ -4,13 +4,10 @@ Machines differ and their speed varies, so only ratios are comparable: both side
 TensorFlow Serving, and each pair of turns gives a ratio.
 """
 
-from __future__ import annotations
-
-import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,57 +20,10 @@ from exporter.head.pooling import pool
 from exporter.head.scaling import scale
 from exporter.head.slicing import Slice, prepare
 from exporter.runtime.terminal import counted, stage
+from exporter.savedmodel.freezing import INPUT
 from exporter.savedmodel.saved_model import Loaded, loaded
 from exporter.savedmodel.versions import recipe_of
 from exporter.verify.sample_images import sample_pixels
-
-
-@dataclass(frozen=True, slots=True)
-class Took:
-    """The duration of one run, in seconds.
-
-    Attributes:
-        clock: Wall-clock time.
-        processor: Processor time on all cores, without other processes.
-    """
-
-    clock: float
-    processor: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ratios:
-    """How many times as long one side took as the other.
-
-    Attributes:
-        clock: Median of all turns, by wall-clock time.
-        spread: The middle half of those, from and to.
-        processor: Median of all turns, by processor time.
-    """
-
-    clock: float
-    spread: tuple[float, float]
-    processor: float
-
-
-def timed(run: Callable[[], object]) -> Took:
-    """Run a function and return its duration."""
-    clock, processor = time.perf_counter(), time.process_time()
-    run()
-    return Took(time.perf_counter() - clock, time.process_time() - processor)
-
-
-def compare(ones: Sequence[Took], others: Sequence[Took]) -> Ratios:
-    """Compare two sides of equal length, turn by turn."""
-    pairs = list(zip(ones, others, strict=True))
-    by_clock = sorted(one.clock / other.clock for one, other in pairs)
-    quarter = len(by_clock) // 4
-    return Ratios(
-        round(statistics.median(by_clock), 3),
-        (round(by_clock[quarter], 3), round(by_clock[-1 - quarter], 3)),
-        round(statistics.median(one.processor / other.processor for one, other in pairs), 3),
-    )
-
 
 ALL = "(all)"
 _LEAST_TURNS = 3
@@ -126,22 +76,14 @@ def bench(directory: Path, sizes: Sequence[int], seconds: float, sources: Path) 
     with tempfile.TemporaryDirectory() as plain_directory:
         with stage(f"{recipe.name}: exporting the plain model"):
             _export_plain(slice_, Path(plain_directory))
-        with loaded(directory) as version, _plain(Path(plain_directory)) as plain:
+        with loaded(directory) as version, loaded(Path(plain_directory)) as plain:
             rows = counted(wanted, len(wanted), f"{recipe.name}: timing")
             return [_row(version, plain, np.resize(one, (size, *one.shape[1:])), name, seconds) for size, name in rows]
 
 
-def _row(version: Loaded, plain: Plain, pixels: np.ndarray[Any, Any], name: str, seconds: float) -> BenchRow:
+def _row(version: Loaded, plain: Loaded, pixels: np.ndarray[Any, Any], name: str, seconds: float) -> BenchRow:
     outputs = [] if name == ALL else [name]
-    ours: list[Took] = []
-    theirs: list[Took] = []
-    for _ in range(2):  # the first runs choose algorithms and allocate
-        version.run(pixels, outputs)
-        plain.run(pixels, outputs)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline or len(ours) < _LEAST_TURNS:
-        ours.append(timed(lambda: version.run(pixels, outputs)))
-        theirs.append(timed(lambda: plain.run(pixels, outputs)))
+    ours, theirs = in_turns(lambda: version.run(pixels, outputs), lambda: plain.run(pixels, outputs), seconds)
     ratios = compare(theirs, ours)
     middle = statistics.median(took.clock for took in ours)
     return BenchRow(
@@ -158,24 +100,62 @@ def _row(version: Loaded, plain: Plain, pixels: np.ndarray[Any, Any], name: str,
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
-    """The plain model in a session."""
+class Took:
+    """The duration of one run, in seconds.
 
-    signature: Any
-    session: tf.compat.v1.Session
+    Attributes:
+        clock: Wall-clock time.
+        processor: Processor time on all cores, without other processes.
+    """
 
-    def run(self, pixels: np.ndarray[Any, Any], outputs: Sequence[str]) -> object:
-        """Run a batch and fetch these outputs, or all if none are named."""
-        (images,) = self.signature.inputs.values()
-        fetches = [self.signature.outputs[name].name for name in outputs or self.signature.outputs]
-        return self.session.run(fetches, {images.name: pixels})
+    clock: float
+    processor: float
 
 
-@contextlib.contextmanager
-def _plain(directory: Path) -> Iterator[Plain]:
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        meta = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(directory))
-        yield Plain(meta.signature_def["serving_default"], session)
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """How many times as long one side took as the other.
+
+    Attributes:
+        clock: Median of all turns, by wall-clock time.
+        spread: The middle half of those, from and to.
+        processor: Median of all turns, by processor time.
+    """
+
+    clock: float
+    spread: tuple[float, float]
+    processor: float
+
+
+def in_turns(one: Callable[[], object], other: Callable[[], object], seconds: float) -> tuple[list[Took], list[Took]]:
+    """Run two functions alternately for some seconds, and at least three times, and return the durations of each."""
+    for run in (one, other, one, other):  # the first runs choose algorithms and allocate
+        run()
+    ones: list[Took] = []
+    others: list[Took] = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline or len(ones) < _LEAST_TURNS:
+        ones.append(_timed(one))
+        others.append(_timed(other))
+    return ones, others
+
+
+def _timed(run: Callable[[], object]) -> Took:
+    clock, processor = time.perf_counter(), time.process_time()
+    run()
+    return Took(time.perf_counter() - clock, time.process_time() - processor)
+
+
+def compare(ones: Sequence[Took], others: Sequence[Took]) -> Ratios:
+    """Compare two sides of equal length, turn by turn."""
+    pairs = list(zip(ones, others, strict=True))
+    by_clock = sorted(one.clock / other.clock for one, other in pairs)
+    quarter = len(by_clock) // 4
+    return Ratios(
+        round(statistics.median(by_clock), 3),
+        (round(by_clock[quarter], 3), round(by_clock[-1 - quarter], 3)),
+        round(statistics.median(one.processor / other.processor for one, other in pairs), 3),
+    )
 
 
 def _export_plain(slice_: Slice, directory: Path) -> None:
@@ -183,7 +163,7 @@ def _export_plain(slice_: Slice, directory: Path) -> None:
 
     Projection and normalisation are left out; they cost little, and leaving them out favours the plain side.
     """
-    pixels = keras.Input((slice_.pixels.height, slice_.pixels.width, 3), dtype="uint8")
+    pixels = keras.Input((slice_.pixels.height, slice_.pixels.width, 3), dtype="uint8", name=INPUT)
     features = slice_.model(keras.layers.Lambda(lambda images: scale(images, slice_.built.row.scaling))(pixels))
     outputs = {
         output.recipe.name: _Pooled(output.recipe.layers, output.recipe.pooling)(

@@ -1,7 +1,5 @@
 """Fit projections and find each dimension's int8 range on the calibration images."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping, Sequence

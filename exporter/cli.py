@@ -3,8 +3,6 @@
 TensorFlow, YAML and rich are imported late, so `--help` and a mistyped option answer immediately.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os
@@ -47,8 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe the exporter's command line."""
     parser = argparse.ArgumentParser(prog="microtome", description=exporter.__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        _module(command).add_to(subparsers)
+    for command, text in COMMANDS.items():
+        module = _module(command)
+        module.add_arguments(subparsers.add_parser(command, help=text, description=module.DESCRIPTION))
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Everything the exporter can fail with.
+"""The exporter's errors.
 
 * ExporterError
   x RecipeError            the recipe must change
@@ -6,7 +6,7 @@
     + RecipeInvalid        YAML, but not a recipe: carries every problem found
     + UnknownModel         `--model` names no model of the recipe
     + CalibrationImageBroken   an image of the calibration folder cannot be decoded
-  x CutError               what is asked of the backbone is not there
+  x CutError               the backbone has no such cut
     + UnknownBackbone
     + UnknownLayer
     + AmbiguousLayer       the layer is called more than once, so its name means several tensors
@@ -16,8 +16,8 @@
     + ImpossibleModel      the user's own file, function or preset is not there, or not a model that can be cut
     + ImpossibleSplit      the points to split at do not divide the network
   x WeightsError           the weights cannot be had
-    + WeightsUnavailable   not on this machine, and not to be fetched
-    + WeightsFileBroken    the file is truncated, hostile, or not what it is taken for
+    + WeightsUnavailable   neither on this machine nor downloadable
+    + WeightsFileBroken    the file is truncated, hostile, or of another kind
     + ImpossibleWeights    this kind of backbone has no such weights
   x NoVersion              a directory is not a version that the exporter wrote
   x ImpossibleOption       an option of a command has a value that it cannot have
@@ -27,14 +27,12 @@
 Every message says what was expected, what was received, and what to do.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 class ExporterError(Exception):
-    """Anything that ends an export with one line to the user instead of a traceback."""
+    """A failure that the user sees as one message instead of a traceback."""
 
 
 class RecipeError(ExporterError):
@@ -49,7 +47,7 @@ class RecipeInvalid(RecipeError):
     """The file is YAML but not a recipe.
 
     Attributes:
-        problems: One line for each thing that is wrong, in the order of the file.
+        problems: One line for each problem, in the order of the file.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -66,7 +64,7 @@ class CalibrationImageBroken(RecipeError):
 
 
 class CutError(ExporterError):
-    """What is asked of the backbone is not there."""
+    """The backbone has no such cut."""
 
 
 class UnknownBackbone(CutError):
@@ -106,11 +104,11 @@ class WeightsError(ExporterError):
 
 
 class WeightsUnavailable(WeightsError):
-    """The weights are neither on this machine nor to be fetched."""
+    """The weights are neither on this machine nor downloadable."""
 
 
 class WeightsFileBroken(WeightsError):
-    """The weights file is truncated, hostile, or not what it is taken for."""
+    """The weights file is truncated, hostile, or of another kind."""
 
 
 class ImpossibleWeights(WeightsError):
@@ -130,11 +128,11 @@ class CannotPublish(ExporterError):
 
 
 class VerificationFailed(ExporterError):
-    """What was written does not compute what Keras computes."""
+    """A written version does not compute what Keras computes."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Say which three names are most like `name`, whatever their case, as the end of a message."""
+    """Return the three names most similar to `name`, ignoring case, as the end of a message."""
     by_folded = {known.casefold(): known for known in names}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)
     return f"Nearest: {', '.join(by_folded[folded] for folded in close) or 'none'}."

@@ -1,7 +1,5 @@
 """The export pipeline: check layers, prepare, calibrate, freeze, describe, write a draft, verify, publish."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence
@@ -24,9 +22,8 @@ from exporter.recipe.yaml_tree import Loc, YamlTree
 from exporter.runtime.memory import release
 from exporter.runtime.terminal import stage, warn
 from exporter.savedmodel.fingerprint import fingerprint
-from exporter.savedmodel.freezing import FrozenGraph
+from exporter.savedmodel.freezing import FrozenGraph, frozen_graph
 from exporter.savedmodel.manifest import Calibrated, Cosines, describe
-from exporter.savedmodel.precision import frozen_graph
 from exporter.savedmodel.publication import ASSETS, MANIFEST_FILE, RECIPE_FILE, draft_version, want_free_version
 from exporter.savedmodel.saved_model import write_saved_model
 from exporter.savedmodel.serving_files import BATCHING_FILE, batching_params, write_serving_configuration, write_warmup

@@ -1,7 +1,7 @@
 """The exporter's commands, one module each, and the table that other packages list them by.
 
-A command's module has the command's name. Its `add_to(subparsers)` describes the arguments and imports nothing heavy;
-its `run(arguments) -> int` imports TensorFlow, rich and the rest late.
+A command's module has the command's name. Its `DESCRIPTION` and `add_arguments(parser)` describe the command line and
+import nothing heavy; its `run(arguments) -> int` imports TensorFlow, rich and the rest late.
 """
 
 COMMANDS = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from exporter.recipe.backbones import Backbone
+    from exporter.models.building import Built
     from microtome.manifest import InputSpec
 
 
@@ -26,18 +28,30 @@ def add_backbone_to(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_backbone(arguments: argparse.Namespace) -> tuple[Backbone, InputSpec]:
-    """Return the backbone's row and its input, without importing TensorFlow.
+@contextlib.contextmanager
+def built_backbone(arguments: argparse.Namespace) -> Iterator[tuple[Built, InputSpec]]:
+    """Build the backbone and give it with its preprocessing, while TensorFlow's native log lines are hidden.
+
+    The weights are those of the option `--weights` where a command has it, else random or those of an own model.
 
     Raises:
-        UnknownBackbone: There is no such backbone.
+        UnknownBackbone: There is no such backbone; raised before TensorFlow is imported.
+        ExporterError: It cannot be built.
     """
     from exporter.recipe.backbones import find_backbone  # noqa: PLC0415
     from exporter.recipe.preprocessing import resolve  # noqa: PLC0415
+    from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
 
     row = find_backbone(arguments.backbone)
     chosen = {} if arguments.size is None else {"height": arguments.size[0], "width": arguments.size[1]}
-    return row, resolve(row.preprocessing, chosen)
+    pixels = resolve(row.preprocessing, chosen)
+    with tensorflow_ready():
+        from exporter.models.building import build  # noqa: PLC0415
+        from exporter.runtime.terminal import stage  # noqa: PLC0415
+
+        with stage(f"Building {row.name}"):
+            built = build(row, getattr(arguments, "weights", None), pixels)
+        yield built, pixels
 
 
 def add_version_to(parser: argparse.ArgumentParser) -> None:

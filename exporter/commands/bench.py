@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from exporter.commands import COMMANDS
 from exporter.commands.arguments import add_sources_to, add_version_to
 from exporter.errors import ImpossibleOption
 
@@ -16,14 +15,14 @@ if TYPE_CHECKING:
     from exporter.bench import BenchRow
 
 
-def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "bench",
-        help=COMMANDS["bench"],
-        description="Time a version's forward pass for each batch size and output, in turns with the same model from "
-        "plain model.export(), on this machine's CPU.",
-    )
+DESCRIPTION = (
+    "Time a version's forward pass for each batch size and output, in turns with the same model from plain "
+    "model.export(), on this machine's CPU."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_version_to(parser)
     parser.add_argument(
         "--batch-sizes", default="1,8", metavar="N,N", help="batch sizes, separated by commas (%(default)s)"

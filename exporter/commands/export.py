@@ -6,17 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.commands import COMMANDS
-
 if TYPE_CHECKING:
     from exporter.recipe.resolved import ModelRecipe
 
 
-def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "export", help=COMMANDS["export"], description="Export the models of a recipe, each verified."
-    )
+DESCRIPTION = "Export the models of a recipe, each verified."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file, such as recipe.yaml")
     parser.add_argument(
         "--out", type=Path, default=Path("models"), metavar="DIR", help="models directory (%(default)s)"

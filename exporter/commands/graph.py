@@ -1,22 +1,16 @@
 """`microtome graph`: a picture of an architecture with the cuts in it."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-from exporter.commands import COMMANDS
-from exporter.commands.arguments import add_backbone_to, read_backbone
+from exporter.commands.arguments import add_backbone_to, built_backbone
 from exporter.errors import CannotPublish
 
+DESCRIPTION = "Draw a backbone's blocks as SVG, like neighbours as one box with a count, and mark cuts."
 
-def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "graph",
-        help=COMMANDS["graph"],
-        description="Draw a backbone's blocks as SVG, like neighbours as one box with a count, and mark cuts.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_backbone_to(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="where the picture goes")
     parser.add_argument("--mark", action="append", default=[], metavar="LAYER", help="show a cut; as often as needed")
@@ -25,17 +19,11 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw the backbone and write the picture."""
-    row, pixels = read_backbone(arguments)
-    from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
-
-    with tensorflow_ready():
+    with built_backbone(arguments) as (built, pixels):
         from exporter.graph.drawing import draw, outline  # noqa: PLC0415
-        from exporter.models.building import build  # noqa: PLC0415
-        from exporter.runtime.terminal import stage  # noqa: PLC0415
 
-        with stage(f"Building {row.name}"):
-            boxes = outline(build(row, None, pixels).model, arguments.mark, expand=arguments.all)
-    picture = draw(f"{row.name}, {pixels.height}x{pixels.width} pixels", boxes)
+        boxes = outline(built.model, arguments.mark, expand=arguments.all)
+    picture = draw(f"{built.row.name}, {pixels.height}x{pixels.width} pixels", boxes)
     try:
         arguments.out.write_text(picture, encoding="utf-8")
     except OSError as error:

@@ -1,21 +1,15 @@
 """`microtome inspect`: a version's manifest, for people."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 
-from exporter.commands import COMMANDS
 from exporter.commands.arguments import add_version_to
 
+DESCRIPTION = "Print a version's manifest for people: what it is, what it returns, what it costs."
 
-def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "inspect",
-        help=COMMANDS["inspect"],
-        description="Print a version's manifest for people: what it is, what it returns, what it costs.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_version_to(parser)
 
 

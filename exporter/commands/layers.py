@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exporter.commands import COMMANDS
-from exporter.commands.arguments import add_backbone_to, read_backbone
+from exporter.commands.arguments import add_backbone_to, built_backbone
 
 if TYPE_CHECKING:
     from exporter.graph.cut_points import CutPoint
@@ -22,14 +21,14 @@ _LEGEND = (
 )
 
 
-def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "layers",
-        help=COMMANDS["layers"],
-        description="List where a backbone can be cut: output shape, weights and operations up to there, what a "
-        "position sees, and how many tensors an edge cut there crosses.",
-    )
+DESCRIPTION = (
+    "List where a backbone can be cut: output shape, weights and operations up to there, what a position sees, and "
+    "how many tensors an edge cut there crosses."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_backbone_to(parser)
     parser.add_argument("--all", action="store_true", help="every layer, not only where blocks end")
     parser.add_argument("--find", metavar="TEXT", help="only layers with this text in their name or type")
@@ -38,16 +37,10 @@ def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line for each cut point."""
-    row, pixels = read_backbone(arguments)
-    from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
-
-    with tensorflow_ready():
+    with built_backbone(arguments) as (built, _):
         from exporter.graph.cut_points import cut_points, default_cut  # noqa: PLC0415
-        from exporter.models.building import build  # noqa: PLC0415
-        from exporter.runtime.terminal import stage  # noqa: PLC0415
 
-        with stage(f"Building {row.name}"):
-            points = cut_points(build(row, None, pixels).model)
+        points = cut_points(built.model)
     usual = default_cut(points)
     chosen = _chosen(points, every=arguments.all, find=arguments.find)
     if arguments.json:

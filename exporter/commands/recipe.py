@@ -1,18 +1,13 @@
 """`microtome recipe schema`: the format of recipes, for editors and tools."""
 
-from __future__ import annotations
-
 import argparse
 import json
 
-from exporter.commands import COMMANDS
+DESCRIPTION = "Print what is known about recipes, for editors and tools."
 
 
-def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "recipe", help=COMMANDS["recipe"], description="Print what is known about recipes, for editors and tools."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("what", choices=["schema"], metavar="schema", help="the JSON schema of recipes, on stdout")
 
 

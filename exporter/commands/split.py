@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.commands import COMMANDS
-from exporter.commands.arguments import add_backbone_to, read_backbone
+from exporter.commands.arguments import add_backbone_to, built_backbone
 from exporter.errors import ImpossibleSplit
 
 if TYPE_CHECKING:
@@ -17,15 +16,15 @@ if TYPE_CHECKING:
 _UNEQUAL = 1
 
 
-def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "split",
-        help=COMMANDS["split"],
-        description="Cut a backbone into consecutive blocks at any layers, save each as a SavedModel and as .keras, "
-        "and prove that the chain of what was saved equals the backbone. With --from and --to: save what lies between, "
-        "and prove that it leads from what the backbone has at the one to what it has at the other.",
-    )
+DESCRIPTION = (
+    "Cut a backbone into consecutive blocks at any layers, save each as a SavedModel and as .keras, and prove that "
+    "the chain of what was saved equals the backbone. With --from and --to: save what lies between, and prove that it"
+    " leads from what the backbone has at the one to what it has at the other."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_backbone_to(parser)
     parser.add_argument("--at", action="append", default=[], metavar="LAYER", help="where to cut; as often as needed")
     parser.add_argument("--from", dest="start", metavar="LAYER", help="with --to: only what comes after this layer")
@@ -45,18 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
         options = {"--at": arguments.at, "--from": arguments.start, "--to": arguments.end}
         given = " and ".join(option for option, value in options.items() if value) or "neither"
         raise ImpossibleSplit(f"Expected --at LAYER, at least once; or --from LAYER and --to LAYER. Received: {given}.")
-    row, pixels = read_backbone(arguments)
-    from exporter.recipe.backbones import BACKBONES  # noqa: PLC0415
-    from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
+    from exporter.recipe.own_backbones import is_own  # noqa: PLC0415
 
-    weights = arguments.weights or ("imagenet" if row.name in BACKBONES else None)
-    with tensorflow_ready():
-        from exporter.models.building import build  # noqa: PLC0415
-        from exporter.runtime.terminal import stage  # noqa: PLC0415
+    arguments.weights = arguments.weights or (None if is_own(arguments.backbone) else "imagenet")
+    with built_backbone(arguments) as (built, pixels):
         from exporter.split.pipeline import slice_to, split_to  # noqa: PLC0415
 
-        with stage(f"Building {row.name}"):
-            built = build(row, weights, pixels)
         if sliced:
             done = slice_to(built, pixels, (arguments.start, arguments.end), arguments.out, arguments.images)
         else:

@@ -9,21 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.commands import COMMANDS
 from exporter.commands.arguments import add_sources_to, add_version_to
 
 if TYPE_CHECKING:
     from exporter.verify.checks import Finding
 
 
-def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "verify",
-        help=COMMANDS["verify"],
-        description="Load a version afresh, build its model again from its recipe, and compare the two. Ends with 1 "
-        "when they differ.",
-    )
+DESCRIPTION = (
+    "Load a version afresh, build its model again from its recipe, and compare the two. Ends with 1 when they differ."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     add_version_to(parser)
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="real images to compare on, the first 64 of them")
     add_sources_to(parser)
@@ -37,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     directory = find_version(arguments.directory)
     with tensorflow_ready():
-        from exporter.verify.verify_command import verify_again  # noqa: PLC0415
+        from exporter.verify.verification import verify_again  # noqa: PLC0415
 
         findings = verify_again(directory, arguments.images, arguments.sources)
     ok = all(finding.ok for finding in findings)

@@ -1,7 +1,5 @@
 """The cost of a network: its weights and its floating-point operations."""
 
-from __future__ import annotations
-
 import math
 
 import keras

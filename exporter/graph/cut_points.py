@@ -1,7 +1,5 @@
 """The tensors that a network can be cut at, with what a cut at each costs and sees."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

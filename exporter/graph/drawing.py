@@ -4,8 +4,6 @@ Clean cuts divide the network into segments, segments of one named block are joi
 with a count. A marked cut always ends a box. The SVG is text, rectangles and lines, written without a library.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

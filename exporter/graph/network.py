@@ -4,8 +4,6 @@ Keras keeps a node for every call of a layer, in this model or in another one, a
 them; only this module uses its private attributes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property

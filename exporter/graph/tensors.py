@@ -5,8 +5,6 @@ accepted only if it means one tensor; `layer:call` and `layer:call:output` are a
 given by its index in `model.layers`, from the front (`17`) or from the back (`-2`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

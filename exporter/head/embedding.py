@@ -1,7 +1,5 @@
 """The head of a frozen graph: from the cut layers' features to an embedding (pool, append, project, normalise)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 

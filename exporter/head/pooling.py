@@ -1,7 +1,5 @@
 """Pool feature maps to vectors, in the graph, and compute the shapes of the results."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Fitted projections are stored in each version, so that it can be verified without the calibration images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

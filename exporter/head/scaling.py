@@ -4,8 +4,6 @@ Modes and order of operations are those of `keras.applications.imagenet_utils.pr
 agree to the last bits.
 """
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 from exporter.recipe.backbones import Scaling

@@ -1,7 +1,5 @@
 """Build a recipe's backbone and cut it at the layers that the recipe names."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import cast

@@ -3,8 +3,6 @@
 A missing network, package or file raises an error with the ways out; weights are random only if the recipe says so.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sys

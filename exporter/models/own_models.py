@@ -1,7 +1,5 @@
 """Load the user's own models, from a `.keras` file, a function or a KerasHub preset, and resize their input."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from pathlib import Path

@@ -6,8 +6,6 @@ A pickle can name any callable; this reader allows the four that state dicts nee
 checked before memory is read.
 """
 
-from __future__ import annotations
-
 import collections
 import io
 import pickle

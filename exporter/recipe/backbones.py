@@ -6,8 +6,6 @@ are those the published weights were trained or evaluated at; the shorter side i
 resize: 8/7 of the crop, and crop + 32 pixels for the EfficientNet family (arXiv:1905.11946).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

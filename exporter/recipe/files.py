@@ -1,7 +1,5 @@
 """The files that a recipe names: the images of a folder, and digests of contents."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 `exporter.recipe.reading` checks what the format cannot say: whether files exist, names differ, crop and resize agree.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
@@ -32,6 +30,7 @@ from exporter.recipe.resolved import (
     NORMALIZATIONS,
     PRECISIONS,
     QUANTIZATIONS,
+    Projection,
 )
 
 _TEXT = {"type": "string", "minLength": 1}
@@ -110,12 +109,20 @@ class PcaEntry(_Entry):
     pca: Count
     whiten: bool = Field(default_factory=bool)
 
+    def resolved(self) -> Projection:
+        """Return the projection."""
+        return Projection("pca", self.pca, whiten=self.whiten)
+
 
 class RandomEntry(_Entry):
     """`{random: 128, seed: 7}`."""
 
     random: Count
     seed: int = Field(default_factory=int, ge=0)
+
+    def resolved(self) -> Projection:
+        """Return the projection."""
+        return Projection("random", self.random, seed=self.seed)
 
 
 class OutputEntry(_Entry):
@@ -196,6 +203,18 @@ class RecipeEntry(_Entry):
     """A recipe file."""
 
     models: list[ModelEntry] = Field(min_length=1)
+
+
+ENTRIES: dict[tuple[str | int, ...], type[BaseModel]] = {
+    (): RecipeEntry,
+    ("models",): ModelEntry,
+    ("models", "input"): InputEntry,
+    ("models", "outputs"): OutputEntry,
+    ("models", "outputs", "projection", "pca"): PcaEntry,
+    ("models", "outputs", "projection", "random"): RandomEntry,
+    ("models", "calibration"): CalibrationEntry,
+}
+"""The model of each mapping, by the keys above it."""
 
 
 def recipe_schema() -> dict[str, Any]:

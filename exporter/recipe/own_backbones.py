@@ -1,9 +1,7 @@
-"""Backbones of the user's own: a `.keras` file, a function that makes a model, a KerasHub preset.
+"""The user's own backbones: a `.keras` file, a function that returns a model, a KerasHub preset.
 
-Recognised by how they are written, and described as far as that is possible without TensorFlow.
+They are recognised by their spelling and described without TensorFlow.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -19,26 +17,26 @@ _SIZE = 224
 
 
 def is_own(text: str) -> bool:
-    """Say whether a backbone is written as one of the user's own."""
+    """Whether a backbone is spelt as one of the user's own."""
     return text.endswith(KERAS_FILE) or FUNCTION.fullmatch(text) is not None or PRESET.fullmatch(text) is not None
 
 
 def own_size(text: str) -> tuple[int, int]:
-    """Return the height and width in pixels that an own model was made for; 224 where that cannot be known."""
+    """Return the height and width in pixels of an own model's input; 224 where the file does not say it."""
     if not text.endswith(KERAS_FILE):
         return _SIZE, _SIZE
     try:
         with zipfile.ZipFile(Path(text)) as archive:
             config = json.loads(archive.read("config.json"))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError):
-        return _SIZE, _SIZE  # building the model says what is wrong with the file
+        return _SIZE, _SIZE  # building the model reports what is wrong with the file
     shape = next(_input_shapes(config), [None, None, None, None])
     height, width = [*shape, None, None, None][1:3]
     return height or _SIZE, width or _SIZE
 
 
 def _input_shapes(config: object) -> Iterator[list[int | None]]:
-    """Yield the shapes of the input layers within a saved model's configuration."""
+    """Yield the shapes of the input layers in a saved model's configuration."""
     if isinstance(config, dict):
         if config.get("class_name") == "InputLayer":
             inner = config.get("config", {})

@@ -1,6 +1,4 @@
-"""How a recipe and a manifest write poolings: `avg`, `max`, `gem(3)`, `spp(1,2,4)`, `flatten`, `none`, `cls`."""
-
-from __future__ import annotations
+"""The notation of poolings in recipes and manifests: `avg`, `max`, `gem(3)`, `spp(1,2,4)`, `flatten`, `none`, `cls`."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ _DEFAULTS = {"gem": "3", "spp": "1,2,4"}
 
 @dataclass(frozen=True, slots=True)
 class PoolingName:
-    """A pooling, taken apart.
+    """A parsed pooling.
 
     Attributes:
         kind: `avg`, `max`, `gem`, `spp`, `flatten`, `none` or `cls`.
@@ -26,10 +24,10 @@ class PoolingName:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Take a pooling apart; `gem` and `spp` alone mean the customary `gem(3)` and `spp(1,2,4)`.
+        """Parse a pooling; `gem` and `spp` alone mean the usual `gem(3)` and `spp(1,2,4)`.
 
         Raises:
-            ValueError: It is no pooling.
+            ValueError: It is not a pooling.
         """
         if not re.fullmatch(PATTERN, text):
             raise ValueError(text)
@@ -41,5 +39,5 @@ class PoolingName:
         return cls(kind, numbers)
 
     def __str__(self) -> str:
-        """Write it the one way it is written in manifests."""
+        """Return the canonical spelling, as in manifests."""
         return f"{self.kind}({','.join(f'{number:g}' for number in self.numbers)})" if self.numbers else self.kind

@@ -4,8 +4,6 @@ A preset is written into the file's data before it is validated. The file must n
 agree in all but one respect are useless.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any

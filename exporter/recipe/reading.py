@@ -4,56 +4,28 @@ The file becomes data with the place of every value; presets are written out; th
 cannot say is checked; defaults are filled in. Whether a layer exists takes the backbone: see `exporter.export`.
 """
 
-from __future__ import annotations
-
 import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from exporter.errors import UnknownBackbone, nearest
 from exporter.recipe.backbones import BACKBONES, Backbone, find_backbone
 from exporter.recipe.files import file_digest, image_files, images_digest
-from exporter.recipe.format import (
-    CalibrationEntry,
-    InputEntry,
-    ModelEntry,
-    OutputEntry,
-    PcaEntry,
-    RandomEntry,
-    RecipeEntry,
-)
+from exporter.recipe.format import ENTRIES, ModelEntry, OutputEntry, RecipeEntry
 from exporter.recipe.own_backbones import KERAS_FILE, PRESET_PREFIX
 from exporter.recipe.pooling_names import SPELLINGS
 from exporter.recipe.preprocessing import impossibilities, resolve
 from exporter.recipe.presets import write_out_presets
-from exporter.recipe.resolved import (
-    OWN_WEIGHTS,
-    WEIGHTS,
-    Calibration,
-    ModelRecipe,
-    OutputRecipe,
-    Projection,
-    Recipe,
-)
+from exporter.recipe.resolved import OWN_WEIGHTS, WEIGHTS, Calibration, ModelRecipe, OutputRecipe, Recipe
 from exporter.recipe.yaml_tree import Loc, YamlTree, read_yaml, shown
 from microtome.manifest import InputSpec
 
 WEIGHTS_FILES = (".h5", ".hdf5", ".keras", ".pt", ".pth")
 
-_ENTRIES: dict[Loc, type[BaseModel]] = {
-    (): RecipeEntry,
-    ("models",): ModelEntry,
-    ("models", "input"): InputEntry,
-    ("models", "outputs"): OutputEntry,
-    ("models", "outputs", "projection", "pca"): PcaEntry,
-    ("models", "outputs", "projection", "random"): RandomEntry,
-    ("models", "calibration"): CalibrationEntry,
-}
-"""The pydantic model of each mapping, by its keys."""
 _EXPECTED = {
     "string_type": "text",
     "string_too_short": "text",
@@ -133,7 +105,7 @@ def _said(tree: YamlTree, problem: ErrorDetails) -> str:
         kinds = [kind for kind in ("pca", "random") if kind in given]
         expected, received = "pca: D or random: D", " and ".join(kinds) or "neither"
     elif kind in {"model_type", "union_tag_not_found"}:
-        keys = _ENTRIES.get(tuple(part for part in loc if isinstance(part, str)))
+        keys = ENTRIES.get(tuple(part for part in loc if isinstance(part, str)))
         expected = f"a mapping with {', '.join(keys.model_fields) if keys else 'pca, whiten, random, seed'}"
     elif kind == "literal_error":
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
@@ -155,7 +127,7 @@ def _said_of_extra(names: tuple[str, ...]) -> str:
     *above, key = names
     if above[-2:-1] == ["projection"] and key in {"whiten", "seed"}:
         return f"expected no {key} with {above[-1]}. Received: it."
-    known = list(_ENTRIES[tuple(above)].model_fields)
+    known = list(ENTRIES[tuple(above)].model_fields)
     way_on = _INSTEAD.get(key) if above[-1:] == ["outputs"] else None
     return f"unknown key. Expected: {', '.join(known)}. Received: {key!r}. {way_on or nearest(key, known)}"
 
@@ -302,12 +274,11 @@ class _Model:
         if more and entry.pooling == "none":
             problem = "expected a pooling that makes vectors, to append several layers. Received: none."
             self._tree.note((*loc, "pooling"), problem)
-        projection = None
-        if "projection" in entry.model_fields_set:
-            projection = _projection(entry.projection)
-            if entry.pooling == "none":
-                problem = "expected a pooling that makes a vector, to project it. Received: pooling: none; say flatten."
-                self._tree.note((*loc, "projection"), problem)
+        projected = "projection" in entry.model_fields_set
+        projection = entry.projection.resolved() if projected else None
+        if projected and entry.pooling == "none":
+            problem = "expected a pooling that makes a vector, to project it. Received: pooling: none; say flatten."
+            self._tree.note((*loc, "projection"), problem)
         return OutputRecipe(
             entry.name, layer, entry.pooling, tuple(more), projection, entry.normalize, entry.quantization
         )
@@ -339,9 +310,3 @@ class _Model:
             self._tree.note(at, f"expected a folder with images. Received: {folder}, which has none.")
             return None
         return Calibration(str(folder), entry.images, images_digest(files))
-
-
-def _projection(entry: PcaEntry | RandomEntry) -> Projection:
-    if isinstance(entry, PcaEntry):
-        return Projection("pca", entry.pca, whiten=entry.whiten)
-    return Projection("random", entry.random, seed=entry.seed)

@@ -4,8 +4,6 @@ A version records paths relative to the recipe's folder, so that it does not dep
 Recorded paths begin with `./` or `../`, which distinguishes `./ResNet50.keras` from a name.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """A YAML file's data with the place of every value, and the problems that are found in it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ Each stage of an export holds several copies of the weights for a moment. glibc 
 next stage's needs, so the peaks add up unless it is returned; docs/backbones.md lists what an export needs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

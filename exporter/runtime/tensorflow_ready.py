@@ -5,8 +5,6 @@ logging is initialised. Only the file descriptor distinguishes its output from P
 temporary file, while `sys.stderr` keeps the real one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

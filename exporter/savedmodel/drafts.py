@@ -3,8 +3,6 @@
 Whether a draft's run is dead is asked of the kernel: a run holds a lock on its draft for as long as it lives.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -6,8 +6,6 @@ differ between processes and do not enter; neither do the model's name, versions
 must never return another vector under the same fingerprint.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Describe a SavedModel: the manifest, valid by the schema in protos/."""
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import json

@@ -4,8 +4,6 @@ A version is drafted in a hidden sibling, `<models>/<name>/.tmp-…`, flushed to
 next free number. A run that dies leaves at most its draft, which is hidden; the next run takes it away.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
@@ -48,7 +46,7 @@ def want_free_version(models: Path, recipe: ModelRecipe) -> None:
 
 
 class Draft:
-    """A version that nobody sees yet."""
+    """A version that is not published yet."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

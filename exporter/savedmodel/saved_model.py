@@ -3,8 +3,6 @@
 The format is TF1's, the only one with the nodes in the main graph; TF2 loads it too.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ from loading, so they are minimal: one black batch for each batch size. A value 
 tensor, which keeps a record at about forty bytes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

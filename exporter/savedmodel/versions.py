@@ -1,7 +1,5 @@
 """Read a version's manifest and recipe, without TensorFlow."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

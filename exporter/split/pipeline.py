@@ -4,8 +4,6 @@ The comparison covers every output of every block, because a classifier with ran
 whatever its input is.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
@@ -25,8 +23,7 @@ from exporter.recipe.files import image_files
 from exporter.recipe.images import read_pixels
 from exporter.runtime.terminal import stage
 from exporter.savedmodel.drafts import draft_directory, flush
-from exporter.split.blocks import Block, between, split
-from exporter.split.saved_blocks import FORMS, read_chain, write_block
+from exporter.split.blocks import FORMS, Block, between, read_chain, split, write_block
 from exporter.verify.sample_images import cosines, relative_errors
 from microtome.manifest import InputSpec
 

@@ -1,7 +1,5 @@
 """Checks of a written version that compare no vectors: its graph, signatures, manifest and warm-up records."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Keras scales with its own `preprocess_input`; pooling, projection and normalisat
 from their definitions. Where two float32 results differ, the slice in float64 shows whether rounding explains it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property

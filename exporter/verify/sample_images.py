@@ -1,7 +1,5 @@
 """The images that models are tried on, and the differences between two results."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -57,7 +57,7 @@ def test_one_failure_leaves_the_other_rows(script: ModuleType, monkeypatch: pyte
         raise OSError("the version is gone")
 
     monkeypatch.setattr(script, "microtome", microtome)
-    monkeypatch.setattr(script, "_in_turns", gone)
+    monkeypatch.setattr(script, "_timed_in_turns", gone)
     found = script._measured(tmp_path, 0.0)
     assert found["exports"]["ResNet50"] == found["plain"]["ResNet50"] == found["cuts"]["ResNet50"]
     assert found["exports"]["ResNet50"] == {"failed": "not equal"}

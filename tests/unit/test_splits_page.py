@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 from exporter.recipe.backbones import BACKBONES
+from exporter.split.blocks import FORMS
 from exporter.split.pipeline import EQUALITY
-from exporter.split.saved_blocks import FORMS
 from tests.integration.test_split_command import REQUIRED
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -18,8 +18,7 @@ from exporter.head.slicing import cut
 from exporter.recipe.files import image_files
 from exporter.recipe.resolved import Calibration, ModelRecipe, OutputRecipe, Projection
 from exporter.savedmodel.fingerprint import fingerprint
-from exporter.savedmodel.freezing import freeze
-from exporter.savedmodel.precision import frozen_graph
+from exporter.savedmodel.freezing import freeze, frozen_graph
 from exporter.verify.keras_reference import reference
 from exporter.verify.sample_images import with_images
 from tests.pictures import png

@@ -11,9 +11,8 @@ import tensorflow as tf
 from keras import layers
 
 from exporter.errors import ImpossibleSplit, UnknownLayer
-from exporter.split.blocks import between, split
+from exporter.split.blocks import between, split, write_block
 from exporter.split.pipeline import compare, prove
-from exporter.split.saved_blocks import write_block
 from tests.unit.exporter.small_models import small_model
 
 
