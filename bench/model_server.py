@@ -107,8 +107,8 @@ def caller(address: str, model: str) -> Callable[[], object]:
 def in_process(loaded: TensorFlowModel, size: int) -> Callable[[], object]:
     """Return a function that runs one batch in the bare session."""
     signature = loaded.signatures["serving_default"]
-    feeds = {signature.inputs["images"].tensor: images(size, side=SIDE)}
-    fetches = [info.tensor for info in signature.outputs.values()]
+    feeds = {signature.inputs["images"].name: images(size, side=SIDE)}
+    fetches = [info.name for info in signature.outputs.values()]
     loaded.run(feeds, fetches)
     return lambda: loaded.run(feeds, fetches)
 

@@ -9,13 +9,13 @@ from types import FrameType
 
 from microtome.parent import follow_parent
 from modelserver.batching.limits import read_batching
-from modelserver.config.addresses import CannotListen, check_addresses
+from modelserver.config.addresses import check_addresses
 from modelserver.config.logs import write_logs
 from modelserver.config.options import Options, UsageError, parse, usage
 from modelserver.config.text_protos import read_credentials, read_metrics_path
 from modelserver.engines.openvino_runtime import import_openvino
-from modelserver.errors import ServingError
-from modelserver.models.model_config import NothingToServe, models_of
+from modelserver.errors import CannotListen, NothingToServe, ServingError
+from modelserver.models.model_config import models_of
 
 
 def main(argv: Sequence[str]) -> int:

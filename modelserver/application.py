@@ -6,30 +6,31 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
 import uvloop
 
-from modelserver.api.grpc_server import ModelServicer, PredictionServicer, build_server, listen
-from modelserver.api.handlers import Predictor
-from modelserver.api.rest import RestApp, RestServer
+from modelserver.api.grpc_server import Servicer, create_grpc_server, listen
+from modelserver.api.handlers import Handlers
+from modelserver.api.rest import RestApp, rest_server
 from modelserver.batching.limits import read_batching
 from modelserver.batching.scheduler import Scheduler
-from modelserver.config.addresses import CannotListen, remove_socket
+from modelserver.config.addresses import check_addresses, remove_socket
 from modelserver.config.options import Options
 from modelserver.config.text_protos import read_metrics_path
 from modelserver.engines.engine import Engine
 from modelserver.engines.openvino_runtime import OpenVinoSettings
 from modelserver.engines.parallelism import LoadAffinity, cores
 from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
-from modelserver.errors import ServingError
+from modelserver.errors import CannotListen, NothingToServe, ServingError
 from modelserver.metrics import Metrics
 from modelserver.models.catalogue import Catalogue
 from modelserver.models.loading import Loader, warm_up
 from modelserver.models.model import Loading
-from modelserver.models.model_config import NothingToServe
-from modelserver.models.reload import Reloader, follow_directory, serve_directory, serve_named
+from modelserver.models.model_config import ModelConfig
+from modelserver.models.reload import Reloader, follow, read_file
 
 log = logging.getLogger(__name__)
 
@@ -43,21 +44,21 @@ def serve(options: Options) -> int:
         The exit status: 0 after a signal, 1 when there was nothing to serve or no address to listen on.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status, busy = runner.run(_live(options))
-    if busy:
+        application = runner.run(_create(options))
+        status = runner.run(application.run())
+    if application.busy:
         # A load or a run did not end in time. The interpreter would wait for its thread, for minutes perhaps.
         logging.shutdown()
         os._exit(status)
     return status
 
 
-async def _live(options: Options) -> tuple[int, bool]:
-    application = Application(options)
-    return await application.run(), application.busy
+async def _create(options: Options) -> "Application":
+    return Application(options)
 
 
 class Application:
-    """All objects of the process."""
+    """All objects of the process. Created on the event loop."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -69,12 +70,12 @@ class Application:
         slots = batching.threads or cores()
         self._run_threads = ThreadPoolExecutor(slots, batching.thread_pool_name)
         self._affinity = LoadAffinity()
-        self._metrics = Metrics()
+        metrics = Metrics()
         iterations = options.num_request_iterations_for_warmup
         warm = partial(warm_up, iterations=iterations) if options.enable_model_warmup else None
         self._catalogue = Catalogue(
             Loading(
-                load=Loader(open_engine(options), warm, batching, self._metrics, self._affinity).load,
+                load=Loader(open_engine(options), warm, batching, metrics, self._affinity).load,
                 threads=self._load_threads,
                 turns=asyncio.Semaphore(loads),
                 retries=options.max_num_load_retries,
@@ -82,8 +83,11 @@ class Application:
                 poll_wait=options.file_system_poll_wait_seconds,
             )
         )
-        self._scheduler = Scheduler(self._run_threads, slots, self._metrics)
-        self._followers: list[asyncio.Task[None]] = []
+        scheduler = Scheduler(self._run_threads, slots, metrics)
+        self._handlers = Handlers(self._catalogue, scheduler, metrics, options.enable_serialization_as_tensor_content)
+        labels_may_wait = options.allow_version_labels_for_unavailable_models
+        self._reloader = Reloader(self._catalogue, labels_may_wait=labels_may_wait)
+        self._following: asyncio.Task[None] | None = None
         self.busy = False
         """At the end: whether a thread that cannot be stopped still works."""
 
@@ -103,66 +107,56 @@ class Application:
         except (NothingToServe, CannotListen, ServingError) as error:
             log.error("Failed to start server. Error: %s", error)  # noqa: TRY400
             status = 1
-        for task in (stopping, starting, *self._followers):
+        tasks = [task for task in (stopping, starting, self._following) if task]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(stopping, starting, *self._followers, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._catalogue.close()
         self.busy = _still_works(self._load_threads) | _still_works(self._run_threads)
         return status
 
     async def _load(self) -> None:
-        """Try to load every model that is known now, before the server listens."""
-        if not self._options.models_dir:
-            await serve_named(self._catalogue, self._options)
+        """Try to load every model that is known now, before the server listens, and follow later changes."""
+        options, reloader = self._options, self._reloader
+        if options.models_dir:
+            path = Path(options.models_dir)
+            await reloader.serve_directory(path)
+            changes = follow(reloader.apply_directory, "models directory", path, options.file_system_poll_wait_seconds)
+        elif options.model_config_file:
+            path = Path(options.model_config_file)
+            await reloader.apply(read_file(path), "servable")
+            changes = follow(
+                reloader.apply_file, "ModelServerConfig file", path, options.model_config_file_poll_wait_seconds
+            )
+        else:
+            await reloader.apply([ModelConfig(options.model_name, Path(options.model_base_path))], "servable")
             return
-        models_dir = Path(self._options.models_dir)
-        await serve_directory(self._catalogue, models_dir)
-        if (poll_wait := self._options.file_system_poll_wait_seconds) > 0:
-            self._followers.append(asyncio.create_task(follow_directory(self._catalogue, models_dir, poll_wait)))
+        self._following = asyncio.create_task(changes)
 
     async def _serve(self, stop: asyncio.Event) -> None:
         """Open the addresses, answer until the signal, finish active requests."""
-        options = self._options
-        as_content = options.enable_serialization_as_tensor_content
-        predictor = Predictor(self._catalogue, self._scheduler, self._metrics, as_content=as_content)
-        reloader = Reloader(self._catalogue, labels_may_wait=options.allow_version_labels_for_unavailable_models)
-        server = await build_server(
-            options,
-            PredictionServicer(self._catalogue, predictor, self._metrics),
-            ModelServicer(self._catalogue, reloader),
-        )
-        rest = self._rest_server()
-        try:
-            addresses = listen(server, options)
+        options, grace = self._options, self._options.shutdown_grace_seconds
+        metrics_path = read_metrics_path(options.monitoring_config_file)
+        check_addresses(options)  # again: another process may have taken one during the load
+        async with AsyncExitStack() as opened:
+            addresses = []
+            if options.rest_api_port:
+                rest = rest_server(RestApp(self._handlers, metrics_path), options.host, options.rest_api_port)
+                addresses.append(await opened.enter_async_context(rest))
+            elif metrics_path:
+                log.warning("--monitoring_config_file has no effect without --rest_api_port")
+            server = await create_grpc_server(options, Servicer(self._handlers, self._reloader))
+            opened.push_async_callback(server.stop, grace)
+            addresses = [*listen(server, options), *addresses]
             await server.start()
-            if rest:
-                addresses.append(rest.start())
-            if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
-                follow = reloader.follow_file(
-                    Path(options.model_config_file), options.model_config_file_poll_wait_seconds
-                )
-                self._followers.append(asyncio.create_task(follow))
             if options.engine == "tensorflow":
                 # OpenVINO counts its cores during a load, and would continue with one.
                 self._affinity.begin()
             log.info("Serving %s on %s", ", ".join(self._catalogue.models), " and ".join(addresses))
             await stop.wait()
-            log.info("Stopping: %.0f s for active requests", options.shutdown_grace_seconds)
-        finally:
-            await server.stop(options.shutdown_grace_seconds)
-            if rest:
-                await rest.stop()
+            log.info("Stopping: %.0f s for active requests", grace)
         remove_socket(options)
         log.info("Stopped")
-
-    def _rest_server(self) -> RestServer | None:
-        options = self._options
-        path = read_metrics_path(options.monitoring_config_file)
-        if not options.rest_api_port:
-            if path:
-                log.warning("--monitoring_config_file has no effect without --rest_api_port")
-            return None
-        return RestServer(RestApp(self._catalogue, self._metrics, path), options.host, options.rest_api_port)
 
 
 def open_engine(options: Options) -> Engine:

@@ -11,110 +11,92 @@
   x Internal              — a defect of this server
   x DataLoss              — a damaged warm-up file
 
-Errors that TensorFlow raises become a plain ServingError with TensorFlow's code.
+Errors that TensorFlow raises become a plain ServingError with TensorFlow's code. NothingToServe and CannotListen end
+the start of the server.
 """
 
-from enum import IntEnum
-from typing import ClassVar
+from grpc import StatusCode
 
-
-class Code(IntEnum):
-    """The canonical status codes; absl, gRPC and TensorFlow's ``StatusProto`` use the same numbers."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
+CODES = {status.value[0]: status for status in StatusCode}
+"""Status codes by number; gRPC, absl and TensorFlow's ``StatusProto`` use the same numbers."""
 
 
 class ServingError(Exception):
     """A failure whose code and text are sent to the caller.
 
     Args:
-        code: The status.
         message: The text for the caller, in TensorFlow Serving's words where it has some.
+        code: The status, if the class does not determine it.
     """
 
-    def __init__(self, code: Code, message: str) -> None:
+    code = StatusCode.UNKNOWN
+
+    def __init__(self, message: str, code: StatusCode | None = None) -> None:
         super().__init__(message)
-        self.code = code
         self.message = message
+        self.code = code or self.code
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 
 
-class _OfOneCode(ServingError):
-    """A ServingError whose class determines the code."""
-
-    fixed: ClassVar[Code]
-
-    def __init__(self, message: str) -> None:
-        super().__init__(self.fixed, message)
-
-
-class InvalidArgument(_OfOneCode):
+class InvalidArgument(ServingError):
     """The request is wrong in any state of the server."""
 
-    fixed = Code.INVALID_ARGUMENT
+    code = StatusCode.INVALID_ARGUMENT
 
 
-class NotFound(_OfOneCode):
+class NotFound(ServingError):
     """The requested model or version is not loaded."""
 
-    fixed = Code.NOT_FOUND
+    code = StatusCode.NOT_FOUND
 
 
-class FailedPrecondition(_OfOneCode):
+class FailedPrecondition(ServingError):
     """The request does not fit this model."""
 
-    fixed = Code.FAILED_PRECONDITION
+    code = StatusCode.FAILED_PRECONDITION
 
 
-class ResourceExhausted(_OfOneCode):
+class ResourceExhausted(ServingError):
     """The time in the queue or the memory ran out."""
 
-    fixed = Code.RESOURCE_EXHAUSTED
+    code = StatusCode.RESOURCE_EXHAUSTED
 
 
-class Unavailable(_OfOneCode):
+class Unavailable(ServingError):
     """The server cannot take this request now."""
 
-    fixed = Code.UNAVAILABLE
+    code = StatusCode.UNAVAILABLE
 
 
-class Unimplemented(_OfOneCode):
+class Unimplemented(ServingError):
     """The API has this method, this server does not."""
 
-    fixed = Code.UNIMPLEMENTED
+    code = StatusCode.UNIMPLEMENTED
 
 
-class Unknown(_OfOneCode):
+class Unknown(ServingError):
     """A model did not become available."""
 
-    fixed = Code.UNKNOWN
+    code = StatusCode.UNKNOWN
 
 
-class Internal(_OfOneCode):
+class Internal(ServingError):
     """A defect; the log has the details, the caller does not get them."""
 
-    fixed = Code.INTERNAL
+    code = StatusCode.INTERNAL
 
 
-class DataLoss(_OfOneCode):
+class DataLoss(ServingError):
     """A file is damaged."""
 
-    fixed = Code.DATA_LOSS
+    code = StatusCode.DATA_LOSS
+
+
+class NothingToServe(Exception):
+    """The options name no model, or none that loads."""
+
+
+class CannotListen(Exception):
+    """An address is not available; the text names it and the reason."""

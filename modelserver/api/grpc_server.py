@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -21,13 +21,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from modelserver.api.handlers import Predictor, model_metadata, model_status
-from modelserver.config.addresses import CannotListen, check_addresses
+from modelserver.api.handlers import Handlers
 from modelserver.config.options import Options
 from modelserver.config.text_protos import read_credentials
-from modelserver.errors import Code, Internal, ServingError, Unimplemented
-from modelserver.metrics import Metrics
-from modelserver.models.catalogue import Catalogue
+from modelserver.errors import CannotListen, Internal, ServingError, Unimplemented
 from modelserver.models.reload import Reloader
 
 log = logging.getLogger(__name__)
@@ -37,7 +34,7 @@ HEALTH_NAMES = ("", "ModelService", "PredictionService")
 """The real server's; ``tensorflow.serving.PredictionService``, which clients might expect, is not among them."""
 
 LONGEST_MESSAGE = 1024
-STATUS = {code: next(status for status in grpc.StatusCode if status.value[0] == code) for code in Code}
+ONLY_PREDICT = "Classify, Regress and MultiInference are not implemented; use Predict"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -60,19 +57,18 @@ async def _answering(context: Context) -> AsyncIterator[None]:
             log.exception("A request failed inside")
         if not isinstance(error, ServingError):
             error = Internal("Internal error; see the log of the model server")
-        await context.abort(STATUS[error.code], cut(error.message))
+        await context.abort(error.code, cut(error.message))
 
 
-class PredictionServicer:
-    """``tensorflow.serving.PredictionService``; methods have their names on the wire.
+class Servicer:
+    """``tensorflow.serving.PredictionService`` and ``ModelService``; methods have their names on the wire.
 
-    Its ``tf.Example`` methods are refused: images do not come as ``tf.Example``.
+    The ``tf.Example`` methods are refused: images do not come as ``tf.Example``.
     """
 
-    def __init__(self, catalogue: Catalogue, predictor: Predictor, metrics: Metrics) -> None:
-        self._catalogue = catalogue
-        self._predictor = predictor
-        self._metrics = metrics
+    def __init__(self, handlers: Handlers, reloader: Reloader) -> None:
+        self._handlers = handlers
+        self._reloader = reloader
 
     async def Predict(  # noqa: N802
         self, request: predict_pb2.PredictRequest, context: Context
@@ -81,47 +77,22 @@ class PredictionServicer:
         left = context.time_remaining()
         deadline = None if left is None else time.monotonic() + left
         async with _answering(context):
-            with self._metrics.call(request.model_spec.name, "Predict"):
-                return await self._predictor.predict(request, deadline)
+            with self._handlers.metrics.call(request.model_spec.name, "Predict"):
+                return await self._handlers.predict(request, deadline)
 
     async def GetModelMetadata(  # noqa: N802
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Return the signatures."""
         async with _answering(context):
-            return model_metadata(self._catalogue, request)
-
-    async def Classify(self, request: Any, context: Context) -> None:  # noqa: ANN401, N802
-        """Refuse."""
-        async with _answering(context):
-            with self._metrics.call(request.model_spec.name, "Classify"):
-                _refuse("Classify")
-
-    async def Regress(self, request: Any, context: Context) -> None:  # noqa: ANN401, N802
-        """Refuse."""
-        async with _answering(context):
-            with self._metrics.call(request.model_spec.name, "Regress"):
-                _refuse("Regress")
-
-    async def MultiInference(self, _: object, context: Context) -> None:  # noqa: N802
-        """Refuse."""
-        async with _answering(context):
-            _refuse("MultiInference")
-
-
-class ModelServicer:
-    """``tensorflow.serving.ModelService``."""
-
-    def __init__(self, catalogue: Catalogue, reloader: Reloader) -> None:
-        self._catalogue = catalogue
-        self._reloader = reloader
+            return self._handlers.metadata(request)
 
     async def GetModelStatus(  # noqa: N802
         self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """Return the states of a model's versions."""
         async with _answering(context):
-            return model_status(self._catalogue, request)
+            return self._handlers.status(request)
 
     async def HandleReloadConfigRequest(  # noqa: N802
         self, request: model_management_pb2.ReloadConfigRequest, context: Context
@@ -130,9 +101,22 @@ class ModelServicer:
         async with _answering(context):
             return await self._reloader.reload(request)
 
+    async def Classify(self, request: Any, context: Context) -> None:  # noqa: ANN401, N802
+        """Refuse, as Regress does."""
+        async with _answering(context):
+            with self._handlers.metrics.call(request.model_spec.name, "Classify"):
+                raise Unimplemented(ONLY_PREDICT)
 
-async def build_server(options: Options, prediction: PredictionServicer, model: ModelServicer) -> "grpc.aio.Server":
-    """Create a server of the services, without an address."""
+    Regress = Classify
+
+    async def MultiInference(self, _: object, context: Context) -> None:  # noqa: N802
+        """Refuse."""
+        async with _answering(context):
+            raise Unimplemented(ONLY_PREDICT)
+
+
+async def create_grpc_server(options: Options, servicer: Servicer) -> "grpc.aio.Server":
+    """Create a server without an address."""
     pairs = (pair.split("=", 1) for pair in options.grpc_channel_arguments.split(",") if pair)
     server = grpc.aio.server(
         options=[
@@ -143,8 +127,8 @@ async def build_server(options: Options, prediction: PredictionServicer, model: 
         ],
         maximum_concurrent_rpcs=options.grpc_max_threads or None,
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
     names = [*_served_names(), reflection.SERVICE_NAME]
     if options.enable_grpc_healthcheck_service:
         health = health_aio.HealthServicer()
@@ -163,14 +147,11 @@ def listen(server: "grpc.aio.Server", options: Options) -> list[str]:
         The addresses, for the log.
 
     Raises:
-        CannotListen: One of them is not available.
+        CannotListen: An address is not available.
         InvalidArgument: The file of the credentials is wrong.
     """
-    check_addresses(options)  # again: another process may have taken one during the load
     credentials = read_credentials(options.ssl_config_file)
-    addresses = []
-    if options.port:
-        addresses.append(f"{options.host}:{options.port}")
+    addresses = [f"{options.host}:{options.port}"] if options.port else []
     if options.grpc_socket_path:
         addresses.append(f"unix:{Path(options.grpc_socket_path).absolute()}")
     for address in addresses:
@@ -181,10 +162,6 @@ def listen(server: "grpc.aio.Server", options: Options) -> list[str]:
         if not bound:
             raise CannotListen(f"Cannot listen on {address}")
     return addresses
-
-
-def _refuse(method: str) -> NoReturn:
-    raise Unimplemented(f"{method} is not implemented; use Predict")
 
 
 def _served_names() -> list[str]:

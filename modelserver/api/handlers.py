@@ -1,40 +1,40 @@
 """Predict, GetModelMetadata and GetModelStatus without a transport: from request message to response message."""
 
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
 
 from modelserver.batching.scheduler import Scheduler
 from modelserver.errors import InvalidArgument
 from modelserver.metrics import Metrics
 from modelserver.models.catalogue import Catalogue
 from modelserver.tensors.codec import encode
-from modelserver.tensors.signatures import bind, find_signature
+from modelserver.tensors.signatures import DEFAULT_SIGNATURE, bind, find_signature
 
 SIGNATURE_DEF = "signature_def"
 
 
-class Predictor:
-    """Answers ``PredictRequest`` messages.
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """Answers requests.
 
-    Args:
+    Attributes:
         catalogue: Finds the version.
         scheduler: Runs it.
-        metrics: Records the time of the model.
+        metrics: Records calls, and the time of the model.
         as_content: Whether tensors are sent as raw bytes instead of repeated values.
     """
 
-    def __init__(self, catalogue: Catalogue, scheduler: Scheduler, metrics: Metrics, *, as_content: bool) -> None:
-        self._catalogue = catalogue
-        self._scheduler = scheduler
-        self._metrics = metrics
-        self._as_content = as_content
+    catalogue: Catalogue
+    scheduler: Scheduler
+    metrics: Metrics
+    as_content: bool
 
-    async def predict(
-        self, request: predict_pb2.PredictRequest, deadline: float | None = None
-    ) -> predict_pb2.PredictResponse:
-        """Answer one request.
+    async def predict(self, request: predict_pb2.PredictRequest, deadline: float | None) -> predict_pb2.PredictResponse:
+        """Compute outputs.
 
         Args:
             request: The request.
@@ -46,66 +46,69 @@ class Predictor:
         Raises:
             ServingError: In the order of TensorFlow Serving's checks.
         """
-        if not request.HasField("model_spec"):
-            raise InvalidArgument("Missing ModelSpec")
-        version = self._catalogue.find(request.model_spec)
+        version = self.catalogue.find(_model_spec(request))
         signature = find_signature(version.model.signatures, request.model_spec.signature_name)
-        call = bind(signature, request.inputs, request.output_filter)
+        feeds, outputs = bind(signature, request.inputs, request.output_filter)
         began = time.monotonic()
-        arrays = await self._scheduler.run(version, call.feeds, list(call.outputs.values()), deadline)
-        self._metrics.computed(version.name, "Predict", time.monotonic() - began)
+        arrays = await self.scheduler.run(version, feeds, list(outputs.values()), deadline)
+        self.metrics.computed(version.name, "Predict", time.monotonic() - began)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = version.name
         response.model_spec.version.value = version.number
-        response.model_spec.signature_name = signature.key
-        for alias, array in zip(call.outputs, arrays, strict=True):
-            response.outputs[alias].CopyFrom(encode(np.asarray(array), as_content=self._as_content))
+        response.model_spec.signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        for alias, array in zip(outputs, arrays, strict=True):
+            response.outputs[alias].CopyFrom(encode(np.asarray(array), as_content=self.as_content))
+        return response
+
+    def metadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        """Return all signatures of the requested version.
+
+        Raises:
+            InvalidArgument: No model_spec, or a field other than ``signature_def``.
+            NotFound: The version is not loaded.
+        """
+        spec = _model_spec(request)
+        if not request.metadata_field:
+            raise InvalidArgument("GetModelMetadataRequest must specify at least one metadata_field")
+        for name in request.metadata_field:
+            if name != SIGNATURE_DEF:
+                raise InvalidArgument(f"Metadata field {name} is not supported")
+        version = self.catalogue.find(spec)
+        definitions = get_model_metadata_pb2.SignatureDefMap()
+        for key, definition in version.model.signatures.items():
+            definitions.signature_def[key].CopyFrom(definition)
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = version.name
+        response.model_spec.version.value = version.number
+        response.metadata[SIGNATURE_DEF].Pack(definitions)
+        return response
+
+    def status(
+        self, request: get_model_status_pb2.GetModelStatusRequest
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        """Return the states of a model's versions; a version label is ignored, as in the real server.
+
+        Raises:
+            InvalidArgument: No model_spec.
+            NotFound: The model or the version is unknown.
+        """
+        spec = _model_spec(request)
+        number = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
+        response = get_model_status_pb2.GetModelStatusResponse()
+        for record in self.catalogue.records(spec.name, number):
+            status = response.model_version_status.add(version=record.number, state=int(record.state))
+            if record.error:
+                status.status.error_code = record.error.code.value[0]
+                status.status.error_message = record.error.message
+            else:
+                status.status.SetInParent()
         return response
 
 
-def model_metadata(
-    catalogue: Catalogue, request: get_model_metadata_pb2.GetModelMetadataRequest
-) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Answer a ``GetModelMetadataRequest`` with all signatures of the requested version.
-
-    Raises:
-        InvalidArgument: No model_spec, or a field other than ``signature_def``.
-        NotFound: The version is not loaded.
-    """
+def _model_spec(request: Any) -> model_pb2.ModelSpec:  # noqa: ANN401 (three messages have one)
     if not request.HasField("model_spec"):
         raise InvalidArgument("Missing ModelSpec")
-    if not request.metadata_field:
-        raise InvalidArgument("GetModelMetadataRequest must specify at least one metadata_field")
-    for name in request.metadata_field:
-        if name != SIGNATURE_DEF:
-            raise InvalidArgument(f"Metadata field {name} is not supported")
-    version = catalogue.find(request.model_spec)
-    definitions = get_model_metadata_pb2.SignatureDefMap()
-    for key, definition in version.model.signature_defs.items():
-        definitions.signature_def[key].CopyFrom(definition)
-    response = get_model_metadata_pb2.GetModelMetadataResponse()
-    response.model_spec.name = version.name
-    response.model_spec.version.value = version.number
-    response.metadata[SIGNATURE_DEF].Pack(definitions)
-    return response
-
-
-def model_status(
-    catalogue: Catalogue, request: get_model_status_pb2.GetModelStatusRequest
-) -> get_model_status_pb2.GetModelStatusResponse:
-    """Answer a ``GetModelStatusRequest``; a version label is ignored, as in the real server.
-
-    Raises:
-        InvalidArgument: No model_spec.
-        NotFound: The model or the version is unknown.
-    """
-    if not request.HasField("model_spec"):
-        raise InvalidArgument("Missing ModelSpec")
-    spec = request.model_spec
-    number = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
-    response = get_model_status_pb2.GetModelStatusResponse()
-    for record in catalogue.records(spec.name, number):
-        status = response.model_version_status.add(version=record.number, state=int(record.state))
-        status.status.error_code = int(record.error.code) if record.error else 0
-        status.status.error_message = record.error.message if record.error else ""
-    return response
+    spec: model_pb2.ModelSpec = request.model_spec
+    return spec

@@ -10,19 +10,17 @@ import json
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 import uvicorn
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from grpc import StatusCode
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
-from modelserver.api.handlers import SIGNATURE_DEF, model_metadata, model_status
-from modelserver.config.addresses import CannotListen
-from modelserver.errors import Code, InvalidArgument, ServingError, Unimplemented
-from modelserver.metrics import Metrics
-from modelserver.models.catalogue import Catalogue
+from modelserver.api.handlers import SIGNATURE_DEF, Handlers
+from modelserver.errors import CannotListen, InvalidArgument, ServingError, Unimplemented
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -33,22 +31,21 @@ _INFERENCE = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>clas
 _MODEL = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE)
 _LARGEST_VERSION = 2**63 - 1
 
-_HTTP_STATUS = {Code.OK: 200, Code.INVALID_ARGUMENT: 400, Code.NOT_FOUND: 404, Code.UNIMPLEMENTED: 501}
-"""Every code that a request here can end with."""
+_HTTP_STATUS = {StatusCode.INVALID_ARGUMENT: 400, StatusCode.NOT_FOUND: 404, StatusCode.UNIMPLEMENTED: 501}
+"""Every error that a request here can end with."""
 
 
 class RestApp:
     """The ASGI application. Counts each call under ``/v1/``, probes included.
 
     Args:
-        catalogue: The models.
-        metrics: Counts calls; offered at ``metrics_path``.
+        handlers: Answers requests, and has the metrics.
         metrics_path: The path of the metrics; None for none.
     """
 
-    def __init__(self, catalogue: Catalogue, metrics: Metrics, metrics_path: str | None) -> None:
-        self._catalogue = catalogue
-        self._metrics = metrics
+    def __init__(self, handlers: Handlers, metrics_path: str | None) -> None:
+        self._handlers = handlers
+        self._metrics = handlers.metrics
         self._metrics_path = metrics_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +67,7 @@ class RestApp:
         inference, model = _INFERENCE.fullmatch(path), _MODEL.fullmatch(path)
         match = (inference if method == "POST" else None) or (model if method == "GET" else None)
         name = match["name"] or "" if match else ""
-        began, code = time.monotonic(), Code.OK
+        began, code = time.monotonic(), StatusCode.OK
         try:
             if match is None:
                 raise InvalidArgument(f"Malformed request: {method} {path}")
@@ -80,9 +77,9 @@ class RestApp:
         except ServingError as error:
             code, body = error.code, f'{{ "error": {json.dumps(error.message)} }}'
         self._metrics.request(name, code.name)
-        if code is Code.OK:
+        if code is StatusCode.OK:
             self._metrics.answered(name, "", "REST", time.monotonic() - began)
-        return _HTTP_STATUS[code], body
+        return _HTTP_STATUS.get(code, 200), body
 
     def _about(self, match: re.Match[str]) -> str:
         """Return status or metadata of a model as JSON."""
@@ -96,9 +93,9 @@ class RestApp:
         elif match["label"]:
             spec.version_label = match["label"]
         if not match["metadata"]:
-            return _json(model_status(self._catalogue, get_model_status_pb2.GetModelStatusRequest(model_spec=spec)))
+            return _json(self._handlers.status(get_model_status_pb2.GetModelStatusRequest(model_spec=spec)))
         request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
-        response = model_metadata(self._catalogue, request)
+        response = self._handlers.metadata(request)
         # Like the real server, print the signatures and not the ``Any`` that holds them.
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata[SIGNATURE_DEF].Unpack(signatures)
@@ -122,37 +119,28 @@ class _WithoutSignals(uvicorn.Server):
         yield
 
 
-class RestServer:
-    """The HTTP port, opened by ``start`` and closed by ``stop``."""
+@contextlib.asynccontextmanager
+async def rest_server(app: RestApp, host: str, port: int) -> AsyncIterator[str]:
+    """Serve on a port within the block, then close it once active requests are answered.
 
-    def __init__(self, app: RestApp, host: str, port: int) -> None:
-        self._address = (host, port)
-        config = uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none",
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        self._server = _WithoutSignals(config)
-        self._serving: asyncio.Task[None] | None = None
+    Yields:
+        The address, for the log.
 
-    def start(self) -> str:
-        """Begin to listen.
-
-        Returns:
-            The address, for the log.
-
-        Raises:
-            CannotListen: The port is not available.
-        """
-        host, port = self._address
-        try:
-            listener = socket.create_server(self._address, family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        except OSError as error:
-            raise CannotListen(f"Cannot listen on {host}:{port}: {error.strerror}") from error
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
-        return f"http://{host}:{port}"
-
-    async def stop(self) -> None:
-        """Close the port once active requests are answered."""
-        if self._serving:
-            self._server.should_exit = True
-            await self._serving
+    Raises:
+        CannotListen: The port is not available.
+    """
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise CannotListen(f"Cannot listen on {host}:{port}: {error.strerror}") from error
+    config = uvicorn.Config(
+        app, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none",
+        timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    server = _WithoutSignals(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        await serving

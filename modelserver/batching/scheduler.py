@@ -15,8 +15,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import suppress
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -54,7 +53,7 @@ class Scheduler:
         self._slots = self._free = slots
         self._metrics = metrics
         self._queues: OrderedDict[Kind, BatchQueue] = OrderedDict()
-        self._run_over = asyncio.Event()
+        self._runs: set[asyncio.Task[None]] = set()
         self._last_run_seconds = 0.0
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle = self._loop.call_later(0, lambda: None)
@@ -135,7 +134,11 @@ class Scheduler:
             if version.limits:
                 self._count(batch, tasks, version.limits, now)
             if tasks:
-                self._begin(version, fetches, tasks)
+                self._free -= 1
+                version.acquire()  # the callers may disconnect before the run ends
+                run = asyncio.create_task(self._run(version, fetches, tasks))
+                self._runs.add(run)
+                run.add_done_callback(self._runs.discard)
 
     def _count(self, batch: Batch, tasks: Sequence[Task], limits: BatchLimits, now: float) -> None:
         for task in batch.tasks:
@@ -161,22 +164,13 @@ class Scheduler:
         self._timer = self._loop.call_later(max(earliest - now, SHORTEST_DELAY), self._dispatch)
         return None
 
-    def _begin(self, version: Version, fetches: Sequence[str], tasks: Sequence[Task]) -> None:
-        """Run one batch on a free thread. A task or a future of the loop for each batch would cost measurable time."""
-        self._free -= 1
-        version.acquire()  # the callers may disconnect before the run ends
-        requests, began = [task.feeds for task in tasks], time.monotonic()
-
-        def over(run: "Future[list[list[Array]]]") -> None:
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._end, version, tasks, began, run)
-
-        self._threads.submit(run_batch, version.model, requests, fetches, version.limits).add_done_callback(over)
-
-    def _end(self, version: Version, tasks: Sequence[Task], began: float, run: "Future[list[list[Array]]]") -> None:
-        """Give each request its part of a run's result, and free the thread."""
+    async def _run(self, version: Version, fetches: Sequence[str], tasks: Sequence[Task]) -> None:
+        """Run one batch on a thread, and give each request its part of the result."""
+        began, requests = time.monotonic(), [task.feeds for task in tasks]
         try:
-            answers = run.result()
+            answers = await self._loop.run_in_executor(
+                self._threads, run_batch, version.model, requests, fetches, version.limits
+            )
         except Exception as error:  # noqa: BLE001 (the requests get it, and log it)
             for task in tasks:
                 if not task.answer.done():
@@ -188,14 +182,7 @@ class Scheduler:
         version.release()
         self._last_run_seconds = time.monotonic() - began
         self._free += 1
-        self._run_over.set()
         self._dispatch()
-
-    async def drained(self) -> None:
-        """Wait until nothing runs or waits."""
-        while self._free < self._slots:
-            self._run_over.clear()
-            await self._run_over.wait()
 
 
 def _parts(feeds: Feeds, sizes: Sequence[int]) -> Iterator[tuple[int, Feeds]]:
@@ -212,7 +199,7 @@ def _parts(feeds: Feeds, sizes: Sequence[int]) -> Iterator[tuple[int, Feeds]]:
 def _own_copy(error: Exception) -> Exception:
     """Copy an exception for one caller: the traceback of a shared one would grow with each that raises it."""
     if isinstance(error, ServingError):
-        return ServingError(error.code, error.message)
+        return ServingError(error.message, error.code)
     internal = Internal("Running the model failed")
     internal.__cause__ = error
     return internal

@@ -6,13 +6,10 @@ import stat
 from pathlib import Path
 
 from modelserver.config.options import Options
+from modelserver.errors import CannotListen
 
 LONGEST_SOCKET_PATH = 107
 """Bytes that fit in ``sockaddr_un``, less the final zero (104 less one on macOS)."""
-
-
-class CannotListen(Exception):
-    """An address is not available; the text names it and the reason."""
 
 
 def clear_stale_socket(path: Path) -> None:

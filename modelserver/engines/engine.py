@@ -2,22 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from modelserver.tensors.codec import Array
-from modelserver.tensors.signatures import Signature
+from modelserver.tensors.signatures import Signatures
 
 
 class LoadedModel(Protocol):
     """A SavedModel in memory. All methods may be called from any thread."""
 
     @property
-    def signatures(self) -> Mapping[str, Signature]:
+    def signatures(self) -> Signatures:
         """The signatures, by key."""
-
-    @property
-    def signature_defs(self) -> Mapping[str, Any]:
-        """The same as TensorFlow's ``SignatureDef`` messages, for GetModelMetadata."""
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         """Compute the fetched tensors and nothing else; releases the interpreter lock meanwhile.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from modelserver.config.manifest import MANIFEST
 from modelserver.engines.cuts import Cuts, Tensors
@@ -21,7 +21,7 @@ from modelserver.engines.engine import Engine, LoadedModel
 from modelserver.engines.openvino_runtime import OpenVinoSettings, import_openvino
 from modelserver.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, ResourceExhausted
 from modelserver.tensors.codec import STRING, Array
-from modelserver.tensors.signatures import DEFAULT_SIGNATURE, Signature, copy_definitions, read_signatures
+from modelserver.tensors.signatures import DEFAULT_SIGNATURE, Signatures, copy_signatures
 
 if TYPE_CHECKING:
     import openvino
@@ -72,23 +72,23 @@ class OpenVinoEngine:
             NotFound: There is no SavedModel in binary form.
             FailedPrecondition: It has no ``serving_default``, or one that OpenVINO cannot read.
         """
-        definitions = _read_definitions(path)
-        signatures = read_signatures(definitions)
+        signatures = _read_signatures(path)
         if DEFAULT_SIGNATURE not in signatures:
             raise FailedPrecondition(
                 f"Expected a signature {DEFAULT_SIGNATURE!r}, which is what OpenVINO computes. Received: "
-                f"{', '.join(sorted(definitions)) or 'none'}. --engine=tensorflow serves any signature"
+                f"{', '.join(sorted(signatures)) or 'none'}. --engine=tensorflow serves any signature"
             )
-        _check_numbers(signatures[DEFAULT_SIGNATURE])
+        signature = signatures[DEFAULT_SIGNATURE]
+        _check_numbers(signature)
         try:
             model = self._core.read_model(str(path))
-            network = _Network(model, signatures[DEFAULT_SIGNATURE], self._compile)
+            network = _Network(model, signature, self._compile)
         except RuntimeError as error:
             raise FailedPrecondition(f"OpenVINO cannot read this model: {_reason(error)}") from error
         manifest = (path / MANIFEST).read_bytes() if (path / MANIFEST).is_file() else None
         answered = {DEFAULT_SIGNATURE} if manifest is None else {DEFAULT_SIGNATURE, MANIFEST_SIGNATURE}
         rest = self._tensorflow.load(path) if signatures.keys() - answered else None
-        return OpenVinoModel(signatures, definitions, network, manifest, rest)
+        return OpenVinoModel(signatures, network, manifest, rest)
 
     def _compile(self, outputs: Sequence["Port"], inputs: Sequence["Port"]) -> Any:  # noqa: ANN401
         """Compile the part of a model that leads from the inputs to the outputs."""
@@ -101,14 +101,12 @@ class OpenVinoModel:
 
     def __init__(
         self,
-        signatures: Mapping[str, Signature],
-        signature_defs: Mapping[str, Any],
+        signatures: Signatures,
         network: "_Network",
         manifest: bytes | None,
         rest: LoadedModel | None,
     ) -> None:
         self.signatures = signatures
-        self.signature_defs = signature_defs
         self._network = network
         self._manifest = manifest
         self._rest = rest
@@ -119,7 +117,7 @@ class OpenVinoModel:
             return self._network.run(feeds, fetches)
         if self._manifest is not None:
             signature = self.signatures.get(MANIFEST_SIGNATURE)
-            if signature and set(fetches) <= {info.tensor for info in signature.outputs.values()}:
+            if signature and set(fetches) <= {info.name for info in signature.outputs.values()}:
                 (query,) = feeds.values()
                 return [np.full(query.shape, self._manifest, object) for _ in fetches]
         if self._rest is None:
@@ -142,10 +140,10 @@ class _Network:
         compiler: Compiles its cuts.
     """
 
-    def __init__(self, model: "openvino.Model", signature: Signature, compiler: "Compile") -> None:
+    def __init__(self, model: "openvino.Model", signature: meta_graph_pb2.SignatureDef, compiler: "Compile") -> None:
         self._compiler = compiler
-        self._inputs = {info.tensor: (alias, model.input(alias)) for alias, info in signature.inputs.items()}
-        self._outputs = {info.tensor: model.output(alias) for alias, info in signature.outputs.items()}
+        self._inputs = {info.name: (alias, model.input(alias)) for alias, info in signature.inputs.items()}
+        self._outputs = {info.name: model.output(alias) for alias, info in signature.outputs.items()}
         self._cuts = Cuts(self._compile, CUTS_KEPT)
 
     def computes(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> bool:
@@ -201,7 +199,7 @@ class _Cut:
         return list(results.to_tuple())
 
 
-def _read_definitions(path: Path) -> Mapping[str, Any]:
+def _read_signatures(path: Path) -> Signatures:
     """Read the signatures of the graph to serve."""
     file = path / SAVED_MODEL
     if not file.is_file():
@@ -212,15 +210,15 @@ def _read_definitions(path: Path) -> Mapping[str, Any]:
         raise FailedPrecondition(f"Expected a SavedModel. Received a damaged file: {file}") from error
     for meta_graph in saved_model.meta_graphs:
         if list(meta_graph.meta_info_def.tags) == ["serve"]:
-            return copy_definitions(meta_graph)
+            return copy_signatures(meta_graph)
     raise FailedPrecondition(f"Expected a graph tagged 'serve'. Received none in {file}")
 
 
-def _check_numbers(signature: Signature) -> None:
+def _check_numbers(signature: meta_graph_pb2.SignatureDef) -> None:
     texts = [alias for alias, info in (*signature.inputs.items(), *signature.outputs.items()) if info.dtype == STRING]
     if texts:
         raise FailedPrecondition(
-            f"Expected numbers in signature {signature.key!r}, which is what OpenVINO computes. Received strings: "
+            f"Expected numbers in signature {DEFAULT_SIGNATURE!r}, which is what OpenVINO computes. Received strings: "
             f"{', '.join(sorted(texts))}. --engine=tensorflow serves them"
         )
 

@@ -16,9 +16,9 @@ from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 
 from modelserver.engines.cuts import Cuts, Tensors
 from modelserver.engines.parallelism import cores, threads_within
-from modelserver.errors import Code, Internal, NotFound, ServingError
+from modelserver.errors import CODES, Internal, NotFound, ServingError
 from modelserver.tensors.codec import Array
-from modelserver.tensors.signatures import Signature, copy_definitions, read_signatures
+from modelserver.tensors.signatures import Signatures, copy_signatures
 
 CUTS_KEPT = 32
 """A session has an executor for every set of outputs, with its own folded constants."""
@@ -74,15 +74,14 @@ class TensorFlowEngine:
                 f"Could not find meta graph def matching supplied tags: {{ {' '.join(tags)} }}. To inspect available "
                 "tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
             ) from error
-        return TensorFlowModel(session, copy_definitions(meta_graph))
+        return TensorFlowModel(session, copy_signatures(meta_graph))
 
 
 class TensorFlowModel:
     """One SavedModel in one session."""
 
-    def __init__(self, session: tf.compat.v1.Session, signature_defs: Mapping[str, Any]) -> None:
-        self.signature_defs = signature_defs
-        self.signatures: Mapping[str, Signature] = read_signatures(signature_defs)
+    def __init__(self, session: tf.compat.v1.Session, signatures: Signatures) -> None:
+        self.signatures = signatures
         self._session = session
         self._cuts = Cuts(self._compile, CUTS_KEPT)
 
@@ -111,7 +110,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        raise ServingError(Code(error.error_code), error.message) from error
+        raise ServingError(error.message, CODES[error.error_code]) from error
 
 
 def _config(settings: SessionSettings, threads: int) -> config_pb2.ConfigProto:

@@ -1,4 +1,4 @@
-"""Find models in a directory, and versions of a model, on disk."""
+"""Find the versions of a model on disk."""
 
 import logging
 import os
@@ -44,29 +44,3 @@ def find_versions(base_path: Path) -> Mapping[int, Path]:
             return found
     except OSError as error:
         raise MissingBasePath(f"{base_path}: {error.strerror}") from error
-
-
-def find_models(models_dir: Path) -> Mapping[str, Path]:
-    """List the models of a directory: every subdirectory that holds at least one version.
-
-    Args:
-        models_dir: Holds models as ``<models_dir>/<model>/<version>/``.
-
-    Returns:
-        Model directories by name.
-
-    Raises:
-        MissingBasePath: The directory is missing or unreadable.
-    """
-    try:
-        candidates = sorted(path for path in models_dir.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise MissingBasePath(f"{models_dir}: {error.strerror}") from error
-    found = {}
-    for path in candidates:
-        try:
-            if path.is_dir() and find_versions(path):
-                found[path.name] = path
-        except MissingBasePath as error:  # changed meanwhile, or unreadable
-            log.warning("Skipped %s", error)
-    return found

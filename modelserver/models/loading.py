@@ -83,12 +83,13 @@ class Loader:
         return Loaded(model, limits)
 
     def _read(self, version_dir: Path) -> LoadedModel:
-        began, seconds = time.monotonic(), None
+        began = time.monotonic()
         try:
             model = self.engine.load(version_dir)
-            seconds = time.monotonic() - began
-        finally:
-            self.metrics.loaded(version_dir, seconds)
+        except BaseException:
+            self.metrics.loaded(version_dir, None)
+            raise
+        self.metrics.loaded(version_dir, time.monotonic() - began)
         return model
 
     def _warm_up(self, model: LoadedModel, version_dir: Path, limits: BatchLimits | None) -> None:
@@ -135,7 +136,7 @@ def _execute(model: LoadedModel, record: prediction_log_pb2.PredictionLog, limit
         raise Unimplemented(f"Unsupported log_type for warmup: {kind}")
     request = record.predict_log.request
     signature = find_signature(model.signatures, request.model_spec.signature_name)
-    call = bind(signature, request.inputs, request.output_filter)
+    feeds, outputs = bind(signature, request.inputs, request.output_filter)
     if limits:
-        BatchQueue(limits).admit(count_rows(call.feeds))
-    run_batch(model, [call.feeds], list(call.outputs.values()), limits)
+        BatchQueue(limits).admit(count_rows(feeds))
+    run_batch(model, [feeds], list(outputs.values()), limits)

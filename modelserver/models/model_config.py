@@ -1,16 +1,19 @@
 """The models to serve, as ``--models_dir`` or TensorFlow Serving's own configuration message names them."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelserver.errors import InvalidArgument
-from modelserver.models.discovery import MissingBasePath, find_models
+from modelserver.errors import InvalidArgument, NothingToServe
+from modelserver.models.discovery import MissingBasePath, find_versions
 from modelserver.models.version_policy import Everything, Latest, Specific, VersionPolicy
 
 if TYPE_CHECKING:
     from tensorflow_serving.config import model_server_config_pb2
+
+log = logging.getLogger(__name__)
 
 _TENSORFLOW = 1  # ModelType.TENSORFLOW, the deprecated way to say platform "tensorflow"
 
@@ -32,30 +35,30 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-class NothingToServe(Exception):
-    """The options name no model."""
-
-
 def models_of(models_dir: Path) -> Sequence[ModelConfig]:
-    """List the models of a directory, each with its latest version.
+    """List the models of a directory: every subdirectory that holds at least one version.
 
     Raises:
         NothingToServe: The directory is missing or has no model; the text says how to create one.
     """
-    try:
-        found = find_models(models_dir)
-    except MissingBasePath as error:
-        raise NothingToServe(f"No models directory: {error}. {_how(models_dir)}") from error
-    if not found:
-        raise NothingToServe(f"No model in {models_dir}. {_how(models_dir)}")
-    return [ModelConfig(name, path) for name, path in found.items()]
-
-
-def _how(models_dir: Path) -> str:
-    return (
+    how = (
         f"Expected {models_dir}/<model>/<version>/saved_model.pb; export one with: "
         f"microtome export RECIPE --out {models_dir}"
     )
+    try:
+        candidates = sorted(path for path in models_dir.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise NothingToServe(f"No models directory: {models_dir}: {error.strerror}. {how}") from error
+    found = []
+    for path in candidates:
+        try:
+            if path.is_dir() and find_versions(path):
+                found.append(ModelConfig(path.name, path))
+        except MissingBasePath as error:  # changed meanwhile, or unreadable
+            log.warning("Skipped %s", error)
+    if not found:
+        raise NothingToServe(f"No model in {models_dir}. {how}")
+    return found
 
 
 def read_configs(

@@ -6,8 +6,7 @@ outputs, and last, as execution does it, element types. ``_check_rank`` is this 
 
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
@@ -17,88 +16,39 @@ from modelserver.tensors.codec import FIELDS, Array, decode, type_name
 
 DEFAULT_SIGNATURE = "serving_default"
 
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One input or output of a signature.
-
-    Attributes:
-        tensor: Its name in the graph, such as ``images:0``.
-        dtype: Number of its element type.
-        rank: Its number of dimensions; None when the signature does not say.
-    """
-
-    tensor: str
-    dtype: int
-    rank: int | None
-
-    @classmethod
-    def of(cls, info: meta_graph_pb2.TensorInfo) -> Self:
-        """Read a ``tensorflow.TensorInfo``."""
-        return cls(info.name, info.dtype, None if info.tensor_shape.unknown_rank else len(info.tensor_shape.dim))
+Signatures = Mapping[str, meta_graph_pb2.SignatureDef]
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """A named way to call a model: tensors by the aliases that requests use."""
-
-    key: str
-    inputs: Mapping[str, TensorInfo]
-    outputs: Mapping[str, TensorInfo]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-
-
-def copy_definitions(meta_graph: meta_graph_pb2.MetaGraphDef) -> dict[str, meta_graph_pb2.SignatureDef]:
+def copy_signatures(meta_graph: meta_graph_pb2.MetaGraphDef) -> Signatures:
     """Copy the signatures out of a graph, whose weights would stay in memory with them otherwise."""
-    return {key: deepcopy(definition) for key, definition in meta_graph.signature_def.items()}
+    return {key: deepcopy(signature) for key, signature in meta_graph.signature_def.items()}
 
 
-def read_signatures(definitions: Mapping[str, meta_graph_pb2.SignatureDef]) -> dict[str, Signature]:
-    """Read ``tensorflow.SignatureDef`` messages, by key."""
-    return {
-        key: Signature(
-            key,
-            {alias: TensorInfo.of(info) for alias, info in definition.inputs.items()},
-            {alias: TensorInfo.of(info) for alias, info in definition.outputs.items()},
-            dict(definition.defaults.items()),
-        )
-        for key, definition in definitions.items()
-    }
-
-
-def find_signature(signatures: Mapping[str, Signature], key: str) -> Signature:
+def find_signature(signatures: Signatures, key: str) -> meta_graph_pb2.SignatureDef:
     """Look up a signature; an empty key means ``serving_default``.
 
     Raises:
         FailedPrecondition: The model has no signature of that name.
     """
-    key = key or DEFAULT_SIGNATURE
     try:
-        return signatures[key]
+        return signatures[key or DEFAULT_SIGNATURE]
     except KeyError:
-        raise FailedPrecondition(f'Serving signature key "{key}" not found.') from None
+        raise FailedPrecondition(f'Serving signature key "{key or DEFAULT_SIGNATURE}" not found.') from None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request that fits its signature.
-
-    Attributes:
-        feeds: Arrays by the name of the graph's tensor, sorted by that name.
-        outputs: Tensor names by alias, sorted by alias, so that requests whose filters differ in order share a batch.
-    """
-
-    feeds: Mapping[str, Array]
-    outputs: Mapping[str, str]
-
-
-def bind(signature: Signature, sent: Mapping[str, Any], wanted: Sequence[str]) -> Call:
+def bind(
+    signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any], wanted: Sequence[str]
+) -> tuple[dict[str, Array], dict[str, str]]:
     """Fit a request to a signature.
 
     Args:
-        signature: The inputs and outputs of the model.
+        signature: The inputs and outputs of the model, by the aliases that requests use.
         sent: The request's inputs, ``TensorProto`` by alias.
         wanted: The request's ``output_filter``; empty means all outputs.
+
+    Returns:
+        Arrays by the name of the graph's tensor, sorted by that name; and tensor names by alias, sorted by alias, so
+        that requests whose filters differ in order share a batch.
 
     Raises:
         InvalidArgument: Wrong number, names or bytes of inputs, names of outputs, element type or rank.
@@ -112,7 +62,7 @@ def bind(signature: Signature, sent: Mapping[str, Any], wanted: Sequence[str]) -
             f"Inputs contains invalid name. Used request inputs: {_braces(used)}, request input: {_braces(sent)}"
         )
     outputs = _pick_outputs(signature, wanted)
-    by_tensor = sorted(signature.inputs, key=lambda alias: signature.inputs[alias].tensor)
+    by_tensor = sorted(signature.inputs, key=lambda alias: signature.inputs[alias].name)
     for index, alias in enumerate(by_tensor):
         info, dtype = signature.inputs[alias], inputs[alias].dtype
         if dtype != info.dtype and info.dtype in FIELDS:
@@ -120,10 +70,10 @@ def bind(signature: Signature, sent: Mapping[str, Any], wanted: Sequence[str]) -
                 f"Expects arg[{index}] to be {type_name(info.dtype)} but {type_name(dtype)} is provided"
             )
         _check_rank(alias, info, arrays[alias])
-    return Call({signature.inputs[alias].tensor: arrays[alias] for alias in by_tensor}, outputs)
+    return {signature.inputs[alias].name: arrays[alias] for alias in by_tensor}, outputs
 
 
-def _check_count(signature: Signature, sent: Mapping[str, Any]) -> None:
+def _check_count(signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any]) -> None:
     few_but_defaults = len(sent) < len(signature.inputs) and signature.defaults
     if len(sent) == len(signature.inputs) or few_but_defaults:
         return
@@ -135,18 +85,18 @@ def _check_count(signature: Signature, sent: Mapping[str, Any]) -> None:
     )
 
 
-def _input(signature: Signature, sent: Mapping[str, Any], alias: str) -> tensor_pb2.TensorProto:
-    proto = sent[alias] if alias in sent else signature.defaults.get(alias)
-    if proto is None:
+def _input(signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any], alias: str) -> tensor_pb2.TensorProto:
+    if alias not in sent and alias not in signature.defaults:
         raise InvalidArgument(
-            f"Signature input alias: {alias}(feed name: {signature.inputs[alias].tensor}) not found in request and no "
+            f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in request and no "
             f"default value provided. Inputs expected to be in the request {_braces(sent)}, or default input alias "
             f"set: {_braces(signature.defaults)}"
         )
+    proto: tensor_pb2.TensorProto = sent[alias] if alias in sent else signature.defaults[alias]
     return proto
 
 
-def _pick_outputs(signature: Signature, wanted: Sequence[str]) -> dict[str, str]:
+def _pick_outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str]) -> dict[str, str]:
     picked: dict[str, str] = {}
     for alias in wanted or signature.outputs:
         if alias not in signature.outputs:
@@ -156,19 +106,20 @@ def _pick_outputs(signature: Signature, wanted: Sequence[str]) -> dict[str, str]
             )
         if alias in picked:
             raise InvalidArgument(f"duplicate output tensor alias: {alias}")
-        picked[alias] = signature.outputs[alias].tensor
+        picked[alias] = signature.outputs[alias].name
     return dict(sorted(picked.items()))
 
 
-def _check_rank(alias: str, info: TensorInfo, array: Array) -> None:
+def _check_rank(alias: str, info: meta_graph_pb2.TensorInfo, array: Array) -> None:
     """Refuse a wrong number of dimensions.
 
     Sizes are left to the graph, as in the real server. Ranks are not: a three-dimensional input of a frozen
     convolution ends the whole process in TensorFlow 2.20 ("Check failed: index >= 0" in tensor_format.h).
     """
-    if info.rank is not None and array.ndim != info.rank:
+    rank = len(info.tensor_shape.dim)
+    if not info.tensor_shape.unknown_rank and array.ndim != rank:
         shape = ",".join(map(str, array.shape))
-        raise InvalidArgument(f"input {alias} must be {info.rank}-dimensional: [{shape}]")
+        raise InvalidArgument(f"input {alias} must be {rank}-dimensional: [{shape}]")
 
 
 def _braces(names: Collection[str]) -> str:

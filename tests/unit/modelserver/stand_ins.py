@@ -13,7 +13,7 @@ import numpy as np
 from modelserver.errors import NotFound
 from modelserver.models.loading import Loaded
 from modelserver.tensors.codec import Array
-from modelserver.tensors.signatures import Signature
+from modelserver.tensors.signatures import Signatures
 
 
 class DoublingModel:
@@ -24,8 +24,7 @@ class DoublingModel:
     """
 
     def __init__(self, *, open_at_once: bool = True) -> None:
-        self.signatures: Mapping[str, Signature] = {}
-        self.signature_defs: Mapping[str, Any] = {}
+        self.signatures: Signatures = {}
         self.batches: list[int] = []
         self.closed = False
         self.began = threading.Semaphore(0)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from modelserver.config.addresses import LONGEST_SOCKET_PATH, CannotListen, clear_stale_socket
+from modelserver.config.addresses import LONGEST_SOCKET_PATH, clear_stale_socket
 from modelserver.config.manifest import max_batch_size
-from modelserver.models.discovery import MissingBasePath, find_models, find_versions
-from modelserver.models.model_config import NothingToServe, models_of
+from modelserver.errors import CannotListen, NothingToServe
+from modelserver.models.discovery import MissingBasePath, find_versions
+from modelserver.models.model_config import models_of
 
 
 def test_versions_are_directories_with_numbers(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_a_model_is_a_directory_with_a_version(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "models.config").touch()
 
-    assert ["a", "b"] == list(find_models(tmp_path))
+    assert ["a", "b"] == [config.name for config in models_of(tmp_path)]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

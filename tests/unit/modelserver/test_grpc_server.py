@@ -1,17 +1,8 @@
-"""Statuses: every code has one, and texts are cut."""
+"""The text of a status."""
 
 from __future__ import annotations
 
-import grpc
-
-from modelserver.api.grpc_server import STATUS, cut
-from modelserver.errors import Code
-
-
-def test_every_code_is_grpcs_code_of_the_same_name() -> None:
-    """None is missing, none is crossed."""
-    assert {code.name for code in Code} == {status.name for status in grpc.StatusCode}
-    assert all(code.name == status.name for code, status in STATUS.items())
+from modelserver.api.grpc_server import cut
 
 
 def test_a_message_is_cut_at_1024_bytes_not_characters() -> None:

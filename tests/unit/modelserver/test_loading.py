@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorflow.core.framework import types_pb2
+from tensorflow.core.framework import tensor_shape_pb2, types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 
 from modelserver.batching.limits import BatchLimits
 from modelserver.errors import InvalidArgument
 from modelserver.models.loading import warm_up
-from modelserver.tensors.signatures import Signature, TensorInfo
 from tests.contract.tfserving.requests import predict
 from tests.contract.tfserving.tiny_models import record_warm_up
 from tests.unit.modelserver.stand_ins import DoublingModel
@@ -28,8 +28,10 @@ def version_dir(tmp_path: Path) -> Path:
 def model() -> DoublingModel:
     """Return a model that takes images."""
     model = DoublingModel()
-    info = {"images": TensorInfo("images:0", types_pb2.DT_UINT8, 4)}
-    model.signatures = {"serving_default": Signature("serving_default", info, info)}
+    info = meta_graph_pb2.TensorInfo(name="images:0", dtype=types_pb2.DT_UINT8)
+    info.tensor_shape.dim.extend([tensor_shape_pb2.TensorShapeProto.Dim(size=-1)] * 4)
+    images = {"images": info}
+    model.signatures = {"serving_default": meta_graph_pb2.SignatureDef(inputs=images, outputs=images)}
     return model
 
 

@@ -30,7 +30,7 @@ def test_5_bfloat16_runs_everywhere_and_stays_close(tmp_path: Path, engine: str)
     answers = []
     for precision in ("", "bfloat16"):
         model = make_engine(engine, precision).load(path)
-        top = model.signatures["serving_default"].outputs["top"].tensor
+        top = model.signatures["serving_default"].outputs["top"].name
         answers += model.run({"images:0": images(8)}, [top])
         model.close()
 

@@ -83,8 +83,8 @@ def tiny(openvino: Engine, tmp_path: Path) -> Iterator[LoadedModel]:
 def ask(model: LoadedModel, pixels: Array, outputs: Sequence[str]) -> dict[str, Array]:
     """Run ``serving_default``, and name the answers."""
     signature = model.signatures["serving_default"]
-    feeds = {signature.inputs["images"].tensor: pixels}
-    arrays = model.run(feeds, [signature.outputs[output].tensor for output in outputs])
+    feeds = {signature.inputs["images"].name: pixels}
+    arrays = model.run(feeds, [signature.outputs[output].name for output in outputs])
     return dict(zip(outputs, arrays, strict=True))
 
 
@@ -127,7 +127,7 @@ def test_other_signatures_are_answered_too(tiny: LoadedModel) -> None:
     for key, value in asked.items():
         signature = tiny.signatures[key]
         (taken,), (given,) = signature.inputs.values(), signature.outputs.values()
-        (answers[key],) = tiny.run({taken.tensor: np.asarray(value)}, [given.tensor])
+        (answers[key],) = tiny.run({taken.name: np.asarray(value)}, [given.name])
 
     assert [MANIFEST.encode()] * 2 == list(answers["manifest"])
     assert [3.0, 3.0] == [float(answers["whole"]), float(answers["sum"])]

@@ -91,7 +91,7 @@ def test_a_model_with_variables_and_a_second_signature_is_answered(engine: OpenV
     x, answers = np.ones((2, 8), np.float32), []
     for key in ("serving_default", "serve"):
         (taken,), (given,) = model.signatures[key].inputs.values(), model.signatures[key].outputs.values()
-        answers += model.run({taken.tensor: x}, [given.tensor])
+        answers += model.run({taken.name: x}, [given.name])
 
     np.testing.assert_allclose(answers[0], answers[1], rtol=1e-5)
     model.close()

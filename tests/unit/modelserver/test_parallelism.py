@@ -86,7 +86,7 @@ def test_a_light_network_answers_as_the_same_network_on_all_cores(tmp_path: Path
     answers = []
     for directory in (plain, light):
         model = TensorFlowEngine(SessionSettings()).load(directory)
-        fetches = [info.tensor for info in model.signatures["serving_default"].outputs.values()]
+        fetches = [info.name for info in model.signatures["serving_default"].outputs.values()]
         answers.append(model.run({"images:0": images(5)}, fetches))
         model.close()
     for expected, actual in zip(*answers, strict=True):

@@ -8,14 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from grpc import StatusCode
 
 from modelserver.batching.limits import BatchLimits
 from modelserver.batching.scheduler import Scheduler
 from modelserver.batching.version import Version
-from modelserver.errors import Code, Internal, InvalidArgument, ResourceExhausted, ServingError, Unavailable
+from modelserver.errors import Internal, InvalidArgument, ResourceExhausted, ServingError, Unavailable
 from modelserver.metrics import Metrics
 from modelserver.tensors.codec import Array
-from tests.unit.modelserver.stand_ins import DoublingModel, eventually
+from tests.unit.modelserver.stand_ins import DoublingModel
 
 
 @pytest.fixture
@@ -181,14 +182,14 @@ async def test_the_runtimes_own_error_keeps_its_code(threads: ThreadPoolExecutor
 
     class Exhausted(DoublingModel):
         def run(self, *_: object) -> list[Array]:
-            raise ServingError(Code.RESOURCE_EXHAUSTED, "OOM when allocating")
+            raise ServingError("OOM when allocating", StatusCode.RESOURCE_EXHAUSTED)
 
     scheduler = Scheduler(threads, 1, Metrics())
 
     with pytest.raises(ServingError, match="OOM when allocating") as failure:
         await scheduler.run(Version("m", 1, Exhausted(), BatchLimits()), _column(1), ["y"])
 
-    assert Code.RESOURCE_EXHAUSTED is failure.value.code
+    assert StatusCode.RESOURCE_EXHAUSTED is failure.value.code
 
 
 @pytest.mark.parametrize(
@@ -208,19 +209,3 @@ async def test_what_cannot_be_batched_is_refused(
         await Scheduler(threads, 1, Metrics()).run(version, feeds, ["y"])
 
     await asyncio.wait_for(version.drained(), 1)
-
-
-async def test_drained_waits_for_what_runs(threads: ThreadPoolExecutor) -> None:
-    """And for nothing else."""
-    model = DoublingModel(open_at_once=False)
-    version = Version("m", 1, model, BatchLimits())
-    scheduler = Scheduler(threads, 1, Metrics())
-    first = await _occupied(scheduler, version, model)
-    drained = asyncio.create_task(scheduler.drained())
-    await asyncio.sleep(0)
-    assert not drained.done()
-
-    model.gate.set()
-
-    await asyncio.wait_for(drained, 10)
-    await eventually(first.done)

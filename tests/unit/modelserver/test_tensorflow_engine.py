@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from grpc import StatusCode
 from tensorflow.core.protobuf import saved_model_pb2
 
 from modelserver.batching.limits import BatchLimits
 from modelserver.batching.run import run_batch
 from modelserver.engines.parallelism import LoadAffinity
 from modelserver.engines.tensorflow_engine import CUTS_KEPT, SessionSettings, TensorFlowEngine, TensorFlowModel
-from modelserver.errors import Code, NotFound, ServingError
+from modelserver.errors import NotFound, ServingError
 from modelserver.tensors.codec import Array
 from tests.contract.tfserving.requests import images
 from tests.contract.tfserving.tiny_models import write_tiny, write_types
@@ -43,7 +44,7 @@ def model(engine: TensorFlowEngine, tiny: Path) -> TensorFlowModel:
 def test_answers_are_those_of_tensorflows_own_session_bit_for_bit(model: TensorFlowModel, tiny: Path) -> None:
     """For one image and for many, and in whatever order they are fetched."""
     outputs = model.signatures["serving_default"].outputs
-    fetches = [outputs["top"].tensor, outputs["early"].tensor]
+    fetches = [outputs["top"].name, outputs["early"].name]
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.compat.v1.saved_model.loader.load(session, ["serve"], str(tiny))
         for count in (1, 7, 32):
@@ -66,7 +67,7 @@ def test_every_type_passes_unchanged(engine: TensorFlowEngine, tmp_path: Path) -
     }
     for name, array in arrays.items():
         signature = model.signatures[name]
-        (answer,) = model.run({signature.inputs["x"].tensor: array}, [signature.outputs["y"].tensor])
+        (answer,) = model.run({signature.inputs["x"].name: array}, [signature.outputs["y"].name])
         assert array.dtype == answer.dtype
         assert array.tolist() == answer.tolist()
     model.close()
@@ -78,9 +79,9 @@ def test_3_requests_of_any_type_share_a_batch(engine: TensorFlowEngine, tmp_path
     model = engine.load(write_types(tmp_path / "1"))
     signature = model.signatures[name]
     rows = np.array([b"a", b"", b"c"], object) if name == "string" else np.arange(3, dtype=np.float32)
-    mates = [{signature.inputs["x"].tensor: part} for part in (rows[:1], rows[1:])]
+    mates = [{signature.inputs["x"].name: part} for part in (rows[:1], rows[1:])]
 
-    answers = run_batch(model, mates, [signature.outputs["y"].tensor], BatchLimits(4, allowed_sizes=(4,)))
+    answers = run_batch(model, mates, [signature.outputs["y"].name], BatchLimits(4, allowed_sizes=(4,)))
 
     assert [rows[:1].tolist(), rows[1:].tolist()] == [answer.tolist() for (answer,) in answers]
     model.close()
@@ -95,7 +96,7 @@ def test_variables_and_their_values_are_loaded(engine: TensorFlowEngine, tmp_pat
     model = engine.load(tmp_path / "1")
     signature = model.signatures["serving_default"]
 
-    (answer,) = model.run({signature.inputs["x"].tensor: np.zeros((2, 3), np.float32)}, [signature.outputs["y"].tensor])
+    (answer,) = model.run({signature.inputs["x"].name: np.zeros((2, 3), np.float32)}, [signature.outputs["y"].name])
 
     np.testing.assert_array_equal([[1, 2, 3], [1, 2, 3]], answer)
     model.close()
@@ -105,11 +106,11 @@ def test_what_tensorflow_refuses_comes_with_its_own_code_and_words(model: Tensor
     """An error of an operation, and a tensor that the graph does not have."""
     outputs = model.signatures["serving_default"].outputs
     with pytest.raises(ServingError, match="input depth must be evenly divisible by filter depth: 4 vs 3") as refused:
-        model.run({"images:0": np.zeros((1, 8, 8, 4), np.uint8)}, [outputs["top"].tensor])
-    assert Code.INVALID_ARGUMENT is refused.value.code
+        model.run({"images:0": np.zeros((1, 8, 8, 4), np.uint8)}, [outputs["top"].name])
+    assert StatusCode.INVALID_ARGUMENT is refused.value.code
     for absent, code, text in (
-        ("nowhere:0", Code.INVALID_ARGUMENT, "Tensor nowhere:0, .* was not found in the Graph"),
-        ("images:1", Code.OUT_OF_RANGE, "Node 'images' .* does not have output 1"),
+        ("nowhere:0", StatusCode.INVALID_ARGUMENT, "Tensor nowhere:0, .* was not found in the Graph"),
+        ("images:1", StatusCode.OUT_OF_RANGE, "Node 'images' .* does not have output 1"),
     ):
         with pytest.raises(ServingError, match=text) as refused:
             model.run({"images:0": images(1)}, [absent])
@@ -119,7 +120,7 @@ def test_what_tensorflow_refuses_comes_with_its_own_code_and_words(model: Tensor
 def test_output_sets_without_end_do_not_take_memory_without_end(engine: TensorFlowEngine, tiny: Path) -> None:
     """Only the last are kept; those that were dropped are answered again."""
     model = engine.load(tiny)
-    outputs = [info.tensor for info in model.signatures["serving_default"].outputs.values()]
+    outputs = [info.name for info in model.signatures["serving_default"].outputs.values()]
     early, top = model.run({"images:0": images(2)}, outputs)
     for count in range(1, CUTS_KEPT + 2):
         model.run({"images:0": images(1)}, outputs[:1] * count)
@@ -144,7 +145,7 @@ def test_2_what_a_load_computes_it_computes_with_threads_of_its_own(
     affinity = LoadAffinity()
     affinity.begin()
     laps = {"laps:0": np.full(1, 1000, np.int32)}
-    done = model.signatures["work"].outputs["done"].tensor
+    done = model.signatures["work"].outputs["done"].name
     model.run(laps, [done])
 
     def load() -> list[int]:
@@ -175,7 +176,7 @@ def test_a_savedmodel_in_text_form_is_read(engine: TensorFlowEngine, tiny: Path,
     model = engine.load(tmp_path)
 
     assert {"serving_default", "manifest"} < set(model.signatures)
-    assert (2, 5) == model.run({"images:0": images(2)}, [model.signatures["serving_default"].outputs["top"].tensor])[
+    assert (2, 5) == model.run({"images:0": images(2)}, [model.signatures["serving_default"].outputs["top"].name])[
         0
     ].shape
     model.close()
@@ -192,4 +193,4 @@ def test_what_cannot_be_loaded_says_why(engine: TensorFlowEngine, tiny: Path, tm
     (tmp_path / "saved_model.pb").write_bytes(whole.SerializeToString())
     with pytest.raises(ServingError, match="Op type not registered 'NoSuchOp'") as refused:
         engine.load(tmp_path)
-    assert Code.NOT_FOUND is refused.value.code
+    assert StatusCode.NOT_FOUND is refused.value.code
