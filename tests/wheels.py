@@ -1,6 +1,7 @@
-"""Build both wheels as `make wheels` does, and make environments that have a wheel and what it declares, no more."""
+"""Build both wheels as the images do, and make environments that have a wheel and what it declares, no more."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,21 +14,26 @@ from packaging.utils import canonicalize_name
 
 from tests.exported_models import REPOSITORY
 
-SOURCES = ("LICENSE", "README.md", "pyproject.toml", "recipe.yaml")
-PACKAGES = ("exporter", "microtome", "modelserver", "protos", "requirements", "service")
 OURS = {"microtome", "microtome-server"}
 
 
 def build_wheels(directory: Path) -> tuple[Path, Path]:
-    """Build the wheels `microtome` and `microtome-server` from a copy of the sources."""
+    """Build the wheels `microtome` and `microtome-server` as the Dockerfile does, from what it copies and no more."""
     copy, made = directory / "sources", directory / "wheels"
-    for name in PACKAGES:
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(REPOSITORY / name, copy / name, symlinks=True, ignore=ignored)
-    for name in SOURCES:
-        shutil.copy(REPOSITORY / name, copy / name)
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", f"--wheel-dir={made}"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "./microtome", "."], cwd=copy, check=True)
+    stage = (
+        (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").split("FROM builder AS wheels\n")[1].split("\nFROM ")[0]
+    )
+    for sources, target in re.findall(r"^COPY (.+) ([^/\s]\S*)$", stage, re.MULTILINE):
+        for source in map(Path, sources.split()):
+            if (REPOSITORY / source).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+                shutil.copytree(REPOSITORY / source, copy / target, symlinks=True, ignore=ignored)
+            else:
+                (copy / target).mkdir(parents=True, exist_ok=True)
+                shutil.copy(REPOSITORY / source, copy / target)
+    (words,) = re.findall(r"python -m pip wheel (.*) --wheel-dir /wheels (.*)$", stage, re.MULTILINE)
+    options = [*words[0].split(), "--quiet", f"--wheel-dir={made}", *words[1].split()]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options], cwd=copy, check=True)
     (client,), (server,) = made.glob("microtome-*.whl"), made.glob("microtome_server-*.whl")
     return client, server
 
@@ -72,4 +78,4 @@ def _link(one: Distribution, packages: Path) -> None:
         except OSError:
             # Another file system, or a file that is named and was never there.
             if Path(str(file.locate())).exists():
-                shutil.copy2(str(file.locate()), place)
+                place.symlink_to(str(file.locate()))

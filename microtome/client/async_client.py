@@ -8,30 +8,25 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-from microtome.client import transports
-from microtome.client.client import WINDOW
+from microtome.client.client import WINDOW, Connection
 from microtome.client.errors import MicrotomeError
 from microtome.client.grouping import sending
-from microtome.client.images import ImageLike, encode_all, is_one
-from microtome.client.options import EmbedOptions, outputs
+from microtome.client.images import ImageLike, Images, encode_all, is_one
+from microtome.client.options import CallOptions, EmbedOptions, OutputNames, outputs
 from microtome.client.results import BatchResult, ModelInfo, Outcome, stack
-from microtome.client.retries import Retry, RetryPolicy
+from microtome.client.transports import Call
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
     from numpy.typing import NDArray
-
-    from microtome.client.options import CallOptions
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class AsyncClient:
-    """A client of one gateway for asyncio; arguments, results and errors are those of `Client`.
+class AsyncClient(Connection):
+    """A client of one gateway for asyncio, in one event loop; arguments, results and errors are those of `Client`.
 
     ```python
     async with microtome.AsyncClient("grpc://localhost:8001") as client:
@@ -41,55 +36,20 @@ class AsyncClient:
     ```
     """
 
-    def __init__(  # noqa: PLR0913, by keyword, and each has a default
-        self,
-        url: str = "http://localhost:8000",
-        *,
-        api_key: str | None = None,
-        deadline: float | None = 60.0,
-        attempt_timeout: float = 30.0,
-        attempts: int | None = 6,
-        on_retry: Callable[[Retry], None] | None = None,
-        ca_file: str | None = None,
-    ) -> None:
-        """Prepare the transport; nothing is sent yet. Use the client in one event loop.
-
-        Args:
-            url: `http(s)://host:port` for HTTP, `grpc(s)://host:port` for gRPC.
-            api_key: sent as a bearer token.
-            deadline: seconds for a request with all its retries; None for as long as it takes.
-            attempt_timeout: seconds for one attempt; the server is told, and stops working on it then.
-            attempts: how often a request is tried at most; None for as often as the deadline allows.
-            on_retry: called before each pause between attempts.
-            ca_file: certificates (PEM) to trust instead of the system's.
-
-        Raises:
-            ValueError: the address has no known scheme or no host.
-            ImportError: a grpc:// address, and gRPC is not installed.
-        """
-        self._transport = transports.open_async_transport(url, api_key, ca_file)
-        self._policy = RetryPolicy(deadline, attempt_timeout, attempts, on_retry=on_retry)
+    _asynchronous = True
 
     @overload
     async def embed(
-        self, images: "ImageLike | Sequence[ImageLike]", *, output: str | None = None, **options: "Unpack[CallOptions]"
+        self, images: Images, *, output: str | None = None, **options: Unpack[CallOptions]
     ) -> "NDArray[Any]": ...
 
     @overload
     async def embed(
-        self,
-        images: "ImageLike | Sequence[ImageLike]",
-        *,
-        output: list[str] | tuple[str, ...],
-        **options: "Unpack[CallOptions]",
+        self, images: Images, *, output: OutputNames, **options: Unpack[CallOptions]
     ) -> "dict[str, NDArray[Any]]": ...
 
     async def embed(
-        self,
-        images: "ImageLike | Sequence[ImageLike]",
-        *,
-        output: str | list[str] | tuple[str, ...] | None = None,
-        **options: "Unpack[CallOptions]",
+        self, images: Images, *, output: str | OutputNames | None = None, **options: Unpack[CallOptions]
     ) -> "NDArray[Any] | dict[str, NDArray[Any]]":
         """Embed one image, or several with one version of one model; see `Client.embed`.
 
@@ -104,12 +64,12 @@ class AsyncClient:
 
     async def embed_many(
         self,
-        images: "AsyncIterable[ImageLike] | Iterable[ImageLike]",
+        images: AsyncIterable[ImageLike] | Iterable[ImageLike],
         *,
         output: str | Sequence[str] | None = None,
         concurrency: int = 8,
         batch: int = 8,
-        **options: "Unpack[CallOptions]",
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Outcome, None]:
         """Embed any number of images in bounded memory, in order; see `Client.embed_many`.
 
@@ -135,7 +95,7 @@ class AsyncClient:
         Raises:
             MicrotomeError: the call failed.
         """
-        return await self._call(self._transport.models)
+        return await self._call(self._transport.models())
 
     async def close(self) -> None:
         """Close all connections."""
@@ -154,18 +114,20 @@ class AsyncClient:
             bodies = next(steps)
             while True:
                 try:
-                    result = await self._call(partial(self._transport.embed, bodies, options))
+                    result = await self._call(self._transport.embed(bodies, options))
                 except MicrotomeError as error:
                     result = error
                 bodies = steps.send(result)
         except StopIteration as end:
             return list(end.value)
 
-    async def _call(self, attempt: Callable[[float], Awaitable[R]]) -> R:
+    async def _call(self, call: Call[R]) -> R:
         attempts = self._policy.begin()
         while True:
             try:
-                return await attempt(attempts.timeout())
+                with self._transport.translated():
+                    response = await call.send(attempts.timeout())
+                return call.read(response)
             except MicrotomeError as error:
                 pause = attempts.pause(error)
             await asyncio.sleep(pause)

@@ -10,22 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from urllib.parse import urlsplit
 
-from microtome.client import transports
 from microtome.client.errors import MicrotomeError
 from microtome.client.grouping import sending
-from microtome.client.images import ImageLike, encode_all, is_one
-from microtome.client.options import EmbedOptions, outputs
+from microtome.client.images import ImageLike, Images, encode_all, is_one
+from microtome.client.options import CallOptions, EmbedOptions, OutputNames, outputs
 from microtome.client.results import BatchResult, ModelInfo, Outcome, stack
 from microtome.client.retries import Retry, RetryPolicy
+from microtome.client.transports import Call, Transport
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
     from numpy.typing import NDArray
-
-    from microtome.client.options import CallOptions
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,15 +31,10 @@ WINDOW = 2
 """Items started or waiting to be returned, for each worker: while the oldest is slow, the others go on."""
 
 
-class Client:
-    """A client of one gateway. It keeps connections open, retries, and may be used from many threads.
+class Connection:
+    """What both clients are made of: a transport and a policy of retries."""
 
-    ```python
-    with microtome.Client("http://localhost:8000") as client:
-        vector = client.embed("cat.jpg")                       # float32 [D]
-        vectors = client.embed(["cat.jpg", "coffee.jpg"])      # float32 [2, D]
-    ```
-    """
+    _asynchronous = False
 
     def __init__(  # noqa: PLR0913, by keyword, and each has a default
         self,
@@ -70,30 +62,31 @@ class Client:
             ValueError: the address has no known scheme or no host.
             ImportError: a grpc:// address, and gRPC is not installed.
         """
-        self._transport = transports.open_transport(url, api_key, ca_file)
+        self._transport = _opened(url, api_key, ca_file, asynchronous=self._asynchronous)
         self._policy = RetryPolicy(deadline, attempt_timeout, attempts, on_retry=on_retry)
         self._closed = threading.Event()
 
+
+class Client(Connection):
+    """A client of one gateway. It keeps connections open, retries, and may be used from many threads.
+
+    ```python
+    with microtome.Client("http://localhost:8000") as client:
+        vector = client.embed("cat.jpg")                       # float32 [D]
+        vectors = client.embed(["cat.jpg", "coffee.jpg"])      # float32 [2, D]
+    ```
+    """
+
     @overload
-    def embed(
-        self, images: "ImageLike | Sequence[ImageLike]", *, output: str | None = None, **options: "Unpack[CallOptions]"
-    ) -> "NDArray[Any]": ...
+    def embed(self, images: Images, *, output: str | None = None, **options: Unpack[CallOptions]) -> "NDArray[Any]": ...
 
     @overload
     def embed(
-        self,
-        images: "ImageLike | Sequence[ImageLike]",
-        *,
-        output: list[str] | tuple[str, ...],
-        **options: "Unpack[CallOptions]",
+        self, images: Images, *, output: OutputNames, **options: Unpack[CallOptions]
     ) -> "dict[str, NDArray[Any]]": ...
 
     def embed(
-        self,
-        images: "ImageLike | Sequence[ImageLike]",
-        *,
-        output: str | list[str] | tuple[str, ...] | None = None,
-        **options: "Unpack[CallOptions]",
+        self, images: Images, *, output: str | OutputNames | None = None, **options: Unpack[CallOptions]
     ) -> "NDArray[Any] | dict[str, NDArray[Any]]":
         """Embed one image, or several with one version of one model.
 
@@ -118,12 +111,12 @@ class Client:
 
     def embed_many(
         self,
-        images: "Iterable[ImageLike]",
+        images: Iterable[ImageLike],
         *,
         output: str | Sequence[str] | None = None,
         concurrency: int = 8,
         batch: int = 8,
-        **options: "Unpack[CallOptions]",
+        **options: Unpack[CallOptions],
     ) -> Iterator[Outcome]:
         """Embed any number of images; an endless iterable takes no more memory than a short one.
 
@@ -154,7 +147,7 @@ class Client:
         Raises:
             MicrotomeError: the call failed.
         """
-        return self._call(self._transport.models, self._closed)
+        return self._call(self._transport.models(), self._closed)
 
     def close(self) -> None:
         """Close all connections; calls that wait for another attempt end with their last error."""
@@ -174,18 +167,20 @@ class Client:
             bodies = next(steps)
             while True:
                 try:
-                    result = self._call(partial(self._transport.embed, bodies, options), stopped)
+                    result = self._call(self._transport.embed(bodies, options), stopped)
                 except MicrotomeError as error:
                     result = error
                 bodies = steps.send(result)
         except StopIteration as end:
             return list(end.value)
 
-    def _call(self, attempt: Callable[[float], R], stopped: threading.Event) -> R:
+    def _call(self, call: Call[R], stopped: threading.Event) -> R:
         attempts = self._policy.begin()
         while True:
             try:
-                return attempt(attempts.timeout())
+                with self._transport.translated():
+                    response = call.send(attempts.timeout())
+                return call.read(response)
             except MicrotomeError as error:
                 pause = attempts.pause(error)
                 if stopped.wait(pause) or self._closed.is_set():
@@ -217,3 +212,20 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def _opened(url: str, api_key: str | None, ca_file: str | None, *, asynchronous: bool) -> Transport:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https", "grpc", "grpcs"} or not parts.hostname:
+        raise ValueError(f"Expected an address such as http://host:8000 or grpc://host:8001, received {url!r}.")
+    # Each is imported only where it is used.
+    if parts.scheme in {"http", "https"}:
+        from microtome.client.http import HttpTransport  # noqa: PLC0415
+
+        return HttpTransport(url.rstrip("/"), api_key, ca_file, asynchronous=asynchronous)
+    try:
+        from microtome.client.grpc import GrpcTransport  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        needed = "pip install grpcio protobuf googleapis-common-protos"
+        raise ImportError(f"grpc:// addresses need gRPC, which is not installed: {needed}") from error
+    return GrpcTransport(url.rstrip("/"), api_key, ca_file, asynchronous=asynchronous)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
 from microtome.client.options import NUMPY, EmbedOptions
-from microtome.client.results import BatchResult, ModelInfo, ModelVersion
+from microtome.client.results import BatchResult, ModelInfo, ModelVersion, default_first
+from microtome.client.transports import Call
 from microtome.v1 import embedding_pb2 as messages
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 
@@ -33,55 +34,39 @@ _KINDS = {
 class GrpcTransport:
     """One channel, shared by all threads: HTTP/2 carries many calls at a time."""
 
-    def __init__(self, url: str, api_key: str | None, ca_file: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, ca_file: str | None, *, asynchronous: bool) -> None:
         self._url = url
-        self._metadata = _metadata(api_key)
-        self._channel = _channel(grpc, url, ca_file)
-        self._stub = EmbeddingServiceStub(self._channel)
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        channel = _channel(grpc.aio if asynchronous else grpc, url, ca_file)
+        self._stub: Any = EmbeddingServiceStub(channel)
+        self.close = channel.close
 
-    def embed(self, images: Sequence[bytes], options: EmbedOptions, timeout: float) -> BatchResult:
-        """Embed the images of one request; a bad one has an error in its place."""
-        with translated(self._url):
-            response = self._stub.Embed(embed_request(images, options), timeout=timeout, metadata=self._metadata)
-        return read_embed(response, len(images))
-
-    def models(self, timeout: float) -> list[ModelInfo]:
-        """List what is served, the default model first."""
-        with translated(self._url):
-            response = self._stub.ListModels(messages.ListModelsRequest(), timeout=timeout, metadata=self._metadata)
-        return read_models(response)
-
-    def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
-
-
-class AsyncGrpcTransport:
-    """The same for asyncio."""
-
-    def __init__(self, url: str, api_key: str | None, ca_file: str | None) -> None:
-        self._url = url
-        self._metadata = _metadata(api_key)
-        self._channel = _channel(grpc.aio, url, ca_file)
-        self._stub = EmbeddingServiceStub(self._channel)
-
-    async def embed(self, images: Sequence[bytes], options: EmbedOptions, timeout: float) -> BatchResult:  # noqa: ASYNC109
+    def embed(self, images: Sequence[bytes], options: EmbedOptions) -> Call[BatchResult]:
         """Embed the images of one request; a bad one has an error in its place."""
         request = embed_request(images, options)
-        with translated(self._url):
-            response = await self._stub.Embed(request, timeout=timeout, metadata=self._metadata)
-        return read_embed(response, len(images))
+        return Call(
+            lambda timeout: self._stub.Embed(request, timeout=timeout, metadata=self._metadata),
+            lambda response: read_embed(response, len(images)),
+        )
 
-    async def models(self, timeout: float) -> list[ModelInfo]:  # noqa: ASYNC109
+    def models(self) -> Call[list[ModelInfo]]:
         """List what is served, the default model first."""
         request = messages.ListModelsRequest()
-        with translated(self._url):
-            response = await self._stub.ListModels(request, timeout=timeout, metadata=self._metadata)
-        return read_models(response)
+        return Call(
+            lambda timeout: self._stub.ListModels(request, timeout=timeout, metadata=self._metadata), read_models
+        )
 
-    async def close(self) -> None:
-        """Close the channel."""
-        await self._channel.close()
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Translate gRPC's errors into the client's.
+
+        Raises:
+            MicrotomeError: the call failed.
+        """
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise _from_call(self._url, error) from error
 
 
 def _channel(library: Any, url: str, ca_file: str | None) -> Any:  # noqa: ANN401, grpc or grpc.aio, which share no type
@@ -91,10 +76,6 @@ def _channel(library: Any, url: str, ca_file: str | None) -> Any:  # noqa: ANN40
         return library.insecure_channel(f"{host}:{parts.port or 80}", options=_OPTIONS)
     credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes() if ca_file else None)
     return library.secure_channel(f"{host}:{parts.port or 443}", credentials, options=_OPTIONS)
-
-
-def _metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
 
 def embed_request(images: Sequence[bytes], options: EmbedOptions) -> messages.EmbedRequest:
@@ -142,28 +123,11 @@ def read_models(response: messages.ListModelsResponse) -> list[ModelInfo]:
             ready=model.ready,
             version=model.version or None,
             fingerprint=model.fingerprint or None,
-            outputs=dict(
-                sorted(
-                    ((o.name, tuple(o.shape)) for o in model.outputs), key=lambda item: item[0] != model.default_output
-                )
-            ),
+            outputs=default_first({o.name: tuple(o.shape) for o in model.outputs}, model.default_output),
             manifest=json.loads(model.manifest_json) if model.manifest_json else None,
         )
         for model in response.models
     ]
-
-
-@contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Translate gRPC's errors into the client's.
-
-    Raises:
-        MicrotomeError: the call failed.
-    """
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise _from_call(url, error) from error
 
 
 def _from_call(url: str, error: Any) -> MicrotomeError:  # noqa: ANN401, of two kinds that share no type

@@ -13,16 +13,11 @@ import numpy as np
 import ormsgpack
 from numpy.typing import NDArray
 
-from microtome.client.errors import (
-    DeadlineExceeded,
-    MicrotomeError,
-    UnexpectedAnswer,
-    Unreachable,
-    named,
-    none_embedded,
-)
+from microtome.client import errors
+from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
 from microtome.client.options import NUMPY, EmbedOptions
-from microtome.client.results import BatchResult, ModelInfo, ModelVersion
+from microtome.client.results import BatchResult, ModelInfo, ModelVersion, default_first
+from microtome.client.transports import Call
 
 _TRY_AGAIN = {429: "overloaded", 502: "unreachable", 503: "unreachable", 504: "deadline-exceeded"}
 """Errors of statuses without a problem document, which come from a proxy."""
@@ -33,61 +28,48 @@ _PREFIX = "urn:microtome:problem:"
 class HttpTransport:
     """Keeps connections open between requests; safe to use from many threads."""
 
-    def __init__(self, url: str, api_key: str | None, ca_file: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, ca_file: str | None, *, asynchronous: bool) -> None:
         self._url = url
-        self._client = httpx.Client(**connection_options(url, api_key, ca_file))
+        library: Any = httpx.AsyncClient if asynchronous else httpx.Client
+        self._client = library(
+            base_url=url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
+            # As many connections as concurrent requests.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30),
+        )
+        self.close = self._client.aclose if asynchronous else self._client.close
 
-    def embed(self, images: Sequence[bytes], options: EmbedOptions, timeout: float) -> BatchResult:
+    def embed(self, images: Sequence[bytes], options: EmbedOptions) -> Call[BatchResult]:
         """Embed the images of one request; a bad one has an error in its place."""
-        with translated(self._url):
-            response = self._client.request(**embed_request(images, options, timeout))
-        return read_embed(response, len(images), options)
+        return Call(
+            lambda timeout: self._client.request(**embed_request(images, options, timeout)),
+            lambda response: read_embed(response, len(images), options),
+        )
 
-    def models(self, timeout: float) -> list[ModelInfo]:
+    def models(self) -> Call[list[ModelInfo]]:
         """List what is served, the default model first."""
-        with translated(self._url):
-            response = self._client.get("/models", timeout=timeout)
-        return read_models(response)
+        return Call(lambda timeout: self._client.get("/models", timeout=timeout), read_models)
 
-    def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Translate httpx's errors into the client's.
 
-
-class AsyncHttpTransport:
-    """The same for asyncio."""
-
-    def __init__(self, url: str, api_key: str | None, ca_file: str | None) -> None:
-        self._url = url
-        self._client = httpx.AsyncClient(**connection_options(url, api_key, ca_file))
-
-    async def embed(self, images: Sequence[bytes], options: EmbedOptions, timeout: float) -> BatchResult:  # noqa: ASYNC109
-        """Embed the images of one request; a bad one has an error in its place."""
-        with translated(self._url):
-            response = await self._client.request(**embed_request(images, options, timeout))
-        return read_embed(response, len(images), options)
-
-    async def models(self, timeout: float) -> list[ModelInfo]:  # noqa: ASYNC109
-        """List what is served, the default model first."""
-        with translated(self._url):
-            response = await self._client.get("/models", timeout=timeout)
-        return read_models(response)
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._client.aclose()
-
-
-def connection_options(url: str, api_key: str | None, ca_file: str | None) -> dict[str, Any]:
-    """Return the arguments of httpx's clients; the pool has as many connections as concurrent requests."""
-    options: dict[str, Any] = {
-        "base_url": url,
-        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30),
-    }
-    if ca_file:
-        options["verify"] = ssl.create_default_context(cafile=ca_file)
-    return options
+        Raises:
+            DeadlineExceeded: the attempt took too long.
+            Unreachable: no connection, or a broken one.
+            UnexpectedAnswer: the response is not HTTP that the client follows.
+        """
+        try:
+            yield
+        except httpx.ConnectTimeout as error:
+            raise errors.Unreachable(f"{self._url} cannot be reached: no connection in time.") from error
+        except httpx.TimeoutException as error:
+            raise errors.DeadlineExceeded(f"{self._url} did not answer in time.") from error
+        except httpx.TransportError as error:
+            raise errors.Unreachable(f"{self._url} cannot be reached: {error or type(error).__name__}.") from error
+        except httpx.HTTPError as error:
+            raise UnexpectedAnswer(f"{self._url}: {error}") from error
 
 
 def embed_request(images: Sequence[bytes], options: EmbedOptions, timeout: float) -> dict[str, Any]:
@@ -116,27 +98,6 @@ def embed_request(images: Sequence[bytes], options: EmbedOptions, timeout: float
         # A part must have a file name; the server ignores it.
         request["files"] = [("image", ("image", image, "application/octet-stream")) for image in images]
     return request
-
-
-@contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Translate httpx's errors into the client's.
-
-    Raises:
-        DeadlineExceeded: the attempt took too long.
-        Unreachable: no connection, or a broken one.
-        UnexpectedAnswer: the response is not HTTP that the client follows.
-    """
-    try:
-        yield
-    except httpx.ConnectTimeout as error:
-        raise Unreachable(f"{url} cannot be reached: no connection in time.") from error
-    except httpx.TimeoutException as error:
-        raise DeadlineExceeded(f"{url} did not answer in time.") from error
-    except httpx.TransportError as error:
-        raise Unreachable(f"{url} cannot be reached: {error or type(error).__name__}.") from error
-    except httpx.HTTPError as error:
-        raise UnexpectedAnswer(f"{url}: {error}") from error
 
 
 def read_embed(response: httpx.Response, count: int, options: EmbedOptions) -> BatchResult:
@@ -196,7 +157,7 @@ def _model(entry: Mapping[str, Any]) -> ModelInfo:
         ready=entry["ready"],
         version=entry["version"],
         fingerprint=manifest["fingerprint"] if manifest else None,
-        outputs=dict(sorted(outputs.items(), key=lambda item: item[0] != default)),
+        outputs=default_first(outputs, default),
         manifest=manifest,
     )
 

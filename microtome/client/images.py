@@ -5,7 +5,7 @@ image has a tenth of the size.
 """
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
@@ -22,6 +22,9 @@ ImageLike: TypeAlias = Union[
 
 Pixels are uint8, [H,W] grey, [H,W,3] RGB or [H,W,4] RGB and alpha.
 """
+
+Images: TypeAlias = ImageLike | Sequence[ImageLike]
+"""One image, or several."""
 
 _FAST = 1
 """zlib's level: for photos within a few per cent of the default's size, in a fraction of its time."""

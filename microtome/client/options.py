@@ -10,6 +10,9 @@ Dtype = Literal["float32", "float16", "int8", "binary"]
 NUMPY: Mapping[str, str] = {"float32": "<f4", "float16": "<f2", "int8": "i1", "binary": "u1"}
 """NumPy's name of each dtype."""
 
+OutputNames = list[str] | tuple[str, ...]
+"""Names of outputs; `["all"]` for every one."""
+
 CacheUse = Literal["use", "refresh", "bypass"]
 
 

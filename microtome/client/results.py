@@ -81,6 +81,11 @@ class ModelInfo:
     manifest: Mapping[str, Any] | None
 
 
+def default_first(outputs: Mapping[str, tuple[int, ...]], default: str | None) -> dict[str, tuple[int, ...]]:
+    """Sort outputs so that the default one is first."""
+    return dict(sorted(outputs.items(), key=lambda item: item[0] != default))
+
+
 def stack(outcomes: Sequence[Outcome], *, one: bool, by_name: bool) -> "NDArray[Any] | dict[str, NDArray[Any]]":
     """Stack the outcomes of one call into arrays.
 

@@ -30,7 +30,8 @@ COMMANDS = {
 }
 """The module whose `main` runs a sub-command, and what the sub-command does."""
 
-_SERVER = {"exporter", "modelserver", "service"}
+# pydantic: embed --saved-model imports it before the packages that bring it.
+_SERVER = {"exporter", "modelserver", "pydantic", "service"}
 _GRPC = {"google", "grpc"}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from microtome.client.options import Dtype
+from microtome.client.options import Dtype, EmbedOptions
 
 if TYPE_CHECKING:
     from microtome.commands.embed.engine import Engine
@@ -33,12 +33,7 @@ class Options:
     url: str
     api_key: str | None
     ca_file: str | None
-    model: str | None
-    version: int | None
-    output: tuple[str, ...]
-    normalize: bool
-    dimensions: int | None
-    dtype: Dtype
+    wanted: EmbedOptions
     concurrency: int
     batch: int
     restart: bool
@@ -65,31 +60,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--out", required=True, type=_out, metavar="FILE", help="where the vectors go: .parquet, .npy or .jsonl")
     add("--restart", action="store_true", help="forget an earlier run with this --out, and its result")
-    _add_gateway(parser)
-    _add_vectors(parser)
-    add("--concurrency", type=_positive, default=8, metavar="N", help="requests at a time (%(default)s)")
-    add("--batch", type=_positive, default=8, metavar="N", help="images in a request (%(default)s)")
-    add("--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster (%(default)s)")
-    add("--ray-address", metavar="ADDRESS", help="of the cluster; without it Ray starts one here")
-    add("--saved-model", type=Path, metavar="DIR", help="with --engine ray: no gateway, Ray's actors hold this model")
-    return parser
-
-
-def _add_gateway(parser: argparse.ArgumentParser) -> None:
     url = os.environ.get("MICROTOME_URL", "http://localhost:8000")
-    parser.add_argument("--url", default=url, help="the gateway, http(s):// or grpc(s):// (or MICROTOME_URL)")
-    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file with the key (or MICROTOME_API_KEY)")
-    parser.add_argument("--ca-file", metavar="FILE", help="certificates (PEM) to trust instead of the system's")
-
-
-def _add_vectors(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add("--url", default=url, help="the gateway, http(s):// or grpc(s):// (or MICROTOME_URL)")
+    add("--api-key-file", type=Path, metavar="FILE", help="file with the key (or MICROTOME_API_KEY)")
+    add("--ca-file", metavar="FILE", help="certificates (PEM) to trust instead of the system's")
     add("--model", help="which model (the gateway's first)")
     add("--version", type=_positive, help="which version of it (the one in use when the run begins)")
     add("--output", action="append", default=[], help="which output, repeatable; or all (the default output)")
     add("--normalize", action="store_true", help="divide each vector by its Euclidean length, after the cut")
     add("--dimensions", type=_positive, metavar="N", help="keep only so many numbers from each vector's beginning")
     add("--dtype", choices=get_args(Dtype), default="float32", help="how numbers are written (%(default)s)")
+    add("--concurrency", type=_positive, default=8, metavar="N", help="requests at a time (%(default)s)")
+    add("--batch", type=_positive, default=8, metavar="N", help="images in a request (%(default)s)")
+    add("--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster (%(default)s)")
+    add("--ray-address", metavar="ADDRESS", help="of the cluster; without it Ray starts one here")
+    add("--saved-model", type=Path, metavar="DIR", help="with --engine ray: no gateway, Ray's actors hold this model")
+    return parser
 
 
 def read(words: Sequence[str]) -> Options:
@@ -109,8 +95,9 @@ def read(words: Sequence[str]) -> Options:
         parser.error("--saved-model goes with --engine ray; without Ray a gateway holds the model.")
     if given["out"].suffix == ".npy" and (len(given["output"]) > 1 or given["output"] == ["all"]):
         parser.error("--out *.npy holds one output: name one with --output, or use .parquet or .jsonl.")
-    given.update(paths=tuple(given["paths"]), output=tuple(given["output"]), api_key=key)
-    return Options(**given)
+    wanted = {name: given.pop(name) for name in ("model", "version", "normalize", "dimensions", "dtype")}
+    given["wanted"] = EmbedOptions(output=tuple(given.pop("output")), **wanted)
+    return Options(paths=tuple(given.pop("paths")), api_key=key, **given)
 
 
 def _out(text: str) -> Path:

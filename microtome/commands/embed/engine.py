@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Protocol, Self
+from typing import Protocol
 
 from microtome.client.client import Client
 from microtome.client.errors import ModelNotReady
@@ -37,9 +37,9 @@ class Engine(Protocol):
         """
         ...
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
+    def close(self) -> None:
+        """Close all connections."""
+        ...
 
 
 class GatewayEngine:
@@ -79,10 +79,8 @@ class GatewayEngine:
         options = self._options
         return self._client.embed_many(images, concurrency=options.concurrency, batch=options.batch, **asdict(wanted))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close all connections."""
         self._client.close()
 
 

@@ -54,7 +54,7 @@ class Progress:
             self._failed += failed
             if self._waiting:
                 self._waiting = False
-                self._write("the gateway answers again")
+                self.note("the gateway answers again")
         if self._bar and self._task is not None:
             failures = f"{self._failed} failed" if self._failed else ""
             self._bar.update(self._task, completed=self._done, failed=failures, rate=f"{self._rate():.0f}/s")
@@ -66,11 +66,7 @@ class Progress:
         with self._lock:
             if retry.attempt >= _WORTH_SAYING and not self._waiting:
                 self._waiting = True
-                self._write(f"waiting, and trying again: {retry.error}")
-
-    def note(self, text: str) -> None:
-        """Show another message."""
-        self._write(text)
+                self.note(f"waiting, and trying again: {retry.error}")
 
     def _begin_bar(self) -> None:
         from rich import progress  # noqa: PLC0415, only a terminal needs it
@@ -90,7 +86,7 @@ class Progress:
 
     def _line(self) -> None:
         self._said = self._clock()
-        self._write(self.summary())
+        self.note(self.summary())
 
     def summary(self) -> str:
         """Return counts, rate and time left, in words."""
@@ -105,7 +101,8 @@ class Progress:
     def _rate(self) -> float:
         return (self._done - self._before) / max(self._clock() - self._start, 1e-6)
 
-    def _write(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Show a message."""
         line = f"microtome embed: {text}"
         if self._bar:
             self._bar.console.print(line, markup=False, soft_wrap=True)

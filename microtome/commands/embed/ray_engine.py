@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import ormsgpack
@@ -91,12 +91,10 @@ class RayEngine:
         # A quarter of a core, since it mostly waits.
         return rows.map_batches(GatewayActor, fn_constructor_kwargs=given, num_cpus=0.25, **shared)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close all connections, and leave the cluster."""
         if self._gateway:
-            self._gateway.__exit__()
+            self._gateway.close()
         self._ray.shutdown()
 
 

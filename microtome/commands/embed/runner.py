@@ -1,7 +1,8 @@
 """One run: embed what the journal lacks and append it there, then turn the journal into the result."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -41,7 +42,7 @@ def run(options: Options, opened: Callable[[Options, Progress], Engine], stdin: 
         with Progress(total, done, say) as progress:
             if done:
                 progress.note(f"going on after {done} images; --restart would start over")
-            with opened(options, progress) as engine:
+            with closing(opened(options, progress)) as engine:
                 wanted = _agreed(journal, options, engine)
                 _embed(journal, options, engine.outcomes(_missing(journal, options, stdin), wanted), progress)
         writers.write(journal, options.out)
@@ -67,15 +68,9 @@ def _agreed(journal: Journal, options: Options, engine: Engine) -> EmbedOptions:
     if journal.head:
         name, version = journal.head["model"], journal.head["version"]
     else:
-        name, version = engine.identify(options.model)
-    wanted = EmbedOptions(
-        model=options.model or name,
-        version=options.version or version,
-        output=options.output,
-        normalize=options.normalize,
-        dimensions=options.dimensions,
-        dtype=options.dtype,
-    )
+        name, version = engine.identify(options.wanted.model)
+    asked = options.wanted
+    wanted = replace(asked, model=asked.model or name, version=asked.version or version)
     head = {"format": _FORMAT, **asdict(wanted), "output": list(wanted.output)}
     del head["cache"]
     journal.begin(head)
@@ -87,9 +82,8 @@ def _missing(journal: Journal, options: Options, stdin: TextIO) -> Iterator[Keye
 
 
 def _embed(journal: Journal, options: Options, outcomes: Iterator[Outcome], progress: Progress) -> None:
-    failed = ({"key": row.key, "type": row.error[0], "detail": row.error[1]} for row in journal.rows() if row.error)
     # A killed run may have left the file incomplete; the journal is the truth.
-    writers.write_errors(options.out, failed)
+    writers.write_errors(journal, options.out)
     with writers.beside(options.out, "errors.jsonl").open("ab") as errors:
         for outcome in outcomes:
             _keep(journal, errors, outcome)
@@ -100,9 +94,9 @@ def _embed(journal: Journal, options: Options, outcomes: Iterator[Outcome], prog
 def _keep(journal: Journal, errors: BinaryIO, outcome: Outcome) -> None:
     key: str = outcome.image.key
     if outcome.error is not None:
-        detail = str(outcome.error).encode("utf-8", "backslashreplace").decode()
-        journal.put(Row(key, {}, (outcome.error.kind, detail)))
-        errors.write(writers.error_line({"key": key, "type": outcome.error.kind, "detail": detail}))
+        row = Row(key, {}, (outcome.error.kind, writers.printable(str(outcome.error))))
+        journal.put(row)
+        errors.write(writers.error_line(row))
         errors.flush()
         return
     assert outcome.model is not None  # noqa: S101, for mypy: an outcome with vectors has a model

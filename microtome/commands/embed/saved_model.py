@@ -85,17 +85,14 @@ class SavedModelEmbedder:
         """Embed one batch."""
         pixels = [self._pixels(body) for body in encode_all(images)]
         sound = [place for place, found in enumerate(pixels) if not isinstance(found, errors.MicrotomeError)]
-        rows: dict[int, dict[str, Any]] = {}
+        outcomes = [Outcome(image, error=found) for image, found in zip(images, pixels, strict=True)]
         if sound:
             vectors = self._loaded.run(np.stack([pixels[place] for place in sound]), self._names)
             packed = {name: self._written(name, matrix) for name, matrix in vectors.items()}
-            rows = {place: {n: packed[n][row] for n in self._names} for row, place in enumerate(sound)}
-        return [
-            Outcome(image, vectors=rows[place], model=self._model)
-            if place in rows
-            else Outcome(image, error=pixels[place])
-            for place, image in enumerate(images)
-        ]
+            for row, place in enumerate(sound):
+                mine = {name: packed[name][row] for name in self._names}
+                outcomes[place] = Outcome(images[place], vectors=mine, model=self._model)
+        return outcomes
 
     def _pixels(self, body: "bytes | errors.MicrotomeError") -> Any:  # noqa: ANN401, pixels or an error
         if isinstance(body, errors.MicrotomeError):

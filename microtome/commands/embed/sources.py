@@ -95,13 +95,9 @@ def images(words: Iterable[str], stdin: TextIO) -> Iterator[KeyedImage]:
     for word in words:
         if word == "-":
             yield from (ImageFile(line.rstrip("\r\n")) for line in stdin if line.strip())
-        elif "::" in word and not Path(word).exists():
-            pattern, column = word.rsplit("::", 1)
-            for path in _paths(pattern):
-                yield from column_images(path, column)
-        else:
-            for path in _paths(word):
-                yield from _below(path)
+            continue
+        for path, column in _places(word):
+            yield from _below(path) if column is None else column_images(path, column)
 
 
 def count(words: Iterable[str]) -> int | None:
@@ -110,22 +106,24 @@ def count(words: Iterable[str]) -> int | None:
     for word in words:
         if word == "-":
             return None
-        if "::" in word and not Path(word).exists():
-            total += sum(map(rows, _paths(word.rsplit("::", 1)[0])))
-            continue
-        for path in _paths(word):
-            if path.lower().endswith(_TARS):
+        for path, column in _places(word):
+            if column is None and path.lower().endswith(_TARS):
                 return None
-            total += sum(1 for _ in _below(path))
+            total += sum(1 for _ in _below(path)) if column is None else rows(path)
     return total
 
 
-def _paths(word: str) -> list[str]:
+def _places(word: str) -> Iterator[tuple[str, str | None]]:
+    """Find the files and folders of a word, each with the column of a Parquet file, if one is named."""
+    column: str | None = None
+    pattern = word
+    if "::" in word and not Path(word).exists():
+        pattern, column = word.rsplit("::", 1)
     # A file may have brackets in its name.
-    found = [word] if Path(word).exists() else sorted(glob.glob(word, recursive=True))  # noqa: PTH207, which has no absolute patterns
+    found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, which has no absolute patterns
     if not found:
-        raise EmbedError(f"Expected images at {word!r}, found nothing there. The working directory is {Path.cwd()}.")
-    return found
+        raise EmbedError(f"Expected images at {pattern!r}, found nothing there. The working directory is {Path.cwd()}.")
+    return ((path, column) for path in found)
 
 
 def _below(path: str) -> Iterator[KeyedImage]:

@@ -5,7 +5,7 @@ so a run that is killed here writes the files again.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -54,8 +54,7 @@ def write(journal: Journal, out: Path) -> None:
 
     about = {"model": journal.model, "asked": head, "embedded": journal.embedded, "failed": journal.failed}
     WRITERS[out.suffix](Result(good, journal.embedded, str(head["dtype"]), about), out)
-    errors = ({"key": r.key, "type": r.error[0], "detail": r.error[1]} for r in journal.rows() if r.error)
-    write_errors(out, errors)
+    write_errors(journal, out)
     with _whole(beside(out, "about.json")) as file:
         file.write(orjson.dumps(about, option=orjson.OPT_INDENT_2) + b"\n")
     journal.path.unlink()
@@ -66,23 +65,24 @@ def beside(out: Path, what: str) -> Path:
     return out.with_name(f"{out.name}.{what}")
 
 
-def write_errors(out: Path, errors: Iterable[Mapping[str, str]]) -> None:
+def write_errors(journal: Journal, out: Path) -> None:
     """Write the file of images that failed; there is none when none did."""
     path = beside(out, "errors.jsonl")
     with _whole(path) as file:
-        file.writelines(error_line(error) for error in errors)
+        file.writelines(error_line(row) for row in journal.rows() if row.error)
     if not path.stat().st_size:
         path.unlink()
 
 
-def error_line(error: Mapping[str, str]) -> bytes:
+def error_line(row: Row) -> bytes:
     """Return one line of that file."""
-    return orjson.dumps(_printable(error)) + b"\n"
+    kind, detail = row.error or ("", "")
+    return orjson.dumps({"key": printable(row.key), "type": kind, "detail": detail}) + b"\n"
 
 
-def _printable(texts: Mapping[str, str]) -> dict[str, str]:
-    # File names need not be UTF-8; other bytes are written with a backslash, as Python shows them.
-    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
+def printable(text: str) -> str:
+    """Return text that can be encoded: file names need not be UTF-8, and other bytes are shown with a backslash."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _npy(result: Result, out: Path) -> None:
@@ -99,7 +99,7 @@ def _npy(result: Result, out: Path) -> None:
         np.lib.format.write_array_header_1_0(file, head)
         for row in result.rows():
             file.write(next(iter(row.vectors.values())))
-            keys.write(orjson.dumps(_printable({"key": row.key})["key"]) + b"\n")
+            keys.write(orjson.dumps(printable(row.key)) + b"\n")
 
 
 def _jsonl(result: Result, out: Path) -> None:
@@ -107,9 +107,8 @@ def _jsonl(result: Result, out: Path) -> None:
     with _whole(out) as file:
         for row in result.rows():
             vectors = {name: result.numbers(packed) for name, packed in row.vectors.items()}
-            file.write(
-                orjson.dumps({**_printable({"key": row.key}), **vectors}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
-            )
+            line = orjson.dumps({"key": printable(row.key), **vectors}, option=orjson.OPT_SERIALIZE_NUMPY)
+            file.write(line + b"\n")
 
 
 def _parquet(result: Result, out: Path) -> None:
@@ -125,7 +124,7 @@ def _parquet(result: Result, out: Path) -> None:
     rows = result.rows()
     with _whole(out) as file, parquet.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROWS)):
-            columns = [pa.array([_printable({"key": row.key})["key"] for row in group])]
+            columns = [pa.array([printable(row.key) for row in group])]
             for name, width in widths.items():
                 flat = result.numbers(b"".join(row.vectors[name] for row in group))
                 columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), width))

@@ -32,33 +32,32 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="the model's name")
-    parser.add_argument("version", metavar="VERSION", type=_version, nargs="?", help="to be used; none shows the state")
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="the model's name")
+    add("version", metavar="VERSION", type=_version, nargs="?", help="to be used; none shows the state")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--config", type=Path, metavar="FILE", help="models.config, which the model servers poll")
     where.add_argument("--configmap", metavar="NAME", help="the ConfigMap that holds it, by way of kubectl")
-    parser.add_argument("--namespace", help="of the ConfigMap (kubectl's own)")
-    parser.add_argument("--key", default="models.config", help="of the ConfigMap (models.config)")
-    parser.add_argument(
+    add("--namespace", help="of the ConfigMap (kubectl's own)")
+    add("--key", default="models.config", help="of the ConfigMap (models.config)")
+    add(
         "--server",
         action="append",
         required=True,
         metavar="ADDRESS",
         help="a model server, repeatable: host:port, unix:/path; a name with several addresses stands for all of them",
     )
-    parser.add_argument(
+    add(
         "--gateway",
         action="append",
         default=[],
         metavar="URL",
         help="a gateway, repeatable: tries the new version first, and is waited for; a name may stand for several",
     )
-    parser.add_argument("--label", default="stable", help="that gateways follow (stable)")
-    parser.add_argument(
-        "--keep", action="store_true", help="leave the old version loaded, so that going back is instant"
-    )
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="for each step (600)")
-    parser.add_argument("--settle", type=float, default=10.0, metavar="SECONDS", help="for gateways not named (10)")
+    add("--label", default="stable", help="that gateways follow (stable)")
+    add("--keep", action="store_true", help="leave the old version loaded, so that going back is instant")
+    add("--timeout", type=float, default=600.0, metavar="SECONDS", help="for each step (600)")
+    add("--settle", type=float, default=10.0, metavar="SECONDS", help="for gateways not named (10)")
     return parser
 
 

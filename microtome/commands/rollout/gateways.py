@@ -3,13 +3,13 @@
 import http.client
 import io
 import json
-import socket
 from collections.abc import Sequence
 from urllib.parse import quote, urlsplit
 
 from PIL import Image
 
 from microtome.commands.rollout.errors import CannotBegin
+from microtome.commands.rollout.servers import hosts
 
 _SECONDS = 30.0
 
@@ -62,12 +62,8 @@ def gateways_at(urls: Sequence[str], key: str | None) -> list[Gateway]:
         if parts.scheme != "http" or not parts.hostname or parts.path not in {"", "/"}:
             raise CannotBegin(f"Expected a gateway as http://host:port, without TLS and path; received {url!r}.")
         port = parts.port or 80
-        try:
-            addresses = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise CannotBegin(f"Expected a name that can be resolved; {parts.hostname!r} cannot: {error}.") from None
-        for entry in addresses:
-            gateway = Gateway(str(entry[4][0]), port, parts.netloc, key)
+        for host in hosts(parts.hostname, port):
+            gateway = Gateway(host, port, parts.netloc, key)
             found.setdefault(gateway.address, gateway)
     return list(found.values())
 

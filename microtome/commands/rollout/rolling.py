@@ -14,8 +14,6 @@ from microtome.commands.rollout.gateways import Gateway
 from microtome.commands.rollout.servers import Server, Unreachable
 
 Say = Callable[[str], None]
-Problem = str | None
-"""What a step still waits for, in words; None when it is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +86,8 @@ class Rolling:
         both = changed(before, self.model, [old, new], {self.label: old})
         self.store.write(both)
         try:
-            self._until(f"loading {self.model} {new} beside {old}", lambda: self._unloaded(new))
-            self._until(f"trying {self.model} {new}", lambda: self._untried(new))
+            self._until(f"loading {self.model} {new} beside {old}", self._unloaded, new)
+            self._until(f"trying {self.model} {new}", self._untried, new)
         except BaseException as error:
             # Also when interrupted: the label has not moved yet, so the old configuration is restored.
             self.store.write(before)
@@ -97,7 +95,7 @@ class Rolling:
                 raise VersionFailed(f"{error} The configuration is as it was before, {old} is in use.") from None
             raise
 
-    def _unloaded(self, version: int) -> Problem:
+    def _unloaded(self, version: int) -> Iterator[str]:
         for server in self.servers:
             state = server.states(self.model).get(version)
             if state is not None and state.error:
@@ -106,37 +104,34 @@ class Rolling:
                     "The configuration is as it was before."
                 )
             if state is None or not state.available:
-                return f"{server.address}: {state.state if state else 'not seen yet; is the directory there?'}"
-        return None
+                yield f"{server.address}: {state.state if state else 'not seen yet; is the directory there?'}"
 
-    def _untried(self, version: int) -> Problem:
+    def _untried(self, version: int) -> Iterator[str]:
         for server in self.servers:
             if not server.answers(self.model, version):
                 raise VersionFailed(f"{server.address} has loaded {self.model} {version}, which does not answer.")
-        return next((wrong for one in self.gateways if (wrong := one.trial(self.model, version))), None)
+        yield from filter(None, (gateway.trial(self.model, version) for gateway in self.gateways))
 
     def _switch(self, old: int, new: int) -> None:
         self.store.write(changed(self.store.read(), self.model, [old, new], {self.label: new}))
-        self._until(f"moving the label {self.label!r} to {new}", lambda: self._unlabelled(new))
+        self._until(f"moving the label {self.label!r} to {new}", self._unlabelled, new)
         if self.gateways:
-            self._until(f"gateways taking {new} into use", lambda: self._unfollowed(new))
+            self._until(f"gateways taking {new} into use", self._unfollowed, new)
         else:
             self.say(f"No gateway was named: giving them {self.timing.settle:g} s to follow.")
             time.sleep(self.timing.settle)
 
-    def _unlabelled(self, version: int) -> Problem:
+    def _unlabelled(self, version: int) -> Iterator[str]:
         for server in self.servers:
             found = server.version_in_use(self.model, self.label)
             if found != version:
-                return f"{server.address}: the label stands for {found or 'nothing'}"
-        return None
+                yield f"{server.address}: the label stands for {found or 'nothing'}"
 
-    def _unfollowed(self, version: int) -> Problem:
+    def _unfollowed(self, version: int) -> Iterator[str]:
         for gateway in self.gateways:
             found, why = gateway.version(self.model)
             if found != version:
-                return why or f"{gateway.address} uses {found}; does it follow MICROTOME_VERSION_LABEL={self.label}?"
-        return None
+                yield why or f"{gateway.address} uses {found}; does it follow MICROTOME_VERSION_LABEL={self.label}?"
 
     def _drop(self, version: int) -> None:
         """Serve only this version from now on, whatever other versions are on disk."""
@@ -144,24 +139,23 @@ class Rolling:
         alone = changed(text, self.model, [version], {self.label: version})
         if configured(text, self.model) != configured(alone, self.model):
             self.store.write(alone)
-        self._until(f"unloading what is not {version}", lambda: self._undropped(version))
+        self._until(f"unloading what is not {version}", self._undropped, version)
 
-    def _undropped(self, version: int) -> Problem:
+    def _undropped(self, version: int) -> Iterator[str]:
         for server in self.servers:
             available = _available(server, self.model)
             if available != {version}:
-                return f"{server.address} has {', '.join(map(str, sorted(available)))}"
-        return None
+                yield f"{server.address} has {', '.join(map(str, sorted(available)))}"
 
-    def _until(self, what: str, problem: Callable[[], Problem]) -> None:
-        """Wait until there is no problem left; a server that does not answer is one.
+    def _until(self, what: str, problems: Callable[[int], Iterator[str]], version: int) -> None:
+        """Wait until a step has no problem left with a version; a server that does not answer is one.
 
         Raises:
-            TimedOut: there still is.
+            TimedOut: there still is one.
         """
         begin = time.monotonic()
-        shown: Problem = None
-        while (left := _current(problem)) is not None:
+        shown = None
+        while (left := _first(problems, version)) is not None:
             if left != shown:
                 self.say(f"{what}: {left}")
                 shown = left
@@ -197,8 +191,8 @@ def _available(server: Server, model: str) -> set[int]:
     return {version for version, state in server.states(model).items() if state.available}
 
 
-def _current(problem: Callable[[], Problem]) -> Problem:
+def _first(problems: Callable[[int], Iterator[str]], version: int) -> str | None:
     try:
-        return problem()
+        return next(problems(version), None)
     except Unreachable as error:
         return str(error)

@@ -1,10 +1,13 @@
 """Ask every model server which versions of a model it has, and whether one of them answers."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
+from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int64Value
 
 from microtome.commands.rollout.errors import CannotBegin
@@ -44,12 +47,20 @@ def resolved(address: str) -> list[str]:
     host, colon, port = address.removeprefix("dns:///").rpartition(":")
     if not colon or not host or not port.isdecimal():
         raise CannotBegin(f"Expected a model server as host:port or unix:/path; received {address!r}.")
+    return [f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in hosts(host.strip("[]"), int(port))]
+
+
+def hosts(name: str, port: int) -> list[str]:
+    """Return every IP address of a name.
+
+    Raises:
+        CannotBegin: it cannot be resolved.
+    """
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise CannotBegin(f"Expected a name that can be resolved; {host!r} cannot: {error}.") from None
-    hosts = dict.fromkeys(str(entry[4][0]) for entry in found)
-    return [f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in hosts]
+        raise CannotBegin(f"Expected a name that can be resolved; {name!r} cannot: {error}.") from None
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class Server:
@@ -58,16 +69,8 @@ class Server:
     def __init__(self, address: str) -> None:
         self.address = address
         channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._status = channel.unary_unary(
-            "/tensorflow.serving.ModelService/GetModelStatus",
-            request_serializer=GetModelStatusRequest.SerializeToString,
-            response_deserializer=GetModelStatusResponse.FromString,
-        )
-        self._predict = channel.unary_unary(
-            "/tensorflow.serving.PredictionService/Predict",
-            request_serializer=PredictRequest.SerializeToString,
-            response_deserializer=PredictResponse.FromString,
-        )
+        self._status = _method(channel, "ModelService/GetModelStatus", GetModelStatusResponse)
+        self._predict = _method(channel, "PredictionService/Predict", PredictResponse)
 
     def states(self, model: str) -> dict[int, VersionState]:
         """Return the versions that the server has or had; none when it has no such model.
@@ -113,6 +116,10 @@ class Server:
                 raise Unreachable(f"{self.address}: {error.code().name} {error.details()}") from None
             return None
         return int(answer.model_spec.version.value)
+
+
+def _method(channel: grpc.Channel, name: str, response: type[Message]) -> Callable[..., Any]:
+    return channel.unary_unary(f"/tensorflow.serving.{name}", methodcaller("SerializeToString"), response.FromString)
 
 
 def servers_at(addresses: Sequence[str]) -> list[Server]:

@@ -15,10 +15,7 @@ from microtome.commands.up.errors import CannotStart
 # A socket's path has at most 108 bytes on Linux and 104 on macOS, its name included.
 LONGEST_DIRECTORY = 80
 SOCKET_NAME = "models.sock"
-REDIS_SCHEMES = (
-    *("redis://", "rediss://", "unix://"),
-    *("redis+sentinel://", "rediss+sentinel://", "redis+cluster://", "rediss+cluster://"),
-)
+REDIS_SCHEMES = {"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"}
 LISTENING = "0A"
 
 
@@ -93,7 +90,8 @@ def check_redis(url: str) -> None:
     Raises:
         CannotStart: With the forms that are accepted.
     """
-    if not url.startswith(REDIS_SCHEMES):
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in REDIS_SCHEMES:
         accepted = "redis://host:port/0, rediss://, unix://, or one with +sentinel or +cluster"
         raise CannotStart(f"--redis expects {accepted}. Received: {url!r}")
 

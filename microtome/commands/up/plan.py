@@ -23,26 +23,25 @@ class Plan:
         endpoint: Where the gateway will listen.
         gateway: The gateway's command.
         model_server: The embedded model server's command; None when another one is used.
-        socket: The embedded model server opens it once it serves; None when another one is used.
+        socket: The embedded model server opens it once it serves.
     """
 
     models: tuple[str, ...]
     endpoint: Endpoint
     gateway: Command
     model_server: Command | None
-    socket: Path | None
+    socket: Path
 
     def models_loaded(self) -> bool:
         """Whether the embedded model server serves; true when another one is used."""
-        return self.socket is None or self.socket.exists()
+        return self.model_server is None or self.socket.exists()
 
 
 def make(options: Options, models: tuple[str, ...], endpoint: Endpoint, socket: Path) -> Plan:
     """Return what to run; `socket` is a path for the embedded model server's socket."""
-    if options.model_server is not None:
-        return Plan(models, endpoint, gateway(options, models, endpoint, options.model_server), None, None)
-    own = gateway(options, models, endpoint, f"unix:{socket}")
-    return Plan(models, endpoint, own, model_server(options, socket), socket)
+    embedded = None if options.model_server else model_server(options, socket)
+    address = options.model_server or f"unix:{socket}"
+    return Plan(models, endpoint, gateway(options, models, endpoint, address), embedded, socket)
 
 
 def gateway(options: Options, models: tuple[str, ...], endpoint: Endpoint, address: str) -> Command:

@@ -41,7 +41,6 @@ class Child:
         Raises:
             OSError: The program cannot be run.
         """
-        self.command = command
         self._tail: deque[str] = deque(maxlen=KEPT_LINES)
         # Not asyncio's subprocess: on Python 3.11 its wait() lasts until every grandchild has closed the pipe.
         self._process = subprocess.Popen(  # noqa: S603  (our own words)
@@ -57,11 +56,6 @@ class Child:
         self._listener = threading.Thread(target=self._listen, args=(self._process.stdout, relay), daemon=True)
         self._listener.start()
         self._exit = asyncio.ensure_future(asyncio.to_thread(self._process.wait))
-
-    @property
-    def pid(self) -> int:
-        """The process id, which is also that of its group."""
-        return self._process.pid
 
     @property
     def running(self) -> bool:
@@ -85,7 +79,9 @@ class Child:
             no_wait = asyncio.ensure_future(forced.wait())
             await asyncio.wait({self._exit, no_wait}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
             no_wait.cancel()
-        self._kill_group()
+        # The child leads its process group, so this kills its children too.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         await self.wait()
         self._drain()
 
@@ -98,10 +94,6 @@ class Child:
         """Wait until its last lines have been relayed."""
         # With a timeout, since a grandchild may keep the pipe open.
         self._listener.join(timeout=1.0)
-
-    def _kill_group(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
 
     def _listen(self, output: IO[str] | None, relay: Callable[[str], None] | None) -> None:
         if output is None or relay is None:

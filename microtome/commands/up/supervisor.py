@@ -8,7 +8,7 @@ import http.client
 import json
 import re
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -44,30 +44,22 @@ async def supervise(plan: Plan, terminal: Terminal, stop: StopRequests) -> None:
         GatewayEnded: The gateway ended by itself.
         ModelServerFailed: The embedded model server cannot be kept alive.
     """
-    keeper = None
-    if plan.model_server is not None and plan.socket is not None:
-        keeper = ModelServerKeeper(plan.model_server, plan.socket, terminal)
+    keeper = ModelServerKeeper(plan.model_server, plan.socket, terminal) if plan.model_server else None
     gateway = Child(plan.gateway, terminal.relay)
-    tasks: list[Coroutine[object, object, object]] = [
-        _fail_with(gateway),
-        stop.requested.wait(),
-        _greet(plan, terminal),
-    ]
-    if keeper is not None:
-        tasks.append(keeper.run())
+    kept = [keeper.run()] if keeper else []
     try:
-        await _until_stopped(tasks, stop)
+        await _until_stopped(stop, _fail_with(gateway), stop.requested.wait(), _greet(plan, terminal), *kept)
     finally:
         terminal.waiting(None)
         if stop.requested.is_set():
             terminal.note("stopping; Ctrl-C again does not wait")
         # In this order: the gateway needs the model server to finish requests in flight.
         await gateway.stop(GRACE_SECONDS, stop.forced)
-        if keeper is not None:
+        if keeper:
             await keeper.stop(GRACE_SECONDS, stop.forced)
 
 
-async def _until_stopped(coroutines: Iterable[Coroutine[object, object, object]], stop: StopRequests) -> None:
+async def _until_stopped(stop: StopRequests, *coroutines: Coroutine[object, object, object]) -> None:
     """Run all until a stop is requested or one of them raises."""
     pending = {asyncio.ensure_future(task) for task in coroutines}
     try:
@@ -88,8 +80,40 @@ async def _fail_with(gateway: Child) -> None:
 
 
 async def _greet(plan: Plan, terminal: Terminal) -> None:
-    seconds = await until_ready(plan.endpoint, plan.models_loaded, terminal.waiting)
-    terminal.say(welcome(plan.endpoint, plan.models, seconds))
+    """Poll until the gateway is ready, showing what it waits for, then say what to try."""
+    begin = changed = time.monotonic()
+    stage = ""
+    while obstacle := await asyncio.to_thread(_obstacle, plan.endpoint):
+        now = time.monotonic()
+        what, reasons = obstacle if plan.models_loaded() else ("loading the models", "")
+        stage, changed = (stage, changed) if what == stage else (what, now)
+        terminal.waiting(what + (reasons if now - changed >= PATIENCE else ""), now - begin)
+        await asyncio.sleep(READY_INTERVAL)
+    terminal.waiting(None)
+    terminal.say(welcome(plan.endpoint, plan.models, time.monotonic() - begin))
+
+
+def _obstacle(gateway: Endpoint) -> tuple[str, str] | None:
+    """Return why the gateway is not ready, and its own reasons; None when it is ready."""
+    # Not urllib, which would send requests to this machine through a configured proxy.
+    connection = http.client.HTTPConnection(gateway.local_host, gateway.port, timeout=READY_TIMEOUT)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        return "starting the gateway", ""
+    finally:
+        connection.close()
+    return None if response.status == http.client.OK else ("waiting for the gateway to be ready", _reasons(body))
+
+
+def _reasons(body: bytes) -> str:
+    """Return the gateway's reasons for each model."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
+        reasons = [f"{model}: {reason}" for model, reason in json.loads(body)["models"].items() if reason]
+        return f" ({'; '.join(reasons)})" if reasons else ""
+    return ""
 
 
 class ModelServerKeeper:
@@ -148,50 +172,3 @@ class ModelServerKeeper:
             await child.ended_within(SOCKET_INTERVAL)
         await child.wait()
         return served
-
-
-async def until_ready(
-    gateway: Endpoint, models_loaded: Callable[[], bool], waiting: Callable[[str | None, float], None]
-) -> float:
-    """Poll until the gateway is ready, and return the seconds that took.
-
-    Args:
-        gateway: Its address.
-        models_loaded: Whether the embedded model server, if there is one, has loaded its models.
-        waiting: Called at every poll with what is being waited for (None at the end) and for how long.
-    """
-    begin = changed = time.monotonic()
-    stage = ""
-    while True:
-        obstacle = await asyncio.to_thread(_obstacle, gateway)
-        now = time.monotonic()
-        if obstacle is None:
-            waiting(None, now - begin)
-            return now - begin
-        what, reasons = obstacle if models_loaded() else ("loading the models", "")
-        stage, changed = (stage, changed) if what == stage else (what, now)
-        waiting(what + (reasons if now - changed >= PATIENCE else ""), now - begin)
-        await asyncio.sleep(READY_INTERVAL)
-
-
-def _obstacle(gateway: Endpoint) -> tuple[str, str] | None:
-    """Return why the gateway is not ready, and its own reasons; None when it is ready."""
-    # Not urllib, which would send requests to this machine through a configured proxy.
-    connection = http.client.HTTPConnection(gateway.local_host, gateway.port, timeout=READY_TIMEOUT)
-    try:
-        connection.request("GET", "/readyz")
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, http.client.HTTPException):
-        return "starting the gateway", ""
-    finally:
-        connection.close()
-    return None if response.status == http.client.OK else ("waiting for the gateway to be ready", _reasons(body))
-
-
-def _reasons(body: bytes) -> str:
-    """Return the gateway's reasons for each model."""
-    with suppress(ValueError, TypeError, KeyError, AttributeError):
-        reasons = [f"{model}: {reason}" for model, reason in json.loads(body)["models"].items() if reason]
-        return f" ({'; '.join(reasons)})" if reasons else ""
-    return ""

@@ -38,7 +38,9 @@ class Terminal:
         """Show what is being waited for, and for how long; None when the wait is over."""
         with self._lock, suppress(OSError, ValueError):
             if what is None:
-                self._end_status()
+                if self._status is not None:
+                    self._status.stop()
+                self._status = None
             elif self._err.isatty():
                 self._show(f"{what} … {seconds:.0f} s")
             elif what != self._waiting_for:
@@ -53,11 +55,6 @@ class Terminal:
             self._status = console.status("", spinner="dots")
             self._status.start()
         self._status.update(text)
-
-    def _end_status(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
 
     def _write(self, stream: TextIO, text: str) -> None:
         # A closed stream raises ValueError.
