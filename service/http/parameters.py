@@ -183,12 +183,17 @@ def unknown_name(name: str, known: Iterable[str]) -> BadRequest:
 
 
 class Parameters(NamedTuple):
-    """The parsed parameters of one request: for the core, and for the response."""
+    """The parsed parameters of one request: for the core, and for the response.
+
+    Attributes:
+        no_cache: whether Cache-Control has `no-cache`.
+    """
 
     request: EmbedRequest
     options: EmbedOptions
     form: Form
     encoding: Encoding
+    no_cache: bool = False
 
 
 class ParameterReader:
@@ -206,7 +211,9 @@ class ParameterReader:
             BadRequest: an unknown name, a value that does not fit, an option given twice.
             NotAcceptable: no media type fits.
         """
-        query, accept, no_cache = scope["query_string"], headers_of(scope).get(b"accept", b""), says_no_cache(scope)
+        headers = headers_of(scope)
+        query, accept = scope["query_string"], headers.get(b"accept", b"")
+        no_cache = b"no-cache" in headers.get(b"cache-control", b"").lower()
         if fields or len(query) + len(accept) > _CACHED_LENGTH:
             return self._read(query, accept, no_cache, fields)
         return self._cached(query, accept, no_cache)
@@ -220,9 +227,4 @@ class ParameterReader:
         form, encoding = chosen(accept.decode("latin-1"), options.encoding, several=several)
         model = options.model or self._default_model
         request = EmbedRequest(model, options.version, options.output, options.cache, options.on_error)
-        return Parameters(request, options, form, encoding)
-
-
-def says_no_cache(scope: Scope) -> bool:
-    """Whether the request's Cache-Control has `no-cache`."""
-    return b"no-cache" in headers_of(scope).get(b"cache-control", b"").lower()
+        return Parameters(request, options, form, encoding, no_cache)

@@ -14,7 +14,8 @@ from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.core.timings import Timings, timed
 from service.http.middleware import headers_of, note
-from service.http.responses import RawHeaders, RawResponse, server_timing
+from service.http.problems import RawHeaders, RawResponse
+from service.http.responses import server_timing
 from service.telemetry.metrics import Metrics
 
 _OVERHEAD = 1500

@@ -17,7 +17,6 @@ import numpy as np
 import orjson
 import ormsgpack
 from numpy.typing import NDArray
-from starlette.responses import Response
 
 from service.core.requests import Embedded, Embedding, ImageError
 from service.core.timings import Timings, timed
@@ -25,24 +24,7 @@ from service.core.vectors import Dtype, shaped, written
 from service.http import negotiation
 from service.http.negotiation import Encoding
 from service.http.parameters import EmbedOptions, Parameters
-from service.http.problems import image_problem
-
-RawHeaders = list[tuple[bytes, bytes]]
-
-
-class RawResponse(Response):
-    """A response whose headers are complete and encoded; Starlette would encode a dozen strings each time."""
-
-    def __init__(self, status: int, headers: RawHeaders, body: bytes) -> None:
-        self.status_code = status
-        self.raw_headers = headers
-        self.body = body
-        self.background = None
-
-
-def raw_headers(headers: Mapping[str, str]) -> RawHeaders:
-    """Encode headers, names in lower case."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+from service.http.problems import RawHeaders, image_problem, raw_headers
 
 
 def server_timing(timings: Timings) -> tuple[bytes, bytes]:
