@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image, UnidentifiedImageError
 
-from service.cache.null import NullCache
+from service.cache.memory import NullCache
 from service.core.headers import FORMATS
 from service.core.images import decode
 from service.core.manifest import InputSpec, Interpolation
