@@ -1,34 +1,33 @@
-"""Everything the gateway can fail with.
+"""The errors of the gateway.
 
 * ServiceError
-  x RequestRejected         the caller must change something
+  x RequestRejected         the caller must change the request
     + BadRequest            an option or the form of the body is wrong
-    + UnsupportedModality   text, audio or video, where only images are embedded
-    + Unauthenticated       no API key, or one that is not known here
-    + NotAcceptable         no form of answer that the caller takes fits what was asked for
-    + BodyTooSlow           the request's body does not come
+    + UnsupportedModality   text, audio or video; only images are embedded
+    + Unauthenticated       no API key, or an unknown one
+    + NotAcceptable         no media type that the caller accepts fits the request
+    + BodyTooSlow           the request's body does not arrive
     + UrlNotAllowed         fetching from this address is not allowed
-    + UrlNotFetched         the address was asked and gave no image
-    + NotAnImage            the bytes are no image that we read
+    + UrlNotFetched         fetching from this address gave no image
+    + NotAnImage            the bytes are no image of a known format
     + BrokenImage           an image, but truncated or corrupt
     + ImageTooLarge         more bytes or more pixels than the limits allow
     + TooManyImages         more images in one request than the limit allows
     + NoImageEmbedded       every image of the request failed, each for its own reason
     + UnknownModel          no such model is served here
-    + UnknownVersion        the model has no such version, or not any more
+    + UnknownVersion        the model has no such version, or no longer
     + UnknownOutput         the model has no such output
   x TemporarilyUnable       the same request may succeed later
     + Overloaded            more work in flight than the limits allow
     + ModelServerDown       the model server cannot be reached
-    + ModelNotReady         the model server lives, but this model is not ready yet
+    + ModelNotReady         the model server is up, but this model is not ready yet
     + DeadlineExceeded      the time allowed for the request is over
   x ModelServerFault        the model server answered with something that cannot be right
 
-Errors carry meaning, never a transport's number: each transport owns a total table (`http/statuses.py`). Every
-message goes to the caller as it stands, so it says what was expected, what came and what to do, and nothing of our
-insides.
+Errors have no status codes: each transport has a total table (`http/problems.py`, `grpc/errors.py`). Messages go to the
+caller unchanged, so they say what was expected, what was received and what to do, and nothing of internals.
 
-`CacheUnavailable` stands outside the tree: it never reaches a caller, since a cache that is down is one that misses.
+`CacheUnavailable` is outside the tree: it never reaches a caller, since a cache that is down is one that misses.
 """
 
 import re
@@ -46,7 +45,7 @@ class ServiceError(Exception):
 
 
 class RequestRejected(ServiceError):
-    """The caller must change something; the same request will fail again."""
+    """The caller must change the request; the same one will fail again."""
 
 
 class BadRequest(RequestRejected):
@@ -54,19 +53,19 @@ class BadRequest(RequestRejected):
 
 
 class UnsupportedModality(RequestRejected):
-    """Text or another kind of input than images; what is served here embeds images only."""
+    """Text or another kind of input than images; only images are embedded here."""
 
 
 class Unauthenticated(RequestRejected):
-    """The request has no API key, or one that is not known here."""
+    """The request has no API key, or an unknown one."""
 
 
 class NotAcceptable(RequestRejected):
-    """No form of answer that the caller takes fits what was asked for."""
+    """No media type that the caller accepts fits the request."""
 
 
 class BodyTooSlow(RequestRejected):
-    """The request's body does not come, or not fast enough."""
+    """The request's body does not arrive, or not fast enough."""
 
 
 class UrlNotAllowed(RequestRejected):
@@ -74,11 +73,11 @@ class UrlNotAllowed(RequestRejected):
 
 
 class UrlNotFetched(RequestRejected):
-    """The address was asked, and gave no image: not in time, too large, or not at all."""
+    """Fetching from this address gave no image: not in time, too large, or none at all."""
 
 
 class NotAnImage(RequestRejected):
-    """The bytes are no image in a format that we read."""
+    """The bytes are no image of a known format."""
 
 
 class BrokenImage(RequestRejected):
@@ -110,7 +109,7 @@ class UnknownModel(RequestRejected):
 
 
 class UnknownVersion(RequestRejected):
-    """The model has no version of this number that could be asked now."""
+    """The model has no version of this number that is available now."""
 
 
 class UnknownOutput(RequestRejected):
@@ -146,7 +145,7 @@ class ModelServerDown(TemporarilyUnable):
 
 
 class ModelNotReady(TemporarilyUnable):
-    """The model server lives, but has no version of this model ready."""
+    """The model server is up, but has no version of this model ready."""
 
 
 class DeadlineExceeded(TemporarilyUnable):
@@ -166,11 +165,11 @@ class ModelServerFault(ServiceError):
 
 
 class CacheUnavailable(Exception):
-    """The cache could not be asked. Never reaches a caller."""
+    """The cache could not be read or written. Never reaches a caller."""
 
 
 def slug(error: type[ServiceError]) -> str:
-    """Name an error the way problem types and metrics do: `ModelServerDown` is `model-server-down`."""
+    """Return an error's name in problem types and metrics: `ModelServerDown` is `model-server-down`."""
     return _dashed(error.__name__)
 
 
@@ -180,9 +179,9 @@ def _dashed(name: str) -> str:
 
 
 def restated(error: E, message: str | None = None) -> E:
-    """Make a fresh copy of an error to raise, with another message if one is given.
+    """Return a fresh copy of an error to raise, with another message if one is given.
 
-    One exception instance raised by many requests would collect all their tracebacks.
+    One instance raised by many requests would collect all their tracebacks.
     """
     fresh = copy(error)
     if message is not None:
@@ -191,7 +190,7 @@ def restated(error: E, message: str | None = None) -> E:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Word an unknown name: what was received, the nearest known names, all of them when they are few."""
+    """Return the message for an unknown name: the name received, and the nearest known names, or all of a few."""
     names = sorted(known)
     shown = names if len(names) <= 8 else get_close_matches(name, names, n=3, cutoff=0.0)
     listed = ", ".join(repr(n) for n in shown)

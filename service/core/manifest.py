@@ -1,4 +1,4 @@
-"""What a model says about itself, as types. The contract is protos/microtome/manifest/v1/manifest.schema.json."""
+"""A model's manifest as types. The contract is protos/microtome/manifest/v1/manifest.schema.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -121,7 +121,7 @@ class UrlFetcher:
                             f"Expected at most {max_bytes} bytes an image, received more from {target.host!r}."
                         )
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            # Not the error's own words: they tell strangers what listens where.
+            # Without the error's own message, which would tell strangers what listens where.
             kind = "TLS" if isinstance(error.__context__, ssl.SSLError) else "the connection"
             raise UrlNotFetched(f"The image could not be fetched from {target.host!r}: {kind} failed.") from None
         return bytes(body)
