@@ -26,7 +26,7 @@
     + ModelServerFault        the model server's answer cannot be right
 
 Errors carry meaning, never a transport's number: each transport has a total table (`service/http/problems.py`,
-`service/grpc/encoding.py`). Messages go to the caller unchanged, so each says what was expected, what was received and
+`service/grpc/errors.py`). Messages go to the caller unchanged, so each says what was expected, what was received and
 what to do, and nothing about internals. The client adds its own leaves in `microtome/client/errors.py`.
 """
 
@@ -56,7 +56,7 @@ class ServiceError(MicrotomeError):
 
 
 class RequestRejected(ServiceError):
-    """The caller must change something; the same request will fail again."""
+    """The caller must change the request; the same one will fail again."""
 
 
 class BadRequest(RequestRejected):
@@ -64,19 +64,19 @@ class BadRequest(RequestRejected):
 
 
 class UnsupportedModality(RequestRejected):
-    """Text or another kind of input than images; what is served here embeds images only."""
+    """Text or another kind of input than images; only images are embedded here."""
 
 
 class Unauthenticated(RequestRejected):
-    """The request has no API key, or one that is not known here."""
+    """The request has no API key, or an unknown one."""
 
 
 class NotAcceptable(RequestRejected):
-    """No form of answer that the caller takes fits what was asked for."""
+    """No media type that the caller accepts fits the request."""
 
 
 class BodyTooSlow(RequestRejected):
-    """The request's body does not come, or not fast enough."""
+    """The request's body does not arrive, or not fast enough."""
 
 
 class UrlNotAllowed(RequestRejected):
@@ -84,11 +84,11 @@ class UrlNotAllowed(RequestRejected):
 
 
 class UrlNotFetched(RequestRejected):
-    """The address was asked, and gave no image: not in time, too large, or not at all."""
+    """Fetching from this address gave no image: not in time, too large, or none at all."""
 
 
 class NotAnImage(RequestRejected):
-    """The bytes are no image in a format that we read."""
+    """The bytes are no image of a known format."""
 
 
 class BrokenImage(RequestRejected):
@@ -122,7 +122,7 @@ class UnknownModel(RequestRejected):
 
 
 class UnknownVersion(RequestRejected):
-    """The model has no version of this number that could be asked now."""
+    """The model has no version of this number that is available now."""
 
 
 class UnknownOutput(RequestRejected):
@@ -163,7 +163,7 @@ class ModelServerDown(TemporarilyUnable):
 
 
 class ModelNotReady(TemporarilyUnable):
-    """The model server lives, but has no version of this model ready."""
+    """The model server is up, but has no version of this model ready."""
 
 
 class DeadlineExceeded(TemporarilyUnable):

@@ -16,10 +16,8 @@ from service.auth import Keyring
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.coalescing import CoalescingCache
 from service.cache.float16 import Float16Cache, widened
-from service.cache.memory import MemoryCache
-from service.cache.metered import Counts, MeteredCache
-from service.cache.null import NullCache
-from service.cache.tiered import TieredCache
+from service.cache.memory import MemoryCache, NullCache, TieredCache
+from service.cache.metered import HitCounter
 from service.cache.write_behind import WriteBehindCache
 from service.core.admission import Budget
 from service.core.embedder import Embedder, Intake, Limits
@@ -226,7 +224,7 @@ def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vecto
     if settings.redis_url:
         cache, leases, dependencies = _open_redis(settings, metrics, log)
     if settings.cache_bytes:
-        near = MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes), Counts("memory", metrics))
+        near = MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes), HitCounter("memory", metrics))
         cache = TieredCache(near, cache) if settings.redis_url else near
     if settings.cache_float16:
         cache = Float16Cache(cache, dropped=leases.release)
@@ -235,15 +233,18 @@ def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vecto
 
 def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Leases, Dependencies]:
     # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
-    from service.cache.leases import HeldLeases, RedisLeases  # noqa: PLC0415
-    from service.cache.redis.cache import RedisCache  # noqa: PLC0415
+    from service.cache.redis.cache import (  # noqa: PLC0415
+        HeldLeases,
+        RedisCache,
+        RedisLeases,
+    )
     from service.cache.redis.client import RedisServers  # noqa: PLC0415
 
     servers = RedisServers(settings.redis_url or "", timeout=settings.cache_budget)
     held = HeldLeases(settings.cache_lease)
     redis = RedisCache(servers, ttl=settings.redis_ttl, metrics=metrics, held=held)
     guarded = FailOpenCache(
-        MeteredCache(redis, Counts("redis", metrics)),
+        redis,
         budget=settings.cache_budget,
         window=settings.cache_breaker_window,
         metrics=metrics,

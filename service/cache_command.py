@@ -1,7 +1,7 @@
 """`microtome cache`: see, fill and clear what Redis or Valkey keeps of one model.
 
 A model's entries are found by its fingerprint with SCAN, a thousand keys at a time, and removed with UNLINK, so that a
-Redis in use goes on answering. Nothing else in that Redis is ever touched.
+Redis in use is not blocked. Other keys in that Redis are never touched.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _Refusal = tuple[Path, str]
 
 
 class CommandError(Exception):
-    """What was asked cannot be done; the message is written for the terminal."""
+    """The command cannot be done; the message is written for the terminal."""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -36,13 +36,13 @@ E = TypeVar("E", bound=BaseException)
 
 
 class CacheUnavailable(Exception):
-    """The cache could not be asked. Never reaches a caller."""
+    """The cache could not be read or written. Never reaches a caller: a cache that is down is one that misses."""
 
 
 def restated(error: E, message: str | None = None) -> E:
-    """Make a fresh copy of an error to raise, with another message if one is given.
+    """Return a fresh copy of an error to raise, with another message if one is given.
 
-    One exception instance raised by many requests would collect all their tracebacks.
+    One instance raised by many requests would collect all their tracebacks.
     """
     fresh = copy(error)
     if message is not None:
@@ -51,7 +51,7 @@ def restated(error: E, message: str | None = None) -> E:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Word an unknown name: what was received, the nearest known names, all of them when they are few."""
+    """Return the message for an unknown name: the name received, and the nearest known names, or all of a few."""
     names = sorted(known)
     shown = names if len(names) <= 8 else get_close_matches(name, names, n=3, cutoff=0.0)
     listed = ", ".join(repr(n) for n in shown)

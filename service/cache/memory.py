@@ -1,10 +1,11 @@
-"""The first tier: vectors in this process, the least recently used leaving first."""
+"""Vectors in this process, the least recently used leaving first: alone, in front of another cache, or none at all."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from service.cache.metered import Counts
+from service.cache.metered import HitCounter
+from service.core.ports import VectorCache
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -56,9 +57,9 @@ class ByteBoundedLRU(Generic[K, V]):
 class MemoryCache:
     """Vectors bounded in bytes, overhead included. Never waits."""
 
-    def __init__(self, max_bytes: int, counts: Counts | None = None) -> None:
-        """Keep at most `max_bytes`, and count hits and misses in `counts`."""
-        self._counts = counts
+    def __init__(self, max_bytes: int, counter: HitCounter | None = None) -> None:
+        """Keep at most `max_bytes`, and count hits and misses."""
+        self._counter = counter
         self._entries: ByteBoundedLRU[str, bytes] = ByteBoundedLRU(max_bytes, _cost)
 
     @property
@@ -73,8 +74,8 @@ class MemoryCache:
     def look(self, keys: Sequence[str]) -> list[bytes | None]:
         """As `get_many`, without awaiting."""
         values = [self._entries.get(key) for key in keys]
-        if self._counts is not None:
-            self._counts.count(values)
+        if self._counter is not None:
+            self._counter.count(values)
         return values
 
     def peek(self, keys: Sequence[str]) -> list[bytes] | None:
@@ -82,8 +83,8 @@ class MemoryCache:
         values = [self._entries.get(key) for key in keys]
         if None in values:
             return None
-        if self._counts is not None:
-            self._counts.count(values)
+        if self._counter is not None:
+            self._counter.count(values)
         return values  # type: ignore[return-value]  # none of them is
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:
@@ -102,3 +103,58 @@ class MemoryCache:
 
 def _cost(_: str, value: bytes) -> int:
     return len(value) + ENTRY_OVERHEAD
+
+
+class TieredCache:
+    """Reads from `near` first; writes go to both."""
+
+    def __init__(self, near: MemoryCache, far: VectorCache) -> None:
+        self._near = near
+        self._far = far
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values in the order of the keys, from whichever tier has them.
+
+        Raises:
+            CacheUnavailable: as the far tier raises it.
+        """
+        values = self._near.look(keys)
+        missing = [key for key, value in zip(keys, values, strict=True) if value is None]
+        if not missing:
+            return values
+        far = zip(missing, await self._far.get_many(missing), strict=True)
+        found = {key: value for key, value in far if value is not None}
+        self._near.keep(found)
+        return [found.get(key) if value is None else value for key, value in zip(keys, values, strict=True)]
+
+    def peek(self, keys: Sequence[str]) -> list[bytes] | None:
+        """Return all the values if the near tier has them."""
+        return self._near.peek(keys)
+
+    async def put_many(self, entries: Mapping[str, bytes]) -> None:
+        """Store values in both tiers.
+
+        Raises:
+            CacheUnavailable: as the far tier raises it; the near one is written first.
+        """
+        self._near.keep(entries)
+        await self._far.put_many(entries)
+
+    async def close(self) -> None:
+        """Close both tiers."""
+        await self._near.close()
+        await self._far.close()
+
+
+class NullCache:
+    """Misses always."""
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return None for every key."""
+        return [None] * len(keys)
+
+    async def put_many(self, entries: Mapping[str, bytes]) -> None:
+        """Keep nothing."""
+
+    async def close(self) -> None:
+        """Nothing to free."""

@@ -97,7 +97,10 @@ class _Held:
 
 
 class Backlog:
-    """Counts the images that are being computed, and refuses one that would wait longer than `longest` seconds."""
+    """Counts the images that are being computed, and refuses one that would wait longer than `longest` seconds.
+
+    As a context manager it holds the place of one image while the block runs; it may be entered many times.
+    """
 
     def __init__(self, longest: float, clock: Callable[[], float] = monotonic) -> None:
         self._longest = longest
@@ -113,7 +116,7 @@ class Backlog:
         return self._inside * (self._clock() - self._departures[0]) / len(self._departures)
 
     def require(self) -> None:
-        """Refuse an image now if `place` would, before anything is done for it.
+        """Refuse an image now if entering would, before anything is done for it.
 
         Raises:
             Overloaded: the wait would be too long; it tells when to try again.
@@ -127,42 +130,17 @@ class Backlog:
                 reason="wait",
             )
 
-    def place(self) -> "_Place":
-        """Hold a place while the block runs.
-
-        Raises:
-            Overloaded: as `require` does.
-        """
-        return _Place(self)
-
-    def enter(self) -> None:
-        """Take a place, which has to be left."""
+    def __enter__(self) -> None:
+        self.require()
         if not self._inside:
             # Time without work says nothing of how fast work is done.
             self._departures.clear()
             self._departures.append(self._clock())
         self._inside += 1
 
-    def leave(self) -> None:
-        """Leave a place."""
+    def __exit__(self, *_: object) -> None:
         self._inside -= 1
         self._departures.append(self._clock())
-
-
-class _Place:
-    """No generator, which costs more: it runs with every image that is computed."""
-
-    __slots__ = ("_backlog",)
-
-    def __init__(self, backlog: Backlog) -> None:
-        self._backlog = backlog
-
-    def __enter__(self) -> None:
-        self._backlog.require()
-        self._backlog.enter()
-
-    def __exit__(self, *_: object) -> None:
-        self._backlog.leave()
 
 
 class HitRatio:

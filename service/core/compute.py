@@ -4,11 +4,10 @@ One image is decoded in a thread, inferred and stored, or another gateway that d
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from microtome.manifest import ModelCard
 from microtome.preprocessing import decode
@@ -20,37 +19,6 @@ from service.core.single_flight import Flight, GatewaySingleFlight, NoLeases, Ou
 from service.core.timeouts import Deadline, current_deadline
 from service.core.timings import Stages, Timings, timed
 from service.errors import DeadlineExceeded, ModelServerDown, RequestRejected, restated
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-
-async def in_thread(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    """Run `work` in one of the threads; if the caller is cancelled before it has begun, it is not run.
-
-    As `loop.run_in_executor`, at half its cost to the event loop.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001, the caller gets any error
-            loop.call_soon_threadsafe(settle, answer.set_exception, error)
-        else:
-            loop.call_soon_threadsafe(settle, answer.set_result, result)
-
-    def settle(set_outcome: Callable[[U], None], outcome: U) -> None:
-        if not answer.done():
-            set_outcome(outcome)
-
-    submitted = threads.submit(run)
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        submitted.cancel()
-        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +76,10 @@ class Computation:
         return await self._gateways.vectors(job.keys, dims, compute, job.stages)
 
     async def _compute(self, job: Job, outputs: Sequence[str]) -> OutputVectors:
-        with self._backlog.place():
+        with self._backlog:
             with timed(job.stages, "decode"):
                 work = partial(decode, job.encoded, job.card.manifest.input, max_pixels=self._max_pixels)
-                pixels = await in_thread(self._decoders, work)
+                pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
             answer = await self._infer(job, outputs, pixels)
         vectors = {name: answer[name][0] for name in outputs}
         if job.cache != "bypass":

@@ -1,22 +1,36 @@
-"""Fetch an image: every hop's host is allowed, every hop's address public, and the address checked the one asked."""
+"""Fetch an image: the host of each hop must be allowed, and each address that is connected to must be public.
+
+HTTP is httpcore's. Its network backend here resolves a name, checks all its addresses and connects to one of them, so
+that the address checked is the address connected to.
+"""
 
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import urljoin
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
 
-from service.errors import UrlNotAllowed, UrlNotFetched
+import httpcore
+
+from service.errors import ImageTooLarge, UrlNotAllowed, UrlNotFetched
 from service.fetching.addresses import is_public
-from service.fetching.exchange import Reply, connected, get
-from service.fetching.targets import Target, target
 
+_PORTS = {"http": 80, "https": 443}
+_LONGEST = 2048
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 3
 _MAX_ADDRESSES = 4
+_HEADERS: dict[bytes | str, bytes | str] = {
+    "Accept": "image/*",
+    "Accept-Encoding": "identity",
+    "User-Agent": "microtome",
+    "Connection": "close",
+}
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""From a host and port to the addresses that it stands for."""
+"""From a host and port to its addresses."""
 
 
 async def by_system(host: str, port: int) -> Sequence[str]:
@@ -29,10 +43,10 @@ class UrlFetcher:
     """Fetches from hosts that are allowed.
 
     Args:
-        hosts: their names; `*.example.com` stands for all below it.
+        hosts: their names; `*.example.com` stands for all names below it, not for itself.
         seconds: for one image, redirects included.
         resolve: from names to addresses; for tests.
-        admits: which addresses may be asked; for tests, which have no others than loopback.
+        admits: which addresses may be connected to; for tests, which have only loopback.
         ports: that may be connected to; for tests.
         tls: how certificates are verified; for tests, which have their own authority.
     """
@@ -49,13 +63,16 @@ class UrlFetcher:
     ) -> None:
         self._hosts = hosts
         self._seconds = seconds
-        self._resolve = resolve
-        self._admits = admits
         self._ports = ports
-        self._tls = tls or ssl.create_default_context()
+        self._http = httpcore.AsyncConnectionPool(
+            tls or ssl.create_default_context(),
+            max_connections=None,
+            max_keepalive_connections=0,
+            network_backend=_CheckedNetwork(resolve, admits, seconds),
+        )
 
     async def fetch(self, address: str, *, max_bytes: int) -> bytes:
-        """Return the bytes that lie at an address.
+        """Return the bytes at an address.
 
         Raises:
             UrlNotAllowed: the host, the port or the address behind it is not allowed, here or after a redirect.
@@ -70,38 +87,124 @@ class UrlFetcher:
 
     async def _follow(self, url: str, max_bytes: int) -> bytes:
         for _ in range(_MAX_REDIRECTS + 1):
-            where = target(url, self._hosts, self._ports)
-            reply = await self._ask(where, max_bytes)
-            if reply.status == 200:
-                return reply.body
-            if reply.status not in _REDIRECTS or "location" not in reply.headers:
-                raise UrlNotFetched(f"Expected {where.host!r} to answer 200 with an image; received {reply.status}.")
+            target = read_target(url, self._hosts, self._ports)
+            found = await self._get(target, max_bytes)
+            if isinstance(found, bytes):
+                return found
             try:
-                url = urljoin(url, reply.headers["location"])
+                url = urljoin(url, found)
             except ValueError:
-                raise UrlNotFetched(f"{where.host!r} redirects to what is no address.") from None
-            if where.scheme == "https" and not url.startswith("https:"):
-                raise UrlNotAllowed(f"{where.host!r} redirects from https to something less.")
+                raise UrlNotFetched(f"{target.host!r} redirects to what is no address.") from None
+            if target.scheme == "https" and not url.startswith("https:"):
+                raise UrlNotAllowed(f"{target.host!r} redirects from https to something less.")
         raise UrlNotFetched(f"Expected at most {_MAX_REDIRECTS} redirects, received more.")
 
-    async def _ask(self, where: Target, max_bytes: int) -> Reply:
+    async def _get(self, target: "Target", max_bytes: int) -> bytes | str:
+        """Return the body, or the address of a redirect."""
+        url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
+        body = bytearray()
         try:
-            addresses = await self._resolve(where.host, where.port)
-        except (OSError, UnicodeError):
-            raise UrlNotFetched(f"The host {where.host!r} was not found.") from None
-        # All of them have to be public: a name that also points inwards is not to be trusted with any.
-        if not addresses or not all(self._admits(found) for found in addresses):
-            raise UrlNotAllowed(f"The host {where.host!r} has an address that is not public.")
-        return await self._first_answer(where, addresses[:_MAX_ADDRESSES], max_bytes)
+            async with self._http.stream("GET", url, headers={"Host": target.authority, **_HEADERS}) as response:
+                headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+                if response.status in _REDIRECTS and "location" in headers:
+                    return headers["location"]
+                if response.status != 200:
+                    raise UrlNotFetched(
+                        f"Expected {target.host!r} to answer 200 with an image; received {response.status}."
+                    )
+                if headers.get("content-encoding", "identity") != "identity":
+                    raise UrlNotFetched(f"{target.host!r} sent an encoded body, which was not asked for.")
+                async for piece in response.aiter_stream():
+                    body += piece
+                    if len(body) > max_bytes:
+                        raise ImageTooLarge(
+                            f"Expected at most {max_bytes} bytes an image, received more from {target.host!r}."
+                        )
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+            # Without the error's own message, which would tell strangers what listens where.
+            kind = "TLS" if isinstance(error.__context__, ssl.SSLError) else "the connection"
+            raise UrlNotFetched(f"The image could not be fetched from {target.host!r}: {kind} failed.") from None
+        return bytes(body)
 
-    async def _first_answer(self, where: Target, addresses: Sequence[str], max_bytes: int) -> Reply:
-        """Ask one address after the other, in the resolver's order (RFC 6724), until one takes the connection."""
-        for address in addresses[:-1]:
-            try:
-                # What does not take the connection within its share leaves time for the others; see RFC 8305.
-                connection = await connected(where, address, tls=self._tls, seconds=self._seconds / len(addresses))
-            except UrlNotFetched:
-                continue
-            return await get(where, connection, max_bytes=max_bytes)
-        last = await connected(where, addresses[-1], tls=self._tls, seconds=self._seconds)
-        return await get(where, last, max_bytes=max_bytes)
+
+class _CheckedNetwork(httpcore.AnyIOBackend):
+    """Connects to hosts all of whose addresses are admitted, trying one address after the other (RFC 6724)."""
+
+    def __init__(self, resolve: Resolve, admits: Callable[[str], bool], seconds: float) -> None:
+        self._resolve = resolve
+        self._admits = admits
+        self._seconds = seconds
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109, httpcore's; the caller bounds the whole fetch
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to a host's first address that accepts."""
+        try:
+            addresses = await self._resolve(host, port)
+        except (OSError, UnicodeError):
+            raise UrlNotFetched(f"The host {host!r} was not found.") from None
+        # All of them have to be public: a name that also points inwards is not to be trusted with any.
+        if not addresses or not all(self._admits(address) for address in addresses):
+            raise UrlNotAllowed(f"The host {host!r} has an address that is not public.")
+        *others, last = addresses[:_MAX_ADDRESSES]
+        share = self._seconds / (len(others) + 1)
+        for address in others:
+            # An address that does not accept within its share leaves time for the others; see RFC 8305.
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await super().connect_tcp(address, port, share, local_address, socket_options)
+        return await super().connect_tcp(last, port, timeout, local_address, socket_options)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect, and what to request."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """The Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def read_target(url: str, allowed: Sequence[str], ports: frozenset[int]) -> Target:
+    """Parse an address and check it against the hosts that are allowed.
+
+    Args:
+        url: http or https, without user and password.
+        allowed: names of hosts, see `UrlFetcher`.
+        ports: that may be connected to.
+
+    Raises:
+        UrlNotAllowed: anything else, or a host or port that is not allowed.
+    """
+    # Control characters and spaces are where parsers disagree.
+    if len(url) > _LONGEST or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise UrlNotAllowed("Expected an http or https address of at most 2048 printable ASCII characters.")
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        raise UrlNotAllowed("Expected an http or https address; received one that cannot be taken apart.") from None
+    if parts.scheme not in _PORTS or not host or parts.username is not None or parts.password is not None:
+        raise UrlNotAllowed("Expected an http or https address with a host and without user and password.")
+    port = _PORTS[parts.scheme] if port is None else port
+    if not any(_matches(host, pattern.lower()) for pattern in allowed):
+        raise UrlNotAllowed(f"Images are not fetched from {host[:80]!r}. Ask the operator, or send the image itself.")
+    if port not in ports:
+        raise UrlNotAllowed(f"Expected one of the ports {', '.join(map(str, sorted(ports)))}; received {port}.")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Target(parts.scheme, host, port, path)
+
+
+def _matches(host: str, pattern: str) -> bool:
+    return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern

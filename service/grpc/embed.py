@@ -1,7 +1,7 @@
 """The method Embed, and how messages with images are read and bounded; the other methods use that too."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -115,9 +115,6 @@ def holding(intake: Intake, caller: Caller | None, amount: int) -> Iterator[None
     Raises:
         Overloaded: there is no room in one of them.
     """
-    with intake.bodies.hold(amount):
-        if caller is None or caller.bodies is None:
-            yield
-            return
-        with caller.bodies.hold(amount):
-            yield
+    own = caller.bodies.hold(amount) if caller and caller.bodies else nullcontext()
+    with intake.bodies.hold(amount), own:
+        yield

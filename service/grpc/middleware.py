@@ -92,17 +92,13 @@ class Calls:
 
         # grpc's types know functions of its threaded server only.
         async def answer(_: object, context: Context) -> Any:  # noqa: ANN401
-            return await self.answer(method, context, work)
+            given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+            with self._spans(f"grpc:{method}", given) as ended:
+                return await self._answer(method, context, work, given, ended)
 
         return answer
 
-    async def answer(self, method: str, context: Context, work: Work) -> Any:  # noqa: ANN401, the method's own answer
-        """Do a call's work and return its answer, or end the call with an error."""
-        given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-        with self._spans(f"grpc:{method}", given) as ended:
-            return await self._answered(method, context, work, given, ended)
-
-    async def _answered(
+    async def _answer(
         self,
         method: str,
         context: Context,

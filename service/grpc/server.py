@@ -14,8 +14,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
-from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from microtome.manifest import ModelCard
@@ -25,9 +25,11 @@ from service.core.ports import ModelServer, available_versions
 from service.errors import BadRequest, UnknownModel, unknown
 from service.grpc.embed import CallLimits, Embed, parsed
 from service.grpc.encoding import read_options
-from service.grpc.health import Health
 from service.grpc.middleware import Call, Calls
 from service.grpc.stream import Stream
+
+_POLL_SECONDS = 0.2
+"""Seconds between two polls of the models for a watcher."""
 
 SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
 
@@ -104,6 +106,62 @@ class Methods:
             self._streams.discard(stream)
 
 
+class Health(HealthServicer):  # type: ignore[misc]  # its package ships no types
+    """Answers from the models' readiness; while the gateway stops, nothing is ready."""
+
+    def __init__(self, models: ModelServer, service: str) -> None:
+        self._models = models
+        self._whole = ("", service)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Report everything as not serving, and end the watches."""
+        self._stopping.set()
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802, as above
+        """Return whether a name serves now."""
+        status = self._status(request.service)
+        if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Known: {', '.join(map(repr, self._names()))}.")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: Any, _: Any) -> AsyncIterator[Any]:  # noqa: ANN401, N802
+        """Return whether a name serves, now and at every change, until the gateway stops."""
+        last = None
+        while True:
+            stopping = self._stopping.is_set()
+            status = self._status(request.service)
+            if status != last:
+                last = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            if stopping:
+                return
+            try:
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._stopping.wait()
+            except TimeoutError:
+                pass
+
+    async def List(self, _: Any, __: Any) -> Any:  # noqa: ANN401, N802
+        """Return all statuses."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in self._names()}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
+    def _names(self) -> list[str]:
+        return [*self._whole, *self._models.readiness()]
+
+    def _status(self, name: str) -> int:
+        readiness = self._models.readiness()
+        if name in self._whole:
+            ready = all(trouble is None for trouble in readiness.values())
+        elif name in readiness:
+            ready = readiness[name] is None
+        else:
+            return int(health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        serves = ready and not self._stopping.is_set()
+        return int(health_pb2.HealthCheckResponse.SERVING if serves else health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
 @dataclass(frozen=True, slots=True)
 class Encryption:
     """PEM files: the server's certificate and key, and the authority of its callers' certificates, if required."""
@@ -166,7 +224,7 @@ async def grpc_server(
     health = Health(methods.intake.models, SERVICE)
     server.add_generic_rpc_handlers((methods.handlers(), *also))
     add_HealthServicer_to_server(health, server)
-    names = (SERVICE, HEALTH.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     _bind(server, listening)
     await server.start()

@@ -6,10 +6,10 @@ HTTP/2's flow control passes this on to the caller.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import grpc.aio
 from google.rpc.status_pb2 import Status
@@ -19,12 +19,25 @@ from service.core.embedder import Intake
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.core.timings import Timings
-from service.errors import BadRequest, ModelServerDown, Overloaded, ServiceError, TooManyImages, restated
+from service.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    ModelServerDown,
+    Overloaded,
+    ServiceError,
+    TooManyImages,
+    restated,
+)
 from service.grpc.embed import CallLimits, holding, image_of, parsed
 from service.grpc.encoding import CallOptions, field, results, version_of
 from service.grpc.middleware import Call, Calls
 from service.grpc.stream_writer import Answer, StreamWriter
-from service.grpc.wait_for_capacity import CapacityWaiter
+
+T = TypeVar("T")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+"""Seconds between two attempts."""
+
 
 _ALONE = "Image 0: "
 """The core's prefix for the only image of a request; in a stream it has an id."""
@@ -238,3 +251,55 @@ def _further(raw: bytes) -> pb.EmbedStreamRequest:
 
 def _failure(status: Status) -> tuple[int, bytes]:
     return status.code, pb.StreamAnswer(result=pb.ImageResult(error=status)).SerializeToString()
+
+
+class CapacityWaiter:
+    """Does work as soon as there is room for it, and knows whether any of it still waits."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Return as soon as nothing waits for room."""
+        await self._idle.wait()
+
+    async def until_done(self, attempt: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """Attempt something until it is not refused for lack of room.
+
+        Args:
+            attempt: repeated; costs little while it is refused.
+            seconds: for all attempts together.
+
+        Raises:
+            Overloaded: there was no room in all that time.
+            DeadlineExceeded: there was room, and the work took too long.
+        """
+        refusal: Overloaded | None = None
+        pause = _FIRST_PAUSE
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        return await attempt()
+                    except Overloaded as error:
+                        if refusal is None:
+                            self._wait(1)
+                        refusal = error
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+        except TimeoutError:
+            if refusal is not None:
+                raise restated(refusal) from None
+            raise DeadlineExceeded(f"No answer within {seconds:g} s, the time allowed for an image.") from None
+        finally:
+            if refusal is not None:
+                self._wait(-1)
+
+    def _wait(self, change: int) -> None:
+        self._waiting += change
+        if self._waiting:
+            self._idle.clear()
+        else:
+            self._idle.set()

@@ -1,6 +1,6 @@
-"""Micro-batching: images of different requests share a Predict, and none of them waits for company.
+"""Micro-batching: images of different requests share a Predict call, and none of them waits for others.
 
-A model has a few slots. With a slot free, what is there is sent at once; while all are busy, what comes is gathered,
+A model has a few slots. With a slot free, images are sent immediately; while all are busy, they gather,
 up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy one makes batches as
 large as its model server is slow. Images share a batch when they go to the same version and want the same outputs.
 
@@ -41,7 +41,7 @@ class _Waiting(NamedTuple):
     deadline: Deadline
     since: float
     context: Context
-    """Of whoever asked: what is told of its stages belongs to its trace."""
+    """Of the caller: its stages belong to its trace."""
     answer: asyncio.Future[dict[str, Vectors]]
     """Each float32 [1, D]."""
 
@@ -50,7 +50,7 @@ class _Waiting(NamedTuple):
         return self.card is other.card and self.outputs == other.outputs
 
     def tell(self, stage: str, seconds: float) -> None:
-        """Tell whoever asked how long a stage took."""
+        """Report to the caller how long a stage took."""
         self.context.run(self.stages, stage, seconds)
 
 
@@ -124,13 +124,13 @@ class Batcher:
             self._tell_queue()
         try:
             if len(mine) == 1:
-                # As the core asks: nothing to wait for beside it, and nothing to put together.
+                # The core sends one image at a time: nothing to gather or to concatenate.
                 return await mine[0].answer
             answers = await asyncio.gather(*(entry.answer for entry in mine))
         except BaseException:
             for entry in mine:
                 entry.answer.cancel()
-            # Now, not when a slot is free: until then pixels of those who have gone would gather without a bound.
+            # Now, not when a slot is free: until then the pixels of callers who have gone would gather without a bound.
             lane.waiting = [entry for entry in lane.waiting if not entry.answer.done()]
             self._tell_queue()
             raise
@@ -163,7 +163,7 @@ class Batcher:
             for entry in batch:
                 entry.tell("queue", now - entry.since)
             await self._answer(batch)
-        except Exception as error:  # noqa: BLE001, whatever it is, exactly the members of the batch learn of it
+        except Exception as error:  # noqa: BLE001, any error goes to exactly the members of the batch
             for entry in batch:
                 if not entry.answer.done():
                     entry.answer.set_exception(restated(error))

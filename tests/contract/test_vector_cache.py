@@ -9,12 +9,9 @@ import pytest
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.coalescing import CoalescingCache
 from service.cache.float16 import Float16Cache
-from service.cache.memory import MemoryCache
-from service.cache.metered import Counts, MeteredCache
-from service.cache.null import NullCache
+from service.cache.memory import MemoryCache, NullCache, TieredCache
 from service.cache.redis.cache import RedisCache
 from service.cache.redis.client import RedisServers
-from service.cache.tiered import TieredCache
 from service.cache.write_behind import WriteBehindCache
 from service.core.ports import VectorCache
 from service.telemetry.logs import configure
@@ -46,7 +43,6 @@ MAKES: dict[str, Callable[[str], VectorCache]] = {
     "fail-open": fail_open,
     "gathered": lambda url: CoalescingCache(redis(url)),
     "write-behind": behind,
-    "counted": lambda url: MeteredCache(redis(url), Counts("redis", Metrics())),
     "halved": lambda url: Float16Cache(redis(url)),
     "all at once": lambda url: Float16Cache(TieredCache(MemoryCache(1 << 20), CoalescingCache(behind(url)))),
     "memory over redis": lambda url: TieredCache(MemoryCache(1 << 20), redis(url)),
@@ -178,7 +174,5 @@ async def test_a_spoiled_value_is_a_miss_and_counted(valkey: Valkey, spoil: str)
 def test_every_kind_is_held_to_the_contract() -> None:
     """The table above names every cache that the gateway can be put together from."""
     package = Path(__file__).parents[2] / "service" / "cache"
-    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "leases", "checksum"}
-    assert kinds == {
-        *("memory", "circuit_breaker", "tiered", "null", "coalescing", "write_behind", "metered", "float16")
-    }
+    kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "metered"}
+    assert kinds == {"memory", "circuit_breaker", "coalescing", "write_behind", "float16"}

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from microtome.manifest import InputSpec, Interpolation
 from microtome.preprocessing import FORMATS, decode
-from service.cache.null import NullCache
+from service.cache.memory import NullCache
 from service.errors import RequestRejected
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits

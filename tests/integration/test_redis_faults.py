@@ -12,8 +12,7 @@ import pytest
 import redis
 
 from service.cache.circuit_breaker import FailOpenCache
-from service.cache.leases import HeldLeases, RedisLeases
-from service.cache.redis.cache import RedisCache
+from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases
 from service.cache.redis.client import RedisServers
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics

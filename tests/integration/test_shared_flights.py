@@ -10,8 +10,7 @@ import pytest
 
 from service.application import open_cache
 from service.cache.circuit_breaker import FailOpenCache
-from service.cache.leases import HeldLeases, RedisLeases, lease_key
-from service.cache.redis.cache import RedisCache
+from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases, lease_key
 from service.cache.redis.client import RedisServers
 from service.core.admission import Budget
 from service.core.cache_keys import image_digest, vector_key

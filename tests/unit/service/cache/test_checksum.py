@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cache.checksum import seal, unseal
+from service.cache.redis.cache import seal, unseal
 
 
 @given(st.text(), st.binary(), st.data())

@@ -5,10 +5,8 @@ import pytest
 
 from service.application import open_cache
 from service.cache.float16 import Float16Cache
-from service.cache.memory import MemoryCache
-from service.cache.metered import Counts
-from service.cache.null import NullCache
-from service.cache.tiered import TieredCache
+from service.cache.memory import MemoryCache, NullCache, TieredCache
+from service.cache.metered import HitCounter
 from service.core.ports import VectorCache, peek_of
 from service.settings import Settings
 from service.telemetry.logs import configure
@@ -47,7 +45,7 @@ async def test_a_cache_that_cannot_be_peeked_into_has_nothing_within_reach() -> 
 async def test_only_what_was_found_is_counted() -> None:
     """What is not within reach is asked for again, and counted then."""
     metrics = Metrics()
-    cache = MemoryCache(1 << 20, Counts("memory", metrics))
+    cache = MemoryCache(1 << 20, HitCounter("memory", metrics))
     await cache.put_many({"a": ONE})
     assert cache.peek(["a", "b"]) is None
     assert cache.peek(["a"]) == [ONE]

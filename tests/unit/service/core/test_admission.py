@@ -20,7 +20,7 @@ class Line:
         """Take places."""
         for _ in range(images):
             stack = ExitStack()
-            stack.enter_context(self.backlog.place())
+            stack.enter_context(self.backlog)
             self._inside.append(stack)
 
     def leave(self, images: int, each: float) -> None:

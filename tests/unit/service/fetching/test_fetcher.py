@@ -1,14 +1,17 @@
 """The fetcher over real connections: what it gets, what it refuses, and whom it never asks."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from service.errors import ImageTooLarge, UrlNotAllowed, UrlNotFetched
 from service.fetching.addresses import is_public
 from service.fetching.fetcher import UrlFetcher
+from tests.certificates import make_certificates
 
 PHOTO = b"\xff\xd8 a photo"
 
@@ -231,3 +234,26 @@ async def test_a_server_that_does_not_answer_costs_the_time_allowed(server: Serv
         await get(server, "/silent", seconds=0.1)
     with pytest.raises(UrlNotFetched, match="not found"):
         await get(server, "/", "nobody.photos.test")
+
+
+async def test_certificates_are_verified_for_the_host_that_was_named(tmp_path: Path) -> None:
+    """Over TLS too the checked address is connected to; a certificate of another authority or name fetches nothing."""
+    make_certificates(tmp_path)
+    server, secured = Server(answers={"/": ok(PHOTO)}), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    secured.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=secured) as listener:
+        server.port = listener.sockets[0].getsockname()[1]
+
+        async def fetched(host: str, tls: ssl.SSLContext | None) -> bytes:
+            async def resolve(name: str, port: int) -> Sequence[str]:
+                return ["127.0.0.1"]
+
+            ports = frozenset({server.port})
+            fetcher = UrlFetcher([host], seconds=5, resolve=resolve, admits=lambda _: True, ports=ports, tls=tls)
+            return await fetcher.fetch(f"https://{host}:{server.port}/", max_bytes=1000)
+
+        trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        assert PHOTO == await fetched("localhost", trusted)
+        for host, tls in (("localhost", None), ("photos.test", trusted)):
+            with pytest.raises(UrlNotFetched, match="TLS failed"):
+                await fetched(host, tls)
