@@ -57,7 +57,7 @@ class Options:
     num_load_threads: int = _flag(0, "Loads at a time; here, 0 means 1, never on the thread that serves.")
     enable_model_warmup: bool = _flag(True, "Run a version's warm-up requests before it is available.")
     num_request_iterations_for_warmup: int = _flag(0, "How often each warm-up request is run; 0 means once.")
-    engine: str = _flag("tensorflow", f"What computes; openvino must be installed, see docs/engines.md.{OWN}", ENGINES)
+    engine: str = _flag("tensorflow", f"What computes: {' or '.join(ENGINES)}; see docs/engines.md.{OWN}", ENGINES)
     saved_model_tags: str = _flag("serve", "Tags of the graph to load, separated by commas.")
     enable_batching: bool = _flag(False, "Run concurrent requests together.")
     batching_parameters_file: str = _flag("", "How to batch: a BatchingParameters in protobuf's text format.")

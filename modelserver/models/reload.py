@@ -86,7 +86,7 @@ class Reloader:
             if version not in available and not may_wait and known.get(label) != version:
                 raise FailedPrecondition(
                     f"Request to assign label to version {version} of model {config.name}, which is not currently "
-                    "available for inference. See --allow_version_labels_for_unavailable_models"
+                    "available for inference"
                 )
 
     async def serve_directory(self, models_dir: Path) -> None:
