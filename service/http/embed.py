@@ -23,12 +23,12 @@ from service.core.timings import Timings
 from service.core.vectors import checked_dimensions
 from service.errors import ServiceError
 from service.http.bodies import BodyReader, Received
-from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects, seconds_allowed
-from service.http.middleware import Authentication, RequestLog, RequestRecord, caller_of, note
-from service.http.parameters import ParameterReader, Parameters
-from service.http.problems import RawResponse, problem_response
+from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects
+from service.http.middleware import Authentication, RequestLog, RequestRecord, caller_of, note, server_timing
+from service.http.parameters import ParameterReader, Parameters, seconds_allowed
+from service.http.problems import problem_response
 from service.http.response_cache import ResponseCache
-from service.http.responses import server_timing, write
+from service.http.responses import RawResponse, write
 from service.telemetry.metrics import Metrics
 
 PATH = "/embed"
@@ -95,7 +95,7 @@ class EmbedEndpoint:
         finally:
             self._request_log.ended(scope, record)
 
-    async def _response(self, scope: Scope, receive: Receive, record: RequestRecord) -> Response:
+    async def _response(self, scope: Scope, receive: Receive, record: RequestRecord) -> RawResponse | Response:
         try:
             if self._authentication:
                 self._authentication.identify(scope)
@@ -108,7 +108,7 @@ class EmbedEndpoint:
         except Exception:  # noqa: BLE001, logged there
             return self._request_log.unexpected(scope, record)
 
-    async def _answered(self, scope: Scope, receive: Receive) -> Response:
+    async def _answered(self, scope: Scope, receive: Receive) -> RawResponse:
         if not self._hit_ratio.lookup_pays():
             self._intake.embedder.require_turn(before=self._lookups)
         timings = Timings(self._metrics.stage)
@@ -189,10 +189,10 @@ class EmbedEndpoint:
         # Again, since another version may have come into use since the first check.
         outputs = [card.outputs[e.output] for e in embedded.embeddings[:64]]
         checked_dimensions(parameters.options.dimensions, outputs)
-        written = write(embedded, parameters, timings)
-        if cacheable and parameters.request.version is None and written.source == "hit":
-            self._responses.keep(scope, cacheable, card, written.headers, written.body)
-        return RawResponse(written.status, [*written.headers, server_timing(timings)], written.body)
+        response, cached = write(embedded, parameters, timings)
+        if cacheable and cached and parameters.request.version is None:
+            self._responses.keep(scope, cacheable, card, response)
+        return response._replace(raw_headers=[*response.raw_headers, server_timing(timings)])
 
 
 def _only(digests: Sequence[str] | None) -> str | None:

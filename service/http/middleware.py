@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Caller, Keyring, key_in
+from service.core.timings import Timings
 from service.errors import Unauthenticated
 from service.http.problems import problem_response, unexpected_response
 from service.telemetry.logs import Logger, request_id
@@ -56,6 +57,12 @@ def note(scope: Scope, **facts: object) -> None:
     `stages` is a mapping of seconds by name, which may be filled later.
     """
     scope[_FACTS].update(facts)
+
+
+def server_timing(timings: Timings) -> tuple[bytes, bytes]:
+    """Write the Server-Timing header: milliseconds of each stage."""
+    stages = ", ".join([f"{name};dur={1000 * seconds:.3f}" for name, seconds in timings.seconds.items()])
+    return b"server-timing", stages.encode("latin-1")
 
 
 class RequestRecord:

@@ -4,6 +4,7 @@ An unknown name is an error that names the nearest known one: a misspelt option 
 vectors be stored for years.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,6 +18,9 @@ from service.core.requests import ALL, CacheUse, EmbedRequest, OnError
 from service.errors import BadRequest
 from service.http.middleware import headers_of
 from service.http.negotiation import Encoding, Form, chosen
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+_TIMEOUT = TIMEOUT_HEADER.lower().encode()
 
 _LARGEST_INTEGER = 2**63 - 1
 _SHOWN = 80
@@ -228,3 +232,22 @@ class ParameterReader:
         model = options.model or self._default_model
         request = EmbedRequest(model, options.version, options.output, options.cache, options.on_error)
         return Parameters(request, options, form, encoding, no_cache)
+
+
+def seconds_allowed(scope: Scope, longest: float) -> float:
+    """Return the seconds that the request may take: its X-Request-Timeout, but at most `longest`.
+
+    Raises:
+        BadRequest: the header is not a number of seconds greater than 0.
+    """
+    header = headers_of(scope).get(_TIMEOUT)
+    if header is None:
+        return longest
+    text = header.decode("latin-1")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise BadRequest(f"Expected {TIMEOUT_HEADER} to be seconds, such as 2.5; received {text[:40]!r}.")
+    return min(seconds, longest)

@@ -23,8 +23,6 @@ from service.telemetry.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
 
-RawHeaders = list[tuple[bytes, bytes]]
-
 STATUS: Mapping[type[MicrotomeError], HTTPStatus] = {
     errors.BadRequest: HTTPStatus.BAD_REQUEST,
     errors.UnsupportedModality: HTTPStatus.BAD_REQUEST,
@@ -48,21 +46,6 @@ STATUS: Mapping[type[MicrotomeError], HTTPStatus] = {
     errors.ModelServerFault: HTTPStatus.BAD_GATEWAY,
 }
 """The HTTP status of each error. Total over the leaves of the error tree; a test checks it."""
-
-
-class RawResponse(Response):
-    """A response whose headers are complete and encoded; Starlette would encode a dozen strings each time."""
-
-    def __init__(self, status: int, headers: RawHeaders, body: bytes) -> None:
-        self.status_code = status
-        self.raw_headers = headers
-        self.body = body
-        self.background = None
-
-
-def raw_headers(headers: Mapping[str, str]) -> RawHeaders:
-    """Encode headers, names in lower case."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +113,7 @@ def problem(failure: Failure) -> Response:
         "detail": failure.detail,
         **failure.members,
     }
-    written = orjson.dumps(body)
-    headers = {**failure.headers, "Content-Length": str(len(written)), "Content-Type": MEDIA_TYPE}
-    return RawResponse(failure.status.value, raw_headers(headers), written)
+    return Response(orjson.dumps(body), failure.status.value, failure.headers, MEDIA_TYPE)
 
 
 def image_problem(index: int, error: MicrotomeError) -> dict[str, object]:
