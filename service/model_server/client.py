@@ -66,7 +66,7 @@ def untraced() -> Sequence[tuple[str, str]]:
 _STATES = {number: name.removeprefix("STATE_").lower() for name, number in ModelVersionStatus.State.items() if number}
 
 
-class ModelServerRpc:
+class ModelServerClient:
     """One channel to one model server."""
 
     def __init__(self, address: str, outgoing: Outgoing = untraced) -> None:
