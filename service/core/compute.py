@@ -156,7 +156,8 @@ class RequestVectors:
         for flight in flights:
             flight.join()
         try:
-            await self._wait(flights)
+            until = asyncio.FIRST_EXCEPTION if self._request.on_error == "fail" else asyncio.ALL_COMPLETED
+            await asyncio.wait([flight.task for flight in flights], return_when=until)
             for (digest, name), flight in by_pair.items():
                 if flight.task.done():
                     self._collect(digest, name, flight)
@@ -165,13 +166,6 @@ class RequestVectors:
                 flight.leave()
         if self.failed and self._request.on_error == "fail":
             raise self.errors(digests)[0].error
-
-    async def _wait(self, flights: Sequence[Flight]) -> None:
-        if len(flights) == 1:
-            await flights[0].wait()
-            return
-        until = asyncio.FIRST_EXCEPTION if self._request.on_error == "fail" else asyncio.ALL_COMPLETED
-        await asyncio.wait([flight.task for flight in flights], return_when=until)
 
     def _flights(
         self,

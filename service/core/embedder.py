@@ -284,14 +284,6 @@ class Intake:
             return None
         return self.embedder.digests(images, timings)  # type: ignore[arg-type]  # all are bytes
 
-    def cached(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Embedded | None:
-        """Answer from the memory tier, if it has everything: without waiting, and so without any budget.
-
-        Raises:
-            ServiceError: as `embed` does, of the model and its outputs.
-        """
-        return self.embedder.cached(request, digests, timings)
-
     async def embed(  # noqa: PLR0913, one step, with all that is known before
         self,
         request: EmbedRequest,

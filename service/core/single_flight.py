@@ -9,7 +9,6 @@ computes what it has leases for, and waits then: two gateways that want each oth
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
@@ -72,17 +71,6 @@ class Flight:
             self._remove()
             self.task.cancel()
 
-    async def wait(self) -> None:
-        """Wait until the work is done or has failed; cancelling the waiter does not cancel the work."""
-        # As asyncio.wait does for many, at a third of its cost.
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        wake = partial(_wake, waiter)
-        self.task.add_done_callback(wake)
-        try:
-            await waiter
-        finally:
-            self.task.remove_done_callback(wake)
-
     def _done(self, task: asyncio.Task[Result]) -> None:
         self._remove()
         if not task.cancelled():
@@ -92,11 +80,6 @@ class Flight:
         for key in self._keys:
             if self._table.get(key) is self:
                 del self._table[key]
-
-
-def _wake(waiter: asyncio.Future[None], _: asyncio.Task[Result]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 class SingleFlight:
@@ -164,7 +147,11 @@ class GatewaySingleFlight:
             theirs |= set(found)
             mine = [name for name, key in missing.items() if name not in found and key not in acquired.elsewhere]
             if mine:
-                vectors |= await self._computed(mine, missing, compute)
+                try:
+                    vectors |= await compute(mine)
+                except BaseException:
+                    self._leases.release([keys[name] for name in mine])
+                    raise
             elif len(vectors) < len(keys):
                 start = self._clock()
                 await asyncio.sleep(pause)
@@ -173,10 +160,3 @@ class GatewaySingleFlight:
         if waited:
             stages("elsewhere", waited)
         return Result(vectors, frozenset(theirs))
-
-    async def _computed(self, names: Sequence[str], keys: Mapping[str, str], compute: Compute) -> OutputVectors:
-        try:
-            return await compute(names)
-        except BaseException:
-            self._leases.release([keys[name] for name in names])
-            raise

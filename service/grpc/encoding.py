@@ -21,13 +21,13 @@ from service.grpc.errors import described
 
 Meaning = TypeVar("Meaning")
 
-DTYPES: Mapping[int, Dtype] = {
-    pb.DTYPE_UNSPECIFIED: "float32",
-    pb.DTYPE_FLOAT32: "float32",
-    pb.DTYPE_FLOAT16: "float16",
-    pb.DTYPE_INT8: "int8",
-    pb.DTYPE_BINARY: "binary",
+_DTYPE: dict[Dtype, pb.Dtype] = {
+    "float32": pb.DTYPE_FLOAT32,
+    "float16": pb.DTYPE_FLOAT16,
+    "int8": pb.DTYPE_INT8,
+    "binary": pb.DTYPE_BINARY,
 }
+DTYPES: Mapping[int, Dtype] = {pb.DTYPE_UNSPECIFIED: "float32", **{number: dtype for dtype, number in _DTYPE.items()}}
 _ON_ERROR: Mapping[int, OnError] = {pb.ON_ERROR_UNSPECIFIED: "fail", pb.ON_ERROR_FAIL: "fail", pb.ON_ERROR_SKIP: "skip"}
 _CACHE_USE: Mapping[int, CacheUse] = {
     pb.CACHE_USE_UNSPECIFIED: "use",
@@ -79,12 +79,6 @@ def _known(name: str, meanings: Mapping[int, Meaning], value: int, names: list[s
     return meanings[value]
 
 
-_DTYPE: dict[Dtype, pb.Dtype] = {
-    "float32": pb.DTYPE_FLOAT32,
-    "float16": pb.DTYPE_FLOAT16,
-    "int8": pb.DTYPE_INT8,
-    "binary": pb.DTYPE_BINARY,
-}
 _CACHE: dict[Source, pb.CacheResult] = {
     "hit": pb.CACHE_RESULT_HIT,
     "miss": pb.CACHE_RESULT_MISS,

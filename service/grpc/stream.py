@@ -177,7 +177,7 @@ class Stream:
     def _known(self, digests: Sequence[str]) -> list[bytes] | None:
         """Return the bodies of the answers to these images if all their vectors are in memory."""
         try:
-            embedded = self._intake.cached(self._asked.request, digests, self._timings())
+            embedded = self._intake.embedder.cached(self._asked.request, digests, self._timings())
             return None if embedded is None else self._bodies(embedded, len(digests))
         except ServiceError:
             return None  # reported by `embed`, unless the cause is gone by then

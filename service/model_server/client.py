@@ -4,8 +4,8 @@ The official stubs would import all of TensorFlow: seconds and half a gigabyte p
 TensorFlow Serving 2.20; its texts stay in our logs, callers get ours.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
@@ -66,7 +66,7 @@ def untraced() -> Sequence[tuple[str, str]]:
 _STATES = {number: name.removeprefix("STATE_").lower() for name, number in ModelVersionStatus.State.items() if number}
 
 
-class ModelServerRpc:
+class ModelServerClient:
     """One channel to one model server."""
 
     def __init__(self, address: str, outgoing: Outgoing = untraced) -> None:
@@ -94,7 +94,7 @@ class ModelServerRpc:
         Raises:
             ServiceError: see `to_service_error`; a model that the server does not know is ModelNotReady.
         """
-        with _translated:
+        with _translated():
             answer = await self._status(GetModelStatusRequest(model_spec=ModelSpec(name=model)), timeout=timeout)
         versions = _whole(answer).model_version_status
         return {status.version: _STATES.get(status.state, "unknown") for status in versions}
@@ -116,7 +116,7 @@ class ModelServerRpc:
         """
         spec = ModelSpec(name=model, version=Int64Value(value=version), signature_name=signature)
         request = predict_request(spec, inputs, outputs)
-        with _translated:
+        with _translated():
             return _whole(await self._predict(request, timeout=timeout, metadata=self._outgoing()))
 
     async def labelled(self, model: str, label: str, *, timeout: float) -> int:  # noqa: ASYNC109, gRPC's own deadline
@@ -127,7 +127,7 @@ class ModelServerRpc:
         """
         spec = ModelSpec(name=model, version_label=label, signature_name="manifest")
         request = predict_request(spec, {"query": query_tensor()}, [])
-        with _translated:
+        with _translated():
             answer = await self._predict(request, timeout=timeout, metadata=self._outgoing())
         return int(_whole(answer).model_spec.version.value)
 
@@ -143,18 +143,13 @@ def _whole(answer: T | None) -> T:
     return answer
 
 
-class _Translated:
-    """Raises gRPC's errors as ours. No generator, which costs more; stateless, so that one object is enough."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        if isinstance(error, grpc.aio.AioRpcError):
-            raise to_service_error(error.code(), error.details() or "") from error
-
-
-_translated = _Translated()
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise gRPC's errors as ours."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise to_service_error(error.code(), error.details() or "") from error
 
 
 _MEANING: Mapping[StatusCode, tuple[type[ServiceError], str]] = {

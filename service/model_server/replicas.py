@@ -17,7 +17,7 @@ from typing import TypeVar
 from microtome.manifest import Manifest
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ModelServerFault, ServiceError
-from service.model_server.client import ModelServerRpc, Outgoing, untraced
+from service.model_server.client import ModelServerClient, Outgoing, untraced
 from service.model_server.predict_encoding import WireTensor, query_tensor, read_manifest
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ _ASKS = 3
 
 @dataclass(slots=True, eq=False)
 class _Replica:
-    rpc: ModelServerRpc
+    client: ModelServerClient
     went_down: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -42,7 +42,7 @@ class Replicas:
             addresses: at least one, each `host:port`, `dns:///…` or `unix:/path`.
             outgoing: returns the metadata of a call's trace.
         """
-        self._replicas = [_Replica(ModelServerRpc(address, outgoing)) for address in addresses]
+        self._replicas = [_Replica(ModelServerClient(address, outgoing)) for address in addresses]
         self._next = 0
         self._looking: dict[tuple[int, str], asyncio.Task[dict[int, str]]] = {}
 
@@ -86,7 +86,7 @@ class Replicas:
 
         def call(replica: _Replica) -> Awaitable[PredictResponse]:
             # The second one has what the first has left of the time.
-            return replica.rpc.predict(model, version, signature, inputs, outputs, timeout=max(0.0, end - monotonic()))
+            return replica.client.predict(model, version, signature, inputs, outputs, timeout=max(0.0, end - monotonic()))
 
         if len(self._replicas) == 1:
             return await call(self._replicas[0])
@@ -113,7 +113,7 @@ class Replicas:
         They disagree for the seconds in which a rollout moves the label from server to server.
         """
         living = [replica for replica in self._replicas if not replica.went_down.is_set()]
-        asks = (replica.rpc.labelled(model, label, timeout=timeout) for replica in living for _ in range(_ASKS))
+        asks = (replica.client.labelled(model, label, timeout=timeout) for replica in living for _ in range(_ASKS))
         answers = await asyncio.gather(*asks, return_exceptions=True)
         found: set[int | None] = set()
         for answer in answers:
@@ -130,7 +130,7 @@ class Replicas:
         for look in self._looking.values():
             look.cancel()
         for replica in self._replicas:
-            await replica.rpc.close()
+            await replica.client.close()
 
     def _two(self) -> tuple[_Replica, _Replica]:
         """Return the next replica and its substitute: those that are up first."""
@@ -167,7 +167,7 @@ def merged(states: Sequence[Mapping[int, str]]) -> dict[int, str]:
 
 async def _status(replica: _Replica, model: str, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
     try:
-        versions = await replica.rpc.versions(model, timeout=timeout)
+        versions = await replica.client.versions(model, timeout=timeout)
     except (ModelServerDown, DeadlineExceeded):
         replica.went_down.set()
         raise

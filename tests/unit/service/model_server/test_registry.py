@@ -26,7 +26,7 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
-from service.model_server.client import ModelServerRpc
+from service.model_server.client import ModelServerClient
 from service.model_server.predict_encoding import pixels_tensor, query_tensor
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
@@ -235,7 +235,7 @@ async def test_a_name_of_several_servers_goes_round() -> None:
     """As a headless service's does: each has its share, and one that goes away costs no call."""
     servings = [Serving(), Serving()]
     servers = [await started(serving) for serving in servings]
-    rpc = ModelServerRpc("ipv4:" + ",".join(f"127.0.0.1:{port}" for _, port in servers))
+    rpc = ModelServerClient("ipv4:" + ",".join(f"127.0.0.1:{port}" for _, port in servers))
 
     async def ask(times: int) -> None:
         for _ in range(times):
