@@ -15,7 +15,7 @@ MESSAGE = "BatchingParameters"
 ROWS_PER_THREAD = 4
 """Images that are computed at a time, for each thread that shares in it. Larger batches are not cheaper by the image,
 but make the first caller wait for the last, and a large call next to a small one occupies its callers so long that no
-batch reaches a good size (docs/decisions/0025)."""
+batch reaches a good size (docs/decisions/performance.md)."""
 THREAD_POOL_NAME = "model_server_batch_threads"
 
 

@@ -19,7 +19,7 @@ from modelserver.config.manifest import most_flops
 
 LIGHT_FLOPS = 2e9
 """Up to this number of operations for one image, an operation is computed by one thread: each of a hundred layers is so
-small that waking a second thread costs more than it saves (docs/decisions/0025)."""
+small that waking a second thread costs more than it saves (docs/decisions/performance.md)."""
 
 _THREADS = Path("/proc/self/task")
 

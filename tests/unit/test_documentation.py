@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -89,3 +90,17 @@ def test_nothing_is_installed_by_a_name_that_is_on_no_index(repository: Path) ->
     ]
     named = re.compile(r"pip install[^\n#]*\s['\"]?microtome\b")
     assert [] == [str(path) for path in [*pages, *sources] if named.search(path.read_text(encoding="utf-8"))]
+
+
+def test_the_layers_of_the_architecture_page_are_those_that_are_checked() -> None:
+    """The page has one row for each package, equal to import-linter's exhaustive contract."""
+    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = {
+        contract["containers"][0]: contract["layers"]
+        for contract in contracts["contracts"]
+        if contract["type"] == "layers" and contract.get("exhaustive") and "." not in contract["containers"][0]
+    }
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`.*`) \|$", page, re.MULTILINE))
+    shown = {package: row.replace("\\|", "|").strip("`").split("` → `") for package, row in rows.items()}
+    assert layers == shown
