@@ -1,20 +1,24 @@
 """`microtome bench`: time a version against plain `model.export()`."""
 
-from __future__ import annotations
-
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from exporter.commands.arguments import add_sources_to, add_version_to
 from exporter.errors import ImpossibleOption
 
-if TYPE_CHECKING:
-    from exporter.bench import BenchRow
-
-
+_COLUMNS = {
+    "output": "{0.output}",
+    "batch": "{0.batch}",
+    "ms": "{0.milliseconds:.1f}",
+    "images/s": "{0.images_per_second:.1f}",
+    "plain ms": "{0.plain_milliseconds:.1f}",
+    "times faster": "{0.ratio:.2f}",
+    "middle half": "{0.spread[0]:.2f} to {0.spread[1]:.2f}",
+    "by processor": "{0.cpu_ratio:.2f}",
+    "turns": "{0.turns}",
+}
+"""Headings, and the format of a row's cell below each."""
 DESCRIPTION = (
     "Time a version's forward pass for each batch size and output, in turns with the same model from plain "
     "model.export(), on this machine's CPU."
@@ -48,7 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))  # noqa: T201
     else:
-        _print_table(rows)
+        from exporter.runtime.terminal import print_table  # noqa: PLC0415
+
+        print_table(list(_COLUMNS), [[text.format(row) for text in _COLUMNS.values()] for row in rows])
     return 0
 
 
@@ -57,24 +63,3 @@ def _batch_sizes(text: str) -> list[int]:
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ImpossibleOption(f"Expected batch sizes such as 1,8. Received: {text!r}.")
     return [int(part) for part in parts]
-
-
-def _print_table(rows: Sequence[BenchRow]) -> None:
-    from exporter.runtime.terminal import print_table  # noqa: PLC0415
-
-    columns = ("output", "batch", "ms", "images/s", "plain ms", "times faster", "middle half", "by processor", "turns")
-    cells = [
-        (
-            row.output,
-            str(row.batch),
-            f"{row.milliseconds:.1f}",
-            f"{row.images_per_second:.1f}",
-            f"{row.plain_milliseconds:.1f}",
-            f"{row.ratio:.2f}",
-            f"{row.spread[0]:.2f} to {row.spread[1]:.2f}",
-            f"{row.cpu_ratio:.2f}",
-            str(row.turns),
-        )
-        for row in rows
-    ]
-    print_table(columns, cells)

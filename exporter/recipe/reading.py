@@ -86,12 +86,12 @@ def _validated(tree: YamlTree) -> RecipeEntry:
         if "projection" in loc[:-1]:  # without the tag, which says whether it is read as pca or as random
             tag = loc.index("projection") + 1
             loc = loc[:tag] + loc[tag + 1 :]
-        tree.note(loc, _said(tree, problem))
+        tree.note(loc, _message(tree, problem))
         _mend(mended, loc)
     return RecipeEntry.model_validate(mended)
 
 
-def _said(tree: YamlTree, problem: ErrorDetails) -> str:
+def _message(tree: YamlTree, problem: ErrorDetails) -> str:
     """Return a message with expected, received and nearest for an error of pydantic."""
     kind, loc, given = problem["type"], problem["loc"], problem["input"]
     key = loc[-1] if loc else ""
@@ -100,7 +100,7 @@ def _said(tree: YamlTree, problem: ErrorDetails) -> str:
     if kind == "missing":
         expected, received = f"the key {key}", f"only {', '.join(tree.keys(loc[:-1])) or 'nothing'}"
     elif kind == "extra_forbidden":
-        return _said_of_extra(tuple(part for part in loc if isinstance(part, str)))
+        return _unknown_key(tuple(part for part in loc if isinstance(part, str)))
     elif kind == "union_tag_not_found" and isinstance(given, dict):
         kinds = [kind for kind in ("pca", "random") if kind in given]
         expected, received = "pca: D or random: D", " and ".join(kinds) or "neither"
@@ -123,7 +123,7 @@ def _said(tree: YamlTree, problem: ErrorDetails) -> str:
     return f"expected {expected}. Received: {received}. {near}".rstrip()
 
 
-def _said_of_extra(names: tuple[str, ...]) -> str:
+def _unknown_key(names: tuple[str, ...]) -> str:
     *above, key = names
     if above[-2:-1] == ["projection"] and key in {"whiten", "seed"}:
         return f"expected no {key} with {above[-1]}. Received: it."

@@ -199,33 +199,35 @@ def _output(found: Mapping[str, Any]) -> OutputRecipe:
 
 def _recorded(entry: dict[str, Any], folder: str) -> dict[str, Any]:
     """Return a recipe as a dictionary with absolute paths made relative to this folder."""
-    return _translated(entry, lambda path: _from(path, folder) if folder and Path(path).is_absolute() else path)
+
+    def relative(path: str) -> str:
+        if not folder or not Path(path).is_absolute():
+            return path
+        found = os.path.relpath(path, folder)
+        return found if found.startswith("../") else f"./{found}"
+
+    return _paths_replaced(entry, relative)
 
 
 def _found_again(entry: dict[str, Any], folder: str) -> dict[str, Any]:
     """Return a recorded dictionary with its paths made absolute, from this folder."""
-    return _translated(entry, lambda path: os.path.normpath(Path(folder, path)) if _is_recorded(path) else path)
+
+    def absolute(path: str) -> str:
+        return os.path.normpath(Path(folder, path)) if path.startswith(("./", "../")) else path
+
+    return _paths_replaced(entry, absolute)
 
 
-def _translated(entry: dict[str, Any], translate: Callable[[str], str]) -> dict[str, Any]:
-    def of_source(text: str) -> str:
+def _paths_replaced(entry: dict[str, Any], replace: Callable[[str], str]) -> dict[str, Any]:
+    def source(text: str) -> str:
         prefix = PRESET_PREFIX if text.startswith(PRESET_PREFIX) else ""
-        return prefix + translate(text.removeprefix(prefix))
+        return prefix + replace(text.removeprefix(prefix))
 
     calibration = entry["calibration"]
     return {
         **entry,
-        "backbone": of_source(entry["backbone"]),
-        "weights": of_source(entry["weights"]),
-        "calibration": calibration and {**calibration, "folder": translate(calibration["folder"])},
-        "files": [[translate(path), digest] for path, digest in entry["files"]],
+        "backbone": source(entry["backbone"]),
+        "weights": source(entry["weights"]),
+        "calibration": calibration and {**calibration, "folder": replace(calibration["folder"])},
+        "files": [[replace(path), digest] for path, digest in entry["files"]],
     }
-
-
-def _from(path: str, folder: str) -> str:
-    relative = os.path.relpath(path, folder)
-    return relative if relative.startswith("../") else f"./{relative}"
-
-
-def _is_recorded(path: str) -> bool:
-    return path.startswith(("./", "../"))

@@ -52,9 +52,9 @@ class YamlTree:
         path, line = self.place(loc)
         text = str(problem)
         text = f"{text[:1].lower()}{text[1:]}" if isinstance(problem, Exception) else text
-        said = f"{self.file}:{line}:{f' {path}:' if path else ''} {text}"
-        if (line, said) not in self._problems:
-            self._problems.append((line, said))
+        line_text = f"{self.file}:{line}:{f' {path}:' if path else ''} {text}"
+        if (line, line_text) not in self._problems:
+            self._problems.append((line, line_text))
 
     def finish(self) -> None:
         """Raise the noted problems, if any.
@@ -63,7 +63,7 @@ class YamlTree:
             RecipeInvalid: With every problem, in the order of the file.
         """
         if self._problems:
-            raise RecipeInvalid([said for _, said in sorted(self._problems, key=lambda problem: problem[0])])
+            raise RecipeInvalid([text for _, text in sorted(self._problems, key=lambda problem: problem[0])])
 
 
 def read_yaml(path: Path) -> YamlTree:

@@ -8,7 +8,9 @@ must never return another vector under the same fingerprint.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -43,36 +45,20 @@ def fingerprint(frozen: FrozenGraph, pixels: InputSpec, ranges: Mapping[str, Ran
 
 
 def _node_digests(definition: tf.compat.v1.GraphDef) -> dict[str, str]:
+    nodes = {node.name: node for node in definition.node}
+    inputs = {name: [_split(text) for text in node.input] for name, node in nodes.items()}
+    order = TopologicalSorter({name: [source for source, _ in found] for name, found in inputs.items()})
     digests: dict[str, str] = {}
-    for node in _inputs_first(definition):
-        digest = hashlib.sha256(node.op.encode())
-        for key in sorted(node.attr):
+    for name in order.static_order():
+        digest = hashlib.sha256(nodes[name].op.encode())
+        for key, value in sorted(nodes[name].attr.items(), key=itemgetter(0)):
             if not key.startswith(_BOOKKEEPING_PREFIX):
                 digest.update(f"\0{key}\0".encode())
-                digest.update(node.attr[key].SerializeToString(deterministic=True))
-        for text in node.input:
-            source, tail = _split(text)
+                digest.update(value.SerializeToString(deterministic=True))
+        for source, tail in inputs[name]:
             digest.update(f"\0{digests[source]}{tail}".encode())
-        digests[node.name] = digest.hexdigest()
+        digests[name] = digest.hexdigest()
     return digests
-
-
-def _inputs_first(definition: tf.compat.v1.GraphDef) -> Iterator[tf.compat.v1.NodeDef]:
-    """Yield every node after its inputs; without recursion, because networks are deep."""
-    by_name = {node.name: node for node in definition.node}
-    done: set[str] = set()
-    for root in definition.node:
-        stack = [root]
-        while stack:
-            node = stack[-1]
-            waiting = [by_name[name] for name in (_split(text)[0] for text in node.input) if name not in done]
-            if waiting:
-                stack.extend(waiting)
-                continue
-            stack.pop()
-            if node.name not in done:
-                done.add(node.name)
-                yield node
 
 
 def _split(text: str) -> tuple[str, str]:

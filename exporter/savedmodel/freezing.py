@@ -30,16 +30,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class FrozenGraph:
-    """A graph without variables and functions.
+    """A graph without variables and functions, whose input node is `INPUT`, uint8 [N, H, W, 3].
 
     Attributes:
         definition: Its nodes.
-        input: Name of the input node, uint8 [N, H, W, 3].
         outputs: Name of each output's node, float32 [N, ...].
     """
 
     definition: tf.compat.v1.GraphDef
-    input: str
     outputs: dict[str, str]
 
     @contextlib.contextmanager
@@ -53,7 +51,7 @@ class FrozenGraph:
             tf.import_graph_def(self.definition, name="")
             fetches = {name: f"{node}:0" for name, node in self.outputs.items()}
             with tf.compat.v1.Session(graph=graph, config=lean_session(threads=threads)) as session:
-                yield lambda pixels: session.run(fetches, {f"{self.input}:0": pixels})
+                yield lambda pixels: session.run(fetches, {f"{INPUT}:0": pixels})
 
 
 def freeze(slice_: Slice, head: Head) -> FrozenGraph:
@@ -66,31 +64,48 @@ def freeze(slice_: Slice, head: Head) -> FrozenGraph:
     scaling, pixels = slice_.built.row.scaling, slice_.pixels
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        with functions_inlined():
-            features = slice_.model(scale(images, scaling), training=False)
+        features = slice_.model(scale(images, scaling), training=False)
         return {output.recipe.name: head(features, output) for output in slice_.outputs}
 
     signature = [tf.TensorSpec([None, pixels.height, pixels.width, 3], tf.uint8, name=INPUT)]
-    traced = tf.function(embed, input_signature=signature).get_concrete_function()
-    # A traced function flattens its outputs: a dict in the order of its keys.
-    names = sorted(traced.structured_outputs)
-    return _named(constants_in(traced), dict(zip(names, (tensor.name for tensor in traced.outputs), strict=True)))
+    return FrozenGraph(*freeze_function(embed, signature))
 
 
-def constants_in(traced: Callable[..., object]) -> tf.compat.v1.GraphDef:
-    """Return a concrete function's graph with its variables as constants and its functions inlined.
+def freeze_function(
+    function: Callable[..., dict[str, tf.Tensor]], signature: list[tf.TensorSpec]
+) -> tuple[tf.compat.v1.GraphDef, dict[str, str]]:
+    """Return a function's frozen, flat graph, and the name of the node of each output.
 
-    These are the two halves of `convert_variables_to_constants_v2` without the function that it builds at the end,
-    which holds the weights eight times.
+    The graph's variables are constants and its functions are inlined by the two halves of
+    `convert_variables_to_constants_v2`, without the function that it builds at the end, which holds the weights eight
+    times.
+
+    Args:
+        function: From tensors to named tensors.
+        signature: Its arguments; their names become those of the input nodes.
     """
-    data = convert_to_constants._FunctionConverterDataInEager(  # noqa: SLF001 -- TensorFlow is pinned: see above
+
+    def inlined(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
+        with _functions_inlined():
+            return function(*arguments)
+
+    traced = tf.function(inlined, input_signature=signature).get_concrete_function()
+    data = convert_to_constants._FunctionConverterDataInEager(  # noqa: SLF001 -- TensorFlow is pinned
         func=traced, lower_control_flow=True, aggressive_inlining=True
     )
-    return convert_to_constants._replace_variables_by_constants(data)[0]  # noqa: SLF001
+    constants = convert_to_constants._replace_variables_by_constants(data)[0]  # noqa: SLF001
+    # A traced function flattens its outputs: a dict in the order of its keys.
+    outputs = {name: f"outputs/{name}" for name in sorted(traced.structured_outputs)}
+    with tf.Graph().as_default() as graph:
+        ends = tf.import_graph_def(constants, name="", return_elements=[tensor.name for tensor in traced.outputs])
+        for node, end in zip(outputs.values(), ends, strict=True):
+            tf.identity(end, name=node)
+    needed = [*(spec.name for spec in signature), *outputs.values()]
+    return tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), needed), outputs
 
 
 @contextlib.contextmanager
-def functions_inlined() -> Iterator[None]:
+def _functions_inlined() -> Iterator[None]:
     """Trace functions within the model inline.
 
     Keras wraps grouped convolutions (ConvNeXt) in functions that XLA must compile, because of their gradients.
@@ -102,17 +117,6 @@ def functions_inlined() -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(before)
-
-
-def _named(constants: tf.compat.v1.GraphDef, tensors: dict[str, str]) -> FrozenGraph:
-    """Move the nodes to a main graph, name the outputs, and drop unused nodes."""
-    outputs = {name: f"outputs/{name}" for name in tensors}
-    with tf.Graph().as_default() as graph:
-        ends = tf.import_graph_def(constants, name="", return_elements=list(tensors.values()))
-        for name, end in zip(tensors, ends, strict=True):
-            tf.identity(end, name=outputs[name])
-    definition = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), [INPUT, *outputs.values()])
-    return FrozenGraph(definition, INPUT, outputs)
 
 
 def frozen_graph(slice_: Slice, projections: Mapping[str, Fitted], precision: str) -> FrozenGraph:
@@ -175,5 +179,5 @@ def _fold_weight_casts(frozen: FrozenGraph) -> FrozenGraph:
         tensor.tensor_shape.CopyFrom(tf.TensorShape(values.shape).as_proto())
         tensor.tensor_content = np.ascontiguousarray(values).tobytes()
         node.CopyFrom(folded)
-    needed = [frozen.input, *frozen.outputs.values()]
+    needed = [INPUT, *frozen.outputs.values()]
     return replace(frozen, definition=tf.compat.v1.graph_util.extract_sub_graph(definition, needed))

@@ -39,9 +39,13 @@ def write_saved_model(directory: Path, frozen: FrozenGraph, manifest: str) -> No
         tf.import_graph_def(frozen.definition, name="")
         query = tf.compat.v1.placeholder(tf.int32, [None], name=f"{MANIFEST}/{QUERY}")
         answer = tf.fill(tf.shape(query), tf.constant(manifest), name=f"{MANIFEST}/answer")
-        pixels = graph.get_tensor_by_name(f"{frozen.input}:0")
-        outputs = {name: graph.get_tensor_by_name(f"{node}:0") for name, node in frozen.outputs.items()}
-        save(directory, graph, {SERVING: ({INPUT: pixels}, outputs), MANIFEST: ({QUERY: query}, {MANIFEST: answer})})
+        serving = tensors(graph, {INPUT: INPUT}), tensors(graph, frozen.outputs)
+        save(directory, graph, {SERVING: serving, MANIFEST: ({QUERY: query}, {MANIFEST: answer})})
+
+
+def tensors(graph: tf.Graph, nodes: Mapping[str, str]) -> Tensors:
+    """Return the first output of some nodes of a graph."""
+    return {name: graph.get_tensor_by_name(f"{node}:0") for name, node in nodes.items()}
 
 
 def save(directory: Path, graph: tf.Graph, signatures: Mapping[str, tuple[Tensors, Tensors]]) -> None:

@@ -132,9 +132,6 @@ def _request(recipe: ModelRecipe, size: int, *outputs: str) -> predict_pb2.Predi
     request = predict_pb2.PredictRequest(output_filter=outputs)
     request.model_spec.name = recipe.name
     request.model_spec.signature_name = SERVING
-    tensor = request.inputs[INPUT]
-    tensor.dtype = tf.uint8.as_datatype_enum
-    for side in (size, recipe.input.height, recipe.input.width, 3):
-        tensor.tensor_shape.dim.add(size=side)
-    tensor.int_val.append(0)
+    black = tf.make_tensor_proto(0, tf.uint8, (size, recipe.input.height, recipe.input.width, 3))
+    request.inputs[INPUT].CopyFrom(black)
     return request

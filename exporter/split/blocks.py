@@ -20,8 +20,8 @@ from exporter.errors import ImpossibleSplit
 from exporter.graph.network import Network, bits
 from exporter.graph.tensors import find_tensor, shortest_ref
 from exporter.runtime.memory import lean_session
-from exporter.savedmodel.freezing import constants_in, functions_inlined
-from exporter.savedmodel.saved_model import SERVING, save
+from exporter.savedmodel.freezing import freeze_function
+from exporter.savedmodel.saved_model import SERVING, save, tensors
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 FORMS = ("SavedModel", ".keras")
@@ -168,21 +168,15 @@ def _read_keras(directory: Path, name: str) -> Iterator[Callable[[Arrays], Array
 
 
 def _write_saved_model(directory: Path, block: Block) -> None:
-    tensors = [block.model.input[name] for name in block.takes]
-    signature = [
-        tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in zip(block.takes, tensors, strict=True)
-    ]
+    taken = {name: block.model.input[name] for name in block.takes}
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in taken.items()]
 
-    def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
-        with functions_inlined():
-            given = block.model(dict(zip(block.takes, arguments, strict=True)), training=False)
-        return [given[name] for name in block.gives]
+    def run(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
+        found: dict[str, tf.Tensor] = block.model(dict(zip(block.takes, arguments, strict=True)), training=False)
+        return found
 
-    traced = tf.function(run, input_signature=signature).get_concrete_function()
-    ends = [*(f"{name}:0" for name in block.takes), *(tensor.name for tensor in traced.outputs)]
-    constants = constants_in(traced)
+    definition, outputs = freeze_function(run, specs)
     with tf.Graph().as_default() as graph:
-        found = iter(tf.import_graph_def(constants, name="", return_elements=ends))
-        inputs = {name: next(found) for name in block.takes}
-        outputs = {name: tf.identity(next(found), name=f"gives/{name}") for name in block.gives}
-        save(directory, graph, {SERVING: (inputs, outputs)})
+        tf.import_graph_def(definition, name="")
+        inputs = tensors(graph, {name: name for name in block.takes})
+        save(directory, graph, {SERVING: (inputs, tensors(graph, outputs))})

@@ -40,11 +40,6 @@ def relative_errors(actual: Array, expected: Array) -> Array:
     return errors
 
 
-def relative_error(actual: Array, expected: Array) -> float:
-    """Return the relative error of the worst image."""
-    return float(relative_errors(actual, expected).max())
-
-
 def cosines(actual: Array, expected: Array) -> Array:
     """Return the cosine between each image's actual and expected vector, [N]; 1 where both are zero."""
     found = actual.astype(np.float64).reshape(len(actual), -1)

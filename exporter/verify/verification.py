@@ -102,9 +102,9 @@ def _compare(  # noqa: PLR0913, PLR0917, both sides, the bounds, and the arbiter
             yield expect(
                 check,
                 cosine >= least,
-                f"cosine {cosine:.6f}; the manifest tells {worst[name]:.6f}",
-                f"Expected the output {name} to equal {against} with a cosine of at least {least:.4f}, by what its "
-                f"manifest tells. Received: {cosine:.6f}.",
+                f"cosine {cosine:.6f}; the manifest says {worst[name]:.6f}",
+                f"Expected the output {name} to equal {against} with a cosine of at least {least:.4f}, by its "
+                f"manifest. Received: {cosine:.6f}.",
             )
 
 
@@ -143,10 +143,10 @@ def verify_again(directory: Path, images: Path | None, sources: Path) -> list[Fi
         projections = read_projections(directory / ASSETS)
     except (OSError, ValueError, KeyError) as error:
         raise NoVersion(f"Expected the projections of {directory}. Received: a damaged file: {error}.") from error
-    told = (manifest_of(directory).get("precision") or {}).get("worst_cosine")
+    worst = (manifest_of(directory).get("precision") or {}).get("worst_cosine")
     slice_ = prepare(recipe)
     with stage(f"{recipe.name}: verifying against Keras"):
-        findings = verify(directory, slice_, projections, worst_cosines=told, images=files)
+        findings = verify(directory, slice_, projections, worst_cosines=worst, images=files)
         return [*findings, _check_fingerprint(directory, recipe, slice_, projections)]
 
 
