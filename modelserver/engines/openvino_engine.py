@@ -78,17 +78,15 @@ class OpenVinoEngine:
                 f"Expected a signature {DEFAULT_SIGNATURE!r}, which is what OpenVINO computes. Received: "
                 f"{', '.join(sorted(signatures)) or 'none'}. --engine=tensorflow serves any signature"
             )
-        signature = signatures[DEFAULT_SIGNATURE]
-        _check_numbers(signature)
+        _check_numbers(signatures[DEFAULT_SIGNATURE])
         try:
             model = self._core.read_model(str(path))
-            network = _Network(model, signature, self._compile)
         except RuntimeError as error:
             raise FailedPrecondition(f"OpenVINO cannot read this model: {_reason(error)}") from error
         manifest = (path / MANIFEST).read_bytes() if (path / MANIFEST).is_file() else None
         answered = {DEFAULT_SIGNATURE} if manifest is None else {DEFAULT_SIGNATURE, MANIFEST_SIGNATURE}
         rest = self._tensorflow.load(path) if signatures.keys() - answered else None
-        return OpenVinoModel(signatures, network, manifest, rest)
+        return OpenVinoModel(signatures, model, self._compile, manifest, rest)
 
     def _compile(self, outputs: Sequence["Port"], inputs: Sequence["Port"]) -> Any:  # noqa: ANN401
         """Compile the part of a model that leads from the inputs to the outputs."""
@@ -97,58 +95,32 @@ class OpenVinoEngine:
 
 
 class OpenVinoModel:
-    """One SavedModel: a network, its manifest, and a TensorFlow model of the rest if there is any."""
+    """One SavedModel: its network, its manifest, and a TensorFlow model of the rest if there is any.
+
+    Args:
+        signatures: All signatures.
+        model: The network; its inputs and outputs are named as in ``serving_default``.
+        compiler: Compiles a part of it.
+        manifest: The answer to the signature ``manifest``.
+        rest: Executes all other signatures.
+    """
 
     def __init__(
         self,
         signatures: Signatures,
-        network: "_Network",
+        model: "openvino.Model",
+        compiler: "Compile",
         manifest: bytes | None,
         rest: LoadedModel | None,
     ) -> None:
         self.signatures = signatures
-        self._network = network
-        self._manifest = manifest
-        self._rest = rest
-
-    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
-        """Compute the fetched tensors; see ``LoadedModel.run``."""
-        if self._network.computes(feeds, fetches):
-            return self._network.run(feeds, fetches)
-        if self._manifest is not None:
-            signature = self.signatures.get(MANIFEST_SIGNATURE)
-            if signature and set(fetches) <= {info.name for info in signature.outputs.values()}:
-                (query,) = feeds.values()
-                return [np.full(query.shape, self._manifest, object) for _ in fetches]
-        if self._rest is None:
-            raise InvalidArgument(f"No signature computes {', '.join(fetches)} from {', '.join(feeds)}")
-        return self._rest.run(feeds, fetches)
-
-    def close(self) -> None:
-        """Free the memory; see ``LoadedModel.close``."""
-        self._network.close()
-        if self._rest is not None:
-            self._rest.close()
-
-
-class _Network:
-    """Computes any of a signature's outputs. All methods may be called from any thread.
-
-    Args:
-        model: Its inputs and outputs are named as in the signature.
-        signature: Its inputs and outputs.
-        compiler: Compiles its cuts.
-    """
-
-    def __init__(self, model: "openvino.Model", signature: meta_graph_pb2.SignatureDef, compiler: "Compile") -> None:
-        self._compiler = compiler
+        signature = signatures[DEFAULT_SIGNATURE]
         self._inputs = {info.name: (alias, model.input(alias)) for alias, info in signature.inputs.items()}
         self._outputs = {info.name: model.output(alias) for alias, info in signature.outputs.items()}
+        self._compiler = compiler
         self._cuts = Cuts(self._compile, CUTS_KEPT)
-
-    def computes(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> bool:
-        """Return whether these are tensors of this signature."""
-        return feeds.keys() == self._inputs.keys() and self._outputs.keys() >= set(fetches)
+        self._manifest = manifest
+        self._rest = rest
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         """Compute the fetched tensors; see ``LoadedModel.run``.
@@ -157,23 +129,37 @@ class _Network:
             InvalidArgument: A shape is not that of the signature. TensorFlow would try it; OpenVINO has compiled it in.
             Internal: OpenVINO failed.
         """
+        if feeds.keys() == self._inputs.keys() and self._outputs.keys() >= set(fetches):
+            return self._infer(feeds, fetches)
+        signature = self.signatures.get(MANIFEST_SIGNATURE)
+        if self._manifest is not None and signature and {info.name for info in signature.inputs.values()} == set(feeds):
+            (query,) = feeds.values()
+            return [np.full(query.shape, self._manifest, object) for _ in fetches]
+        if self._rest is None:
+            raise InvalidArgument(f"No signature computes {', '.join(fetches)} from {', '.join(feeds)}")
+        return self._rest.run(feeds, fetches)
+
+    def close(self) -> None:
+        """Free the memory; see ``LoadedModel.close``."""
+        self._cuts.clear()
+        self._inputs, self._outputs = {}, {}
+        if self._rest is not None:
+            self._rest.close()
+
+    def _infer(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         for tensor, array in feeds.items():
             alias, port = self._inputs[tensor]
             _check_shape(alias, port.partial_shape, array)
         if any(len(array) == 0 for array in feeds.values() if array.ndim):
             return [_nothing(self._outputs[tensor]) for tensor in fetches]
         try:
-            return self._cuts.get(tuple(self._inputs), tuple(fetches)).run([feeds[tensor] for tensor in self._inputs])
+            cut = self._cuts.get(tuple(self._inputs), tuple(fetches))
+            return cut.run([feeds[tensor] for tensor in self._inputs])
         except MemoryError as error:
             raise ResourceExhausted("OOM when running the model") from error
         except RuntimeError as error:
             log.exception("OpenVINO failed")
             raise Internal("OpenVINO could not run the model; see the log of the model server") from error
-
-    def close(self) -> None:
-        """Free the memory."""
-        self._cuts.clear()
-        self._inputs, self._outputs = {}, {}
 
     def _compile(self, _: Tensors, fetches: Tensors) -> "_Cut":
         ports = [self._outputs[tensor] for tensor in fetches]

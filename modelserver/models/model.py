@@ -10,9 +10,8 @@ from pathlib import Path
 from modelserver.batching.version import Version
 from modelserver.config.logs import LogThrottle
 from modelserver.errors import ServingError
-from modelserver.models.discovery import MissingBasePath, find_versions
 from modelserver.models.loading import Loaded
-from modelserver.models.model_config import ModelConfig
+from modelserver.models.model_config import MissingBasePath, ModelConfig, find_versions
 from modelserver.models.version_policy import Action, State, next_step
 
 log = logging.getLogger(__name__)

@@ -1,21 +1,28 @@
-"""The models to serve, as ``--models_dir`` or TensorFlow Serving's own configuration message names them."""
+"""The models to serve: named by TensorFlow Serving's configuration message, or found on disk with their versions."""
 
 import logging
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelserver.errors import InvalidArgument, NothingToServe
-from modelserver.models.discovery import MissingBasePath, find_versions
 from modelserver.models.version_policy import Everything, Latest, Specific, VersionPolicy
 
 if TYPE_CHECKING:
     from tensorflow_serving.config import model_server_config_pb2
 
+LARGEST_VERSION = 2**63 - 1
+
+
 log = logging.getLogger(__name__)
 
 _TENSORFLOW = 1  # ModelType.TENSORFLOW, the deprecated way to say platform "tensorflow"
+
+
+class MissingBasePath(Exception):
+    """A model's directory is missing or unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +40,6 @@ class ModelConfig:
     base_path: Path
     policy: VersionPolicy = field(default_factory=Latest)
     labels: Mapping[str, int] = field(default_factory=dict)
-
-
-def models_of(models_dir: Path) -> Sequence[ModelConfig]:
-    """List the models of a directory: every subdirectory that holds at least one version.
-
-    Raises:
-        NothingToServe: The directory is missing or has no model; the text says how to create one.
-    """
-    how = (
-        f"Expected {models_dir}/<model>/<version>/saved_model.pb; export one with: "
-        f"microtome export RECIPE --out {models_dir}"
-    )
-    try:
-        candidates = sorted(path for path in models_dir.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise NothingToServe(f"No models directory: {models_dir}: {error.strerror}. {how}") from error
-    found = []
-    for path in candidates:
-        try:
-            if path.is_dir() and find_versions(path):
-                found.append(ModelConfig(path.name, path))
-        except MissingBasePath as error:  # changed meanwhile, or unreadable
-            log.warning("Skipped %s", error)
-    if not found:
-        raise NothingToServe(f"No model in {models_dir}. {how}")
-    return found
 
 
 def read_configs(
@@ -117,3 +98,61 @@ def _policy(entry: "model_server_config_pb2.ModelConfig") -> VersionPolicy:
             return Latest(policy.latest.num_versions or 1)
         case _:
             return Latest()
+
+
+def models_of(models_dir: Path) -> Sequence[ModelConfig]:
+    """List the models of a directory: every subdirectory that holds at least one version.
+
+    Raises:
+        NothingToServe: The directory is missing or has no model; the text says how to create one.
+    """
+    how = (
+        f"Expected {models_dir}/<model>/<version>/saved_model.pb; export one with: "
+        f"microtome export RECIPE --out {models_dir}"
+    )
+    try:
+        candidates = sorted(path for path in models_dir.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise NothingToServe(f"No models directory: {models_dir}: {error.strerror}. {how}") from error
+    found = []
+    for path in candidates:
+        try:
+            if path.is_dir() and find_versions(path):
+                found.append(ModelConfig(path.name, path))
+        except MissingBasePath as error:  # changed meanwhile, or unreadable
+            log.warning("Skipped %s", error)
+    if not found:
+        raise NothingToServe(f"No model in {models_dir}. {how}")
+    return found
+
+
+def find_versions(base_path: Path) -> Mapping[int, Path]:
+    """List the versions of a model.
+
+    A version exists from the moment its directory appears, so publish with a rename. Names that are no numbers
+    (``.tmp-43``) are ignored.
+
+    Args:
+        base_path: The model's directory.
+
+    Returns:
+        Version directories by number.
+
+    Raises:
+        MissingBasePath: The directory is missing or unreadable.
+    """
+    try:
+        with os.scandir(base_path) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.isascii() and entry.name.isdigit())
+            found: dict[int, Path] = {}
+            for name in names:
+                version, path = int(name), base_path / name
+                if version > LARGEST_VERSION or not path.is_dir():
+                    continue
+                if version in found:
+                    log.warning("%s and %s are the same version; the latter is not served", found[version], path)
+                    continue
+                found[version] = path
+            return found
+    except OSError as error:
+        raise MissingBasePath(f"{base_path}: {error.strerror}") from error

@@ -10,8 +10,7 @@ import pytest
 from modelserver.config.addresses import LONGEST_SOCKET_PATH, clear_stale_socket
 from modelserver.config.manifest import max_batch_size
 from modelserver.errors import CannotListen, NothingToServe
-from modelserver.models.discovery import MissingBasePath, find_versions
-from modelserver.models.model_config import models_of
+from modelserver.models.model_config import MissingBasePath, find_versions, models_of
 
 
 def test_versions_are_directories_with_numbers(tmp_path: Path) -> None:
