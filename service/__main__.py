@@ -37,6 +37,8 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
         log_level="warning",
         access_log=False,
         server_header=False,
+        # Nothing here depends on the caller's address or scheme.
+        proxy_headers=False,
         timeout_graceful_shutdown=settings.drain,
         # Longer than the idle time of common clients' pools (Go: 90 s), so that the client closes first.
         timeout_keep_alive=95,

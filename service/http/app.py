@@ -15,7 +15,7 @@ from service.http.bodies import BodyLimits, BodyReader
 from service.http.compat.handler import CompatHandler
 from service.http.embed import PATH, EmbedEndpoint
 from service.http.health import Dependencies, operations_router
-from service.http.middleware import Authentication, RequestLog
+from service.http.middleware import Authentication, RecordRequests, RequestLog, RequireKey
 from service.http.models import models_router
 from service.http.response_cache import ResponseCache, ResponseTable
 from service.telemetry.logs import Logger
@@ -60,7 +60,7 @@ def http_app(  # noqa: PLR0913, collaborators
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     keyring: Keyring | None = None,
     dependencies: Dependencies = MappingProxyType({}),
-) -> FastAPI:
+) -> EmbedEndpoint:
     """Build the application.
 
     Args:
@@ -93,19 +93,22 @@ def http_app(  # noqa: PLR0913, collaborators
     app.include_router(operations, tags=["operations"])
     problems.install(app, metrics)
     public_paths = compat.install(app, compat.spoken(options.dialects), CompatHandler(intake, reader, metrics))
+    request_log = RequestLog(metrics, log, log_access=options.log_access)
+    authentication = Authentication(keyring, metrics) if keyring else None
     # The last one added is the outermost.
-    app.add_middleware(
-        EmbedEndpoint,
+    if authentication:
+        app.add_middleware(RequireKey, authentication=authentication, metrics=metrics, public_paths=public_paths)
+    app.add_middleware(RecordRequests, request_log=request_log)
+    return EmbedEndpoint(
+        app,
         route=embed.routes[0],
         intake=intake,
         reader=reader,
         responses=ResponseCache(intake.models, ResponseTable(options.response_cache_bytes), metrics),
         metrics=metrics,
+        request_log=request_log,
+        authentication=authentication,
     )
-    if keyring is not None:
-        app.add_middleware(Authentication, keyring=keyring, metrics=metrics, public_paths=public_paths)
-    app.add_middleware(RequestLog, metrics=metrics, log=log, log_access=options.log_access)
-    return app
 
 
 def embed_router() -> APIRouter:

@@ -163,6 +163,8 @@ def _content_type(scope: Scope) -> str:
 
 
 def _says_json(content_type: str) -> bool:
+    if "json" not in content_type.lower():
+        return False
     kind = content_type.partition(";")[0].strip().lower()
     return kind == "application/json" or kind.endswith("+json")
 

@@ -1,16 +1,10 @@
-"""How long a request may take, and whether its caller is still connected."""
+"""Cancel the work for callers that close their connections."""
 
 import asyncio
-import math
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from service.core.timeouts import SharedTimer
-from service.errors import BadRequest
-from service.http.middleware import headers_of
-
-HEADER = "X-Request-Timeout"
-_HEADER = HEADER.lower().encode()
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for callers that have gone; only metrics and logs see it."""
@@ -21,25 +15,6 @@ _UNWATCHED = 0.25
 
 class CallerGone(Exception):
     """The caller closed the connection before the response."""
-
-
-def seconds_allowed(scope: Scope, longest: float) -> float:
-    """Return the seconds that the request may take: its X-Request-Timeout, but at most `longest`.
-
-    Raises:
-        BadRequest: the header is not a number of seconds greater than 0.
-    """
-    header = headers_of(scope).get(_HEADER)
-    if header is None:
-        return longest
-    text = header.decode("latin-1")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise BadRequest(f"Expected {HEADER} to be seconds, such as 2.5; received {text[:40]!r}.")
-    return min(seconds, longest)
 
 
 class Disconnects:

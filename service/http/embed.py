@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from time import perf_counter
 
+from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.auth import Caller
 from service.core.admission import HitRatio
@@ -22,12 +23,12 @@ from service.core.timings import Timings
 from service.core.vectors import checked_dimensions
 from service.errors import ServiceError
 from service.http.bodies import BodyReader, Received
-from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects, seconds_allowed
-from service.http.middleware import caller_of, note
-from service.http.parameters import ParameterReader, Parameters, says_no_cache
+from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects
+from service.http.middleware import Authentication, RequestLog, RequestRecord, caller_of, note, server_timing
+from service.http.parameters import ParameterReader, Parameters, seconds_allowed
 from service.http.problems import problem_response
 from service.http.response_cache import ResponseCache
-from service.http.responses import RawResponse, server_timing, write
+from service.http.responses import RawResponse, write
 from service.telemetry.metrics import Metrics
 
 PATH = "/embed"
@@ -39,25 +40,30 @@ _UNLIMITED = nullcontext()
 
 
 class EmbedEndpoint:
-    """ASGI middleware that answers POST /embed, and passes on everything else.
+    """ASGI application that answers POST /embed, and passes everything else on to FastAPI.
 
     Args:
-        app: answers everything else.
-        route: of FastAPI, which documents POST /embed and names it in metrics and traces.
+        app: FastAPI's application, which also documents POST /embed.
+        route: of POST /embed there, which names it in metrics and traces.
         intake: the way to the core.
         reader: reads bodies.
         responses: written responses.
         metrics: count errors and time stages.
+        request_log: counts and logs requests.
+        authentication: identifies callers; None serves all.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917, collaborators
+    def __init__(  # noqa: PLR0913, collaborators
         self,
-        app: ASGIApp,
+        app: FastAPI,
+        *,
         route: BaseRoute,
         intake: Intake,
         reader: BodyReader,
         responses: ResponseCache,
         metrics: Metrics,
+        request_log: RequestLog,
+        authentication: Authentication | None = None,
     ) -> None:
         self._app = app
         self._route = route
@@ -65,6 +71,8 @@ class EmbedEndpoint:
         self._reader = reader
         self._responses = responses
         self._metrics = metrics
+        self._request_log = request_log
+        self._authentication = authentication
         self._parameters = ParameterReader(intake.default_model)
         self._patience = SharedTimeout(intake.deadline)
         self._disconnects = Disconnects()
@@ -76,31 +84,46 @@ class EmbedEndpoint:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        scope["route"] = self._route
+        record = RequestRecord(scope)
         try:
-            response = await self._respond(scope, receive)
-        except ServiceError as error:
-            response = problem_response(error, self._metrics, scope)
-        except CallerGone:
-            response = Response(status_code=CLIENT_CLOSED_REQUEST)
-        await response(scope, receive, send)
+            response = await self._response(scope, receive, record)
+            record.status = response.status_code
+            # A new list of headers: the original may belong to a cached response.
+            headers = [*response.raw_headers, record.id_header]
+            await send({"type": "http.response.start", "status": record.status, "headers": headers})
+            await send({"type": "http.response.body", "body": response.body})
+        finally:
+            self._request_log.ended(scope, record)
 
-    async def _respond(self, scope: Scope, receive: Receive) -> Response:
-        timings = Timings(self._metrics.stage)
-        note(scope, stages=timings.seconds)
+    async def _response(self, scope: Scope, receive: Receive, record: RequestRecord) -> RawResponse | Response:
+        try:
+            if self._authentication:
+                self._authentication.identify(scope)
+            scope["route"] = self._route
+            return await self._answered(scope, receive)
+        except ServiceError as error:
+            return problem_response(error, self._metrics, scope)
+        except CallerGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        except Exception:  # noqa: BLE001, logged there
+            return self._request_log.unexpected(scope, record)
+
+    async def _answered(self, scope: Scope, receive: Receive) -> RawResponse:
         if not self._hit_ratio.lookup_pays():
             self._intake.embedder.require_turn(before=self._lookups)
+        timings = Timings(self._metrics.stage)
+        note(scope, stages=timings.seconds)
         seconds = seconds_allowed(scope, self._intake.deadline)
+        patience = self._patience if seconds == self._intake.deadline else None
         parameters = self._parameters.read(scope)
         size, caller = self._reader.size(scope), caller_of(scope)
-        patience = self._patience if seconds == self._intake.deadline else None
         async with within(seconds, patience):
             with self._reader.budget.hold(size), caller.bodies.hold(size) if caller and caller.bodies else _UNLIMITED:
                 start = perf_counter()
                 received = await self._reader.images(scope, receive)
                 timings.stage("read", perf_counter() - start)
                 digests = self._intake.digests(received.images, timings)
-                cacheable = _only(digests) if not received.options and not says_no_cache(scope) else None
+                cacheable = None if received.options or parameters.no_cache else _only(digests)
                 if cacheable and (cached := self._responses.find(scope, cacheable, timings)):
                     self._hit_ratio.count(hit=True)
                     return cached
@@ -166,10 +189,10 @@ class EmbedEndpoint:
         # Again, since another version may have come into use since the first check.
         outputs = [card.outputs[e.output] for e in embedded.embeddings[:64]]
         checked_dimensions(parameters.options.dimensions, outputs)
-        written = write(embedded, parameters, timings)
-        if cacheable and parameters.request.version is None and written.source == "hit":
-            self._responses.keep(scope, cacheable, card, written.headers, written.body)
-        return RawResponse(written.status, [*written.headers, server_timing(timings)], written.body)
+        response, cached = write(embedded, parameters, timings)
+        if cacheable and cached and parameters.request.version is None:
+            self._responses.keep(scope, cacheable, card, response)
+        return response._replace(raw_headers=[*response.raw_headers, server_timing(timings)])
 
 
 def _only(digests: Sequence[str] | None) -> str | None:

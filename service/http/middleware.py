@@ -5,9 +5,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import structlog
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.auth import Caller, Keyring, key_in
+from service.core.timings import Timings
 from service.errors import Unauthenticated
 from service.http.problems import problem_response, unexpected_response
 from service.telemetry.logs import Logger, request_id
@@ -57,62 +59,93 @@ def note(scope: Scope, **facts: object) -> None:
     scope[_FACTS].update(facts)
 
 
-class RequestLog:
-    """Outermost middleware: gives each request an id, counts, times and logs it, and answers unexpected errors.
+def server_timing(timings: Timings) -> tuple[bytes, bytes]:
+    """Write the Server-Timing header: milliseconds of each stage."""
+    stages = ", ".join([f"{name};dur={1000 * seconds:.3f}" for name, seconds in timings.seconds.items()])
+    return b"server-timing", stages.encode("latin-1")
 
-    The id is the caller's `X-Request-ID` or a new one; the response carries it.
+
+class RequestRecord:
+    """What is known of a request while it is served.
+
+    Attributes:
+        id: the caller's `X-Request-ID` or a new one; the response carries it as `id_header`.
+        status: of the response; 0 before it is sent.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: Logger, *, log_access: bool = False) -> None:
-        self._app = app
+    __slots__ = ("facts", "id", "id_header", "start", "status")
+
+    def __init__(self, scope: Scope) -> None:
+        self.start = perf_counter()
+        self.status = 0
+        self.facts: dict[str, object] = {}
+        scope[_FACTS] = self.facts
+        self.id = request_id(headers_of(scope).get(b"x-request-id", b"").decode("latin-1"))
+        self.id_header = (b"x-request-id", self.id.encode("ascii"))
+        structlog.contextvars.bind_contextvars(request_id=self.id)
+
+
+class RequestLog:
+    """Counts, times and logs requests, unexpected errors included."""
+
+    def __init__(self, metrics: Metrics, log: Logger, *, log_access: bool = False) -> None:
         self._metrics = metrics
         self._log = log
         self._log_access = log_access
+
+    def unexpected(self, scope: Scope, record: RequestRecord) -> Response:
+        """Log the present exception, and build its response: the log gets all of it, the caller only the id."""
+        self._log.exception("unexpected_error", path=scope["path"])
+        self._metrics.errors.labels("internal-error").inc()
+        return unexpected_response(record.id, scope)
+
+    def ended(self, scope: Scope, record: RequestRecord) -> None:
+        """Count and log a request that has been answered."""
+        # The route's template, not the path: callers must not be able to add label values.
+        route = getattr(scope.get("route"), "path", "other")
+        seconds = perf_counter() - record.start
+        self._metrics.request_answered(route, record.status, seconds)
+        if self._log_access:
+            self._log.info(
+                "request",
+                request_id=record.id,
+                method=scope["method"],
+                route=route,
+                status=record.status,
+                ms=round(1000 * seconds, 2),
+                **_flattened(record.facts),
+            )
+
+
+class RecordRequests:
+    """Outermost middleware of FastAPI's routes: an id for each request, and a response to unexpected errors."""
+
+    def __init__(self, app: ASGIApp, request_log: RequestLog) -> None:
+        self._app = app
+        self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start = perf_counter()
-        status = 0
-        facts: dict[str, object] = {}
-        scope[_FACTS] = facts
-        identity = request_id(headers_of(scope).get(b"x-request-id", b"").decode("latin-1"))
-        structlog.contextvars.bind_contextvars(request_id=identity)
+        record = RequestRecord(scope)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
-                # A new list: the original may belong to a cached response.
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", identity.encode("ascii"))]
+                record.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), record.id_header]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            # The log gets the whole error, the caller none of it.
-            self._log.exception("unexpected_error", path=scope["path"])
-            self._metrics.errors.labels("internal-error").inc()
-            if status:
+            response = self._request_log.unexpected(scope, record)
+            if record.status:
                 raise
-            await unexpected_response(identity, scope)(scope, receive, send_with_id)
+            await response(scope, receive, send_with_id)
         finally:
-            # The route's template, not the path: callers must not be able to add label values.
-            route = getattr(scope.get("route"), "path", "other")
-            seconds = perf_counter() - start
-            self._metrics.request_answered(route, status, seconds)
-            if self._log_access:
-                self._log.info(
-                    "request",
-                    request_id=identity,
-                    method=scope["method"],
-                    route=route,
-                    status=status,
-                    ms=round(1000 * seconds, 2),
-                    **_flattened(facts),
-                )
+            self._request_log.ended(scope, record)
 
 
 def _flattened(facts: Mapping[str, object]) -> dict[str, object]:
@@ -125,35 +158,23 @@ def _flattened(facts: Mapping[str, object]) -> dict[str, object]:
 
 
 class Authentication:
-    """Require an API key on every route except docs and health checks. `caller_of` returns its owner.
+    """Identify callers by their API keys; `caller_of` returns the owner.
 
     Args:
-        app: the next ASGI application.
         keyring: the known keys.
         metrics: count requests by key name.
-        public_paths: further paths that need no key, such as other systems' health checks.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, metrics: Metrics, public_paths: Collection[str] = ()) -> None:
-        self._app = app
-        self._public = PUBLIC.union(public_paths)
+    def __init__(self, keyring: Keyring, metrics: Metrics) -> None:
         self._keyring = keyring
         self._metrics = metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http" and not self._is_public(scope["path"]):
-            try:
-                self._identify(scope)
-            except Unauthenticated as error:
-                await problem_response(error, self._metrics, scope)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    def identify(self, scope: Scope) -> None:
+        """Find out who the caller is.
 
-    def _is_public(self, path: str) -> bool:
-        return path in self._public or path.startswith(_PUBLIC_PREFIX)
-
-    def _identify(self, scope: Scope) -> None:
+        Raises:
+            Unauthenticated: no key, or an unknown one.
+        """
         headers = headers_of(scope)
         given = headers.get(b"x-api-key")
         authorization = headers.get(b"authorization", b"").decode("latin-1")
@@ -161,6 +182,38 @@ class Authentication:
         scope[_CALLER] = caller
         self._metrics.key_used(caller.name)
         note(scope, key=caller.name)
+
+
+class RequireKey:
+    """Middleware that requires an API key on every route except docs and health checks.
+
+    Args:
+        app: the next ASGI application.
+        authentication: identifies callers.
+        metrics: count errors.
+        public_paths: further paths that need no key, such as other systems' health checks.
+    """
+
+    def __init__(
+        self, app: ASGIApp, authentication: Authentication, metrics: Metrics, public_paths: Collection[str] = ()
+    ) -> None:
+        self._app = app
+        self._authentication = authentication
+        self._metrics = metrics
+        self._public = PUBLIC.union(public_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and not self._is_public(scope["path"]):
+            try:
+                self._authentication.identify(scope)
+            except Unauthenticated as error:
+                await problem_response(error, self._metrics, scope)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_public(self, path: str) -> bool:
+        return path in self._public or path.startswith(_PUBLIC_PREFIX)
 
 
 class RequestTracing:

@@ -8,9 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from service.core.manifest import Manifest
-from service.http.disconnects import HEADER
 from service.http.negotiation import MSGPACK, NPY, NPZ, ROWS
-from service.http.parameters import OPTIONS
+from service.http.parameters import OPTIONS, TIMEOUT_HEADER
 from service.http.problems import MEDIA_TYPE
 
 RED_PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR42mP8z0AaYGIY1TCqYdhqAABALgEfFO4+AgAAAABJRU5ErkJggg=="
@@ -130,7 +129,7 @@ EMBED_REQUEST: dict[str, Any] = {
             for name, option in OPTIONS.items()
         ),
         {
-            "name": HEADER,
+            "name": TIMEOUT_HEADER,
             "in": "header",
             "required": False,
             "schema": {"type": "number", "exclusiveMinimum": 0},

@@ -4,6 +4,7 @@ An unknown name is an error that names the nearest known one: a misspelt option 
 vectors be stored for years.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,6 +18,9 @@ from service.core.requests import ALL, CacheUse, EmbedRequest, OnError
 from service.errors import BadRequest
 from service.http.middleware import headers_of
 from service.http.negotiation import Encoding, Form, chosen
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+_TIMEOUT = TIMEOUT_HEADER.lower().encode()
 
 _LARGEST_INTEGER = 2**63 - 1
 _SHOWN = 80
@@ -183,12 +187,17 @@ def unknown_name(name: str, known: Iterable[str]) -> BadRequest:
 
 
 class Parameters(NamedTuple):
-    """The parsed parameters of one request: for the core, and for the response."""
+    """The parsed parameters of one request: for the core, and for the response.
+
+    Attributes:
+        no_cache: whether Cache-Control has `no-cache`.
+    """
 
     request: EmbedRequest
     options: EmbedOptions
     form: Form
     encoding: Encoding
+    no_cache: bool = False
 
 
 class ParameterReader:
@@ -206,7 +215,9 @@ class ParameterReader:
             BadRequest: an unknown name, a value that does not fit, an option given twice.
             NotAcceptable: no media type fits.
         """
-        query, accept, no_cache = scope["query_string"], headers_of(scope).get(b"accept", b""), says_no_cache(scope)
+        headers = headers_of(scope)
+        query, accept = scope["query_string"], headers.get(b"accept", b"")
+        no_cache = b"no-cache" in headers.get(b"cache-control", b"").lower()
         if fields or len(query) + len(accept) > _CACHED_LENGTH:
             return self._read(query, accept, no_cache, fields)
         return self._cached(query, accept, no_cache)
@@ -220,9 +231,23 @@ class ParameterReader:
         form, encoding = chosen(accept.decode("latin-1"), options.encoding, several=several)
         model = options.model or self._default_model
         request = EmbedRequest(model, options.version, options.output, options.cache, options.on_error)
-        return Parameters(request, options, form, encoding)
+        return Parameters(request, options, form, encoding, no_cache)
 
 
-def says_no_cache(scope: Scope) -> bool:
-    """Whether the request's Cache-Control has `no-cache`."""
-    return b"no-cache" in headers_of(scope).get(b"cache-control", b"").lower()
+def seconds_allowed(scope: Scope, longest: float) -> float:
+    """Return the seconds that the request may take: its X-Request-Timeout, but at most `longest`.
+
+    Raises:
+        BadRequest: the header is not a number of seconds greater than 0.
+    """
+    header = headers_of(scope).get(_TIMEOUT)
+    if header is None:
+        return longest
+    text = header.decode("latin-1")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise BadRequest(f"Expected {TIMEOUT_HEADER} to be seconds, such as 2.5; received {text[:40]!r}.")
+    return min(seconds, longest)

@@ -13,8 +13,8 @@ from starlette.types import Scope
 from service.core.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.core.timings import Timings, timed
-from service.http.middleware import headers_of, note
-from service.http.responses import RawHeaders, RawResponse, server_timing
+from service.http.middleware import headers_of, note, server_timing
+from service.http.responses import RawHeaders, RawResponse
 from service.telemetry.metrics import Metrics
 
 _OVERHEAD = 1500
@@ -111,10 +111,10 @@ class ResponseCache:
         note(scope, images=1, model=entry.card.name)
         return RawResponse(HTTPStatus.OK, [*entry.headers, server_timing(timings)], entry.body)
 
-    def keep(self, scope: Scope, digest: str, card: ModelCard, headers: RawHeaders, body: bytes) -> None:
-        """Store a response that has only cached vectors of the version in use; without headers of one request."""
+    def keep(self, scope: Scope, digest: str, card: ModelCard, response: RawResponse) -> None:
+        """Store a response that has only cached vectors of the version in use, and no headers of a single request."""
         if self._table.enabled:
-            self._table.put(_key(scope, digest), Entry(card, headers, body))
+            self._table.put(_key(scope, digest), Entry(card, response.raw_headers, response.body))
 
 
 def _key(scope: Scope, digest: str) -> Key:

@@ -6,10 +6,9 @@ orjson writes JSON of float32 directly from the vector's memory; no list of numb
 import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 from zipfile import ZipFile
 
@@ -17,7 +16,6 @@ import numpy as np
 import orjson
 import ormsgpack
 from numpy.typing import NDArray
-from starlette.responses import Response
 
 from service.core.requests import Embedded, Embedding, ImageError
 from service.core.timings import Timings, timed
@@ -30,43 +28,20 @@ from service.http.problems import image_problem
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-class RawResponse(Response):
-    """A response whose headers are complete and encoded; Starlette would encode a dozen strings each time."""
+class RawResponse(NamedTuple):
+    """A response whose headers are complete and encoded; the names are those of Starlette's response."""
 
-    def __init__(self, status: int, headers: RawHeaders, body: bytes) -> None:
-        self.status_code = status
-        self.raw_headers = headers
-        self.body = body
-        self.background = None
-
-
-def raw_headers(headers: Mapping[str, str]) -> RawHeaders:
-    """Encode headers, names in lower case."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-
-
-def server_timing(timings: Timings) -> tuple[bytes, bytes]:
-    """Write the Server-Timing header: milliseconds of each stage."""
-    stages = ", ".join([f"{name};dur={1000 * seconds:.3f}" for name, seconds in timings.seconds.items()])
-    return b"server-timing", stages.encode("latin-1")
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenResponse:
-    """A response before its timings are known.
-
-    Attributes:
-        source: `hit`, `miss` or `coalesced` if all vectors have the same source, else `mixed`.
-    """
-
-    status: int
-    headers: RawHeaders
+    status_code: int
+    raw_headers: RawHeaders
     body: bytes
-    source: str
 
 
-def write(embedded: Embedded, parameters: Parameters, timings: Timings) -> WrittenResponse:
-    """Encode vectors, and write the headers that say where they come from."""
+def write(embedded: Embedded, parameters: Parameters, timings: Timings) -> tuple[RawResponse, bool]:
+    """Encode vectors, and write the headers that say where they come from.
+
+    Returns:
+        The response without its Server-Timing, and whether all its vectors come from the cache.
+    """
     card = embedded.card
     with timed(timings.stage, "encode"):
         body, more = _WRITERS[parameters.form.media_type](embedded, parameters.options, parameters.encoding)
@@ -75,14 +50,19 @@ def write(embedded: Embedded, parameters: Parameters, timings: Timings) -> Writt
     headers = [
         *_provenance(card.name, card.version, card.manifest.fingerprint, source, parameters.form.media_type),
         (b"content-length", b"%d" % len(body)),
-        *raw_headers(more),
+        *_raw_headers(more),
     ]
-    return WrittenResponse(HTTPStatus.MULTI_STATUS if embedded.errors else HTTPStatus.OK, headers, body, source)
+    status = HTTPStatus.MULTI_STATUS if embedded.errors else HTTPStatus.OK
+    return RawResponse(status, headers, body), source == "hit"
+
+
+def _raw_headers(headers: Mapping[str, str]) -> RawHeaders:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 @lru_cache(64)
 def _provenance(model: str, version: int, fingerprint: str, source: str, media_type: str) -> RawHeaders:
-    return raw_headers(
+    return _raw_headers(
         {
             "X-Model": in_header(model),
             "X-Model-Version": str(version),

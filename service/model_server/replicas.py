@@ -86,7 +86,8 @@ class Replicas:
 
         def call(replica: _Replica) -> Awaitable[PredictResponse]:
             # The second one has what the first has left of the time.
-            return replica.client.predict(model, version, signature, inputs, outputs, timeout=max(0.0, end - monotonic()))
+            left = max(0.0, end - monotonic())
+            return replica.client.predict(model, version, signature, inputs, outputs, timeout=left)
 
         if len(self._replicas) == 1:
             return await call(self._replicas[0])

@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from starlette.types import ASGIApp
 
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
@@ -34,7 +35,7 @@ async def _nothing(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def application(decoders: ThreadPoolExecutor) -> FastAPI:
+def application(decoders: ThreadPoolExecutor) -> ASGIApp:
     """The application over a fake model server."""
     server, metrics = FakeModelServer(card()), Metrics()
     limits = BodyLimits(50_000, 90_000, 3)

@@ -19,8 +19,9 @@ from service.core.timings import Timings, timed
 from service.core.vectors import checked_dimensions
 from service.errors import BadRequest, TooManyImages
 from service.http.bodies import BodyLimits, BodyReader
-from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects, seconds_allowed
+from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects
 from service.http.middleware import caller_of, note
+from service.http.parameters import seconds_allowed
 from service.http.problems import ErrorWriter
 from service.http.responses import in_header
 

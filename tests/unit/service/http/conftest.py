@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.auth import Keyring
 from service.core.ports import VectorCache
@@ -44,7 +45,7 @@ class Gateway:
     server: FakeModelServer
     metrics: Metrics
     log: KeptLog
-    app: FastAPI
+    app: ASGIApp
 
 
 @asynccontextmanager
