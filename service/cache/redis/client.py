@@ -146,8 +146,10 @@ class _Connections:
                         raise CacheUnavailable(f"Expected {values} values, received {str(answer)[:100]}")  # noqa: TRY301
             except BaseException:
                 # Cancelled: its answer would be read as the next caller's. An error: of a master that became a replica,
-                # of a password that changed; the next connection may be to another server.
+                # of a password that changed. The idle ones are as old: the next call connects again, maybe elsewhere.
                 await self._drop(connection)
+                while self._idle:
+                    await self._drop(self._idle.pop())
                 raise
             self._idle.append(connection)
             return answers
