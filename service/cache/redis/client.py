@@ -180,6 +180,8 @@ class _Connections:
         self._open.add(connection)
         try:
             await connection.connect()
+            if await connection.can_read():
+                raise CacheUnavailable("The server sent something that was not asked for.")  # noqa: TRY301
         except BaseException:
             # redis-py leaves the socket open when it is cancelled while it logs in.
             await self._drop(connection)
