@@ -34,7 +34,7 @@ from service.model_server.batcher import Batcher
 from service.model_server.client import untraced
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.watcher import Timing
+from service.model_server.watcher import WatchTiming
 from service.settings import Settings, traces_wanted
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -67,7 +67,7 @@ def build(settings: Settings, log: Logger) -> Application:
     metrics = tracing.metrics() if tracing else Metrics()
     _tell_limits(settings, metrics)
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
-    timing = Timing(infer=settings.deadline)
+    timing = WatchTiming(infer=settings.deadline)
     catalogue = ModelRegistry(
         rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log
     )
