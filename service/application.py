@@ -45,8 +45,23 @@ from service.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from service.telemetry.tracing import Tracing
 
-_ANSWERS = 0.25
-"""The part of `cache_bytes` that answers kept as they were written may take; the rest is the vectors'."""
+_RESPONSES_SHARE = 0.25
+"""The part of `cache_bytes` for written responses; the rest is for vectors."""
+
+_BODY_PAUSE = 10.0
+"""Seconds between two pieces of a request's body, and for its head to arrive."""
+
+_LONGEST_WAIT = 5.0
+"""Seconds that an image may be expected to wait for others before it is refused."""
+
+_URL_TIMEOUT = 5.0
+"""Seconds to fetch one image, redirects included."""
+
+_MAX_GRPC_CALLS = 1000
+"""gRPC calls open at a time, streams included."""
+
+_UNWRITTEN_BYTES = 32 << 20
+"""Bytes of vectors that may wait to be written to Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +116,7 @@ def build(settings: Settings, log: Logger) -> Application:
         Embedder(
             Batcher(catalogue, slots=settings.inference_slots, metrics=metrics),
             cache,
-            limits=Limits(settings.max_images, settings.max_image_pixels, settings.longest_wait),
+            limits=Limits(settings.max_images, settings.max_image_pixels, _LONGEST_WAIT),
             budget=Budget(settings.max_images_in_flight, "images", metrics.level(metrics.images_in_flight)),
             decoders=decoders,
             observer=metrics,
@@ -115,7 +130,7 @@ def build(settings: Settings, log: Logger) -> Application:
         settings.models[0],
         settings.deadline,
     )
-    limits = BodyLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images, settings.body_pause)
+    limits = BodyLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images, _BODY_PAUSE)
     app = http_app(
         intake=intake,
         options=HttpOptions(
@@ -124,7 +139,7 @@ def build(settings: Settings, log: Logger) -> Application:
             log_access=settings.access_log,
             show_metrics=settings.operations_port is None,
             dialects=settings.dialects,
-            response_cache_bytes=int(_ANSWERS * settings.cache_bytes),
+            response_cache_bytes=int(_RESPONSES_SHARE * settings.cache_bytes),
         ),
         metrics=metrics,
         log=log,
@@ -132,7 +147,7 @@ def build(settings: Settings, log: Logger) -> Application:
         keyring=keyring,
         dependencies=dependencies,
     )
-    protocol = limited_protocol(metrics, head_seconds=settings.body_pause)
+    protocol = limited_protocol(metrics, head_seconds=_BODY_PAUSE)
     return Application(RequestTracing(app, tracing) if tracing else app, protocol, stopping)
 
 
@@ -160,7 +175,7 @@ def _open_fetcher(settings: Settings) -> Fetcher | None:
     # Imported here since reading the system's certificates costs a gateway that fetches nothing 20 ms.
     from service.fetching.fetcher import UrlFetcher  # noqa: PLC0415
 
-    return UrlFetcher(settings.url_hosts, seconds=settings.url_timeout)
+    return UrlFetcher(settings.url_hosts, seconds=_URL_TIMEOUT)
 
 
 def _operations(
@@ -200,7 +215,7 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     calls = Calls(
         metrics,
         log,
-        limit=settings.max_grpc_calls,
+        limit=_MAX_GRPC_CALLS,
         keyring=keyring,
         log_access=settings.access_log,
         spans=tracing.call if tracing else untraced,
@@ -213,22 +228,35 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     return grpc_server(Methods(calls, intake, limits), listening, stopping, also)
 
 
-def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:
-    """Choose the tiers that the settings ask for, and whether gateways share their work; say what they stand on."""
+def open_cache(
+    settings: Settings, metrics: Metrics, log: Logger, *, unwritten_bytes: int = _UNWRITTEN_BYTES
+) -> tuple[VectorCache, Claims, Dependencies]:
+    """Build the cache tiers, the leases if gateways share their work, and the dependencies that these have.
+
+    Args:
+        settings: of the gateway.
+        metrics: registry.
+        log: logger.
+        unwritten_bytes: vectors that may wait to be written to Redis; what goes beyond is dropped.
+    """
     cache: VectorCache = NullCache()
     claims: Claims = Unclaimed()
     dependencies: Dependencies = {}
     if settings.redis_url:
-        cache, claims, dependencies = _open_redis(settings, metrics, log)
+        cache, claims, dependencies = _open_redis(settings, metrics, log, unwritten_bytes)
     if settings.cache_bytes:
-        near = MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes), Counts("memory", metrics))
+        near = MemoryCache(
+            settings.cache_bytes - int(_RESPONSES_SHARE * settings.cache_bytes), Counts("memory", metrics)
+        )
         cache = TieredCache(near, cache) if settings.redis_url else near
     if settings.cache_float16:
         cache = HalvedCache(cache, dropped=claims.give_back)
     return cache, claims, dependencies
 
 
-def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Claims, Dependencies]:
+def _open_redis(
+    settings: Settings, metrics: Metrics, log: Logger, unwritten_bytes: int
+) -> tuple[VectorCache, Claims, Dependencies]:
     # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
     from service.cache.leases import HeldClaims, RedisClaims  # noqa: PLC0415
     from service.cache.redis.cache import RedisCache  # noqa: PLC0415
@@ -250,7 +278,7 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vect
         claims = RedisClaims(servers, held, reads=guarded.reads, writes=guarded.writes, restored=restored)
     behind = WriteBehindCache(
         guarded,
-        max_bytes=settings.cache_unwritten_bytes,
+        max_bytes=unwritten_bytes,
         # Draining may take as long as a request in flight, but no longer.
         drain=min(5.0, settings.drain),
         metrics=metrics,
