@@ -1,4 +1,4 @@
-"""The composition root: the only file that knows every concrete class."""
+"""The composition root: the only module that imports every concrete class."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -69,7 +69,7 @@ class Application:
     """The gateway, ready to be run.
 
     Attributes:
-        asgi: speaks HTTP, and has all else in its lifespan.
+        asgi: serves HTTP; its lifespan starts and stops everything else.
         protocol: uvicorn's HTTP protocol with limits.
         stopping: set it when the server stops, so that HTTP and gRPC drain at the same time.
     """
@@ -80,10 +80,10 @@ class Application:
 
 
 def build(settings: Settings, log: Logger) -> Application:
-    """Build the gateway. Nothing is connected before the application starts. Needs a running event loop."""
+    """Build the gateway. Connects nothing before the application starts. Needs a running event loop."""
     tracing = _open_tracing() if traces_wanted() else None
     metrics = tracing.metrics() if tracing else Metrics()
-    _tell_limits(settings, metrics)
+    _publish_limits(settings, metrics)
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
     timing = Timing(infer=settings.deadline)
     catalogue = Catalogue(rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log)
@@ -151,7 +151,7 @@ def build(settings: Settings, log: Logger) -> Application:
     return Application(RequestTracing(app, tracing) if tracing else app, protocol, stopping)
 
 
-def _tell_limits(settings: Settings, metrics: Metrics) -> None:
+def _publish_limits(settings: Settings, metrics: Metrics) -> None:
     for limit, amount in {
         "images_in_flight": settings.max_images_in_flight,
         "body_bytes_in_flight": settings.max_body_bytes_in_flight,
@@ -163,7 +163,7 @@ def _tell_limits(settings: Settings, metrics: Metrics) -> None:
 
 
 def _open_tracing() -> "Tracing":
-    # Imported here since it needs an extra, and time and memory of whoever traces nothing.
+    # Imported here since it needs an extra, and time and memory that gateways without traces need not spend.
     from service.telemetry.tracing import Tracing  # noqa: PLC0415
 
     return Tracing()
@@ -222,7 +222,7 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     )
     shared = settings.workers > 1
     listening = Listening(settings.host, settings.grpc_port, shared, settings.drain, encryption)
-    # Both faces of the protocol are switched by one word.
+    # One setting switches the protocol over REST and over gRPC.
     wanted = kserve.DIALECT in spoken(settings.dialects)
     also = (Inference(calls, intake, limits).handlers(),) if wanted else ()
     return grpc_server(Methods(calls, intake, limits), listening, stopping, also)
@@ -279,10 +279,10 @@ def _open_redis(
     behind = WriteBehindCache(
         guarded,
         max_bytes=unwritten_bytes,
-        # Draining may take as long as a request in flight, but no longer.
+        # Draining may take no longer than that of requests.
         drain=min(5.0, settings.drain),
         metrics=metrics,
-        # Nobody shall wait for what nobody writes.
+        # Other gateways must not wait for vectors that are never written.
         dropped=claims.give_back,
     )
     return GatheredCache(behind), claims, {"redis": guarded.trouble}
