@@ -1,4 +1,4 @@
-"""`python -m service`: run the gateway. Configured by the environment, see `settings.py`, and by `--workers`."""
+"""`python -m service`: run the gateway, configured by environment variables (`settings.py`) and `--workers`."""
 
 import argparse
 import asyncio
@@ -12,18 +12,18 @@ import uvicorn
 
 from microtome.parent import follow_parent
 from service.application import build
-from service.settings import PREFIX, Settings, SettingsError, read_settings
+from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
 
 
 async def serve(settings: Settings, log: Logger, listener: socket.socket | None = None) -> bool:
-    """Serve until SIGTERM or SIGINT, drain, and return whether the start had succeeded.
+    """Serve until SIGTERM or SIGINT, drain, and return whether the start succeeded.
 
     Args:
-        settings: how.
-        log: where to.
-        listener: the socket to serve, when another process has opened it; None opens one.
+        settings: of the gateway.
+        log: logger.
+        listener: a socket that another process has opened; None opens one.
     """
     application = build(settings, log)
     config = uvicorn.Config(
@@ -32,7 +32,7 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
         port=settings.port,
         loop="uvloop",
         http=application.protocol,
-        # Offers to speak it are declined, whatever libraries are installed.
+        # Declined, whichever libraries are installed.
         ws="none",
         log_level="warning",
         access_log=False,
@@ -45,7 +45,7 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
     )
     server = _Server(config, application.stopping)
     log.info("listening", host=settings.host, port=settings.port, model_server=settings.model_server)
-    # uvicorn takes these signals and, having drained, gives them on to whoever had them: a clean stop is no failure.
+    # uvicorn handles these signals and, once drained, raises them again for the previous handlers: a clean stop.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     await server.serve(sockets=[listener] if listener else None)
@@ -58,15 +58,15 @@ class _Server(uvicorn.Server):
         self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and keep the collector from looking through what lives as long as the process.
+        """Start, and exclude all objects of the start from garbage collection.
 
-        That takes 50 ms, in which nobody is answered, and as long as Redis may take for an answer.
+        A full collection would take 50 ms, in which nothing is answered; that is Redis' whole time budget.
         """
         await super().startup(sockets)
         gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, and let what is served beside HTTP do so at the same time."""
+        """Drain, and let gRPC drain at the same time."""
         self._stopping.set()
         await super().shutdown(sockets)
 
@@ -75,7 +75,7 @@ def main() -> int:
     """Run the gateway and return the process's exit code: 0 after a clean stop, 1 or 2 when it could not start."""
     words = _parser().parse_args()
     if words.workers is not None:
-        # As if it had been said there: the workers read it, too.
+        # As an environment variable, which the workers read, too.
         os.environ[f"{PREFIX}WORKERS"] = words.workers
     try:
         settings = read_settings()
@@ -83,9 +83,13 @@ def main() -> int:
         sys.stderr.write(f"The gateway's settings are wrong:\n{error}\n")
         return 2
     log = configure(settings.log_format, settings.log_level)
+    if words.listen_fd is None:
+        # Once, not in each worker.
+        for line in removed_settings():
+            log.warning(line)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    # Of the process that started us as its worker, see `workers.py`.
+    # Passed by the process that started this one as its worker, see `workers.py`.
     inherited = None if words.listen_fd is None else socket.socket(fileno=words.listen_fd)
     if settings.exit_with_parent or inherited:
         follow_parent()
@@ -100,7 +104,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Describe the command line: a word that there is not would otherwise be ignored in silence."""
+    """Describe the command line, so that an unknown option is an error."""
     parser = argparse.ArgumentParser(
         prog="python -m service",
         description=f"Run the gateway. All else is set by {PREFIX}* variables: docs/reference/settings.md.",

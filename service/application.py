@@ -1,4 +1,4 @@
-"""The composition root: the only file that knows every concrete class."""
+"""The composition root: the only module that imports every concrete class."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ from service.model_server.batcher import Batcher
 from service.model_server.client import untraced
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.watcher import Timing
+from service.model_server.watcher import WatchTiming
 from service.settings import Settings, traces_wanted
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -42,8 +42,23 @@ from service.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from service.telemetry.tracing import Tracing
 
-_ANSWERS = 0.25
-"""The part of `cache_bytes` that answers kept as they were written may take; the rest is the vectors'."""
+_RESPONSES_SHARE = 0.25
+"""The part of `cache_bytes` for written responses; the rest is for vectors."""
+
+_BODY_PAUSE = 10.0
+"""Seconds between two pieces of a request's body, and for its head to arrive."""
+
+_LONGEST_WAIT = 5.0
+"""Seconds that an image may be expected to wait for others before it is refused."""
+
+_URL_TIMEOUT = 5.0
+"""Seconds to fetch one image, redirects included."""
+
+_MAX_GRPC_CALLS = 1000
+"""gRPC calls open at a time, streams included."""
+
+_UNWRITTEN_BYTES = 32 << 20
+"""Bytes of vectors that may wait to be written to Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +66,7 @@ class Application:
     """The gateway, ready to be run.
 
     Attributes:
-        asgi: speaks HTTP, and has all else in its lifespan.
+        asgi: serves HTTP; its lifespan starts and stops everything else.
         protocol: uvicorn's HTTP protocol with limits.
         stopping: set it when the server stops, so that HTTP and gRPC drain at the same time.
     """
@@ -62,12 +77,12 @@ class Application:
 
 
 def build(settings: Settings, log: Logger) -> Application:
-    """Build the gateway. Nothing is connected before the application starts. Needs a running event loop."""
+    """Build the gateway. Connects nothing before the application starts. Needs a running event loop."""
     tracing = _open_tracing() if traces_wanted() else None
     metrics = tracing.metrics() if tracing else Metrics()
-    _tell_limits(settings, metrics)
+    _publish_limits(settings, metrics)
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
-    timing = Timing(infer=settings.deadline)
+    timing = WatchTiming(infer=settings.deadline)
     catalogue = ModelRegistry(
         rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log
     )
@@ -100,7 +115,7 @@ def build(settings: Settings, log: Logger) -> Application:
         Embedder(
             Batcher(catalogue, slots=settings.inference_slots, metrics=metrics),
             cache,
-            limits=Limits(settings.max_images, settings.max_image_pixels, settings.longest_wait),
+            limits=Limits(settings.max_images, settings.max_image_pixels, _LONGEST_WAIT),
             budget=Budget(settings.max_images_in_flight, "images", metrics.level(metrics.images_in_flight)),
             decoders=decoders,
             observer=metrics,
@@ -114,7 +129,7 @@ def build(settings: Settings, log: Logger) -> Application:
         settings.models[0],
         settings.deadline,
     )
-    limits = BodyLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images, settings.body_pause)
+    limits = BodyLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images, _BODY_PAUSE)
     app = http_app(
         intake=intake,
         options=HttpOptions(
@@ -123,7 +138,7 @@ def build(settings: Settings, log: Logger) -> Application:
             log_access=settings.access_log,
             show_metrics=settings.operations_port is None,
             dialects=settings.dialects,
-            response_cache_bytes=int(_ANSWERS * settings.cache_bytes),
+            response_cache_bytes=int(_RESPONSES_SHARE * settings.cache_bytes),
         ),
         metrics=metrics,
         log=log,
@@ -131,11 +146,11 @@ def build(settings: Settings, log: Logger) -> Application:
         keyring=keyring,
         dependencies=dependencies,
     )
-    protocol = limited_protocol(metrics, head_seconds=settings.body_pause)
+    protocol = limited_protocol(metrics, head_seconds=_BODY_PAUSE)
     return Application(RequestTracing(app, tracing) if tracing else app, protocol, stopping)
 
 
-def _tell_limits(settings: Settings, metrics: Metrics) -> None:
+def _publish_limits(settings: Settings, metrics: Metrics) -> None:
     for limit, amount in {
         "images_in_flight": settings.max_images_in_flight,
         "body_bytes_in_flight": settings.max_body_bytes_in_flight,
@@ -147,7 +162,7 @@ def _tell_limits(settings: Settings, metrics: Metrics) -> None:
 
 
 def _open_tracing() -> "Tracing":
-    # Imported here since it needs an extra, and time and memory of whoever traces nothing.
+    # Imported here since it needs an extra, and time and memory that gateways without traces need not spend.
     from service.telemetry.tracing import Tracing  # noqa: PLC0415
 
     return Tracing()
@@ -159,7 +174,7 @@ def _open_fetcher(settings: Settings) -> Fetcher | None:
     # Imported here since reading the system's certificates costs a gateway that fetches nothing 20 ms.
     from service.fetching.fetcher import UrlFetcher  # noqa: PLC0415
 
-    return UrlFetcher(settings.url_hosts, seconds=settings.url_timeout)
+    return UrlFetcher(settings.url_hosts, seconds=_URL_TIMEOUT)
 
 
 def _operations(
@@ -203,41 +218,50 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     calls = Calls(
         metrics,
         log,
-        limit=settings.max_grpc_calls,
+        limit=_MAX_GRPC_CALLS,
         keyring=keyring,
         log_access=settings.access_log,
         spans=tracing.call if tracing else untraced,
     )
     shared = settings.workers > 1
     listening = Listening(settings.host, settings.grpc_port, shared, settings.drain, encryption)
-    # Both faces of the protocol are switched by one word.
+    # One setting switches the protocol over REST and over gRPC.
     wanted = kserve.DIALECT in spoken(settings.dialects)
     also = (Inference(calls, intake, limits).handlers(),) if wanted else ()
     return grpc_server(Methods(calls, intake, limits), listening, stopping, also)
 
 
-def open_cache(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Leases, Dependencies]:
-    """Choose the tiers that the settings ask for, and whether gateways share their work; say what they stand on."""
+def open_cache(
+    settings: Settings, metrics: Metrics, log: Logger, *, unwritten_bytes: int = _UNWRITTEN_BYTES
+) -> tuple[VectorCache, Leases, Dependencies]:
+    """Build the cache tiers, the leases if gateways share their work, and the dependencies that these have.
+
+    Args:
+        settings: of the gateway.
+        metrics: registry.
+        log: logger.
+        unwritten_bytes: vectors that may wait to be written to Redis; what goes beyond is dropped.
+    """
     cache: VectorCache = NullCache()
     leases: Leases = NoLeases()
     dependencies: Dependencies = {}
     if settings.redis_url:
-        cache, leases, dependencies = _open_redis(settings, metrics, log)
+        cache, leases, dependencies = _open_redis(settings, metrics, log, unwritten_bytes)
     if settings.cache_bytes:
-        near = MemoryCache(settings.cache_bytes - int(_ANSWERS * settings.cache_bytes), HitCounter("memory", metrics))
+        near = MemoryCache(
+            settings.cache_bytes - int(_RESPONSES_SHARE * settings.cache_bytes), HitCounter("memory", metrics)
+        )
         cache = TieredCache(near, cache) if settings.redis_url else near
     if settings.cache_float16:
         cache = Float16Cache(cache, dropped=leases.release)
     return cache, leases, dependencies
 
 
-def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[VectorCache, Leases, Dependencies]:
+def _open_redis(
+    settings: Settings, metrics: Metrics, log: Logger, unwritten_bytes: int
+) -> tuple[VectorCache, Leases, Dependencies]:
     # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
-    from service.cache.redis.cache import (  # noqa: PLC0415
-        HeldLeases,
-        RedisCache,
-        RedisLeases,
-    )
+    from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases  # noqa: PLC0415
     from service.cache.redis.client import RedisServers  # noqa: PLC0415
 
     servers = RedisServers(settings.redis_url or "", timeout=settings.cache_budget)
@@ -256,11 +280,11 @@ def _open_redis(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Vect
         leases = RedisLeases(servers, held, reads=guarded.reads, writes=guarded.writes, restored=restored)
     behind = WriteBehindCache(
         guarded,
-        max_bytes=settings.cache_unwritten_bytes,
-        # Draining may take as long as a request in flight, but no longer.
+        max_bytes=unwritten_bytes,
+        # Draining may take no longer than that of requests.
         drain=min(5.0, settings.drain),
         metrics=metrics,
-        # Nobody shall wait for what nobody writes.
+        # Other gateways must not wait for vectors that are never written.
         dropped=leases.release,
     )
     return CoalescingCache(behind), leases, {"redis": guarded.trouble}

@@ -1,7 +1,7 @@
-"""Every setting of the gateway, and the only reader of the environment.
+"""The gateway's settings, read from the environment here and nowhere else.
 
-docs/reference/settings.md is generated from here. Variables are named MICROTOME_ and the field's name in capitals,
-such as MICROTOME_REDIS_URL.
+docs/reference/settings.md is generated from this module. A variable's name is MICROTOME_ and the field's name in
+capitals, such as MICROTOME_REDIS_URL.
 """
 
 import os
@@ -21,9 +21,18 @@ PREFIX = "MICROTOME_"
 
 _MB = 1 << 20
 
+_REMOVED = {
+    f"{PREFIX}BODY_PAUSE": "10 s",
+    f"{PREFIX}CACHE_UNWRITTEN_BYTES": "32 MiB",
+    f"{PREFIX}LONGEST_WAIT": "5 s",
+    f"{PREFIX}MAX_GRPC_CALLS": "1000",
+    f"{PREFIX}URL_TIMEOUT": "5 s",
+}
+"""Settings that have become constants, and their values."""
+
 
 class Settings(BaseSettings):
-    """Read once, at start; frozen from then on."""
+    """Read once, at start; frozen."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
@@ -67,11 +76,6 @@ class Settings(BaseSettings):
     cache_float16: bool = Field(
         False, description="Keep vectors as float16: half the memory, relative errors up to 0.05 % in hits."
     )
-    cache_unwritten_bytes: int = Field(
-        32 * _MB,
-        ge=0,
-        description="Bytes of vectors that wait to be written to Redis; what goes beyond is not written.",
-    )
     cache_budget: float = Field(
         0.05, gt=0, description="Seconds that Redis may take for an answer; then the request goes on without it."
     )
@@ -96,24 +100,12 @@ class Settings(BaseSettings):
     max_body_bytes_in_flight: int = Field(
         256 * _MB, gt=0, description="Bytes of request bodies held at a time; requests beyond it are answered 429."
     )
-    longest_wait: float = Field(
-        5.0,
-        gt=0,
-        description="Seconds that an image may be expected to wait for others; beyond it requests are answered 429. "
-        "Vectors from the cache are answered all the same.",
-    )
     deadline: float = Field(30.0, gt=0, description="Seconds that a request may take, from its head to its answer.")
     inference_slots: int = Field(
         2,
         gt=0,
-        description="Calls of the model server under way for each model; while all are busy, images gather, and eight "
-        "of them are worth one call more.",
-    )
-    body_pause: float = Field(
-        10.0,
-        gt=0,
-        description="Seconds between two pieces of a request's body, and for its head to come whole; after a longer "
-        "pause it is refused.",
+        description="Concurrent Predict calls per model. While all are busy, images are batched; one extra call starts "
+        "once eight wait.",
     )
     api_keys: str = Field(
         "",
@@ -123,14 +115,13 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(None, description="File with more of them, one a line; `#` begins a comment.")
     allow_anonymous: bool = Field(
-        False, description="Serve whoever can connect. Without API keys this has to be said, or nothing starts."
+        False, description="Serve all callers without API keys. Without keys the gateway only starts if this is true."
     )
     url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts that images named by address are fetched from, separated by commas; `*.example.com` stands "
         "for all below it. Unset: none. Private and local addresses are never asked, whatever names point there.",
     )
-    url_timeout: float = Field(5.0, gt=0, description="Seconds that fetching one image may take, redirects included.")
     dialects: str = Field(
         "all",
         description="Contracts of other systems that are spoken beside our own: `all`, `none`, or names separated by "
@@ -151,9 +142,6 @@ class Settings(BaseSettings):
     grpc_key: Path | None = Field(None, description="File with the certificate's private key, in PEM.")
     grpc_client_ca: Path | None = Field(
         None, description="File with the authorities, in PEM, that sign callers' certificates; set, callers need one."
-    )
-    max_grpc_calls: int = Field(
-        1000, gt=0, description="gRPC calls open at a time, streams included; what goes beyond is RESOURCE_EXHAUSTED."
     )
     max_stream_images: int = Field(
         64, gt=0, description="Images under way in one EmbedStream; beyond it the stream is not read any further."
@@ -194,18 +182,18 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _somebody_is_served(self) -> Self:
+    def _callers_are_chosen(self) -> Self:
         if self.key_records() and self.allow_anonymous:
             raise ValueError(f"{PREFIX}ALLOW_ANONYMOUS is true and there are API keys; expected one of the two")
         if not self.key_records() and not self.allow_anonymous:
             raise ValueError(
-                f"expected {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to serve whoever "
-                "can connect"
+                f"expected {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to serve all "
+                "callers"
             )
         return self
 
     @model_validator(mode="after")
-    def _encryption_is_whole(self) -> Self:
+    def _encryption_is_complete(self) -> Self:
         if (self.grpc_certificate is None) != (self.grpc_key is None):
             raise ValueError(f"expected {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY together; received one of them")
         if self.grpc_client_ca is not None and self.grpc_certificate is None:
@@ -213,12 +201,12 @@ class Settings(BaseSettings):
         return self
 
     def key_records(self) -> list[KeyRecord]:
-        """Read the API keys of both places.
+        """Read the API keys of both settings.
 
         Raises:
-            ValueError: one has another form, or the file cannot be read.
+            ValueError: a key in another form, or a file that cannot be read.
         """
-        # A Secret made from a file has lines, as that file has.
+        # A Kubernetes Secret made from a file has the file's lines.
         lines = [key for line in self.api_keys.splitlines() for key in line.split(";")]
         if self.api_keys_file is not None:
             try:
@@ -229,7 +217,7 @@ class Settings(BaseSettings):
 
 
 def traces_wanted() -> bool:
-    """Whether OpenTelemetry's own variables name somebody to send traces to; its SDK reads the others of them."""
+    """Whether OpenTelemetry's variables name an endpoint for traces; its SDK reads its other variables."""
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
@@ -238,20 +226,20 @@ def traces_wanted() -> bool:
 
 
 class SettingsError(Exception):
-    """The environment does not make settings; the message says what is wrong with each variable."""
+    """The environment has invalid settings; the message names what is wrong with each variable."""
 
 
 def read_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: a missing, a wrong or an unknown variable. A misspelt one would otherwise be ignored in silence.
+        SettingsError: a missing, wrong or unknown variable; a misspelt one would otherwise be ignored silently.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     faults = [
         f"{name}: no such setting{_nearest(name, known)}"
         for name in os.environ
-        if name.startswith(PREFIX) and name not in known
+        if name.startswith(PREFIX) and name not in known and name not in _REMOVED
     ]
     if traces_wanted() and not _can_trace():
         faults.append(
@@ -267,6 +255,15 @@ def read_settings() -> Settings:
     return settings
 
 
+def removed_settings() -> list[str]:
+    """Return one line for each variable of the environment that has become a constant."""
+    return [
+        f"{name} is no longer a setting and is ignored; it is always {value}"
+        for name, value in _REMOVED.items()
+        if name in os.environ
+    ]
+
+
 def _can_trace() -> bool:
     needed = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
     try:
@@ -276,7 +273,7 @@ def _can_trace() -> bool:
 
 
 def _fault(where: tuple[int | str, ...], message: str) -> str:
-    # What concerns several variables at once names them itself.
+    # A message about several variables names them itself.
     return f"{PREFIX}{str(where[0]).upper()}: {message}" if where else message.removeprefix("Value error, ")
 
 

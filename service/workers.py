@@ -1,8 +1,8 @@
-"""Several worker processes behind one port: one opens the port, starts the others, and watches over them.
+"""Several worker processes behind one port; a parent process opens the port, starts the workers and restarts them.
 
-The workers inherit the listening socket, so that a connection waits for whoever is free and none is lost when a worker
-goes. Their metrics are files in a directory of their own, which each of them can add up. What dies is started again;
-what cannot start stops all.
+The workers inherit the listening socket: a connection waits for the first free worker, and none is lost when a worker
+dies. Their metrics are files in a shared directory, which each worker can add up. A worker that dies is restarted; one
+that cannot start stops all.
 """
 
 import os
@@ -21,9 +21,9 @@ from service.settings import Settings
 from service.telemetry.logs import Logger
 
 _COULD_NOT_START = frozenset({1, 2})
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _GRACE_SECONDS = 10
-"""Beyond the time for draining, before a worker that does not stop is killed."""
+"""In addition to draining, before a worker that does not stop is killed."""
 
 
 def supervise(settings: Settings, log: Logger) -> int:
@@ -36,13 +36,13 @@ def supervise(settings: Settings, log: Logger) -> int:
         socket.create_server((settings.host, settings.port), family=family, backlog=2048) as listener,
         TemporaryDirectory(prefix="microtome-metrics-") as shared,
     ):
-        crew = _Crew(listener, shared, settings.workers)
+        crew = _Workers(listener, shared, settings.workers)
         code = crew.watch(stopping, log)
         return crew.stop(settings.drain + _GRACE_SECONDS) or code
 
 
-class _Crew:
-    """The workers by number."""
+class _Workers:
+    """The worker processes by number."""
 
     def __init__(self, listener: socket.socket, shared: str, workers: int) -> None:
         self._listener = listener
@@ -50,47 +50,46 @@ class _Crew:
         self._workers = [self._start() for _ in range(workers)]
 
     def watch(self, stopping: threading.Event, log: Logger) -> int:
-        """Start again what dies until told to stop; return a worker's exit code when it could not start, else 0."""
+        """Restart workers that die until `stopping` is set; return the exit code of one that cannot start, else 0."""
         began = time.monotonic()
-        while not stopping.wait(_LOOK_SECONDS):
+        while not stopping.wait(_POLL_SECONDS):
             for number, worker in enumerate(self._workers):
                 code = worker.poll()
                 if code is None:
                     continue
-                self._bury(worker)
+                self._forget_gauges(worker)
                 if code in _COULD_NOT_START:
                     return code
                 log.warning("worker_died", worker=number, code=code)
-                # A worker that dies at once is not started again in a busy loop.
+                # A worker that dies immediately must not be restarted in a busy loop.
                 stopping.wait(max(0.0, 1.0 - (time.monotonic() - began)))
                 began = time.monotonic()
                 self._workers[number] = self._start()
         return 0
 
     def stop(self, seconds: float) -> int:
-        """Let the workers drain, and return 0 when all of them ended well."""
+        """Let the workers drain, and return 0 if all ended cleanly."""
         for worker in self._workers:
             if worker.poll() is None:
                 worker.terminate()
         end = time.monotonic() + seconds
         codes = [_ended(worker, end - time.monotonic()) for worker in self._workers]
-        # One that was told to stop before it could listen to signals has lost nothing either.
+        # SIGTERM before the handlers are set is a clean end, too.
         return 0 if set(codes) <= {0, -signal.SIGTERM} else 1
 
     def _start(self) -> "subprocess.Popen[bytes]":
         number = self._listener.fileno()
-        return subprocess.Popen(  # noqa: S603, ourselves
-            [*_ourselves(), f"--listen-fd={number}"],
+        return subprocess.Popen(  # noqa: S603, this program
+            [*_command(), f"--listen-fd={number}"],
             pass_fds=[number],
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._shared},
         )
 
-    def _bury(self, worker: "subprocess.Popen[bytes]") -> None:
-        # Its counts stay, its gauges go.
+    def _forget_gauges(self, worker: "subprocess.Popen[bytes]") -> None:
         mark_process_dead(worker.pid, self._shared)  # type: ignore[no-untyped-call]
 
 
-def _ourselves() -> Sequence[str]:
+def _command() -> Sequence[str]:
     return [sys.executable, "-m", "service"]
 
 

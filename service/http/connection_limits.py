@@ -19,13 +19,13 @@ from service.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
-_LONGEST_HEAD = 1 << 16
-"""Bytes that may come without a head or a piece of a body coming of them, beside the piece that is being read."""
+_MAX_HEAD_BYTES = 1 << 16
+"""Bytes that may arrive without completing a head or adding to a body, apart from the current piece."""
 
-_LINGERS = 30.0
-"""Seconds that the rest of a body may take to come which has been answered, and any of an answer to be taken."""
+_LINGER_SECONDS = 30.0
+"""For the rest of a body that has been answered to arrive, and for the caller to read any of a response."""
 
-_OFFERS = frozenset({b"upgrade", b"http2-settings"})
+_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 
 def limited_protocol(metrics: Metrics, *, head_seconds: float) -> type[HttpToolsProtocol]:
@@ -58,100 +58,102 @@ class _LimitedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.parser = _Parser(self)
         self.whole: HTTPScope | None = None
-        """The scope of the last message that came to its end."""
-        self.came_of_it = False
-        """Whether the present piece has some of a body."""
+        """Scope of the last complete message."""
+        self.got_body = False
+        """Whether the current piece has some of a body."""
         self.watched = False
-        """Whether a message has begun that has not come in one piece."""
-        self._fruitless = 0
-        self._late: asyncio.TimerHandle | None = None
-        """Until when the head that is under way has to be complete."""
-        self._rest: asyncio.TimerHandle | None = None
-        """Until when the rest of a body that has been answered has to come."""
-        self._untaken: asyncio.TimerHandle | None = None
-        """Until when some of an answer has to be taken, while there is much of it."""
+        """Whether a message has begun that does not come in one piece."""
+        self._wasted = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        """Until the current head has to be complete."""
+        self._rest_timer: asyncio.TimerHandle | None = None
+        """Until the rest of a body that has been answered has to arrive."""
+        self._unread_timer: asyncio.TimerHandle | None = None
+        """Until the caller has to read some of a large response."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Close it, too, when nothing is ever asked."""
+        """Start the keep-alive timer: uvicorn starts it only after a request."""
         super().connection_made(transport)
         self._wait_for_a_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of the timers."""
+        """Cancel the timers."""
         super().connection_lost(exc)
-        _stop(self._late, self._rest, self._untaken)
+        _stop(self._head_timer, self._rest_timer, self._unread_timer)
 
     def on_body(self, body: bytes) -> None:
-        """Something has come."""
-        self.came_of_it = True
+        """Note that the piece has some of a body."""
+        self.got_body = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The whole request is here."""
+        """Note that the request is complete."""
         self.whole = self.scope
         super().on_message_complete()
 
-    def is_whole(self) -> None:
-        """Wait for the next request where none has come: uvicorn stops its timer for each piece of anything."""
-        self.watched, self._fruitless = False, 0
-        _stop(self._late, self._rest)
-        self._late = self._rest = None
+    def message_ended(self) -> None:
+        """End the timers of a complete request; restart the keep-alive timer, which uvicorn stops for any data."""
+        self.watched, self._wasted = False, 0
+        _stop(self._head_timer, self._rest_timer)
+        self._head_timer = self._rest_timer = None
         if self.timeout_keep_alive_task is None and self._idle:
             self._wait_for_a_request()
 
-    def goes_on(self, size: int, *, further: bool) -> None:
-        """See after each piece whether a request still comes of what comes.
+    def message_continues(self, size: int, *, progress: bool) -> None:
+        """Check after each piece of an incomplete message that it makes progress.
 
         Args:
             size: of the piece, in bytes.
-            further: whether it has brought a head to its end, or some of a body.
+            progress: whether it has completed a head, or has some of a body.
         """
         if self.transport.is_closing():
             return
         self.watched = True
-        self._fruitless = 0 if further else self._fruitless + size
-        if self._fruitless > _LONGEST_HEAD:
-            self._refuse(BadRequest(f"Expected a request's head of at most {_LONGEST_HEAD} bytes, received more."))
+        self._wasted = 0 if progress else self._wasted + size
+        if self._wasted > _MAX_HEAD_BYTES:
+            self._refuse(BadRequest(f"Expected a request's head of at most {_MAX_HEAD_BYTES} bytes, received more."))
         elif self.cycle is None or self.cycle.scope is not self.scope:
-            _stop(self._rest)
-            self._rest = None
-            if self._late is None:
-                self._late = self.loop.call_later(self.head_seconds, self._head_is_late)
+            _stop(self._rest_timer)
+            self._rest_timer = None
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(self.head_seconds, self._refuse_late_head)
         else:
-            _stop(self._late)
-            self._late = None
-            if self._rest is None and self.cycle.response_complete:
-                # Callers send it before they read. Until the first of it comes uvicorn's own timer runs.
-                self._rest = self.loop.call_later(_LINGERS, self.transport.close)
+            _stop(self._head_timer)
+            self._head_timer = None
+            if self._rest_timer is None and self.cycle.response_complete:
+                # Callers send it before they read. Until its first piece uvicorn's keep-alive timer runs.
+                self._rest_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def pause_writing(self) -> None:
-        """Wait for whoever asked to take the answer, as long as any of it is taken."""
+        """Wait for the caller to read the response, as long as it reads any of it."""
         super().pause_writing()
-        self._untaken = self.loop.call_later(_LINGERS, self._look_what_is_taken, self.transport.get_write_buffer_size())
+        self._unread_timer = self.loop.call_later(
+            _LINGER_SECONDS, self._check_unread, self.transport.get_write_buffer_size()
+        )
 
     def resume_writing(self) -> None:
-        """Go on."""
-        _stop(self._untaken)
+        """Stop waiting for the caller to read."""
+        _stop(self._unread_timer)
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close; what has not been taken by now is given up, since closing would wait for it."""
+        """Close; discard what the caller has not read, since closing would wait for it."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         super().timeout_keep_alive_handler()
 
-    def without_offer(self) -> bytes:
-        """Return the head that has just been read, without the offer to upgrade, which RFC 9110 lets us ignore."""
-        kept = [b"%b: %b\r\n" % header for header in self.headers if header[0] not in _OFFERS]
+    def head_without_upgrade(self) -> bytes:
+        """Return the current head without its offer to upgrade, which RFC 9110 allows us to ignore."""
+        kept = [b"%b: %b\r\n" % header for header in self.headers if header[0] not in _UPGRADE_HEADERS]
         line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         return b"".join([line, *kept, b"\r\n"])
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, in the words of all other refusals."""
+        """Refuse what is not HTTP, with problem details."""
         self._refuse(BadRequest(f"{msg} Expected HTTP/1.1."))
 
     def _should_upgrade(self) -> bool:
-        """Have uvicorn pass over a head that offers to, since it is read once more; not so with CONNECT."""
+        """Have uvicorn skip a head with an offer to upgrade, which is parsed again without it; but not CONNECT."""
         return self.parser.get_method() != b"CONNECT"
 
     @property
@@ -160,32 +162,32 @@ class _LimitedProtocol(HttpToolsProtocol):
         return (cycle is None or cycle.response_complete) and not self.transport.is_closing()
 
     @property
-    def _answering(self) -> bool:
+    def _responding(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and cycle.response_started and not cycle.response_complete
 
     def _wait_for_a_request(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
-    def _head_is_late(self) -> None:
-        self._late = None
+    def _refuse_late_head(self) -> None:
+        self._head_timer = None
         if self._idle:
             self._refuse(BodyTooSlow(f"Expected the request's head within {self.head_seconds:g} s."))
         elif not self.transport.is_closing():
-            # While an answer is being made nothing is read that would not fit into memory.
-            self._late = self.loop.call_later(self.head_seconds, self._head_is_late)
+            # Reading pauses while a response is computed, so little can arrive meanwhile.
+            self._head_timer = self.loop.call_later(self.head_seconds, self._refuse_late_head)
 
-    def _look_what_is_taken(self, before: int) -> None:
+    def _check_unread(self, before: int) -> None:
         size = self.transport.get_write_buffer_size()
         if size < before:
-            self._untaken = self.loop.call_later(_LINGERS, self._look_what_is_taken, size)
+            self._unread_timer = self.loop.call_later(_LINGER_SECONDS, self._check_unread, size)
         else:
             self.transport.abort()
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer outside of any request, unless an answer is under way, and close."""
+        """Send an error outside of any request, unless a response is being sent, and close."""
         answer = problem_response(error, self.metrics, {})
-        if not self._answering:
+        if not self._responding:
             headers = [*self.server_state.default_headers, *answer.raw_headers]
             lines = [b"%b: %b\r\n" % header for header in headers if header[0] != b"connection"]
             head = b"".join([STATUS_LINE[answer.status_code], *lines, b"connection: close\r\n\r\n"])
@@ -194,35 +196,35 @@ class _LimitedProtocol(HttpToolsProtocol):
 
 
 class _Parser(httptools.HttpRequestParser):
-    """Parses on behind an offer to upgrade; llhttp takes what follows for another protocol, a body included."""
+    """Continues after an offer to upgrade; llhttp takes what follows, a body included, for another protocol."""
 
     def __init__(self, protocol: _LimitedProtocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
-        # As uvicorn does: what comes behind the last request of a connection is no error in that.
+        # As in uvicorn: data after the last request of a connection is not an error of that request.
         self.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # what uvicorn feeds it
-        """Parse a piece, and see what has come of it."""
+        """Parse a piece, and check the progress of its message."""
         protocol = self._protocol
         cycle = protocol.cycle
-        protocol.came_of_it = False
+        protocol.got_body = False
         try:
             super().feed_data(data)
         except httptools.HttpParserUpgrade as offer:
-            self._parse_on(memoryview(data), offer)
+            self._parse_rest(memoryview(data), offer)
         if protocol.whole is not protocol.scope:
-            protocol.goes_on(len(data), further=protocol.came_of_it or protocol.cycle is not cycle)
+            protocol.message_continues(len(data), progress=protocol.got_body or protocol.cycle is not cycle)
         elif protocol.watched or protocol.cycle is cycle:
-            protocol.is_whole()
+            protocol.message_ended()
 
-    def _parse_on(self, data: memoryview, offer: httptools.HttpParserUpgrade) -> None:
+    def _parse_rest(self, data: memoryview, offer: httptools.HttpParserUpgrade) -> None:
         if self.get_method() == b"CONNECT":
-            # What follows is for whoever it was to be connected to, and no request to us.
+            # What follows is meant for the other end of the tunnel, and is not a request.
             self._protocol.cycle.keep_alive = False
             return
         while True:
-            super().feed_data(self._protocol.without_offer())
+            super().feed_data(self._protocol.head_without_upgrade())
             data = data[offer.args[0] :]
             try:
                 super().feed_data(data)

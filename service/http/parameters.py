@@ -124,7 +124,9 @@ OPTIONS: Mapping[str, Option] = {
     "on_error": _choice(
         OnError, "`fail`: one bad image fails the request. `skip`: good ones are answered, bad ones named.", "fail"
     ),
-    "cache": _choice(CacheUse, "`refresh` computes anew and stores, `bypass` computes anew and does not store.", "use"),
+    "cache": _choice(
+        CacheUse, "`refresh` computes again and stores, `bypass` computes again and does not store.", "use"
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from service.errors import (
     unknown,
 )
 from service.model_server.replicas import Replicas
-from service.model_server.watcher import AVAILABLE, ModelState, Timing, Watcher
+from service.model_server.watcher import AVAILABLE, ModelState, Watcher, WatchTiming
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -31,7 +31,7 @@ class ModelRegistry:
         models: Sequence[str],
         *,
         label: str | None = None,
-        timing: Timing,
+        timing: WatchTiming,
         metrics: Metrics,
         log: Logger,
         clock: Callable[[], float] = monotonic,

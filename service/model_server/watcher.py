@@ -29,7 +29,7 @@ from service.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class WatchTiming:
     """Seconds. An idle model is asked for its manifest after `ask_after`, and tried with an image after `try_after`.
 
     It is ready while it has answered within `answers_for` and an inference has worked within `works_for`.
@@ -71,7 +71,7 @@ class ModelState:
     refused: set[int] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def trouble(self, now: float, timing: Timing) -> str | None:
+    def trouble(self, now: float, timing: WatchTiming) -> str | None:
         """Return what is wrong, for people; None when the model answers, and an inference has worked not long ago."""
         if self.error is not None:
             return str(self.error)
@@ -92,7 +92,7 @@ class Watcher:
         models: Mapping[str, ModelState],
         *,
         label: str | None,
-        timing: Timing,
+        timing: WatchTiming,
         metrics: Metrics,
         log: Logger,
         clock: Callable[[], float],

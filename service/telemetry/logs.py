@@ -1,15 +1,15 @@
-"""Structured logs on stderr: for people on a terminal, JSON for machines."""
+"""Structured logs on stderr: text for people, JSON for machines."""
 
 import sys
 from random import getrandbits
 from typing import Literal, Protocol
 
-# structlog draws tracebacks with rich wherever that is installed: 4 MB, and local variables, with secrets among them,
-# in the log. While it is imported here it does not find it.
+# structlog formats tracebacks with rich if that is installed: 4 MB, and local variables, secrets included, in the log.
+# So rich is hidden while structlog is imported.
 _HIDDEN = "rich"
 _hidden = _HIDDEN not in sys.modules
 if _hidden:
-    sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # as Python says that there is no such module
+    sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # means that there is no such module
 try:
     import structlog
 finally:
@@ -23,37 +23,37 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Logger(Protocol):
-    """What we use of a structlog logger: an event's name, and facts about it."""
+    """The methods used of a structlog logger; they take an event's name and facts about it."""
 
     def info(self, event: str, /, **facts: object) -> object:
-        """Say what happened."""
+        """Log an event."""
         ...
 
     def warning(self, event: str, /, **facts: object) -> object:
-        """Say what somebody should look at."""
+        """Log an event that needs attention."""
         ...
 
     def exception(self, event: str, /, **facts: object) -> object:
-        """Say what broke, with the traceback."""
+        """Log an error with its traceback."""
         ...
 
 
 def request_id(given: str) -> str:
-    """Return the id under which a request is logged: the caller's if it can stand in a line, or a new one."""
+    """Return the id of a request: the caller's if it is short printable ASCII, else a new one."""
     return given if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable() else _new_id()
 
 
 def _new_id() -> str:
-    # Not a secret, and a tenth of what the kernel's random numbers cost.
+    # Not a secret; the kernel's random numbers cost ten times as much.
     return f"{getrandbits(128):032x}"
 
 
 def configure(form: LogFormat, level: LogLevel) -> Logger:
-    """Set logging up for this process and return its logger.
+    """Configure logging for this process and return its logger.
 
     Args:
         form: `console` for people, `json` for machines: one object a line.
-        level: what is less than this is not said.
+        level: the lowest level that is logged.
     """
     renderer = (
         structlog.processors.JSONRenderer()

@@ -1,4 +1,4 @@
-"""Every metric of the gateway, declared in one place and nowhere else.
+"""All metrics of the gateway.
 
 Labels are bounded: a model's name becomes a label only when that model is served here, a route only when it exists.
 docs/reference/metrics.md is generated from here.
@@ -33,11 +33,11 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 _SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-"""True in a worker, whose metrics are files; the library has looked at the same variable when it was imported."""
+"""True in a worker, whose metrics are files; the library reads the same variable when it is imported."""
 
 
-_TOGETHER = 1 if _SHARED else 64
-"""Observations told together. Workers tell each at once: whichever is asked reads the others' files."""
+_BATCH = 1 if _SHARED else 64
+"""Observations passed to the library together. Workers pass each immediately: any worker may read the files."""
 
 
 class Described(NamedTuple):
@@ -53,7 +53,7 @@ _Metric = TypeVar("_Metric", Counter, Histogram)
 
 
 class _Children(dict[tuple[str, ...], _Metric]):
-    """A metric's children by the values of its labels, made when first asked for."""
+    """A metric's children by label values, made on first use."""
 
     def __init__(self, parent: _Metric) -> None:
         self._parent: _Metric = parent
@@ -64,46 +64,46 @@ class _Children(dict[tuple[str, ...], _Metric]):
         return child
 
 
-class _Later(Collector):
-    """What was observed lately, told to the library when it is asked, or many at a time.
+class _Buffer(Collector):
+    """Buffers observations until the library collects metrics, or until there are many.
 
-    One by one, between other work, an observation costs several times as much as in a row, and a request makes a dozen.
+    Between other work an observation costs several times as much as in a row, and a request makes a dozen.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Be asked before everything that is registered afterwards."""
+        """Register first, so that it is collected before the metrics."""
         self._observed: list[tuple[Histogram, float]] = []
         self._levels: dict[Gauge, float] = {}
         self._counted: dict[Counter, int] = {}
         registry.register(self)
 
     def observe(self, histogram: Histogram, amount: float) -> None:
-        """Note an amount."""
+        """Buffer an observation."""
         self._observed.append((histogram, amount))
-        if len(self._observed) >= _TOGETHER:
-            self._tell()
+        if len(self._observed) >= _BATCH:
+            self._flush()
 
     def count(self, counter: Counter, amount: int) -> None:
-        """Note so many more."""
+        """Buffer an increment."""
         if _SHARED:
             counter.inc(amount)
         else:
             self._counted[counter] = self._counted.get(counter, 0) + amount
 
     def level(self, gauge: Gauge) -> Callable[[float], object]:
-        """Return what notes a gauge's level: the last one counts."""
+        """Return a function that sets a gauge; the last value counts."""
         return gauge.set if _SHARED else partial(self._levels.__setitem__, gauge)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: these are other collectors' metrics."""
+        """Return nothing: these are the metrics of other collectors."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Tell the others, who are asked next."""
-        self._tell()
+        """Flush to the metrics, which are collected next."""
+        self._flush()
         return ()
 
-    def _tell(self) -> None:
+    def _flush(self) -> None:
         observed, self._observed = self._observed, []
         for histogram, amount in observed:
             histogram.observe(amount)
@@ -119,10 +119,10 @@ class Metrics:
     """The gateway's metrics in a registry of their own. Implements the core's `Observer`."""
 
     def __init__(self) -> None:
-        # Twice the series for a time that nobody asks for.
+        # They would double the number of series.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
-        self._later = _Later(registry)
+        self._buffer = _Buffer(registry)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -256,7 +256,7 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        # labels() takes as long as everything else that counting does.
+        # labels() takes half the time of counting.
         self._stage = _Children(self.stage_seconds)
         self._requests = _Children(self.requests)
         self._request_seconds = _Children(self.request_seconds)
@@ -269,29 +269,29 @@ class Metrics:
 
     def stage(self, name: str, seconds: float) -> None:
         """Count a stage's duration, in seconds."""
-        self._later.observe(self._stage[name,], seconds)
+        self._buffer.observe(self._stage[name,], seconds)
 
     def request_answered(self, route: str, status: int, seconds: float) -> None:
         """Count a request by its route's template, its status, and the seconds that it took."""
         self._requests[route, str(status)].inc()
-        self._later.observe(self._request_seconds[route,], seconds)
+        self._buffer.observe(self._request_seconds[route,], seconds)
 
     def level(self, gauge: Gauge) -> Callable[[float], object]:
-        """Return what sets one of the gauges here, for levels that change with every image."""
-        return self._later.level(gauge)
+        """Return a function that sets a gauge, for levels that change with every image."""
+        return self._buffer.level(gauge)
 
     def batch_sent(self, model: str, images: int) -> None:
         """Count a call of the model server by its images."""
-        self._later.observe(self._batches[model,], images)
+        self._buffer.observe(self._batches[model,], images)
 
     def answered_again(self, model: str, cache_seconds: float) -> None:
-        """Count an answer that was kept as it had been written: a hit of the memory tier, and one vector."""
+        """Count a response of the response cache: a hit of the memory tier, and one vector."""
         self.stage("cache", cache_seconds)
         self._lookups["memory", "hit"].inc()
         self._vectors[model, "hit"].inc()
 
     def failed(self, error: ServiceError) -> None:
-        """Count a request that ended in an error, by the error's name, and by the limit that it met, if it did."""
+        """Count a request that ended in an error, by the error's name, and by its limit if it was refused."""
         self._errors[slug(type(error)),].inc()
         if isinstance(error, Overloaded):
             self._overloads[error.reason,].inc()
@@ -301,9 +301,9 @@ class Metrics:
         self._keys[name,].inc()
 
     def images_arrived(self, images: int, size: int) -> None:
-        """Count images that came whole, and their bytes."""
-        self._later.count(self.images, images)
-        self._later.count(self.image_bytes, size)
+        """Count complete images, and their bytes."""
+        self._buffer.count(self.images, images)
+        self._buffer.count(self.image_bytes, size)
 
     def vectors_answered(self, model: str, sources: Sequence[str]) -> None:
         """Count the vectors of one request by where they came from."""
@@ -314,9 +314,9 @@ class Metrics:
         """Return all metrics in Prometheus' text format, those of all workers added up."""
         if not _SHARED:
             return generate_latest(self.registry)
-        everybody = CollectorRegistry()
-        MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
-        return generate_latest(everybody)
+        all_workers = CollectorRegistry()
+        MultiProcessCollector(all_workers)  # type: ignore[no-untyped-call]
+        return generate_latest(all_workers)
 
     def described(self) -> Iterator[Described]:
         """Describe the metrics declared here, in the order of their declaration."""

@@ -1,8 +1,8 @@
 """OpenTelemetry traces: a span for each request and, within it, for each of its stages; sent by OTLP over HTTP.
 
-Imported only when traces are asked for, since it needs the extra `otel`. Where to, how much and as whom stands in
-OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME` and so on),
-which its SDK reads: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+Imported only if traces are configured, since it needs the extra `otel`. OpenTelemetry's SDK reads its own variables
+(`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME` and so on):
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from service.telemetry.metrics import Metrics
 
 _PROGRAM = "microtome"
 _LAST_SECONDS = 5.0
-"""For sending the last spans at the end; who does not take them by then does not get them."""
+"""To send the last spans at shutdown; later ones are lost."""
 
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Statuses that are a server's error: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/"""
 
 
 class Tracing:
-    """This process' traces."""
+    """The traces of this process."""
 
     def __init__(self) -> None:
         resource = Resource.create()
@@ -40,7 +40,7 @@ class Tracing:
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer(_PROGRAM)
-        # Baggage is left where it is: what strangers put into it is nothing for the model server.
+        # Without baggage: what callers put into it must not reach the model server.
         self._propagator = TraceContextTextMapPropagator()
 
     @contextmanager
@@ -49,7 +49,7 @@ class Tracing:
 
         Args:
             method: of HTTP.
-            path: as it was asked for.
+            path: as requested.
             headers: with names in lower case.
 
         Yields:
@@ -77,18 +77,18 @@ class Tracing:
         """Be in a gRPC call's span while the block runs; a `traceparent` among the metadata is its parent.
 
         Args:
-            route: as logs and metrics name it.
+            route: its name in logs and metrics.
             metadata: the caller's.
 
         Yields:
-            What is to be told the number and the name of the status that the call ends with.
+            A function to call with the number and the name of the call's status.
         """
         with self._tracer.start_as_current_span(
             route,
             self._propagator.extract(metadata),
             SpanKind.SERVER,
             {"rpc.system": "grpc", "rpc.method": route.partition(":")[2]},
-            # How a call is ended is an exception here, and most of those are no error of ours.
+            # gRPC ends calls by exceptions, most of which are not the server's errors.
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -101,30 +101,30 @@ class Tracing:
             yield ended
 
     def stage(self, name: str, seconds: float) -> None:
-        """Add a span for a stage that has just ended to the present request, if there is one and it is sampled."""
+        """Add a span for a stage that has just ended to the current request, if there is one and it is sampled."""
         if trace.get_current_span().is_recording():
             end = time_ns()
             self._tracer.start_span(name, start_time=end - int(seconds * 1e9)).end(end)
 
     def outgoing(self) -> Sequence[tuple[str, str]]:
-        """Return the gRPC metadata that tells a server which span its work belongs to."""
+        """Return the gRPC metadata that names the current span to a server."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
         return tuple(carrier.items())
 
     def metrics(self) -> "TracedMetrics":
-        """Make metrics whose stages are told here, too."""
+        """Make metrics whose stages become spans, too."""
         return TracedMetrics(self)
 
     async def close(self) -> None:
-        """Send the last spans, as far as they are taken in time."""
+        """Send the last spans, within a time limit."""
         sent = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         sent.start()
         await asyncio.to_thread(sent.join, _LAST_SECONDS)
 
 
 class TracedMetrics(Metrics):
-    """Metrics whose stages are spans, too."""
+    """Metrics whose stages become spans, too."""
 
     def __init__(self, tracing: Tracing) -> None:
         super().__init__()

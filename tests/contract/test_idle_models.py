@@ -12,14 +12,14 @@ from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from service.model_server.predict_encoding import WireTensor
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.watcher import Timing
+from service.model_server.watcher import WatchTiming
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer
 from tests.e2e.test_versions import SQUASHED
 from tests.exported_models import export
 
-TIMING = Timing()
+TIMING = WatchTiming()
 
 
 class Watched(Replicas):

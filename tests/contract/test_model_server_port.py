@@ -18,7 +18,7 @@ from service.errors import DeadlineExceeded, ModelNotReady, UnknownModel, Unknow
 from service.model_server.batcher import Batcher
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.watcher import Timing
+from service.model_server.watcher import WatchTiming
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer as ModelServerProcess
@@ -47,7 +47,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
         return
     process: ModelServerProcess = request.getfixturevalue("process")
     rpc = Replicas([process.address])
-    catalogue = ModelRegistry(rpc, ["lite0"], timing=Timing(), metrics=Metrics(), log=configure("json", "error"))
+    catalogue = ModelRegistry(rpc, ["lite0"], timing=WatchTiming(), metrics=Metrics(), log=configure("json", "error"))
     keeping = asyncio.create_task(catalogue.run())
     async with asyncio.timeout(30):
         while catalogue.readiness()["lite0"] is not None:  # noqa: ASYNC110, polled like a probe

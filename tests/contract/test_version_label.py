@@ -12,7 +12,7 @@ import pytest
 
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.watcher import Timing
+from service.model_server.watcher import WatchTiming
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.configured import ConfiguredModelServer
@@ -56,7 +56,7 @@ def servers(lite0_models: Path) -> Iterator[list[Labelled]]:
 def following(rpc: Replicas) -> ModelRegistry:
     """A catalogue that follows the label."""
     log = configure("json", "error")
-    return ModelRegistry(rpc, ["lite0"], label="stable", timing=Timing(), metrics=Metrics(), log=log)
+    return ModelRegistry(rpc, ["lite0"], label="stable", timing=WatchTiming(), metrics=Metrics(), log=log)
 
 
 @asynccontextmanager

@@ -117,6 +117,26 @@ async def test_a_closed_connection_is_opened_anew(valkey: Valkey) -> None:
     await servers.close()
 
 
+async def test_after_a_failure_all_idle_connections_are_closed(valkey: Valkey) -> None:
+    """They lead to the same server, such as a master that became a replica: each would cost a failure of its own."""
+    servers = RedisServers(valkey.url, timeout=20)
+    await asyncio.gather(*(servers.read([f"k{number}"]) for number in range(50)))
+
+    def ours() -> int:
+        with valkey.client() as client:
+            return len([each for each in client.client_list() if each["name"] == "microtome"])
+
+    assert ours() > 1
+    with pytest.raises(CacheUnavailable, match="unknown command"):
+        await servers.run([("NONSENSE",)])
+    async with asyncio.timeout(10):
+        while ours():  # noqa: ASYNC110, Redis tells nobody
+            await asyncio.sleep(0.01)
+    assert [None] == await servers.read(["k"])
+    assert 1 == ours()
+    await servers.close()
+
+
 @asynccontextmanager
 async def speaking(*answers: bytes) -> AsyncIterator[tuple[RedisServers, list[asyncio.Task[object] | None]]]:
     """A server that says OK to a login, and these bytes to the commands of its first, second, … connection."""

@@ -163,12 +163,12 @@ async def test_a_claim_ends_with_its_work(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"),
-    [({"cache_unwritten_bytes": 0}, b"1234"), ({"cache_float16": True}, np.array([7e4], "<f4").tobytes())],
+    ("setting", "unwritten_bytes", "value"),
+    [({}, 0, b"1234"), ({"cache_float16": True}, 1 << 20, np.array([7e4], "<f4").tobytes())],
     ids=["too many wait to be written", "beyond what a float16 can hold"],
 )
 async def test_a_vector_that_is_not_written_is_not_waited_for(
-    pair: Pair, setting: dict[str, Any], value: bytes
+    pair: Pair, setting: dict[str, Any], unwritten_bytes: int, value: bytes
 ) -> None:
     """It is dropped, and with it the claim on it."""
     settings = Settings(
@@ -180,7 +180,8 @@ async def test_a_vector_that_is_not_written_is_not_waited_for(
         cache_lease=LONG,
         **setting,
     )
-    cache, leases, _ = open_cache(settings, Metrics(), configure("json", "error"))
+    log = configure("json", "error")
+    cache, leases, _ = open_cache(settings, Metrics(), log, unwritten_bytes=unwritten_bytes)
     assert not (await leases.acquire(["k", "l"])).elsewhere
     with pair.valkey.client() as client:
         assert 2 == len(client.keys("mt1-claim:*"))

@@ -146,8 +146,10 @@ class _Connections:
                         raise CacheUnavailable(f"Expected {values} values, received {str(answer)[:100]}")  # noqa: TRY301
             except BaseException:
                 # Cancelled: its answer would be read as the next caller's. An error: of a master that became a replica,
-                # of a password that changed; the next connection may be to another server.
+                # of a password that changed. The idle ones are as old: the next call connects again, maybe elsewhere.
                 await self._drop(connection)
+                while self._idle:
+                    await self._drop(self._idle.pop())
                 raise
             self._idle.append(connection)
             return answers
@@ -178,6 +180,8 @@ class _Connections:
         self._open.add(connection)
         try:
             await connection.connect()
+            if await connection.can_read():
+                raise CacheUnavailable("The server sent something that was not asked for.")  # noqa: TRY301
         except BaseException:
             # redis-py leaves the socket open when it is cancelled while it logs in.
             await self._drop(connection)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import PREFIX, Settings, SettingsError, read_settings
+from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings
 
 NEEDED = {
     "MICROTOME_MODEL_SERVER": "localhost:8500",
@@ -111,3 +111,11 @@ def test_half_an_encryption_is_none(monkeypatch: pytest.MonkeyPatch, given: list
         monkeypatch.setenv(PREFIX + name, "file.pem")
     with pytest.raises(SettingsError, match=words):
         read_settings()
+
+
+def test_a_removed_setting_is_ignored_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line for each; the others are read as ever."""
+    assert [] == removed_settings()
+    monkeypatch.setenv("MICROTOME_BODY_PAUSE", "3")
+    assert 8000 == read_settings().port
+    assert ["MICROTOME_BODY_PAUSE is no longer a setting and is ignored; it is always 10 s"] == removed_settings()

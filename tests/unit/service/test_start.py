@@ -1,5 +1,6 @@
 """What the process does at its start, beside what the application does."""
 
+import os
 import subprocess
 import sys
 
@@ -35,6 +36,22 @@ def test_a_word_that_there_is_not_is_told(words: str, said: str) -> None:
     assert 2 == started.returncode
     assert said in started.stderr
     assert "Traceback" not in started.stderr
+
+
+def test_a_removed_setting_is_one_line_of_the_log() -> None:
+    """And the gateway goes on: here, until it cannot bind to its address."""
+    needed = {"MODEL_SERVER": "localhost:1", "MODELS": "a", "ALLOW_ANONYMOUS": "true", "HOST": "192.0.2.1"}
+    environment = {f"MICROTOME_{name}": value for name, value in {**needed, "URL_TIMEOUT": "1"}.items()}
+    started = subprocess.run(
+        [sys.executable, "-m", "service"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert "cannot assign" in started.stderr
+    assert 1 == started.stderr.count("MICROTOME_URL_TIMEOUT is no longer a setting")
+    assert "listening" in started.stderr
 
 
 def test_what_the_start_has_made_is_kept_from_the_collector() -> None:

@@ -103,7 +103,7 @@ async def test_whoever_asks_nothing_is_let_go(gateway: Gateway) -> None:
 @pytest.mark.parametrize("rest", ["comes", "does not come"])
 async def test_the_rest_of_a_body_that_has_been_answered(gateway: Gateway, rest: str, monkeypatch: Any) -> None:
     """If it comes the connection goes on; if it does not the connection is closed."""
-    monkeypatch.setattr(connection_limits, "_LINGERS", 0.1)
+    monkeypatch.setattr(connection_limits, "_LINGER_SECONDS", 0.1)
     async with listening(gateway.app, served(gateway)) as port, peer_of(port) as peer:
         await peer.send(HEAD % 9_001 + b"\r\n", b"a")
         assert 413 == (await peer.answer())[0]
@@ -119,7 +119,7 @@ async def test_the_rest_of_a_body_that_has_been_answered(gateway: Gateway, rest:
 
 async def test_answers_that_nobody_takes_are_given_up(gateway: Gateway, monkeypatch: Any) -> None:
     """They would be held in memory for as long as their callers like."""
-    monkeypatch.setattr(connection_limits, "_LINGERS", 0.1)
+    monkeypatch.setattr(connection_limits, "_LINGER_SECONDS", 0.1)
     asked = 20
     async with listening(gateway.app, served(gateway)) as port, peer_of(port, takes=4096) as peer:
         transport: Any = peer.writer.transport

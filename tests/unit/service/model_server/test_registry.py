@@ -30,7 +30,7 @@ from service.model_server.client import ModelServerClient
 from service.model_server.predict_encoding import pixels_tensor, query_tensor
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
-from service.model_server.watcher import Timing
+from service.model_server.watcher import WatchTiming
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import SIZE, card
 from tests.unit.service.http.conftest import KeptLog
@@ -107,7 +107,7 @@ async def catalogue_over(serving: Serving, log: KeptLog) -> AsyncIterator[ModelR
     """A catalogue that looks after one model there, and has found it."""
     server, port = await started(serving)
     rpc = Replicas([f"127.0.0.1:{port}"])
-    timing = Timing(poll=0.02, retry=0.02)
+    timing = WatchTiming(poll=0.02, retry=0.02)
     catalogue = ModelRegistry(rpc, ["toy"], timing=timing, metrics=Metrics(), log=log)
     keeping = asyncio.create_task(catalogue.run())
     try:
