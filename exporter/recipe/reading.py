@@ -276,7 +276,7 @@ class _Model:
             problem = "expected a pooling that makes vectors, to append several layers. Received: none."
             self._tree.note((*loc, "pooling"), problem)
         projected = "projection" in entry.model_fields_set
-        projection = entry.projection.resolved() if projected else None
+        projection = entry.projection.as_projection() if projected else None
         if projected and entry.pooling == "none":
             problem = "expected a pooling that makes a vector, to project it. Received: pooling: none; say flatten."
             self._tree.note((*loc, "projection"), problem)
