@@ -7,31 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    Tag,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from exporter.recipe import resolved
 from exporter.recipe.backbones import Scaling
 from exporter.recipe.pooling_names import PATTERN, SPELLINGS, PoolingName
 from exporter.recipe.preprocessing import CROPS, INTERPOLATIONS, RESIZES
 from exporter.recipe.presets import PRESETS
-from exporter.recipe.resolved import (
-    DEFAULT_CALIBRATION_IMAGES,
-    DEFAULT_MAX_BATCH_SIZE,
-    NORMALIZATIONS,
-    PRECISIONS,
-    QUANTIZATIONS,
-    Projection,
-)
 
 _TEXT = {"type": "string", "minLength": 1}
 _COUNT = {"type": "integer", "minimum": 1}
@@ -109,9 +93,9 @@ class PcaEntry(_Entry):
     pca: Count
     whiten: bool = Field(default_factory=bool)
 
-    def resolved(self) -> Projection:
+    def as_projection(self) -> resolved.Projection:
         """Return the projection."""
-        return Projection("pca", self.pca, whiten=self.whiten)
+        return resolved.Projection("pca", self.pca, whiten=self.whiten)
 
 
 class RandomEntry(_Entry):
@@ -120,9 +104,9 @@ class RandomEntry(_Entry):
     random: Count
     seed: int = Field(default_factory=int, ge=0)
 
-    def resolved(self) -> Projection:
+    def as_projection(self) -> resolved.Projection:
         """Return the projection."""
-        return Projection("random", self.random, seed=self.seed)
+        return resolved.Projection("random", self.random, seed=self.seed)
 
 
 class OutputEntry(_Entry):
@@ -141,8 +125,8 @@ class OutputEntry(_Entry):
     projection: Annotated[
         Annotated[PcaEntry, Tag("pca")] | Annotated[RandomEntry, Tag("random")], Discriminator(_projection_kind)
     ] = _optional("To so many dimensions: fitted on images, or seeded and sparse.")
-    normalize: Annotated[str, _Choice(NORMALIZATIONS)] = Field("none", description="The last step.")
-    quantization: Annotated[str, _Choice(QUANTIZATIONS)] = Field(
+    normalize: Annotated[str, _Choice(resolved.NORMALIZATIONS)] = Field("none", description="The last step.")
+    quantization: Annotated[str, _Choice(resolved.QUANTIZATIONS)] = Field(
         "none", description="Whether ranges are kept for the gateway's int8 answers."
     )
 
@@ -164,7 +148,7 @@ class CalibrationEntry(_Entry):
     """`calibration: FOLDER` or `calibration: {folder: FOLDER, images: 2000}`."""
 
     folder: Text = Field(description="Every image below it counts.")
-    images: Count = Field(DEFAULT_CALIBRATION_IMAGES, description="At most so many, evenly spread.")
+    images: Count = Field(resolved.DEFAULT_CALIBRATION_IMAGES, description="At most so many, evenly spread.")
 
 
 class ModelEntry(_Entry):
@@ -185,11 +169,13 @@ class ModelEntry(_Entry):
         default_factory=InputEntry, description="From an image to pixels; the backbone's own where nothing is said."
     )
     include_top: bool = _optional("Whether the classifier is there; left out: where published weights fit it.")
-    precision: Annotated[str, _Choice(PRECISIONS)] = Field(
-        PRECISIONS[0], description="Of the arithmetic; vectors are float32 in any case."
+    precision: Annotated[str, _Choice(resolved.PRECISIONS)] = Field(
+        resolved.PRECISIONS[0], description="Of the arithmetic; vectors are float32 in any case."
     )
     default_output: Name = _optional("For requests that name none; the last output if left out.")
-    max_batch_size: Count = Field(DEFAULT_MAX_BATCH_SIZE, description="The largest batch that a model server runs.")
+    max_batch_size: Count = Field(
+        resolved.DEFAULT_MAX_BATCH_SIZE, description="The largest batch that a model server runs."
+    )
     version: Count = _optional("The next free one if left out.")
     calibration: Annotated[CalibrationEntry, _Shorthand(str, _TEXT, lambda folder: {"folder": folder})] = _optional(
         "A folder of images like those to come, for pca and int8."

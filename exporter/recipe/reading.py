@@ -107,6 +107,7 @@ def _message(tree: YamlTree, problem: ErrorDetails) -> str:
     elif kind in {"model_type", "union_tag_not_found"}:
         keys = ENTRIES.get(tuple(part for part in loc if isinstance(part, str)))
         expected = f"a mapping with {', '.join(keys.model_fields) if keys else 'pca, whiten, random, seed'}"
+        expected = f"text, or {expected}" if key == "calibration" else expected
     elif kind == "literal_error":
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         expected, near = f"one of {', '.join(choices)}", nearest(str(given), choices)
@@ -144,8 +145,9 @@ def _mend(data: Any, loc: Loc) -> None:  # noqa: ANN401, any YAML
         if stand_in is not None:
             parent[key] = deepcopy(stand_in)
             return
-        if key in parent:
-            del parent[key]
+        there = key in parent
+        parent.pop(key, None)
+        if there or len(path) < len(loc):  # in a shorter path, the value has been removed before
             return
 
 
@@ -267,15 +269,15 @@ class _Model:
     def _output(self, index: int, entry: OutputEntry) -> OutputRecipe:
         loc = (*self._loc, "outputs", index)
         keys = self._tree.keys(loc)
-        if keys and ("layer" in keys) == ("layers" in keys):
-            received = "both" if "layer" in keys else f"only {', '.join(keys)}"
+        if isinstance(self._tree.value(loc), dict) and ("layer" in keys) == ("layers" in keys):
+            received = "both" if "layer" in keys else f"only {', '.join(keys) or 'nothing'}"
             self._tree.note(loc, f"expected the key layer, or layers for several. Received: {received}.")
         layer, *more = [entry.layer] if "layer" in entry.model_fields_set else entry.layers or [""]
         if more and entry.pooling == "none":
             problem = "expected a pooling that makes vectors, to append several layers. Received: none."
             self._tree.note((*loc, "pooling"), problem)
         projected = "projection" in entry.model_fields_set
-        projection = entry.projection.resolved() if projected else None
+        projection = entry.projection.as_projection() if projected else None
         if projected and entry.pooling == "none":
             problem = "expected a pooling that makes a vector, to project it. Received: pooling: none; say flatten."
             self._tree.note((*loc, "projection"), problem)
@@ -296,7 +298,8 @@ class _Model:
     def _calibration(self, outputs: tuple[OutputRecipe, ...]) -> Calibration | None:
         entry = self._entry.calibration
         if "calibration" not in self._entry.model_fields_set:
-            wanting = [output.name for output in outputs if output.needs_calibration]
+            given = [self._tree.value((*self._loc, "outputs", index, "name")) for index in range(len(outputs))]
+            wanting = [str(name) for name, output in zip(given, outputs, strict=True) if output.needs_calibration]
             if wanting and "calibration" not in self._keys:
                 problem = f"expected calibration: FOLDER of images, for {', '.join(wanting)}. Received: none."
                 self._tree.note(self._loc, problem)

@@ -157,6 +157,37 @@ def test_each_kind_of_problem_is_named(tmp_path: Path, text: str, said: str) -> 
     assert any(said in problem for problem in problems(tmp_path, text))
 
 
+def test_an_invalid_part_hides_no_problem_of_another(tmp_path: Path) -> None:
+    """Where a key is missing, unknown or of the wrong kind, the rest of the file is checked all the same."""
+    text = """
+models:
+  - name: a
+    backbone: resnet51
+    calibration: {colour: rgb}
+    outputs:
+      - {layer: x, quantization: int8}
+      - 3
+      - {name: top, layer: [], pooling: none, projection: {random: 0}}
+"""
+    assert [problem.partition(". Received")[0] for problem in problems(tmp_path, text)] == [
+        "recipe.yaml:3: models[0]: expected the key weights",
+        (
+            f"recipe.yaml:4: models[0].backbone: expected one of {len(BACKBONES)} backbones, a .keras file, "
+            "module:function or keras_hub:preset"
+        ),
+        "recipe.yaml:5: models[0].calibration: expected the key folder",
+        "recipe.yaml:5: models[0].calibration.colour: unknown key. Expected: folder, images",
+        "recipe.yaml:7: models[0].outputs[0]: expected the key name",
+        (
+            "recipe.yaml:8: models[0].outputs[1]: expected a mapping with name, layer, layers, pooling, projection, "
+            "normalize, quantization"
+        ),
+        "recipe.yaml:9: models[0].outputs[2].layer: expected text",
+        "recipe.yaml:9: models[0].outputs[2].projection.random: expected a whole number of at least 1",
+        "recipe.yaml:9: models[0].outputs[2].projection: expected a pooling that makes a vector, to project it",
+    ]
+
+
 PRESET = "models:\n  - name: i2v\n    compat: i2v-keras\n"
 SPELT_OUT = """
 models:
