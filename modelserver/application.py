@@ -30,7 +30,7 @@ from modelserver.models.catalogue import Catalogue
 from modelserver.models.loading import Loader, warm_up
 from modelserver.models.model import Loading
 from modelserver.models.model_config import ModelConfig
-from modelserver.models.reload import Reloader, follow, read_file
+from modelserver.models.reload import Reloader, follow
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Application:
             changes = follow(reloader.apply_directory, "models directory", path, options.file_system_poll_wait_seconds)
         elif options.model_config_file:
             path = Path(options.model_config_file)
-            await reloader.apply(read_file(path), "servable")
+            await reloader.apply_file(path, "servable")
             changes = follow(
                 reloader.apply_file, "ModelServerConfig file", path, options.model_config_file_poll_wait_seconds
             )

@@ -3,15 +3,15 @@
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from microtome.tfserving.v1.server_files_pb2 import BatchingParameters
 from modelserver.config.manifest import max_batch_size, most_flops
 from modelserver.config.options import Options
 from modelserver.config.text_protos import read_file
 from modelserver.errors import InvalidArgument
 
 PER_MODEL_FILE = "batching_params.pbtxt"
-MESSAGE = "BatchingParameters"
 ROWS_PER_THREAD = 4
 """Images that are computed at a time, for each thread that shares in it. Larger batches are not cheaper by the image,
 but make the first caller wait for the last, and a large call next to a small one occupies its callers so long that no
@@ -51,7 +51,7 @@ class BatchLimits:
         return rows and next((size for size in self.allowed_sizes if size >= rows), rows)
 
     @classmethod
-    def of(cls, message: Any) -> Self:  # noqa: ANN401 (see read_file)
+    def of(cls, message: BatchingParameters) -> Self:
         """Read a ``BatchingParameters`` message; the defaults are the real server's.
 
         Raises:
@@ -59,13 +59,13 @@ class BatchLimits:
                 version.
         """
         limits = cls(
-            max_batch_size=_value(message, "max_batch_size", 1000),
-            max_enqueued_batches=_value(message, "max_enqueued_batches", 10),
-            timeout=_value(message, "batch_timeout_micros", 0) / 1e6,
+            max_batch_size=message.max_batch_size.value if message.HasField("max_batch_size") else 1000,
+            max_enqueued_batches=message.max_enqueued_batches.value if message.HasField("max_enqueued_batches") else 10,
+            timeout=message.batch_timeout_micros.value / 1e6,
             allowed_sizes=tuple(message.allowed_batch_sizes),
             pad_inputs=message.pad_variable_length_inputs,
             splits=message.enable_large_batch_splitting.value,
-            largest_batch=_value(message, "max_execution_batch_size", None),
+            largest_batch=_optional(message, "max_execution_batch_size"),
         )
         limits._check(message.batch_timeout_micros.value)
         if limits.splits:
@@ -116,18 +116,20 @@ class Batching:
     """
 
     enabled: bool = False
-    parameters: Any = None
+    parameters: BatchingParameters | None = None
     per_model: bool = False
 
     @property
     def threads(self) -> int | None:
         """The number of batches that may run at a time, of all models together; None when the file does not say."""
-        return _value(self.parameters, "num_batch_threads", None) if self.parameters else None
+        return _optional(self.parameters, "num_batch_threads")
 
     @property
     def thread_pool_name(self) -> str:
         """The name of the threads that run batches."""
-        return _value(self.parameters, "thread_pool_name", "batch_threads") if self.parameters else THREAD_POOL_NAME
+        if self.parameters is None:
+            return THREAD_POOL_NAME
+        return self.parameters.thread_pool_name.value or "batch_threads"
 
     def limits_for(self, version_dir: Path, threads: int) -> BatchLimits | None:
         """Return how a version is batched.
@@ -149,7 +151,7 @@ class Batching:
             return None
         if self.per_model:
             path = version_dir / PER_MODEL_FILE
-            return BatchLimits.of(read_file(path, MESSAGE)) if path.is_file() else None
+            return BatchLimits.of(read_file(path, BatchingParameters)) if path.is_file() else None
         if self.parameters:
             return BatchLimits.of(self.parameters)
         size = max_batch_size(version_dir)
@@ -168,13 +170,13 @@ def read_batching(options: Options) -> Batching:
         raise InvalidArgument(
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
         )
-    parameters = read_file(file, MESSAGE) if file else None
+    parameters = read_file(file, BatchingParameters) if file else None
     batching = Batching(options.enable_batching, parameters, options.enable_per_model_batching_parameters)
     if batching.threads is not None and batching.threads < 1:
         raise InvalidArgument(f"num_batch_threads must be positive; was {batching.threads}")
     return batching
 
 
-def _value(message: Any, field: str, default: Any) -> Any:  # noqa: ANN401 (see read_file)
-    """Return the value of a wrapped field."""
-    return getattr(message, field).value if message.HasField(field) else default
+def _optional(message: BatchingParameters | None, field: str) -> int | None:
+    """Return the value of a wrapped field; None when it is absent."""
+    return getattr(message, field).value if message and message.HasField(field) else None

@@ -33,15 +33,8 @@ class LogThrottle:
         self._last: tuple[str, tuple[str, ...]] | None = None
         self._logged_at = 0.0
 
-    def error(self, message: str, *args: object) -> None:
-        """Log an error."""
-        self._write(logging.ERROR, message, args)
-
-    def warning(self, message: str, *args: object) -> None:
-        """Log a warning."""
-        self._write(logging.WARNING, message, args)
-
-    def _write(self, level: int, message: str, args: tuple[object, ...]) -> None:
+    def write(self, level: int, message: str, *args: object) -> None:
+        """Log a message at a level of ``logging``."""
         text = (message, tuple(map(str, args)))
         now = time.monotonic()
         if text == self._last and now - self._logged_at < REPEAT_SECONDS:

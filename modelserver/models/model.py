@@ -124,13 +124,15 @@ class Model:
         try:
             found = {} if self.retired else await asyncio.to_thread(find_versions, self.config.base_path)
         except MissingBasePath as error:
-            self._throttle.error(
+            self._throttle.write(
+                logging.ERROR,
                 "Could not find base path for servable %s: %s. What is loaded stays; nothing new is discovered",
                 self.config.name, error,
             )  # fmt: skip
             return
         if not found and not self.retired:
-            self._throttle.warning(
+            self._throttle.write(
+                logging.WARNING,
                 "No versions of servable %s found under base path %s. Did you forget to name your leaf directory as "
                 "a number (eg. '/1/')?",
                 self.config.name, self.config.base_path,

@@ -5,12 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from google.protobuf import text_format
 from tensorflow_serving.apis import model_management_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from modelserver.config.logs import LogThrottle
-from modelserver.errors import FailedPrecondition, InvalidArgument, NothingToServe, ServingError, Unknown
+from modelserver.config.text_protos import read_file
+from modelserver.errors import FailedPrecondition, NothingToServe, ServingError, Unknown
 from modelserver.models.catalogue import Catalogue
 from modelserver.models.model_config import ModelConfig, models_of, read_configs
 from modelserver.models.version_policy import State
@@ -47,9 +47,10 @@ class Reloader:
         await self.apply(read_configs(request.config, served))
         return model_management_pb2.ReloadConfigResponse()
 
-    async def apply_file(self, path: Path) -> None:
+    async def apply_file(self, path: Path, noun: str = "model") -> None:
         """Apply a file that holds a ``ModelServerConfig``; raises like ``reload``."""
-        await self.apply(await asyncio.to_thread(read_file, path))
+        config = await asyncio.to_thread(read_file, path, model_server_config_pb2.ModelServerConfig)
+        await self.apply(read_configs(config), noun)
 
     async def apply(self, configs: Sequence[ModelConfig], noun: str = "model") -> None:
         """Replace the set of models; return when each new one has settled. A missing directory is waited for.
@@ -117,12 +118,4 @@ async def follow(apply: Callable[[Path], Awaitable[None]], noun: str, path: Path
         try:
             await apply(path)
         except (ServingError, NothingToServe) as error:
-            throttle.error("Failed to read %s %s: %s. The served models stay", noun, path, error)
-
-
-def read_file(path: Path) -> Sequence[ModelConfig]:
-    """Read a file that holds a ``ModelServerConfig``; raises InvalidArgument."""
-    try:
-        return read_configs(text_format.Parse(path.read_text(), model_server_config_pb2.ModelServerConfig()))
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise InvalidArgument(f"Invalid protobuf file: '{path}' ({error})") from error
+            throttle.write(logging.ERROR, "Failed to read %s %s: %s. The served models stay", noun, path, error)

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from google.protobuf import text_format
 
+from microtome.tfserving.v1.server_files_pb2 import BatchingParameters
 from modelserver.batching.limits import ROWS_PER_THREAD, Batching, BatchLimits, read_batching
 from modelserver.batching.queue import BatchQueue, Task
 from modelserver.batching.run import run_batch
@@ -19,7 +19,6 @@ from modelserver.batching.scheduler import Scheduler
 from modelserver.batching.version import Version
 from modelserver.config.manifest import MANIFEST
 from modelserver.config.options import Options, parse
-from modelserver.config.text_protos import parse_text
 from modelserver.errors import InvalidArgument, Unavailable
 from modelserver.metrics import Metrics
 from modelserver.tensors.codec import Array
@@ -40,9 +39,9 @@ max_execution_batch_size { value: 16 }
 """
 
 
-def parse_parameters(text: str) -> Any:
+def parse_parameters(text: str) -> BatchingParameters:
     """Read a ``BatchingParameters``."""
-    return parse_text(text, "BatchingParameters")
+    return text_format.Parse(text, BatchingParameters())
 
 
 def test_3_all_nine_fields_are_read() -> None:
