@@ -157,7 +157,7 @@ def _write(body: _Body, model: str, version: int, tensors: Sequence[Tensor]) -> 
             rest.append(tensor.data)
         else:
             values = np.frombuffer(tensor.data, _NUMPY[tensor.datatype])
-            # JSON numbers have no precision of their own, and orjson cannot write float16.
+            # Half precision as float32: JSON does not know it.
             entry["data"] = values.astype(np.float32) if tensor.datatype == "FP16" else values
         entries.append(entry)
     answer = {"model_name": model, "model_version": str(version), "outputs": entries}
