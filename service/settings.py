@@ -41,8 +41,8 @@ class Settings(BaseSettings):
     workers: int = Field(
         1,
         gt=0,
-        description="Processes that share the port. Limits and the memory cache are each one's own; metrics are added "
-        "up, without those of the process itself.",
+        description="Processes that share the port. Each has limits and a memory cache of its own; metrics are added "
+        "up, except those of the process itself.",
     )
     model_server: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         None,
         min_length=1,
         description="Label of the version to use, such as `stable`, as the model server's configuration gives it and "
-        "`microtome rollout` moves it. While it stands for none, the version in use is kept. Unset: the newest.",
+        "`microtome rollout` moves it. While no version has it, the version in use is kept. Unset: the newest.",
     )
     redis_url: str | None = Field(
         None,
@@ -71,22 +71,22 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(
         64 * _MB,
         ge=0,
-        description="Bytes kept in this process, three quarters of vectors and one of finished answers; 0 keeps none.",
+        description="Bytes of the cache in this process: three quarters for vectors, one for responses; 0 for none.",
     )
     cache_float16: bool = Field(
         False, description="Keep vectors as float16: half the memory, relative errors up to 0.05 % in hits."
     )
     cache_budget: float = Field(
-        0.05, gt=0, description="Seconds that Redis may take for an answer; then the request goes on without it."
+        0.05, gt=0, description="Seconds that Redis may take for an answer; then the request continues without it."
     )
     cache_breaker_window: float = Field(
-        5.0, gt=0, description="Seconds that Redis is left alone after a failure, before one request tries it again."
+        5.0, gt=0, description="Seconds without Redis after a failure, before one request tries it again."
     )
     cache_lease: float = Field(
         5.0,
         ge=0,
-        description="Seconds that gateways which share Redis leave a vector to the one that computes it already; "
-        "beyond it, also when that one has died, another does. 0: each computes for itself.",
+        description="Seconds that a gateway's claim on a vector that it computes lasts among gateways that share "
+        "Redis; then, also if that gateway has died, another computes it. 0: each computes for itself.",
     )
     max_image_bytes: int = Field(20 * _MB, gt=0, description="Largest encoded image, in bytes.")
     max_image_pixels: int = Field(
@@ -95,10 +95,10 @@ class Settings(BaseSettings):
     max_images: int = Field(64, gt=0, description="Most images in one request.")
     max_body_bytes: int = Field(64 * _MB, gt=0, description="Largest request body, in bytes.")
     max_images_in_flight: int = Field(
-        256, gt=0, description="Images worked on at a time; requests beyond it are answered 429."
+        256, gt=0, description="Images in flight at a time; further requests are answered 429."
     )
     max_body_bytes_in_flight: int = Field(
-        256 * _MB, gt=0, description="Bytes of request bodies held at a time; requests beyond it are answered 429."
+        256 * _MB, gt=0, description="Bytes of request bodies held at a time; further requests are answered 429."
     )
     deadline: float = Field(30.0, gt=0, description="Seconds that a request may take, from its head to its answer.")
     inference_slots: int = Field(
@@ -109,42 +109,43 @@ class Settings(BaseSettings):
     )
     api_keys: str = Field(
         "",
-        description="API keys, one a line or separated by `;`, each `NAME sha256:HASH [images=N] [bytes=N]`: whose it "
-        'is, what `printf %s "$KEY" | sha256sum` prints, and what its name may have in flight. A name may have '
+        description="API keys, one a line or separated by `;`, each `NAME sha256:HASH [images=N] [bytes=N]`: its "
+        'owner, what `printf %s "$KEY" | sha256sum` prints, and what the owner may have in flight. An owner may have '
         "several.",
     )
-    api_keys_file: Path | None = Field(None, description="File with more of them, one a line; `#` begins a comment.")
+    api_keys_file: Path | None = Field(None, description="File with more API keys, one a line; `#` begins a comment.")
     allow_anonymous: bool = Field(
         False, description="Serve all callers without API keys. Without keys the gateway only starts if this is true."
     )
     url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Hosts that images named by address are fetched from, separated by commas; `*.example.com` stands "
-        "for all below it. Unset: none. Private and local addresses are never asked, whatever names point there.",
+        description="Hosts that images named by address are fetched from, separated by commas; `*.example.com` "
+        "covers all its subdomains. Unset: none. Private and local addresses are never contacted.",
     )
     dialects: str = Field(
         "all",
-        description="Contracts of other systems that are spoken beside our own: `all`, `none`, or names separated by "
+        description="Contracts of other systems to serve in addition to our own: `all`, `none`, or names separated by "
         "commas; see docs/guides/dialects.md.",
     )
     operations_port: int | None = Field(
         None,
         ge=1,
         le=65535,
-        description="Port of its own for /metrics, which then is not on the other; probes are on both.",
+        description="Separate port for /metrics, which is then not on the main port; health checks are on both.",
     )
     grpc_port: int | None = Field(
-        None, ge=1, le=65535, description="Port to serve gRPC on, at the same address; unset serves none."
+        None, ge=1, le=65535, description="Port to serve gRPC on, at the same address; unset: none."
     )
     grpc_certificate: Path | None = Field(
-        None, description="File with the gRPC port's certificate chain, in PEM; unset encrypts nothing."
+        None, description="File with the gRPC port's certificate chain, in PEM; unset: no encryption."
     )
     grpc_key: Path | None = Field(None, description="File with the certificate's private key, in PEM.")
     grpc_client_ca: Path | None = Field(
-        None, description="File with the authorities, in PEM, that sign callers' certificates; set, callers need one."
+        None,
+        description="File with CA certificates, in PEM, that sign callers' certificates; if set, callers need one.",
     )
     max_stream_images: int = Field(
-        64, gt=0, description="Images under way in one EmbedStream; beyond it the stream is not read any further."
+        64, gt=0, description="Images in flight in one EmbedStream; beyond it the stream is not read."
     )
     access_log: bool = Field(
         False,

@@ -1,1 +1,1 @@
-"""HTTP over the core: routes that authenticate, decode, ask the core and encode, and nothing else."""
+"""HTTP over the core: authenticate, decode, ask the core, encode."""

@@ -72,7 +72,7 @@ class BodyReader:
 
         Args:
             scope: of the request.
-            json: whether the body is JSON, whatever its Content-Type says.
+            json: whether the body is JSON even if its Content-Type says otherwise.
 
         Raises:
             BadRequest: the body has a Content-Encoding.
@@ -175,7 +175,7 @@ def is_json(body: bytes, content_type: str) -> bool:
 
 
 async def read_form(content_type: str, pieces: AsyncIterator[bytes], limits: BodyLimits) -> list[Image]:
-    """Read multipart/form-data (RFC 7578), one image in each file part, whatever the parts' names.
+    """Read multipart/form-data (RFC 7578), one image in each file part; the parts' names do not matter.
 
     Of each part no more bytes are held than an image may have.
 
@@ -239,7 +239,7 @@ def _broken_form(what: str) -> BadRequest:
 
 
 def read_json(body: bytes, *, max_images: int, max_image_bytes: int) -> Received:
-    """Read a JSON body: base64, data URIs and addresses, and the options beside them.
+    """Read a JSON body: base64, data URIs, addresses, and options.
 
     Raises:
         BadRequest: not JSON, not an object, without images in one of the two forms, or with unknown fields.

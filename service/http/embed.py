@@ -34,7 +34,7 @@ from service.telemetry.metrics import Metrics
 PATH = "/embed"
 
 _MAX_LOOKUPS = 256
-"""Cache lookups before admission that run at a time; images of further requests are admitted first."""
+"""Images looked up at a time before admission; those of further requests are admitted first."""
 
 _UNLIMITED = nullcontext()
 
@@ -164,20 +164,20 @@ class EmbedEndpoint:
         """Look images up in all tiers of the cache.
 
         Returns:
-            None if the request does not want cached vectors, or if too many lookups run already.
+            None if the request does not want cached vectors, or if too many images are being looked up.
         """
         embedder, start = self._intake.embedder, perf_counter()
         lookup = embedder.looked(request, digests)
         if lookup is None:
             return None
         if not lookup.complete:
-            if self._lookups >= _MAX_LOOKUPS:
+            if self._lookups + len(digests) > _MAX_LOOKUPS:
                 return None
-            self._lookups += 1
+            self._lookups += len(digests)
             try:
                 await embedder.look_further(lookup)
             finally:
-                self._lookups -= 1
+                self._lookups -= len(digests)
         timings.stage("cache", perf_counter() - start)
         self._hit_ratio.count(hit=lookup.complete or embedder.joins(lookup))
         return lookup

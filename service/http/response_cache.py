@@ -4,12 +4,12 @@ It holds responses to single images whose vectors all came from the cache, so an
 An entry is valid while the version that made it is in use: vectors never change, and neither does their encoding.
 """
 
-from collections import OrderedDict
 from http import HTTPStatus
 from typing import NamedTuple
 
 from starlette.types import Scope
 
+from service.cache.memory import ByteBoundedLRU
 from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.core.timings import Timings, timed
@@ -37,47 +37,16 @@ class Entry(NamedTuple):
     body: bytes
 
 
-class ResponseTable:
+class ResponseTable(ByteBoundedLRU[Key, Entry]):
     """Responses by key, bounded in bytes, overhead included; evicts the least recently used. For one event loop."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[Key, Entry] = OrderedDict()
-        self._bytes = 0
+        super().__init__(max_bytes, _cost)
 
     @property
     def enabled(self) -> bool:
         """Whether it can hold anything."""
-        return self._max_bytes > 0
-
-    @property
-    def size(self) -> int:
-        """Bytes held now, overhead included."""
-        return self._bytes
-
-    def get(self, key: Key) -> Entry | None:
-        """Return an entry, and mark it as used."""
-        found = self._entries.get(key)
-        if found is not None:
-            self._entries.move_to_end(key)
-        return found
-
-    def put(self, key: Key, entry: Entry) -> None:
-        """Store or replace an entry, and evict the least recently used."""
-        cost = _cost(key, entry)
-        if cost > self._max_bytes:
-            return
-        self.drop(key)
-        self._entries[key] = entry
-        self._bytes += cost
-        while self._bytes > self._max_bytes:
-            self.drop(next(iter(self._entries)))
-
-    def drop(self, key: Key) -> None:
-        """Remove an entry, if it is there."""
-        found = self._entries.pop(key, None)
-        if found is not None:
-            self._bytes -= _cost(key, found)
+        return self.max_bytes > 0
 
 
 def _cost(key: Key, entry: Entry) -> int:

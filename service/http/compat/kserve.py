@@ -37,12 +37,12 @@ _NUMPY = {"FP32": "<f4", "FP16": "<f2", "INT8": "i1"}
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """What a request holds.
+    """The content of a request.
 
     Attributes:
-        identity: comes back in the answer; None when it had none.
-        binary: for each output asked for, whether its bytes shall follow the JSON.
-        binary_unless_said: the same where nothing is said.
+        identity: repeated in the response; None if the request has none.
+        binary: for each output asked for, whether its bytes are to follow the JSON.
+        binary_by_default: the default of `binary`.
     """
 
     identity: str | None
@@ -50,7 +50,7 @@ class _Body:
     inputs: Sequence[Tensor]
     outputs: Sequence[str]
     binary: Mapping[str, bool]
-    binary_unless_said: bool
+    binary_by_default: bool
 
 
 def _read_body(body: bytes, header_length: str | None) -> _Body:
@@ -73,7 +73,7 @@ def _read_body(body: bytes, header_length: str | None) -> _Body:
         )
     length = int(header_length)
     if length == 0:
-        return _Body(None, {}, [Tensor("image", "BYTES", (1,), element(body))], (), {}, binary_unless_said=False)
+        return _Body(None, {}, [Tensor("image", "BYTES", (1,), element(body))], (), {}, binary_by_default=False)
     return _read_json(body[:length], body[length:])
 
 
@@ -85,7 +85,7 @@ def _read_json(head: bytes, rest: bytes) -> _Body:
     if not isinstance(value, dict) or not value.keys() <= _FIELDS | _IGNORED:
         raise BadRequest(f"Expected a JSON object with some of {', '.join(sorted(_FIELDS))}, and nothing else.")
     parameters = dict(_object(value.get("parameters"), "parameters"))
-    binary_unless_said = parameters.pop("binary_data_output", False) is True
+    binary_by_default = parameters.pop("binary_data_output", False) is True
     inputs, at = [], 0
     for entry in _objects(value.get("inputs"), "inputs"):
         tensor, used = _tensor(entry, rest, at)
@@ -106,7 +106,7 @@ def _read_json(head: bytes, rest: bytes) -> _Body:
         inputs,
         [_text(entry, "name") for entry in outputs],
         said,
-        binary_unless_said,
+        binary_by_default,
     )
 
 
@@ -128,7 +128,7 @@ def _tensor(entry: Mapping[str, Any], rest: bytes, at: int) -> tuple[Tensor, int
 
 
 def _from_json(data: object, datatype: str) -> bytes:
-    """Turn values written as JSON into bytes: images as base64, since JSON holds no bytes, pixels as numbers."""
+    """Convert JSON values to bytes: images from base64, pixels from numbers."""
     if datatype == "BYTES" and isinstance(data, list) and all(isinstance(one, str) for one in data):
         try:
             return b"".join(
@@ -146,23 +146,23 @@ def _from_json(data: object, datatype: str) -> bytes:
 
 
 def _write(body: _Body, model: str, version: int, tensors: Sequence[Tensor]) -> Response:
-    """Write an answer, with the bytes of those outputs after the JSON that were asked for so."""
+    """Write a response; the bytes of outputs asked for as binary follow the JSON."""
     entries: list[dict[str, object]] = []
     rest = []
     for tensor in tensors:
         entry: dict[str, object] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-        if body.binary.get(tensor.name, body.binary_unless_said):
+        if body.binary.get(tensor.name, body.binary_by_default):
             entry["parameters"] = {"binary_data_size": len(tensor.data)}
             rest.append(tensor.data)
         else:
             values = np.frombuffer(tensor.data, _NUMPY[tensor.datatype])
-            # JSON has no name for half precision, and its numbers are what they are.
+            # Half precision as float32: JSON does not know it.
             entry["data"] = values.astype(np.float32) if tensor.datatype == "FP16" else values
         entries.append(entry)
-    told = {"model_name": model, "model_version": str(version), "outputs": entries}
+    answer = {"model_name": model, "model_version": str(version), "outputs": entries}
     if body.identity is not None:
-        told["id"] = body.identity
-    head = orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+        answer["id"] = body.identity
+    head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     if not rest:
         return Response(head, media_type="application/json")
     headers = {"Inference-Header-Content-Length": str(len(head))}
@@ -206,12 +206,12 @@ _INFER = described(
     {"error": TEXT},
     shared={},
 )
-"""Of `infer`; tensors may also follow the JSON as bytes, then the header says how long the JSON is."""
+"""Of `infer`; tensors may also follow the JSON as bytes, then a header has the length of the JSON."""
 _INFER["responses"][200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
 
 
 def _model_paths(model: str) -> Mapping[str, dict[str, Any]]:
-    """Return a model's paths, each with what the document says of the names in it; `model` is their example."""
+    """Return the paths of a model with their parameters in the document; `model` is the example."""
     named = [_in_path("model", "The model's name.", model)]
     return {
         "/models/{model}": {"parameters": named},
@@ -233,7 +233,7 @@ def _in_path(name: str, description: str, example: str) -> dict[str, Any]:
 
 
 class _Endpoints:
-    """The protocol's requests, over the handler."""
+    """The protocol's endpoints."""
 
     def __init__(self, handler: CompatHandler) -> None:
         self._handler = handler
