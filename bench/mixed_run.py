@@ -21,17 +21,16 @@ TELL_SECONDS = 5.0
 
 def teller() -> Callable[[Mixture], None]:
     """Return a function that prints progress and time left every few seconds."""
-    begin = last = time.monotonic()
+    begin = time.monotonic()
+    told = 0
 
     def tell(mixture: Mixture) -> None:
-        nonlocal last
-        now, sent = time.monotonic(), mixture.sent()
-        if now - last >= TELL_SECONDS and sent:
-            last = now
-            left = (mixture.requests - sent) * (now - begin) / sent
-            print(
-                f"{sent} of {mixture.requests}, {sent / (now - begin):.0f}/s, {left:.0f} s left: {mixture}", flush=True
-            )
+        nonlocal told
+        passed, sent = time.monotonic() - begin, mixture.sent()
+        if sent and int(passed / TELL_SECONDS) > told:
+            told = int(passed / TELL_SECONDS)
+            left = (mixture.requests - sent) * passed / sent
+            print(f"{sent} of {mixture.requests}, {sent / passed:.0f}/s, {left:.0f} s left: {mixture}", flush=True)
 
     return tell
 

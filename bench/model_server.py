@@ -1,24 +1,23 @@
-"""The model server compared with the same SavedModel without it.
+"""The model server compared with the same SavedModel without it, or its engines and precisions with each other.
 
-    python bench/model_server.py --models DIR [--model NAME ...] [--rounds 3] [--seconds 5]
+    python bench/model_server.py --models DIR [--model NAME ...] [--engine NAME ...] [--precision float32 bfloat16]
+                                 [--rounds 3] [--seconds 5]
 
-Compares images per second: 32 clients of one image each over gRPC, in a process of their own on the same cores, and
-the SavedModel in a bare session in this process, at every batch size, with one and with two callers. Rounds are
-interleaved so that a busy machine slows all alike; the best combination in-process counts. Processor time for each
-image, without that of the clients, says more than the clock on a busy machine.
+32 clients ask for one image each over gRPC, in threads of this process, on the same cores. With one engine and one
+precision, the default, the server is compared with the best of a bare session in this process, at every batch size,
+with one and with two callers. Otherwise each engine in each precision is a server of its own, and all are compared with
+the first. Contestants run in turns. Processor time for each image, without that of the clients, says more than the
+clock on a busy machine.
 """
 
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -26,119 +25,114 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-
+from bench.load.calling import calling  # noqa: E402
 from bench.processes.usage import cpu_seconds  # noqa: E402
-from bench.reporting.comparison import cell  # noqa: E402
+from bench.reporting.comparison import cell, interleaved  # noqa: E402
 from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel  # noqa: E402
 from tests.contract.tfserving.requests import images, predict  # noqa: E402
-from tests.contract.tfserving.server_process import Client, ServerProcess  # noqa: E402
+from tests.contract.tfserving.server_process import Client, ServerProcess, eventually  # noqa: E402
 
 CLIENTS = 32
 SIDE = 224
 BATCH_SIZES = (1, 4, 8, 16, 32)
+START_SECONDS = 600.0
+ENGINES = {
+    "tensorflow": ("--engine=tensorflow",),
+    "openvino": ("--engine=openvino",),
+    "openvino, one at a time": ("--engine=openvino", "--tensorflow_inter_op_parallelism=1"),
+}
+PRECISIONS = {"float32": "--mixed_precision=", "bfloat16": "--mixed_precision=bfloat16"}
+
+Sample = tuple[float, float]
+"""Images per second, and processor milliseconds per image."""
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", type=Path, required=True, help="a models directory, as `microtome export` writes it"
-    )
+    parser.add_argument("--models", type=Path, required=True, help="a directory, as `microtome export` writes it")
     parser.add_argument("--model", action="append", help="models of it to measure (all)")
+    parser.add_argument("--engine", action="append", choices=ENGINES, help="may be given again (tensorflow)")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="(float32)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contestant runs (3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="for how long each time (5)")
-    parser.add_argument("--load", nargs=3, metavar=("ADDRESS", "MODEL", "SECONDS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.load:
-        address, model, seconds = options.load
-        print(closed_loop(lambda: caller(address, model), CLIENTS, float(seconds)))
-        return
     for model in options.model or sorted(path.name for path in options.models.iterdir() if path.is_dir()):
-        throughput(options.models, model, options.rounds, options.seconds)
-
-
-def throughput(models: Path, model: str, rounds: int, seconds: float) -> None:
-    """Compare the server with the bare session."""
-    loaded = TensorFlowEngine(SessionSettings()).load(newest(models / model))
-    found: dict[str, list[float]] = defaultdict(list)
-    cost: dict[str, list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory(prefix="bench") as directory:
-        (Path(directory) / "models").mkdir()
-        (Path(directory) / "models" / model).symlink_to((models / model).resolve())
-        flags = (f"--models_dir={directory}/models", "--enable_batching", "--enable_serialization_as_tensor_content")
-        with ServerProcess(Path(directory) / "server", *flags) as server:
-            server.ready()
-            over_grpc(server.address, model, 2.0)
-            for _ in range(rounds):
-                began = cpu_seconds(server.process.pid)
-                rate = over_grpc(server.address, model, seconds)
-                found["server"].append(rate)
-                cost["server"].append((cpu_seconds(server.process.pid) - began) / (rate * seconds))
+        with tempfile.TemporaryDirectory(prefix="bench") as place, ExitStack() as ends:
+            contestants: dict[str, Callable[[], Sample]] = {}
+            for precision in options.precision:
+                for engine in options.engine or ["tensorflow"]:
+                    flags = (*ENGINES[engine], PRECISIONS[precision])
+                    directory = Path(place) / str(len(contestants))
+                    contestants[f"{engine}, {precision}"] = serve(
+                        ends, directory, options.models / model, options.seconds, *flags
+                    )
+            if len(contestants) == 1:
+                loaded = TensorFlowEngine(SessionSettings()).load(newest(options.models / model))
                 for size in BATCH_SIZES:
                     for callers in (1, 2):
-                        name, began = f"in-process, batch {size}, callers {callers}", time.process_time()
-                        rate = closed_loop(partial(in_process, loaded, size), callers, seconds / 2) * size
-                        found[name].append(rate)
-                        cost[name].append((time.process_time() - began) / (rate * seconds / 2))
-    rates = {name: statistics.median(values) for name, values in found.items()}
-    best = max((name for name in rates if name != "server"), key=rates.__getitem__)
-    print(f"{model}: {CLIENTS} clients of one image, {rounds} rounds interleaved, medians of images/s")
-    costs = {name: statistics.median(values) * 1e3 for name, values in cost.items()}
-    for name, each in found.items():
-        print(f"  {name}: {cell(each, digits=1)}, {costs[name]:.2f} ms of processor time each")
-    print(f"  server / best in-process ({best}): {rates['server'] / rates[best]:.2f}")
-    print(f"  processor time, the same: {costs['server'] / costs[best]:.2f}")
+                        contestants[f"in process, batch {size}, callers {callers}"] = partial(
+                            in_process, loaded, size, callers, options.seconds / 2
+                        )
+            report(model, interleaved(contestants, options.rounds))
 
 
-def over_grpc(address: str, model: str, seconds: float) -> float:
-    """Load the server from another process; returns images per second."""
-    words = [sys.executable, __file__, "--models=.", "--load", address, model, str(seconds)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return float(subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout)
+def serve(ends: ExitStack, directory: Path, model: Path, seconds: float, *flags: str) -> Callable[[], Sample]:
+    """Start a server and warm it up; return a function that loads it for a while."""
+    common = (f"--model_base_path={model.resolve()}", f"--model_name={model.name}", "--enable_batching",
+              "--enable_serialization_as_tensor_content")  # fmt: skip
+    server = ends.enter_context(ServerProcess(directory, *common, *flags))
+    eventually(lambda: server.serving or server.process.poll() is not None, "serving", START_SECONDS)
+    if not server.serving:
+        raise SystemExit(f"The server ended at its start:\n{server.log}")
+    request = predict(model.name, inputs={"images": images(1, side=SIDE)})
+    clients = [ends.enter_context(Client(server.address)) for _ in range(CLIENTS)]
+    calls = [partial(client.predict, request, START_SECONDS) for client in clients]
+    measured(calls, 1, 2.0, lambda: 0.0)
+    return lambda: measured(calls, 1, seconds, lambda: cpu_seconds(server.process.pid))
 
 
-def caller(address: str, model: str) -> Callable[[], object]:
-    """Return a function that asks the server for one image."""
-    client = Client(address)
-    request = predict(model, inputs={"images": images(1, side=SIDE)})
-    return lambda: client.predict(request, 60)
-
-
-def in_process(loaded: TensorFlowModel, size: int) -> Callable[[], object]:
-    """Return a function that runs one batch in the bare session."""
+def in_process(loaded: TensorFlowModel, size: int, callers: int, seconds: float) -> Sample:
+    """Run batches in the bare session."""
     signature = loaded.signatures["serving_default"]
     feeds = {signature.inputs["images"].name: images(size, side=SIDE)}
-    fetches = [info.name for info in signature.outputs.values()]
-    loaded.run(feeds, fetches)
-    return lambda: loaded.run(feeds, fetches)
+    run = partial(loaded.run, feeds, [info.name for info in signature.outputs.values()])
+    run()
+    return measured([run] * callers, size, seconds, time.process_time)
 
 
-def closed_loop(make: Callable[[], Callable[[], object]], callers: int, seconds: float) -> float:
-    """Call from several threads, each again as soon as it has its answer; returns calls per second."""
-    calls = [make() for _ in range(callers)]
-    start = threading.Barrier(callers + 1)
-    deadline = [0.0]
-
-    def run(call: Callable[[], object]) -> int:
-        start.wait()
-        count = 0
-        while time.perf_counter() < deadline[0]:
-            call()
-            count += 1
-        return count
-
-    with ThreadPoolExecutor(callers) as threads:
-        counts = [threads.submit(run, call) for call in calls]
-        began = time.perf_counter()
-        deadline[0] = began + seconds
-        start.wait()
-        total = sum(count.result() for count in counts)
-        return total / (time.perf_counter() - began)
+def measured(
+    calls: Sequence[Callable[[], object]], size: int, seconds: float, processor: Callable[[], float]
+) -> Sample:
+    """Repeat calls, of `size` images each, for a while."""
+    began, spent = time.perf_counter(), processor()
+    with calling(calls) as done:
+        time.sleep(seconds)
+    count = len(done) * size
+    return count / (time.perf_counter() - began), 1e3 * (processor() - spent) / count
 
 
 def newest(model: Path) -> Path:
     """Return the highest version of a model."""
     return max((path for path in model.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def report(model: str, rounds: list[dict[str, Sample]]) -> None:
+    """Print medians and spreads, and the ratios to the first contestant; those in process count by the best."""
+    print(f"{model}: {CLIENTS} clients of one image, {len(rounds)} rounds in turns; median (least to most)")
+    for name in rounds[0]:
+        rates, costs = ([row[name][part] for row in rounds] for part in (0, 1))
+        print(f"  {name}: {cell(rates, digits=1)} images/s, {cell(costs)} ms of processor time each")
+    first, *others = rounds[0]
+    if any(name.startswith("in process") for name in others):
+        best = max(others, key=lambda name: statistics.median(row[name][0] for row in rounds))
+        pairs = [(first, best)]
+    else:
+        pairs = [(name, first) for name in others]
+    for one, other in pairs:
+        clock = cell([row[one][0] / row[other][0] for row in rounds])
+        processor = cell([row[other][1] / row[one][1] for row in rounds])
+        print(f"  {one} ÷ {other}: {clock} by the clock, {processor} by processor time")
 
 
 if __name__ == "__main__":

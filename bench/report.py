@@ -1,7 +1,7 @@
 """`python -m bench.report [RESULT]`: write tables and plots between the marks of docs/benchmarks.md.
 
-Without a name the newest complete result of bench/results/ is shown, and the others are listed in a line each. The
-reasons for missed targets are read from bench/obstacles.toml.
+Without a name the newest complete result of bench/results/ is shown. The reasons for missed targets are read from
+bench/obstacles.toml.
 """
 
 import json
@@ -33,13 +33,11 @@ def main(path: Path | None) -> None:
     shown = path or newest(RESULTS)
     result = json.loads(shown.read_text())
     found = [Comparison.from_json(each) for each in result["comparisons"]]
-    earlier = [each for each in sorted(RESULTS.glob("*.json")) if each.resolve() != shown.resolve()]
     parts = {
         "circumstances": circumstances(shown, result),
         "targets": targets(found, tomllib.loads(OBSTACLES.read_text())),
         "ratios": ratios(found),
         "facts": facts(found),
-        "earlier": "\n".join(brief(each) for each in earlier) or "None.",
     }
     drawn = plot_peers(found, PEERS_PLOT)
     parts["peers"] = f"![Images a second of each]({PEERS_PLOT.name})" if drawn else "The result shown has none of them."
@@ -60,9 +58,8 @@ def circumstances(path: Path, result: Json) -> str:
     lines = [where]
     if about["busy_machine"]:
         lines += ["", f"**Measured on a busy machine: others used {about['foreign']:.0%} of it. Not to be quoted.**"]
-    failed = result["failed"]  # a list of names in earlier results
-    reasons = failed.items() if isinstance(failed, dict) else ((name, "failed") for name in failed)
-    lines += ["", *(f"* {name} could not be measured: {reason}" for name, reason in reasons)] if failed else []
+    failed = [f"* {name} could not be measured: {reason}" for name, reason in result["failed"].items()]
+    lines += ["", *failed] if failed else []
     return "\n".join(lines)
 
 
@@ -97,19 +94,6 @@ def facts(comparisons: list[Comparison]) -> str:
     for each in comparisons:
         rows += [f"| {each.key} | {name} | {cell(values)} |" for name, values in each.facts.items()]
     return "\n".join([*rows, "\n</details>"])
-
-
-def brief(path: Path) -> str:
-    """Return one line on a result that is not shown."""
-    result = json.loads(path.read_text())
-    about, found = result["about"], [Comparison.from_json(each) for each in result["comparisons"]]
-    judged = [each for each in found if each.target is not None and each.rounds]
-    met = sum(each.verdict == "met" for each in judged)
-    busy = f"; busy machine, others used {about['foreign']:.0%}" if about["busy_machine"] else ""
-    return (
-        f"* [`{path.name}`](../bench/results/{path.name}): {about['cores']} cores of {about['processor']}, "
-        f"{met} of {len(judged)} targets met{busy}."
-    )
 
 
 if __name__ == "__main__":

@@ -15,16 +15,17 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import grpc
 
+from bench.load.calling import calling
 from bench.processes.usage import resident_megabytes
 from tests.contract.tfserving.requests import images, predict
 from tests.contract.tfserving.server_process import Client, ServerProcess
@@ -35,8 +36,7 @@ NAMING = 4
 """One client in so many names a version."""
 MOST_DRIFT = 0.1
 EXCUSED = "named a version that was not loaded"
-
-Outcomes: TypeAlias = "Counter[str]"
+VERDICT = {True: "holds", False: "DOES NOT HOLD"}
 
 
 def main() -> int:
@@ -45,43 +45,25 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
     parser.add_argument("--clients", type=int, default=32, help="callers at a time, of one image each (32)")
     options = parser.parse_args()
-    outcomes: Outcomes = Counter()
-    stop = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="soak") as directory:
+    with tempfile.TemporaryDirectory(prefix="soak") as directory, ExitStack() as ends:
         model = Path(directory) / "models" / "tiny"
         write_tiny(model / "1")
         flags = (f"--models_dir={model.parent}", "--enable_batching", "--max_num_load_retries=0")
-        with ServerProcess(Path(directory) / "server", *flags) as server:
-            server.ready()
-            threads = [
-                threading.Thread(target=call, args=(server.address, seed, model, stop, outcomes))
-                for seed in range(options.clients)
-            ]
-            for thread in threads:
-                thread.start()
+        server = ends.enter_context(ServerProcess(Path(directory) / "server", *flags)).ready()
+        clients = [ends.enter_context(Client(server.address)) for _ in range(options.clients)]
+        with calling([partial(call, client, seed, model) for seed, client in enumerate(clients)]) as done:
             samples, swaps = publish(model, server.process.pid, options.minutes * 60)
-            stop.set()
-            for thread in threads:
-                thread.join()
-    return report(outcomes, samples, swaps, options.minutes)
+    return report(Counter(outcome for _, _, outcome in done), samples, swaps, options.minutes)
 
 
-def call(address: str, seed: int, model: Path, stop: threading.Event, outcomes: Outcomes) -> None:
-    """Ask again and again, and count how it ends."""
-    pixels, names = {"images": images(1, seed)}, seed % NAMING == 0
-    mine: Outcomes = Counter()
-    with Client(address) as client:
-        while not stop.is_set():
-            version = newest(model) if names else None
-            try:
-                client.predict(predict(inputs=pixels, version=version))
-                mine["OK"] += 1
-            except grpc.RpcError as error:
-                if is_excused(error, version):
-                    mine[EXCUSED] += 1
-                else:
-                    mine[f"{error.code().name}: {error.details()}"] += 1
-    outcomes.update(mine)
+def call(client: Client, seed: int, model: Path) -> str:
+    """Ask once, and return how it ends."""
+    version = newest(model) if seed % NAMING == 0 else None
+    try:
+        client.predict(predict(inputs={"images": images(1, seed)}, version=version))
+    except grpc.RpcError as error:
+        return EXCUSED if is_excused(error, version) else f"{error.code().name}: {error.details()}"
+    return "OK"
 
 
 def is_excused(error: grpc.RpcError, version: int | None) -> bool:
@@ -124,13 +106,13 @@ def publish(model: Path, pid: int, seconds: float) -> tuple[list[tuple[float, fl
     return samples, swaps
 
 
-def report(outcomes: Outcomes, samples: list[tuple[float, float]], swaps: int, minutes: float) -> int:
+def report(outcomes: "Counter[str]", samples: list[tuple[float, float]], swaps: int, minutes: float) -> int:
     """Print, and judge."""
     failed = outcomes.total() - outcomes["OK"] - outcomes[EXCUSED]
     print(f"{outcomes.total()} requests in {minutes:g} min, {swaps} versions swapped")
     for outcome, count in outcomes.most_common():
         print(f"  {count:8} {outcome}")
-    print(f"{verdict(failed == 0)}: {failed} requests failed that named no version, or one that was loaded")
+    print(f"{VERDICT[failed == 0]}: {failed} requests failed that named no version, or one that was loaded")
     if minutes < 3:
         print("memory is not judged in less than three minutes")
         return int(failed > 0)
@@ -138,13 +120,8 @@ def report(outcomes: Outcomes, samples: list[tuple[float, float]], swaps: int, m
     late = statistics.mean(value for when, value in samples if when >= minutes * 60 - 60)
     drift = late / early - 1
     flat = abs(drift) <= MOST_DRIFT
-    print(f"{verdict(flat)}: resident {early:.0f} MB in the second minute, {late:.0f} MB in the last: {drift:+.1%}")
+    print(f"{VERDICT[flat]}: resident {early:.0f} MB in the second minute, {late:.0f} MB in the last: {drift:+.1%}")
     return int(failed > 0 or not flat)
-
-
-def verdict(holds: bool) -> str:
-    """Say it in a word."""
-    return "holds" if holds else "DOES NOT HOLD"
 
 
 if __name__ == "__main__":

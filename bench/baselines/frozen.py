@@ -6,12 +6,12 @@ of both in each round.
 
 import json
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from bench.baselines.cost import cpu_seconds_each
 from bench.baselines.session import Session
 from bench.reporting.comparison import interleaved
 
@@ -23,11 +23,15 @@ def main(frozen: str, backbone: str, plain: Path, rounds: int, seconds: float) -
     """Measure and print."""
     if not plain.is_dir():
         export_plainly(backbone, plain)
-    sessions = {"frozen": Session(Path(frozen), threads=1), "plain": Session(plain, threads=1)}
-    for session in sessions.values():
-        seconds_per_image(session, 0.5)
-    contestants = {name: partial(seconds_per_image, session, seconds) for name, session in sessions.items()}
-    print(json.dumps(interleaved(contestants, rounds)))
+    batch = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+    runs = {
+        name: partial(Session(path, threads=1).run, batch)
+        for name, path in (("frozen", Path(frozen)), ("plain", plain))
+    }
+    for run in runs.values():
+        cpu_seconds_each(run, 0.5)
+    contestants = {name: partial(cpu_seconds_each, run, seconds, BATCH) for name, run in runs.items()}
+    print(json.dumps({"rounds": interleaved(contestants, rounds)}))
 
 
 def export_plainly(backbone: str, directory: Path) -> None:
@@ -39,17 +43,6 @@ def export_plainly(backbone: str, directory: Path) -> None:
     scaled = keras.layers.Rescaling(*scaling)(pixels)
     network = getattr(keras.applications, backbone)(weights=None, include_top=False, pooling="avg")
     keras.Model(pixels, network(scaled)).export(str(directory), format="tf_saved_model", verbose=False)
-
-
-def seconds_per_image(session: Session, seconds: float) -> float:
-    """Return the CPU seconds of one image in batches."""
-    batch = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
-    end = time.perf_counter() + seconds
-    begin, done = time.process_time(), 0
-    while time.perf_counter() < end:
-        session.run(batch)
-        done += BATCH
-    return (time.process_time() - begin) / done
 
 
 if __name__ == "__main__":

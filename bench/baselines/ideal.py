@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.baselines.decode import pixels
 from bench.baselines.session import Session
+from bench.peers.pixels import decode
 
 
 def work(session: Session, spec: dict[str, Any], images: list[bytes], batch: int, seconds: float) -> dict[str, float]:
@@ -22,13 +22,13 @@ def work(session: Session, spec: dict[str, Any], images: list[bytes], batch: int
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds:
         started = time.process_time()
-        stack = np.stack([pixels(images[(done + number) % len(images)], spec) for number in range(batch)])
+        stack = np.stack([decode(images[(done + number) % len(images)], spec) for number in range(batch)])
         decoded = time.process_time()
         session.run(stack)
         decoding += decoded - started
         inference += time.process_time() - decoded
         done += batch
-    return {"images": done, "seconds": time.perf_counter() - begin, "decode": decoding, "infer": inference}
+    return {"images": done, "seconds": time.perf_counter() - begin, "decode": decoding, "inference": inference}
 
 
 def main(saved_model: str, batch: int, paths: list[str]) -> None:

@@ -5,14 +5,16 @@ import json
 import sys
 from dataclasses import asdict
 
+import grpc
 import uvloop
 
 from bench.load.plan import Load
 from bench.load.run import Run
+from bench.load.stream import streamed
 
 
 async def _outcome(load: Load) -> dict[str, object]:
-    return asdict(await Run(load).outcome())
+    return asdict(await (streamed(load) if load.mode == "stream" else Run(load).outcome()))
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
         gc.disable()  # a pause of the collector would be counted as latency of the server
         try:
             answer = uvloop.run(_outcome(load))
-        except (OSError, TimeoutError) as error:  # of the server; the next load may be on another one
+        except (OSError, TimeoutError, grpc.RpcError) as error:  # of the server; the next load may be on another one
             answer = {"error": f"{type(error).__name__} {error}"}
         gc.enable()
         sys.stdout.write(json.dumps(answer) + "\n")

@@ -6,7 +6,7 @@ Decoders ignore bytes after the end of a JPEG, and the cache key covers them: ei
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.load.plan import Load
@@ -19,31 +19,26 @@ Pieces = list[bytes]
 """Bytes to be written one after the other."""
 
 
-def requests(load: Load) -> Iterator[Pieces]:
-    """Yield whole requests, head and body, without end."""
+def bodies(load: Load) -> Iterator[Pieces]:
+    """Yield images without end."""
     images = [Path(path).read_bytes() for path in load.images]
-    numbers = _DRAWS[load.draw](load)
+    numbers = _zipf(load) if load.draw == "zipf" else itertools.count()
     # Two runs of this process, or of two processes, never send the same cold body.
     salt = os.urandom(8) if load.draw == "cold" else load.series.to_bytes(8, "big")
 
-    def suffix(number: int) -> bytes:
-        return b"" if load.draw == "warm" else salt + number.to_bytes(8, "big")
+    for number in numbers:
+        yield [images[number % len(images)], b"" if load.draw == "warm" else salt + number.to_bytes(8, "big")]
 
-    def image() -> Pieces:
-        number = next(numbers)
-        return [images[number % len(images)], suffix(number)]
 
+def requests(load: Load) -> Iterator[Pieces]:
+    """Yield whole requests, head and body, without end."""
+    images = bodies(load)
+    if load.per_request == 1:
+        for body in images:
+            yield [_head(load, body, b"application/octet-stream"), *body]
     while True:
-        yield _single(load, image()) if load.per_request == 1 else _form(load, image)
-
-
-def _single(load: Load, body: Pieces) -> Pieces:
-    return [_head(load, body, b"application/octet-stream"), *body]
-
-
-def _form(load: Load, image: Callable[[], Pieces]) -> Pieces:
-    body = [piece for _ in range(load.per_request) for piece in (_PART, *image(), b"\r\n")] + [_END]
-    return [_head(load, body, b"multipart/form-data; boundary=" + _BOUNDARY), *body]
+        body = [piece for _ in range(load.per_request) for piece in (_PART, *next(images), b"\r\n")] + [_END]
+        yield [_head(load, body, b"multipart/form-data; boundary=" + _BOUNDARY), *body]
 
 
 def _head(load: Load, body: Pieces, content_type: bytes) -> bytes:
@@ -56,16 +51,9 @@ def _head(load: Load, body: Pieces, content_type: bytes) -> bytes:
     )
 
 
-def _in_turn(_: Load) -> Iterator[int]:
-    return itertools.count()
-
-
 def _zipf(load: Load) -> Iterator[int]:
     # Seeded: two contestants of a comparison see the same sequence.
     chance = random.Random(load.series)
     weights = list(itertools.accumulate(1 / rank for rank in range(1, load.population + 1)))
     while True:
         yield from chance.choices(range(load.population), cum_weights=weights, k=1000)
-
-
-_DRAWS: dict[str, Callable[[Load], Iterator[int]]] = {"cold": _in_turn, "warm": _in_turn, "zipf": _zipf}

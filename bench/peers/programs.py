@@ -1,6 +1,5 @@
 """How each peer is installed, in a virtual environment of its own under bench/out/peers/, and started."""
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -50,15 +49,10 @@ class Peer:
         return [str(self.python), *(option.format(port=port, here=_HERE) for option in self.options)]
 
     def environment(self, model: Path, port: int) -> dict[str, str]:
-        """Return our environment with its variables."""
+        """Return its variables."""
+        quiet = {"BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0", "LIT_DISABLE_TELEMETRY": "1"}
         ours = {"MODEL": str(model), "PORT": str(port), "PYTHONPATH": str(_HERE), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        quiet = {
-            "BENTOML_DO_NOT_TRACK": "True",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "disabled",
-            "LIT_DISABLE_TELEMETRY": "1",
-        }
-        return {**os.environ, **ours, **quiet}
+        return {**ours, **quiet, "RAY_AUTH_MODE": "disabled"}
 
 
 PEERS = (

@@ -14,7 +14,6 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-ATTEMPTS = 3
 OBJECT_STORE_BYTES = 150_000_000
 
 
@@ -36,31 +35,14 @@ class Embed:
         return Response(answer(await self.infer(pixels)), media_type="application/json")
 
 
-def connect() -> None:
-    """Start a node: no dashboard, no more shared memory than these requests need.
-
-    Ray gives its node half a minute, which no option changes. On a busy machine that can be too little, so it is
-    tried a few times.
-    """
-    here = {name: os.environ[name] for name in ("MODEL", "PORT", "PYTHONPATH")}
-    for tried in range(ATTEMPTS):
-        try:
-            ray.init(
-                include_dashboard=False,
-                log_to_driver=False,
-                num_cpus=os.cpu_count(),
-                object_store_memory=OBJECT_STORE_BYTES,
-                runtime_env={"env_vars": here},
-            )
-        except Exception:  # Ray's own is a bare one
-            ray.shutdown()
-            if tried == ATTEMPTS - 1:
-                raise
-        else:
-            return
-
-
 if __name__ == "__main__":
-    connect()
+    # No dashboard, no more shared memory than these requests need.
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=False,
+        num_cpus=os.cpu_count(),
+        object_store_memory=OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {name: os.environ[name] for name in ("MODEL", "PORT", "PYTHONPATH")}},
+    )
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     serve.run(Embed.bind(), route_prefix="/", blocking=True)

@@ -13,17 +13,16 @@ RATE = 400
 
 def profile(stack: Stack) -> None:
     """Write bench/out/profile-*.svg, or print that py-spy may not read other processes here."""
-    loads = {
-        "memory-hits": (stack.load(SECONDS + 3.0, draw="warm"), stack.gateway),
-        "redis-hits": (stack.load(SECONDS + 3.0, draw="warm", port=stack.far_gateway.port), stack.far_gateway),
-        "misses": (stack.load(SECONDS + 3.0, draw="cold"), stack.gateway),
-    }
-    stack.put(stack.load(3.0))
-    for name, (load, gateway) in loads.items():
+    stack.put(3.0)
+    for name, draw, served in (
+        ("memory-hits", "warm", stack.near),
+        ("redis-hits", "warm", stack.far),
+        ("misses", "cold", stack.near),
+    ):
         path = OUT / f"profile-{name}.svg"
-        options = f"record --pid {gateway.pid} --duration {SECONDS} --rate {RATE} --nonblocking --output"
+        options = f"record --pid {served.gateway.pid} --duration {SECONDS} --rate {RATE} --nonblocking --output"
         words = [str(Path(sys.executable).with_name("py-spy")), *options.split(), str(path)]
         with subprocess.Popen(words, stdout=subprocess.DEVNULL) as spy:
-            stack.put(load, gateway)
+            stack.put(SECONDS + 3.0, served, draw=draw)
             spy.wait()
         print(f"{name}: {path}" if spy.returncode == 0 else f"{name}: py-spy ended with {spy.returncode}")

@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,62 +16,104 @@ import httpx
 
 from bench.load.corpus import OUT, REPOSITORY, Corpus
 from bench.load.generator import LoadGenerator
-from bench.load.plan import Load, Outcome
+from bench.load.plan import Load
 from bench.processes.usage import Watch, descendants
-from tests.e2e.processes import Gateway, ModelServer, Process, Valkey
+from bench.ratios.measured import Measured
+from tests.e2e.processes import Gateway, ModelServer, Process, Valkey, free_port
 
 MODELS = ("lite0", "mobilenet_v2", "resnet50")
-START_SECONDS = 180.0
+CONNECTIONS = 32
+"""Callers of a load of misses, enough for full batches."""
+
+
+class Program(Process):
+    """Another contestant; it serves when it answers GET /readyz with anything at all.
+
+    Args:
+        words: Its command line.
+        port: Its port on 127.0.0.1.
+        variables: Added to the environment.
+    """
+
+    name = "contestant"
+
+    def __init__(self, words: list[str], port: int, variables: Mapping[str, str] | None = None) -> None:
+        super().__init__(OUT)
+        self._words, self.port, self._variables = words, port, variables or {}
+        self.log.unlink(missing_ok=True)
+
+    def words(self) -> list[str]:
+        """The command line."""
+        return self._words
+
+    def environment(self) -> Mapping[str, str]:
+        """The variables."""
+        return self._variables
+
+    def serving(self) -> bool:
+        """Whether it answers."""
+        try:
+            httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2.0, trust_env=False)
+        except httpx.HTTPError:
+            return False
+        return True
+
+    def destroy(self) -> None:
+        """End it with all descendants, which may have sessions of their own."""
+        for pid in descendants(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        super().destroy()
+
+
+class TunedModelServer(ModelServer):
+    """The embedded model server with further options."""
+
+    def __init__(self, directory: Path, models: Path, *options: str) -> None:
+        super().__init__(directory, models)
+        self._options = options
+
+    def words(self) -> list[str]:
+        """Return the usual words and the options."""
+        return [*super().words(), *self._options]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A load's outcome, and the CPU seconds of every process meanwhile."""
+class Served:
+    """A gateway and its model server."""
 
-    outcome: Outcome
-    cpu: dict[str, float]
-    foreign: float
-
-    @property
-    def cpu_per_image(self) -> float:
-        """CPU seconds of all server processes per image answered."""
-        return sum(self.cpu.values()) / max(1, self.outcome.images)
-
-    def cpu_of(self, name: str) -> float:
-        """CPU seconds of one process per image answered."""
-        return self.cpu[name] / max(1, self.outcome.images)
+    gateway: Gateway
+    model_server: ModelServer
 
 
 class Stack:
     """All processes, and the load generator.
 
     Attributes:
-        gateway: With both cache tiers.
-        far_gateway: With Redis alone, so that every hit is a Redis hit.
+        near: A gateway with both cache tiers.
+        far: One with Redis alone, so that every hit is a Redis hit.
         corpus: What is sent.
     """
 
     def __init__(self, directory: Path, models: Path, corpus: Corpus) -> None:
-        self.corpus = corpus
-        self.directory = directory
-        self.models = models
+        self.corpus, self.directory, self.models = corpus, directory, models
         self.valkey = Valkey(directory)
-        self.model_server = ModelServer(directory, models)
-        names = ",".join(MODELS)
-        self.gateway = Gateway(directory, self.model_server.address, names, redis_url=self.valkey.url)
-        self.far_gateway = Gateway(
-            directory, self.model_server.address, names, redis_url=self.valkey.url, cache_bytes=0
-        )
+        server = ModelServer(directory, models)
+        options: dict[str, Any] = {"models": ",".join(MODELS), "redis_url": self.valkey.url}
+        self.grpc_port = free_port()
+        self.near = Served(Gateway(directory, server.address, grpc_port=self.grpc_port, **options), server)
+        self.far = Served(Gateway(directory, server.address, cache_bytes=0, **options), server)
         self.generator = LoadGenerator()
 
-    def processes(self) -> list[Process]:
+    @property
+    def processes(self) -> tuple[Process, ...]:
         """In the order in which they are started."""
-        return [self.valkey, self.model_server, self.gateway, self.far_gateway]
+        return self.valkey, self.near.model_server, self.near.gateway, self.far.gateway
 
     @property
     def polling(self) -> list[int]:
         """Processes that work while idle, because they watch models."""
-        return [process.pid for process in (self.gateway, self.far_gateway, self.model_server)]
+        return [process.pid for process in self.processes[1:]]
 
     def manifest(self, model: str) -> dict[str, Any]:
         """Return a model's manifest."""
@@ -83,97 +124,71 @@ class Stack:
         """Return the newest version's directory."""
         return max((self.models / model).iterdir(), key=lambda path: int(path.name))
 
-    def put(self, load: Load, gateway: Gateway | None = None) -> Measured:
-        """Put a load on, and watch the processes that serve it."""
-        pids = {
-            "gateway": (gateway or self.gateway).pid,
-            "model server": self.model_server.pid,
-            "valkey": self.valkey.pid,
-        }
-        return watched(self.generator, load, pids)
+    def put(self, seconds: float, served: Served | None = None, **options: object) -> Measured:
+        """Put a load of the corpus' photos on a gateway, the near one by default; options are those of `Load`."""
+        served = served or self.near
+        pids = {"gateway": served.gateway.pid, "model server": served.model_server.pid, "Valkey": self.valkey.pid}
+        return self.watched(pids, seconds, **{"port": served.gateway.port, **options})
 
-    def load(self, seconds: float, **options: object) -> Load:
-        """Describe a load on the gateway over the corpus' photos."""
-        fields: dict[str, Any] = {
-            "port": self.gateway.port,
-            "images": self.corpus.photos,
-            "seconds": seconds,
-            **options,
-        }
-        return Load(**fields)
+    def cold(self, seconds: float, model: str, served: Served | None = None, **options: object) -> Measured:
+        """Put a load of images on that are not in the cache."""
+        return self.put(
+            seconds, served, **{"path": f"/embed?model={model}", "draw": "cold", "connections": CONNECTIONS, **options}
+        )
+
+    def watched(self, pids: dict[str, int], seconds: float, **options: object) -> Measured:
+        """Put a load on any server, and watch its processes meanwhile."""
+        fields: dict[str, Any] = {"images": self.corpus.photos, "seconds": seconds, **options}
+        with Watch(pids, [self.generator.pid]) as watch:
+            outcome = self.generator.put(Load(**fields))
+        return Measured(outcome, watch.used, watch.foreign)
+
+    @contextmanager
+    def serving(self, model: str, *options: str) -> Iterator[Served]:
+        """Run a gateway over one model in a model server with options of its own, such as another engine.
+
+        Raises:
+            AssertionError: One did not start; the end of its log is in the message.
+        """
+        directory = self.directory / "-".join(["served", model, *(option.partition("=")[2] for option in options)])
+        models = directory / "models"
+        models.mkdir(parents=True, exist_ok=True)
+        if not (models / model).exists():
+            (models / model).symlink_to((self.models / model).resolve())
+        server = TunedModelServer(directory, models, *options)
+        served = Served(Gateway(directory, server.address, model, redis_url=self.valkey.url), server)
+        with running(served.model_server, served.gateway):
+            yield served
 
 
-def watched(generator: LoadGenerator, load: Load, pids: dict[str, int]) -> Measured:
-    """Put a load on a server, and watch some processes meanwhile."""
-    with Watch(pids, [generator.pid]) as watch:
-        outcome = generator.put(load)
-    return Measured(outcome, watch.used, watch.foreign)
+@contextmanager
+def running(*processes: Process) -> Iterator[None]:
+    """Start processes one after the other, and end all in any case.
+
+    Each has twice the time that tests give it, since the machine may be busy.
+
+    Raises:
+        AssertionError: One ended, or does not serve.
+    """
+    with ExitStack() as ends:
+        for process in processes:
+            process.launch()
+            ends.callback(process.destroy)
+            try:
+                process.until_serving()
+            except AssertionError:
+                if not process.running:
+                    raise
+                process.until_serving()
+        yield
 
 
 @contextmanager
 def running_stack(corpus: Corpus) -> Iterator[Stack]:
-    """Start everything, and end it in any case."""
-    with tempfile.TemporaryDirectory(prefix="microtome-bench-") as directory, ExitStack() as ends:
-        stack = Stack(Path(directory), export_models(), corpus)
-        ends.callback(stack.generator.__exit__, None)
-        for process in stack.processes():
-            ends.callback(process.destroy)
-            start(process)
-        yield stack
-
-
-def start(process: Process) -> None:
-    """Start a process and wait until it serves, twice as long as tests do, since the machine may be busy.
-
-    Raises:
-        AssertionError: It ended, or does not serve.
-    """
-    process.launch()
-    try:
-        process.until_serving()
-    except AssertionError:
-        if not process.running:
-            raise
-        process.until_serving()
-
-
-def export_models() -> Path:
-    """Export bench/recipe.yaml; the exporter skips what exists."""
-    models = OUT / "models"
-    recipe = REPOSITORY / "bench" / "recipe.yaml"
+    """Export bench/recipe.yaml, where the exporter skips what exists, and run everything over it."""
+    models, recipe = OUT / "models", REPOSITORY / "bench" / "recipe.yaml"
     subprocess.run([sys.executable, "-m", "exporter", "export", str(recipe), "--out", str(models)], check=True)
-    return models
-
-
-@contextmanager
-def listening(words: list[str], port: int, environment: dict[str, str] | None = None) -> Iterator[int]:
-    """Run a program until it answers GET /readyz (anything at all) on a port; yields its process id.
-
-    The last one's output is in bench/out/contestant.log.
-    """
-    with (
-        (OUT / "contestant.log").open("wb") as log,
-        subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True) as process,
-    ):
-        try:
-            _await_answer(process, port)
-            yield process.pid
-        finally:
-            # Descendants may have sessions of their own, and would go on using the machine.
-            for pid in descendants(process.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-
-def _await_answer(process: "subprocess.Popen[bytes]", port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"{process.args!r} ended at its start with {process.returncode}.")
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2.0, trust_env=False)
-        except httpx.HTTPError:
-            time.sleep(0.1)
-        else:
-            return
-    raise RuntimeError(f"{process.args!r} does not answer on port {port} within {START_SECONDS:.0f} s.")
+    with tempfile.TemporaryDirectory(prefix="microtome-bench-") as directory:
+        stack = Stack(Path(directory), models, corpus)
+        with stack.generator, running(*stack.processes):
+            yield stack

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -38,20 +37,12 @@ def resident_megabytes(pid: int) -> float:
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS:"))
 
 
-@dataclass(frozen=True, slots=True)
-class MachineTime:
-    """Seconds of all cores since the machine started: busy, and in total."""
-
-    busy: float
-    all: float
-
-    @classmethod
-    def now(cls) -> "MachineTime":
-        """Read them."""
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        ticks = [int(field) for field in fields]
-        idle = ticks[3] + ticks[4]
-        return cls((sum(ticks) - idle) / _TICKS, sum(ticks) / _TICKS)
+def machine_seconds() -> tuple[float, float]:
+    """Return the seconds of all cores since the machine started: busy, and in total."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    ticks = [int(field) for field in fields]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / _TICKS, sum(ticks) / _TICKS
 
 
 class Watch:
@@ -68,15 +59,14 @@ class Watch:
     def __enter__(self) -> "Watch":
         self._before = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
         self._ours_before = {pid: _clock(pid) for pid in self._watched()}
-        self._machine = MachineTime.now()
+        self._machine = machine_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
-        machine = MachineTime.now()
+        busy, passed = (now - before for now, before in zip(machine_seconds(), self._machine, strict=True))
         ours = sum(_clock(pid) - self._ours_before.get(pid, 0.0) for pid in self._watched())
         self.used = {name: cpu_seconds(pid) - self._before[name] for name, pid in self._pids.items()}
-        passed = machine.all - self._machine.all
-        self.foreign = max(0.0, (machine.busy - self._machine.busy - ours) / passed) if passed else 0.0
+        self.foreign = max(0.0, (busy - ours) / passed) if passed else 0.0
 
     def _watched(self) -> set[int]:
         return {process for pid in self._ours for process in descendants(pid)}

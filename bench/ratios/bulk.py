@@ -1,7 +1,7 @@
 """P11: the saving of many images in one request compared with one request each."""
 
-from bench.processes.stack import Measured, Stack
-from bench.ratios.effort import Effort
+from bench.processes.stack import Stack
+from bench.ratios.measured import Effort, Measured, facts
 from bench.reporting.comparison import Comparison, interleaved
 
 IMAGES = 64
@@ -17,23 +17,11 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
 
 def _compared(stack: Stack, effort: Effort, key: str, what: str, draw: str) -> Comparison:
     def put(per_request: int, connections: int) -> Measured:
-        options = {"path": "/embed?model=mobilenet_v2", "draw": draw, "per_request": per_request}
-        return stack.put(stack.load(effort.seconds, connections=connections, **options))
+        return stack.cold(effort.seconds, "mobilenet_v2", draw=draw, per_request=per_request, connections=connections)
 
     if draw == "warm":
         put(1, 8)
-    rounds = interleaved({"one": lambda: put(IMAGES, 1), "many": lambda: put(1, 8)}, effort.rounds)
-    return Comparison(
-        key,
-        what,
-        0.80,
-        at_least=False,
-        rounds=[row["one"].cpu_per_image / row["many"].cpu_per_image for row in rounds],
-        facts={
-            "CPU ms per image, one request": [1e3 * row["one"].cpu_per_image for row in rounds],
-            "CPU ms per image, 64 requests": [1e3 * row["many"].cpu_per_image for row in rounds],
-            "gateway CPU ms, one request": [1e3 * row["one"].cpu_of("gateway") for row in rounds],
-            "gateway CPU ms, 64 requests": [1e3 * row["many"].cpu_of("gateway") for row in rounds],
-            "foreign": [row["one"].foreign for row in rounds],
-        },
-    )
+    one, many = "one request", f"{IMAGES} requests"
+    rounds = interleaved({one: lambda: put(IMAGES, 1), many: lambda: put(1, 8)}, effort.rounds)
+    ratios = [row[one].cpu_per_image / row[many].cpu_per_image for row in rounds]
+    return Comparison(key, what, 0.80, at_least=False, rounds=ratios, facts=facts(rounds, one, many, one))

@@ -1,12 +1,9 @@
 """P8: the gain of frozen graphs in TensorFlow Serving's runtime."""
 
-import json
-import subprocess
-import sys
-
 from bench.load.corpus import OUT
 from bench.processes.stack import Stack
-from bench.ratios.effort import Effort
+from bench.processes.worker import Worker
+from bench.ratios.measured import Effort
 from bench.reporting.comparison import Comparison
 
 TARGETS = {"mobilenet_v2": ("MobileNetV2", 1.3), "resnet50": ("ResNet50", 1.1)}
@@ -19,10 +16,9 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
 
 def _compared(stack: Stack, effort: Effort, model: str) -> Comparison:
     backbone, target = TARGETS[model]
-    words = [sys.executable, "-m", "bench.baselines.frozen", str(stack.saved_model(model)), backbone]
-    words += [str(OUT / "plain" / model), str(effort.rounds + 2), str(effort.seconds / 2)]
-    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    rounds = json.loads(done.stdout.splitlines()[-1])
+    words = [str(stack.saved_model(model)), backbone, str(OUT / "plain" / model)]
+    with Worker("bench.baselines.frozen", *words, str(effort.rounds + 2), str(effort.seconds / 2)) as worker:
+        rounds = worker.receive()["rounds"]
     return Comparison(
         f"P8 {model}",
         f"frozen export ÷ Keras' model.export(), images per CPU second, {backbone}, batch 8, one thread",

@@ -1,13 +1,13 @@
 """P3: the gateway's CPU time for a cache miss compared with decoding the image."""
 
+import itertools
 from pathlib import Path
 
-from bench.baselines.decode import seconds_per_image
-from bench.processes.stack import Measured, Stack
-from bench.ratios.effort import Effort
+from bench.baselines.cost import cpu_seconds_each
+from bench.peers.pixels import decode
+from bench.processes.stack import Stack
+from bench.ratios.measured import Effort, Measured, facts
 from bench.reporting.comparison import Comparison, interleaved
-
-CONNECTIONS = 8
 
 
 def measure(stack: Stack, effort: Effort) -> list[Comparison]:
@@ -19,29 +19,22 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
 
 
 def _compared(stack: Stack, effort: Effort, key: str, what: str, paths: list[str]) -> Comparison:
-    images = [Path(path).read_bytes() for path in paths]
+    images = itertools.cycle([Path(path).read_bytes() for path in paths])
     spec = stack.manifest("lite0")["input"]
-    load = stack.load(effort.seconds, images=paths, draw="cold", connections=CONNECTIONS)
     missed: list[Measured] = []
-
-    def gateway() -> float:
-        missed.append(stack.put(load))
-        return missed[-1].cpu_of("gateway")
-
-    rounds = interleaved(
-        {"gateway": gateway, "loop": lambda: seconds_per_image(images, spec, effort.seconds / 2)}, effort.rounds
+    loops: list[float] = []
+    interleaved(
+        {
+            "gateway": lambda: missed.append(stack.put(effort.seconds, images=paths, draw="cold")),
+            "loop": lambda: loops.append(cpu_seconds_each(lambda: decode(next(images), spec), effort.seconds / 2)),
+        },
+        effort.rounds,
     )
     return Comparison(
         key,
         what,
         1.40,
         at_least=False,
-        rounds=[row["gateway"] / row["loop"] for row in rounds],
-        facts={
-            "gateway CPU ms": [1e3 * row["gateway"] for row in rounds],
-            "loop CPU ms": [1e3 * row["loop"] for row in rounds],
-            "model server CPU ms": [1e3 * each.cpu_of("model server") for each in missed],
-            "images/s": [each.outcome.rate for each in missed],
-            "foreign": [each.foreign for each in missed],
-        },
+        rounds=[run.cpu_of("gateway") / loop for run, loop in zip(missed, loops, strict=True)],
+        facts={"loop CPU ms": [1e3 * loop for loop in loops], **facts([{"gateway": run} for run in missed], "gateway")},
     )

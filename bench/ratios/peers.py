@@ -5,26 +5,23 @@ either engine: TensorFlow, the default, which the peers run too, and OpenVINO. T
 The limit is decoding and inference alone, which no server on TensorFlow can pass.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.load.corpus import OUT
-from bench.load.plan import Outcome
 from bench.peers.programs import PEERS, Peer
 from bench.processes.pausing import alone
-from bench.processes.served import serving
-from bench.processes.stack import Measured, Stack, listening, watched
-from bench.ratios.effort import Effort
-from bench.ratios.throughput import ideal_workers, work
+from bench.processes.stack import CONNECTIONS, Program, Stack, running
+from bench.ratios.measured import Effort, Measured, versus
+from bench.ratios.throughput import ideal_workers
 from bench.reporting.comparison import Comparison, interleaved
-from tests.e2e.processes import free_port
+from tests.e2e.processes import eventually, free_port
 
-CONNECTIONS = 32
 MODEL = "mobilenet_v2"
 TARGET = 1.5
 PEER, OURS = "peer", ""
@@ -41,7 +38,6 @@ _COSINE = 0.9999
 _REASON_LETTERS = 400
 
 Contestants = dict[str, Callable[[], Measured]]
-Rounds = list[dict[str, Measured]]
 
 
 class Unfair(Exception):
@@ -62,7 +58,7 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
             except Exception as error:  # noqa: BLE001, a peer that does not run here is named, the others are measured
                 reason = " ".join(f"{type(error).__name__}: {error} {_last_words()}".split())[:_REASON_LETTERS]
                 print(f"    {peer.name} could not be measured: {reason}", flush=True)
-                compared.append(_comparison(peer, OURS, [], reason))
+                compared.append(Comparison(*_named(peer, OURS), None, at_least=True, rounds=[], reason=reason))
     return [*against_the_best(compared), *compared]
 
 
@@ -70,70 +66,38 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
 def _ours(stack: Stack, effort: Effort) -> Iterator[tuple[Contestants, list[int]]]:
     """Yield our own contestants (OpenVINO only where it runs), the ideal, and the processes to pause for others."""
     polling = stack.polling
-    load = stack.load(effort.seconds, path=f"/embed?model={MODEL}", draw="cold", connections=CONNECTIONS)
-    ours: Contestants = {OURS: lambda: stack.put(load)}
+    ours: Contestants = {OURS: lambda: stack.cold(effort.seconds, MODEL)}
     with ExitStack() as ends:
         try:
-            served = ends.enter_context(serving(stack, MODEL, "--engine=openvino"))
+            served = ends.enter_context(stack.serving(MODEL, "--engine=openvino"))
             polling += [served.gateway.pid, served.model_server.pid]
-            ours[OPENVINO] = lambda: served.put(served.cold(effort.seconds, CONNECTIONS))
+            ours[OPENVINO] = lambda: stack.cold(effort.seconds, MODEL, served)
         except AssertionError as error:
             print(f"    the OpenVINO engine does not run here: {error}", flush=True)
-        workers = ends.enter_context(ideal_workers(stack, MODEL))
-
-        def ideal() -> Measured:
-            seconds = effort.seconds / 2
-            done = work(workers, seconds)
-            images = round(done["rate"] * seconds)
-            cpu = {"ideal": images * (done["decode"] + done["infer"])}
-            return Measured(Outcome({}, seconds, {}, images, 0, 0.0), cpu, 0.0)
-
-        yield {**ours, LIMIT: alone(ideal, polling)}, polling
+        ideal = ends.enter_context(ideal_workers(stack, MODEL))
+        yield {**ours, LIMIT: alone(lambda: ideal(effort.seconds / 2), polling)}, polling
 
 
 def _compared(stack: Stack, effort: Effort, peer: Peer, ours: Contestants, polling: list[int]) -> list[Comparison]:
     port = free_port()
-    with listening(peer.command(port), port, peer.environment(stack.saved_model(MODEL).resolve(), port)) as pid:
-        _check(stack, port)
+    program = Program(peer.command(port), port, peer.environment(stack.saved_model(MODEL).resolve(), port))
+    with running(program):
+        _check(stack, program)
 
         def put(seconds: float) -> Measured:
-            load = stack.load(seconds, port=port, path="/embed", draw="cold", connections=CONNECTIONS)
-            return watched(stack.generator, load, {PEER: pid})
+            load = {"port": port, "draw": "cold", "connections": CONNECTIONS}
+            return stack.watched({PEER: program.pid}, seconds, **load)
 
         put(_WARM_SECONDS)
-        contestants = {side: alone(run, [pid]) for side, run in ours.items()}
+        contestants = {side: alone(run, [program.pid]) for side, run in ours.items()}
         contestants[PEER] = alone(lambda: put(effort.seconds), polling)
         rounds = interleaved(contestants, effort.rounds)
-    return [_comparison(peer, side, rounds) for side in ours]
+    return [versus(*_named(peer, side), None, rounds, (side, PEER)) for side in ours]
 
 
-def _comparison(peer: Peer, side: str, rounds: Rounds, reason: str = "") -> Comparison:
-    pairs = [(row[side], row[PEER]) for row in rounds]
-    return Comparison(
-        f"P5 {peer.name}{side}",
-        WHAT[side].format(model=MODEL, peer=peer.name),
-        None,
-        at_least=True,
-        rounds=[ours.outcome.rate / theirs.outcome.rate for ours, theirs in pairs],
-        by_cpu=[theirs.cpu_per_image / ours.cpu_per_image for ours, theirs in pairs],
-        facts=_facts(pairs) if rounds and side != LIMIT else {},
-        reason=reason,
-    )
-
-
-def _facts(pairs: list[tuple[Measured, Measured]]) -> dict[str, list[float]]:
-    return {
-        "images/s": [ours.outcome.rate for ours, _ in pairs],
-        "images/s, peer": [theirs.outcome.rate for _, theirs in pairs],
-        "CPU ms": [1e3 * ours.cpu_per_image for ours, _ in pairs],
-        "CPU ms, peer": [1e3 * theirs.cpu_per_image for _, theirs in pairs],
-        "p99 ms": [1e3 * ours.outcome.latency["p99"] for ours, _ in pairs],
-        "p99 ms, peer": [1e3 * theirs.outcome.latency["p99"] for _, theirs in pairs],
-        "peer's answers that are no 200": [
-            float(sum(theirs.outcome.statuses.values()) - theirs.outcome.answered) for _, theirs in pairs
-        ],
-        "foreign": [ours.foreign for ours, _ in pairs],
-    }
+def _named(peer: Peer, side: str) -> tuple[str, str]:
+    """Return the key and the words of a comparison."""
+    return f"P5 {peer.name}{side}", WHAT[side].format(model=MODEL, peer=peer.name)
 
 
 def against_the_best(compared: list[Comparison]) -> list[Comparison]:
@@ -152,35 +116,32 @@ def against_the_best(compared: list[Comparison]) -> list[Comparison]:
     return found
 
 
-def _check(stack: Stack, port: int) -> None:
+def _check(stack: Stack, peer: Program) -> None:
     """Wait until the peer embeds, and compare its vector with ours.
 
     Raises:
-        TimeoutError: It does not.
         Unfair: It answers another vector.
+        AssertionError: It does not embed in time.
     """
     image = Path(stack.corpus.photos[0]).read_bytes()
-    ours = httpx.post(f"{stack.gateway.url}/embed?model={MODEL}", content=image, timeout=30, trust_env=False).json()
-    expected = np.array(ours["embeddings"][0]["vector"])
-    vector = np.array(_first_answer(f"http://127.0.0.1:{port}/embed", image)["vector"])
-    cosine = float(vector @ expected / np.linalg.norm(vector) / np.linalg.norm(expected))
+
+    def post(url: str) -> httpx.Response:
+        return httpx.post(url, content=image, timeout=30, trust_env=False)
+
+    found: list[NDArray[np.float64]] = []
+
+    def embedded() -> bool:
+        with suppress(httpx.HTTPError):
+            answer = post(f"http://127.0.0.1:{peer.port}/embed")
+            if answer.status_code == httpx.codes.OK:
+                found.append(np.array(answer.json()["vector"]))
+        return bool(found)
+
+    eventually(embedded, "the peer embeds", _START_SECONDS)
+    ours = np.array(post(f"{stack.near.gateway.url}/embed?model={MODEL}").json()["embeddings"][0]["vector"])
+    cosine = float(found[0] @ ours / np.linalg.norm(found[0]) / np.linalg.norm(ours))
     if cosine < _COSINE:
         raise Unfair(f"Expected the vector that we answer. Received one at a cosine of {cosine:.4f} to it.")
-
-
-def _first_answer(url: str, image: bytes) -> dict[str, list[float]]:
-    deadline, last = time.monotonic() + _START_SECONDS, "nothing"
-    while time.monotonic() < deadline:
-        try:
-            answer = httpx.post(url, content=image, timeout=30, trust_env=False)
-            if answer.status_code == httpx.codes.OK:
-                found: dict[str, list[float]] = answer.json()
-                return found
-            last = f"{answer.status_code} {answer.text[:200]}"
-        except httpx.HTTPError as error:
-            last = repr(error)
-        time.sleep(0.2)
-    raise TimeoutError(f"Expected a vector within {_START_SECONDS:.0f} s. Received last: {last}")
 
 
 def _last_words() -> str:

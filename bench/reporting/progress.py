@@ -1,12 +1,8 @@
 """Print the current step, its progress, and the time left."""
 
-import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-
-_TICK_SECONDS = 1.0
 
 
 class Progress:
@@ -29,30 +25,20 @@ class Progress:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Report one step while it runs; on a terminal, every second."""
+        """Report one step when it begins and when it ends."""
         self._begun += 1
-        planned, begin, over = self._plan[name], time.monotonic(), threading.Event()
+        planned, begin = self._plan[name], time.monotonic()
         print(
             f"[{self._begun} of {len(self._plan)}] {name}, about {clock(planned)}; {clock(self.left())} left in all",
             flush=True,
         )
-        ticker = threading.Thread(target=self._tick, args=(name, planned, over), daemon=True)
-        ticker.start()
         try:
             yield
         finally:
-            over.set()
-            ticker.join()
             took = time.monotonic() - begin
             self._done += planned
             self._spent += took
             print(f"    {name} took {clock(took)}", flush=True)
-
-    def _tick(self, name: str, planned: float, over: threading.Event) -> None:
-        begin = time.monotonic()
-        while sys.stdout.isatty() and not over.wait(_TICK_SECONDS):
-            sys.stdout.write(f"\r\033[K    {name}: {clock(time.monotonic() - begin)} of about {clock(planned)}\r")
-            sys.stdout.flush()
 
 
 def clock(seconds: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.load.corpus import REPOSITORY, Corpus
-from bench.ratios.effort import Effort
+from bench.ratios.measured import Effort
 from bench.reporting.comparison import Comparison, cell
 
 RESULTS = REPOSITORY / "bench" / "results"

@@ -2,9 +2,13 @@
 
 import pytest
 
+from bench.load.calling import calling
+from bench.load.plan import Outcome
+from bench.ratios.measured import Measured, facts, versus
 from bench.ratios.peers import against_the_best
 from bench.ratios.precision import able
 from bench.reporting.comparison import Comparison
+from tests.e2e.processes import eventually
 
 
 def against(name: str, *rounds: float, reason: str = "") -> Comparison:
@@ -41,3 +45,39 @@ def test_without_a_peer_there_is_no_best_one() -> None:
 def test_a_processor_tells_whether_it_computes_in_bfloat16(flags: str, expected: bool) -> None:
     """By whole words of /proc/cpuinfo."""
     assert expected == able(f"model name : X\nflags\t\t: {flags}\n")
+
+
+def load(images: int, refused: int = 0, **cpu: float) -> Measured:
+    """A load of two seconds."""
+    outcome = Outcome({"200": images, "429": refused}, 2.0, {"p50": 0.01, "p99": 0.02}, images, 0, 0.5)
+    return Measured(outcome, cpu, 0.1)
+
+
+def test_two_loads_are_compared_by_the_clock_and_by_cpu() -> None:
+    """More images, or fewer CPU seconds for each, make a ratio above 1; idle parts have no row."""
+    found = versus("P", "", 0.9, [{"ours": load(20, gateway=1.0), "bare": load(10, bare=2.0)}], ("ours", "bare"))
+    assert ([2.0], [4.0]) == (found.rounds, found.by_cpu)
+    assert ([50.0], [200.0]) == (found.facts["gateway CPU ms"], found.facts["bare CPU ms"])
+    assert ([10.0], [5.0]) == (found.facts["images/s"], found.facts["images/s, bare"])
+    assert "refused/s" not in found.facts
+
+
+def test_a_refusal_is_counted_and_only_names_of_both_sides_get_an_ending() -> None:
+    """The obstacles and the capacity page look facts up by these names."""
+    row = {"one": load(10, 6, gateway=1.0), "two": load(10, gateway=2.0)}
+    assert [3.0] == facts([row], "one")["refused/s"]
+    both = facts([row], "one", "two", "one")
+    assert ([100.0], [200.0]) == (both["gateway CPU ms, one"], both["gateway CPU ms, two"])
+
+
+def test_calls_repeat_while_the_block_runs_and_an_error_is_raised_behind_it() -> None:
+    """Each in a thread of its own; a caller that failed is no throughput."""
+
+    def fail() -> None:
+        raise ValueError("refused")
+
+    with calling([lambda: 1, lambda: 2]) as done:
+        eventually(lambda: {1, 2} == {result for *_, result in done}, "both are called")
+    assert all(seconds >= 0 for _, seconds, _ in done)
+    with pytest.raises(ValueError, match="refused"), calling([fail]):
+        pass
