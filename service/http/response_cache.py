@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from starlette.types import Scope
 
-from service.cache.memory import ByteBoundedLRU
 from microtome.manifest import ModelCard
+from service.cache.memory import ByteBoundedLRU
 from service.core.ports import ModelServer
 from service.core.timings import Timings, timed
 from service.http.middleware import headers_of, note, server_timing
