@@ -13,12 +13,13 @@ from pydantic_core import PydanticUndefined
 
 from exporter import cli as exporter_cli
 from exporter.recipe.format import recipe_schema
+from microtome import errors
 from microtome.commands.embed import command as embed
 from microtome.commands.rollout import command as rollout
 from microtome.commands.up import command as up
+from microtome.errors import slug
 from modelserver.config.options import usage
-from service import cache_command, errors
-from service.errors import slug
+from service import cache_command
 from service.grpc.errors import STATUS as CODE
 from service.http.problems import STATUS
 from service.settings import PREFIX, Settings

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from microtome.errors import Unauthenticated
 from service.core.admission import Budget
-from service.errors import Unauthenticated
 
 FORM = "NAME sha256:HASH [images=N] [bytes=N]"
 """The form of a key's line; HASH is what `printf %s "$KEY" | sha256sum` prints."""

@@ -158,7 +158,7 @@ def _fingerprints(options: argparse.Namespace) -> dict[str, str]:
 
 async def _ask(model: str, addresses: Sequence[str]) -> dict[str, str]:
     # --help shall be instant.
-    from service.errors import ServiceError  # noqa: PLC0415
+    from microtome.errors import ServiceError  # noqa: PLC0415
     from service.model_server.replicas import Replicas  # noqa: PLC0415
 
     servers = Replicas(addresses)

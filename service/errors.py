@@ -1,36 +1,9 @@
-"""The gateway's errors: the shared tree, one error that never reaches a caller, and the wording of unknown names."""
+"""What only the gateway needs of errors beside the shared tree in `microtome.errors`."""
 
 from collections.abc import Iterable
 from copy import copy
 from difflib import get_close_matches
 from typing import TypeVar
-
-from microtome.errors import (
-    BadRequest,
-    BodyTooSlow,
-    BrokenImage,
-    DeadlineExceeded,
-    ImageTooLarge,
-    ModelNotReady,
-    ModelServerDown,
-    ModelServerFault,
-    NoImageEmbedded,
-    NotAcceptable,
-    NotAnImage,
-    Overloaded,
-    RequestRejected,
-    ServiceError,
-    TemporarilyUnable,
-    TooManyImages,
-    Unauthenticated,
-    UnknownModel,
-    UnknownOutput,
-    UnknownVersion,
-    UnsupportedModality,
-    UrlNotAllowed,
-    UrlNotFetched,
-    slug,
-)
 
 E = TypeVar("E", bound=BaseException)
 
@@ -56,34 +29,3 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     shown = names if len(names) <= 8 else get_close_matches(name, names, n=3, cutoff=0.0)
     listed = ", ".join(repr(n) for n in shown)
     return f"Unknown {kind} {name[:80]!r}. {'Known' if len(names) <= 8 else 'Nearest'}: {listed or 'none'}."
-
-
-__all__ = [
-    "BadRequest",
-    "BodyTooSlow",
-    "BrokenImage",
-    "CacheUnavailable",
-    "DeadlineExceeded",
-    "ImageTooLarge",
-    "ModelNotReady",
-    "ModelServerDown",
-    "ModelServerFault",
-    "NoImageEmbedded",
-    "NotAcceptable",
-    "NotAnImage",
-    "Overloaded",
-    "RequestRejected",
-    "ServiceError",
-    "TemporarilyUnable",
-    "TooManyImages",
-    "Unauthenticated",
-    "UnknownModel",
-    "UnknownOutput",
-    "UnknownVersion",
-    "UnsupportedModality",
-    "UrlNotAllowed",
-    "UrlNotFetched",
-    "restated",
-    "slug",
-    "unknown",
-]

@@ -13,11 +13,11 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from microtome.manifest import ModelCard
 from service.core.remote_images import Image
 from service.core.requests import CacheUse, Embedded, EmbedRequest
 from service.core.vectors import Dtype, shaped, written
-from service.errors import BadRequest, ImageTooLarge, TooManyImages
 
 NAME = "microtome"
 PLATFORM = "microtome_tensorflow"

@@ -12,33 +12,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from microtome.errors import (
-    BadRequest,
-    BodyTooSlow,
-    BrokenImage,
-    DeadlineExceeded,
-    ImageTooLarge,
-    MicrotomeError,
-    ModelNotReady,
-    ModelServerDown,
-    ModelServerFault,
-    NoImageEmbedded,
-    NotAcceptable,
-    NotAnImage,
-    Overloaded,
-    RequestRejected,
-    ServiceError,
-    TemporarilyUnable,
-    TooManyImages,
-    Unauthenticated,
-    UnknownModel,
-    UnknownOutput,
-    UnknownVersion,
-    UnsupportedModality,
-    UrlNotAllowed,
-    UrlNotFetched,
-    slug,
-)
+from microtome.errors import *  # noqa: F403, the whole tree is public under this name too
+from microtome.errors import MicrotomeError, NoImageEmbedded, RequestRejected, TemporarilyUnable, slug
 
 
 class UnreadableImage(MicrotomeError):
@@ -86,38 +61,3 @@ def none_embedded(detail: str, failures: Mapping[int, MicrotomeError]) -> Microt
     if failures and all(isinstance(failure, TemporarilyUnable) for failure in failures.values()):
         return next(iter(failures.values()))
     return NoImageEmbedded(failures, detail)
-
-
-__all__ = [
-    "BadRequest",
-    "BodyTooSlow",
-    "BrokenImage",
-    "DeadlineExceeded",
-    "ImageTooLarge",
-    "InternalError",
-    "MicrotomeError",
-    "MixedVersions",
-    "ModelNotReady",
-    "ModelServerDown",
-    "ModelServerFault",
-    "NoImageEmbedded",
-    "NotAcceptable",
-    "NotAnImage",
-    "Overloaded",
-    "RequestRejected",
-    "ServiceError",
-    "TemporarilyUnable",
-    "TooManyImages",
-    "Unauthenticated",
-    "UnexpectedAnswer",
-    "UnknownModel",
-    "UnknownOutput",
-    "UnknownVersion",
-    "Unreachable",
-    "UnreadableImage",
-    "UnsupportedModality",
-    "UrlNotAllowed",
-    "UrlNotFetched",
-    "named",
-    "none_embedded",
-]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import ceil
 from time import monotonic
 
-from service.errors import Overloaded
+from microtome.errors import Overloaded
 
 _MEASURED = 64
 """Departures that the rate is measured over."""

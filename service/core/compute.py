@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from microtome.errors import DeadlineExceeded, ModelServerDown, RequestRejected
 from microtome.manifest import ModelCard
 from microtome.preprocessing import decode
 from service.core.admission import Backlog
@@ -18,7 +19,7 @@ from service.core.requests import CacheUse, EmbedRequest, ImageError, Source
 from service.core.single_flight import Flight, GatewaySingleFlight, NoLeases, OutputVectors, Result, SingleFlight
 from service.core.timeouts import Deadline, current_deadline
 from service.core.timings import Stages, Timings, timed
-from service.errors import DeadlineExceeded, ModelServerDown, RequestRejected, restated
+from service.errors import restated
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 
+from microtome.errors import BadRequest, ModelNotReady, NoImageEmbedded, ServiceError, TooManyImages
 from microtome.manifest import ModelCard
 from service.core.admission import Backlog, Budget
 from service.core.cache_keys import image_digest
@@ -23,7 +24,7 @@ from service.core.requests import ALL, Embedded, Embedding, EmbedRequest, ImageE
 from service.core.single_flight import SingleFlight
 from service.core.timings import Stages, Timings, timed
 from service.core.vectors import checked_dimensions, require_quantization
-from service.errors import BadRequest, ModelNotReady, NoImageEmbedded, ServiceError, TooManyImages, restated
+from service.errors import restated
 
 _NOTHING = nullcontext()
 

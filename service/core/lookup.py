@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from microtome.errors import UnknownOutput
 from microtome.manifest import ModelCard
 from service.core.cache_keys import vector_key
 from service.core.ports import Vectors
 from service.core.requests import ALL, Embedded, Embedding
-from service.errors import UnknownOutput, unknown
+from service.errors import unknown
 
 Pair = tuple[str, str]
 """An image's digest and an output's name."""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.errors import RequestRejected, UrlNotAllowed
+from microtome.errors import RequestRejected, UrlNotAllowed
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from microtome.errors import ServiceError
 from microtome.manifest import ModelCard
 from service.core.ports import Vectors
-from service.errors import ServiceError
 
 CacheUse = Literal["use", "refresh", "bypass"]
 OnError = Literal["fail", "skip"]

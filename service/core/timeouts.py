@@ -10,7 +10,7 @@ from math import inf
 from time import monotonic
 from types import TracebackType
 
-from service.errors import DeadlineExceeded
+from microtome.errors import DeadlineExceeded
 
 _ONE_TURN = 0.001
 """Seconds in which the event loop looks at its sockets once more."""

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from microtome.errors import BadRequest
 from microtome.manifest import OutputSpec
-from service.errors import BadRequest
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
 """How a vector's numbers are written; `binary` is one bit for each, eight to a byte."""

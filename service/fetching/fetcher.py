@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
-from service.errors import ImageTooLarge, UrlNotAllowed, UrlNotFetched
+from microtome.errors import ImageTooLarge, UrlNotAllowed, UrlNotFetched
 from service.fetching.addresses import is_public
 
 _PORTS = {"http": 80, "https": 443}

@@ -7,13 +7,13 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller
 from service.core.embedder import Intake
 from service.core.remote_images import Image, Url
 from service.core.timeouts import within
 from service.core.timings import Timings, timed
-from service.errors import BadRequest, ImageTooLarge, TooManyImages
 from service.grpc.encoding import field, read_options, results, version_of
 from service.grpc.middleware import Call
 

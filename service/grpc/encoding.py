@@ -12,12 +12,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from microtome.errors import BadRequest
 from microtome.manifest import ModelCard, OutputSpec
 from microtome.protobuf import field_prefix
 from microtome.v1 import embedding_pb2 as pb
 from service.core.requests import CacheUse, Embedded, Embedding, EmbedRequest, OnError, Source
 from service.core.vectors import Dtype, checked_dimensions, shaped, written
-from service.errors import BadRequest
 from service.grpc.errors import described
 
 Meaning = TypeVar("Meaning")

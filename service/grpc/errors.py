@@ -13,9 +13,8 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
-from microtome.errors import MicrotomeError
-from service import errors
-from service.errors import NoImageEmbedded, TemporarilyUnable, slug
+from microtome import errors
+from microtome.errors import MicrotomeError, NoImageEmbedded, TemporarilyUnable, slug
 
 STATUS: Final[Mapping[type[MicrotomeError], StatusCode]] = {
     errors.BadRequest: StatusCode.INVALID_ARGUMENT,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from microtome import __version__
+from microtome.errors import BadRequest, UnknownModel
 from microtome.inference.v2 import inference_pb2 as pb
 from microtome.manifest import ModelCard
 from service import kserve
@@ -18,7 +19,7 @@ from service.core.ports import available_versions
 from service.core.requests import Embedded
 from service.core.timeouts import within
 from service.core.timings import Timings
-from service.errors import BadRequest, UnknownModel, unknown
+from service.errors import unknown
 from service.grpc.embed import CallLimits, holding, parsed
 from service.grpc.middleware import Call, Calls
 from service.kserve import PARAMETERS, InferRequest, Tensor, element, images_in, one_input, read_request, version_number

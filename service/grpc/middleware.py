@@ -13,8 +13,8 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from prometheus_client import Counter, Histogram
 
+from microtome.errors import Overloaded, ServiceError
 from service.auth import Caller, Keyring, key_in
-from service.errors import Overloaded, ServiceError
 from service.grpc.errors import COUNTED_AS, INTERNAL_ERROR, describe_unexpected, described
 from service.telemetry.logs import Logger, request_id
 from service.telemetry.metrics import Metrics

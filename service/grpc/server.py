@@ -18,11 +18,12 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
+from microtome.errors import BadRequest, UnknownModel
 from microtome.manifest import ModelCard
 from microtome.v1 import embedding_pb2 as pb
 from service.core.embedder import Intake
 from service.core.ports import ModelServer, available_versions
-from service.errors import BadRequest, UnknownModel, unknown
+from service.errors import unknown
 from service.grpc.embed import CallLimits, Embed, parsed
 from service.grpc.encoding import read_options
 from service.grpc.middleware import Call, Calls

@@ -14,20 +14,13 @@ from typing import NamedTuple, TypeVar
 import grpc.aio
 from google.rpc.status_pb2 import Status
 
+from microtome.errors import BadRequest, DeadlineExceeded, ModelServerDown, Overloaded, ServiceError, TooManyImages
 from microtome.v1 import embedding_pb2 as pb
 from service.core.embedder import Intake
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.core.timings import Timings
-from service.errors import (
-    BadRequest,
-    DeadlineExceeded,
-    ModelServerDown,
-    Overloaded,
-    ServiceError,
-    TooManyImages,
-    restated,
-)
+from service.errors import restated
 from service.grpc.embed import CallLimits, holding, image_of, parsed
 from service.grpc.encoding import Answer, CallOptions, StreamWriter, field, results, version_of
 from service.grpc.middleware import Call, Calls

@@ -15,10 +15,10 @@ import orjson
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
+from microtome.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected, TooManyImages
 from service.core.admission import Budget
 from service.core.remote_images import Image, Url
 from service.core.timeouts import SharedTimeout
-from service.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected, TooManyImages
 from service.http.middleware import headers_of
 from service.http.parameters import OPTIONS, unknown_name
 

@@ -12,7 +12,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from service.errors import BadRequest, BodyTooSlow, ServiceError
+from microtome.errors import BadRequest, BodyTooSlow, ServiceError
 from service.http.problems import problem_response
 from service.telemetry.metrics import Metrics
 

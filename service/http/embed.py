@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from microtome.errors import ServiceError
 from service.auth import Caller
 from service.core.admission import HitRatio
 from service.core.embedder import Intake
@@ -21,7 +22,6 @@ from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import SharedTimeout, within
 from service.core.timings import Timings
 from service.core.vectors import checked_dimensions
-from service.errors import ServiceError
 from service.http.bodies import BodyReader, Received
 from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects
 from service.http.middleware import Authentication, RequestLog, RequestRecord, caller_of, note, server_timing

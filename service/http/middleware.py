@@ -8,9 +8,9 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from microtome.errors import Unauthenticated
 from service.auth import Caller, Keyring, key_in
 from service.core.timings import Timings
-from service.errors import Unauthenticated
 from service.http.problems import problem_response, unexpected_response
 from service.telemetry.logs import Logger, request_id
 from service.telemetry.metrics import Metrics

@@ -3,9 +3,10 @@
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from microtome.errors import UnknownModel
 from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
-from service.errors import UnknownModel, unknown
+from service.errors import unknown
 from service.http.openapi import ModelAnswer, ModelsAnswer, problems
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from service.errors import NotAcceptable
+from microtome.errors import NotAcceptable
 
 Encoding = Literal["float", "base64", "float32", "float16", "int8", "binary"]
 """How the numbers of a vector are written."""

@@ -14,8 +14,8 @@ from typing import NamedTuple, get_args
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
+from microtome.errors import BadRequest
 from service.core.requests import ALL, CacheUse, EmbedRequest, OnError
-from service.errors import BadRequest
 from service.http.middleware import headers_of
 from service.http.negotiation import Encoding, Form, chosen
 

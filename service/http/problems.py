@@ -16,9 +16,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from microtome.errors import MicrotomeError
-from service import errors
-from service.errors import BodyTooSlow, NoImageEmbedded, ServiceError, TemporarilyUnable, Unauthenticated, slug
+from microtome import errors
+from microtome.errors import (
+    BodyTooSlow,
+    MicrotomeError,
+    NoImageEmbedded,
+    ServiceError,
+    TemporarilyUnable,
+    Unauthenticated,
+    slug,
+)
 from service.telemetry.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"

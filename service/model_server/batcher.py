@@ -20,11 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from microtome.errors import DeadlineExceeded, ModelServerFault
 from microtome.manifest import ModelCard
 from service.core.ports import ModelServer, Pixels, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, unobserved
-from service.errors import DeadlineExceeded, ModelServerFault, restated
+from service.errors import restated
 from service.telemetry.metrics import Metrics
 
 _ENOUGH = 8

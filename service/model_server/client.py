@@ -13,9 +13,7 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import Int64Value
 from grpc import StatusCode
 
-from microtome.tfserving.v1.model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
-from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
-from service.errors import (
+from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
     ModelServerDown,
@@ -23,6 +21,8 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
+from microtome.tfserving.v1.model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
+from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
 from service.model_server.predict_encoding import WireTensor, predict_request, query_tensor
 
 T = TypeVar("T")

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from microtome.errors import ModelServerFault
 from microtome.manifest import Manifest, ModelCard
 from microtome.protobuf import after_varint, field_prefix
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
 from service.core.ports import Pixels, Vectors
-from service.errors import ModelServerFault
 
 IMAGES = "images"
 """Alias of the input in the `serving_default` signature."""

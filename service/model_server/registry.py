@@ -3,19 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
+from microtome.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, UnknownModel, UnknownVersion
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, timed, unobserved
-from service.errors import (
-    DeadlineExceeded,
-    ModelNotReady,
-    ModelServerDown,
-    UnknownModel,
-    UnknownVersion,
-    restated,
-    unknown,
-)
+from service.errors import restated, unknown
 from service.model_server.replicas import Replicas
 from service.model_server.watcher import AVAILABLE, ModelState, Watcher, WatchTiming
 from service.telemetry.logs import Logger

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeVar
 
+from microtome.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ModelServerFault, ServiceError
 from microtome.manifest import Manifest
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
-from service.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ModelServerFault, ServiceError
 from service.model_server.client import ModelServerClient, Outgoing, untraced
 from service.model_server.predict_encoding import WireTensor, query_tensor, read_manifest
 

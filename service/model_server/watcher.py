@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from microtome.manifest import ModelCard
-from service.core.ports import Pixels, Vectors
-from service.errors import (
+from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
     ModelServerDown,
@@ -22,6 +20,8 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
+from microtome.manifest import ModelCard
+from service.core.ports import Pixels, Vectors
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger

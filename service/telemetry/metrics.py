@@ -25,7 +25,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from service.errors import Overloaded, ServiceError, slug
+from microtome.errors import Overloaded, ServiceError, slug
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

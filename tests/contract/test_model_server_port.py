@@ -11,10 +11,10 @@ from time import monotonic
 import numpy as np
 import pytest
 
+from microtome.errors import DeadlineExceeded, ModelNotReady, UnknownModel, UnknownVersion
 from microtome.manifest import ModelCard
 from service.core.ports import ModelServer, Pixels
 from service.core.timeouts import Deadline
-from service.errors import DeadlineExceeded, ModelNotReady, UnknownModel, UnknownVersion
 from service.model_server.batcher import Batcher
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas

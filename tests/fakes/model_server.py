@@ -6,19 +6,19 @@ from math import inf
 
 import numpy as np
 
-from microtome.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
-from service.core.ports import Pixels, Vectors
-from service.core.timeouts import Deadline
-from service.core.timings import Stages, unobserved
-from service.errors import (
+from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
     ModelServerFault,
     ServiceError,
     UnknownModel,
     UnknownVersion,
-    unknown,
 )
+from microtome.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
+from service.core.ports import Pixels, Vectors
+from service.core.timeouts import Deadline
+from service.core.timings import Stages, unobserved
+from service.errors import unknown
 
 SIZE = 8
 

@@ -16,10 +16,10 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image, UnidentifiedImageError
 
+from microtome.errors import RequestRejected
 from microtome.manifest import InputSpec, Interpolation
 from microtome.preprocessing import FORMATS, decode
 from service.cache.memory import NullCache
-from service.errors import RequestRejected
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
 from service.telemetry.logs import configure

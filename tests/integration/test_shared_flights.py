@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from microtome.errors import BrokenImage
 from service.application import open_cache
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases, lease_key
@@ -16,7 +17,6 @@ from service.core.admission import Budget
 from service.core.cache_keys import image_digest, vector_key
 from service.core.embedder import Embedder, Limits
 from service.core.requests import EmbedRequest, Source
-from service.errors import BrokenImage
 from service.settings import Settings
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics

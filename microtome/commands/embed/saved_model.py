@@ -16,10 +16,10 @@ from microtome.client.images import encode_all
 from microtome.client.options import EmbedOptions
 from microtome.client.results import ModelVersion, Outcome
 from microtome.commands.embed.errors import EmbedError
+from microtome.errors import RequestRejected, slug
 from microtome.manifest import Manifest
 from microtome.preprocessing import decode
 from service.core.vectors import Dtype, shaped, written
-from service.errors import RequestRejected, slug
 
 if TYPE_CHECKING:
     from microtome.commands.embed.sources import KeyedImage

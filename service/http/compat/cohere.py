@@ -7,9 +7,9 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from microtome.errors import BadRequest, UnsupportedModality
 from service.core.remote_images import Image
 from service.core.requests import Embedded
-from service.errors import BadRequest, UnsupportedModality
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of

@@ -6,7 +6,7 @@ from http import HTTPStatus
 import orjson
 from starlette.responses import Response
 
-from service import errors
+from microtome import errors
 from service.http.problems import ErrorWriter, Failure
 
 _KEPT_BY_EMBEDDING_APIS = (

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from microtome.errors import BadRequest, TooManyImages
 from service.core.embedder import Intake
 from service.core.ports import Observer
 from service.core.remote_images import Image
@@ -17,7 +18,6 @@ from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
 from service.core.timings import Timings, timed
 from service.core.vectors import checked_dimensions
-from service.errors import BadRequest, TooManyImages
 from service.http.bodies import BodyLimits, BodyReader
 from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects
 from service.http.middleware import caller_of, note

@@ -15,11 +15,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from microtome import __version__
+from microtome.errors import BadRequest, ModelNotReady, UnknownModel
 from microtome.manifest import ModelCard
 from service import kserve
 from service.core.ports import available_versions
 from service.core.requests import Embedded
-from service.errors import BadRequest, ModelNotReady, UnknownModel, unknown
+from service.errors import unknown
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import TEXT, described

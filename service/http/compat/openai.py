@@ -14,12 +14,13 @@ from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
+from microtome import errors
+from microtome.errors import BadRequest, UnknownModel, UnsupportedModality
 from microtome.manifest import ModelCard
-from service import errors
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
 from service.core.requests import Embedded
-from service.errors import BadRequest, UnknownModel, UnsupportedModality, unknown
+from service.errors import unknown
 from service.http.compat.errors import embedding_status, error_response
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 
 import orjson
 
+from microtome.errors import BadRequest
 from service.core.remote_images import Image, Url
 from service.core.requests import ALL, EmbedRequest
-from service.errors import BadRequest
 from service.http.bodies import from_base64, from_data_uri
 from service.http.parameters import read_options, unknown_name
 

@@ -14,11 +14,11 @@ import orjson
 from numpy.typing import NDArray
 from starlette.responses import Response
 
+from microtome.errors import RequestRejected
 from microtome.preprocessing import opened
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.core.vectors import shaped, written
-from service.errors import RequestRejected
 from service.http.parameters import read_options
 
 _NO_LIMIT = 1 << 62

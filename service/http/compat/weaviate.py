@@ -12,8 +12,8 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from microtome.errors import BadRequest, ModelNotReady, UnsupportedModality
 from service.core.requests import Embedded, EmbedRequest
-from service.errors import BadRequest, ModelNotReady, UnsupportedModality
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import TEXT, WHOLE, described

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage
 from microtome.manifest import InputSpec
 from microtome.preprocessing import decode
-from service.errors import BrokenImage, ImageTooLarge, NotAnImage
 from tests.pictures import encoded, noise
 
 MAX_PIXELS = 1_000_000

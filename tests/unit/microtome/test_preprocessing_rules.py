@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from microtome.errors import BrokenImage
 from microtome.manifest import InputSpec
 from microtome.preprocessing import decode
-from service.errors import BrokenImage
 from tests.pictures import encoded, noise
 
 PAGE = Path(__file__).parents[3] / "docs" / "images.md"

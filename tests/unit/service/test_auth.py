@@ -4,8 +4,8 @@ from hashlib import sha256
 
 import pytest
 
+from microtome.errors import Unauthenticated
 from service.auth import Keyring, read_keys
-from service.errors import Unauthenticated
 
 
 def line(name: str, key: str, *limits: str) -> str:

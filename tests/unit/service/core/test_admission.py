@@ -4,8 +4,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from microtome.errors import Overloaded
 from service.core.admission import Backlog, Budget
-from service.errors import Overloaded
 
 
 class Line:

@@ -9,14 +9,7 @@ from math import inf
 import numpy as np
 import pytest
 
-from service.cache.memory import MemoryCache
-from service.core.admission import Backlog, Budget
-from service.core.cache_keys import image_digest, vector_key
-from service.core.embedder import Embedder, Limits
-from service.core.requests import EmbedRequest
-from service.core.timeouts import current_deadline, within
-from service.core.timings import Timings, unobserved
-from service.errors import (
+from microtome.errors import (
     BadRequest,
     BrokenImage,
     DeadlineExceeded,
@@ -27,6 +20,13 @@ from service.errors import (
     UnknownOutput,
     UnknownVersion,
 )
+from service.cache.memory import MemoryCache
+from service.core.admission import Backlog, Budget
+from service.core.cache_keys import image_digest, vector_key
+from service.core.embedder import Embedder, Limits
+from service.core.requests import EmbedRequest
+from service.core.timeouts import current_deadline, within
+from service.core.timings import Timings, unobserved
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import FakeModelServer, card
 from tests.pictures import png

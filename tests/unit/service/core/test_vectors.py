@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from microtome.errors import BadRequest
 from service.core.vectors import checked_dimensions, shaped, written
-from service.errors import BadRequest
 from tests.fakes.model_server import card
 
 MEAN = card().outputs["mean"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import ImageTooLarge, UrlNotAllowed, UrlNotFetched
+from microtome.errors import ImageTooLarge, UrlNotAllowed, UrlNotFetched
 from service.fetching.addresses import is_public
 from service.fetching.fetcher import UrlFetcher
 from tests.certificates import make_certificates

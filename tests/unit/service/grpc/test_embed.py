@@ -11,8 +11,8 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc import StatusCode
 
+from microtome.errors import ModelServerDown, ModelServerFault
 from microtome.v1 import embedding_pb2 as pb
-from service.errors import ModelServerDown, ModelServerFault
 from service.grpc.errors import STATUS, reason
 from tests.pictures import png
 from tests.unit.service.grpc.conftest import Service, reason_of, service_with, status_of, unpacked

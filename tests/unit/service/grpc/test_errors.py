@@ -2,7 +2,7 @@
 
 from grpc import StatusCode
 
-from service.errors import RequestRejected, ServiceError, TemporarilyUnable, slug
+from microtome.errors import RequestRejected, ServiceError, TemporarilyUnable, slug
 from service.grpc.errors import COUNTED_AS, STATUS, described, reason
 from service.http.problems import STATUS as HTTP_STATUS
 from tests.unit.service.grpc.conftest import reason_of

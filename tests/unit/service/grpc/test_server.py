@@ -16,9 +16,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import microtome
 from microtome.client.errors import MicrotomeError
+from microtome.errors import ModelServerDown
 from microtome.v1 import embedding_pb2 as pb
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
-from service.errors import ModelServerDown
 from service.grpc.server import Encryption, Listening, grpc_server
 from tests.certificates import make_certificates
 from tests.pictures import png

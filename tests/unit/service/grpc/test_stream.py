@@ -12,8 +12,8 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc import StatusCode
 
+from microtome.errors import ModelServerDown, Overloaded
 from microtome.v1 import embedding_pb2 as pb
-from service.errors import ModelServerDown, Overloaded
 from tests.fakes.model_server import card
 from tests.pictures import png
 from tests.unit.service.grpc.conftest import Service, reason_of, service_with, status_of, unpacked

@@ -6,7 +6,7 @@ import httpx
 import jsonschema
 import pytest
 
-from service.errors import (
+from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
     ModelServerDown,

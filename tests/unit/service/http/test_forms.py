@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.errors import BadRequest, ImageTooLarge, TooManyImages
+from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from service.http.bodies import BodyLimits, read_form
 
 BOUNDARY = "x7"

@@ -1,6 +1,6 @@
 """Probes tell the truth, and metrics count what happened."""
 
-from service.errors import ModelServerDown
+from microtome.errors import ModelServerDown
 from service.telemetry.metrics import Metrics
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway

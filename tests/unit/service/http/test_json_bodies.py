@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from microtome.errors import BadRequest, RequestRejected, UrlNotFetched
 from service.core.remote_images import Url
-from service.errors import BadRequest, RequestRejected, UrlNotFetched
 from service.http.bodies import read_json
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway, gateway_with

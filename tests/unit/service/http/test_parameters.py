@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Scope
 
-from service.errors import BadRequest, NotAcceptable
+from microtome.errors import BadRequest, NotAcceptable
 from service.http.negotiation import MSGPACK
 from service.http.parameters import OPTIONS, EmbedOptions, ParameterReader, read_options
 

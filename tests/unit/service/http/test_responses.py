@@ -10,7 +10,7 @@ import numpy as np
 import ormsgpack
 import pytest
 
-from service.errors import NotAcceptable
+from microtome.errors import NotAcceptable
 from service.http.negotiation import JSON, MSGPACK, NPY, NPZ, ROWS, chosen
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway

@@ -9,9 +9,9 @@ from time import monotonic
 import numpy as np
 import pytest
 
+from microtome.errors import DeadlineExceeded, ModelServerDown, ModelServerFault
 from service.core.ports import Pixels
 from service.core.timeouts import Deadline
-from service.errors import DeadlineExceeded, ModelServerDown, ModelServerFault
 from service.model_server.batcher import Batcher
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import POISON, SIZE, FakeModelServer, card

@@ -14,11 +14,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import Int64Value
 from grpc import StatusCode
 
-from microtome.manifest import Manifest
-from microtome.tfserving.v1.model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
-from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
-from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
-from service.errors import (
+from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
     ModelServerDown,
@@ -26,6 +22,10 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
+from microtome.manifest import Manifest
+from microtome.tfserving.v1.model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
+from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
+from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
 from service.model_server.client import ModelServerClient
 from service.model_server.predict_encoding import pixels_tensor, query_tensor
 from service.model_server.registry import ModelRegistry

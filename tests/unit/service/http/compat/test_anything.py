@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from microtome.errors import RequestRejected
 from service.core.remote_images import Url
-from service.errors import RequestRejected
 from service.http.compat import cohere, openai, voyage
 from service.http.compat.handler import CompatRequest
 from tests.unit.service.http.test_parameters import JSON

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from starlette.responses import Response
 
+from microtome.errors import RequestRejected, ServiceError, slug
 from service.auth import Keyring, read_keys
-from service.errors import RequestRejected, ServiceError, slug
 from service.http.compat import ALL, spoken
 from service.http.compat.handler import Dialect
 from service.http.problems import STATUS, ErrorWriters, Failure

@@ -8,8 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
+from microtome.errors import ModelServerDown
 from service.core.remote_images import Url
-from service.errors import ModelServerDown
 from service.http.compat.openai import read
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import uvicorn
 
-from service.errors import ModelServerDown
+from microtome.errors import ModelServerDown
 from service.http.app import HttpOptions, http_app
 from service.telemetry.metrics import Metrics
 from tests.fakes.intake import intake_over
