@@ -14,11 +14,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from microtome import __version__
 from service.auth import Keyring
 from service.cache.circuit_breaker import FailOpenCache
-from service.cache.coalescing import CoalescingCache
+from service.cache.coalescing import CoalescingCache, WriteBehindCache
 from service.cache.float16 import Float16Cache, widened
 from service.cache.memory import MemoryCache, NullCache, TieredCache
 from service.cache.metered import HitCounter
-from service.cache.write_behind import WriteBehindCache
 from service.core.admission import Budget
 from service.core.embedder import Embedder, Intake, Limits
 from service.core.ports import Leases, ModelServer, VectorCache

@@ -1,12 +1,18 @@
-"""Coalesce calls made in one tick of the event loop into one; a cancelled caller does not affect the others."""
+"""Fewer calls to a slow cache: lookups made in one tick of the event loop are one call, and writes share a pipeline."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from service.core.ports import VectorCache
+from service.errors import CacheUnavailable
+from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
+
+_PIPELINE_BYTES = 1 << 20
+"""Written together: many vectors, but no more than goes through within the time budget of one call."""
 
 _LOOKUPS = 4
 """Lookups in flight; with all of them waiting, further keys gather for the next one."""
@@ -38,7 +44,7 @@ class Coalescer(Generic[T]):
 
 
 class CoalescingCache:
-    """Looks up the keys of one tick together."""
+    """Looks up the keys of one tick together; a cancelled caller does not affect the others."""
 
     def __init__(self, inner: VectorCache) -> None:
         self._inner = inner
@@ -69,3 +75,96 @@ class CoalescingCache:
 
     async def _look_up(self, keys: list[str]) -> dict[str, bytes | None]:
         return dict(zip(keys, await self._inner.get_many(keys), strict=True))
+
+
+class WriteBehindCache:
+    """Queues values and writes them when the inner cache has time. Queued values can be read already.
+
+    Values beyond the bound are dropped and counted: the cache may lose any of them at any time.
+    """
+
+    def __init__(
+        self,
+        inner: VectorCache,
+        *,
+        max_bytes: int,
+        drain: float,
+        metrics: Metrics,
+        dropped: Callable[[Sequence[str]], object] = lambda _: None,
+    ) -> None:
+        """Write to `inner`.
+
+        Args:
+            inner: written to in the background.
+            max_bytes: that may wait to be written.
+            drain: seconds that `close` gives the last of them.
+            metrics: count what is dropped.
+            dropped: called with the keys of dropped values, which another gateway may be waiting for.
+        """
+        self._inner = inner
+        self._max_bytes = max_bytes
+        self._drain = drain
+        self._metrics = metrics
+        self._dropped = dropped
+        self._waiting: dict[str, bytes] = {}
+        self._bytes = 0
+        self._writing: asyncio.Task[None] | None = None
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values in the order of the keys, queued ones included.
+
+        Raises:
+            CacheUnavailable: as the inner cache raises it.
+        """
+        lacking = [key for key in keys if key not in self._waiting]
+        # Read now: a value that is written meanwhile is no longer queued afterwards.
+        found: dict[str, bytes | None] = {key: self._waiting[key] for key in keys if key in self._waiting}
+        if lacking:
+            found |= zip(lacking, await self._inner.get_many(lacking), strict=True)
+        return [found[key] for key in keys]
+
+    async def put_many(self, entries: Mapping[str, bytes]) -> None:
+        """Queue values. Never waits."""
+        dropped: list[str] = []
+        for key, value in entries.items():
+            if self._bytes + len(value) > self._max_bytes:
+                dropped.append(key)
+            elif key not in self._waiting:
+                self._waiting[key] = value
+                self._bytes += len(value)
+        if dropped:
+            self._metrics.cache_writes_dropped.inc(len(dropped))
+            self._dropped(dropped)
+        if self._waiting and self._writing is None:
+            self._writing = asyncio.create_task(self._write(), name="cache writes")
+
+    async def close(self) -> None:
+        """Write the queued values, as many as the time for draining allows, and close the inner cache."""
+        if self._writing is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._drain):
+                    await self._writing
+        await self._inner.close()
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                entries = self._next()
+                # Lost: a cache that is down is one that misses, and its guard has counted and logged it.
+                with suppress(CacheUnavailable):
+                    await self._inner.put_many(entries)
+                for key, value in entries.items():
+                    del self._waiting[key]
+                    self._bytes -= len(value)
+        finally:
+            self._writing = None
+
+    def _next(self) -> dict[str, bytes]:
+        entries: dict[str, bytes] = {}
+        size = 0
+        for key, value in self._waiting.items():
+            size += len(value)
+            if entries and size > _PIPELINE_BYTES:
+                break
+            entries[key] = value
+        return entries

@@ -1,13 +1,14 @@
-"""Options of a call to a request for the core, and vectors to messages.
+"""Options of a call to a request for the core, vectors to messages, and the messages of a stream.
 
 Options are checked as those of POST /embed are, with the same messages. Vectors are written by hand: with protobuf's
 objects it takes seven times as long. All but their numbers is the same for many vectors, and written by protobuf once.
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,17 @@ _CACHE_USE: Mapping[int, CacheUse] = {
     pb.CACHE_USE_REFRESH: "refresh",
     pb.CACHE_USE_BYPASS: "bypass",
 }
+_CACHE: dict[Source, pb.CacheResult] = {
+    "hit": pb.CACHE_RESULT_HIT,
+    "miss": pb.CACHE_RESULT_MISS,
+    "coalesced": pb.CACHE_RESULT_COALESCED,
+}
+_DATA = pb.Embedding.DATA_FIELD_NUMBER
+_EMBEDDINGS = pb.ImageResult.EMBEDDINGS_FIELD_NUMBER
+MAX_MESSAGE_BYTES = 1 << 20
+"""Several answers share a message up to this size: a client accepts 4 MB by default."""
+
+_ID, _MORE = pb.EmbedStreamResponse.ID_FIELD_NUMBER, pb.EmbedStreamResponse.MORE_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +89,6 @@ def _known(name: str, meanings: Mapping[int, Meaning], value: int, names: list[s
     if value not in meanings:
         raise BadRequest(f"Expected `{name}` to be one of {', '.join(names)}; received {value}.")
     return meanings[value]
-
-
-_CACHE: dict[Source, pb.CacheResult] = {
-    "hit": pb.CACHE_RESULT_HIT,
-    "miss": pb.CACHE_RESULT_MISS,
-    "coalesced": pb.CACHE_RESULT_COALESCED,
-}
-_DATA = pb.Embedding.DATA_FIELD_NUMBER
-_EMBEDDINGS = pb.ImageResult.EMBEDDINGS_FIELD_NUMBER
 
 
 def results(embedded: Embedded, asked: CallOptions, images: int) -> list[bytes]:
@@ -135,3 +138,79 @@ def _embedding(embedding: Embedding, asked: CallOptions, output: OutputSpec) -> 
     shape = output.shape if asked.dimensions is None else (asked.dimensions,)
     head = _head(embedding.output, asked.dtype, shape, embedding.cache) + field_prefix(_DATA, len(data))
     return b"".join((field_prefix(_EMBEDDINGS, len(head) + len(data)), head, data))
+
+
+class Answer(NamedTuple):
+    """One image's answer.
+
+    Attributes:
+        name: the caller's, of the image.
+        body: a serialised `StreamAnswer` without its id.
+        code: of its status, 0 when there are vectors.
+        start: when its image had arrived, as `perf_counter` counts.
+    """
+
+    name: str
+    body: bytes
+    code: int
+    start: float
+
+
+class StreamWriter:
+    """Writes the answers of one stream: those that become ready while a message is written share the next one.
+
+    So messages grow while the caller is slow, without a timer, and a single answer is never delayed. For one event
+    loop; no locks.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], Awaitable[None]],
+        written: Callable[[Answer], None],
+        *,
+        announcing: pb.EmbedStreamResponse | None,
+    ) -> None:
+        """Write with `write`.
+
+        Args:
+            write: returns when there is room for another message.
+            written: called with each answer that has been written.
+            announcing: how much the caller may put into a message, sent with the first answer; None for a caller that
+                reads one answer a message.
+        """
+        self._write = write
+        self._written = written
+        self._several = announcing is not None
+        self._announced = announcing.SerializeToString() if announcing else b""
+        self._ready: deque[Answer] = deque()
+        self._writing = False
+
+    async def put(self, answers: Sequence[Answer]) -> None:
+        """Write answers, or leave them to the call that is writing already."""
+        self._ready.extend(answers)
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._ready:
+                together = self._next()
+                await self._write(self._message(together))
+                for answer in together:
+                    self._written(answer)
+        finally:
+            self._writing = False
+
+    def _next(self) -> list[Answer]:
+        found = [self._ready.popleft()]
+        size = len(found[0].body)
+        while self._several and self._ready and (size := size + len(self._ready[0].body)) <= MAX_MESSAGE_BYTES:
+            found.append(self._ready.popleft())
+        return found
+
+    def _message(self, answers: Sequence[Answer]) -> bytes:
+        first, *more = ((field(_ID, answer.name.encode()), answer.body) for answer in answers)
+        pieces = [self._announced, *first]
+        self._announced = b""
+        for name, body in more:
+            pieces += (field(_MORE, name + body),)
+        return b"".join(pieces)

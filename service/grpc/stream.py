@@ -29,9 +29,8 @@ from service.errors import (
     restated,
 )
 from service.grpc.embed import CallLimits, holding, image_of, parsed
-from service.grpc.encoding import CallOptions, field, results, version_of
+from service.grpc.encoding import Answer, CallOptions, StreamWriter, field, results, version_of
 from service.grpc.middleware import Call, Calls
-from service.grpc.stream_writer import Answer, StreamWriter
 
 T = TypeVar("T")
 

@@ -5,10 +5,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.cache.coalescing import CoalescingCache
+from service.cache.coalescing import CoalescingCache, WriteBehindCache
 from service.cache.float16 import Float16Cache
 from service.cache.memory import MemoryCache
-from service.cache.write_behind import WriteBehindCache
 from service.errors import CacheUnavailable
 from service.telemetry.metrics import Metrics
 from tests.fakes.vector_cache import FakeCache

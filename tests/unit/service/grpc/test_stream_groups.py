@@ -13,7 +13,7 @@ from grpc import StatusCode
 from microtome.v1 import embedding_pb2 as pb
 from service.cache.coalescing import CoalescingCache
 from service.cache.memory import MemoryCache
-from service.grpc.stream_writer import MAX_MESSAGE_BYTES, Answer, StreamWriter
+from service.grpc.encoding import MAX_MESSAGE_BYTES, Answer, StreamWriter
 from tests.pictures import png
 from tests.unit.service.grpc.conftest import Service, reason_of, service_with, status_of
 from tests.unit.service.grpc.test_stream import Stream, answers, ending, message
