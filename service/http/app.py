@@ -17,7 +17,7 @@ from service.http.embed import PATH, EmbedEndpoint
 from service.http.health import Dependencies, operations_router
 from service.http.middleware import Authentication, RecordRequests, RequestLog, RequireKey
 from service.http.models import models_router
-from service.http.response_cache import ResponseCache, ResponseTable
+from service.http.response_cache import ResponseCache
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -104,7 +104,7 @@ def http_app(  # noqa: PLR0913, collaborators
         route=embed.routes[0],
         intake=intake,
         reader=reader,
-        responses=ResponseCache(intake.models, ResponseTable(options.response_cache_bytes), metrics),
+        responses=ResponseCache(intake.models, metrics, options.response_cache_bytes),
         metrics=metrics,
         request_log=request_log,
         authentication=authentication,

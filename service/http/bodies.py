@@ -61,11 +61,11 @@ class BodyReader:
 
     limits: BodyLimits
     budget: Budget
-    _patience: SharedTimeout = field(init=False)
+    _pause_timeout: SharedTimeout = field(init=False)
 
     def __post_init__(self) -> None:
         """Share one timer between all bodies."""
-        self._patience = SharedTimeout(self.limits.max_pause)
+        self._pause_timeout = SharedTimeout(self.limits.max_pause)
 
     def size(self, scope: Scope, *, json: bool = False) -> int:
         """Return the bytes to hold for a request; without a Content-Length the most that a request may have.
@@ -147,7 +147,7 @@ class BodyReader:
     async def _next_piece(self, receive: Receive) -> tuple[bytes, bool]:
         """Return the next piece of the body, and whether more follows."""
         try:
-            async with self._patience.bounded():
+            async with self._pause_timeout.bounded():
                 message = await receive()
         except TimeoutError:
             raise BodyTooSlow(

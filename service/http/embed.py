@@ -74,7 +74,7 @@ class EmbedEndpoint:
         self._request_log = request_log
         self._authentication = authentication
         self._parameters = ParameterReader(intake.default_model)
-        self._patience = SharedTimeout(intake.deadline)
+        self._timeout = SharedTimeout(intake.deadline)
         self._disconnects = Disconnects()
         self._hit_ratio = HitRatio()
         self._lookups = 0
@@ -114,10 +114,10 @@ class EmbedEndpoint:
         timings = Timings(self._metrics.stage)
         note(scope, stages=timings.seconds)
         seconds = seconds_allowed(scope, self._intake.deadline)
-        patience = self._patience if seconds == self._intake.deadline else None
+        shared = self._timeout if seconds == self._intake.deadline else None
         parameters = self._parameters.read(scope)
         size, caller = self._reader.size(scope), caller_of(scope)
-        async with within(seconds, patience):
+        async with within(seconds, shared):
             with self._reader.budget.hold(size), caller.bodies.hold(size) if caller and caller.bodies else _UNLIMITED:
                 start = perf_counter()
                 received = await self._reader.images(scope, receive)

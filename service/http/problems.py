@@ -172,26 +172,20 @@ def problem_response(error: ServiceError, metrics: Metrics, scope: Scope) -> Res
 def install(app: FastAPI, metrics: Metrics) -> None:
     """Turn every error of the application's routes into a response, and count it by name."""
 
-    async def on_service_error(request: Request, error: Exception) -> Response:
-        if not isinstance(error, ServiceError):
-            raise error
-        return problem_response(error, metrics, request.scope)
+    async def on_error(request: Request, error: Exception) -> Response:
+        match error:
+            case ServiceError():
+                return problem_response(error, metrics, request.scope)
+            case HTTPException():
+                status = HTTPStatus(error.status_code)
+                kind = status.phrase.lower().replace(" ", "-")
+                detail = f"{request.method} {request.url.path[:200]}: {error.detail}. See /docs for what there is."
+                return _written(Failure(status, kind, detail, error.headers or {}), request.scope)
+            case RequestValidationError():
+                faults = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
+                metrics.errors.labels("bad-request").inc()
+                return _written(Failure(HTTPStatus.BAD_REQUEST, "bad-request", faults), request.scope)
+        raise error
 
-    async def on_http_error(request: Request, error: Exception) -> Response:
-        if not isinstance(error, HTTPException):
-            raise error
-        status = HTTPStatus(error.status_code)
-        kind = status.phrase.lower().replace(" ", "-")
-        detail = f"{request.method} {request.url.path[:200]}: {error.detail}. See /docs for what there is."
-        return _written(Failure(status, kind, detail, error.headers or {}), request.scope)
-
-    async def on_invalid_parameter(request: Request, error: Exception) -> Response:
-        if not isinstance(error, RequestValidationError):
-            raise error
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
-        metrics.errors.labels("bad-request").inc()
-        return _written(Failure(HTTPStatus.BAD_REQUEST, "bad-request", faults), request.scope)
-
-    app.add_exception_handler(ServiceError, on_service_error)
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_parameter)
+    for kind in (ServiceError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, on_error)

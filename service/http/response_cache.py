@@ -37,37 +37,25 @@ class Entry(NamedTuple):
     body: bytes
 
 
-class ResponseTable(ByteBoundedLRU[Key, Entry]):
-    """Responses by key, bounded in bytes, overhead included; evicts the least recently used. For one event loop."""
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(max_bytes, _cost)
-
-    @property
-    def enabled(self) -> bool:
-        """Whether it can hold anything."""
-        return self.max_bytes > 0
-
-
-def _cost(key: Key, entry: Entry) -> int:
+def entry_cost(key: Key, entry: Entry) -> int:
+    """Return the bytes that an entry takes, overhead included."""
     return len(entry.body) + len(key.query) + len(key.accept) + _OVERHEAD
 
 
 class ResponseCache:
     """Stores written responses, and returns them while their version is in use."""
 
-    def __init__(self, models: ModelServer, table: ResponseTable, metrics: Metrics) -> None:
+    def __init__(self, models: ModelServer, metrics: Metrics, max_bytes: int) -> None:
+        """Hold at most `max_bytes`, overhead included; 0 stores nothing."""
         self._models = models
-        self._table = table
         self._metrics = metrics
+        self._table = ByteBoundedLRU(max_bytes, entry_cost)
 
     def find(self, scope: Scope, digest: str, timings: Timings) -> RawResponse | None:
         """Return the response to an equal request, unless another version has come into use since.
 
         The request must have no options outside its query string, and must not refuse cached vectors.
         """
-        if not self._table.enabled:
-            return None
         key = _key(scope, digest)
         with timed(timings.note, "cache"):
             entry = self._table.get(key)
@@ -82,8 +70,7 @@ class ResponseCache:
 
     def keep(self, scope: Scope, digest: str, card: ModelCard, response: RawResponse) -> None:
         """Store a response that has only cached vectors of the version in use, and no headers of a single request."""
-        if self._table.enabled:
-            self._table.put(_key(scope, digest), Entry(card, response.raw_headers, response.body))
+        self._table.put(_key(scope, digest), Entry(card, response.raw_headers, response.body))
 
 
 def _key(scope: Scope, digest: str) -> Key:

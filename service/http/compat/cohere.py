@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from uuid import uuid4
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from microtome.errors import BadRequest, UnsupportedModality
@@ -111,13 +111,8 @@ def _answer(embedded: Embedded, *, shape: Shape, kinds: list[str], images: list[
 
 def _routes(handler: CompatHandler) -> APIRouter:
     router = APIRouter()
-    reader = partial(read, default_model=handler.intake.default_model, max_bytes=handler.limits.max_image_bytes)
-
-    @router.post("/v2/embed", summary="Embed images", response_class=Response, **_DESCRIBED)
-    async def embed(request: Request) -> Response:
-        """Turn images into vectors, as Cohere's API does."""
-        return await handler.serve(request, reader)
-
+    description = "Turn images into vectors, as Cohere's API does."
+    handler.post(router, "/v2/embed", read, name="embed", summary="Embed images", description=description, **_DESCRIBED)
     return router
 
 

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -70,6 +72,28 @@ class CompatHandler:
     def limits(self) -> BodyLimits:
         """Bytes and images that a request may have."""
         return self.reader.limits
+
+    def post(
+        self,
+        router: APIRouter,
+        path: str,
+        read: Callable[..., CompatRequest],
+        **documentation: Any,  # noqa: ANN401, arguments of FastAPI
+    ) -> None:
+        """Add a route that serves POST `path`.
+
+        Args:
+            router: gets the route.
+            path: of the route.
+            read: parses the body; called with it, and with `default_model` and `max_bytes` of an image.
+            documentation: name, summary, description and further arguments of the route for the OpenAPI document.
+        """
+        reader = partial(read, default_model=self.intake.default_model, max_bytes=self.limits.max_image_bytes)
+
+        async def endpoint(request: Request) -> Response:
+            return await self.serve(request, reader)
+
+        router.add_api_route(path, endpoint, methods=["POST"], response_class=Response, **documentation)
 
     async def serve(self, request: Request, read: Callable[[bytes], CompatRequest]) -> Response:
         """Read a request's body, ask the core, and write the response.

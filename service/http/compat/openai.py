@@ -4,13 +4,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from http import HTTPStatus
 from uuid import uuid4
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
@@ -363,15 +362,15 @@ def _entry(name: str, card: ModelCard | None, output: str | None) -> dict[str, o
 
 def _routes(handler: CompatHandler) -> APIRouter:
     router = APIRouter()
-    reader = partial(read, default_model=handler.intake.default_model, max_bytes=handler.limits.max_image_bytes)
-
-    async def embeddings(request: Request) -> Response:
-        """Turn images into vectors, as OpenAI's API does with texts."""
-        return await handler.serve(request, reader)
-
     for path in ("/v1/embeddings", "/embeddings"):
-        router.add_api_route(
-            path, embeddings, methods=["POST"], summary="Embed images", response_class=Response, **_DESCRIBED
+        handler.post(
+            router,
+            path,
+            read,
+            name="embeddings",
+            summary="Embed images",
+            description="Turn images into vectors, as OpenAI's API does with texts.",
+            **_DESCRIBED,
         )
     router.include_router(_models_router(handler.intake.models))
     return router

@@ -1,9 +1,9 @@
 """Voyage AI's POST /v1/multimodalembeddings for images: one image in each input."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from microtome.errors import BadRequest, UnsupportedModality
@@ -65,10 +65,11 @@ def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
     kind = choice(fields, "output_dtype", NUMBER_TYPES, "float")
     shape = shape_of(fields, dimensions="output_dimension")
     base64 = choice(fields, "encoding_format", ("float", "base64"), "float") == "base64"
+    model = str(fields.get("model", default_model))
     return CompatRequest(
         embed_request(fields, default_model),
         images,
-        _Writer(str(fields.get("model", default_model)), shape, kind, base64, images),
+        partial(_write, model=model, shape=shape, kind=kind, base64=base64, images=images),
         dimensions=shape.dimensions,
         in_thread=True,
         int8=kind in CALIBRATED,
@@ -89,39 +90,31 @@ def _input(one: object, max_bytes: int) -> Image:
     raise BadRequest(f"{_EXPECTED}; received an input that is something else.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    model: str
-    shape: Shape
-    kind: str
-    base64: bool
-    images: list[Image]
-
-    def __call__(self, embedded: Embedded) -> Response:
-        rows = self.shape.rows(embedded, self.kind)
-        pixels = sum(one.width * one.height for one in image_facts(self.images))
-        body = {
-            "object": "list",
-            "data": [
-                {"object": "embedding", "index": index, "embedding": base64_of(row) if self.base64 else row}
-                for index, row in enumerate(rows)
-            ],
-            "model": self.model,
-            # Voyage's client fails if one of the four is missing.
-            "usage": {"text_tokens": 0, "image_pixels": pixels, "video_pixels": 0, "total_tokens": len(rows)},
-        }
-        return json_response(body)
+def _write(  # noqa: PLR0913, what the request asks for
+    embedded: Embedded, *, model: str, shape: Shape, kind: str, base64: bool, images: Sequence[Image]
+) -> Response:
+    rows = shape.rows(embedded, kind)
+    data = [
+        {"object": "embedding", "index": index, "embedding": base64_of(row) if base64 else row}
+        for index, row in enumerate(rows)
+    ]
+    pixels = sum(one.width * one.height for one in image_facts(images))
+    # Voyage's client fails if one of the four is missing.
+    usage = {"text_tokens": 0, "image_pixels": pixels, "video_pixels": 0, "total_tokens": len(rows)}
+    return json_response({"object": "list", "data": data, "model": model, "usage": usage})
 
 
 def _routes(handler: CompatHandler) -> APIRouter:
     router = APIRouter()
-    reader = partial(read, default_model=handler.intake.default_model, max_bytes=handler.limits.max_image_bytes)
-
-    @router.post("/v1/multimodalembeddings", summary="Embed images", response_class=Response, **_DESCRIBED)
-    async def multimodal_embeddings(request: Request) -> Response:
-        """Turn images into vectors, as Voyage AI's API does."""
-        return await handler.serve(request, reader)
-
+    handler.post(
+        router,
+        "/v1/multimodalembeddings",
+        read,
+        name="multimodal_embeddings",
+        summary="Embed images",
+        description="Turn images into vectors, as Voyage AI's API does.",
+        **_DESCRIBED,
+    )
     return router
 
 

@@ -7,9 +7,7 @@ send no Content-Type, parse a response as JSON before they check its status, and
 Weaviate sends no API key, so it cannot use gateways that require one.
 """
 
-from functools import partial
-
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from microtome.errors import BadRequest, ModelNotReady, UnsupportedModality
@@ -54,11 +52,6 @@ def read_img2vec(body: bytes, *, default_model: str, max_bytes: int) -> CompatRe
 def _img2vec_routes(handler: CompatHandler) -> APIRouter:
     router = APIRouter()
     model = handler.intake.default_model
-    reader = partial(read_img2vec, default_model=model, max_bytes=handler.limits.max_image_bytes)
-
-    async def vectors(request: Request) -> Response:
-        """Turn an image into the vector of the default model's default output."""
-        return await handler.serve(request, reader)
 
     async def ready() -> Response:
         """Say with 204 that the default model answers. Weaviate asks this at its start, and waits."""
@@ -71,11 +64,17 @@ def _img2vec_routes(handler: CompatHandler) -> APIRouter:
         """Say with 204 that the process is alive."""
         return Response(status_code=204)
 
-    router.add_api_route(
-        "/vectors", vectors, methods=["POST"], summary="Embed an image", response_class=Response, **_IMG2VEC_DOCS
+    handler.post(
+        router,
+        "/vectors",
+        read_img2vec,
+        name="vectors",
+        summary="Embed an image",
+        description="Turn an image into the vector of the default model's default output.",
+        **_IMG2VEC_DOCS,
     )
     # Some of the containers' own scripts write it with a slash.
-    router.add_api_route("/vectors/", vectors, methods=["POST"], include_in_schema=False)
+    handler.post(router, "/vectors/", read_img2vec, include_in_schema=False)
     router.add_api_route("/.well-known/ready", ready, summary="Can it embed?", status_code=204)
     router.add_api_route("/.well-known/live", live, summary="Is the process alive?", status_code=204)
     return router
@@ -126,11 +125,6 @@ def _clip_answer(embedded: Embedded) -> Response:
 def _clip_routes(handler: CompatHandler) -> APIRouter:
     router = APIRouter()
     model = handler.intake.default_model
-    reader = partial(read_clip, default_model=model, max_bytes=handler.limits.max_image_bytes)
-
-    async def vectorize(request: Request) -> Response:
-        """Turn images into vectors of the default model's default output."""
-        return await handler.serve(request, reader)
 
     async def meta() -> dict[str, object]:
         """Say what answers. Weaviate shows it among its modules."""
@@ -139,8 +133,14 @@ def _clip_routes(handler: CompatHandler) -> APIRouter:
             return {"model": model}
         return {"model": model, "version": card.version, "fingerprint": card.manifest.fingerprint}
 
-    router.add_api_route(
-        "/vectorize", vectorize, methods=["POST"], summary="Embed images", response_class=Response, **_CLIP_DOCS
+    handler.post(
+        router,
+        "/vectorize",
+        read_clip,
+        name="vectorize",
+        summary="Embed images",
+        description="Turn images into vectors of the default model's default output.",
+        **_CLIP_DOCS,
     )
     router.add_api_route("/meta", meta, summary="Say what answers")
     return router

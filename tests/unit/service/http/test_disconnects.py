@@ -59,6 +59,30 @@ async def test_a_body_that_does_not_come_is_cut_off(impatient: Gateway) -> None:
     assert "microtome_body_bytes_in_flight 0.0" in impatient.metrics.exposition().decode()
 
 
+async def test_a_body_in_many_pieces_has_to_come_within_the_deadline(decoders: ThreadPoolExecutor) -> None:
+    """A caller that always sends a little more is not waited for longer than any other."""
+    async with gateway_with(decoders, deadline=0.3) as gateway, listening(gateway.app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /embed HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4000\r\n\r\n\xff\xd8")
+        answering = asyncio.create_task(reader.read())
+        while not answering.done():
+            writer.write(b"a")
+            await asyncio.sleep(0.02)
+        assert (await answering).startswith(b"HTTP/1.1 504 ")
+        writer.close()
+
+
+async def test_the_callers_deadline_holds_for_its_body_too(gateway: Gateway) -> None:
+    """504 after X-Request-Timeout, although a longer pause is allowed."""
+    async with listening(gateway.app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST /embed HTTP/1.1\r\nHost: x\r\nX-Request-Timeout: 0.1\r\nContent-Length: 4000\r\n"
+        writer.write(head + b"Connection: close\r\n\r\n\xff\xd8")
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 504 ")
+
+
 async def test_a_caller_that_goes_away_cancels_its_work(gateway: Gateway) -> None:
     """The inference is given up while it is still held back; nothing stays in flight."""
     gateway.server.gate.clear()

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from service.http.response_cache import Entry, Key, ResponseTable
+from service.cache.memory import ByteBoundedLRU
+from service.http.response_cache import Entry, Key, entry_cost
 from tests.fakes.model_server import card
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway
@@ -20,7 +21,7 @@ def key(digest: str) -> Key:
 
 def test_the_bound_holds_and_the_least_recently_used_leave() -> None:
     """What was asked for again stays; what nobody wanted goes; what is larger than all room is not kept."""
-    table = ResponseTable(10_000)
+    table = ByteBoundedLRU(10_000, entry_cost)
     for name in ("a", "b", "c"):
         table.put(key(name), entry(1_500))
     assert table.get(key("a")) is not None
@@ -33,7 +34,7 @@ def test_the_bound_holds_and_the_least_recently_used_leave() -> None:
 
 def test_keeping_anew_and_dropping_give_the_bytes_back() -> None:
     """The same question has one answer, and what is dropped costs nothing."""
-    table = ResponseTable(10_000)
+    table = ByteBoundedLRU(10_000, entry_cost)
     table.put(key("a"), entry(10))
     before = table.size
     table.put(key("a"), entry(20))
@@ -45,10 +46,9 @@ def test_keeping_anew_and_dropping_give_the_bytes_back() -> None:
 
 def test_no_room_keeps_nothing() -> None:
     """Zero bytes switch it off."""
-    table = ResponseTable(0)
+    table = ByteBoundedLRU(0, entry_cost)
     table.put(key("a"), entry(0))
     assert table.get(key("a")) is None
-    assert (False, True) == (table.enabled, ResponseTable(1).enabled)
 
 
 async def test_what_was_kept_is_not_given_for_another_version(gateway: Gateway) -> None:
