@@ -80,7 +80,7 @@ def test_export_that_failed_is_told_with_its_reason(script: ModuleType) -> None:
 
 
 def test_page_tells_which_machine_a_row_is_from(script: ModuleType) -> None:
-    """Rows of several machines are marked; what names no machine is older, and has an asterisk until measured anew."""
+    """Rows of several machines are marked; what names no machine is older, and has an asterisk until measured again."""
     data = script.known()
     for index, row in enumerate(data["backbones"].values()):
         row |= {"export_seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 1e9, "disk_bytes": 1e6}
@@ -95,8 +95,8 @@ def test_page_tells_which_machine_a_row_is_from(script: ModuleType) -> None:
     assert f"on {data['machine']},\n  so that less will do now." in page
 
 
-def test_memory_is_not_foreseen_larger_than_it_was_measured(script: ModuleType) -> None:
-    """A warning that comes without need would soon be read by nobody."""
+def test_memory_is_not_estimated_larger_than_it_was_measured(script: ModuleType) -> None:
+    """Needless warnings are soon ignored."""
     rows = {name: row for name, row in script.known()["backbones"].items() if "machine" in row}
     assert rows
     assert {
