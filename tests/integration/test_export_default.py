@@ -197,7 +197,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.C
 def test_another_process_gives_the_same_fingerprint(
     exported: Exported, second: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
-    """The same recipe keeps every cached vector, whoever exports it again."""
+    """The same recipe keeps every cached vector when it is exported again."""
     manifest = json.loads((second[0] / "lite0" / "1" / "assets.extra" / "manifest.json").read_bytes())
     assert manifest["fingerprint"] == exported.manifest["fingerprint"]
 

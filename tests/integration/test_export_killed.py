@@ -43,7 +43,7 @@ def contents(version: Path) -> dict[str, int]:
 
 @pytest.mark.timeout(900)
 def test_export_killed_at_each_stage_leaves_nothing_broken_and_the_next_succeeds(tmp_path: Path) -> None:
-    """Which stages there are, an export that nobody kills has said: a new one is tried without a word here."""
+    """The stages are those that an undisturbed export prints, so a new stage is tried here too."""
     recipe, models = tmp_path / "recipe.yaml", tmp_path / "models"
     recipe.write_text(RECIPE, encoding="utf-8")
     undisturbed = export(recipe, tmp_path / "undisturbed")

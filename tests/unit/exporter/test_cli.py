@@ -47,7 +47,7 @@ def test_bad_recipe_is_told_line_by_line_and_exit_code_two(tmp_path: Path, capsy
 
 
 def test_reader_that_has_seen_enough_is_no_error(repository: Path) -> None:
-    """`microtome recipe schema | head` ends without a traceback, though nobody reads the rest."""
+    """`microtome recipe schema | head` ends without a traceback, though the rest is not read."""
     with subprocess.Popen(
         [sys.executable, "-m", "exporter", "recipe", "schema"], cwd=repository, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,

@@ -40,7 +40,7 @@ def test_nothing_is_told_of_what_is_soon_done(
 
 
 def test_table_in_a_pipe_is_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where nobody knows a width, nothing is folded or cut off."""
+    """Without a terminal there is no width, so nothing is folded or cut off."""
     terminal.print_table(("name", "fingerprint", "source"), [("lite0", LONG, 20 * "long ")])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "lite0" in line]
     assert LONG in line

@@ -58,7 +58,7 @@ def test_failed_run_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_drafts_of_dead_runs_are_taken_away_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    """A draft belongs to whoever holds its lock; one that nobody holds is litter."""
+    """A draft belongs to the run that holds its lock; without a lock it is removed."""
     dead, alive = tmp_path / "small" / ".tmp-dead", tmp_path / "small" / ".tmp-alive"
     for directory in (dead, alive):
         directory.mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_recipe_of_the_newest_version_is_recognised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]"])
 def test_version_without_a_readable_recipe_is_not_taken_for_ours(tmp_path: Path, content: str | None) -> None:
-    """A SavedModel that somebody else put there is never mistaken for the recipe's."""
+    """A SavedModel from elsewhere is never mistaken for the recipe's."""
     assets = tmp_path / "small" / "1" / ASSETS
     assets.mkdir(parents=True)
     if content is not None:
