@@ -95,13 +95,8 @@ def test_page_tells_which_machine_a_row_is_from(script: ModuleType) -> None:
     assert f"on {data['machine']},\n  so that less will do now." in page
 
 
-<<<<<<< HEAD
-def test_memory_is_not_foreseen_larger_than_it_was_measured(script: ModuleType) -> None:
-    """A warning without need would soon be ignored."""
-=======
 def test_memory_is_not_estimated_larger_than_it_was_measured(script: ModuleType) -> None:
     """Needless warnings are soon ignored."""
->>>>>>> exporter
     rows = {name: row for name, row in script.known()["backbones"].items() if "machine" in row}
     assert rows
     assert {
