@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.python.framework.ops import dismantle_graph
 
 from modelserver.engines.cuts import Cuts, Tensors
 from modelserver.engines.parallelism import cores, threads_within
@@ -94,8 +95,11 @@ class TensorFlowModel:
 
     def close(self) -> None:
         """Free the memory; see ``LoadedModel.close``."""
+        graph = self._session.graph
         self._cuts.clear()
         self._session.close()
+        del self._session
+        dismantle_graph(graph)  # or it would stay, with its weights, until the garbage collector runs
 
     def _compile(self, feeds: Tensors, fetches: Tensors) -> Callable[..., list[Any]]:
         """Make an executor. ``Session.make_callable`` refuses sizes that differ from the placeholder's."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -133,6 +135,20 @@ def test_output_sets_without_end_do_not_take_memory_without_end(engine: TensorFl
     np.testing.assert_allclose(top, alone, rtol=1e-6)  # another cut may fuse other operations
     assert early.shape != top.shape
     model.close()
+
+
+def test_a_closed_model_leaves_nothing_to_the_garbage_collector(engine: TensorFlowEngine, tiny: Path) -> None:
+    """The graph holds the weights; a server that swaps versions must not collect them."""
+    model = engine.load(tiny)
+    model.run({"images:0": images(1)}, [model.signatures["serving_default"].outputs["top"].name])
+    graph = weakref.ref(model._session.graph)
+    gc.disable()
+    try:
+        model.close()
+        del model
+        assert graph() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(
