@@ -8,19 +8,14 @@ gives a ratio, because machines differ and their speed varies. A failure is show
 rest is measured. tests/unit/test_exports_page.py checks the page against the data.
 """
 
-import argparse
 import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from measured_command import Ran, microtome
+from measuring import Json, Page, microtome, parser, table
 
-PAGE = Path(__file__).with_name("exports.md")
-DATA = Path(__file__).with_name("exports.json")
 BATCH = 8
 HELPS = 15
 #   backbone: its outputs, early to late
@@ -50,33 +45,20 @@ in brackets is the middle half. *By processor*: the same of processor time, whic
 
 def main() -> int:
     """Measure, then write data and page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long each comparison is timed (%(default)s)")
-    parser.add_argument("--machine", default="two shared CPU cores", help="what to call this machine")
-    parser.add_argument("--page", action="store_true", help="measure nothing")
-    arguments = parser.parse_args()
-    if arguments.page:
-        PAGE.write_text(page(known()), encoding="utf-8")
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        found = {"machine": arguments.machine, "timed_seconds": arguments.seconds}
-        found |= _measured(Path(folder), arguments.seconds)
-    DATA.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    PAGE.write_text(page(found), encoding="utf-8")
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=20.0, help="how long each comparison is timed (%(default)s)")
+    arguments = options.parse_args()
+    data = known() if arguments.page else {"machine": arguments.machine, "timed_seconds": arguments.seconds}
+    if not arguments.page:
+        with tempfile.TemporaryDirectory() as folder:
+            data |= _measured(Path(folder), arguments.seconds)
+    PAGE.write(data)
     return 0
 
 
-def known() -> dict[str, Any]:
-    """Return what was measured last."""
-    found: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
-    return found
-
-
-def page(found: dict[str, Any]) -> str:
+def page(found: Json) -> str:
     """Lay out the page."""
-    plain = (
-        (name, *_ratio(found["plain"][name]), f"at least {wanted}") for name, wanted in WANTED.items()
-    )  # fmt: skip
+    plain = ((name, *_ratio(found["plain"][name]), f"at least {wanted}") for name, wanted in WANTED.items())
     cuts = (
         (name, f"`{early}`", f"`{late}`", *_ratio(found["cuts"][name]), wanted) for name, early, late, wanted in CUTS
     )
@@ -89,80 +71,67 @@ def page(found: dict[str, Any]) -> str:
         [
             ABOUT.format(batch=BATCH, machine=found["machine"], seconds=found["timed_seconds"]),
             "## Frozen against plain `model.export()`\n\n",
-            *_table(("backbone", "times faster", "by processor", "turns", "wanted"), plain),
+            table(("backbone", "times faster", "by processor", "turns", "wanted"), plain),
             "\n## An early output alone\n\n",
-            *_table(("backbone", "time of", "to that of", "ratio", "by processor", "turns", "wanted"), cuts),
+            table(("backbone", "time of", "to that of", "ratio", "by processor", "turns", "wanted"), cuts),
             "\n## `microtome export`, verification included\n\n",
-            *_table(("backbone", "outputs", "seconds", "of a processor", "memory", "wanted"), exports),
+            table(("backbone", "outputs", "seconds", "of a processor", "memory", "wanted"), exports),
             f"\n`microtome --help` takes {helped['seconds']:.2f} s, {helped['cpu_seconds']:.2f} s of a processor,\n",
             f"the median of {HELPS} runs; wanted: {HELP_SECONDS} s.\n",
         ]
     )
 
 
-def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
-    for cells in (head, ["---"] * len(head), *rows):
-        yield f"| {' | '.join(cells)} |\n"
+PAGE = Page("exports", page)
+known = PAGE.known
 
 
-def _ratio(row: dict[str, Any]) -> tuple[str, ...]:
+def _ratio(row: Json) -> tuple[str, ...]:
     if "failed" in row:
         return (row["failed"], "-", "-")
     low, high = row["spread"]
     return (f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})", f"{row['cpu_ratio']:.2f}", str(row["turns"]))
 
 
-def _cost(row: dict[str, Any]) -> tuple[str, ...]:
+def _cost(row: Json) -> tuple[str, ...]:
     if "failed" in row:
         return (row["failed"], "-", "-")
     return (f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}", f"{row['peak_bytes'] / 1e9:.1f} GB")
 
 
-def _measured(folder: Path, seconds: float) -> dict[str, Any]:
+def _measured(folder: Path, seconds: float) -> Json:
     helps = [microtome(["--help"]) for _ in range(HELPS)]
     exports, plain, cuts = {}, {}, {}
     for name, outputs in MODELS.items():
         _say(f"exporting {name}")
         recipe = folder / f"{name}.yaml"
         recipe.write_text(_recipe(name, outputs), encoding="utf-8")
-        exports[name] = _row(microtome(["export", str(recipe), "--out", str(folder / "models")]))
+        exports[name] = microtome(["export", str(recipe), "--out", str(folder / "models")]).facts
     for name in WANTED:
         _say(f"timing {name} against plain model.export()")
-        plain[name] = exports[name] if "failed" in exports[name] else _against_plain(_version(folder, name), seconds)
+        version = folder / "models" / name / "1"
+        plain[name] = exports[name] if "failed" in exports[name] else _against_plain(version, seconds)
     for name, early, late, _ in CUTS:
         _say(f"timing {early} of {name} against {late}")
-        cuts[name] = (
-            exports[name] if "failed" in exports[name] else _compared(_version(folder, name), (early, late), seconds)
-        )
+        version = folder / "models" / name / "1"
+        cuts[name] = exports[name] if "failed" in exports[name] else _compared(version, (early, late), seconds)
     return {
         "exports": exports,
         "plain": plain,
         "cuts": cuts,
-        "help": {
-            "seconds": statistics.median(ran.seconds for ran in helps),
-            "cpu_seconds": statistics.median(ran.cpu_seconds for ran in helps),
-        },
+        "help": {key: statistics.median(ran.facts[key] for ran in helps) for key in ("seconds", "cpu_seconds")},
     }
 
 
 def _say(what: str) -> None:
     sys.stderr.write(f"{what} ...\n")
-    sys.stderr.flush()
 
 
-def _version(folder: Path, name: str) -> Path:
-    return folder / "models" / name / "1"
-
-
-def _row(ran: Ran) -> dict[str, Any]:
-    return ran.cost if ran.failed is None else {"failed": ran.failed}
-
-
-def _against_plain(directory: Path, seconds: float) -> dict[str, Any]:
+def _against_plain(directory: Path, seconds: float) -> Json:
     """Time all outputs of a version together, in turns with plain `model.export()`."""
     ran = microtome(["bench", str(directory), "--batch-sizes", str(BATCH), "--seconds", str(seconds), "--json"])
     if ran.failed is not None:
-        return {"failed": ran.failed}
+        return ran.facts
     row = json.loads(ran.printed)[-1]
     return {key: row[key] for key in ("ratio", "spread", "cpu_ratio", "turns")}
 
@@ -173,7 +142,7 @@ def _recipe(name: str, outputs: tuple[str, ...]) -> str:
     return f"models:\n  - name: {name}\n    backbone: {name}\n    weights: {weights}\n    outputs:\n{''.join(lines)}"
 
 
-def _compared(directory: Path, outputs: tuple[str, str], seconds: float) -> dict[str, Any]:
+def _compared(directory: Path, outputs: tuple[str, str], seconds: float) -> Json:
     """Time two outputs of a version, each fetched alone, in turns."""
     from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415 -- seconds; --help does without
 
@@ -184,7 +153,7 @@ def _compared(directory: Path, outputs: tuple[str, str], seconds: float) -> dict
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
-def _timed_in_turns(directory: Path, outputs: tuple[str, str], seconds: float) -> dict[str, Any]:
+def _timed_in_turns(directory: Path, outputs: tuple[str, str], seconds: float) -> Json:
     import numpy as np  # noqa: PLC0415
 
     from exporter.bench import compare, in_turns  # noqa: PLC0415

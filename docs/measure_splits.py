@@ -8,20 +8,16 @@ python docs/measure_splits.py --page           only writes the page
 tests/unit/test_splits_page.py checks the page against the data, and the data against the tests' splits.
 """
 
-import argparse
 import json
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from measured_command import microtome
+from measuring import Json, Page, microtome, parser, table
 
 from exporter.recipe.backbones import BACKBONES
 
-PAGE = Path(__file__).with_name("splits.md")
-DATA = Path(__file__).with_name("splits.json")
 PHOTOS = Path(__file__).parents[1] / "examples"
 #   backbone: where it is cut
 SPLITS = {
@@ -53,41 +49,22 @@ for EfficientNetLite0's, which are ImageNet's.
 """
 
 
-def main() -> int:
-    """Split what is missing, then write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", nargs="+", default=[], choices=SPLITS, metavar="NAME", help="split again")
-    parser.add_argument("--page", action="store_true", help="split nothing")
-    arguments = parser.parse_args()
-    data = known()
-    missing = [] if arguments.page else [name for name in SPLITS if name in arguments.again or name not in data]
-    for index, name in enumerate(missing, start=1):
-        sys.stderr.write(f"{index} of {len(missing)}: {name}\n")
-        data[name] = _split(name)
-        DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(data), encoding="utf-8")
-    return 0
-
-
-def known() -> dict[str, Any]:
-    """Return the data so far."""
-    found: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
-    return found
-
-
-def page(data: dict[str, Any]) -> str:
+def page(data: Json) -> str:
     """Lay out the page: a row for every block, and one for each failure."""
     rows = [row for name in SPLITS if name in data for row in _rows(name, data[name])]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in [HEAD, tuple("---" for _ in HEAD), *rows])
     costs = "".join(
         f"- {name}: {found['cpu_seconds']:.0f} s of a processor, {found['peak_bytes'] / 1e9:.1f} GB\n"
         for name in SPLITS
         if (found := data.get(name)) and "failed" not in found
     )
-    return f"{ABOUT}{table}\nWhat writing and proving took, TensorFlow's start included:\n\n{costs}"
+    return f"{ABOUT}{table(HEAD, rows)}\nWhat writing and proving took, TensorFlow's start included:\n\n{costs}"
 
 
-def _rows(name: str, found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+PAGE = Page("splits", page)
+known = PAGE.known
+
+
+def _rows(name: str, found: Json) -> Iterator[tuple[str, ...]]:
     pixels = BACKBONES[name].preprocessing
     size = f"{pixels.height}x{pixels.width}"
     if "failed" in found:
@@ -108,17 +85,15 @@ def _rows(name: str, found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _split(name: str) -> dict[str, Any]:
+def _split(name: str) -> Json:
     """Split a network; return its cuts and its proof, or the reason of a failure."""
     weights = "imagenet" if name in PUBLISHED else "random"
     cuts = [option for cut in SPLITS[name] for option in ("--at", cut)]
     with tempfile.TemporaryDirectory() as folder:
         command = ["split", name, *cuts, "--weights", weights, "--images", str(PHOTOS)]
         ran = microtome([*command, "--out", str(Path(folder, "blocks")), "--json"])
-    if ran.failed is not None:
-        return {"at": SPLITS[name], "failed": ran.failed}
-    return {"at": SPLITS[name], **ran.cost, **json.loads(ran.printed)}
+    return {"at": SPLITS[name], **ran.facts, **({} if ran.failed is not None else json.loads(ran.printed))}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PAGE.measure(SPLITS, _split, parser(__doc__, SPLITS).parse_args()))

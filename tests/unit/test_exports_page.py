@@ -44,7 +44,7 @@ def test_every_row_has_as_many_cells_as_its_head(script: ModuleType) -> None:
 
 def test_one_failure_leaves_the_other_rows(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An export that fails is not timed, a timing that fails is told, and everything else is measured."""
-    ran = sys.modules["measured_command"].Ran
+    ran = sys.modules["measuring"].Ran
     asked: list[str] = []
 
     def microtome(arguments: list[str]) -> object:
