@@ -103,15 +103,9 @@ def test_page_tells_which_machine_a_row_is_from(script: ModuleType) -> None:
     assert f"on {script.OLD_MACHINE},\n  so that less will do now." in page
 
 
-<<<<<<< HEAD
 def test_memory_is_not_estimated_larger_than_it_was_measured(script: ModuleType) -> None:
     """Needless warnings are soon ignored."""
-    rows = {name: row for name, row in script.known()["backbones"].items() if "machine" in row}
-=======
-def test_memory_is_not_foreseen_larger_than_it_was_measured(script: ModuleType) -> None:
-    """A warning without need would soon be ignored."""
     rows = {name: row for name, row in script.known().items() if "machine" in row}
->>>>>>> bench
     assert rows
     assert {
         name for name, row in rows.items() if estimated(row["params"], row["params_to_cut"]) > row["peak_bytes"]
