@@ -20,7 +20,7 @@ from service.cache.memory import MemoryCache, NullCache, TieredCache
 from service.cache.metered import HitCounter
 from service.core.admission import Budget
 from service.core.embedder import Embedder, Intake, Limits
-from service.core.ports import Leases, ModelServer, VectorCache
+from service.core.ports import Leases, VectorCache
 from service.core.remote_images import Fetcher, fetching
 from service.core.single_flight import NoLeases
 from service.http.app import HttpOptions, http_app
@@ -81,7 +81,7 @@ def build(settings: Settings, log: Logger) -> Application:
     metrics = tracing.metrics() if tracing else Metrics()
     _publish_limits(settings, metrics)
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
-    timing = WatchTiming(infer=settings.deadline)
+    timing = WatchTiming(infer=settings.deadline, switch_after=settings.version_wait)
     catalogue = ModelRegistry(
         rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log
     )
@@ -96,7 +96,7 @@ def build(settings: Settings, log: Logger) -> Application:
         keeping = asyncio.create_task(catalogue.run(), name="catalogue")
         try:
             async with (
-                _operations(settings, catalogue, metrics, dependencies),
+                _operations(settings, intake, metrics, dependencies),
                 _grpc(settings, intake, metrics, log, keyring, stopping, tracing),
             ):
                 yield
@@ -112,7 +112,11 @@ def build(settings: Settings, log: Logger) -> Application:
 
     intake = Intake(
         Embedder(
-            Batcher(catalogue, slots=settings.inference_slots, metrics=metrics),
+            Batcher(
+                catalogue,
+                slots=lambda model: settings.inference_slots * catalogue.concurrency(model),
+                metrics=metrics,
+            ),
             cache,
             limits=Limits(settings.max_images, settings.max_image_pixels, _LONGEST_WAIT),
             budget=Budget(settings.max_images_in_flight, "images", metrics.level(metrics.images_in_flight)),
@@ -127,6 +131,8 @@ def build(settings: Settings, log: Logger) -> Application:
         metrics,
         settings.models[0],
         settings.deadline,
+        required=settings.required_models,
+        cache_answers=lambda: bool(settings.cache_bytes) or ("redis" in redis and redis["redis"]() is None),
     )
     limits = BodyLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images, _BODY_PAUSE)
     app = http_app(
@@ -177,12 +183,12 @@ def _open_fetcher(settings: Settings) -> Fetcher | None:
 
 
 def _operations(
-    settings: Settings, models: ModelServer, metrics: Metrics, dependencies: Dependencies
+    settings: Settings, intake: Intake, metrics: Metrics, dependencies: Dependencies
 ) -> AbstractAsyncContextManager[None]:
     if settings.operations_port is None:
         return nullcontext()
     return operations_server(
-        models, metrics, dependencies, host=settings.host, port=settings.operations_port, shared=settings.workers > 1
+        intake, metrics, dependencies, host=settings.host, port=settings.operations_port, shared=settings.workers > 1
     )
 
 

@@ -46,8 +46,9 @@ class Settings(BaseSettings):
     )
     model_server: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
-        description="TensorFlow Serving or the embedded model server: `host:port`, `dns:///…` or `unix:/path`; several "
-        "that serve the same models separated by commas.",
+        description="TensorFlow Serving or the embedded model server: `host:port`, `dns:///name:port` or `unix:/path`; "
+        "several that serve the same models separated by commas. A name is looked up every second, and each of its "
+        "addresses is a server of its own.",
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
@@ -58,6 +59,17 @@ class Settings(BaseSettings):
         min_length=1,
         description="Label of the version to use, such as `stable`, as the model server's configuration gives it and "
         "`microtome rollout` moves it. While no version has it, the version in use is kept. Unset: the newest.",
+    )
+    version_wait: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds after which a new version is used that not all model servers serve; until then the one "
+        "before it is used, on the servers that serve it.",
+    )
+    required_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Models without which the gateway is not ready, separated by commas. Unset: it is ready while any "
+        "model, or the cache, can answer.",
     )
     redis_url: str | None = Field(
         None,
@@ -104,8 +116,8 @@ class Settings(BaseSettings):
     inference_slots: int = Field(
         2,
         gt=0,
-        description="Concurrent Predict calls per model. While all are busy, images are batched; one extra call starts "
-        "once eight wait.",
+        description="Concurrent Predict calls per model on each model server that serves it: more servers, more calls. "
+        "While all are busy, images are batched; one extra call starts once eight wait.",
     )
     api_keys: str = Field(
         "",
@@ -161,7 +173,7 @@ class Settings(BaseSettings):
         False, description="Drain and exit when the process that started the gateway is gone. For `microtome up`."
     )
 
-    @field_validator("models", "model_server", "url_hosts", mode="before")
+    @field_validator("models", "model_server", "url_hosts", "required_models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -190,6 +202,14 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"expected {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to serve all "
                 "callers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _required_models_are_served(self) -> Self:
+        if unserved := [name for name in self.required_models if name not in self.models]:
+            raise ValueError(
+                f"{PREFIX}REQUIRED_MODELS names {', '.join(unserved)}; expected names that {PREFIX}MODELS has"
             )
         return self
 

@@ -2,8 +2,8 @@
 
 By Little's law a new image waits as long as the images before it take: their number, times the time between two
 departures. That time is measured over the last departures while there was always work to do; so the bound holds on any
-hardware and for any mixture of models, without a configured rate. Only images that must be computed are counted:
-answers from the cache wait for nothing, and are given under any load.
+hardware, without a configured rate. Each model has an estimate of its own. Only images that must be computed are
+counted: answers from the cache wait for nothing, and are given under any load.
 """
 
 from collections import deque
@@ -141,6 +141,25 @@ class Backlog:
     def __exit__(self, *_: object) -> None:
         self._inside -= 1
         self._departures.append(self._clock())
+
+
+class Backlogs:
+    """A backlog for each model: images wait for those of their own model, and a slow model holds none of another's.
+
+    What models share, the model server's processor, shows in how fast the images of each of them leave.
+    """
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._by_model: dict[str, Backlog] = {}
+
+    def of(self, model: str) -> Backlog:
+        """Return a model's backlog."""
+        return self._by_model.get(model) or Backlog(self._longest)
+
+    def entered(self, model: str) -> Backlog:
+        """Return a model's backlog to enter; only models that are served have one of their own."""
+        return self._by_model.setdefault(model, self.of(model))
 
 
 class HitRatio:

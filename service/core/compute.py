@@ -12,7 +12,7 @@ from functools import partial
 from microtome.errors import DeadlineExceeded, ModelServerDown, RequestRejected
 from microtome.manifest import ModelCard
 from microtome.preprocessing import decode
-from service.core.admission import Backlog
+from service.core.admission import Backlogs
 from service.core.lookup import Pair
 from service.core.ports import Leases, ModelServer, Observer, Pixels, VectorCache, Vectors
 from service.core.requests import CacheUse, EmbedRequest, ImageError, Source
@@ -51,7 +51,7 @@ class Computation:
         models: ModelServer,
         cache: VectorCache,
         decoders: ThreadPoolExecutor,
-        backlog: Backlog,
+        backlogs: Backlogs,
         *,
         max_pixels: int,
         leases: Leases | None = None,
@@ -59,7 +59,7 @@ class Computation:
         self._models = models
         self._cache = cache
         self._decoders = decoders
-        self._backlog = backlog
+        self._backlogs = backlogs
         self._max_pixels = max_pixels
         self._gateways = GatewaySingleFlight(leases or NoLeases())
 
@@ -77,7 +77,7 @@ class Computation:
         return await self._gateways.vectors(job.keys, dims, compute, job.stages)
 
     async def _compute(self, job: Job, outputs: Sequence[str]) -> OutputVectors:
-        with self._backlog:
+        with self._backlogs.entered(job.card.name):
             with timed(job.stages, "decode"):
                 work = partial(decode, job.encoded, job.card.manifest.input, max_pixels=self._max_pixels)
                 pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, work)

@@ -6,7 +6,7 @@ of other systems) call `Intake`, which also fetches images by address and gives 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from time import perf_counter
 
 from microtome.errors import BadRequest, ModelNotReady, NoImageEmbedded, ServiceError, TooManyImages
 from microtome.manifest import ModelCard
-from service.core.admission import Backlog, Budget
+from service.core.admission import Backlogs, Budget
 from service.core.cache_keys import image_digest
 from service.core.compute import Computation, RequestVectors, flight_key
 from service.core.lookup import Lookup
@@ -61,9 +61,9 @@ class Embedder:
         self._limits = limits
         self._budget = budget
         self._observer = observer
-        self._backlog = Backlog(limits.longest_wait)
+        self._backlogs = Backlogs(limits.longest_wait)
         self._computation = Computation(
-            models, cache, decoders, self._backlog, max_pixels=limits.max_pixels, leases=leases
+            models, cache, decoders, self._backlogs, max_pixels=limits.max_pixels, leases=leases
         )
         self._single_flight = SingleFlight()
 
@@ -87,19 +87,20 @@ class Embedder:
         """
         self._budget.require(images)
         if lookup is not None and not self.joins(lookup):
-            self._backlog.require()
+            self._backlogs.of(lookup.card.name).require()
 
-    def require_turn(self, before: int) -> None:
+    def require_turn(self, model: str, before: int) -> None:
         """Refuse one image that has not been looked up, if it would be refused as a miss.
 
         Args:
+            model: that it is for.
             before: images that are being looked up, each of which takes a place first if it is a miss too.
 
         Raises:
             Overloaded: as `require_room` does.
         """
         self._budget.require(1, before)
-        self._backlog.require()
+        self._backlogs.of(model).require()
 
     def joins(self, lookup: Lookup) -> bool:
         """Whether any missing vector is being computed already, so that it need not wait for its turn."""
@@ -241,6 +242,8 @@ class Intake:
         fetched_bytes: the most that fetched images of one request may have, held while they are fetched.
         default_model: used when a request names no model.
         deadline: the most seconds that a request may take.
+        required: models without which the gateway is not ready.
+        cache_answers: whether a cache is there that can be asked.
     """
 
     embedder: Embedder
@@ -251,6 +254,20 @@ class Intake:
     observer: Observer
     default_model: str
     deadline: float
+    required: Collection[str] = ()
+    cache_answers: Callable[[], bool] = lambda: True
+
+    def ready(self) -> bool:
+        """Whether anything can be answered: by a model, or from the cache for a model that has been known.
+
+        Without one of the models that are required, nothing counts.
+        """
+        troubles = self.models.readiness()
+        if any(troubles.get(name) is not None for name in self.required):
+            return False
+        if any(trouble is None for trouble in troubles.values()):
+            return True
+        return self.cache_answers() and any(card is not None for card in self.models.cards().values())
 
     def check(self, request: EmbedRequest, *, dimensions: int | None, normalize: bool, int8: bool) -> None:
         """Refuse, before any work, what the model's outputs do not have.

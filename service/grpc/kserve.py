@@ -57,8 +57,7 @@ class Inference:
         return pb.ServerLiveResponse(live=True).SerializeToString()
 
     async def _server_ready(self, _: Call) -> bytes:
-        ready = all(trouble is None for trouble in self.intake.models.readiness().values())
-        return pb.ServerReadyResponse(ready=ready).SerializeToString()
+        return pb.ServerReadyResponse(ready=self.intake.ready()).SerializeToString()
 
     async def _model_ready(self, call: Call) -> bytes:
         request = parsed(pb.ModelReadyRequest, await call.read() or b"")

@@ -110,8 +110,9 @@ class Methods:
 class Health(HealthServicer):  # type: ignore[misc]  # its package ships no types
     """Answers from the models' readiness; while the gateway stops, nothing is ready."""
 
-    def __init__(self, models: ModelServer, service: str) -> None:
-        self._models = models
+    def __init__(self, intake: Intake, service: str) -> None:
+        self._intake = intake
+        self._models = intake.models
         self._whole = ("", service)
         self._stopping = asyncio.Event()
 
@@ -154,7 +155,7 @@ class Health(HealthServicer):  # type: ignore[misc]  # its package ships no type
     def _status(self, name: str) -> int:
         readiness = self._models.readiness()
         if name in self._whole:
-            ready = all(trouble is None for trouble in readiness.values())
+            ready = self._intake.ready()
         elif name in readiness:
             ready = readiness[name] is None
         else:
@@ -222,7 +223,7 @@ async def grpc_server(
             *_KEEPING_ALIVE,
         )
     )
-    health = Health(methods.intake.models, SERVICE)
+    health = Health(methods.intake, SERVICE)
     server.add_generic_rpc_handlers((methods.handlers(), *also))
     add_HealthServicer_to_server(health, server)
     names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

@@ -89,7 +89,7 @@ def http_app(  # noqa: PLR0913, collaborators
     embed = embed_router()
     app.include_router(embed, tags=["embeddings"])
     app.include_router(models_router(intake.models, intake.default_model), tags=["models"])
-    operations = operations_router(intake.models, metrics, dependencies, show_metrics=options.show_metrics)
+    operations = operations_router(intake, metrics, dependencies, show_metrics=options.show_metrics)
     app.include_router(operations, tags=["operations"])
     problems.install(app, metrics)
     public_paths = compat.install(app, compat.spoken(options.dialects), CompatHandler(intake, reader, metrics))

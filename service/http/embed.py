@@ -110,7 +110,8 @@ class EmbedEndpoint:
 
     async def _answered(self, scope: Scope, receive: Receive) -> RawResponse:
         if not self._hit_ratio.lookup_pays():
-            self._intake.embedder.require_turn(before=self._lookups)
+            model = self._parameters.read(scope).request.model
+            self._intake.embedder.require_turn(model, before=self._lookups)
         timings = Timings(self._metrics.stage)
         note(scope, stages=timings.seconds)
         seconds = seconds_allowed(scope, self._intake.deadline)

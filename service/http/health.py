@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from starlette.responses import JSONResponse, Response
 
-from service.core.ports import ModelServer
+from service.core.embedder import Intake
 from service.http import problems
 from service.http.connection_limits import limited_protocol
 from service.http.openapi import Readiness
@@ -24,7 +24,7 @@ Dependencies = Mapping[str, Callable[[], str | None]]
 
 
 def operations_router(
-    models: ModelServer, metrics: Metrics, dependencies: Dependencies, *, show_metrics: bool = True
+    intake: Intake, metrics: Metrics, dependencies: Dependencies, *, show_metrics: bool = True
 ) -> APIRouter:
     """Build the routes: GET /, the health checks and, unless they are served elsewhere, the metrics."""
     router = APIRouter()
@@ -46,13 +46,14 @@ def operations_router(
         """Yes, as long as this answers. Says nothing of models: restarting the gateway mends none of them."""
         return {"live": True}
 
-    @router.get("/readyz", summary="Can it embed?", response_model=Readiness, responses={503: {"model": Readiness}})
+    @router.get(
+        "/readyz", summary="Can it answer anything?", response_model=Readiness, responses={503: {"model": Readiness}}
+    )
     async def readyz() -> Response:
-        """Yes, when an inference has recently worked for every model. A cache that is down makes nothing unready."""
-        found = models.readiness()
+        """Yes, while one model or the cache can, and each model that is required. `models` names those that cannot."""
         answer = Readiness(
-            ready=all(trouble is None for trouble in found.values()),
-            models=dict(found),
+            ready=intake.ready(),
+            models=dict(intake.models.readiness()),
             dependencies={name: trouble() for name, trouble in dependencies.items()},
         )
         return JSONResponse(answer.model_dump(), HTTPStatus.OK if answer.ready else HTTPStatus.SERVICE_UNAVAILABLE)
@@ -69,12 +70,12 @@ def operations_router(
 
 @asynccontextmanager
 async def operations_server(  # noqa: PLR0913, collaborators
-    models: ModelServer, metrics: Metrics, dependencies: Dependencies, *, host: str, port: int, shared: bool
+    intake: Intake, metrics: Metrics, dependencies: Dependencies, *, host: str, port: int, shared: bool
 ) -> AsyncIterator[None]:
     """Serve /metrics, /livez and /readyz at `host:port` while the block runs, for operators only.
 
     Args:
-        models: for readiness.
+        intake: for readiness.
         metrics: to show.
         dependencies: for readiness.
         host: address to listen on.
@@ -85,7 +86,7 @@ async def operations_server(  # noqa: PLR0913, collaborators
         OSError: the port is in use.
     """
     app = FastAPI(title="Microtome, operations", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(operations_router(models, metrics, dependencies))
+    app.include_router(operations_router(intake, metrics, dependencies))
     problems.install(app, metrics)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, reuse_port=shared) as listener:

@@ -69,13 +69,12 @@ class ModelsAnswer(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether an inference has recently worked for every model."""
+    """Whether the gateway can answer anything: one model, or the cache."""
 
     ready: bool
-    models: dict[str, str | None] = Field(description="By name: null, or what is wrong.")
+    models: dict[str, str | None] = Field(description="By name: null, or why no inference works.")
     dependencies: dict[str, str | None] = Field(
-        description="What the gateway stands on, such as `model_server` and `redis`: null, or what is wrong. Whether "
-        "it is ready depends on the models alone."
+        description="What the gateway stands on, such as `model_server` and `redis`: null, or what is wrong."
     )
 
 

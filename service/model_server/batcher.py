@@ -1,7 +1,7 @@
 """Micro-batching: images of different requests share a Predict call, and none of them waits for others.
 
-A model has a few slots. With a slot free, images are sent immediately; while all are busy, they gather,
-up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy one makes batches as
+A model has a few slots on each server that serves it. With a slot free, images are sent immediately; while all are
+busy, they gather, up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy one makes batches as
 large as its model server is slow. Images share a batch when they go to the same version and want the same outputs.
 
 Once enough have gathered, one call goes beyond the slots, so that the model server has work while an answer travels
@@ -12,9 +12,10 @@ cancelled at the model server too. The model server is told the latest deadline 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -57,23 +58,31 @@ class _Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class _Lane:
-    """What one model has waiting, and how many of its slots are free: -1 when a call is under way beyond them."""
+    """What one model has waiting, and how many of its slots are in use, one of them perhaps beyond the limit."""
 
-    free: int
+    slots: Callable[[], int]
+    busy: int = 0
     waiting: list[_Waiting] = field(default_factory=list)
     leaving: bool = False
 
     @property
     def open(self) -> bool:
         """Whether a call may begin."""
-        return self.free > 0 or (self.free == 0 and len(self.waiting) >= _ENOUGH)
+        free = self.slots() - self.busy
+        return free > 0 or (free == 0 and len(self.waiting) >= _ENOUGH)
 
 
 class Batcher:
     """A model server whose calls are shared. Implements the core's `ModelServer` port over another one."""
 
-    def __init__(self, inner: ModelServer, *, slots: int, metrics: Metrics) -> None:
-        """Batch the calls of `inner`, with `slots` under way for each model, and one more while many images wait."""
+    def __init__(self, inner: ModelServer, *, slots: Callable[[str], int], metrics: Metrics) -> None:
+        """Batch the calls of `inner`.
+
+        Args:
+            inner: runs the calls.
+            slots: returns how many calls of a model may be under way now; one more begins while many images wait.
+            metrics: show what waits, and the size of batches.
+        """
         self._inner = inner
         self._slots = slots
         self._metrics = metrics
@@ -115,7 +124,7 @@ class Batcher:
     ) -> Mapping[str, Vectors]:
         """Run the version of `card` on images, each in whatever batch has room for it; see the port."""
         loop = asyncio.get_running_loop()
-        lane = self._lanes.setdefault(card.name, _Lane(self._slots))
+        lane = self._lanes.get(card.name) or self._lanes.setdefault(card.name, _Lane(partial(self._slots, card.name)))
         facts = (stages, deadline or Deadline(), perf_counter(), copy_context())
         mine = [_Waiting(card, tuple(outputs), image, *facts, loop.create_future()) for image in images]
         lane.waiting += mine
@@ -146,7 +155,7 @@ class Batcher:
     def _leave(self, lane: _Lane) -> None:
         lane.leaving = False
         while lane.open and (batch := _next_batch(lane)):
-            lane.free -= 1
+            lane.busy += 1
             # In the first one's context, so that the model server's trace hangs on a request's.
             task = asyncio.create_task(self._run(lane, batch), context=batch[0].context.copy())
             self._running.add(task)
@@ -169,7 +178,7 @@ class Batcher:
                 if not entry.answer.done():
                     entry.answer.set_exception(restated(error))
         finally:
-            lane.free += 1
+            lane.busy -= 1
             self._soon(lane)
 
     async def _answer(self, batch: Sequence[_Waiting]) -> None:

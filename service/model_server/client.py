@@ -4,8 +4,9 @@ The official stubs would import all of TensorFlow: seconds and half a gigabyte p
 TensorFlow Serving 2.20; its texts stay in our logs, callers get ours.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import grpc
@@ -23,28 +24,20 @@ from microtome.errors import (
 )
 from microtome.tfserving.v1.model_status_pb2 import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
+from service.model_server.names import Place
 from service.model_server.predict_encoding import WireTensor, predict_request, query_tensor
 
 T = TypeVar("T")
 
-# For a name with several servers: round robin, and a call that cannot be sent goes to the next.
-_SERVICE_CONFIG = """{
-  "loadBalancingConfig": [{"round_robin": {}}],
-  "methodConfig": [{
-    "name": [{}],
-    "retryPolicy": {
-      "maxAttempts": 2, "initialBackoff": "0.02s", "maxBackoff": "0.02s", "backoffMultiplier": 1,
-      "retryableStatusCodes": ["UNAVAILABLE"]
-    }
-  }]
-}"""
-
 _OPTIONS = (
-    ("grpc.service_config", _SERVICE_CONFIG),
-    # What is larger cannot be sent again: the bytes of the largest batch.
-    ("grpc.per_rpc_retry_buffer_size", 256 << 20),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # Each client has a connection of its own: gRPC would hand a new channel the one that has fallen silent.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Into silence only: the status that is asked for each second brings data, which resets the clock and the server's
+    # count of pings. A stock server closes a connection at the third ping without data between them.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
     # A model server that comes back is found within a second, not within gRPC's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -69,15 +62,23 @@ _STATES = {number: name.removeprefix("STATE_").lower() for name, number in Model
 class ModelServerClient:
     """One channel to one model server."""
 
-    def __init__(self, address: str, outgoing: Outgoing = untraced) -> None:
+    def __init__(
+        self,
+        place: Place,
+        outgoing: Outgoing = untraced,
+        reconnected: Callable[["ModelServerClient"], object] = lambda _: None,
+    ) -> None:
         """Connect when first used. Needs a running event loop.
 
         Args:
-            address: `host:port`, `dns:///…` or `unix:/path`.
+            place: where the server listens.
             outgoing: returns the metadata of a call's trace.
+            reconnected: called when the connection is lost or made: another process may be at the other end.
         """
         self._outgoing = outgoing
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        named = () if place.authority is None else (("grpc.default_authority", place.authority),)
+        self._channel = grpc.aio.insecure_channel(place.target, options=(*_OPTIONS, *named))
+        self._watching = asyncio.create_task(self._watch(reconnected))
         self._predict: grpc.aio.UnaryUnaryMultiCallable[bytes, PredictResponse | None] = self._channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",
             response_deserializer=PredictResponse.FromString,
@@ -133,7 +134,19 @@ class ModelServerClient:
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
+        self._watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._watching
         await self._channel.close()
+
+    async def _watch(self, reconnected: Callable[["ModelServerClient"], object]) -> None:
+        # gRPC reports a lost connection before the answer of any call on the next one.
+        state = self._channel.get_state()
+        while state is not grpc.ChannelConnectivity.SHUTDOWN:
+            await self._channel.wait_for_state_change(state)
+            before, state = state, self._channel.get_state()
+            if grpc.ChannelConnectivity.READY in {before, state}:
+                reconnected(self)
 
 
 def _whole(answer: T | None) -> T:
@@ -158,7 +171,7 @@ _MEANING: Mapping[StatusCode, tuple[type[ServiceError], str]] = {
     StatusCode.RESOURCE_EXHAUSTED: (Overloaded, "The model server has more work than it can do now. Try again later."),
     StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "The model server did not answer in the time allowed."),
     StatusCode.NOT_FOUND: (ModelNotReady, "The model server has no such version of the model ready."),
-    # Our own channel was closed during a call: the gateway is stopping.
+    # Our own channel was closed during a call: the gateway is stopping, or the server's address is gone.
     StatusCode.CANCELLED: (ModelServerDown, "The gateway is stopping."),
 }
 _FAULT = (ModelServerFault, "The model server could not run the model on a request that follows its own manifest.")

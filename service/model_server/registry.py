@@ -9,8 +9,9 @@ from service.core.ports import Pixels, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, timed, unobserved
 from service.errors import restated, unknown
+from service.model_server.replica import AVAILABLE
 from service.model_server.replicas import Replicas
-from service.model_server.watcher import AVAILABLE, ModelState, Watcher, WatchTiming
+from service.model_server.watcher import ModelState, Watcher, WatchTiming
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -88,7 +89,13 @@ class ModelRegistry:
             known = sorted((number for number, state in states.items() if state == AVAILABLE), reverse=True)
             listed = ", ".join(map(str, known)) or "none"
             raise UnknownVersion(f"Model {model!r} has no version {version}. Available: {listed}.")
-        return entry.pinned.setdefault(version, await self._watcher.read(model, version))
+        entry.pinned[version] = found = await self._watcher.find(model, version)
+        return found
+
+    def concurrency(self, model: str) -> int:
+        """Return how many servers calls of a model can go to now, at least 1."""
+        card = self._models[model].card
+        return max(1, self._servers.serving(card)) if card is not None else 1
 
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look now for the version that has replaced `card`; see the port."""
@@ -108,8 +115,6 @@ class ModelRegistry:
     ) -> Mapping[str, Vectors]:
         """Run the version of `card`; see the port."""
         model = self._models[card.name]
-        if not model.confirmed and model.error is not None:
-            raise restated(model.error)
         seconds = min(self._timing.infer, deadline.left()) if deadline else self._timing.infer
         if seconds <= 0:
             raise DeadlineExceeded("The time allowed was over before the model server was asked.")

@@ -1,120 +1,226 @@
-"""Several model servers that serve the same models, as one: round robin over those that are up.
+"""The model servers: one replica for each address, and the choice of one for each call.
 
-A replica is down from a failed call, or a status that timed out, until it answers a status again. A call to a replica
-that goes down, frozen ones included, is repeated at another one once: an inference changes nothing, so that is safe.
-While all are down each is still tried.
-
-Servers behind one address are found by DNS alone: gRPC goes round the addresses of `dns:///name:port`.
+A call goes to a replica that serves its version, to the one with the fewest calls. One that goes down, falls silent or
+no longer has the version is replaced by another one: an inference changes nothing, so repeating it is safe. Names are
+looked up every second; an address that has vanished gets no more calls, and is closed when those under way have ended.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from typing import TypeVar
 
-from microtome.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ModelServerFault, ServiceError
-from microtome.manifest import Manifest
+from microtome.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    ModelServerDown,
+    ModelServerFault,
+    Overloaded,
+    ServiceError,
+)
+from microtome.manifest import Manifest, ModelCard
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
-from service.model_server.client import ModelServerClient, Outgoing, untraced
-from service.model_server.predict_encoding import WireTensor, query_tensor, read_manifest
+from service.errors import restated
+from service.model_server.client import Outgoing, untraced
+from service.model_server.names import Lookup, Name, Place, looked_up, understood
+from service.model_server.predict_encoding import WireTensor
+from service.model_server.replica import AVAILABLE, Admit, Replica, answers_an_image, same
 
-T = TypeVar("T")
-
-_ASKS = 3
-"""How often each address is asked for a label's version: gRPC goes round up to three servers behind it."""
-
-
-@dataclass(slots=True, eq=False)
-class _Replica:
-    client: ModelServerClient
-    went_down: asyncio.Event = field(default_factory=asyncio.Event)
+_LOOKUP_SECONDS = 1.0
+_ATTEMPTS = 4
+"""Servers that one call is sent to at most."""
+_REVIVAL_SECONDS = 1.0
+"""For servers that have gone down under a call to answer a status, before the call fails."""
+_UNREACHABLE = "The model server cannot be reached. Try again in a few seconds."
 
 
 class Replicas:
-    """Calls a replica that is up; with one address always that one."""
+    """All model servers as one."""
 
-    def __init__(self, addresses: Sequence[str], outgoing: Outgoing = untraced) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        outgoing: Outgoing = untraced,
+        *,
+        lookup: Lookup = looked_up,
+        admit: Admit = answers_an_image,
+    ) -> None:
         """Connect when first used. Needs a running event loop.
 
         Args:
-            addresses: at least one, each `host:port`, `dns:///…` or `unix:/path`.
+            addresses: at least one, each `host:port`, `dns:///name:port` or `unix:/path`.
             outgoing: returns the metadata of a call's trace.
+            lookup: finds the addresses of a name.
+            admit: decides whether a version may be routed to on a server.
         """
-        self._replicas = [_Replica(ModelServerClient(address, outgoing)) for address in addresses]
-        self._next = 0
-        self._looking: dict[tuple[int, str], asyncio.Task[dict[int, str]]] = {}
+        self._outgoing = outgoing
+        self._lookup = lookup
+        self._admit = admit
+        known = [understood(address) for address in addresses]
+        self._fixed = [place for place in known if isinstance(place, Place)]
+        self._found: dict[Name, tuple[list[Place], list[Place]]] = {
+            name: ([], []) for name in known if isinstance(name, Name)
+        }
+        self._trouble: dict[Name, str] = dict.fromkeys(self._found, "has not been looked up yet")
+        self._replicas: dict[Place, Replica] = {}
+        self._turn = 0
+        self._keeping: asyncio.Task[None] | None = None
+        self._looking_up: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[object]] = set()
+        self._settle()
 
     def trouble(self) -> str | None:
-        """Return, for people, how many of them are down; None when none is."""
-        down = sum(replica.went_down.is_set() for replica in self._replicas)
-        return f"{down} of {len(self._replicas)} cannot be reached." if down else None
+        """Return, for people, what is wrong with names and servers; None when nothing is."""
+        ill = sum(replica.health in {"down", "silent"} for replica in self._replicas.values())
+        told = [f"{ill} of {len(self._replicas)} cannot be reached."] if ill else []
+        told += [f"{name.host} {trouble}." for name, trouble in self._trouble.items()]
+        return " ".join(told) or None
 
     async def versions(self, model: str, *, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
-        """Return the state of each version; available is what every living replica has, or, if there is none, any.
+        """Return the state of each version; available is what any reachable server has.
 
         Raises:
-            ServiceError: no replica answered, see `client.py`.
+            ServiceError: no server answered, see `client.py`.
         """
-        looks = [self._look(number, model, timeout) for number in range(len(self._replicas))]
-        living = [look for look, replica in zip(looks, self._replicas, strict=True) if not replica.went_down.is_set()]
-        # One that is down is asked too, but not waited for while others are up.
-        await asyncio.wait(living or looks)
-        answers = [look for look in looks if look.done() and not look.cancelled()]
-        states = [look.result() for look in answers if look.exception() is None]
-        if not states:
-            return await answers[0] if answers else {}
-        return merged(states)
+        await self._begun()
+        replicas = list(self._replicas.values())
+        if not replicas:
+            raise ModelServerDown(f"No model server is known: {self.trouble()}")
+        looks = {replica: replica.look(model, timeout) for replica in replicas}
+        # One that is down or silent is asked too, but not waited for while others are up.
+        while waiting := [looks[one] for one in replicas if one.health in {"new", "up"} and not looks[one].done()]:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        answered = [look for look in looks.values() if look.done() and not look.cancelled() and not look.exception()]
+        if not answered and not any(replica.health == "up" for replica in replicas):
+            await asyncio.wait(looks.values())
+            answered = [look for look in looks.values() if not look.cancelled() and not look.exception()]
+        if not answered:
+            errors = [look.exception() for look in looks.values() if look.done() and not look.cancelled()]
+            raise restated(_worst(errors))
+        return merged([look.result() for look in answered])
 
-    async def predict(  # noqa: PLR0913, the parts of one request
+    def serving(self, card: ModelCard) -> int:
+        """Return how many servers serve a version, or do as far as is known, and can be reached."""
+        return sum(replica.reachable and replica.may_serve(card) for replica in self._replicas.values())
+
+    def holders(self, model: str) -> set[Replica]:
+        """Return the healthy servers that serve any version of a model."""
+        return {
+            replica
+            for replica in self._replicas.values()
+            if replica.health == "up" and AVAILABLE in replica.states.get(model, {}).values()
+        }
+
+    async def cards(
+        self, model: str, version: int, *, wait: float
+    ) -> tuple[list[tuple[ModelCard, set[Replica]]], ServiceError | None]:
+        """Have a version read and admitted on each server that has it.
+
+        Args:
+            model: its name.
+            version: its number.
+            wait: seconds to wait for the servers; reading goes on afterwards.
+
+        Returns:
+            The models that have this number, the newest first, each with its servers; and an error of one that refused.
+        """
+        replicas = [one for one in self.holders(model) if one.states[model].get(version) == AVAILABLE]
+        reading = {asyncio.create_task(replica.card(model, version)): replica for replica in replicas}
+        if not reading:
+            return [], None
+        _, late = await asyncio.wait(reading, timeout=wait)
+        for task in late:
+            task.cancel()
+        found: list[tuple[ModelCard, set[Replica]]] = []
+        refusal: ServiceError | None = None
+        for task, replica in reading.items():
+            try:
+                card = task.result() if task.done() else None
+            except ServiceError as error:
+                refusal = error
+                continue
+            except asyncio.CancelledError:
+                continue
+            if card is None:
+                refusal = refusal or DeadlineExceeded(f"Version {version} of {model!r} has not answered yet.")
+                continue
+            for known, its in found:
+                if same(known, card):
+                    its.add(replica)
+                    break
+            else:
+                found.append((card, {replica}))
+        found.sort(key=lambda pair: pair[0].manifest.created, reverse=True)
+        return found, refusal
+
+    async def recheck(self, model: str, *, timeout: float, wait: float) -> bool:  # noqa: ASYNC109, gRPC's own deadline
+        """Read all versions that are known again on all servers; whether any of them has answered within `wait`."""
+        tasks = [
+            asyncio.create_task(replica.recheck(model, timeout=timeout))
+            for replica in self._replicas.values()
+            if replica.health == "up"
+        ]
+        for task in tasks:
+            self._keep_until_done(task)
+        if not tasks:
+            return False
+        done, _ = await asyncio.wait(tasks, timeout=wait)
+        return any(not task.cancelled() and task.exception() is None and task.result() for task in done)
+
+    async def predict(
         self,
-        model: str,
-        version: int,
-        signature: str,
+        card: ModelCard,
         inputs: Mapping[str, WireTensor],
         outputs: Sequence[str],
         *,
         timeout: float,  # noqa: ASYNC109, gRPC's own deadline, which the server is told
     ) -> PredictResponse:
-        """Run a signature of exactly this version on one replica, and on another if that one cannot.
+        """Run exactly the version of `card` on one server, and on another if that one cannot.
 
         Raises:
             ServiceError: see `client.py`.
         """
         end = monotonic() + timeout
-
-        def call(replica: _Replica) -> Awaitable[PredictResponse]:
-            # The second one has what the first has left of the time.
-            left = max(0.0, end - monotonic())
-            return replica.client.predict(model, version, signature, inputs, outputs, timeout=left)
-
-        if len(self._replicas) == 1:
-            return await call(self._replicas[0])
-        first, second = self._two()
-        try:
-            return await _while_up(first, call)
-        except (ModelServerDown, ModelNotReady):
-            # Down, or behind the others with a new version.
-            return await call(second)
+        tried: set[tuple[Replica, int]] = set()
+        failure: ServiceError | None = None
+        for _ in range(_ATTEMPTS):
+            chosen = self._choose(card, tried)
+            if chosen is None and isinstance(failure, ModelServerDown):
+                await self._revive(card.name, end)
+                chosen = self._choose(card, tried)
+            if chosen is None:
+                break
+            attempt = (chosen, chosen.start)
+            try:
+                # The second one has what the first has left of the time.
+                return await chosen.predict(card, inputs, outputs, end, self._elsewhere(card, tried, attempt))
+            except (ModelServerDown, ModelNotReady, Overloaded) as error:
+                failure = error
+                tried.add(attempt)
+        raise failure or self._nowhere(card)
 
     async def manifest(self, model: str, version: int, *, timeout: float) -> Manifest:  # noqa: ASYNC109, as above
-        """Ask a version of a model for its own description.
+        """Ask a version of a model for its own description, wherever it is served.
 
         Raises:
             ServiceError: as the model server reports it, see `to_service_error`.
             ModelServerFault: no manifest, or one of another form.
         """
-        answer = await self.predict(model, version, "manifest", {"query": query_tensor()}, [], timeout=timeout)
-        return read_manifest(model, answer)
+        holders = [one for one in self.holders(model) if one.states[model].get(version) == AVAILABLE]
+        if not holders:
+            raise ModelNotReady(f"No model server has version {version} of {model!r} ready.")
+        return await holders[0].manifest(model, version, timeout=timeout)
 
     async def labelled(self, model: str, label: str, *, timeout: float) -> int | None:  # noqa: ASYNC109, as above
-        """Return the version of a label; None unless all replicas that answer agree on one.
+        """Return the version of a label; None unless all servers that answer agree on one.
 
         They disagree for the seconds in which a rollout moves the label from server to server.
         """
-        living = [replica for replica in self._replicas if not replica.went_down.is_set()]
-        asks = (replica.client.labelled(model, label, timeout=timeout) for replica in living for _ in range(_ASKS))
+        await self._begun()
+        asks = [
+            replica.labelled(model, label, timeout=timeout)
+            for replica in self._replicas.values()
+            if replica.health in {"new", "up"}
+        ]
         answers = await asyncio.gather(*asks, return_exceptions=True)
         found: set[int | None] = set()
         for answer in answers:
@@ -127,79 +233,106 @@ class Replicas:
         return found.pop() if len(found) == 1 else None
 
     async def close(self) -> None:
-        """Close the channels; calls under way are cancelled."""
-        for look in self._looking.values():
-            look.cancel()
-        for replica in self._replicas:
-            await replica.client.close()
+        """Close all connections; calls under way are cancelled."""
+        tasks = [*self._background, *(task for task in (self._keeping, self._looking_up) if task)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for replica in self._replicas.values():
+            await replica.close()
 
-    def _two(self) -> tuple[_Replica, _Replica]:
-        """Return the next replica and its substitute: those that are up first."""
-        self._next = (self._next + 1) % len(self._replicas)
-        turn = self._replicas[self._next :] + self._replicas[: self._next]
-        first, second = sorted(turn, key=lambda replica: replica.went_down.is_set())[:2]
-        return first, second
+    def _choose(self, card: ModelCard, tried: set[tuple[Replica, int]]) -> Replica | None:
+        """Return the best server for a version: well, known to serve it, with the fewest calls."""
+        self._turn += 1
+        all_of_them = list(self._replicas.values())
+        turn = self._turn % len(all_of_them) if all_of_them else 0
+        usable = [
+            one
+            for one in all_of_them[turn:] + all_of_them[:turn]
+            if one.reachable and (one, one.start) not in tried and one.may_serve(card)
+        ]
+        return min(usable, key=lambda one: (not one.well, not one.serves(card), one.in_flight), default=None)
 
-    def _look(self, number: int, model: str, timeout: float) -> "asyncio.Task[dict[int, str]]":
-        """Ask one replica for its versions, unless it is being asked already."""
-        key = (number, model)
-        if key not in self._looking:
-            task = asyncio.create_task(_status(self._replicas[number], model, timeout))
-            task.add_done_callback(lambda done: self._looked(key, done))
-            self._looking[key] = task
-        return self._looking[key]
+    def _elsewhere(
+        self, card: ModelCard, tried: set[tuple[Replica, int]], now: tuple[Replica, int]
+    ) -> Callable[[], bool]:
+        def elsewhere() -> bool:
+            return any(
+                one is not now[0] and one.well and (one, one.start) not in tried and one.serves(card)
+                for one in self._replicas.values()
+            )
 
-    def _looked(self, key: tuple[int, str], task: "asyncio.Task[dict[int, str]]") -> None:
-        del self._looking[key]
-        if not task.cancelled():
-            task.exception()  # marked as seen: every caller may have left
+        return elsewhere
+
+    def _nowhere(self, card: ModelCard) -> ServiceError:
+        if not any(replica.reachable for replica in self._replicas.values()):
+            return ModelServerDown(_UNREACHABLE)
+        return ModelNotReady(f"No model server has version {card.version} of {card.name!r} ready.", retry_after=2)
+
+    async def _revive(self, model: str, end: float) -> None:
+        """Look names up and ask servers for their status, since a call has failed and none is left to try."""
+        seconds = min(_REVIVAL_SECONDS, end - monotonic())
+        if seconds > 0:
+            looks = [replica.look(model, seconds) for replica in self._replicas.values()]
+            await asyncio.wait([self._look_up(), *looks], timeout=seconds)
+
+    async def _begun(self) -> None:
+        """Have the names looked up from now on."""
+        if self._found and self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep())
+        if not self._replicas:
+            await self._look_up()
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOKUP_SECONDS)
+            await self._look_up()
+
+    def _look_up(self) -> "asyncio.Task[None]":
+        """Look all names up, unless that is being done already."""
+        if self._looking_up is None or self._looking_up.done():
+            self._looking_up = asyncio.create_task(self._look_up_all())
+        return self._looking_up
+
+    async def _look_up_all(self) -> None:
+        await asyncio.gather(*(self._look_up_one(name) for name in self._found))
+        self._settle()
+
+    async def _look_up_one(self, name: Name) -> None:
+        try:
+            self._found[name] = name.places(await self._lookup(name.host, name.port, name.dns_server))
+            self._trouble.pop(name, None)
+        except OSError as error:
+            # The last known addresses stay: servers work without DNS.
+            self._trouble[name] = f"cannot be looked up: {error}"
+
+    def _settle(self) -> None:
+        """Have one replica for each place."""
+        wanted = dict.fromkeys(self._fixed)
+        for four, six in self._found.values():
+            # A server with both families is one server. IPv6 counts while no IPv4 address answers.
+            healthy = any(place in self._replicas and self._replicas[place].health == "up" for place in four)
+            wanted |= dict.fromkeys(four if healthy else [*four, *six])
+        for place in wanted.keys() - self._replicas.keys():
+            self._replicas[place] = Replica(place, self._outgoing, self._admit)
+        for place in self._replicas.keys() - wanted.keys():
+            self._keep_until_done(asyncio.create_task(self._replicas.pop(place).drained()))
+
+    def _keep_until_done(self, task: "asyncio.Task[bool] | asyncio.Task[None]") -> None:
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
 
 def merged(states: Sequence[Mapping[int, str]]) -> dict[int, str]:
-    """Return each version's state over all replicas."""
-    available = [{version for version, state in known.items() if state == "available"} for known in states]
-    usable = set.intersection(*available) or set.union(*available)
-    # A version that only some replicas have ready has the others' state; one that some lack is loading.
-    states_by_version = dict.fromkeys(set().union(*states), "loading")
+    """Return each version's state over all servers; one that any of them has available is."""
+    found: dict[int, str] = {}
     for known in states:
-        states_by_version |= {version: state for version, state in known.items() if state != "available"}
-    return states_by_version | dict.fromkeys(usable, "available")
+        found |= {version: state for version, state in known.items() if found.get(version) != AVAILABLE}
+    return found
 
 
-async def _status(replica: _Replica, model: str, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
-    try:
-        versions = await replica.client.versions(model, timeout=timeout)
-    except (ModelServerDown, DeadlineExceeded):
-        replica.went_down.set()
-        raise
-    except ServiceError:
-        replica.went_down.clear()
-        raise
-    replica.went_down.clear()
-    return versions
-
-
-async def _while_up(replica: _Replica, call: Callable[[_Replica], Awaitable[T]]) -> T:
-    """Call, and give up when the replica is found to be down meanwhile.
-
-    Raises:
-        ServiceError: of the call; ModelServerDown when the replica went down under it.
-    """
-    if replica.went_down.is_set():
-        return await call(replica)
-    calling = asyncio.ensure_future(call(replica))
-    watching = asyncio.create_task(replica.went_down.wait())
-    try:
-        await asyncio.wait((calling, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not calling.done():
-            raise ModelServerDown("The model server went down under the call.")  # noqa: TRY301, handled like the call's own
-        return await calling
-    except ModelServerDown:
-        replica.went_down.set()
-        raise
-    finally:
-        watching.cancel()
-        if not calling.done():
-            calling.cancel()
-            with suppress(asyncio.CancelledError, ServiceError):
-                await calling
+def _worst(errors: Sequence[BaseException | None]) -> ServiceError:
+    """Return the error to tell: of a server that answered before one that did not."""
+    told = [error for error in errors if isinstance(error, ServiceError)]
+    told.sort(key=lambda error: isinstance(error, ModelServerDown) + 2 * isinstance(error, DeadlineExceeded))
+    return told[0] if told else ModelServerDown(_UNREACHABLE)

@@ -1,9 +1,9 @@
-"""Watch the models: poll for versions, try a new one, and switch to it once it has answered.
+"""Watch the models: poll for versions, have a new one tried, and switch to it once every server serves it.
 
-The wanted version is the newest, or the one that has the label. A version stays in use until another one has answered.
-A model is *confirmed* while the server that answered its manifest is known to be up. After any sign of a restart the
-manifest is read again before the next inference, since the same number may be another model now. The card stays
-meanwhile: cached vectors are keyed by fingerprint, and stay right.
+The wanted version is the newest, or the one that has the label. A version stays in use until another one has answered
+on every healthy server that has the model, or for a while on some; meanwhile its requests go to the servers that serve
+it. All versions that are known are read again at an interval, under traffic too: the same number may be another model.
+The card stays while no server can be reached: cached vectors are keyed by fingerprint, and stay right.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from microtome.errors import (
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
+from service.model_server.replica import AVAILABLE, same
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -30,19 +31,21 @@ from service.telemetry.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class WatchTiming:
-    """Seconds. An idle model is asked for its manifest after `ask_after`, and tried with an image after `try_after`.
+    """Seconds. Manifests are read again after `ask_after`; an idle model is tried with an image after `try_after`.
 
-    It is ready while it has answered within `answers_for` and an inference has worked within `works_for`.
+    A model is ready while it has answered within `answers_for` and an inference has worked within `works_for`. A new
+    version that only some servers serve is used after `switch_after`.
     """
 
     poll: float = 1.0
     retry: float = 0.2
     call: float = 2.0
     infer: float = 30.0
-    ask_after: float = 4.0
+    ask_after: float = 2.0
     answers_for: float = 10.0
     try_after: float = 60.0
     works_for: float = 150.0
+    switch_after: float = 30.0
 
 
 @dataclass(slots=True)
@@ -51,23 +54,25 @@ class ModelState:
 
     Attributes:
         card: the version that requests go to.
-        confirmed: whether the server that answered the manifest is known to be alive.
         answered_at: when it last answered anything out of its session.
         worked_at: when an inference last worked.
+        asked_at: when the manifests were last read again.
         error: what is wrong now.
-        versions: every version that the server knows, with its state; empty while the server cannot be asked.
+        versions: every version that the servers know, with its state; empty while none can be asked.
         pinned: other versions that were asked for by number.
+        waiting: since when some servers serve a version that is not used yet, by number and fingerprint.
         refused: versions that did not answer, so that the log says it once.
-        lock: held while the server is polled for it.
+        lock: held while the servers are polled for it.
     """
 
     card: ModelCard | None = None
-    confirmed: bool = False
     answered_at: float = float("-inf")
     worked_at: float = float("-inf")
+    asked_at: float = float("-inf")
     error: ServiceError | None = None
     versions: Mapping[int, str] = field(default_factory=dict)
     pinned: dict[int, ModelCard] = field(default_factory=dict)
+    waiting: dict[tuple[int, str], float] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -78,9 +83,6 @@ class ModelState:
         if now - self.answered_at > timing.answers_for:
             return "The model has not answered recently."
         return "No inference has worked recently." if now - self.worked_at > timing.works_for else None
-
-
-AVAILABLE = "available"
 
 
 class Watcher:
@@ -111,7 +113,7 @@ class Watcher:
         while True:
             self._poll_now.clear()
             await asyncio.gather(*(self._refresh(name) for name in self._models))
-            well = all(model.confirmed for model in self._models.values())
+            well = all(model.error is None for model in self._models.values())
             try:
                 async with asyncio.timeout(self._timing.poll if well else self._timing.retry):
                     await self._poll_now.wait()
@@ -128,19 +130,22 @@ class Watcher:
             available = {number for number, state in model.versions.items() if state == AVAILABLE}
             if not available:
                 raise ModelNotReady(f"No version of model {name!r} is ready.", retry_after=2)
+            await self._recheck(name)
             await self._settle(name, await self._choices(name, available))
         except ServiceError as error:
             self.lost(name, error)
 
-    async def read(self, name: str, version: int, *, timeout: float | None = None) -> ModelCard:  # noqa: ASYNC109, gRPC's
-        """Ask a version for its description, with the timeout of a call or another one.
+    async def find(self, name: str, version: int) -> ModelCard:
+        """Return a version that is asked for by number, as it is now.
 
         Raises:
-            ServiceError: see `Replicas.manifest`.
+            ServiceError: no server has it, or none answers.
         """
-        manifest = await self._servers.manifest(name, version, timeout=timeout or self._timing.call)
+        found, refusal = await self._servers.cards(name, version, wait=self._timing.infer)
+        if not found:
+            raise refusal or ModelNotReady(f"No model server has version {version} of {name!r} ready.")
         self._models[name].answered_at = self._clock()
-        return ModelCard(name, version, manifest)
+        return found[0][0]
 
     async def predict(
         self,
@@ -155,9 +160,7 @@ class Watcher:
         Raises:
             ServiceError: see `client.py` and `predict_encoding.py`.
         """
-        answer = await self._servers.predict(
-            card.name, card.version, "serving_default", {IMAGES: pixels_tensor(images)}, list(outputs), timeout=timeout
-        )
+        answer = await self._servers.predict(card, {IMAGES: pixels_tensor(images)}, list(outputs), timeout=timeout)
         found = vectors(answer, card, outputs, rows=len(images))
         model = self._models[card.name]
         model.worked_at = model.answered_at = self._clock()
@@ -171,10 +174,6 @@ class Watcher:
             write = self._log.info if model.card is None else self._log.warning
             write("model_down", model=name, reason=str(error))
         model.error = error
-        # A timeout or a full queue is no sign of a restart; any other error may be one.
-        if not isinstance(error, DeadlineExceeded | Overloaded):
-            model.confirmed = False
-            model.pinned.clear()
         if isinstance(error, ModelServerDown):
             model.versions = {}
         self._poll_now.set()
@@ -201,61 +200,79 @@ class Watcher:
         return list(dict.fromkeys(kept + newest))
 
     async def _settle(self, name: str, versions: Sequence[int]) -> None:
-        model = self._models[name]
+        """Choose among the models that have these numbers, the first choice first."""
+        model, now = self._models[name], self._clock()
+        refusal: ServiceError | None = None
+        partial: ModelCard | None = None
+        seen: set[tuple[int, str]] = set()
+        if model.card is not None and model.card.version not in versions[:1]:
+            # Whether it is still served where a server has restarted; else it would look gone.
+            await self._servers.cards(name, model.card.version, wait=self._timing.call)
         for version in versions:
-            card = model.card
-            well = model.confirmed and model.error is None
-            if card is not None and card.version == version and well and await self._still_works(card):
-                return
-            try:
-                await self._switch(name, version)
-            except ModelServerDown:
-                raise
-            except ServiceError as error:
-                # A version that does not answer is skipped; the one in use stays in use while it is served.
-                if version not in model.refused:
-                    self._log.warning("model_version_refused", model=name, version=version, reason=str(error))
-                    model.refused.add(version)
-                if version == versions[-1]:
-                    raise
-            else:
-                return
+            found, refused = await self._servers.cards(name, version, wait=self._timing.call)
+            if refused is not None:
+                refusal = refused
+                self._refused(name, version, refused)
+            for card, servers in found:
+                key = (version, card.manifest.fingerprint)
+                seen.add(key)
+                current = model.card
+                if current is not None and same(current, card):
+                    await self._use(name, current)
+                    model.waiting = {kept: since for kept, since in model.waiting.items() if kept in seen}
+                    return
+                since = model.waiting.setdefault(key, now)
+                gone = current is not None and not self._servers.serving(current)
+                if servers >= self._servers.holders(name) or gone or now - since >= self._timing.switch_after:
+                    await self._use(name, card)
+                    model.waiting.clear()
+                    return
+                partial = partial or card
+        if model.card is None and partial is not None:
+            await self._use(name, partial)
+        elif refusal is not None:
+            raise refusal
 
-    async def _switch(self, name: str, version: int) -> None:
-        """Read a version's manifest, try it, and send requests to it from then on."""
-        try:
-            card = await self.read(name, version)
-            await self._probe(card)
-        except ServiceError:
-            raise
-        except Exception as error:
-            # An unforeseen fault of one version must not stop the polling of the others.
-            if version not in self._models[name].refused:
-                self._log.exception("model_version_broken", model=name, version=version)
-            raise ModelServerFault("The version has an unforeseen fault; the log has its traceback.") from error
+    def _refused(self, name: str, version: int, error: ServiceError) -> None:
+        """Log once that a version is not used; the one in use stays in use while it is served."""
         model = self._models[name]
-        if model.card != card:
-            self._log.info("model_version", model=name, version=version, fingerprint=card.manifest.fingerprint)
+        if version in model.refused or isinstance(error, ModelServerDown | DeadlineExceeded | Overloaded):
+            return
+        model.refused.add(version)
+        if error.__cause__ is not None and isinstance(error, ModelServerFault):
+            self._log.warning("model_version_broken", model=name, version=version, exc_info=error.__cause__)
+        self._log.warning("model_version_refused", model=name, version=version, reason=str(error))
+
+    async def _use(self, name: str, card: ModelCard) -> None:
+        """Send requests to a version from now on."""
+        model = self._models[name]
+        if model.card is None or not same(model.card, card):
+            self._log.info("model_version", model=name, version=card.version, fingerprint=card.manifest.fingerprint)
+            model.answered_at = model.worked_at = self._clock()
         elif model.error is not None:
-            self._log.info("model_up", model=name, version=version)
-        model.card, model.confirmed, model.error = card, True, None
-        model.refused.discard(version)
-        self._metrics.model_version.labels(name).set(version)
-
-    async def _still_works(self, card: ModelCard) -> bool:
-        """Check an idle version; False when its number is another model now.
-
-        The manifest comes from the session that inferences run in, through the same queue and threads, and costs next
-        to nothing. An image costs an inference, for which requests to other models wait: so that is rare.
-        """
-        model = self._models[card.name]
-        silent = self._clock() - model.answered_at > self._timing.ask_after
-        # With the timeout of an inference, since it waits in the same queue.
-        if silent and await self.read(card.name, card.version, timeout=self._timing.infer) != card:
-            return False
+            self._log.info("model_up", model=name, version=card.version)
+            model.answered_at = self._clock()
+        model.card, model.error = card, None
+        model.refused.discard(card.version)
+        self._metrics.model_version.labels(name).set(card.version)
         if self._clock() - model.worked_at > self._timing.try_after:
             await self._probe(card)
-        return True
+
+    async def _recheck(self, name: str) -> None:
+        """Read all versions again that are known anywhere, and drop those that were asked for by number and are gone.
+
+        A manifest comes from the session that inferences run in, through the same queue and threads, and costs next to
+        nothing. An image costs an inference, for which requests to other models wait: so that is rare.
+        """
+        model = self._models[name]
+        if self._clock() - model.asked_at > self._timing.ask_after:
+            model.asked_at = self._clock()
+            # With the timeout of an inference, since it waits in the same queue.
+            if await self._servers.recheck(name, timeout=self._timing.infer, wait=self._timing.call):
+                model.answered_at = self._clock()
+        for version, card in list(model.pinned.items()):
+            if not self._servers.serving(card):
+                del model.pinned[version]
 
     async def _probe(self, card: ModelCard) -> None:
         """Run one black image through the default output: only an inference proves that inference works."""

@@ -230,8 +230,12 @@ class Gateway(Process):
         return {f"MICROTOME_{name.upper()}": str(value) for name, value in settings.items()}
 
     def serving(self) -> bool:
-        """Whether it says that it is ready."""
-        return self._answers("/readyz")
+        """Whether it says that inferences of every model work."""
+        try:
+            told = httpx.get(self.url + "/readyz", timeout=2.0, trust_env=False)
+        except httpx.HTTPError:
+            return False
+        return told.status_code == httpx.codes.OK and not any(told.json()["models"].values())
 
     def alive(self) -> bool:
         """Whether it answers at all."""

@@ -105,7 +105,11 @@ def _obstacle(gateway: Endpoint) -> tuple[str, str] | None:
         return "starting the gateway", ""
     finally:
         connection.close()
-    return None if response.status == http.client.OK else ("waiting for the gateway to be ready", _reasons(body))
+    # The gateway is ready when it can answer for one model; the command waits for all of them.
+    reasons = _reasons(body)
+    return (
+        None if response.status == http.client.OK and not reasons else ("waiting for the gateway to be ready", reasons)
+    )
 
 
 def _reasons(body: bytes) -> str:

@@ -239,6 +239,7 @@ class _Endpoints:
     def __init__(self, handler: CompatHandler) -> None:
         self._handler = handler
         self._models = handler.intake.models
+        self._ready = handler.intake.ready
 
     async def infer(self, request: Request) -> Response:
         """Embed the images of the input tensor."""
@@ -276,9 +277,9 @@ class _Endpoints:
         return {"live": True}
 
     async def ready(self) -> dict[str, bool]:
-        """Say whether an inference has recently worked for every model."""
-        troubles = [trouble for trouble in self._models.readiness().values() if trouble is not None]
-        if troubles:
+        """Say whether anything can be answered, as /readyz does."""
+        if not self._ready():
+            troubles = [trouble for trouble in self._models.readiness().values() if trouble is not None]
             raise ModelNotReady(troubles[0])
         # kserve's client reads both keys from here.
         return {"live": True, "ready": True}

@@ -1,20 +1,72 @@
 """Probes tell the truth, and metrics count what happened."""
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
 from microtome.errors import ModelServerDown
 from service.telemetry.metrics import Metrics
+from tests.fakes.intake import intake_over
+from tests.fakes.model_server import FakeModelServer, card
 from tests.pictures import png
-from tests.unit.service.http.conftest import Gateway
+from tests.unit.service.http.conftest import LIMITS, Gateway
 from tests.unit.service.http.test_embed import problem
 
 
-async def test_readiness_follows_the_models_and_liveness_does_not(gateway: Gateway) -> None:
-    """A model that does not work makes the gateway unready and leaves it alive."""
+async def test_readiness_names_the_models_that_do_not_work(gateway: Gateway) -> None:
+    """While the cache can answer, the gateway is ready for that, and says what it cannot do."""
     assert 200 == (await gateway.client.get("/readyz")).status_code
     gateway.server.failure = ModelServerDown("gone")
     answer = await gateway.client.get("/readyz")
-    expected = {"ready": False, "models": {"toy": "gone"}, "dependencies": {}}
-    assert (503, expected) == (answer.status_code, answer.json())
+    expected = {"ready": True, "models": {"toy": "gone"}, "dependencies": {}}
+    assert (200, expected) == (answer.status_code, answer.json())
     assert 200 == (await gateway.client.get("/livez")).status_code
+
+
+class Two(FakeModelServer):
+    """Says that it has another model beside, which works or does not."""
+
+    def __init__(self) -> None:
+        super().__init__(card())
+        self.other: str | None = None
+
+    def readiness(self) -> Mapping[str, str | None]:
+        """Return what is wrong with each."""
+        return {**super().readiness(), "other": self.other}
+
+
+@pytest.mark.parametrize(
+    ("toy", "other", "cache", "required", "ready"),
+    [
+        (None, None, False, (), True),
+        ("gone", None, False, (), True),
+        ("gone", "gone", False, (), False),
+        ("gone", "gone", True, (), True),
+        ("gone", None, True, ("toy",), False),
+        (None, "gone", True, ("toy",), True),
+        (None, "gone", True, ("toy", "other"), False),
+    ],
+)
+def test_ready_is_who_can_answer_something(
+    toy: str | None, other: str | None, cache: bool, required: tuple[str, ...], ready: bool
+) -> None:
+    """One model of two is enough, and so is the cache; a model that is required is not replaced by any of them."""
+    server = Two()
+    server.failure, server.other = ModelServerDown(toy) if toy else None, other
+    with ThreadPoolExecutor(1) as decoders:
+        intake = intake_over(server, decoders, Metrics(), bodies=LIMITS)
+    assert ready == replace(intake, required=required, cache_answers=lambda: cache).ready()
+
+
+async def test_a_model_that_has_never_answered_makes_nothing_ready(gateway: Gateway) -> None:
+    """An empty cache cannot answer for it."""
+    server = FakeModelServer(card())
+    server.failure = ModelServerDown("gone")
+    server.cards = lambda: {"toy": None}  # type: ignore[method-assign]  # as at the start
+    with ThreadPoolExecutor(1) as decoders:
+        assert not intake_over(server, decoders, gateway.metrics, bodies=LIMITS).ready()
 
 
 async def test_metrics_count_requests_vectors_and_errors(gateway: Gateway) -> None:

@@ -24,7 +24,7 @@ class Bench:
         self.server = FakeModelServer(card())
         self.card = self.server.card("toy")
         self.metrics = Metrics()
-        self.batcher = Batcher(self.server, slots=1, metrics=self.metrics)
+        self.batcher = Batcher(self.server, slots=lambda _: 1, metrics=self.metrics)
 
     def ask(self, grey: int, outputs: Sequence[str] = ("mean",)) -> "asyncio.Task[float]":
         """Ask for one grey image's mean, which is its grey."""

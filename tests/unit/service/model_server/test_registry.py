@@ -26,8 +26,7 @@ from microtome.manifest import Manifest
 from microtome.tfserving.v1.model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
-from service.model_server.client import ModelServerClient
-from service.model_server.predict_encoding import pixels_tensor, query_tensor
+from service.model_server.predict_encoding import pixels_tensor
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
 from service.model_server.watcher import WatchTiming
@@ -231,28 +230,6 @@ async def test_a_version_that_is_broken_is_passed_over() -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_name_of_several_servers_goes_round() -> None:
-    """As a headless service's does: each has its share, and one that goes away costs no call."""
-    servings = [Serving(), Serving()]
-    servers = [await started(serving) for serving in servings]
-    rpc = ModelServerClient("ipv4:" + ",".join(f"127.0.0.1:{port}" for _, port in servers))
-
-    async def ask(times: int) -> None:
-        for _ in range(times):
-            await rpc.predict("toy", 1, "manifest", {"query": query_tensor()}, [], timeout=20)
-
-    async with asyncio.timeout(20):
-        while not all(serving.asked for serving in servings):
-            await ask(1)
-    before = [serving.asked for serving in servings]
-    await ask(20)
-    assert [10, 10] == [serving.asked - had for serving, had in zip(servings, before, strict=True)]
-    await servers[0][0].stop(None)
-    await ask(20)
-    await rpc.close()
-    await servers[1][0].stop(None)
-
-
 async def test_a_second_try_has_what_the_first_has_left_of_the_time() -> None:
     """Another replica is asked, and told that its answer is not waited for beyond the caller's deadline."""
     servings = [Serving(), Serving()]
@@ -269,7 +246,8 @@ async def test_a_second_try_has_what_the_first_has_left_of_the_time() -> None:
 
     for serving in servings:
         serving.answer = answer
-    await rpc.predict("toy", 1, "serving_default", {"images": pixels_tensor(PIXELS)}, ["mean"], timeout=20)
+    await rpc.versions("toy", timeout=5)
+    await rpc.predict(card(), {"images": pixels_tensor(PIXELS)}, ["mean"], timeout=20)
     await rpc.close()
     for server, _ in servers:
         await server.stop(None)
