@@ -1,8 +1,9 @@
 """Micro-batching: images of different requests share a Predict call, and none of them waits for others.
 
 A model has a few slots on each server that serves it. With a slot free, images are sent immediately; while all are
-busy, they gather, up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy one makes batches as
-large as its model server is slow. Images share a batch when they go to the same version and want the same outputs.
+busy, they gather, up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy
+one makes batches as large as its model server is slow. Images share a batch when they go to the same version and want
+the same outputs.
 
 Once enough have gathered, one call goes beyond the slots, so that the model server has work while an answer travels
 and the next call is made; few images wait for a slot, since each call costs something.

@@ -75,6 +75,10 @@ async def answers_an_image(card: ModelCard, _: str, __: int, client: ModelServer
     return card
 
 
+class UnforeseenFault(ModelServerFault):
+    """A version could not be read or admitted for a reason that nothing here expects; its cause says which."""
+
+
 class _Identity:
     """What one version is on this server, known or being read."""
 
@@ -170,12 +174,16 @@ class Replica:
         return self._looking[model]
 
     async def _look(self, model: str, seconds: float) -> Mapping[int, str]:
+        client = self._client
         try:
-            states = await self._client.versions(model, timeout=seconds)
-        except ModelServerDown:
-            self._ill("down")
-            raise
-        except DeadlineExceeded:
+            states = await client.versions(model, timeout=seconds)
+        except (ModelServerDown, DeadlineExceeded) as error:
+            if client is not self._client:
+                # Of a connection that has been replaced meanwhile: says nothing of the server.
+                return await self._look(model, seconds)
+            if isinstance(error, ModelServerDown):
+                self._ill("down")
+                raise
             self._ill("silent")
             if self._renewing is None or self._renewing.done():
                 self._renewing = asyncio.create_task(self._renew(model, seconds))
@@ -266,7 +274,7 @@ class Replica:
             raise
         except Exception as error:
             # An unforeseen fault of one version must not stop what is done for the others.
-            raise ModelServerFault("The version has an unforeseen fault; the log has its traceback.") from error
+            raise UnforeseenFault("The version has an unforeseen fault; the log has its traceback.") from error
 
     async def manifest(self, model: str, version: int, *, timeout: float) -> Manifest:  # noqa: ASYNC109, gRPC's own deadline
         """Ask a version for its description.

@@ -16,14 +16,13 @@ from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
     ModelServerDown,
-    ModelServerFault,
     Overloaded,
     ServiceError,
 )
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
-from service.model_server.replica import AVAILABLE, same
+from service.model_server.replica import AVAILABLE, UnforeseenFault, same
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -239,7 +238,7 @@ class Watcher:
         if version in model.refused or isinstance(error, ModelServerDown | DeadlineExceeded | Overloaded):
             return
         model.refused.add(version)
-        if error.__cause__ is not None and isinstance(error, ModelServerFault):
+        if isinstance(error, UnforeseenFault):
             self._log.warning("model_version_broken", model=name, version=version, exc_info=error.__cause__)
         self._log.warning("model_version_refused", model=name, version=version, reason=str(error))
 

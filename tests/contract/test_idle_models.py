@@ -1,15 +1,16 @@
 """What a gateway asks of a model that nobody else asks, over real model servers and a clock that the test moves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
-from microtome.tfserving.v1.predict_pb2 import PredictResponse
-from service.model_server.predict_encoding import WireTensor
+from service.model_server.client import ModelServerClient
+from service.model_server.names import Place
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
 from service.model_server.watcher import WatchTiming
@@ -22,32 +23,20 @@ from tests.exported_models import export
 TIMING = WatchTiming()
 
 
-class Watched(Replicas):
-    """Remembers which signatures were run.
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The signatures that were run, in order."""
+    signatures: list[str] = []
+    predict = ModelServerClient.predict
 
-    Attributes:
-        successor: who runs them from now on, in silence, as behind an address where another server has been started.
-    """
+    async def remembered(
+        self: ModelServerClient, model: str, version: int, signature: str, *rest: Any, **more: Any
+    ) -> Any:
+        signatures.append(signature)
+        return await predict(self, model, version, signature, *rest, **more)
 
-    def __init__(self, address: str) -> None:
-        super().__init__([address])
-        self.ran: list[str] = []
-        self.successor: Replicas | None = None
-
-    async def predict(
-        self,
-        model: str,
-        version: int,
-        signature: str,
-        inputs: Mapping[str, WireTensor],
-        outputs: Sequence[str],
-        *,
-        timeout: float,  # noqa: ASYNC109, as above it
-    ) -> PredictResponse:
-        """Run it, and remember it."""
-        self.ran.append(signature)
-        run = self.successor.predict if self.successor else super().predict
-        return await run(model, version, signature, inputs, outputs, timeout=timeout)
+    monkeypatch.setattr(ModelServerClient, "predict", remembered)
+    return signatures
 
 
 class Clock:
@@ -88,18 +77,21 @@ async def looked_after(servers: Replicas, clock: Clock) -> AsyncIterator[ModelRe
     await servers.close()
 
 
-async def test_an_idle_model_is_asked_for_its_manifest_and_rarely_for_an_image(server: ModelServer) -> None:
+async def test_an_idle_model_is_asked_for_its_manifest_and_rarely_for_an_image(
+    server: ModelServer, ran: list[str]
+) -> None:
     """An image takes the cores from who asks for other models; a manifest proves nearly as much, and costs nothing."""
-    clock, servers = Clock(), Watched(server.address)
+    clock, servers = Clock(), Replicas([server.address])
     async with looked_after(servers, clock) as catalogue:
         card = catalogue.card("lite0")
 
         async def ran_after(seconds: float) -> list[str]:
             clock.now += seconds
-            servers.ran.clear()
+            ran.clear()
             await catalogue.renewed(card)
-            return servers.ran
+            return ran
 
+        await ran_after(TIMING.ask_after + 1)
         assert [] == await ran_after(TIMING.ask_after / 2)
         assert ["manifest"] == await ran_after(TIMING.ask_after)
         assert [] == await ran_after(TIMING.ask_after / 2)
@@ -110,7 +102,7 @@ async def test_an_idle_model_is_asked_for_its_manifest_and_rarely_for_an_image(s
 
 async def test_a_model_is_ready_while_it_answers(server: ModelServer) -> None:
     """Without an answer it is not ready soon, though its last inference was not long ago."""
-    clock, servers = Clock(), Watched(server.address)
+    clock, servers = Clock(), Replicas([server.address])
     async with looked_after(servers, clock) as catalogue:
         clock.now += TIMING.answers_for + 1
         assert "has not answered" in str(catalogue.readiness()["lite0"])
@@ -118,23 +110,30 @@ async def test_a_model_is_ready_while_it_answers(server: ModelServer) -> None:
         assert catalogue.readiness()["lite0"] is None
 
 
-async def test_another_model_under_the_same_number_is_noticed(server: ModelServer, tmp_path: Path) -> None:
-    """Also when its server was there so soon that no call has failed: its manifest is another one."""
+async def test_another_model_under_the_same_number_is_noticed(
+    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when no call has failed and no connection was lost, as when a version is deleted and published anew."""
     recipe = tmp_path / "squashed.yaml"
     recipe.write_text(SQUASHED)
     exported = export(recipe, tmp_path / "models")
     assert exported.returncode == 0, exported.stderr
-    clock, servers = Clock(), Watched(server.address)
+    clock, servers = Clock(), Replicas([server.address])
     with TemporaryDirectory(prefix="microtome-") as path:
         other = ModelServer(Path(path), tmp_path / "models")
         try:
             other.start()
             async with looked_after(servers, clock) as catalogue:
                 before = catalogue.card("lite0")
-                servers.successor = Replicas([other.address])
+                successor, predict = ModelServerClient(Place(other.address)), ModelServerClient.predict
+
+                async def answered(_: ModelServerClient, *rest: Any, **more: Any) -> Any:
+                    return await predict(successor, *rest, **more)
+
+                monkeypatch.setattr(ModelServerClient, "predict", answered)
                 clock.now += TIMING.ask_after + 1
                 after = await catalogue.renewed(before)
-                await servers.successor.close()
+                await successor.close()
         finally:
             other.destroy()
     assert (before.version, after.version) == (1, 1)

@@ -7,9 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from tests.deploy.tools import tool
 
@@ -89,12 +94,24 @@ def test_health_is_asked_where_probes_are_answered(repository: Path, port: int) 
     assert 0 == answer.returncode
 
 
-def test_a_port_is_healthy_while_somebody_listens(repository: Path, port: int) -> None:
-    """0 for a port that takes connections, 1 for one that does not."""
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        assert 0 == check(repository, "tcp", str(port)).returncode
-        assert 1 == check(repository, "tcp", str(silent.getsockname()[1])).returncode
+def test_a_model_server_is_healthy_while_it_answers(repository: Path) -> None:
+    """0 for a port whose health is SERVING; 1 for one that takes connections and never answers, as a frozen process."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    health = HealthServicer()
+    health.set("", HealthCheckResponse.SERVING)
+    add_HealthServicer_to_server(health, server)
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    try:
+        assert 0 == check(repository, "grpc", str(port)).returncode
+        health.set("", HealthCheckResponse.NOT_SERVING)
+        assert 1 == check(repository, "grpc", str(port)).returncode
+    finally:
+        server.stop(None)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        frozen_port = str(frozen.getsockname()[1])
+        ill = check(repository, "grpc", frozen_port)
+    assert (1, f"grpc {frozen_port}: DEADLINE_EXCEEDED\n") == (ill.returncode, ill.stderr)
 
 
 def test_a_wrong_check_is_told_from_an_ill_server(repository: Path) -> None:

@@ -89,6 +89,14 @@ def test_servers_are_probed(combination: Combination) -> None:
 
 
 @every
+def test_a_model_server_is_alive_while_it_answers(combination: Combination) -> None:
+    """The kernel accepts connections for a frozen process too, so a probe of the port alone never restarts it."""
+    box = container(render(combination), "model-server")
+    assert box["livenessProbe"]["grpc"] == {"port": 8500}
+    assert "--enable_grpc_healthcheck_service=true" in box["args"]
+
+
+@every
 def test_gateways_probes_mean_what_their_paths_mean(combination: Combination) -> None:
     """Only readiness depends on the model server: restarting the gateway would mend nothing."""
     gateway = container(render(combination), "gateway")

@@ -1,0 +1,139 @@
+"""Two model servers behind one name: publishing, freezing, silence and other models fail no request."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.named_servers import BothWays, Servers
+from tests.e2e.processes import Gateway, eventually, free_port
+from tests.e2e.test_versions import SQUASHED
+from tests.exported_models import export
+
+Record = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module")
+def squashed(directory: Path, lite0_models: Path) -> Path:
+    """A second version of the model, with other vectors."""
+    made = Path(shutil.copytree(lite0_models, directory / "squashed", copy_function=os.link))
+    (directory / "squashed.yaml").write_text(SQUASHED)
+    exported = export(directory / "squashed.yaml", made)
+    assert exported.returncode == 0, exported.stderr
+    return made / "lite0" / "2"
+
+
+@pytest.fixture(scope="module")
+def servers(directory: Path, lite0_models: Path) -> Iterator[Servers]:
+    """Two servers, and the name that stands for them."""
+    with Servers(directory, lite0_models) as servers:
+        one, other = servers.begin(), servers.begin()
+        servers.name(one, other)
+        yield servers
+
+
+@pytest.fixture
+def load(
+    directory: Path, servers: Servers, request: pytest.FixtureRequest, record_property: Record
+) -> Iterator[BothWays]:
+    """Callers of a new gateway, whose requests must all be answered, and rightly."""
+    grpc_port = free_port()
+    (directory / request.node.name).mkdir()
+    gateway = Gateway(directory / request.node.name, servers.address, cache_bytes=0, grpc_port=grpc_port)
+    try:
+        gateway.start()
+        with BothWays(gateway, grpc_port) as load:
+            load.more(10)
+            yield load
+            load.more(20)
+        record_property("drill", f"{request.node.name}: {load}")
+        load.harmless()
+    finally:
+        gateway.destroy()
+
+
+def test_one_of_two_freezes(servers: Servers, load: BothWays) -> None:
+    """Calls under way there are repeated at the other; afterwards it is taken back."""
+    one, _ = servers.all[:2]
+    one.send(signal.SIGSTOP)
+    try:
+        load.more(30)
+        time.sleep(6)
+    finally:
+        one.send(signal.SIGCONT)
+    load.more(20)
+    assert load.p99() < 4
+
+
+@pytest.fixture
+def proxied(servers: Servers) -> Iterator[tuple[str, Callable[[], None]]]:
+    """An address that leads to the first server, and a function that makes its open connections fall silent."""
+    host = f"{servers.network}.100"
+    words = [sys.executable, str(Path(__file__).with_name("black_hole.py"))]
+    words += [host, str(servers.port), servers.all[0].host, str(servers.port)]
+    proxy = subprocess.Popen(words)
+
+    def listens() -> bool:
+        with closing(socket.socket()) as asking:
+            return asking.connect_ex((host, servers.port)) == 0
+
+    try:
+        eventually(listens, "the proxy listens")
+        yield host, lambda: proxy.send_signal(signal.SIGUSR1)
+    finally:
+        proxy.kill()
+        proxy.wait()
+        servers.name(*servers.all[:2])
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_connection_falls_silent(
+    servers: Servers, load: BothWays, proxied: tuple[str, Callable[[], None]], alone: bool
+) -> None:
+    """New connections work: one of them takes the silent one's place, and repeats its calls."""
+    host, silence = proxied
+    servers.name(*((host,) if alone else (host, servers.all[1])))
+    time.sleep(3)
+    load.more(10)
+    silence()
+    load.more(20)
+    silence()
+    load.more(20)
+
+
+def test_a_version_is_published_here_and_later_there(servers: Servers, load: BothWays, squashed: Path) -> None:
+    """It is used once both serve it; until then the old one is, on both."""
+    one, other = servers.all[:2]
+    before = set(load.versions)
+    one.publish(squashed)
+    time.sleep(5)
+    load.more(10)
+    assert set(load.versions) == before
+    other.publish(squashed)
+    load.until(lambda: {version for version, _ in load.versions} == {1, 2}, "version 2 answers")
+
+
+def test_another_model_under_the_same_number(servers: Servers, load: BothWays, squashed: Path) -> None:
+    """One server after the other is replaced by one that has it: an answer has the fingerprint of what computed it."""
+    models = servers.directory / "renumbered"
+    (models / "lite0").mkdir(parents=True)
+    shutil.copytree(servers.models / "lite0" / "1", models / "lite0" / "2", copy_function=os.link)
+    known = set(load.versions)
+    new = [servers.begin(models), servers.begin(models)]
+    old = servers.all[:2]
+    servers.name(new[0], old[1])
+    load.more(20)
+    old[0].terminate()
+    servers.name(*new)
+    load.until(lambda: set(load.versions) != known, "the other model answers")
+    old[1].terminate()
+    assert {version for version, _ in load.versions} == {2}
+    assert len(load.versions) == 2
