@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import pytest
 
 from microtome.errors import Overloaded
-from service.core.admission import Backlog, Budget
+from service.core.admission import Backlog, Backlogs, Budget
 
 
 class Line:
@@ -89,3 +89,19 @@ def test_a_single_large_request_is_let_in_alone() -> None:
     budget = Budget(3, "images")
     with budget.hold(5), pytest.raises(Overloaded), budget.hold(1):
         pytest.fail("was let in beside a request that fills everything")
+
+
+def test_a_flooded_model_has_nothing_of_another_refused() -> None:
+    """Each waits for its own: hundreds before a slow one say nothing of the one that is idle."""
+    backlogs = Backlogs(0.0)
+    with ExitStack() as inside:
+        leaving = [ExitStack() for _ in range(20)]
+        for stack in (inside, *leaving):
+            stack.enter_context(backlogs.entered("slow"))
+        for stack in leaving:
+            stack.close()
+        with pytest.raises(Overloaded):
+            backlogs.of("slow").require()
+        backlogs.of("fast").require()
+        with backlogs.entered("fast"):
+            pass
