@@ -258,7 +258,7 @@ class Watcher:
             await self._probe(card)
 
     async def _recheck(self, name: str) -> None:
-        """Read all versions again that are known anywhere, and drop those that were asked for by number and are gone.
+        """Read all versions again that are known anywhere, those too that were asked for by number.
 
         A manifest comes from the session that inferences run in, through the same queue and threads, and costs next to
         nothing. An image costs an inference, for which requests to other models wait: so that is rare.
@@ -270,7 +270,10 @@ class Watcher:
             if await self._servers.recheck(name, timeout=self._timing.infer, wait=self._timing.call):
                 model.answered_at = self._clock()
         for version, card in list(model.pinned.items()):
-            if not self._servers.serving(card):
+            found, _ = await self._servers.cards(name, version, wait=self._timing.call)
+            if found and not any(same(card, other) for other, _ in found):
+                model.pinned[version] = found[0][0]
+            elif not self._servers.serving(card):
                 del model.pinned[version]
 
     async def _probe(self, card: ModelCard) -> None:

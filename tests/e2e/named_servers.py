@@ -89,6 +89,10 @@ class Servers:
                 server.until_serving()
         self.names.ready = tuple(one if isinstance(one, str) else one.host for one in servers)
 
+    def serving(self) -> list[NamedServer]:
+        """The servers that the name stands for."""
+        return [server for server in self.all if server.host in self.names.ready]
+
 
 class BothWays:
     """Callers over HTTP and gRPC that ask without a pause, and a tally of every answer.

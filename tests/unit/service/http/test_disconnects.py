@@ -14,8 +14,9 @@ from starlette.types import ASGIApp
 
 from service.http.bodies import BodyLimits
 from service.http.health import operations_server
+from tests.fakes.intake import intake_over
 from tests.pictures import png
-from tests.unit.service.http.conftest import Gateway, gateway_with
+from tests.unit.service.http.conftest import LIMITS, Gateway, gateway_with
 from tests.unit.service.http.test_embed import problem
 
 
@@ -102,10 +103,11 @@ async def test_a_caller_that_goes_away_cancels_its_work(gateway: Gateway) -> Non
 async def test_operators_have_a_port_of_their_own(decoders: ThreadPoolExecutor) -> None:
     """There are metrics and probes there, without a key, and the metrics are gone from the other."""
     async with gateway_with(decoders, show_metrics=False) as gateway:
+        intake = intake_over(gateway.server, decoders, gateway.metrics, bodies=LIMITS)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         async with (
-            operations_server(gateway.server, gateway.metrics, {}, host="127.0.0.1", port=port, shared=False),
+            operations_server(intake, gateway.metrics, {}, host="127.0.0.1", port=port, shared=False),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
         ):
             for path in ("/metrics", "/livez", "/readyz"):

@@ -1,6 +1,7 @@
 """Whatever a model server answers is a vector that can be right, or an error of ours; read over real connections."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -21,6 +22,7 @@ from microtome.errors import (
     ModelServerFault,
     Overloaded,
     ServiceError,
+    UnknownVersion,
 )
 from microtome.manifest import Manifest
 from microtome.tfserving.v1.model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
@@ -38,6 +40,10 @@ Answer = Callable[[PredictRequest, Any], Awaitable[bytes]]
 
 MANIFEST = card().manifest
 PIXELS = [np.zeros((SIZE, SIZE, 3), np.uint8)] * 2
+OTHER = replace(MANIFEST, fingerprint="sha256:" + 64 * "f")
+"""Another model, with outputs of the same names."""
+
+FAST = WatchTiming(poll=0.02, retry=0.02)
 WHOLE = np.arange(6, dtype="<f4").tobytes()
 
 
@@ -67,6 +73,12 @@ class Serving:
         self.versions: dict[int, Manifest] = {1: MANIFEST}
         self.answer: Answer | None = None
         self.asked = 0
+        self.server: grpc.aio.Server | None = None
+
+    async def stop(self) -> None:
+        """End its server."""
+        assert self.server is not None
+        await self.server.stop(None)
 
     def service(self, call: grpc.HandlerCallDetails) -> Any:
         """Handle a method by its path."""
@@ -91,22 +103,24 @@ class Serving:
         return answered(vectors, version)
 
 
-async def started(serving: Serving) -> tuple[grpc.aio.Server, int]:
+async def started(serving: Serving, port: int = 0) -> tuple[grpc.aio.Server, int]:
     """Serve, and return the port."""
     server = grpc.aio.server()
     handler: Any = type("Handler", (grpc.GenericRpcHandler,), {"service": lambda _, call: serving.service(call)})()
     server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
+    serving.server = server
     return server, port
 
 
 @asynccontextmanager
-async def catalogue_over(serving: Serving, log: KeptLog) -> AsyncIterator[ModelRegistry]:
+async def catalogue_over(
+    serving: Serving, log: KeptLog, timing: WatchTiming = FAST, *, port: int = 0
+) -> AsyncIterator[ModelRegistry]:
     """A catalogue that looks after one model there, and has found it."""
-    server, port = await started(serving)
+    server, port = await started(serving, port)
     rpc = Replicas([f"127.0.0.1:{port}"])
-    timing = WatchTiming(poll=0.02, retry=0.02)
     catalogue = ModelRegistry(rpc, ["toy"], timing=timing, metrics=Metrics(), log=log)
     keeping = asyncio.create_task(catalogue.run())
     try:
@@ -253,3 +267,56 @@ async def test_a_second_try_has_what_the_first_has_left_of_the_time() -> None:
         await server.stop(None)
     assert 2 == len(left)
     assert left[1] <= left[0] - 0.2
+
+
+async def unknown(catalogue: ModelRegistry, version: int) -> bool:
+    """Whether a version cannot be asked for."""
+    try:
+        await catalogue.card_of("toy", version)
+    except UnknownVersion:
+        return True
+    return False
+
+
+async def test_a_version_asked_for_by_number_is_read_again() -> None:
+    """Deleted and published anew while the connection stays: its requests belong to the new model soon."""
+    serving = Serving()
+    serving.versions = {1: MANIFEST, 2: MANIFEST}
+    async with catalogue_over(serving, KeptLog(), replace(FAST, ask_after=0.05)) as catalogue:
+        assert catalogue.card("toy").version == 2
+        assert MANIFEST.fingerprint == (await catalogue.card_of("toy", 1)).manifest.fingerprint
+        serving.versions[1] = OTHER
+        async with asyncio.timeout(20):
+            while (await catalogue.card_of("toy", 1)).manifest.fingerprint != OTHER.fingerprint:
+                await asyncio.sleep(0.01)
+        serving.versions[2] = OTHER
+        async with asyncio.timeout(20):
+            while catalogue.card("toy").manifest.fingerprint != OTHER.fingerprint:  # noqa: ASYNC110, as a probe
+                await asyncio.sleep(0.01)
+        assert catalogue.card("toy").version == 2
+        del serving.versions[1]
+        async with asyncio.timeout(20):
+            while not await unknown(catalogue, 1):
+                await asyncio.sleep(0.01)
+
+
+async def test_a_server_that_was_replaced_answers_nothing_for_the_old_model() -> None:
+    """Between two polls, at the same address, under the same number: the connection is another one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = int(listener.getsockname()[1])
+    old, new = Serving(), Serving()
+    new.versions = {1: OTHER}
+    async with catalogue_over(old, KeptLog(), WatchTiming(poll=1000, retry=1000), port=port) as catalogue:
+        before = catalogue.card("toy")
+        assert await failure(catalogue) is None
+        await old.stop()
+        server, _ = await started(new, port)
+        error: ServiceError | None = ModelServerDown("")
+        async with asyncio.timeout(20):
+            while isinstance(error, ModelServerDown):
+                error = await failure(catalogue)
+        assert isinstance(error, ModelNotReady)
+        after = await catalogue.renewed(before)
+        assert OTHER.fingerprint == after.manifest.fingerprint
+        assert await failure(catalogue) is None
+        await server.stop(None)
