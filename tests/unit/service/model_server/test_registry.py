@@ -287,7 +287,7 @@ async def test_a_version_asked_for_by_number_is_read_again() -> None:
         assert MANIFEST.fingerprint == (await catalogue.card_of("toy", 1)).manifest.fingerprint
         serving.versions[1] = OTHER
         async with asyncio.timeout(20):
-            while (await catalogue.card_of("toy", 1)).manifest.fingerprint != OTHER.fingerprint:
+            while (await catalogue.card_of("toy", 1)).manifest.fingerprint != OTHER.fingerprint:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         serving.versions[2] = OTHER
         async with asyncio.timeout(20):
@@ -296,7 +296,7 @@ async def test_a_version_asked_for_by_number_is_read_again() -> None:
         assert catalogue.card("toy").version == 2
         del serving.versions[1]
         async with asyncio.timeout(20):
-            while not await unknown(catalogue, 1):
+            while not await unknown(catalogue, 1):  # noqa: ASYNC110, as above
                 await asyncio.sleep(0.01)
 
 
