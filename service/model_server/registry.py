@@ -1,5 +1,6 @@
 """The models and their versions in use, and whether they work; kept up to date by `watcher.py`."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
@@ -14,6 +15,9 @@ from service.model_server.replicas import Replicas
 from service.model_server.watcher import ModelState, Watcher, WatchTiming
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
+
+_LOOKS, _LOOK_SECONDS = 4, 0.1
+"""How often a successor is looked for, and how long apart."""
 
 
 class ModelRegistry:
@@ -100,9 +104,14 @@ class ModelRegistry:
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look now for the version that has replaced `card`; see the port."""
         model = self._models[card.name]
-        async with model.lock:
-            if model.card == card:
-                await self._watcher.poll(card.name)
+        for _ in range(_LOOKS):
+            async with model.lock:
+                if model.card == card:
+                    await self._watcher.poll(card.name)
+            if model.card != card or model.error is not None:
+                break
+            # A server that unloads a version may say for a moment longer that it has it.
+            await asyncio.sleep(_LOOK_SECONDS)
         return self.card(card.name)
 
     async def infer(

@@ -146,7 +146,7 @@ class BothWays:
 
     def harmless(self) -> None:
         """No request failed, and no vector was wrong."""
-        assert (self.failed[:3], self.wrong[:3]) == ([], []), str(self)
+        assert not self.failed + self.wrong, f"{self}: {self.failed[:3]} {self.wrong[:3]}"
 
     def _over_http(self, way: str) -> None:
         with self._gateway.client() as client:
