@@ -47,7 +47,8 @@ def settings() -> str:
 
     return (
         "# Settings of the gateway\n\nRead from the environment, once, at start. A variable that begins with "
-        f"`{PREFIX}` and is none of these is an error.\n\n" + table(("variable", "default", "meaning"), rows())
+        f"`{PREFIX}` and is none of these is an error; a former setting that is a constant now is ignored, with a line "
+        "in the log.\n\n" + table(("variable", "default", "meaning"), rows())
     )
 
 
