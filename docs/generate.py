@@ -48,14 +48,9 @@ def settings() -> str:
             yield f"`{PREFIX}{name.upper()}`", shown, field.description or ""
 
     return (
-<<<<<<< HEAD
-        "# Settings of the gateway\n\nRead from the environment, once, at start. Another variable that begins with "
-        f"`{PREFIX}` is an error.\n\n" + table(("variable", "default", "meaning"), rows())
-=======
         "# Settings of the gateway\n\nRead from the environment, once, at start. A variable that begins with "
         f"`{PREFIX}` and is none of these is an error; a former setting that is a constant now is ignored, with a line "
         "in the log.\n\n" + table(("variable", "default", "meaning"), rows())
->>>>>>> http
     )
 
 
