@@ -4,8 +4,8 @@
 
 buf's lint says what is unusual, buf's breaking-change check what would break a caller that was built against the
 descriptor `embedding.binpb`. With --write, and nothing broken, the descriptor takes up what has been added. A change
-that is meant to break callers belongs into a `v2` beside `v1`. Before the first release, remove the descriptor and write
-it again.
+that is meant to break callers belongs into a `v2` beside `v1`. Before the first release, remove the descriptor and
+write it again.
 """
 
 import argparse
