@@ -197,6 +197,8 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        for reason in ("images", "bytes", "key-images", "key-bytes", "wait", "calls", "model-server"):
+            self.overloads.labels(reason)  # shown as 0, so that rate() sees the first refusal
         self.key_requests = Counter(
             "microtome_key_requests",
             "Requests by the name of their API key; names are those of the configuration.",
