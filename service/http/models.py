@@ -3,10 +3,9 @@
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from microtome.errors import UnknownModel
 from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
-from service.errors import unknown
+from service.errors import of_model
 from service.http.openapi import ModelAnswer, ModelsAnswer, problems
 
 
@@ -43,10 +42,7 @@ def models_router(models: ModelServer, default_model: str) -> APIRouter:
     @router.get("/models/{name}", summary="Describe a model", responses=problems(404))
     async def describe_model(name: str) -> ModelDetail:
         """One model: its state, its versions, and of the one in use the outputs and what is done to an image first."""
-        cards = models.cards()
-        if name not in cards:
-            raise UnknownModel(unknown("model", name, cards))
-        card = cards[name]
+        card = of_model(name, models.cards())
         versions = [
             VersionAnswer(version=number, state=state, in_use=card is not None and card.version == number)
             for number, state in sorted(models.versions(name).items(), reverse=True)

@@ -15,18 +15,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from microtome import __version__
-from microtome.errors import BadRequest, ModelNotReady, UnknownModel
+from microtome.errors import BadRequest, ModelNotReady
 from microtome.manifest import ModelCard
 from service import kserve
 from service.core.ports import available_versions
 from service.core.requests import Embedded
-from service.errors import unknown
+from service.errors import of_model
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import TEXT, described
 from service.http.openapi import RED_PNG
 from service.http.parameters import unknown_name
-from service.kserve import PARAMETERS, Tensor, element, images_in, one_input, read_request, version_number
+from service.kserve import PARAMETERS, Tensor, element, images_in, one_input, read_request
 
 _HEADER = "inference-header-content-length"
 _FIELDS = {"id", "parameters", "inputs", "outputs"}
@@ -290,10 +290,7 @@ class _Endpoints:
     async def model_ready(self, request: Request) -> dict[str, object]:
         """Say whether a model answers."""
         model = request.path_params["model"]
-        readiness = self._models.readiness()
-        if model not in readiness:
-            raise UnknownModel(unknown("model", model, readiness))
-        trouble = readiness[model]
+        trouble = of_model(model, self._models.readiness())
         if trouble is not None:
             raise ModelNotReady(trouble)
         await self._card(request)
@@ -306,18 +303,13 @@ class _Endpoints:
             "name": card.name,
             "versions": [str(number) for number in available_versions(self._models, card)],
             "platform": kserve.PLATFORM,
-            "inputs": [_described(tensor) for tensor in kserve.INPUTS],
-            "outputs": [_described(tensor) for tensor in kserve.outputs_of(card)],
+            "inputs": [tensor._asdict() for tensor in kserve.INPUTS],
+            "outputs": [tensor._asdict() for tensor in kserve.outputs_of(card)],
         }
 
     async def _card(self, request: Request) -> ModelCard:
-        model, version = request.path_params["model"], request.path_params.get("version", "")
-        number = version_number(version)
-        return self._models.card(model) if number is None else await self._models.card_of(model, number)
-
-
-def _described(tensor: kserve.TensorMetadata) -> dict[str, object]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        named = request.path_params
+        return await kserve.card_of(self._models, named["model"], named.get("version", ""))
 
 
 def _routes(handler: CompatHandler) -> APIRouter:

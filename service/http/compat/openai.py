@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from microtome import errors
-from microtome.errors import BadRequest, UnknownModel, UnsupportedModality
+from microtome.errors import BadRequest, UnsupportedModality
 from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
 from service.core.requests import Embedded
-from service.errors import unknown
+from service.errors import of_model
 from service.http.compat.errors import embedding_status, error_response
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of
@@ -329,10 +329,7 @@ def _models_router(models: ModelServer) -> APIRouter:
     @router.get("/v1/models/{name:path}", summary="Describe a model", response_class=Response)
     async def describe_model(name: str) -> Response:
         """One model, or one output of it."""
-        entries = {entry["id"]: entry for entry in _entries(models)}
-        if name not in entries:
-            raise UnknownModel(unknown("model", name, map(str, entries)))
-        return JSONResponse(entries[name])
+        return JSONResponse(of_model(name, {str(entry["id"]): entry for entry in _entries(models)}))
 
     return router
 
