@@ -33,7 +33,7 @@ from service.http.compat.parsing import (
     is_data_uri,
     json_fields,
 )
-from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, base64_of, json_response, shape_of
+from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, json_response, listed, shape_of
 from service.http.problems import Failure
 
 _VECTOR_FIELDS = (
@@ -198,10 +198,7 @@ class _Writer:
         head = {"id": f"embd-{uuid4().hex}", "created": int(time.time()), "model": self.model, "usage": usage}
         if self.form == "bytes":
             return _bytes(rows, head, self.dtype)
-        data = [
-            {"object": "embedding", "index": index, "embedding": base64_of(row) if self.form == "base64" else row}
-            for index, row in enumerate(rows)
-        ]
+        data = listed(rows, base64=self.form == "base64")
         return json_response({"object": "list", "data": data, **head})
 
 
