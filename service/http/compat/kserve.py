@@ -215,8 +215,8 @@ def _model_paths(model: str) -> Mapping[str, dict[str, Any]]:
     """Return the paths of a model with their parameters in the document; `model` is the example."""
     named = [_in_path("model", "The model's name.", model)]
     return {
-        "/models/{model}": {"parameters": named},
-        "/models/{model}/versions/{version}": {
+        "/v2/models/{model}": {"parameters": named},
+        "/v2/models/{model}/versions/{version}": {
             "parameters": [*named, _in_path("version", "Which of its versions.", "1")]
         },
     }
@@ -312,13 +312,12 @@ class _Endpoints:
         return await kserve.card_of(self._models, named["model"], named.get("version", ""))
 
 
-def _routes(handler: CompatHandler) -> APIRouter:
-    router = APIRouter(prefix="/v2")
+def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
     ends = _Endpoints(handler)
-    router.add_api_route("", ends.server, summary="Say what this is")
-    router.add_api_route("/health/live", ends.live, summary="Is the process alive?")
-    router.add_api_route("/health/ready", ends.ready, summary="Can it embed?")
-    router.add_api_route("/models", ends.models, summary="List the models")
+    router.add_api_route("/v2", ends.server, summary="Say what this is")
+    router.add_api_route("/v2/health/live", ends.live, summary="Is the process alive?")
+    router.add_api_route("/v2/health/ready", ends.ready, summary="Can it embed?")
+    router.add_api_route("/v2/models", ends.models, summary="List the models")
     for place, named in _model_paths(handler.intake.default_model).items():
         router.add_api_route(place, ends.model, summary="Describe a model", openapi_extra=named)
         router.add_api_route(f"{place}/ready", ends.model_ready, summary="Does a model answer?", openapi_extra=named)
@@ -331,14 +330,13 @@ def _routes(handler: CompatHandler) -> APIRouter:
             responses=_INFER["responses"],
             openapi_extra={**_INFER["openapi_extra"], **named},
         )
-    return router
 
 
 DIALECT = Dialect(
     "kserve",
     "KServe v2, Triton",
     ("/v2", "/v2/health/", "/v2/models", "/v2/models/"),
-    _routes,
+    _add_routes,
     inference_error,
     frozenset({"/v2", "/v2/health/live", "/v2/health/ready"}),
 )

@@ -314,9 +314,8 @@ def _retryable(error: errors.ServiceError) -> str:
     return "true" if isinstance(error, errors.TemporarilyUnable | errors.BodyTooSlow) else "false"
 
 
-def _models_router(models: ModelServer) -> APIRouter:
-    """Build GET /v1/models: the models, and each output under the name that requests use for it."""
-    router = APIRouter()
+def _add_models(router: APIRouter, models: ModelServer) -> None:
+    """Add GET /v1/models: the models, and each output under the name that requests use for it."""
 
     @router.get("/v1/models", summary="List the models", response_class=Response)
     async def list_models() -> Response:
@@ -327,8 +326,6 @@ def _models_router(models: ModelServer) -> APIRouter:
     async def describe_model(name: str) -> Response:
         """One model, or one output of it."""
         return JSONResponse(of_model(name, {str(entry["id"]): entry for entry in _entries(models)}))
-
-    return router
 
 
 def _entries(models: ModelServer) -> Iterator[dict[str, object]]:
@@ -354,8 +351,7 @@ def _entry(name: str, card: ModelCard | None, output: str | None) -> dict[str, o
     }
 
 
-def _routes(handler: CompatHandler) -> APIRouter:
-    router = APIRouter()
+def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
     for path in ("/v1/embeddings", "/embeddings"):
         handler.post(
             router,
@@ -366,8 +362,7 @@ def _routes(handler: CompatHandler) -> APIRouter:
             description="Turn images into vectors, as OpenAI's API does with texts.",
             **_DESCRIBED,
         )
-    router.include_router(_models_router(handler.intake.models))
-    return router
+    _add_models(router, handler.intake.models)
 
 
-DIALECT = Dialect("openai", "OpenAI, Jina, infinity, vLLM", ("/v1/", "/embeddings"), _routes, _error)
+DIALECT = Dialect("openai", "OpenAI, Jina, infinity, vLLM", ("/v1/", "/embeddings"), _add_routes, _error)

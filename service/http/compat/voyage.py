@@ -90,8 +90,7 @@ def _write(  # noqa: PLR0913, what the request asks for
     return json_response({"object": "list", "data": listed(rows, base64=base64), "model": model, "usage": usage})
 
 
-def _routes(handler: CompatHandler) -> APIRouter:
-    router = APIRouter()
+def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
     handler.post(
         router,
         "/v1/multimodalembeddings",
@@ -101,7 +100,6 @@ def _routes(handler: CompatHandler) -> APIRouter:
         description="Turn images into vectors, as Voyage AI's API does.",
         **_DESCRIBED,
     )
-    return router
 
 
-DIALECT = Dialect("voyage", "Voyage AI", ("/v1/multimodalembeddings",), _routes, embedding_error("detail"))
+DIALECT = Dialect("voyage", "Voyage AI", ("/v1/multimodalembeddings",), _add_routes, embedding_error("detail"))
