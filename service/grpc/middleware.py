@@ -87,6 +87,12 @@ class Calls:
         self._open = 0
         self._counters: dict[tuple[str, StatusCode], tuple[Counter, Histogram]] = {}
 
+    def unary(self, methods: Mapping[str, Work]) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+        """Return the handlers of methods that answer with one message, by their names."""
+        return {
+            name: grpc.stream_unary_rpc_method_handler(self.answering(name, work)) for name, work in methods.items()
+        }
+
     def answering(self, method: str, work: Work) -> Any:  # noqa: ANN401, see below
         """Return the function that gRPC's server calls for a method."""
 

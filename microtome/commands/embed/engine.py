@@ -1,6 +1,7 @@
 """Engines, which embed a run's images; the one here asks a gateway from threads of this process."""
 
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Protocol
@@ -10,7 +11,6 @@ from microtome.client.errors import ModelNotReady
 from microtome.client.options import EmbedOptions
 from microtome.client.results import ModelInfo, Outcome
 from microtome.client.retries import Retry
-from microtome.commands.embed.command import Options
 from microtome.commands.embed.errors import EmbedError
 from microtome.commands.embed.progress import Progress
 from microtome.commands.embed.sources import KeyedImage
@@ -45,7 +45,7 @@ class Engine(Protocol):
 class GatewayEngine:
     """Asks a gateway, and waits for it however long it is away."""
 
-    def __init__(self, options: Options, progress: Progress) -> None:
+    def __init__(self, options: Namespace, progress: Progress) -> None:
         self._options = options
         self._progress = progress
         self._client = Client(

@@ -1,5 +1,6 @@
 """The command line: instant help, early refusals, arguments handed on untouched."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -75,5 +76,5 @@ def test_the_environment_gives_the_defaults_and_options_win(monkeypatch: pytest.
     assert _options(["--port=9200"]).port == 9200
 
 
-def _options(words: list[str]) -> command.Options:
-    return command.read(words)
+def _options(words: list[str]) -> argparse.Namespace:
+    return command.build_parser().parse_args(words)
