@@ -120,10 +120,8 @@ class Rolling:
         for gateway in self.gateways:
             found, why = gateway.version(self.model)
             if found != version:
-                yield (
-                    why
-                    or f"{gateway.address} uses {found}; does it follow MICROTOME_VERSION_LABEL={self.options.label}?"
-                )
+                setting = f"MICROTOME_VERSION_LABEL={self.options.label}"
+                yield why or f"{gateway.address} uses {found}; does it follow {setting}?"
 
     def _drop(self, version: int) -> None:
         """Serve only this version from now on, whatever other versions are on disk."""
