@@ -7,7 +7,7 @@ same. So a message is read after its call has been admitted, and its bytes are c
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -138,11 +138,9 @@ class Health(HealthServicer):  # type: ignore[misc]  # its package ships no type
                 yield health_pb2.HealthCheckResponse(status=status)
             if stopping:
                 return
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS):
                     await self._stopping.wait()
-            except TimeoutError:
-                pass
 
     async def List(self, _: Any, __: Any) -> Any:  # noqa: ANN401, N802
         """Return all statuses."""
