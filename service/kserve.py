@@ -83,11 +83,6 @@ class InferRequest:
     dimensions: int | None
     datatype: str
 
-    @property
-    def int8(self) -> bool:
-        """Whether vectors are to be written by calibrated ranges."""
-        return self.datatype == "INT8"
-
     def answers(self, embedded: Embedded) -> list[Tensor]:
         """Write the answer's tensors, in the order of the request."""
         card = embedded.card

@@ -193,6 +193,4 @@ class StreamWriter:
         first, *more = ((field(_ID, answer.name.encode()), answer.body) for answer in answers)
         pieces = [self._announced, *first]
         self._announced = b""
-        for name, body in more:
-            pieces += (field(_MORE, name + body),)
-        return b"".join(pieces)
+        return b"".join((*pieces, *(field(_MORE, name + body) for name, body in more)))

@@ -79,7 +79,9 @@ class Inference:
             known = list(self.intake.models.card(request.model_name).outputs)
             names, given = [output.name for output in request.outputs], _parameters(request.parameters)
             asked = read_request(request.model_name, request.model_version, names, given, known)
-            self.intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.int8)
+            self.intake.check(
+                asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.datatype == "INT8"
+            )
             embedded = await embedded_for(call, self.intake, asked.request, images)
             return _response(request.id, asked, embedded).SerializeToString()
 

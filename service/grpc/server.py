@@ -7,7 +7,7 @@ same. So a message is read after its call has been admitted, and its bytes are c
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -77,11 +77,14 @@ class Methods:
             stream.stop()
 
     async def _list_models(self, _: Call) -> bytes:
-        return list_models(self.intake.models).SerializeToString()
+        models = self.intake.models
+        described = [_described(models, name, card) for name, card in models.cards().items()]
+        return pb.ListModelsResponse(models=described).SerializeToString()
 
     async def _get_model(self, call: Call) -> bytes:
         request = parsed(pb.GetModelRequest, await call.read() or b"")
-        return get_model(self.intake.models, request.name).SerializeToString()
+        card = of_model(request.name, self.intake.models.cards())
+        return pb.GetModelResponse(model=_described(self.intake.models, request.name, card)).SerializeToString()
 
     async def _embed_stream(self, call: Call) -> None:
         raw = await call.read()
@@ -135,11 +138,9 @@ class Health(HealthServicer):  # type: ignore[misc]  # its package ships no type
                 yield health_pb2.HealthCheckResponse(status=status)
             if stopping:
                 return
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS):
                     await self._stopping.wait()
-            except TimeoutError:
-                pass
 
     async def List(self, _: Any, __: Any) -> Any:  # noqa: ANN401, N802
         """Return all statuses."""
@@ -254,25 +255,8 @@ def _bind(server: grpc.aio.Server, listening: Listening) -> None:
         raise OSError(f"Cannot listen on {address} for gRPC: {error}") from None
 
 
-def list_models(models: ModelServer) -> pb.ListModelsResponse:
-    """Describe all models."""
-    readiness = models.readiness()
-    return pb.ListModelsResponse(
-        models=[_described(models, name, card, ready=readiness[name] is None) for name, card in models.cards().items()]
-    )
-
-
-def get_model(models: ModelServer, name: str) -> pb.GetModelResponse:
-    """Describe one model.
-
-    Raises:
-        UnknownModel: it is not served here.
-    """
-    card = of_model(name, models.cards())
-    return pb.GetModelResponse(model=_described(models, name, card, ready=models.readiness()[name] is None))
-
-
-def _described(models: ModelServer, name: str, card: ModelCard | None, *, ready: bool) -> pb.Model:
+def _described(models: ModelServer, name: str, card: ModelCard | None) -> pb.Model:
+    ready = models.readiness()[name] is None
     if card is None:
         return pb.Model(name=name, ready=ready)
     manifest = card.manifest

@@ -5,13 +5,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from microtome.client.options import Dtype, EmbedOptions
-
-if TYPE_CHECKING:
-    from microtome.commands.embed.engine import Engine
-    from microtome.commands.embed.progress import Progress
 
 DESCRIPTION = "Embed folders, lists, tars or Parquet columns of images into one file; go on where it was stopped."
 EPILOG = """\
@@ -109,20 +105,10 @@ def main(argv: Sequence[str]) -> int:
     from microtome.commands.embed.errors import EmbedError  # noqa: PLC0415
 
     try:
-        return runner.run(options, _engine, sys.stdin, sys.stderr)
+        return runner.run(options, sys.stdin, sys.stderr)
     except (EmbedError, MicrotomeError, ValueError) as error:
         sys.stderr.write(f"microtome embed: {error}\n")
         return REFUSED
     except KeyboardInterrupt:
         sys.stderr.write("microtome embed: interrupted; the same command goes on from here\n")
         return INTERRUPTED
-
-
-def _engine(options: argparse.Namespace, progress: "Progress") -> "Engine":
-    if options.engine == "ray":
-        from microtome.commands.embed.ray_engine import RayEngine  # noqa: PLC0415
-
-        return RayEngine(options, progress)
-    from microtome.commands.embed.engine import GatewayEngine  # noqa: PLC0415
-
-    return GatewayEngine(options, progress)

@@ -19,11 +19,11 @@ import orjson
 from microtome.client.options import NUMPY, EmbedOptions
 from microtome.client.results import Outcome
 from microtome.commands.embed import sources
-from microtome.commands.embed.engine import Engine
+from microtome.commands.embed.engine import Engine, GatewayEngine
 from microtome.commands.embed.errors import EmbedError
 from microtome.commands.embed.journal import Journal, Row
 from microtome.commands.embed.progress import Progress
-from microtome.commands.embed.sources import KeyedImage, pyarrow
+from microtome.commands.embed.sources import pyarrow
 
 SOME_FAILED = 3
 """Exit code of a run that is complete except for images that cannot be embedded; 1 is Python's, for a traceback."""
@@ -34,12 +34,11 @@ _ROWS = 512
 """Rows of a Parquet row group: a megabyte or two of vectors."""
 
 
-def run(options: Namespace, opened: Callable[[Namespace, Progress], Engine], stdin: TextIO, say: TextIO) -> int:
+def run(options: Namespace, stdin: TextIO, say: TextIO) -> int:
     """Do the run, or what is left of it, and return the exit code.
 
     Args:
         options: of the command line.
-        opened: returns the engine.
         stdin: the list of files for the path `-`.
         say: where progress is written.
 
@@ -54,12 +53,22 @@ def run(options: Namespace, opened: Callable[[Namespace, Progress], Engine], std
         with Progress(total, done, say) as progress:
             if done:
                 progress.note(f"going on after {done} images; --restart would start over")
-            with closing(opened(options, progress)) as engine:
+            with closing(_engine(options, progress)) as engine:
                 wanted = _agreed(journal, options, engine)
-                _embed(journal, options, engine.outcomes(_missing(journal, options, stdin), wanted), progress)
+                missing = (image for image in sources.images(options.paths, stdin) if journal.claim(image.key))
+                _embed(journal, options, engine.outcomes(missing, wanted), progress)
         write(journal, options.out)
-        _conclude(journal, options.out, say)
+        bad = f"; {journal.failed} failed, see {beside(options.out, 'errors.jsonl')}" if journal.failed else ""
+        say.write(f"microtome embed: {options.out} has {journal.embedded} vectors{bad}\n")
         return SOME_FAILED if journal.failed else 0
+
+
+def _engine(options: Namespace, progress: Progress) -> Engine:
+    if options.engine == "ray":
+        from microtome.commands.embed.ray_engine import RayEngine  # noqa: PLC0415, Ray may not be installed
+
+        return RayEngine(options, progress)
+    return GatewayEngine(options, progress)
 
 
 def _prepared(options: Namespace) -> Path:
@@ -89,10 +98,6 @@ def _agreed(journal: Journal, options: Namespace, engine: Engine) -> EmbedOption
     return wanted
 
 
-def _missing(journal: Journal, options: Namespace, stdin: TextIO) -> Iterator[KeyedImage]:
-    return (image for image in sources.images(options.paths, stdin) if journal.claim(image.key))
-
-
 def _embed(journal: Journal, options: Namespace, outcomes: Iterator[Outcome], progress: Progress) -> None:
     # A killed run may have left the file incomplete; the journal is the truth.
     write_errors(journal, options.out)
@@ -114,11 +119,6 @@ def _keep(journal: Journal, errors: BinaryIO, outcome: Outcome) -> None:
     assert outcome.model is not None  # noqa: S101, for mypy: an outcome with vectors has a model
     journal.answered_by(outcome.model.name, outcome.model.version, outcome.model.fingerprint)
     journal.put(Row(key, {name: vector.tobytes() for name, vector in outcome.vectors.items()}))
-
-
-def _conclude(journal: Journal, out: Path, say: TextIO) -> None:
-    bad = f"; {journal.failed} failed, see {beside(out, 'errors.jsonl')}" if journal.failed else ""
-    say.write(f"microtome embed: {out} has {journal.embedded} vectors{bad}\n")
 
 
 def write(journal: Journal, out: Path) -> None:

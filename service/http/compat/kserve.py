@@ -264,7 +264,7 @@ class _Endpoints:
             answer,
             dimensions=asked.dimensions,
             normalize=asked.normalize,
-            int8=asked.int8,
+            int8=asked.datatype == "INT8",
         )
 
     async def server(self) -> dict[str, object]:

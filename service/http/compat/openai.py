@@ -80,7 +80,7 @@ def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
         _images(fields, max_bytes),
         writer,
         dimensions=writer.shape.dimensions,
-        int8=writer.calibrated,
+        int8=writer.kind in CALIBRATED,
     )
 
 
@@ -185,11 +185,6 @@ class _Writer:
     kind: str
     form: str
     dtype: str = "<f4"
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether calibrated ranges are needed."""
-        return self.kind in CALIBRATED
 
     def __call__(self, embedded: Embedded) -> Response:
         """Write the response."""
