@@ -15,8 +15,7 @@ from microtome import __version__
 from service.auth import Keyring
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.coalescing import CoalescingCache, WriteBehindCache
-from service.cache.float16 import Float16Cache, widened
-from service.cache.memory import MemoryCache, NullCache, TieredCache
+from service.cache.memory import Float16Cache, MemoryCache, NullCache, TieredCache, widened
 from service.cache.metered import HitCounter
 from service.core.admission import Budget
 from service.core.embedder import Embedder, Intake, Limits
