@@ -24,6 +24,7 @@ from exporter.savedmodel.publication import ASSETS, MANIFEST_FILE
 from exporter.savedmodel.saved_model import write_saved_model
 from exporter.savedmodel.serving_files import WARMUP_FILE, write_warmup
 from exporter.verify.checks import require
+from exporter.verify.golden_vectors import recorded
 from exporter.verify.sample_images import cosines, relative_error
 from exporter.verify.verification import verify
 from tests.unit.exporter.small_models import DEEP, MAP, PIXELS, VECTOR, small_backbone, small_recipe
@@ -35,7 +36,7 @@ def written(directory: Path, built: Built, recipe: ModelRecipe = RECIPE) -> Slic
     """Write a SavedModel of the small backbone, without a draft around it."""
     slice_ = cut(built, recipe)
     frozen = freeze(slice_, whole_head({}))
-    manifest = describe(recipe, slice_, fingerprint(frozen, PIXELS), Calibrated(), {})
+    manifest = describe(recipe, slice_, fingerprint(frozen, PIXELS), Calibrated(), {}, golden=recorded(slice_, {}))
     write_saved_model(directory, frozen, manifest)
     (directory / ASSETS).mkdir()
     (directory / ASSETS / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
