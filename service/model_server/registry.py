@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
+from types import MappingProxyType
 
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
@@ -35,6 +36,7 @@ class ModelRegistry:
         metrics: Metrics,
         log: Logger,
         clock: Callable[[], float] = monotonic,
+        accepted: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Know nothing yet.
 
@@ -46,13 +48,21 @@ class ModelRegistry:
             metrics: show which version is in use, and whether it is ready.
             log: told of changes.
             clock: seconds.
+            accepted: deviations from golden vectors that are served, by model; see `acceptance.py`.
         """
         self._servers = servers
         self._models = {name: ModelState() for name in models}
         self._timing = timing
         self._clock = clock
         self._watcher = Watcher(
-            servers, self._models, label=label, timing=timing, metrics=metrics, log=log, clock=clock
+            servers,
+            self._models,
+            label=label,
+            timing=timing,
+            metrics=metrics,
+            log=log,
+            clock=clock,
+            accepted=accepted,
         )
 
     async def run(self) -> None:
@@ -77,7 +87,7 @@ class ModelRegistry:
         entry = self._served(model)
         if entry.card is not None:
             return entry.card
-        if isinstance(entry.error, ModelServerDown):
+        if isinstance(entry.error, ModelServerDown | ModelNotReady):
             raise restated(entry.error)
         raise ModelNotReady(
             f"No version of model {model!r} has answered yet. Try again in a few seconds.", retry_after=2
@@ -95,7 +105,9 @@ class ModelRegistry:
             known = sorted((number for number, state in states.items() if state == AVAILABLE), reverse=True)
             listed = ", ".join(map(str, known)) or "none"
             raise UnknownVersion(f"Model {model!r} has no version {version}. Available: {listed}.")
-        return entry.pinned.setdefault(version, await self._watcher.read(model, version))
+        card = await self._watcher.read(model, version)
+        await self._watcher.prove(card)
+        return entry.pinned.setdefault(version, card)
 
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look now for the version that has replaced `card`; see the port."""
