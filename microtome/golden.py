@@ -59,7 +59,8 @@ def _noise(seed: int, stream: int, scale: int, height: int, width: int) -> NDArr
     right = (x & (step - 1)).astype(np.int32)[None, :, None]
     between = lattice[y >> scale] * (step - down) + lattice[(y >> scale) + 1] * down
     mixed = between[:, x >> scale] * (step - right) + between[:, (x >> scale) + 1] * right
-    return mixed >> (2 * scale)
+    found: NDArray[np.int32] = mixed >> (2 * scale)
+    return found
 
 
 def _mixed(numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:

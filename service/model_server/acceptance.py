@@ -8,6 +8,7 @@ of a model with such a setting have a fingerprint of their own, and so their own
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isinf
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -71,7 +72,7 @@ class _Case(NamedTuple):
 async def measure(check: GoldenCheck, rpc: Predict, card: ModelCard, *, timeout: float) -> dict[str, float]:  # noqa: ASYNC109
     """Send the golden inputs to a version on one replica and return the deviation of each output, relative L2.
 
-    An answer that is no vector at all deviates infinitely.
+    What cannot run a request by the manifest, or answers with no vector at all, deviates infinitely.
 
     Raises:
         ServiceError: the replica does not answer, see `client.py`.
@@ -81,8 +82,8 @@ async def measure(check: GoldenCheck, rpc: Predict, card: ModelCard, *, timeout:
     # Making and comparing takes tens of milliseconds, for which requests would wait.
     for images in await asyncio.to_thread(lambda: check.requests):
         inputs = {IMAGES: pixels_tensor(list(images))}
-        answer = await rpc.predict(card.name, card.version, "serving_default", inputs, outputs, timeout=timeout)
         try:
+            answer = await rpc.predict(card.name, card.version, "serving_default", inputs, outputs, timeout=timeout)
             answers.append(vectors(answer, card, outputs, rows=len(images)))
         except ModelServerFault:
             return dict.fromkeys(outputs, float("inf"))
@@ -128,7 +129,7 @@ class Acceptance:
             ServiceError: none of them could be asked.
         """
         cases = {_case(replica, card): rpc for replica, rpc in replicas.items()}
-        tasks = [self._examine(case, card, rpc, timeout) for case, rpc in cases.items() if case not in self._verdicts]
+        tasks = [self._examine(case, card, rpc, timeout) for case, rpc in cases.items() if self._open(case)]
         while tasks and not any(self._passes(case) for case in cases):
             _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if not pending:
@@ -151,15 +152,16 @@ class Acceptance:
             for case, verdict in self._verdicts.items()
             if case.replica in known and (case.model != model or case.version in versions)
         }
-        refused = {
-            case.replica for case, verdict in self._verdicts.items() if case.model == model and not verdict.passed
-        }
-        self._metrics.golden_refusals.labels(model).set(len(refused))
+        self._tell(model)
 
     def close(self) -> None:
         """Stop examining."""
         for task in self._under_way.values():
             task.cancel()
+
+    def _open(self, case: _Case) -> bool:
+        """Whether a case is to be examined: a server that could not run the model at all may have recovered."""
+        return case not in self._verdicts or any(isinf(found) for found in self._verdicts[case].beyond.values())
 
     def _passes(self, case: _Case) -> bool:
         return case in self._verdicts and self._verdicts[case].passed
@@ -178,7 +180,7 @@ class Acceptance:
     def _examined(self, case: _Case, task: "asyncio.Task[Verdict]") -> None:
         del self._under_way[case]
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, ServiceError):
-            self._log.error("golden_check_failed", model=case.model, version=case.version, exc_info=error)
+            self._log.exception("golden_check_failed", model=case.model, version=case.version, exc_info=error)
 
     async def _verdict(self, case: _Case, card: ModelCard, rpc: Predict, timeout: float) -> Verdict:  # noqa: ASYNC109
         try:
@@ -193,18 +195,26 @@ class Acceptance:
         passed = all(found <= self._allowed(card.name) for found in beyond.values())
         self._metrics.golden_deviation.labels(card.name).set(max(deviations.values()))
         about = {"model": card.name, "version": card.version, "replica": case.replica.address}
-        if beyond:
+        known = self._verdicts.get(case)
+        if not beyond:
+            seconds = round(perf_counter() - began, 3)
+            self._log.info("model_version_proved", **about, deviation=max(deviations.values()), seconds=seconds)
+        elif known is None or known.beyond != beyond:
             said = {name: f"{found:.2g} of {check.tolerances[name]:g}" for name, found in beyond.items()}
             event = "model_deviation_accepted" if passed else "model_version_deviates"
             self._log.warning(event, **about, deviations=said)
-        else:
-            seconds = round(perf_counter() - began, 3)
-            self._log.info("model_version_proved", **about, deviation=max(deviations.values()), seconds=seconds)
         return self._keep(case, Verdict(deviations, beyond, passed))
 
     def _keep(self, case: _Case, verdict: Verdict) -> Verdict:
         self._verdicts[case] = verdict
+        self._tell(case.model)
         return verdict
+
+    def _tell(self, model: str) -> None:
+        refused = {
+            case.replica for case, verdict in self._verdicts.items() if case.model == model and not verdict.passed
+        }
+        self._metrics.golden_refusals.labels(model).set(len(refused))
 
     @staticmethod
     def _refusal(card: ModelCard, refused: Iterable[Verdict]) -> str:

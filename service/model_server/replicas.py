@@ -33,12 +33,19 @@ class _Replica:
     rpc: ModelServerRpc
     went_down: asyncio.Event = field(default_factory=asyncio.Event)
     starts: int = 0
-    """Times that it could not be reached: whatever answers afterwards may be another server."""
+    """Times that its connection was lost or not made: what answers afterwards may be another process."""
+    watch: asyncio.Task[None] | None = None
 
     @property
     def identity(self) -> Replica:
         """This start of the server; see `acceptance.py`."""
         return Replica(self.address, self.starts)
+
+    async def count_connections(self) -> None:
+        """Note each connection that is lost, also between two calls."""
+        while True:
+            await self.rpc.disconnected()
+            self.starts += 1
 
     def unreachable(self) -> None:
         """Note that a call did not reach it."""
@@ -111,9 +118,13 @@ class Replicas:
         if not allowed:
             raise ModelServerDown("The model server is being checked by its golden vectors. Try again in a second.")
 
-        def call(replica: _Replica) -> Awaitable[PredictResponse]:
+        async def call(replica: _Replica) -> PredictResponse:
             # The second one has what the first has left of the time.
-            return replica.rpc.predict(model, version, signature, inputs, outputs, timeout=max(0.0, end - monotonic()))
+            left = max(0.0, end - monotonic())
+            answer = await replica.rpc.predict(model, version, signature, inputs, outputs, timeout=left)
+            if not among(replica.identity):
+                raise ModelServerDown("The model server was replaced under the call. Try again in a second.")
+            return answer
 
         replica, *others = allowed
         if others:
@@ -161,6 +172,10 @@ class Replicas:
         for look in self._looking.values():
             look.cancel()
         for replica in self._replicas:
+            if replica.watch is not None:
+                replica.watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await replica.watch
             await replica.rpc.close()
 
     def _in_turn(self) -> list[_Replica]:
@@ -172,6 +187,10 @@ class Replicas:
     def _look(self, number: int, model: str, timeout: float) -> "asyncio.Task[dict[int, str]]":
         """Ask one replica for its versions, unless it is being asked already."""
         key = (number, model)
+        replica = self._replicas[number]
+        # Behind a name several servers answer, and connections are renewed on purpose.
+        if replica.watch is None and not replica.address.startswith("dns:"):
+            replica.watch = asyncio.create_task(replica.count_connections())
         if key not in self._looking:
             task = asyncio.create_task(_status(self._replicas[number], model, timeout))
             task.add_done_callback(lambda done: self._looked(key, done))
