@@ -99,6 +99,8 @@ class ModelRegistry:
         if entry.card is not None and entry.card.version == version:
             return entry.card
         if version in entry.pinned:
+            # Since it was read, a model server may have started again.
+            await self._watcher.prove(entry.pinned[version])
             return entry.pinned[version]
         states = await self._servers.versions(model, timeout=self._timing.call)
         if states.get(version) != AVAILABLE:

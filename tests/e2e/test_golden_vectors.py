@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
 
+from microtome.commands.cli import main
 from microtome.golden import GoldenCheck
 from tests.e2e.answers import embed, vector
 from tests.e2e.configured import ConfiguredModelServer
@@ -199,6 +200,22 @@ def test_the_old_version_is_kept_while_the_new_one_deviates(directory: Path, pro
             assert "MICROTOME_ACCEPT_DEVIATION" in pinned.json()["detail"]
     finally:
         gateway.destroy()
+
+
+def test_verify_asks_a_running_server(
+    healthy: ModelServer, halved: ModelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every loaded version with the deviation of each output; 1 when one deviates, 2 when none can be asked."""
+    assert main(["verify", "--server", healthy.address, "--model=lite0"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[-2] for line in said] == ["ok", "ok"]
+    assert main(["verify", f"--server={halved.address}", "--model=lite0", "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["outputs"]["top"]["deviation"] > found["outputs"]["top"]["tolerance"] == 1e-4
+    assert main(["verify", f"--server={healthy.address}", "--model=other"]) == 2
+    assert "no such version of the model" in capsys.readouterr().out
+    assert main(["verify", "--server=localhost", "--model=lite0"]) == 2
+    assert "Expected a model server as host:port" in capsys.readouterr().err
 
 
 def test_the_manifest_that_was_exported_has_golden_vectors(models: Path) -> None:
