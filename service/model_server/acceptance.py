@@ -179,8 +179,8 @@ class Acceptance:
 
     def _examined(self, case: _Case, task: "asyncio.Task[Verdict]") -> None:
         del self._under_way[case]
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, ServiceError):
-            self._log.exception("golden_check_failed", model=case.model, version=case.version, exc_info=error)
+        if not task.cancelled():
+            task.exception()  # marked as seen: others may have passed before
 
     async def _verdict(self, case: _Case, card: ModelCard, rpc: Predict, timeout: float) -> Verdict:  # noqa: ASYNC109
         try:
@@ -190,7 +190,14 @@ class Acceptance:
         if check is None:
             return self._keep(case, Verdict({}, {}, passed=True))
         began = perf_counter()
-        deviations = await measure(check, rpc, card, timeout=timeout)
+        try:
+            deviations = await measure(check, rpc, card, timeout=timeout)
+        except ServiceError:
+            raise
+        except Exception as error:
+            # An unforeseen fault of one version must not stop the polling of the others.
+            self._log.exception("golden_check_failed", model=card.name, version=card.version)
+            raise ModelServerFault("The golden vectors could not be checked; the log has the traceback.") from error
         beyond = check.beyond(deviations)
         passed = all(found <= self._allowed(card.name) for found in beyond.values())
         self._metrics.golden_deviation.labels(card.name).set(max(deviations.values()))
