@@ -247,7 +247,8 @@ async def _while_up(replica: _Replica, call: Callable[[_Replica], Awaitable[T]])
             raise ModelServerDown("The model server went down under the call.")  # noqa: TRY301, handled like the call's own
         return await calling
     except ModelServerDown:
-        replica.unreachable()
+        if calling.done():  # else it is frozen, which is no new start
+            replica.unreachable()
         raise
     finally:
         watching.cancel()

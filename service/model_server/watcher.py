@@ -22,7 +22,7 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
-from service.model_server.acceptance import Acceptance
+from service.model_server.acceptance import Acceptance, Replica
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
@@ -172,6 +172,17 @@ class Watcher:
             ServiceError: see `client.py` and `predict_encoding.py`.
         """
         fingerprint = card.manifest.fingerprint
+
+        def allowed(replica: Replica) -> bool:
+            return self._acceptance.passed(replica, card.name, card.version, fingerprint)
+
+        if not any(map(allowed, self._servers.identities())):
+            # All have started again since they were asked: the request waits for the check.
+            try:
+                async with asyncio.timeout(timeout):
+                    await self.prove(card)
+            except TimeoutError:
+                raise DeadlineExceeded("The model server did not answer in the time allowed.") from None
         answer = await self._servers.predict(
             card.name,
             card.version,
@@ -179,7 +190,7 @@ class Watcher:
             {IMAGES: pixels_tensor(images)},
             list(outputs),
             timeout=timeout,
-            among=lambda replica: self._acceptance.passed(replica, card.name, card.version, fingerprint),
+            among=allowed,
         )
         found = vectors(answer, card, outputs, rows=len(images))
         model = self._models[card.name]
