@@ -82,7 +82,13 @@ def build(settings: Settings, log: Logger) -> Application:
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
     timing = WatchTiming(infer=settings.deadline)
     catalogue = ModelRegistry(
-        rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log
+        rpc,
+        settings.models,
+        label=settings.version_label,
+        timing=timing,
+        metrics=metrics,
+        log=log,
+        accepted=settings.accept_deviation,
     )
     cache, leases, redis = open_cache(settings, metrics, log)
     dependencies: Dependencies = {"model_server": rpc.trouble, **redis}

@@ -17,7 +17,7 @@ COMMANDS = {
     "layers": ("exporter.cli", "list where a backbone can be cut"),
     "graph": ("exporter.cli", "draw a backbone with the cuts in it"),
     "split": ("exporter.cli", "cut a backbone into blocks and prove that their chain equals it"),
-    "verify": ("exporter.cli", "prove that a version computes what Keras computes"),
+    "verify": ("microtome.commands.verify", "prove that a version, or a running server, computes what Keras computes"),
     "inspect": ("exporter.cli", "say what a version is, what it returns and what it costs"),
     "bench": ("exporter.cli", "time a version against plain model.export()"),
     "recipe": ("exporter.cli", "print the JSON schema of recipes"),

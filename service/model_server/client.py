@@ -131,6 +131,13 @@ class ModelServerClient:
             answer = await self._predict(request, timeout=timeout, metadata=self._outgoing())
         return int(_whole(answer).model_spec.version.value)
 
+    async def disconnected(self) -> None:
+        """Return when a connection that was up is gone: what answers next may be another process."""
+        ready = grpc.ChannelConnectivity.READY
+        while (state := self._channel.get_state()) is not ready:
+            await self._channel.wait_for_state_change(state)
+        await self._channel.wait_for_state_change(ready)
+
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
         await self._channel.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
+from types import MappingProxyType
 
 from microtome.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, UnknownModel, UnknownVersion
 from microtome.manifest import ModelCard
@@ -28,6 +29,7 @@ class ModelRegistry:
         metrics: Metrics,
         log: Logger,
         clock: Callable[[], float] = monotonic,
+        accepted: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Know nothing yet.
 
@@ -39,13 +41,21 @@ class ModelRegistry:
             metrics: show which version is in use, and whether it is ready.
             log: told of changes.
             clock: seconds.
+            accepted: deviations from golden vectors that are served, by model; see `acceptance.py`.
         """
         self._servers = servers
         self._models = {name: ModelState() for name in models}
         self._timing = timing
         self._clock = clock
         self._watcher = Watcher(
-            servers, self._models, label=label, timing=timing, metrics=metrics, log=log, clock=clock
+            servers,
+            self._models,
+            label=label,
+            timing=timing,
+            metrics=metrics,
+            log=log,
+            clock=clock,
+            accepted=accepted,
         )
 
     async def run(self) -> None:
@@ -70,7 +80,7 @@ class ModelRegistry:
         entry = self._served(model)
         if entry.card is not None:
             return entry.card
-        if isinstance(entry.error, ModelServerDown):
+        if isinstance(entry.error, ModelServerDown | ModelNotReady):
             raise restated(entry.error)
         raise ModelNotReady(
             f"No version of model {model!r} has answered yet. Try again in a few seconds.", retry_after=2
@@ -82,13 +92,17 @@ class ModelRegistry:
         if entry.card is not None and entry.card.version == version:
             return entry.card
         if version in entry.pinned:
+            # Since it was read, a model server may have started again.
+            await self._watcher.prove(entry.pinned[version])
             return entry.pinned[version]
         states = await self._servers.versions(model, timeout=self._timing.call)
         if states.get(version) != AVAILABLE:
             known = sorted((number for number, state in states.items() if state == AVAILABLE), reverse=True)
             listed = ", ".join(map(str, known)) or "none"
             raise UnknownVersion(f"Model {model!r} has no version {version}. Available: {listed}.")
-        return entry.pinned.setdefault(version, await self._watcher.read(model, version))
+        card = await self._watcher.read(model, version)
+        await self._watcher.prove(card)
+        return entry.pinned.setdefault(version, card)
 
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look now for the version that has replaced `card`; see the port."""

@@ -17,6 +17,7 @@ from typing import TypeVar
 from microtome.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, ModelServerFault, ServiceError
 from microtome.manifest import Manifest
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
+from service.model_server.acceptance import Replica
 from service.model_server.client import ModelServerClient, Outgoing, untraced
 from service.model_server.predict_encoding import WireTensor, query_tensor, read_manifest
 
@@ -28,8 +29,28 @@ _ASKS = 3
 
 @dataclass(slots=True, eq=False)
 class _Replica:
+    address: str
     client: ModelServerClient
     went_down: asyncio.Event = field(default_factory=asyncio.Event)
+    starts: int = 0
+    """Times that its connection was lost or not made: what answers afterwards may be another process."""
+    watch: asyncio.Task[None] | None = None
+
+    @property
+    def identity(self) -> Replica:
+        """This start of the server; see `acceptance.py`."""
+        return Replica(self.address, self.starts)
+
+    async def count_connections(self) -> None:
+        """Note each connection that is lost, also between two calls."""
+        while True:
+            await self.client.disconnected()
+            self.starts += 1
+
+    def unreachable(self) -> None:
+        """Note that a call did not reach it."""
+        self.starts += 1
+        self.went_down.set()
 
 
 class Replicas:
@@ -42,7 +63,7 @@ class Replicas:
             addresses: at least one, each `host:port`, `dns:///…` or `unix:/path`.
             outgoing: returns the metadata of a call's trace.
         """
-        self._replicas = [_Replica(ModelServerClient(address, outgoing)) for address in addresses]
+        self._replicas = [_Replica(address, ModelServerClient(address, outgoing)) for address in addresses]
         self._next = 0
         self._looking: dict[tuple[int, str], asyncio.Task[dict[int, str]]] = {}
 
@@ -50,6 +71,15 @@ class Replicas:
         """Return, for people, how many of them are down; None when none is."""
         down = sum(replica.went_down.is_set() for replica in self._replicas)
         return f"{down} of {len(self._replicas)} cannot be reached." if down else None
+
+    def identities(self) -> list[Replica]:
+        """Return the present start of every server."""
+        return [replica.identity for replica in self._replicas]
+
+    def living(self) -> dict[Replica, ModelServerClient]:
+        """Return the servers that are up; all of them while none is."""
+        up = [replica for replica in self._replicas if not replica.went_down.is_set()]
+        return {replica.identity: replica.client for replica in up or self._replicas}
 
     async def versions(self, model: str, *, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
         """Return the state of each version; available is what every living replica has, or, if there is none, any.
@@ -76,27 +106,38 @@ class Replicas:
         outputs: Sequence[str],
         *,
         timeout: float,  # noqa: ASYNC109, gRPC's own deadline, which the server is told
+        among: Callable[[Replica], bool] = lambda _: True,
     ) -> PredictResponse:
-        """Run a signature of exactly this version on one replica, and on another if that one cannot.
+        """Run a signature of exactly this version on one replica of those that `among` allows, or on a second one.
 
         Raises:
-            ServiceError: see `client.py`.
+            ServiceError: see `client.py`; ModelServerDown also while none is allowed.
         """
         end = monotonic() + timeout
+        allowed = [replica for replica in self._in_turn() if among(replica.identity)]
+        if not allowed:
+            raise ModelServerDown("The model server is being checked by its golden vectors. Try again in a second.")
 
-        def call(replica: _Replica) -> Awaitable[PredictResponse]:
+        async def call(replica: _Replica) -> PredictResponse:
             # The second one has what the first has left of the time.
-            left = max(0.0, end - monotonic())
-            return replica.client.predict(model, version, signature, inputs, outputs, timeout=left)
+            left, asked = max(0.0, end - monotonic()), replica.identity
+            answer = await replica.client.predict(model, version, signature, inputs, outputs, timeout=left)
+            if replica.watch is not None and replica.identity != asked:
+                raise ModelServerDown("The model server was replaced under the call. Try again in a second.")
+            return answer
 
-        if len(self._replicas) == 1:
-            return await call(self._replicas[0])
-        first, second = self._two()
+        replica, *others = allowed
+        if others:
+            try:
+                return await _while_up(replica, call)
+            except (ModelServerDown, ModelNotReady):
+                # Down, or behind the others with a new version.
+                replica = others[0]
         try:
-            return await _while_up(first, call)
-        except (ModelServerDown, ModelNotReady):
-            # Down, or behind the others with a new version.
-            return await call(second)
+            return await call(replica)
+        except ModelServerDown:
+            replica.unreachable()
+            raise
 
     async def manifest(self, model: str, version: int, *, timeout: float) -> Manifest:  # noqa: ASYNC109, as above
         """Ask a version of a model for its own description.
@@ -131,18 +172,25 @@ class Replicas:
         for look in self._looking.values():
             look.cancel()
         for replica in self._replicas:
+            if replica.watch is not None:
+                replica.watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await replica.watch
             await replica.client.close()
 
-    def _two(self) -> tuple[_Replica, _Replica]:
-        """Return the next replica and its substitute: those that are up first."""
+    def _in_turn(self) -> list[_Replica]:
+        """Return the next replica and those after it: those that are up first."""
         self._next = (self._next + 1) % len(self._replicas)
         turn = self._replicas[self._next :] + self._replicas[: self._next]
-        first, second = sorted(turn, key=lambda replica: replica.went_down.is_set())[:2]
-        return first, second
+        return sorted(turn, key=lambda replica: replica.went_down.is_set())
 
     def _look(self, number: int, model: str, timeout: float) -> "asyncio.Task[dict[int, str]]":
         """Ask one replica for its versions, unless it is being asked already."""
         key = (number, model)
+        replica = self._replicas[number]
+        # Behind a name several servers answer, and connections are renewed on purpose.
+        if replica.watch is None and not replica.address.startswith("dns:"):
+            replica.watch = asyncio.create_task(replica.count_connections())
         if key not in self._looking:
             task = asyncio.create_task(_status(self._replicas[number], model, timeout))
             task.add_done_callback(lambda done: self._looked(key, done))
@@ -169,7 +217,11 @@ def merged(states: Sequence[Mapping[int, str]]) -> dict[int, str]:
 async def _status(replica: _Replica, model: str, timeout: float) -> dict[int, str]:  # noqa: ASYNC109, gRPC's own deadline
     try:
         versions = await replica.client.versions(model, timeout=timeout)
-    except (ModelServerDown, DeadlineExceeded):
+    except ModelServerDown:
+        replica.unreachable()
+        raise
+    except DeadlineExceeded:
+        # Frozen, which is no new start.
         replica.went_down.set()
         raise
     except ServiceError:
@@ -195,7 +247,8 @@ async def _while_up(replica: _Replica, call: Callable[[_Replica], Awaitable[T]])
             raise ModelServerDown("The model server went down under the call.")  # noqa: TRY301, handled like the call's own
         return await calling
     except ModelServerDown:
-        replica.went_down.set()
+        if calling.done():  # else it is frozen, which is no new start
+            replica.unreachable()
         raise
     finally:
         watching.cancel()

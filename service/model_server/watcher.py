@@ -22,6 +22,7 @@ from microtome.errors import (
 )
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
+from service.model_server.acceptance import Acceptance, Replica
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
@@ -96,8 +97,10 @@ class Watcher:
         metrics: Metrics,
         log: Logger,
         clock: Callable[[], float],
+        accepted: Mapping[str, float],
     ) -> None:
         self._servers = servers
+        self._acceptance = Acceptance(accepted, metrics, log)
         self._models = models
         self._label = label
         self._timing = timing
@@ -108,23 +111,27 @@ class Watcher:
 
     async def run(self) -> None:
         """Keep everything up to date until cancelled."""
-        while True:
-            self._poll_now.clear()
-            await asyncio.gather(*(self._refresh(name) for name in self._models))
-            well = all(model.confirmed for model in self._models.values())
-            try:
-                async with asyncio.timeout(self._timing.poll if well else self._timing.retry):
-                    await self._poll_now.wait()
-                # A request failed: poll again after a short delay.
-                await asyncio.sleep(self._timing.retry)
-            except TimeoutError:
-                pass
+        try:
+            while True:
+                self._poll_now.clear()
+                await asyncio.gather(*(self._refresh(name) for name in self._models))
+                well = all(model.confirmed for model in self._models.values())
+                try:
+                    async with asyncio.timeout(self._timing.poll if well else self._timing.retry):
+                        await self._poll_now.wait()
+                    # A request failed: poll again after a short delay.
+                    await asyncio.sleep(self._timing.retry)
+                except TimeoutError:
+                    pass
+        finally:
+            self._acceptance.close()
 
     async def poll(self, name: str) -> None:
         """Ask for the versions and use the first choice that answers. Hold the model's lock."""
         model = self._models[name]
         try:
             model.versions = await self._servers.versions(name, timeout=self._timing.call)
+            self._acceptance.retain(name, model.versions.keys(), self._servers.identities())
             available = {number for number, state in model.versions.items() if state == AVAILABLE}
             if not available:
                 raise ModelNotReady(f"No version of model {name!r} is ready.", retry_after=2)
@@ -140,7 +147,16 @@ class Watcher:
         """
         manifest = await self._servers.manifest(name, version, timeout=timeout or self._timing.call)
         self._models[name].answered_at = self._clock()
-        return ModelCard(name, version, manifest)
+        return self._acceptance.card(ModelCard(name, version, manifest))
+
+    async def prove(self, card: ModelCard) -> None:
+        """Return once a replica has shown by golden vectors that it may serve a version; see `Acceptance.prove`.
+
+        Raises:
+            ModelNotReady: the version deviates on every replica.
+            ServiceError: see `client.py`.
+        """
+        await self._acceptance.prove(card, self._servers.living(), timeout=self._timing.infer)
 
     async def predict(
         self,
@@ -155,8 +171,26 @@ class Watcher:
         Raises:
             ServiceError: see `client.py` and `predict_encoding.py`.
         """
+        fingerprint = card.manifest.fingerprint
+
+        def allowed(replica: Replica) -> bool:
+            return self._acceptance.passed(replica, card.name, card.version, fingerprint)
+
+        if not any(map(allowed, self._servers.identities())):
+            # All have started again since they were asked: the request waits for the check.
+            try:
+                async with asyncio.timeout(timeout):
+                    await self.prove(card)
+            except TimeoutError:
+                raise DeadlineExceeded("The model server did not answer in the time allowed.") from None
         answer = await self._servers.predict(
-            card.name, card.version, "serving_default", {IMAGES: pixels_tensor(images)}, list(outputs), timeout=timeout
+            card.name,
+            card.version,
+            "serving_default",
+            {IMAGES: pixels_tensor(images)},
+            list(outputs),
+            timeout=timeout,
+            among=allowed,
         )
         found = vectors(answer, card, outputs, rows=len(images))
         model = self._models[card.name]
@@ -225,6 +259,7 @@ class Watcher:
         """Read a version's manifest, try it, and send requests to it from then on."""
         try:
             card = await self.read(name, version)
+            await self.prove(card)
             await self._probe(card)
         except ServiceError:
             raise
@@ -235,7 +270,9 @@ class Watcher:
             raise ModelServerFault("The version has an unforeseen fault; the log has its traceback.") from error
         model = self._models[name]
         if model.card != card:
-            self._log.info("model_version", model=name, version=version, fingerprint=card.manifest.fingerprint)
+            proved = card.manifest.golden is not None  # a manifest of version 1 proves nothing
+            fingerprint = card.manifest.fingerprint
+            self._log.info("model_version", model=name, version=version, fingerprint=fingerprint, proved=proved)
         elif model.error is not None:
             self._log.info("model_up", model=name, version=version)
         model.card, model.confirmed, model.error = card, True, None
@@ -243,12 +280,16 @@ class Watcher:
         self._metrics.model_version.labels(name).set(version)
 
     async def _still_works(self, card: ModelCard) -> bool:
-        """Check an idle version; False when its number is another model now.
+        """Check the golden vectors on replicas that are new, and an idle version; False when it is another model now.
 
         The manifest comes from the session that inferences run in, through the same queue and threads, and costs next
         to nothing. An image costs an inference, for which requests to other models wait: so that is rare.
         """
         model = self._models[card.name]
+        try:
+            await self.prove(card)
+        except ModelNotReady:
+            return False
         silent = self._clock() - model.answered_at > self._timing.ask_after
         # With the timeout of an inference, since it waits in the same queue.
         if silent and await self.read(card.name, card.version, timeout=self._timing.infer) != card:

@@ -217,6 +217,20 @@ class Metrics:
             ["model"],
             multiprocess_mode="livemax",
         )
+        self.golden_refusals = Gauge(
+            "microtome_golden_refusals",
+            "Model servers that no request goes to for a version of the model, since its golden vectors deviate there.",
+            ["model"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.golden_deviation = Gauge(
+            "microtome_golden_deviation",
+            "Largest deviation from golden vectors in the last check of a model server, as a relative L2 difference.",
+            ["model"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
 
         self.limit = gauge(
             "microtome_limit",

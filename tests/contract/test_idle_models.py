@@ -1,7 +1,7 @@
 """What a gateway asks of a model that nobody else asks, over real model servers and a clock that the test moves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
+from service.model_server.acceptance import Replica
+from service.model_server.client import ModelServerClient
 from service.model_server.predict_encoding import WireTensor
 from service.model_server.registry import ModelRegistry
 from service.model_server.replicas import Replicas
@@ -43,11 +45,16 @@ class Watched(Replicas):
         outputs: Sequence[str],
         *,
         timeout: float,  # noqa: ASYNC109, as above it
+        among: Callable[[Replica], bool] = lambda _: True,
     ) -> PredictResponse:
         """Run it, and remember it."""
         self.ran.append(signature)
         run = self.successor.predict if self.successor else super().predict
-        return await run(model, version, signature, inputs, outputs, timeout=timeout)
+        return await run(model, version, signature, inputs, outputs, timeout=timeout, among=among)
+
+    def living(self) -> dict[Replica, ModelServerClient]:
+        """Return those that run them."""
+        return self.successor.living() if self.successor else super().living()
 
 
 class Clock:

@@ -208,7 +208,8 @@ BROKEN = {
     "an empty window": replace(MANIFEST, input=replace(MANIFEST.input, height=0)),
     "batches of nothing": replace(MANIFEST, max_batch_size=0),
     "no such output": replace(MANIFEST, default_output="nix"),
-    "another schema": replace(MANIFEST, schema=2),  # type: ignore[arg-type]  # on purpose
+    "another schema": replace(MANIFEST, schema=3),  # type: ignore[arg-type]  # on purpose
+    "no golden vectors": replace(MANIFEST, schema=2),
     "a window beyond memory": replace(MANIFEST, input=replace(MANIFEST.input, height=1 << 40, width=1 << 40)),
 }
 
