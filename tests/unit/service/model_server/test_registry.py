@@ -275,4 +275,5 @@ async def test_a_second_try_has_what_the_first_has_left_of_the_time() -> None:
     for server, _ in servers:
         await server.stop(None)
     assert 2 == len(left)
-    assert left[1] <= left[0] - 0.2
+    # A deadline travels as a rounded timeout.
+    assert left[1] <= left[0] - 0.19
