@@ -40,23 +40,27 @@ def probe(vectors: Array, labels: Array, unit_of: Array, drawn: Array, seed: int
         drawn: How often each unit is drawn in each resample, uint8 [units, resamples].
         seed: Of the folds.
     """
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 -- an extra
-    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold  # noqa: PLC0415
-    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 -- an extra
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 -- a part of scikit-learn
 
     unit = normalised(vectors)
-    outer = StratifiedGroupKFold(_OUTER, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(_OUTER, shuffle=True, random_state=seed)
+    inner = StratifiedGroupKFold(_INNER, shuffle=True, random_state=seed)
     predicted = np.full(len(labels), -1)
-    grid = {"logisticregression__C": list(_STRENGTHS)}
-    with warnings.catch_warnings():
+    # One thread: the matrices are small, and threads would wait for each other.
+    with warnings.catch_warnings(), threadpool_limits(1):
         # Classes that are smaller than the number of folds, and regressions of little regularisation.
         warnings.simplefilter("ignore")
-        for train, test in outer.split(unit, labels, unit_of):
-            inner = StratifiedGroupKFold(_INNER, shuffle=True, random_state=seed)
-            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-            search = GridSearchCV(model, grid, cv=list(inner.split(unit[train], labels[train], unit_of[train])))
-            predicted[test] = search.fit(unit[train], labels[train]).predict(unit[test])
+        for train, test in folds.split(unit, labels, unit_of):
+            known, unknown = _rotated(unit[train], unit[test])
+            splits = list(inner.split(known, labels[train], unit_of[train]))
+            reached = [
+                np.mean([(_fit(known[a], labels[train][a], strength).predict(known[b]) == labels[train][b]).mean()
+                         for a, b in splits])
+                for strength in _STRENGTHS
+            ]  # fmt: skip
+            strength = _STRENGTHS[int(np.argmax(reached))]
+            predicted[test] = _fit(known, labels[train], strength).predict(unknown)
     right = (predicted == labels).astype(np.float64)
     influence = np.bincount(unit_of, right - right.mean(), len(drawn)) / len(right)
 
@@ -65,3 +69,22 @@ def probe(vectors: Array, labels: Array, unit_of: Array, drawn: Array, seed: int
         return float(right[there].mean()) if there.any() else float("nan")
 
     return Scores(float(right.mean()), {}, linear_errors(influence, drawn), on, predicted)
+
+
+def _fit(vectors: Array, labels: Array, strength: float) -> Any:  # noqa: ANN401 -- scikit-learn has no types
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 -- an extra
+
+    return LogisticRegression(C=strength, max_iter=100, tol=1e-3).fit(vectors, labels)
+
+
+def _rotated(train: Array, test: Array) -> tuple[Array, Array]:
+    """Standardise vectors, and rotate those that are longer than the training photos are many into their span.
+
+    A regression with an L2 penalty is the same in both, and several times faster in fewer dimensions.
+    """
+    mean, deviation = train.mean(axis=0), np.maximum(train.std(axis=0), 1e-9)
+    known, unknown = ((one - mean) / deviation for one in (train, test))
+    if known.shape[1] <= len(known):
+        return known, unknown
+    _, _, axes = np.linalg.svd(known, full_matrices=False)
+    return known @ axes.T, unknown @ axes.T

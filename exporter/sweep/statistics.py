@@ -2,7 +2,7 @@
 
 Photos, or groups of photos, are drawn with replacement. Measures of neighbours are not means of independent numbers:
 a photo is a query, and a neighbour of others. `exporter.sweep.measures` therefore draws both, and intervals come from
-its errors; docs/decisions/0076 has their measured coverage.
+its errors; docs/decisions/0075 has their measured coverage.
 """
 
 import math
