@@ -42,6 +42,7 @@ def run(source: Path, out: Path, use: Use, poolings: tuple[str, ...] = ("avg", "
         Variant(row, "own", resize, resolve(row.preprocessing, {"resize": resize, "height": 32, "width": 32}))
         for resize in ("squash", "letterbox")
     )
+    out.mkdir(exist_ok=True)
     request = Request(use, measure_for(use, None), variants, poolings, (), out, 0)
     found = sweep(request, read_collection(source, use, None))
     write(found, out, source)
@@ -67,11 +68,16 @@ def test_classification_by_a_linear_probe(photos: Path, tmp_path: Path) -> None:
     assert max(one.estimate for one in found.decisive) > 0.8
 
 
-def test_unlabelled_photos_find_what_was_made_of_them(photos: Path, tmp_path: Path) -> None:
+def test_unlabelled_photos_find_what_was_made_of_them(tmp_path: Path) -> None:
     """Without classes, altered copies look for the photos that they were made of."""
-    found = run(photos / "red", tmp_path, "search")
+    (tmp_path / "photos").mkdir()
+    for index in range(12):
+        blocks = np.random.default_rng(index).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        image = Image.fromarray(blocks).resize((64, 64), Image.Resampling.NEAREST)
+        image.save(tmp_path / "photos" / f"{index:02}.png")
+    found = run(tmp_path / "photos", tmp_path / "out", "search")
     assert len(found.setting.rows) == 12 * 5
-    assert max(one.estimate for one in found.scores) > 1.5 * found.chance
+    assert max(one.estimate for one in found.scores) > 0.5
 
 
 def test_pairs(photos: Path, tmp_path: Path) -> None:
