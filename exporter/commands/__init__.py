@@ -12,5 +12,6 @@ COMMANDS = {
     "verify": "prove that a version, or a running server, computes what Keras computes",
     "inspect": "say what a version is, what it returns and what it costs",
     "bench": "time a version against plain model.export()",
+    "sweep": "find the layer, pooling and preprocessing that suit your photos",
     "recipe": "print the JSON schema of recipes",
 }

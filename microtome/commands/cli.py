@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": ("microtome.commands.verify", "prove that a version, or a running server, computes what Keras computes"),
     "inspect": ("exporter.cli", "say what a version is, what it returns and what it costs"),
     "bench": ("exporter.cli", "time a version against plain model.export()"),
+    "sweep": ("exporter.cli", "find the layer, pooling and preprocessing that suit your photos"),
     "recipe": ("exporter.cli", "print the JSON schema of recipes"),
     "rollout": ("microtome.commands.rollout.command", "take another version of a model into use while requests run"),
     "cache": ("service.cache_command", "see, fill and clear the vectors in Redis"),
