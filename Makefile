@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
-SETS := build gateway tensorflow openvino dev deploy bench clients
+SETS := build gateway tensorflow openvino sweep dev deploy bench clients
 STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from exporter import cli as exporter_cli
 from exporter.recipe.format import recipe_schema
 from microtome import errors
+from microtome.commands import verify
 from microtome.commands.embed import command as embed
 from microtome.commands.rollout import command as rollout
 from microtome.commands.up import command as up
@@ -48,8 +49,9 @@ def settings() -> str:
             yield f"`{PREFIX}{name.upper()}`", shown, field.description or ""
 
     return (
-        "# Settings of the gateway\n\nRead from the environment, once, at start. Another variable that begins with "
-        f"`{PREFIX}` is an error.\n\n" + table(("variable", "default", "meaning"), rows())
+        "# Settings of the gateway\n\nRead from the environment, once, at start. A variable that begins with "
+        f"`{PREFIX}` and is none of these is an error; a former setting that is a constant now is ignored, with a line "
+        "in the log.\n\n" + table(("variable", "default", "meaning"), rows())
     )
 
 
@@ -90,6 +92,7 @@ def commands() -> str:
         "# Commands\n\nAll of them are instant until they have work to do, and `--help` says the same as this page.\n"
     ]
     parsers = {"up": up.build_parser(), **subcommands(exporter_cli.build_parser())}
+    parsers |= {"verify --server": verify.build_parser()}
     parsers |= {"rollout": rollout.build_parser(), "embed": embed.build_parser()}
     for name, parser in parsers.items():
         parts.append(f"## microtome {name}\n\n{parser.description}\n\n{options(parser)}")
@@ -148,7 +151,7 @@ def kind(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         items = kind(schema["items"])
         return items.replace("a mapping", "a list of mappings") if "see below" in items else f"[{items}, ...]"
-    words = {"string": "text", "integer": "whole number", "boolean": "true or false"}
+    words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     return " or ".join(words[one] for one in types)
 

@@ -27,10 +27,12 @@ from exporter.savedmodel.manifest import Calibrated, Cosines, describe
 from exporter.savedmodel.publication import ASSETS, MANIFEST_FILE, RECIPE_FILE, draft_version, want_free_version
 from exporter.savedmodel.saved_model import write_saved_model
 from exporter.savedmodel.serving_files import BATCHING_FILE, batching_params, write_serving_configuration, write_warmup
+from exporter.verify import golden_vectors
 from exporter.verify.checks import require
 from exporter.verify.keras_reference import reference
 from exporter.verify.sample_images import cosines, with_images
 from exporter.verify.verification import verify
+from microtome.golden import INPUTS, SEED, golden_pixels, relative_l2
 
 _IMAGES = 16
 _HARMLESS = 0.9999
@@ -86,8 +88,10 @@ def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_f
     with stage(f"{recipe.name}: freezing {len(recipe.outputs)} outputs"):
         frozen = frozen_graph(slice_, calibrated.projections, recipe.precision)
     measured = measure(recipe, frozen, slice_, calibrated) if recipe.precision != "float32" else {}
-    identity = fingerprint(frozen, recipe.input, calibrated.ranges)
-    manifest = describe(recipe, slice_, identity, calibrated, measured)
+    identity = fingerprint(frozen, recipe.input, calibrated.ranges, recipe.tolerances)
+    with stage(f"{recipe.name}: recording golden vectors of Keras"):
+        golden = golden_vectors.recorded(slice_, calibrated.projections)
+    manifest = describe(recipe, slice_, identity, calibrated, measured, golden=golden)
     with draft_version(models, recipe.name) as draft:
         with stage(f"{recipe.name}: writing"):
             _write(draft.directory, recipe, frozen, manifest, calibrated)
@@ -109,18 +113,20 @@ def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_f
 def measure(recipe: ModelRecipe, frozen: FrozenGraph, slice_: Slice, calibrated: Calibrated) -> dict[str, Cosines]:
     """Compare a graph in lower precision with Keras in float32, by output name, and warn of large differences.
 
-    The images are the sample images and some of the calibration images.
+    The images are the sample images and some of the calibration images; the golden images are measured apart.
     """
     with stage(f"{recipe.name}: measuring {recipe.precision} against float32"):
         files = image_files(Path(recipe.calibration.folder), _IMAGES) if recipe.calibration else []
-        pixels = with_images(recipe.input, files)
+        golden = golden_pixels(SEED, 0, INPUTS, recipe.input.height, recipe.input.width)
+        pixels = np.concatenate([with_images(recipe.input, files), golden])
         with frozen.session() as run:
             actual = run(pixels)
         expected = reference(slice_, pixels, calibrated.projections)
     found = {}
     for name, vectors in actual.items():
-        each = cosines(vectors, expected[name])
-        found[name] = Cosines(round(float(each.min()), 7), round(float(np.median(each)), 7))
+        each = cosines(vectors[:-INPUTS], expected[name][:-INPUTS])
+        deviation = float(relative_l2(vectors[-INPUTS:], expected[name][-INPUTS:]).max())
+        found[name] = Cosines(round(float(each.min()), 7), round(float(np.median(each)), 7), deviation)
         if not found[name].worst >= _HARMLESS:
             warn(
                 f"in {recipe.precision} the output {name} has a cosine of {found[name].median:.5f} with float32 "

@@ -116,6 +116,10 @@ class NoImageEmbedded(RequestRejected):
         )
         self.failures = failures
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle with the failures: by default the message would take their place."""
+        return type(self), (self.failures, str(self)), self.__dict__
+
 
 class UnknownModel(RequestRejected):
     """No model of this name is served here."""

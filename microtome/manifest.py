@@ -1,4 +1,6 @@
-"""A model's description of itself, as types. The contract is protos/microtome/manifest/v1/manifest.schema.json.
+"""A model's description of itself, as types. The contract is protos/microtome/manifest/v2/manifest.schema.json.
+
+Version 1, its neighbour, has neither golden vectors nor tolerances, and is read for ever.
 
 The exporter writes it into the SavedModel, the model server returns it, and the gateway and bulk embedding read it.
 """
@@ -11,6 +13,9 @@ from typing import Any, Literal
 Resize = Literal["shortest-side", "squash", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Crop = Literal["center", "none"]
+
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
+"""Largest deviation from golden vectors, relative L2, by the graph's arithmetic, unless a recipe says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class OutputSpec:
         flops: floating-point operations for one image, a multiply-add counted as two; None when not known.
         quantization: range of each dimension for int8 answers; None without calibration.
         normalize: the graph's last step.
+        tolerance: largest deviation from the golden vectors, relative L2; None in version 1.
     """
 
     name: str
@@ -59,6 +65,7 @@ class OutputSpec:
     flops: int | None
     quantization: dict[str, Any] | None
     normalize: Literal["none", "l2"] = "none"
+    tolerance: float | None = None
 
     @property
     def dim(self) -> int:
@@ -90,10 +97,40 @@ class Precision:
 
 
 @dataclass(frozen=True, slots=True)
+class GoldenVector:
+    """What is recorded of one golden vector; see `microtome.golden`.
+
+    Attributes:
+        head: its first numbers.
+        norm: its length.
+        probes: its products with fixed vectors of signs.
+    """
+
+    head: tuple[float, ...]
+    norm: float
+    probes: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """What each output is for a few synthetic images, by the framework that the model came from.
+
+    Attributes:
+        seed: of the images.
+        inputs: how many of them.
+        vectors: by output, one for each image.
+    """
+
+    seed: int
+    inputs: int
+    vectors: dict[str, tuple[GoldenVector, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A model's own description, as its SavedModel's `manifest` signature returns it."""
 
-    schema: Literal[1]
+    schema: Literal[1, 2]
     model: str
     fingerprint: str
     backbone: Backbone
@@ -104,6 +141,7 @@ class Manifest:
     created: str
     versions: dict[str, str]
     precision: Precision | None = None
+    golden: Golden | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvloop
 
+from microtome.manifest import TOLERANCES
 from modelserver.api.grpc_server import Servicer, create_grpc_server, listen
 from modelserver.api.handlers import Handlers
 from modelserver.api.rest import RestApp, rest_server
@@ -75,7 +76,9 @@ class Application:
         warm = partial(warm_up, iterations=iterations) if options.enable_model_warmup else None
         self._catalogue = Catalogue(
             Loading(
-                load=Loader(open_engine(options), warm, batching, metrics, self._affinity).load,
+                load=Loader(
+                    open_engine(options), warm, batching, metrics, self._affinity, accepted_deviation(options)
+                ).load,
                 threads=self._load_threads,
                 turns=asyncio.Semaphore(loads),
                 retries=options.max_num_load_retries,
@@ -180,6 +183,11 @@ def open_engine(options: Options) -> Engine:
 
     streams = inter_op or OpenVinoSettings().streams
     return OpenVinoEngine(OpenVinoSettings(intra_op, streams, options.mixed_precision), tensorflow)
+
+
+def accepted_deviation(options: Options) -> float:
+    """Return the deviation from golden vectors that the flags accept; lower precision on demand accepts its own."""
+    return max(options.accept_deviation, TOLERANCES.get(options.mixed_precision, 0.0))
 
 
 def _still_works(pool: ThreadPoolExecutor) -> bool:

@@ -4,6 +4,7 @@
   x InvalidArgument       — the request is wrong in any state of the server
   x NotFound              — no such model or version is loaded (now)
   x FailedPrecondition    — the model has no such signature, or cannot be batched
+    x Deviates            — a version's vectors are not its manifest's golden ones
   x ResourceExhausted     — the request waited too long in the queue, or needs too much memory
   x Unavailable           — the queue is full: try again, or another server
   x Unimplemented         — part of the API that no embedding needs
@@ -56,6 +57,10 @@ class FailedPrecondition(ServingError):
     """The request does not fit this model."""
 
     code = StatusCode.FAILED_PRECONDITION
+
+
+class Deviates(FailedPrecondition):
+    """A version computes other vectors than its manifest's golden ones, and would again: it is not loaded."""
 
 
 class ResourceExhausted(ServingError):

@@ -15,8 +15,7 @@ from microtome import __version__
 from service.auth import Keyring
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.coalescing import CoalescingCache, WriteBehindCache
-from service.cache.float16 import Float16Cache, widened
-from service.cache.memory import MemoryCache, NullCache, TieredCache
+from service.cache.memory import Float16Cache, MemoryCache, NullCache, TieredCache, widened
 from service.cache.metered import HitCounter
 from service.core.admission import Budget
 from service.core.embedder import Embedder, Intake, Limits
@@ -29,6 +28,7 @@ from service.http.compat import kserve, spoken
 from service.http.connection_limits import limited_protocol
 from service.http.health import Dependencies, operations_server
 from service.http.middleware import RequestTracing
+from service.model_server.acceptance import Acceptance
 from service.model_server.batcher import Batcher
 from service.model_server.client import untraced
 from service.model_server.registry import ModelRegistry
@@ -80,7 +80,8 @@ def build(settings: Settings, log: Logger) -> Application:
     tracing = _open_tracing() if traces_wanted() else None
     metrics = tracing.metrics() if tracing else Metrics()
     _publish_limits(settings, metrics)
-    rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced)
+    acceptance = Acceptance(settings.accept_deviation, metrics, log)
+    rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced, admit=acceptance.admit)
     timing = WatchTiming(infer=settings.deadline, switch_after=settings.version_wait)
     catalogue = ModelRegistry(
         rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log

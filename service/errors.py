@@ -1,10 +1,13 @@
 """What only the gateway needs of errors beside the shared tree in `microtome.errors`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
 from difflib import get_close_matches
 from typing import TypeVar
 
+from microtome.errors import UnknownModel
+
+T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
 
@@ -29,3 +32,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     shown = names if len(names) <= 8 else get_close_matches(name, names, n=3, cutoff=0.0)
     listed = ", ".join(repr(n) for n in shown)
     return f"Unknown {kind} {name[:80]!r}. {'Known' if len(names) <= 8 else 'Nearest'}: {listed or 'none'}."
+
+
+def of_model(name: str, models: Mapping[str, T]) -> T:
+    """Return the entry of a model.
+
+    Raises:
+        UnknownModel: there is none of this name.
+    """
+    if name not in models:
+        raise UnknownModel(unknown("model", name, models))
+    return models[name]

@@ -9,12 +9,14 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from microtome.manifest import ModelCard
+from service.core.ports import ModelServer
 from service.core.remote_images import Image
 from service.core.requests import CacheUse, Embedded, EmbedRequest
 from service.core.vectors import Dtype, shaped, written
@@ -38,8 +40,7 @@ _EXPECTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TensorMetadata:
+class TensorMetadata(NamedTuple):
     """One input or output; -1 stands for any size."""
 
     name: str
@@ -81,11 +82,6 @@ class InferRequest:
     normalize: bool
     dimensions: int | None
     datatype: str
-
-    @property
-    def int8(self) -> bool:
-        """Whether vectors are to be written by calibrated ranges."""
-        return self.datatype == "INT8"
 
     def answers(self, embedded: Embedded) -> list[Tensor]:
         """Write the answer's tensors, in the order of the request."""
@@ -137,6 +133,17 @@ def read_request(
         _dimensions(parameters.get("dimensions")),
         str(datatype),
     )
+
+
+async def card_of(models: ModelServer, model: str, version: str) -> ModelCard:
+    """Return a version of a model, as the protocol names it: empty for the one in use.
+
+    Raises:
+        BadRequest: the version is no number from 1 up.
+        ServiceError: as `ModelServer` has it.
+    """
+    number = version_number(version)
+    return models.card(model) if number is None else await models.card_of(model, number)
 
 
 def version_number(version: str) -> int | None:

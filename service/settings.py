@@ -5,6 +5,7 @@ capitals, such as MICROTOME_REDIS_URL.
 """
 
 import os
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,6 +71,12 @@ class Settings(BaseSettings):
         (),
         description="Models without which the gateway is not ready, separated by commas. Unset: it is ready while any "
         "model, or the cache, can answer.",
+    )
+    accept_deviation: Annotated[dict[str, float], NoDecode] = Field(
+        {},
+        description="Deviations from golden vectors that are served although they exceed a manifest's tolerance, as "
+        "relative L2 differences: `MODEL=0.01`, several separated by commas, `*=0.01` for every model. Vectors of "
+        "these models have a fingerprint and cache keys of their own.",
     )
     redis_url: str | None = Field(
         None,
@@ -177,6 +184,20 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("accept_deviation", mode="before")
+    @classmethod
+    def _by_model(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found: dict[str, float] = {}
+        for entry in filter(None, map(str.strip, value.split(","))):
+            model, _, number = entry.rpartition("=")
+            with suppress(ValueError):
+                found[model.strip()] = float(number)
+            if not 0 < found.get(model.strip(), 0) <= 1 or not model.strip():
+                raise ValueError(f"expected MODEL=NUMBER with a number above 0 and at most 1; received {entry[:80]!r}")
+        return found
 
     @field_validator("redis_url")
     @classmethod

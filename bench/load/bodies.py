@@ -35,20 +35,16 @@ def requests(load: Load) -> Iterator[Pieces]:
     images = bodies(load)
     if load.per_request == 1:
         for body in images:
-            yield [_head(load, body, b"application/octet-stream"), *body]
+            yield [_head(load, body, "application/octet-stream"), *body]
     while True:
         body = [piece for _ in range(load.per_request) for piece in (_PART, *next(images), b"\r\n")] + [_END]
-        yield [_head(load, body, b"multipart/form-data; boundary=" + _BOUNDARY), *body]
+        yield [_head(load, body, f"multipart/form-data; boundary={_BOUNDARY.decode()}"), *body]
 
 
-def _head(load: Load, body: Pieces, content_type: bytes) -> bytes:
+def _head(load: Load, body: Pieces, content_type: str) -> bytes:
     length = sum(map(len, body))
-    return b"POST %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (
-        load.path.encode(),
-        load.port,
-        content_type,
-        length,
-    )
+    lines = [f"Host: 127.0.0.1:{load.port}", f"Content-Type: {content_type}", f"Content-Length: {length}"]
+    return "\r\n".join([f"POST {load.path} HTTP/1.1", *lines, "\r\n"]).encode()
 
 
 def _zipf(load: Load) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import grpc.aio
@@ -26,15 +27,13 @@ async def streamed(load: Load) -> Outcome:
                     return
                 yield str(number), b"".join(pieces)
 
-        answers = [
-            len(answer.result.embeddings) async for answer in embed_stream(stub, images(), under_way=load.connections)
-        ]
-    answered, failed = sum(map(bool, answers)), answers.count(0)
+        stream = embed_stream(stub, images(), under_way=load.connections)
+        answers = Counter(["200" if answer.result.embeddings else "0" async for answer in stream])
     return Outcome(
-        statuses={"200": answered} | ({"0": failed} if failed else {}),
+        statuses=dict(answers),
         seconds=time.perf_counter() - begin,
         latency={},
-        images=answered,
+        images=answers["200"],
         bytes_received=0,
         cpu_seconds=time.process_time() - cpu,
     )

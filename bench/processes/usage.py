@@ -24,11 +24,7 @@ def cpu_seconds(pid: int) -> float:
 
     Linux numbers a process' CPU clock after its id (clock_getcpuclockid(3)); /proc would give hundredths of a second.
     """
-    total = 0.0
-    for process in descendants(pid):
-        with suppress(OSError):
-            total += time.clock_gettime(~process << 3 | 2)
-    return total
+    return sum(_clock(process) for process in descendants(pid))
 
 
 def resident_megabytes(pid: int) -> float:

@@ -11,11 +11,14 @@ class Worker:
 
     Args:
         words: After `python -m`.
+        quiet: Whether its standard error is dropped, such as TensorFlow's messages.
     """
 
-    def __init__(self, *words: str) -> None:
-        command = [sys.executable, "-m", *words]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, *words: str, quiet: bool = False) -> None:
+        command, stderr = [sys.executable, "-m", *words], subprocess.DEVNULL if quiet else None
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -39,7 +42,7 @@ class Worker:
         """Read an answer.
 
         Raises:
-            EOFError: It has ended, with the reason on standard error.
+            EOFError: It has ended; its standard error says why.
         """
         assert self._process.stdout
         line = self._process.stdout.readline()

@@ -17,7 +17,9 @@ def measure(stack: Stack, effort: Effort) -> list[Comparison]:
 def _compared(stack: Stack, effort: Effort, model: str) -> Comparison:
     backbone, target = TARGETS[model]
     words = [str(stack.saved_model(model)), backbone, str(OUT / "plain" / model)]
-    with Worker("bench.baselines.frozen", *words, str(effort.rounds + 2), str(effort.seconds / 2)) as worker:
+    with Worker(
+        "bench.baselines.frozen", *words, str(effort.rounds + 2), str(effort.seconds / 2), quiet=True
+    ) as worker:
         rounds = worker.receive()["rounds"]
     return Comparison(
         f"P8 {model}",

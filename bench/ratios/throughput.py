@@ -39,7 +39,7 @@ def ideal_workers(stack: Stack, model: str) -> Iterator[Callable[[float], Measur
     """Start a process per core that decodes and runs batches; yield a function that runs all for some seconds."""
     words = ["bench.baselines.ideal", str(stack.saved_model(model)), str(BATCH), *stack.corpus.photos]
     with ExitStack() as ends:
-        workers = [ends.enter_context(Worker(*words)) for _ in range(CORES)]
+        workers = [ends.enter_context(Worker(*words, quiet=True)) for _ in range(CORES)]
 
         def work(seconds: float) -> Measured:
             for worker in workers:

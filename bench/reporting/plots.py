@@ -39,7 +39,7 @@ def plot_peers(comparisons: list[Comparison], path: Path) -> bool:
     """Draw images a second of each peer, and of ours with either engine in the same rounds; False if there are none."""
     groups: dict[str, list[tuple[str, list[float], str]]] = {}
     for each in comparisons:
-        if each.key.startswith("P5 ") and "images/s, peer" in each.facts:
+        if each.key.startswith("P5 ") and not each.key.endswith(" limit") and "images/s, peer" in each.facts:
             peer = each.key.removeprefix("P5 ").removesuffix(" OpenVINO")
             bars = groups.setdefault(peer, [(peer, each.facts["images/s, peer"], _ROUND)])
             openvino = each.key.endswith(" OpenVINO")

@@ -192,6 +192,15 @@ MODELS = (
         {"{{model}} on {{instance}}": f"microtome_model_version{{{MODEL}}}"}, 6,
     ),
     Panel(
+        "Golden vectors", "Largest deviation in the last check of a model server, relative L2; float32 allows 1e-4.",
+        "none",
+        {
+            "{{model}} on {{instance}}": f"microtome_golden_deviation{{{MODEL}}}",
+            "{{model}} on {{instance}}: refused": f"microtome_golden_refusals{{{MODEL}}}",
+        },
+        6,
+    ),
+    Panel(
         "Model servers", "Model servers that Prometheus can scrape.", "short",
         {"{{instance}}": f'up{{job="microtome-model-server",{NS}}}'}, 6, stacked=True,
     ),

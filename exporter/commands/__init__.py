@@ -9,8 +9,9 @@ COMMANDS = {
     "layers": "list where a backbone can be cut",
     "graph": "draw a backbone with the cuts in it",
     "split": "cut a backbone into blocks and prove that their chain equals it",
-    "verify": "prove that a version computes what Keras computes",
+    "verify": "prove that a version, or a running server, computes what Keras computes",
     "inspect": "say what a version is, what it returns and what it costs",
     "bench": "time a version against plain model.export()",
+    "sweep": "find the layer, pooling and preprocessing that suit your photos",
     "recipe": "print the JSON schema of recipes",
 }

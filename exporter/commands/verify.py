@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = (
-    "Load a version afresh, build its model again from its recipe, and compare the two. Ends with 1 when they differ."
+    "Load a version afresh, build its model again from its recipe, and compare the two. Ends with 1 when they differ. "
+    "With --server ADDRESS, a running model server is asked instead: see microtome verify --server= --help."
 )
 
 

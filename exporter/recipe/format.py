@@ -60,6 +60,14 @@ def _projection_kind(value: object) -> str | None:
     return kinds[0] if len(kinds) == 1 else None
 
 
+def _number(value: object) -> object:
+    """Read `1e-2`, which YAML 1.1 takes for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _optional(description: str | None) -> Any:  # noqa: ANN401, as pydantic's Field
     """Return a field that is None if its key is left out; unlike `X | None`, the key cannot be given as null."""
     return Field(default=None, description=description)
@@ -81,6 +89,9 @@ Layer = Annotated[
     ),
 ]
 Size = Annotated[list[Count], Field(min_length=2, max_length=2), _Shorthand(int, _COUNT, lambda side: [side, side])]
+
+
+Tolerance = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 
 
 class _Entry(BaseModel):
@@ -129,6 +140,7 @@ class OutputEntry(_Entry):
     quantization: Annotated[str, _Choice(resolved.QUANTIZATIONS)] = Field(
         "none", description="Whether ranges are kept for the gateway's int8 answers."
     )
+    tolerance: Tolerance = _optional("Largest deviation from the golden vectors; the model's if left out.")
 
 
 class InputEntry(_Entry):
@@ -171,6 +183,10 @@ class ModelEntry(_Entry):
     include_top: bool = _optional("Whether the classifier is there; left out: where published weights fit it.")
     precision: Annotated[str, _Choice(resolved.PRECISIONS)] = Field(
         resolved.PRECISIONS[0], description="Of the arithmetic; vectors are float32 in any case."
+    )
+    tolerance: Tolerance = _optional(
+        "Largest deviation from the golden vectors with which a server may serve it, as a relative L2 difference: 1e-4 "
+        "for float32, 1e-2 for float16, 6e-2 for bfloat16 if left out. 1e-2 allows TF32 on GPUs."
     )
     default_output: Name = _optional("For requests that name none; the last output if left out.")
     max_batch_size: Count = Field(

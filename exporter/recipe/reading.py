@@ -22,7 +22,7 @@ from exporter.recipe.preprocessing import impossibilities, resolve
 from exporter.recipe.presets import write_out_presets
 from exporter.recipe.resolved import OWN_WEIGHTS, WEIGHTS, Calibration, ModelRecipe, OutputRecipe, Recipe
 from exporter.recipe.yaml_tree import Loc, YamlTree, read_yaml, shown
-from microtome.manifest import InputSpec
+from microtome.manifest import TOLERANCES, InputSpec
 
 WEIGHTS_FILES = (".h5", ".hdf5", ".keras", ".pt", ".pth")
 
@@ -35,6 +35,9 @@ _EXPECTED = {
     "too_short": "a list with at least one item",
     "int_type": "a whole number of at least {least}",
     "greater_than_equal": "a whole number of at least {least}",
+    "float_type": "a number above 0 and at most 1",
+    "greater_than": "a number above 0 and at most 1",
+    "less_than_equal": "a number above 0 and at most 1",
 }
 """What each type of error of pydantic expects."""
 _BETWEEN = (
@@ -281,8 +284,17 @@ class _Model:
         if projected and entry.pooling == "none":
             problem = "expected a pooling that makes a vector, to project it. Received: pooling: none; say flatten."
             self._tree.note((*loc, "projection"), problem)
+        given = [one.tolerance for one in (entry, self._entry) if "tolerance" in one.model_fields_set]
+        usual = TOLERANCES[self._entry.precision]
         return OutputRecipe(
-            entry.name, layer, entry.pooling, tuple(more), projection, entry.normalize, entry.quantization
+            entry.name,
+            layer,
+            entry.pooling,
+            tuple(more),
+            projection,
+            entry.normalize,
+            entry.quantization,
+            given[0] if given and given[0] != usual else None,
         )
 
     def _default_output(self) -> str:

@@ -56,6 +56,7 @@ class OutputRecipe:
         projection: To fewer dimensions; None keeps all.
         normalize: One of `NORMALIZATIONS`; the last step.
         quantization: One of `QUANTIZATIONS`; `int8` puts ranges into the manifest.
+        tolerance: Largest deviation from the golden vectors, relative L2; None for the precision's own.
     """
 
     name: str
@@ -65,6 +66,7 @@ class OutputRecipe:
     projection: Projection | None = None
     normalize: str = "none"
     quantization: str = "none"
+    tolerance: float | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -128,6 +130,11 @@ class ModelRecipe:
     files: tuple[tuple[str, str], ...] = ()
     folder: str = field(default="", compare=False)
 
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """The tolerances that this recipe sets, by output; those of the precision are not among them."""
+        return {output.name: output.tolerance for output in self.outputs if output.tolerance is not None}
+
     def canonical(self) -> str:
         """Return the recipe as JSON that is equal for equal recipes.
 
@@ -135,6 +142,9 @@ class ModelRecipe:
         """
         entry = {**asdict(self), "input": recorded(self.input)}
         del entry["folder"]
+        for output in entry["outputs"]:
+            if output["tolerance"] is None:  # recipes that were recorded before there were tolerances
+                del output["tolerance"]
         return json.dumps(_recorded(entry, self.folder), indent=1, sort_keys=True)
 
     @classmethod

@@ -26,13 +26,19 @@ Ranges = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 _BOOKKEEPING_PREFIX = "_"
 
 
-def fingerprint(frozen: FrozenGraph, pixels: InputSpec, ranges: Mapping[str, Ranges] | None = None) -> str:
+def fingerprint(
+    frozen: FrozenGraph,
+    pixels: InputSpec,
+    ranges: Mapping[str, Ranges] | None = None,
+    tolerances: Mapping[str, float] | None = None,
+) -> str:
     """Return `sha256:` and 64 hexadecimal digits.
 
     Args:
         frozen: Covers weights, architecture, scaling, precision, pooling, projection and normalisation.
         pixels: The preprocessing of images.
         ranges: Smallest and largest value of each dimension by output; they change int8 answers.
+        tolerances: By output, where the recipe sets another than the precision's own.
     """
     digests = _node_digests(frozen.definition)
     everything: dict[str, Any] = {
@@ -41,6 +47,8 @@ def fingerprint(frozen: FrozenGraph, pixels: InputSpec, ranges: Mapping[str, Ran
     }
     if ranges:
         everything["ranges"] = {name: [side.tolist() for side in sides] for name, sides in ranges.items()}
+    if tolerances:
+        everything["tolerances"] = dict(tolerances)
     return f"sha256:{hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()}"
 
 

@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +19,15 @@ import exporter
 from exporter.head.projection import Fitted, FittedPca
 from exporter.head.slicing import Slice, SliceOutput
 from exporter.recipe.resolved import ModelRecipe
+from microtome.manifest import TOLERANCES, Golden
 
 _SCHEMA = Path(exporter.__file__).with_name("manifest.schema.json")
+"""Of version 2. Version 1 differs by what it lacks, and nothing writes it any more."""
+
+_NUMBERS = re.compile(r"\[\n[-+0-9.eE,\s]+\]")
+"""A list of numbers, one on each line."""
+_MARGIN = 2.0
+"""Other processors round a lower precision differently."""
 
 Array = np.ndarray[Any, Any]
 
@@ -46,14 +54,22 @@ class Cosines:
     Attributes:
         worst: The smallest; often that of a sample image without structure, whose vector is mostly rounding.
         median: The median.
+        golden: Deviation from the golden vectors, relative L2.
     """
 
     worst: float
     median: float
+    golden: float = 0.0
 
 
-def describe(
-    recipe: ModelRecipe, slice_: Slice, fingerprint: str, calibrated: Calibrated, cosines: Mapping[str, Cosines]
+def describe(  # noqa: PLR0913, all that a manifest says
+    recipe: ModelRecipe,
+    slice_: Slice,
+    fingerprint: str,
+    calibrated: Calibrated,
+    cosines: Mapping[str, Cosines],
+    *,
+    golden: Golden,
 ) -> str:
     """Return the manifest as JSON text, for the `manifest` signature and `assets.extra/manifest.json`.
 
@@ -63,18 +79,23 @@ def describe(
         fingerprint: Of the frozen graph.
         calibrated: Projections and ranges.
         cosines: Of a lower precision, by output name; empty for float32.
+        golden: What Keras answers to the synthetic images.
 
     Raises:
         jsonschema.ValidationError: The manifest violates its schema.
     """
     document = {
-        "schema": 1,
+        "schema": 2,
         "model": recipe.name,
         "fingerprint": fingerprint,
         "backbone": {"name": _file_name(recipe.backbone), "weights": _file_name(slice_.built.weights),
                      "source": slice_.built.source},
         "input": asdict(recipe.input),
-        "outputs": [_output(output, calibrated) for output in slice_.outputs],
+        "outputs": [
+            {**_output(output, calibrated), "tolerance": _tolerance(recipe, output, cosines)}
+            for output in slice_.outputs
+        ],
+        "golden": json.loads(json.dumps(asdict(golden))),  # with lists for tuples
         "default_output": recipe.default_output,
         "max_batch_size": recipe.max_batch_size,
         "precision": {
@@ -90,7 +111,7 @@ def describe(
         },
     }  # fmt: skip
     check(document)
-    return json.dumps(document, indent=1)
+    return _NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(document, indent=1))
 
 
 def check(document: object) -> None:
@@ -126,6 +147,15 @@ def _output(output: SliceOutput, calibrated: Calibrated) -> dict[str, Any]:
         "projection": _projection(output, calibrated),
         "quantization": _quantization(output, calibrated),
     }
+
+
+def _tolerance(recipe: ModelRecipe, output: SliceOutput, cosines: Mapping[str, Cosines]) -> float:
+    """Return the recipe's tolerance, or that of its precision, or of what was measured where that is larger."""
+    if output.recipe.tolerance is not None:
+        return output.recipe.tolerance
+    usual = TOLERANCES[recipe.precision]
+    measured = cosines[output.recipe.name].golden if output.recipe.name in cosines else 0.0
+    return max(usual, min(1.0, float(f"{_MARGIN * measured:.1e}")))
 
 
 def _projection(output: SliceOutput, calibrated: Calibrated) -> dict[str, Any] | None:

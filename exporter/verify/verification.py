@@ -23,8 +23,10 @@ from exporter.savedmodel.publication import ASSETS
 from exporter.savedmodel.saved_model import loaded
 from exporter.savedmodel.versions import manifest_of, recipe_of
 from exporter.verify.checks import Finding, check_graph, check_manifest, check_signatures, check_warmup, expect
+from exporter.verify.golden_vectors import golden_deviations, golden_findings, golden_reference
 from exporter.verify.keras_reference import Float64Reference, reference
 from exporter.verify.sample_images import cosines, relative_errors, with_images
+from microtome.golden import GoldenCheck, sketch_deviations
 
 EQUALITY = 1e-4
 """Largest relative difference from Keras, in float32."""
@@ -64,6 +66,7 @@ def verify(
         findings.append(check_warmup(version))
         release()
         pixels = with_images(slice_.pixels, images)
+        golden, deviations = golden_deviations(version)
         together = version.run(pixels)
         apart = [version.run(pixels[index : index + 1]) for index in range(len(pixels))]
     release()
@@ -72,6 +75,8 @@ def verify(
     worst, exact = worst_cosines or {}, Float64Reference(slice_, pixels, projections or {})
     findings += _compare(together, expected, EQUALITY, worst, "Keras on the same pixels", exact)
     findings += _compare(together, alone, BATCH_INVARIANCE, worst, "the same image alone in its batch", exact)
+    if golden is not None:
+        findings += golden_findings(golden, deviations)
     return findings
 
 
@@ -147,7 +152,25 @@ def verify_again(directory: Path, images: Path | None, sources: Path) -> list[Fi
     slice_ = prepare(recipe)
     with stage(f"{recipe.name}: verifying against Keras"):
         findings = verify(directory, slice_, projections, worst_cosines=worst, images=files)
+        findings += _check_golden(directory, slice_, projections)
         return [*findings, _check_fingerprint(directory, recipe, slice_, projections)]
+
+
+def _check_golden(directory: Path, slice_: Slice, projections: dict[str, Fitted]) -> Iterator[Finding]:
+    """Check that the golden vectors of a manifest are what Keras answers now; version 1 has none."""
+    check = GoldenCheck.read(manifest_of(directory))
+    if check is not None:
+        again = golden_reference(slice_, projections, check.golden)
+        found = {name: float(sketch_deviations(check.golden.vectors[name], again[name]).max()) for name in again}
+        # Rounding is the processor's own. What a lower precision may add is not in here.
+        far = {name: deviation for name, deviation in found.items() if not deviation <= EQUALITY}
+        yield expect(
+            "its golden vectors are those of Keras",
+            not far,
+            f"relative L2 {max(found.values()):.1e} of {EQUALITY:g}",
+            f"Expected golden vectors within {EQUALITY:g} of Keras. Received: "
+            f"{', '.join(f'{name} {deviation:.2g}' for name, deviation in far.items())}.",
+        )
 
 
 def _check_fingerprint(directory: Path, recipe: ModelRecipe, slice_: Slice, projections: dict[str, Fitted]) -> Finding:
@@ -158,7 +181,7 @@ def _check_fingerprint(directory: Path, recipe: ModelRecipe, slice_: Slice, proj
         for output in manifest["outputs"]
         if output["quantization"]
     }
-    again = fingerprint(frozen_graph(slice_, projections, recipe.precision), recipe.input, ranges)
+    again = fingerprint(frozen_graph(slice_, projections, recipe.precision), recipe.input, ranges, recipe.tolerances)
     return expect(
         "built again, the fingerprint is the same",
         again == manifest["fingerprint"],

@@ -4,19 +4,16 @@ A module apart from `client`, since importing asyncio takes longer than importin
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from microtome.client.client import WINDOW, Connection
-from microtome.client.errors import MicrotomeError
-from microtome.client.grouping import sending
 from microtome.client.images import ImageLike, Images, encode_all, is_one
 from microtome.client.options import CallOptions, EmbedOptions, OutputNames, outputs
-from microtome.client.results import BatchResult, ModelInfo, Outcome, stack
-from microtome.client.transports import Call
+from microtome.client.results import ModelInfo, Outcome, stack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +78,11 @@ class AsyncClient(Connection):
         Raises:
             MicrotomeError: an error that concerns every image: an unknown model, a missing key.
         """
-        work = partial(self._embed_group, options=EmbedOptions(output=outputs(output), **options))
+        wanted = EmbedOptions(output=outputs(output), **options)
+
+        async def work(group: list[ImageLike]) -> list[Outcome]:
+            return await self._embed_group(group, await asyncio.to_thread(encode_all, group), wanted, self._closed)
+
         groups = in_order(batches(images, batch), work, concurrency)
         # A caller who stops early closes this generator, which closes the one inside, which cancels its tasks.
         async with aclosing(groups):
@@ -95,7 +96,7 @@ class AsyncClient(Connection):
         Raises:
             MicrotomeError: the call failed.
         """
-        return await self._call(self._transport.models())
+        return await self._call(self._transport.models(), self._closed)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -107,30 +108,9 @@ class AsyncClient(Connection):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _embed_group(self, images: Sequence[Any], *, options: EmbedOptions) -> list[Outcome]:
-        steps = sending(images, await asyncio.to_thread(encode_all, images))
-        result: BatchResult | MicrotomeError
-        try:
-            bodies = next(steps)
-            while True:
-                try:
-                    result = await self._call(self._transport.embed(bodies, options))
-                except MicrotomeError as error:
-                    result = error
-                bodies = steps.send(result)
-        except StopIteration as end:
-            return list(end.value)
-
-    async def _call(self, call: Call[R]) -> R:
-        attempts = self._policy.begin()
-        while True:
-            try:
-                with self._transport.translated():
-                    response = await call.send(attempts.timeout())
-                return call.read(response)
-            except MicrotomeError as error:
-                pause = attempts.pause(error)
-            await asyncio.sleep(pause)
+    async def _pause(self, seconds: float, _: threading.Event) -> bool:
+        await asyncio.sleep(seconds)
+        return False
 
 
 async def in_order(

@@ -6,15 +6,14 @@ iterable takes no more memory than a short one.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 from urllib.parse import urlsplit
 
+from microtome.client import errors
 from microtome.client.errors import MicrotomeError
-from microtome.client.grouping import sending
 from microtome.client.images import ImageLike, Images, encode_all, is_one
 from microtome.client.options import CallOptions, EmbedOptions, OutputNames, outputs
 from microtome.client.results import BatchResult, ModelInfo, Outcome, stack
@@ -30,9 +29,26 @@ R = TypeVar("R")
 WINDOW = 2
 """Items started or waiting to be returned, for each worker: while the oldest is slow, the others go on."""
 
+_CONCERNS_THE_CALL = (
+    errors.BadRequest,
+    errors.Unauthenticated,
+    errors.NotAcceptable,
+    errors.UnknownModel,
+    errors.UnknownVersion,
+    errors.UnknownOutput,
+    errors.UnexpectedAnswer,
+)
+"""Errors that every image would meet: they are raised instead of repeated for each image."""
+
+_MAY_BE_ONE = (errors.ImageTooLarge, errors.TooManyImages, errors.ModelServerFault, errors.InternalError)
+"""Refusals of a whole request that one image, or their number, may have caused: each image is sent again alone."""
+
 
 class Connection:
-    """What both clients are made of: a transport and a policy of retries."""
+    """What both clients are made of: a transport, a policy of retries, and the loops around them.
+
+    The loops are coroutines. In a `Client` every step of them blocks, so they end without an event loop.
+    """
 
     _asynchronous = False
 
@@ -65,6 +81,71 @@ class Connection:
         self._transport = _opened(url, api_key, ca_file, asynchronous=self._asynchronous)
         self._policy = RetryPolicy(deadline, attempt_timeout, attempts, on_retry=on_retry)
         self._closed = threading.Event()
+
+    async def _pause(self, seconds: float, stopped: threading.Event) -> bool:
+        raise NotImplementedError
+
+    async def _embed_group(
+        self,
+        images: Sequence[Any],
+        bodies: Sequence[bytes | MicrotomeError],
+        options: EmbedOptions,
+        stopped: threading.Event,
+    ) -> list[Outcome]:
+        """Send images as one request, then send those that failed again alone.
+
+        Args:
+            images: the images as the caller passed them.
+            bodies: the result of `encode_all`.
+            options: of the request.
+            stopped: set when the caller takes no more results.
+
+        Returns:
+            their outcomes, in order.
+
+        Raises:
+            MicrotomeError: an error of the call as a whole.
+        """
+        results: list[Outcome] = [
+            Outcome(image, error=body if isinstance(body, errors.MicrotomeError) else None)
+            for image, body in zip(images, bodies, strict=True)
+        ]
+        sound = [(place, body) for place, body in enumerate(bodies) if isinstance(body, bytes)]
+        waiting = [sound] if sound else []
+        while waiting:
+            group = waiting.pop(0)
+            try:
+                result = await self._call(self._transport.embed([body for _, body in group], options), stopped)
+            except _CONCERNS_THE_CALL:
+                raise
+            except errors.MicrotomeError as error:
+                if len(group) > 1 and isinstance(error, _MAY_BE_ONE):
+                    waiting += [[one] for one in group]
+                    continue
+                failures = error.failures if isinstance(error, errors.NoImageEmbedded) else {}
+                result = BatchResult(None, [failures.get(number, error) for number in range(len(group))])
+            for one, found in zip(group, result.results, strict=True):
+                place = one[0]
+                if isinstance(found, errors.MicrotomeError):
+                    # The cause may be another image of the group, or temporary.
+                    if isinstance(found, errors.TemporarilyUnable | errors.NoImageEmbedded) and len(group) > 1:
+                        waiting.append([one])
+                    results[place] = Outcome(images[place], error=found)
+                else:
+                    results[place] = Outcome(images[place], vectors=found, model=result.model)
+        return results
+
+    async def _call(self, call: Call[R], stopped: threading.Event) -> R:
+        attempts = self._policy.begin()
+        while True:
+            try:
+                with self._transport.translated():
+                    response = call.send(attempts.timeout())
+                    response = await response if self._asynchronous else response
+                return call.read(response)
+            except MicrotomeError as error:
+                if await self._pause(attempts.pause(error), stopped):
+                    raise
 
 
 class Client(Connection):
@@ -137,7 +218,10 @@ class Client(Connection):
         """
         wanted = EmbedOptions(output=outputs(output), **options)
         stopped = threading.Event()
-        work = partial(self._embed_group, options=wanted, stopped=stopped)
+
+        def work(group: list[ImageLike]) -> list[Outcome]:
+            return _finished(self._embed_group(group, encode_all(group), wanted, stopped))
+
         for group in in_order(batches(images, batch), work, concurrency, stopped):
             yield from group
 
@@ -147,7 +231,7 @@ class Client(Connection):
         Raises:
             MicrotomeError: the call failed.
         """
-        return self._call(self._transport.models(), self._closed)
+        return _finished(self._call(self._transport.models(), self._closed))
 
     def close(self) -> None:
         """Close all connections; calls that wait for another attempt end with their last error."""
@@ -160,31 +244,17 @@ class Client(Connection):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _embed_group(self, images: Sequence[Any], *, options: EmbedOptions, stopped: threading.Event) -> list[Outcome]:
-        steps = sending(images, encode_all(images))
-        result: BatchResult | MicrotomeError
-        try:
-            bodies = next(steps)
-            while True:
-                try:
-                    result = self._call(self._transport.embed(bodies, options), stopped)
-                except MicrotomeError as error:
-                    result = error
-                bodies = steps.send(result)
-        except StopIteration as end:
-            return list(end.value)
+    async def _pause(self, seconds: float, stopped: threading.Event) -> bool:
+        return stopped.wait(seconds) or self._closed.is_set()
 
-    def _call(self, call: Call[R], stopped: threading.Event) -> R:
-        attempts = self._policy.begin()
-        while True:
-            try:
-                with self._transport.translated():
-                    response = call.send(attempts.timeout())
-                return call.read(response)
-            except MicrotomeError as error:
-                pause = attempts.pause(error)
-                if stopped.wait(pause) or self._closed.is_set():
-                    raise
+
+def _finished(blocking: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine whose every step blocks: it ends without having waited for an event loop."""
+    try:
+        blocking.send(None)
+    except StopIteration as end:
+        return cast("R", end.value)
+    raise AssertionError
 
 
 def in_order(items: Iterable[T], work: Callable[[T], R], workers: int, stopped: threading.Event) -> Iterator[R]:

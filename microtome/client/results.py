@@ -110,21 +110,6 @@ def stack(outcomes: Sequence[Outcome], *, one: bool, by_name: bool) -> "NDArray[
             if not one:
                 outcome.error.add_note(f"It was image {place} of {len(outcomes)}.")
             raise outcome.error
-    same_version(outcomes)
-    if not by_name:
-        return outcomes[0].vector if one else np.stack([outcome.vector for outcome in outcomes])
-    names = outcomes[0].vectors
-    if one:
-        return dict(names)
-    return {name: np.stack([outcome.vectors[name] for outcome in outcomes]) for name in names}
-
-
-def same_version(outcomes: Sequence[Outcome]) -> None:
-    """Check that all vectors are comparable.
-
-    Raises:
-        MixedVersions: they are not.
-    """
     found = {outcome.model for outcome in outcomes if outcome.model}
     if len({model.fingerprint for model in found}) > 1:
         versions = ", ".join(f"version {model.version}" for model in sorted(found, key=lambda model: model.version))
@@ -132,3 +117,9 @@ def same_version(outcomes: Sequence[Outcome]) -> None:
             f"Expected one version of {next(iter(found)).name!r}, received {versions}: it changed in mid-call. "
             "Call again, or ask for one with version=…"
         )
+    if not by_name:
+        return outcomes[0].vector if one else np.stack([outcome.vector for outcome in outcomes])
+    names = outcomes[0].vectors
+    if one:
+        return dict(names)
+    return {name: np.stack([outcome.vectors[name] for outcome in outcomes]) for name in names}

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from microtome.golden import GoldenCheck
+
 log = logging.getLogger(__name__)
 
 MANIFEST = Path("assets.extra", "manifest.json")
@@ -23,6 +25,15 @@ def most_flops(version_dir: Path) -> float | None:
     with suppress(KeyError, TypeError, ValueError):
         return max(float(output["flops"]) for output in _read(version_dir)["outputs"])
     return None
+
+
+def golden_check(version_dir: Path) -> GoldenCheck | None:
+    """Read the golden vectors of a version; None when there is no manifest, or one of version 1.
+
+    Raises:
+        ValueError: The manifest has some, but not as it should.
+    """
+    return GoldenCheck.read(_read(version_dir))
 
 
 def _read(version_dir: Path) -> Mapping[str, Any]:

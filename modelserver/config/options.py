@@ -66,6 +66,9 @@ class Options:
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads within an operation; 0 for one per core, or one if light.")
     tensorflow_inter_op_parallelism: int = _flag(0, "Operations at a time; 0 for one per core.")
     mixed_precision: str = _flag("", "'bfloat16' computes in bfloat16 where the processor can.", ("", "bfloat16"))
+    accept_deviation: float = _flag(
+        0.0, f"Serve versions that deviate so much from their golden vectors, relative L2.{OWN}"
+    )
     enable_serialization_as_tensor_content: bool = _flag(False, "Answer with raw bytes instead of repeated values.")
     enable_grpc_healthcheck_service: bool = _flag(False, "Offer grpc.health.v1.Health.")
     log_level: str = _flag("info", f"Least level that is logged: {', '.join(LEVELS)}.{OWN}", LEVELS)

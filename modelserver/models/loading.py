@@ -1,4 +1,4 @@
-"""Load a version and warm it up. Everything here blocks, and runs in a load thread.
+"""Load a version, warm it up, and compare it with its golden vectors. All of this blocks, and runs in a load thread.
 
 The warm-up requests of a version are in ``assets.extra/tf_serving_warmup_requests``: a TFRecord file of
 ``PredictionLog`` messages. A failing record fails the load: better a version that never starts than one that cannot
@@ -17,11 +17,12 @@ from tensorflow_serving.apis import prediction_log_pb2
 from modelserver.batching.limits import Batching, BatchLimits
 from modelserver.batching.queue import BatchQueue
 from modelserver.batching.run import count_rows, run_batch
+from modelserver.config.manifest import golden_check
 from modelserver.engines.engine import Engine, LoadedModel
 from modelserver.engines.parallelism import LoadAffinity
-from modelserver.errors import DataLoss, Internal, InvalidArgument, ServingError, Unimplemented
+from modelserver.errors import DataLoss, Deviates, Internal, InvalidArgument, ServingError, Unimplemented
 from modelserver.metrics import Metrics
-from modelserver.tensors.signatures import bind, find_signature
+from modelserver.tensors.signatures import DEFAULT_SIGNATURE, bind, find_signature
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Loader:
         batching: How each is batched.
         metrics: Counts loads and warm-ups.
         affinity: Pins loads to one core.
+        accepted: The deviation from golden vectors that is served although it exceeds a manifest's tolerance.
     """
 
     engine: Engine
@@ -57,12 +59,14 @@ class Loader:
     batching: Batching
     metrics: Metrics
     affinity: LoadAffinity = field(default_factory=LoadAffinity)
+    accepted: float = 0.0
 
     def load(self, version_dir: Path) -> Loaded:
         """Load one version.
 
         Raises:
-            ServingError: It cannot be loaded, or its warm-up failed; nothing of it stays in memory.
+            ServingError: It cannot be loaded, its warm-up failed, or it deviates from its golden vectors; nothing of it
+                stays in memory.
         """
         started = time.monotonic()
         try:
@@ -71,6 +75,7 @@ class Loader:
                 model = self._read(version_dir)
                 try:
                     self._warm_up(model, version_dir, limits)
+                    prove(model, version_dir, limits, accepted=self.accepted)
                 except BaseException:
                     model.close()
                     raise
@@ -128,6 +133,46 @@ def warm_up(model: LoadedModel, version_dir: Path, limits: BatchLimits | None = 
     except tf.errors.DataLossError as error:
         raise DataLoss(f"{error.message}. Please verify your warmup data is in TFRecord format.") from error
     return count
+
+
+def prove(model: LoadedModel, version_dir: Path, limits: BatchLimits | None = None, *, accepted: float = 0.0) -> None:
+    """Compare a version with the golden vectors of its manifest, alone and in a batch; version 1 has none.
+
+    Args:
+        model: The version, loaded.
+        version_dir: Its directory.
+        limits: How its requests are batched.
+        accepted: The deviation that is served although it exceeds the tolerance.
+
+    Raises:
+        Deviates: It computes something else.
+        ServingError: It cannot be run.
+    """
+    try:
+        check = golden_check(version_dir)
+    except ValueError as error:
+        raise Deviates(f"The manifest of {version_dir} has no golden vectors that can be read: {error}") from error
+    if check is None:
+        return
+    signature = find_signature(model.signatures, DEFAULT_SIGNATURE)
+    (images,) = signature.inputs.values()
+    fetches = [signature.outputs[name].name for name in check.tolerances]
+    answers = []
+    for pixels in check.requests:
+        (found,) = run_batch(model, [{images.name: pixels}], fetches, limits)
+        answers.append(dict(zip(check.tolerances, found, strict=True)))
+    deviations = check.deviations(answers)
+    beyond = check.beyond(deviations)
+    said = ", ".join(f"{name} by {found:.2g} of {check.tolerances[name]:g}" for name, found in beyond.items())
+    if any(not found <= accepted for found in beyond.values()):
+        raise Deviates(
+            f"It deviates from its golden vectors, relative L2: {said}. The file, the engine or the machine's "
+            "arithmetic is not what it was exported for; --accept_deviation serves it all the same"
+        )
+    if beyond:
+        log.warning("%s deviates from its golden vectors, which is accepted: %s", version_dir, said)
+    else:
+        log.info("%s equals its golden vectors: deviation %.1e", version_dir, max(deviations.values()))
 
 
 def _execute(model: LoadedModel, record: prediction_log_pb2.PredictionLog, limits: BatchLimits | None) -> None:

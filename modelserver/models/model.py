@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelserver.batching.version import Version
 from modelserver.config.logs import LogThrottle
-from modelserver.errors import ServingError
+from modelserver.errors import Deviates, ServingError
 from modelserver.models.loading import Loaded
 from modelserver.models.model_config import MissingBasePath, ModelConfig, find_versions
 from modelserver.models.version_policy import Action, State, next_step
@@ -185,6 +185,8 @@ class Model:
                 failure = error  # reported only after the last try
                 log.error("Loading servable %s failed: %s", self._named(record), error)  # noqa: TRY400
                 self.attempted.set()
+                if isinstance(error, Deviates):
+                    break  # as it would again
                 continue
             record.version = Version(self.config.name, record.number, loaded.model, loaded.limits)
             record.state = State.AVAILABLE

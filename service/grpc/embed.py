@@ -1,7 +1,7 @@
 """The method Embed, and how messages with images are read and bounded; the other methods use that too."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller
 from service.core.embedder import Intake
 from service.core.remote_images import Image, Url
+from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
 from service.core.timings import Timings, timed
 from service.grpc.encoding import field, read_options, results, version_of
@@ -67,45 +68,54 @@ def image_of(message: pb.Image, max_bytes: int) -> Image:
     return data
 
 
-@dataclass(frozen=True, slots=True)
-class Embed:
-    """The method Embed."""
+async def embed(intake: Intake, limits: CallLimits, call: Call) -> bytes:
+    """Embed the images of one request with one version of one model.
 
-    intake: Intake
-    limits: CallLimits
-
-    async def __call__(self, call: Call) -> bytes:
-        """Embed the images of one request with one version of one model.
-
-        Raises:
-            ServiceError: any leaf of the tree.
-        """
-        async with within(call.allowed(self.intake.deadline)):
-            raw = await call.read()
-            if raw is None:
-                raise BadRequest("Expected an EmbedRequest, received the call's end.")
-            with holding(self.intake, call.caller, len(raw)):
-                return await self._answered(call, parsed(pb.EmbedRequest, raw))
-
-    async def _answered(self, call: Call, request: pb.EmbedRequest) -> bytes:
-        asked = read_options(request.options, self.intake.default_model)
+    Raises:
+        ServiceError: any leaf of the tree.
+    """
+    async with received(call, intake, pb.EmbedRequest) as request:
+        asked = read_options(request.options, intake.default_model)
         if not request.images:
             raise BadRequest("Expected at least one image, received none.")
-        if len(request.images) > self.limits.max_images:
+        if len(request.images) > limits.max_images:
             raise TooManyImages(
-                f"Expected at most {self.limits.max_images} images a request, received {len(request.images)}."
+                f"Expected at most {limits.max_images} images a request, received {len(request.images)}."
             )
-        images = [image_of(image, self.limits.max_image_bytes) for image in request.images]
-        self.intake.check(
-            asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8"
-        )
-        call.facts.update(images=len(images), model=asked.request.model[:80])
-        timings = Timings(self.intake.observer.stage)
-        own = call.caller.images if call.caller else None
-        embedded = await self.intake.embed(asked.request, images, timings, own=own)
-        with timed(timings.stage, "encode"):
+        images = [image_of(image, limits.max_image_bytes) for image in request.images]
+        intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8")
+        embedded = await embedded_for(call, intake, asked.request, images)
+        with timed(intake.observer.stage, "encode"):
             answered = [field(_RESULTS, result) for result in results(embedded, asked, len(images))]
             return b"".join((field(_MODEL, version_of(embedded.card)), *answered))
+
+
+@asynccontextmanager
+async def received(call: Call, intake: Intake, kind: type[M]) -> AsyncIterator[M]:
+    """Read the only message of a call; its bytes are held and the call's time runs while the block does.
+
+    Raises:
+        BadRequest: there is no message, or another one.
+        Overloaded: there is no room for its bytes.
+        DeadlineExceeded: the block took too long.
+    """
+    async with within(call.allowed(intake.deadline)):
+        raw = await call.read()
+        if raw is None:
+            raise BadRequest(f"Expected a {kind.DESCRIPTOR.full_name}, received the call's end.")
+        with holding(intake, call.caller, len(raw)):
+            yield parsed(kind, raw)
+
+
+async def embedded_for(call: Call, intake: Intake, request: EmbedRequest, images: Sequence[Image]) -> Embedded:
+    """Embed images for a call: within the budget of its key, and noted for the access log.
+
+    Raises:
+        ServiceError: any leaf of the tree.
+    """
+    call.facts.update(images=len(images), model=request.model[:80])
+    own = call.caller.images if call.caller else None
+    return await intake.embed(request, images, Timings(intake.observer.stage), own=own)
 
 
 @contextmanager

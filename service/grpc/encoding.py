@@ -5,10 +5,10 @@ objects it takes seven times as long. All but their numbers is the same for many
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -20,27 +20,6 @@ from service.core.requests import CacheUse, Embedded, Embedding, EmbedRequest, O
 from service.core.vectors import Dtype, checked_dimensions, shaped, written
 from service.grpc.errors import described
 
-Meaning = TypeVar("Meaning")
-
-_DTYPE: dict[Dtype, pb.Dtype] = {
-    "float32": pb.DTYPE_FLOAT32,
-    "float16": pb.DTYPE_FLOAT16,
-    "int8": pb.DTYPE_INT8,
-    "binary": pb.DTYPE_BINARY,
-}
-DTYPES: Mapping[int, Dtype] = {pb.DTYPE_UNSPECIFIED: "float32", **{number: dtype for dtype, number in _DTYPE.items()}}
-_ON_ERROR: Mapping[int, OnError] = {pb.ON_ERROR_UNSPECIFIED: "fail", pb.ON_ERROR_FAIL: "fail", pb.ON_ERROR_SKIP: "skip"}
-_CACHE_USE: Mapping[int, CacheUse] = {
-    pb.CACHE_USE_UNSPECIFIED: "use",
-    pb.CACHE_USE_USE: "use",
-    pb.CACHE_USE_REFRESH: "refresh",
-    pb.CACHE_USE_BYPASS: "bypass",
-}
-_CACHE: dict[Source, pb.CacheResult] = {
-    "hit": pb.CACHE_RESULT_HIT,
-    "miss": pb.CACHE_RESULT_MISS,
-    "coalesced": pb.CACHE_RESULT_COALESCED,
-}
 _DATA = pb.Embedding.DATA_FIELD_NUMBER
 _EMBEDDINGS = pb.ImageResult.EMBEDDINGS_FIELD_NUMBER
 MAX_MESSAGE_BYTES = 1 << 20
@@ -71,10 +50,10 @@ def read_options(options: pb.EmbedOptions, default_model: str) -> CallOptions:
         options.model or default_model,
         _number("version", options.version),
         tuple(dict.fromkeys(options.outputs)),
-        _known("cache", _CACHE_USE, options.cache, pb.CacheUse.keys()),
-        _known("on_error", _ON_ERROR, options.on_error, pb.OnError.keys()),
+        cast("CacheUse", _word("cache", pb.CacheUse, "CACHE_USE_", options.cache) or "use"),
+        cast("OnError", _word("on_error", pb.OnError, "ON_ERROR_", options.on_error) or "fail"),
     )
-    dtype = _known("dtype", DTYPES, options.dtype, pb.Dtype.keys())
+    dtype = cast("Dtype", _word("dtype", pb.Dtype, "DTYPE_", options.dtype) or "float32")
     return CallOptions(request, options.normalize, _number("dimensions", options.dimensions), dtype)
 
 
@@ -84,11 +63,12 @@ def _number(name: str, value: int) -> int | None:
     return value or None
 
 
-def _known(name: str, meanings: Mapping[int, Meaning], value: int, names: list[str]) -> Meaning:
+def _word(name: str, enum: Any, prefix: str, value: int) -> str:  # noqa: ANN401, enums share no type
+    """Return the word for a number of an enum, which the core uses too; none for an unspecified one."""
     # An open enum admits numbers of later versions of the contract.
-    if value not in meanings:
-        raise BadRequest(f"Expected `{name}` to be one of {', '.join(names)}; received {value}.")
-    return meanings[value]
+    if value not in enum.values():
+        raise BadRequest(f"Expected `{name}` to be one of {', '.join(enum.keys())}; received {value}.")
+    return str(enum.Name(value)).removeprefix(prefix).lower() if value else ""
 
 
 def results(embedded: Embedded, asked: CallOptions, images: int) -> list[bytes]:
@@ -126,7 +106,9 @@ def _version(name: str, version: int, fingerprint: str) -> bytes:
 @lru_cache(256)
 def _head(output: str, dtype: Dtype, shape: tuple[int, ...], cache: Source) -> bytes:
     """Write all of an `Embedding` but its numbers."""
-    return pb.Embedding(output=output, dtype=_DTYPE[dtype], shape=shape, cache=_CACHE[cache]).SerializeToString()
+    return pb.Embedding(
+        output=output, dtype=f"DTYPE_{dtype.upper()}", shape=shape, cache=f"CACHE_RESULT_{cache.upper()}"
+    ).SerializeToString()
 
 
 def _embedding(embedding: Embedding, asked: CallOptions, output: OutputSpec) -> bytes:
@@ -211,6 +193,4 @@ class StreamWriter:
         first, *more = ((field(_ID, answer.name.encode()), answer.body) for answer in answers)
         pieces = [self._announced, *first]
         self._announced = b""
-        for name, body in more:
-            pieces += (field(_MORE, name + body),)
-        return b"".join(pieces)
+        return b"".join((*pieces, *(field(_MORE, name + body) for name, body in more)))

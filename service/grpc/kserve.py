@@ -4,25 +4,22 @@ Over REST it is http/compat/kserve. Answers always hold raw contents: tritonclie
 others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
 
 from microtome import __version__
-from microtome.errors import BadRequest, UnknownModel
+from microtome.errors import BadRequest
 from microtome.inference.v2 import inference_pb2 as pb
-from microtome.manifest import ModelCard
 from service import kserve
 from service.core.embedder import Intake
 from service.core.ports import available_versions
 from service.core.requests import Embedded
-from service.core.timeouts import within
-from service.core.timings import Timings
-from service.errors import unknown
-from service.grpc.embed import CallLimits, holding, parsed
+from service.errors import of_model
+from service.grpc.embed import CallLimits, embedded_for, parsed, received
 from service.grpc.middleware import Call, Calls
-from service.kserve import PARAMETERS, InferRequest, Tensor, element, images_in, one_input, read_request, version_number
+from service.kserve import PARAMETERS, InferRequest, Tensor, element, images_in, one_input, read_request
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -37,7 +34,7 @@ class Inference:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods, by their names in the protocol."""
-        unary = {
+        methods = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -45,13 +42,7 @@ class Inference:
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._infer,
         }
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                name: grpc.stream_unary_rpc_method_handler(self.calls.answering(name, work))
-                for name, work in unary.items()
-            },
-        )
+        return grpc.method_handlers_generic_handler(SERVICE, self.calls.unary(methods))
 
     async def _server_live(self, _: Call) -> bytes:
         return pb.ServerLiveResponse(live=True).SerializeToString()
@@ -61,12 +52,9 @@ class Inference:
 
     async def _model_ready(self, call: Call) -> bytes:
         request = parsed(pb.ModelReadyRequest, await call.read() or b"")
-        readiness = self.intake.models.readiness()
-        if request.name not in readiness:
-            raise UnknownModel(unknown("model", request.name, readiness))
-        ready = readiness[request.name] is None
+        ready = of_model(request.name, self.intake.models.readiness()) is None
         if ready:
-            await self._card(request.name, request.version)
+            await kserve.card_of(self.intake.models, request.name, request.version)
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
 
     async def _server_metadata(self, _: Call) -> bytes:
@@ -74,38 +62,27 @@ class Inference:
 
     async def _model_metadata(self, call: Call) -> bytes:
         request = parsed(pb.ModelMetadataRequest, await call.read() or b"")
-        card = await self._card(request.name, request.version)
+        card = await kserve.card_of(self.intake.models, request.name, request.version)
         return pb.ModelMetadataResponse(
             name=card.name,
             versions=[str(number) for number in available_versions(self.intake.models, card)],
             platform=kserve.PLATFORM,
-            inputs=_described(kserve.INPUTS),
-            outputs=_described(kserve.outputs_of(card)),
+            inputs=[pb.TensorMetadata(**tensor._asdict()) for tensor in kserve.INPUTS],
+            outputs=[pb.TensorMetadata(**tensor._asdict()) for tensor in kserve.outputs_of(card)],
         ).SerializeToString()
 
-    async def _card(self, model: str, version: str) -> ModelCard:
-        number = version_number(version)
-        return self.intake.models.card(model) if number is None else await self.intake.models.card_of(model, number)
-
     async def _infer(self, call: Call) -> bytes:
-        async with within(call.allowed(self.intake.deadline)):
-            raw = await call.read()
-            if raw is None:
-                raise BadRequest("Expected a ModelInferRequest, received the call's end.")
-            with holding(self.intake, call.caller, len(raw)):
-                return await self._answered(call, parsed(pb.ModelInferRequest, raw))
-
-    async def _answered(self, call: Call, request: pb.ModelInferRequest) -> bytes:
-        tensor = one_input(_inputs(request))
-        images = images_in(tensor, max_images=self.limits.max_images, max_bytes=self.limits.max_image_bytes)
-        known = list(self.intake.models.card(request.model_name).outputs)
-        outputs = [output.name for output in request.outputs]
-        asked = read_request(request.model_name, request.model_version, outputs, _parameters(request.parameters), known)
-        self.intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.int8)
-        call.facts |= {"images": len(images), "model": asked.request.model[:80]}
-        own = call.caller.images if call.caller else None
-        embedded = await self.intake.embed(asked.request, images, Timings(self.intake.observer.stage), own=own)
-        return _response(request.id, asked, embedded).SerializeToString()
+        async with received(call, self.intake, pb.ModelInferRequest) as request:
+            tensor = one_input(_inputs(request))
+            images = images_in(tensor, max_images=self.limits.max_images, max_bytes=self.limits.max_image_bytes)
+            known = list(self.intake.models.card(request.model_name).outputs)
+            names, given = [output.name for output in request.outputs], _parameters(request.parameters)
+            asked = read_request(request.model_name, request.model_version, names, given, known)
+            self.intake.check(
+                asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.datatype == "INT8"
+            )
+            embedded = await embedded_for(call, self.intake, asked.request, images)
+            return _response(request.id, asked, embedded).SerializeToString()
 
 
 def _response(identity: str, asked: InferRequest, embedded: Embedded) -> pb.ModelInferResponse:
@@ -158,7 +135,3 @@ def _parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, object]:
         choice = parameter.WhichOneof("parameter_choice")
         found[name] = getattr(parameter, choice) if choice else None
     return found
-
-
-def _described(tensors: Sequence[kserve.TensorMetadata]) -> list[pb.TensorMetadata]:
-    return [pb.TensorMetadata(name=t.name, datatype=t.datatype, shape=t.shape) for t in tensors]

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -65,27 +65,31 @@ def untraced(_: str, __: Mapping[str, str]) -> Iterator[Callable[[int, str], Non
     yield lambda _code, _name: None
 
 
+@dataclass(slots=True)
 class Calls:
-    """Answers calls. No message is read before its call's key is known and there is room for it."""
+    """Answers calls. No message is read before its call's key is known and there is room for it.
 
-    def __init__(  # noqa: PLR0913, collaborators
-        self,
-        metrics: Metrics,
-        log: Logger,
-        *,
-        limit: int,
-        keyring: Keyring | None,
-        log_access: bool = False,
-        spans: Spans = untraced,
-    ) -> None:
-        self._metrics = metrics
-        self._log = log
-        self._limit = limit
-        self._keyring = keyring
-        self._log_access = log_access
-        self._spans = spans
-        self._open = 0
-        self._counters: dict[tuple[str, StatusCode], tuple[Counter, Histogram]] = {}
+    Attributes:
+        limit: calls in flight.
+        keyring: the API keys; None serves all callers.
+        spans: traces calls.
+    """
+
+    metrics: Metrics
+    log: Logger
+    _: KW_ONLY
+    limit: int
+    keyring: Keyring | None
+    log_access: bool = False
+    spans: Spans = untraced
+    _open: int = field(default=0, init=False)
+    _counters: dict[tuple[str, StatusCode], tuple[Counter, Histogram]] = field(default_factory=dict, init=False)
+
+    def unary(self, methods: Mapping[str, Work]) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+        """Return the handlers of methods that answer with one message, by their names."""
+        return {
+            name: grpc.stream_unary_rpc_method_handler(self.answering(name, work)) for name, work in methods.items()
+        }
 
     def answering(self, method: str, work: Work) -> Any:  # noqa: ANN401, see below
         """Return the function that gRPC's server calls for a method."""
@@ -93,7 +97,7 @@ class Calls:
         # grpc's types know functions of its threaded server only.
         async def answer(_: object, context: Context) -> Any:  # noqa: ANN401
             given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-            with self._spans(f"grpc:{method}", given) as ended:
+            with self.spans(f"grpc:{method}", given) as ended:
                 return await self._answer(method, context, work, given, ended)
 
         return answer
@@ -131,17 +135,18 @@ class Calls:
             self._open -= 1
             self._note(call, code, perf_counter() - start)
             ended(code.value[0], code.name)
-        return await context.abort(code, status.message, _trailers(call, status))
+        details = ("grpc-status-details-bin", status.SerializeToString())
+        return await context.abort(code, status.message, (("x-request-id", call.request_id), details))
 
     def failed(self, error: ServiceError, call: Call) -> Status:
         """Count an error of the tree, and describe it."""
-        self._metrics.failed(error)
+        self.metrics.failed(error)
         return described(error, request_id=call.request_id)
 
     def unexpected(self, call: Call) -> Status:
         """Log an unexpected error with its traceback, and describe it without internals."""
-        self._log.exception("unexpected_error", method=call.method)
-        self._metrics.errors.labels(INTERNAL_ERROR.lower().replace("_", "-")).inc()
+        self.log.exception("unexpected_error", method=call.method)
+        self.metrics.errors.labels(INTERNAL_ERROR.lower().replace("_", "-")).inc()
         return describe_unexpected(call.request_id)
 
     def image_answered(self, call: Call, code: int, seconds: float) -> None:
@@ -155,27 +160,23 @@ class Calls:
         if counters is None:
             status = COUNTED_AS.get(code, "500")
             # labels() takes as long as all the rest of counting.
-            counters = self._metrics.requests.labels(route, status), self._metrics.request_seconds.labels(route)
+            counters = self.metrics.requests.labels(route, status), self.metrics.request_seconds.labels(route)
             self._counters[route, code] = counters
         counters[0].inc()
         counters[1].observe(seconds)
 
     def _admit(self, call: Call, given: Mapping[str, str]) -> None:
-        if self._keyring is not None:
-            call.caller = self._keyring.identify(key_in(given.get("authorization", ""), given.get("x-api-key")))
-            self._metrics.key_requests.labels(call.caller.name).inc()
+        if self.keyring is not None:
+            call.caller = self.keyring.identify(key_in(given.get("authorization", ""), given.get("x-api-key")))
+            self.metrics.key_requests.labels(call.caller.name).inc()
             call.facts["key"] = call.caller.name
-        if self._open > self._limit:
-            raise Overloaded(f"The server already answers {self._limit} calls. Try again in a second.", reason="calls")
+        if self._open > self.limit:
+            raise Overloaded(f"The server already answers {self.limit} calls. Try again in a second.", reason="calls")
 
     def _note(self, call: Call, code: StatusCode, seconds: float) -> None:
         if call.streamed is None or code is not StatusCode.OK:
             self._count(call.method, code, seconds)
-        if self._log_access:
+        if self.log_access:
             route, ms = f"grpc:{call.method}", round(1000 * seconds, 2)
             facts = call.facts if call.streamed is None else {**call.facts, "images": call.streamed}
-            self._log.info("request", method="gRPC", route=route, status=code.name, ms=ms, **facts)
-
-
-def _trailers(call: Call, status: Status) -> tuple[tuple[str, str | bytes], ...]:
-    return (("x-request-id", call.request_id), ("grpc-status-details-bin", status.SerializeToString()))
+            self.log.info("request", method="gRPC", route=route, status=code.name, ms=ms, **facts)

@@ -7,8 +7,9 @@ same. So a message is read after its call has been admitted, and its bytes are c
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
-from microtome.errors import BadRequest, UnknownModel
+from microtome.errors import BadRequest
 from microtome.manifest import ModelCard
 from microtome.v1 import embedding_pb2 as pb
 from service.core.embedder import Intake
 from service.core.ports import ModelServer, available_versions
-from service.errors import unknown
-from service.grpc.embed import CallLimits, Embed, parsed
+from service.errors import of_model
+from service.grpc.embed import CallLimits, embed, parsed
 from service.grpc.encoding import read_options
 from service.grpc.middleware import Call, Calls
 from service.grpc.stream import Stream
@@ -58,14 +59,13 @@ class Methods:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods, by their names in the contract."""
-        unary = {
-            "Embed": Embed(self.intake, self.limits).__call__,
-            "ListModels": self._list_models,
-            "GetModel": self._get_model,
-        }
-        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            name: grpc.stream_unary_rpc_method_handler(self.calls.answering(name, work)) for name, work in unary.items()
-        }
+        handlers = self.calls.unary(
+            {
+                "Embed": partial(embed, self.intake, self.limits),
+                "ListModels": self._list_models,
+                "GetModel": self._get_model,
+            }
+        )
         handlers["EmbedStream"] = grpc.stream_stream_rpc_method_handler(
             self.calls.answering("EmbedStream", self._embed_stream)
         )
@@ -77,11 +77,14 @@ class Methods:
             stream.stop()
 
     async def _list_models(self, _: Call) -> bytes:
-        return list_models(self.intake.models).SerializeToString()
+        models = self.intake.models
+        described = [_described(models, name, card) for name, card in models.cards().items()]
+        return pb.ListModelsResponse(models=described).SerializeToString()
 
     async def _get_model(self, call: Call) -> bytes:
         request = parsed(pb.GetModelRequest, await call.read() or b"")
-        return get_model(self.intake.models, request.name).SerializeToString()
+        card = of_model(request.name, self.intake.models.cards())
+        return pb.GetModelResponse(model=_described(self.intake.models, request.name, card)).SerializeToString()
 
     async def _embed_stream(self, call: Call) -> None:
         raw = await call.read()
@@ -91,9 +94,7 @@ class Methods:
         if first.options.on_error == pb.ON_ERROR_FAIL:
             raise BadRequest("Expected no `on_error` in a stream, or ON_ERROR_SKIP: a bad image does not end it.")
         asked = read_options(first.options, self.intake.default_model)
-        known = self.intake.models.cards()
-        if asked.request.model not in known:
-            raise UnknownModel(unknown("model", asked.request.model, known))
+        of_model(asked.request.model, self.intake.models.cards())
         self.intake.check(
             asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8"
         )
@@ -138,11 +139,9 @@ class Health(HealthServicer):  # type: ignore[misc]  # its package ships no type
                 yield health_pb2.HealthCheckResponse(status=status)
             if stopping:
                 return
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS):
                     await self._stopping.wait()
-            except TimeoutError:
-                pass
 
     async def List(self, _: Any, __: Any) -> Any:  # noqa: ANN401, N802
         """Return all statuses."""
@@ -257,27 +256,8 @@ def _bind(server: grpc.aio.Server, listening: Listening) -> None:
         raise OSError(f"Cannot listen on {address} for gRPC: {error}") from None
 
 
-def list_models(models: ModelServer) -> pb.ListModelsResponse:
-    """Describe all models."""
-    readiness = models.readiness()
-    return pb.ListModelsResponse(
-        models=[_described(models, name, card, ready=readiness[name] is None) for name, card in models.cards().items()]
-    )
-
-
-def get_model(models: ModelServer, name: str) -> pb.GetModelResponse:
-    """Describe one model.
-
-    Raises:
-        UnknownModel: it is not served here.
-    """
-    cards = models.cards()
-    if name not in cards:
-        raise UnknownModel(unknown("model", name, cards))
-    return pb.GetModelResponse(model=_described(models, name, cards[name], ready=models.readiness()[name] is None))
-
-
-def _described(models: ModelServer, name: str, card: ModelCard | None, *, ready: bool) -> pb.Model:
+def _described(models: ModelServer, name: str, card: ModelCard | None) -> pb.Model:
+    ready = models.readiness()[name] is None
     if card is None:
         return pb.Model(name=name, ready=ready)
     manifest = card.manifest

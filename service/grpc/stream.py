@@ -207,8 +207,16 @@ class Stream:
 
     async def _answered(self, arrived: _Arrived) -> tuple[int, bytes]:
         """Return an image's status and the body of its answer."""
+        own = self._call.caller.images if self._call.caller else None
+        digests = [arrived.digest] if arrived.digest else None
         try:
-            return 0, await self._embedded(arrived)
+            embedded = await self._capacity.until_done(
+                lambda: self._intake.embed(
+                    self._asked.request, [arrived.image], self._timings(), own=own, digests=digests
+                ),
+                self._call.allowed(self._intake.deadline),
+            )
+            return 0, self._bodies(embedded, 1)[0]
         except ServiceError as error:
             return self._fault(restated(error, str(error).removeprefix(_ALONE)))
         except grpc.aio.BaseError:
@@ -218,16 +226,6 @@ class Stream:
 
     def _fault(self, error: ServiceError) -> tuple[int, bytes]:
         return _failure(self._calls.failed(error, self._call))
-
-    async def _embedded(self, arrived: _Arrived) -> bytes:
-        own = self._call.caller.images if self._call.caller else None
-        digests = [arrived.digest] if arrived.digest else None
-        embedded = await self._capacity.until_done(
-            lambda: self._intake.embed(self._asked.request, [arrived.image], self._timings(), own=own, digests=digests),
-            self._call.allowed(self._intake.deadline),
-        )
-        (body,) = self._bodies(embedded, 1)
-        return body
 
     def _bodies(self, embedded: Embedded, images: int) -> list[bytes]:
         model = field(_MODEL, version_of(embedded.card))

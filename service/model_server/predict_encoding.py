@@ -126,6 +126,8 @@ def read_manifest(model: str, answer: PredictResponse) -> Manifest:
         ) from error
     if min(manifest.input.height, manifest.input.width, manifest.max_batch_size) < 1:
         raise ModelServerFault(f"Model {model!r} has a manifest with a size or a largest batch of nothing.")
+    if manifest.schema > 1 and manifest.golden is None:
+        raise ModelServerFault(f"Model {model!r} has a manifest of version {manifest.schema} without golden vectors.")
     if manifest.default_output not in {output.name for output in manifest.outputs}:
         raise ModelServerFault(f"Model {model!r} names a default output that it does not have.")
     return manifest

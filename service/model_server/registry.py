@@ -75,7 +75,7 @@ class ModelRegistry:
         entry = self._served(model)
         if entry.card is not None:
             return entry.card
-        if isinstance(entry.error, ModelServerDown):
+        if isinstance(entry.error, ModelServerDown | ModelNotReady):
             raise restated(entry.error)
         raise ModelNotReady(
             f"No version of model {model!r} has answered yet. Try again in a few seconds.", retry_after=2

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from microtome.errors import (
 )
 from microtome.manifest import Manifest, ModelCard
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
+from service.errors import restated
 from service.model_server.client import ModelServerClient, Outgoing
 from service.model_server.names import Place
 from service.model_server.predict_encoding import (
@@ -41,7 +42,7 @@ T = TypeVar("T")
 
 AVAILABLE = "available"
 
-_IDENTIFY_SECONDS = 30.0
+IDENTIFY_SECONDS = 30.0
 """For reading a version's manifest and admitting it: both wait in the queue of inferences."""
 
 _LATE = 2
@@ -56,8 +57,8 @@ _DRAINING_SECONDS = 2.0
 Admit = Callable[[ModelCard, str, int, ModelServerClient], Awaitable[ModelCard]]
 """Decides whether a version may be routed to on one server, by its target, start and client; before the first request.
 
-Called once for each server, connection and version. Returns the card that its vectors belong to; raises a ServiceError
-to refuse the version there.
+Called once for each server, connection and version. Returns the card that its vectors belong to; raises VersionRefused
+to refuse the version there, or a ServiceError when it cannot be asked.
 """
 
 
@@ -70,13 +71,33 @@ async def answers_an_image(card: ModelCard, _: str, __: int, client: ModelServer
     black = np.zeros((card.manifest.input.height, card.manifest.input.width, 3), np.uint8)
     names = [card.manifest.default_output]
     inputs = {IMAGES: pixels_tensor([black])}
-    answer = await client.predict(card.name, card.version, "serving_default", inputs, names, timeout=_IDENTIFY_SECONDS)
+    answer = await client.predict(card.name, card.version, "serving_default", inputs, names, timeout=IDENTIFY_SECONDS)
     vectors(answer, card, names, rows=1)
     return card
 
 
 class UnforeseenFault(ModelServerFault):
     """A version could not be read or admitted for a reason that nothing here expects; its cause says which."""
+
+
+class VersionRefused(Exception):
+    """Raised by admission: the version may not be routed to on this server. Callers get its text as ModelNotReady."""
+
+    def __init__(self, reason: str, *, lasting: bool) -> None:
+        """Keep the reason.
+
+        Args:
+            reason: for callers; what to do included.
+            lasting: holds until the connection or the model is another one; otherwise the next poll asks again.
+        """
+        super().__init__(reason)
+        self.lasting = lasting
+
+
+class _Refusal(NamedTuple):
+    fingerprint: str
+    error: ModelNotReady
+    lasting: bool
 
 
 class _Identity:
@@ -132,6 +153,7 @@ class Replica:
         self._admit = admit
         self._client = self._connected()
         self._identities: dict[tuple[str, int], _Identity] = {}
+        self._refusals: dict[tuple[str, int], _Refusal] = {}
         self._looking: dict[str, asyncio.Task[Mapping[int, str]]] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -161,8 +183,15 @@ class Replica:
         identity = self._identities.get((card.name, card.version))
         if identity is not None and identity.card is not None:
             return same(identity.card, card)
+        if (card.name, card.version) in self._refusals:
+            return False
         states = self.states.get(card.name)
         return states is None or states.get(card.version) == AVAILABLE
+
+    def refusal(self, model: str, version: int | None = None) -> ModelNotReady | None:
+        """Return why admission refuses a version, or any version of a model, here; None unless it does."""
+        found = (its.error for key, its in self._refusals.items() if key[0] == model and version in {None, key[1]})
+        return next(found, None)
 
     def look(self, model: str, seconds: float) -> "asyncio.Task[Mapping[int, str]]":
         """Ask for a model's versions, unless that is being asked already."""
@@ -198,7 +227,7 @@ class Replica:
     def _answered(self, model: str, states: Mapping[int, str]) -> None:
         self.health = "up"
         self.states[model] = states
-        for name, version in list(self._identities):
+        for name, version in [*self._identities, *self._refusals]:
             if name == model and states.get(version) != AVAILABLE:
                 self._forget(name, version)
 
@@ -231,12 +260,13 @@ class Replica:
         if client is not getattr(self, "_client", None):
             return
         self.start += 1
-        for name, version in list(self._identities):
+        for name, version in [*self._identities, *self._refusals]:
             self._forget(name, version)
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _forget(self, model: str, version: int) -> None:
+        self._refusals.pop((model, version), None)
         identity = self._identities.pop((model, version), None)
         if identity is not None and not identity.reading.done():
             identity.reading.cancel()
@@ -264,17 +294,26 @@ class Replica:
             raise
 
     async def _identify(self, model: str, version: int) -> ModelCard:
-        manifest = await self.manifest(model, version, timeout=_IDENTIFY_SECONDS)
+        manifest = await self.manifest(model, version, timeout=IDENTIFY_SECONDS)
         mine = self._identities.get((model, version))
         if mine is not None:
             mine.fingerprint = manifest.fingerprint
+        refused = self._refusals.get((model, version))
+        if refused is not None and refused.lasting and refused.fingerprint == manifest.fingerprint:
+            raise restated(refused.error)
         try:
-            return await self._admit(ModelCard(model, version, manifest), self.place.target, self.start, self._client)
+            card = await self._admit(ModelCard(model, version, manifest), self.place.target, self.start, self._client)
+        except VersionRefused as error:
+            told = ModelNotReady(str(error), retry_after=5)
+            self._refusals[model, version] = _Refusal(manifest.fingerprint, told, error.lasting)
+            raise restated(told) from None
         except ServiceError:
             raise
         except Exception as error:
             # An unforeseen fault of one version must not stop what is done for the others.
             raise UnforeseenFault("The version has an unforeseen fault; the log has its traceback.") from error
+        self._refusals.pop((model, version), None)
+        return card
 
     async def manifest(self, model: str, version: int, *, timeout: float) -> Manifest:  # noqa: ASYNC109, gRPC's own deadline
         """Ask a version for its description.

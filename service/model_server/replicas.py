@@ -110,6 +110,10 @@ class Replicas:
             if replica.health == "up" and AVAILABLE in replica.states.get(model, {}).values()
         }
 
+    def refusing(self, model: str) -> int:
+        """Return how many servers are refused a version of a model by admission."""
+        return sum(replica.refusal(model) is not None for replica in self._replicas.values())
+
     async def cards(
         self, model: str, version: int, *, wait: float
     ) -> tuple[list[tuple[ModelCard, set[Replica]]], ServiceError | None]:
@@ -267,6 +271,9 @@ class Replicas:
     def _nowhere(self, card: ModelCard) -> ServiceError:
         if not any(replica.reachable for replica in self._replicas.values()):
             return ModelServerDown(_UNREACHABLE)
+        for replica in self._replicas.values():
+            if refusal := replica.refusal(card.name, card.version):
+                return restated(refusal)
         return ModelNotReady(f"No model server has version {card.version} of {card.name!r} ready.", retry_after=2)
 
     async def _revive(self, model: str, end: float) -> None:

@@ -183,6 +183,7 @@ class Watcher:
             await self.poll(name)
         ready = model.trouble(self._clock(), self._timing) is None
         self._metrics.model_ready.labels(name).set(ready)
+        self._metrics.golden_refusals.labels(name).set(self._servers.refusing(name))
 
     async def _choices(self, name: str, available: Collection[int]) -> list[int]:
         """Return the versions in the order of preference: the newest first, or the labelled one.
@@ -209,7 +210,9 @@ class Watcher:
             await self._servers.cards(name, model.card.version, wait=self._timing.call)
         for version in versions:
             found, refused = await self._servers.cards(name, version, wait=self._timing.call)
-            if refused is not None:
+            if refused is None:
+                model.refused.discard(version)
+            else:
                 refusal = refused
                 self._refused(name, version, refused)
             for card, servers in found:
@@ -246,13 +249,14 @@ class Watcher:
         """Send requests to a version from now on."""
         model = self._models[name]
         if model.card is None or not same(model.card, card):
-            self._log.info("model_version", model=name, version=card.version, fingerprint=card.manifest.fingerprint)
+            proved = card.manifest.golden is not None  # a manifest of version 1 proves nothing
+            fingerprint = card.manifest.fingerprint
+            self._log.info("model_version", model=name, version=card.version, fingerprint=fingerprint, proved=proved)
             model.answered_at = model.worked_at = self._clock()
         elif model.error is not None:
             self._log.info("model_up", model=name, version=card.version)
             model.answered_at = self._clock()
         model.card, model.error = card, None
-        model.refused.discard(card.version)
         self._metrics.model_version.labels(name).set(card.version)
         if self._clock() - model.worked_at > self._timing.try_after:
             await self._probe(card)

@@ -126,135 +126,117 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        self.requests = Counter(
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry, multiprocess_mode="livesum")
+        histogram = partial(Histogram, registry=registry, buckets=_SECONDS)
+        self.requests = counter(
             "microtome_requests",
             "Requests answered, by route and HTTP status. gRPC's routes are `grpc:METHOD`, counted by the status that "
             "their code stands for; each image of a stream is a request. `other` is all that reaches no route, since "
             "there is none or the key is missing.",
             ["route", "status"],
-            registry=registry,
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = histogram(
             "microtome_request_seconds",
             "Seconds from the request's first byte to the answer's last, by route.",
             ["route"],
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.stage_seconds = Histogram(
+        self.stage_seconds = histogram(
             "microtome_stage_seconds",
             "Seconds spent in a stage of a request: read, hash, fetch, cache, elsewhere (another gateway "
             "computes it), decode, queue, infer, encode.",
             ["stage"],
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.vectors = Counter(
+        self.vectors = counter(
             "microtome_vectors",
             "Vectors answered, by model and by where they came from: `hit`, `miss`, or `coalesced` with another.",
             ["model", "cache"],
-            registry=registry,
         )
-        self.images = Counter(
-            "microtome_images",
-            "Encoded images that came whole, however they were sent.",
-            registry=registry,
+        self.images = counter("microtome_images", "Encoded images that came whole, however they were sent.")
+        self.image_bytes = counter("microtome_image_bytes", "Bytes of these images.")
+        self.images_in_flight = gauge("microtome_images_in_flight", "Images that are being worked on now.")
+        self.body_bytes_in_flight = gauge(
+            "microtome_body_bytes_in_flight", "Bytes of request bodies that are held now."
         )
-        self.image_bytes = Counter("microtome_image_bytes", "Bytes of these images.", registry=registry)
-        self.images_in_flight = Gauge(
-            "microtome_images_in_flight",
-            "Images that are being worked on now.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.body_bytes_in_flight = Gauge(
-            "microtome_body_bytes_in_flight",
-            "Bytes of request bodies that are held now.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.queued_images = Gauge(
-            "microtome_queued_images",
-            "Decoded images that wait for a place in a batch.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.batch_images = Histogram(
+        self.queued_images = gauge("microtome_queued_images", "Decoded images that wait for a place in a batch.")
+        self.batch_images = histogram(
             "microtome_batch_images",
             "Images in a call of the model server, by model.",
             ["model"],
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=registry,
         )
-        self.errors = Counter(
-            "microtome_errors", "Requests that ended in an error, by the error's name.", ["error"], registry=registry
-        )
-        self.overloads = Counter(
+        self.errors = counter("microtome_errors", "Requests that ended in an error, by the error's name.", ["error"])
+        self.overloads = counter(
             "microtome_overloads",
             "Requests refused since there was too much work, by the limit that was reached: `images` or `bytes` in "
             "flight, those of an API key (`key-images`, `key-bytes`), `wait` (it would have waited too long), gRPC "
             "`calls`, or `model-server` (its queue was full).",
             ["reason"],
-            registry=registry,
         )
-        self.key_requests = Counter(
+        for reason in ("images", "bytes", "key-images", "key-bytes", "wait", "calls", "model-server"):
+            self.overloads.labels(reason)  # shown as 0, so that rate() sees the first refusal
+        self.key_requests = counter(
             "microtome_key_requests",
             "Requests by the name of their API key; names are those of the configuration.",
             ["key"],
-            registry=registry,
         )
-        self.cache_lookups = Counter(
+        self.cache_lookups = counter(
             "microtome_cache_lookups",
             "Vectors looked up, by tier (`memory`, `redis`) and result (`hit`, `miss`).",
             ["tier", "result"],
-            registry=registry,
         )
-        self.cache_writes_dropped = Counter(
+        self.cache_writes_dropped = counter(
             "microtome_cache_writes_dropped",
             "Vectors that were not written to Redis since too many were waiting for it.",
-            registry=registry,
         )
-        self.cache_failures = Counter(
+        self.cache_failures = counter(
             "microtome_cache_failures",
             "Calls of the Redis cache that failed or took longer than the time budget; each was a miss.",
-            registry=registry,
         )
-        self.cache_spoiled = Counter(
+        self.cache_spoiled = counter(
             "microtome_cache_spoiled",
             "Values in Redis that were not what had been stored: truncated, foreign or misplaced; each was a miss.",
-            registry=registry,
         )
-        self.cache_breaker_open = Gauge(
+        self.cache_breaker_open = gauge(
             "microtome_cache_breaker_open",
             "1 while Redis is left alone after a failure, 0 while it is used, by operation (`read`, `write`).",
             ["operation"],
             multiprocess_mode="livemax",
-            registry=registry,
         )
         for operation in ("read", "write"):
             self.cache_breaker_open.labels(operation).set(0)
-        self.model_ready = Gauge(
+        self.model_ready = gauge(
             "microtome_model_ready",
             "1 while the model answers and an inference has worked, not long ago.",
             ["model"],
             multiprocess_mode="livemin",
-            registry=registry,
         )
-        self.model_version = Gauge(
+        self.model_version = gauge(
             "microtome_model_version",
             "The version of the model that requests go to now.",
+            ["model"],
+            multiprocess_mode="livemax",
+        )
+        self.golden_refusals = Gauge(
+            "microtome_golden_refusals",
+            "Model servers that no request goes to for a version of the model, since its golden vectors deviate there.",
+            ["model"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.golden_deviation = Gauge(
+            "microtome_golden_deviation",
+            "Largest deviation from golden vectors in the last check of a model server, as a relative L2 difference.",
             ["model"],
             multiprocess_mode="livemax",
             registry=registry,
         )
 
-        self.limit = Gauge(
+        self.limit = gauge(
             "microtome_limit",
             "What the settings allow at most, of all workers together: `images_in_flight`, `body_bytes_in_flight`, "
             "`inference_slots` (of each model), `decode_threads`, `cache_bytes` (of the memory cache).",
             ["limit"],
-            multiprocess_mode="livesum",
-            registry=registry,
         )
         # labels() takes half the time of counting.
         self._stage = _Children(self.stage_seconds)

@@ -8,8 +8,7 @@ import pytest
 
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.coalescing import CoalescingCache, WriteBehindCache
-from service.cache.float16 import Float16Cache
-from service.cache.memory import MemoryCache, NullCache, TieredCache
+from service.cache.memory import Float16Cache, MemoryCache, NullCache, TieredCache
 from service.cache.redis.cache import RedisCache
 from service.cache.redis.client import RedisServers
 from service.core.ports import VectorCache
@@ -174,4 +173,4 @@ def test_every_kind_is_held_to_the_contract() -> None:
     """The table above names every cache that the gateway can be put together from."""
     package = Path(__file__).parents[2] / "service" / "cache"
     kinds = {path.stem for path in package.glob("*.py")} - {"__init__", "metered"}
-    assert kinds == {"memory", "circuit_breaker", "coalescing", "float16"}
+    assert kinds == {"memory", "circuit_breaker", "coalescing"}

@@ -15,7 +15,7 @@ import grpc
 import httpx
 import pytest
 
-from microtome.commands.up.banner import REPOSITORY
+from microtome.commands.up.supervisor import REPOSITORY
 from microtome.v1.embedding_pb2 import ListModelsRequest
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from tests.e2e.processes import ModelServer, Process, Valkey, eventually, free_port

@@ -4,15 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from microtome.client.options import Dtype, EmbedOptions
-
-if TYPE_CHECKING:
-    from microtome.commands.embed.engine import Engine
-    from microtome.commands.embed.progress import Progress
 
 DESCRIPTION = "Embed folders, lists, tars or Parquet columns of images into one file; go on where it was stopped."
 EPILOG = """\
@@ -22,24 +17,6 @@ as asked; 3 some images could not be embedded; 130 interrupted by Ctrl-C.
 """
 ENDINGS = (".parquet", ".npy", ".jsonl")
 REFUSED, INTERRUPTED = 2, 130
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The parsed command line."""
-
-    paths: tuple[str, ...]
-    out: Path
-    url: str
-    api_key: str | None
-    ca_file: str | None
-    wanted: EmbedOptions
-    concurrency: int
-    batch: int
-    restart: bool
-    engine: str
-    ray_address: str | None
-    saved_model: Path | None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -78,26 +55,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read(words: Sequence[str]) -> Options:
-    """Parse the command line.
+def read(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; `wanted` are the `EmbedOptions` that it names, `api_key` is read from its file.
 
     Raises:
         SystemExit: With 2 when it is wrong, with 0 after --help.
     """
     parser = build_parser()
-    given = vars(parser.parse_args(words))
-    key_file = given.pop("api_key_file")
+    options = parser.parse_args(words)
+    key_file = options.api_key_file
     try:
-        key = key_file.read_text().strip() if key_file else os.environ.get("MICROTOME_API_KEY")
+        options.api_key = key_file.read_text().strip() if key_file else os.environ.get("MICROTOME_API_KEY")
     except OSError as error:
         parser.error(f"--api-key-file {key_file}: {error.strerror}")
-    if given["saved_model"] and given["engine"] != "ray":
+    if options.saved_model and options.engine != "ray":
         parser.error("--saved-model goes with --engine ray; without Ray a gateway holds the model.")
-    if given["out"].suffix == ".npy" and (len(given["output"]) > 1 or given["output"] == ["all"]):
+    if options.out.suffix == ".npy" and (len(options.output) > 1 or options.output == ["all"]):
         parser.error("--out *.npy holds one output: name one with --output, or use .parquet or .jsonl.")
-    wanted = {name: given.pop(name) for name in ("model", "version", "normalize", "dimensions", "dtype")}
-    given["wanted"] = EmbedOptions(output=tuple(given.pop("output")), **wanted)
-    return Options(paths=tuple(given.pop("paths")), api_key=key, **given)
+    wanted = {name: getattr(options, name) for name in ("model", "version", "normalize", "dimensions", "dtype")}
+    options.wanted = EmbedOptions(output=tuple(options.output), **wanted)
+    return options
 
 
 def _out(text: str) -> Path:
@@ -128,20 +105,10 @@ def main(argv: Sequence[str]) -> int:
     from microtome.commands.embed.errors import EmbedError  # noqa: PLC0415
 
     try:
-        return runner.run(options, _engine, sys.stdin, sys.stderr)
+        return runner.run(options, sys.stdin, sys.stderr)
     except (EmbedError, MicrotomeError, ValueError) as error:
         sys.stderr.write(f"microtome embed: {error}\n")
         return REFUSED
     except KeyboardInterrupt:
         sys.stderr.write("microtome embed: interrupted; the same command goes on from here\n")
         return INTERRUPTED
-
-
-def _engine(options: Options, progress: "Progress") -> "Engine":
-    if options.engine == "ray":
-        from microtome.commands.embed.ray_engine import RayEngine  # noqa: PLC0415
-
-        return RayEngine(options, progress)
-    from microtome.commands.embed.engine import GatewayEngine  # noqa: PLC0415
-
-    return GatewayEngine(options, progress)

@@ -1,6 +1,7 @@
 """Engines, which embed a run's images; the one here asks a gateway from threads of this process."""
 
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Protocol
@@ -8,9 +9,8 @@ from typing import Protocol
 from microtome.client.client import Client
 from microtome.client.errors import ModelNotReady
 from microtome.client.options import EmbedOptions
-from microtome.client.results import ModelInfo, Outcome
+from microtome.client.results import Outcome
 from microtome.client.retries import Retry
-from microtome.commands.embed.command import Options
 from microtome.commands.embed.errors import EmbedError
 from microtome.commands.embed.progress import Progress
 from microtome.commands.embed.sources import KeyedImage
@@ -45,7 +45,7 @@ class Engine(Protocol):
 class GatewayEngine:
     """Asks a gateway, and waits for it however long it is away."""
 
-    def __init__(self, options: Options, progress: Progress) -> None:
+    def __init__(self, options: Namespace, progress: Progress) -> None:
         self._options = options
         self._progress = progress
         self._client = Client(
@@ -67,7 +67,8 @@ class GatewayEngine:
             known = self._client.models()
             found = next((info for info in known if model in {None, info.name}), None)
             if found is None:
-                raise EmbedError(_unknown(model, known))
+                names = ", ".join(info.name for info in known) or "none"
+                raise EmbedError(f"Expected --model to be one of {names}. Received {model!r}.")
             if found.version:
                 return found.name, found.version
             not_ready = ModelNotReady(f"{found.name} has no version ready at {self._options.url}")
@@ -82,7 +83,3 @@ class GatewayEngine:
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
-
-
-def _unknown(model: str | None, known: list[ModelInfo]) -> str:
-    return f"Expected --model to be one of {', '.join(info.name for info in known) or 'none'}. Received {model!r}."

@@ -38,7 +38,7 @@ class Journal:
     """The journal of a run. One process at a time may have it open.
 
     Attributes:
-        head: the run's options, as `begin` first received them; None in a new journal.
+        head: the run's options, as `begin` first received them; empty in a new journal.
         model: the model that answered first; None before that.
         embedded: images with vectors.
         failed: images with an error.
@@ -51,7 +51,7 @@ class Journal:
             EmbedError: another process writes it, or the file is not a journal.
         """
         self.path = path
-        self.head: Mapping[str, Any] | None = None
+        self.head: Mapping[str, Any] = {}
         self.model: Mapping[str, Any] | None = None
         self.embedded = self.failed = 0
         # 16 bytes for each image instead of its key; two of 10^12 images collide with a probability of 10^-15.
@@ -76,7 +76,7 @@ class Journal:
         Raises:
             EmbedError: they are not.
         """
-        if self.head is None:
+        if not self.head:
             self.head = dict(head)
             self._append({"head": self.head})
             return

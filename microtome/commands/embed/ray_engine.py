@@ -1,6 +1,6 @@
 """The engine of many machines: Ray Data sends images to actors, which ask the gateway or hold the SavedModel.
 
-Ray Data hands an actor a batch of pickled images and takes a batch of packed results. Results come back in order and go
+Ray Data hands an actor a batch of pickled images and takes a batch of pickled outcomes. These come back in order and go
 into the same journal as the other engine's, so a run that was killed resumes in the same way. The actors read the image
 files: all machines must see them under the same names.
 """
@@ -8,19 +8,16 @@ files: all machines must see them under the same names.
 import importlib
 import logging
 import pickle
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import ormsgpack
-
-from microtome.client import errors
 from microtome.client.client import Client
-from microtome.client.options import NUMPY, EmbedOptions
-from microtome.client.results import ModelVersion, Outcome
-from microtome.commands.embed.command import Options
+from microtome.client.errors import MicrotomeError
+from microtome.client.options import EmbedOptions
+from microtome.client.results import Outcome
 from microtome.commands.embed.engine import GatewayEngine
 from microtome.commands.embed.errors import EmbedError
 from microtome.commands.embed.progress import Progress
@@ -35,7 +32,7 @@ _SLICE_IMAGES, _SLICE_BYTES = 100_000, 256 << 20
 class RayEngine:
     """Runs pipelines on a Ray cluster."""
 
-    def __init__(self, options: Options, progress: Progress) -> None:
+    def __init__(self, options: Namespace, progress: Progress) -> None:
         """Join a cluster, or start one here.
 
         Raises:
@@ -62,7 +59,6 @@ class RayEngine:
             return self._gateway.identify(model)
         from microtome.commands.embed.saved_model import identity  # noqa: PLC0415, it needs the server's packages
 
-        assert self._options.saved_model is not None  # noqa: S101, for mypy: one of the two is there
         return identity(self._options.saved_model, model)
 
     def outcomes(self, images: Iterator[KeyedImage], wanted: EmbedOptions) -> Iterator[Outcome]:
@@ -76,7 +72,10 @@ class RayEngine:
             rows = self._data.from_items([{"image": pickle.dumps(image)} for image in part])
             try:
                 for image, row in zip(part, self._mapped(rows, wanted).iter_rows(), strict=True):
-                    yield unpacked(row["result"], image, wanted)
+                    found = pickle.loads(row["result"])  # noqa: S301, an actor pickled it
+                    if isinstance(found, MicrotomeError):
+                        raise found
+                    yield replace(found, image=image)
             except self._ray.exceptions.RayError as error:
                 raise EmbedError(f"Ray could not run the pipeline: {error}") from error
 
@@ -111,9 +110,9 @@ class GatewayActor:
         try:
             outcomes = self._client.embed_many(images, concurrency=1, batch=len(images), **asdict(self._wanted))
             return {"result": [packed(outcome) for outcome in outcomes]}
-        except errors.MicrotomeError as error:
+        except MicrotomeError as error:
             # Returned, since Ray would restart an actor that raises, and this error must end the run.
-            return {"result": [packed(Outcome(image, error=error), fatal=True) for image in images]}
+            return {"result": [pickle.dumps(error)] * len(images)}
 
 
 class SavedModelActor:
@@ -133,33 +132,9 @@ def _unpickled(batch: Batch) -> list[KeyedImage]:
     return [pickle.loads(image) for image in batch["image"]]  # noqa: S301, the driver pickled them
 
 
-def packed(outcome: Outcome, *, fatal: bool = False) -> bytes:
-    """Pack an outcome without its image."""
-    model, error = outcome.model, outcome.error
-    return ormsgpack.packb(
-        {
-            "vectors": {name: vector.tobytes() for name, vector in outcome.vectors.items()},
-            "model": [model.name, model.version, model.fingerprint] if model else None,
-            "error": [error.kind, str(error).encode("utf-8", "backslashreplace").decode()] if error else None,
-            "fatal": fatal,
-        }
-    )
-
-
-def unpacked(result: bytes, image: KeyedImage, wanted: EmbedOptions) -> Outcome:
-    """Unpack an outcome.
-
-    Raises:
-        MicrotomeError: an error that concerns every image.
-    """
-    document = ormsgpack.unpackb(result)
-    if document["error"]:
-        error = errors.named(*document["error"])
-        if document["fatal"]:
-            raise error
-        return Outcome(image, error=error)
-    vectors = {name: np.frombuffer(body, NUMPY[wanted.dtype]) for name, body in document["vectors"].items()}
-    return Outcome(image, vectors=vectors, model=ModelVersion(*document["model"]))
+def packed(outcome: Outcome) -> bytes:
+    """Pickle an outcome without its image, which the driver has."""
+    return pickle.dumps(replace(outcome, image=None))
 
 
 def slices(images: Iterator[KeyedImage]) -> Iterator[list[KeyedImage]]:

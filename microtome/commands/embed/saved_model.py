@@ -16,10 +16,9 @@ from microtome.client.images import encode_all
 from microtome.client.options import EmbedOptions
 from microtome.client.results import ModelVersion, Outcome
 from microtome.commands.embed.errors import EmbedError
-from microtome.errors import RequestRejected, slug
 from microtome.manifest import Manifest
 from microtome.preprocessing import decode
-from service.core.vectors import Dtype, shaped, written
+from service.core.vectors import shaped, written
 
 if TYPE_CHECKING:
     from microtome.commands.embed.sources import KeyedImage
@@ -99,12 +98,11 @@ class SavedModelEmbedder:
             return body
         try:
             return decode(body, self._manifest.input, max_pixels=_MAX_PIXELS)
-        except RequestRejected as error:
-            return errors.named(slug(type(error)), str(error))
+        except errors.RequestRejected as error:
+            return error
 
     def _written(self, name: str, matrix: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         wanted = self._wanted
         flat = matrix.reshape(len(matrix), -1)
         cut = np.stack([shaped(row, normalize=wanted.normalize, dimensions=wanted.dimensions) for row in flat])
-        dtype: Dtype = wanted.dtype
-        return written(cut, dtype, self._outputs[name])
+        return written(cut, wanted.dtype, self._outputs[name])

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO, TypeAlias
 
 from microtome.commands.embed.errors import EmbedError
 
@@ -24,49 +24,29 @@ _ROWS = 64
 """Rows of a Parquet column read at a time."""
 
 
-class KeyedImage(Protocol):
-    """An image that is read by a call, and may be pickled and read on another machine.
-
-    Attributes:
-        key: its name in the results, unique in a run.
-    """
-
-    @property
-    def key(self) -> str: ...  # noqa: D102
-
-    def __call__(self) -> bytes:
-        """Read the image's bytes.
-
-        Raises:
-            OSError: the image is gone or cannot be read.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file."""
+    """A file, or bytes inside one, such as a tar that is not compressed.
+
+    Attributes:
+        path: of the file, where the key is not its path.
+        size: bytes; -1 for all to the file's end.
+    """
 
     key: str
+    path: str = ""
+    offset: int = 0
+    size: int = -1
 
     def __call__(self) -> bytes:
-        """Read the file."""
-        return Path(self.key).read_bytes()
+        """Read only these bytes.
 
-
-@dataclass(frozen=True, slots=True)
-class ImageSpan:
-    """Bytes inside another file, such as a tar that is not compressed."""
-
-    key: str
-    path: str
-    offset: int
-    size: int
-
-    def __call__(self) -> bytes:
-        """Read only these bytes."""
-        with Path(self.path).open("rb") as file:
-            file.seek(self.offset)
+        Raises:
+            OSError: the file is gone or cannot be read.
+        """
+        with Path(self.path or self.key).open("rb") as file:
+            if self.offset:
+                file.seek(self.offset)
             return file.read(self.size)
 
 
@@ -80,6 +60,10 @@ class ImageBytes:
     def __call__(self) -> bytes:
         """Return the bytes."""
         return self.body
+
+
+KeyedImage: TypeAlias = ImageFile | ImageBytes
+"""An image that is read by a call, may be pickled and read on another machine, and has a key, unique in a run."""
 
 
 def images(words: Iterable[str], stdin: TextIO) -> Iterator[KeyedImage]:
@@ -158,7 +142,7 @@ def _tar(path: str) -> Iterator[KeyedImage]:
                 if member.isreg() and _is_image(member.name):
                     key = f"{path}::{member.name}"
                     if spans:
-                        yield ImageSpan(key, path, member.offset_data, member.size)
+                        yield ImageFile(key, path, member.offset_data, member.size)
                     else:
                         file = tar.extractfile(member)
                         yield ImageBytes(key, file.read() if file else b"")

@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> None:
     # Imported after the command line has been read, so that --help needs no gRPC.
     from microtome.commands.rollout.configuration import ConfigMapStore, FileStore, Store  # noqa: PLC0415
     from microtome.commands.rollout.gateways import gateways_at  # noqa: PLC0415
-    from microtome.commands.rollout.rolling import Rolling, Timing, status_lines  # noqa: PLC0415
+    from microtome.commands.rollout.rolling import Rolling, say, status_lines  # noqa: PLC0415
     from microtome.commands.rollout.servers import servers_at  # noqa: PLC0415
 
     if options.config is not None and options.namespace:
@@ -93,14 +93,9 @@ def _run(options: argparse.Namespace) -> None:
     gateways = gateways_at(options.gateway, os.environ.get("MICROTOME_API_KEY"))
     if options.version is None:
         for line in status_lines(store, servers, gateways, options.model):
-            _say(line)
+            say(line)
         return
-    timing = Timing(options.timeout, options.settle)
-    Rolling(store, servers, gateways, options.model, options.label, _say, timing, options.keep).to(options.version)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201, a command
+    Rolling(store, servers, gateways, options.model, options).to(options.version)
 
 
 def _version(text: str) -> int:

@@ -7,9 +7,9 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from google.protobuf import text_format
 
@@ -17,8 +17,7 @@ from microtome.commands.rollout.errors import CannotBegin, RolloutError
 from microtome.tfserving.v1.model_server_config_pb2 import ModelConfig, ModelServerConfig, ServableVersionPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class ConfiguredModel:
+class ConfiguredModel(NamedTuple):
     """The entry of one model.
 
     Attributes:
@@ -74,12 +73,8 @@ def _entry(config: ModelServerConfig, model: str) -> ModelConfig:
 
 
 def _heading(text: str) -> str:
-    lines = []
-    for line in text.splitlines(keepends=True):
-        if line.strip() and not line.lstrip().startswith("#"):
-            break
-        lines.append(line)
-    return "".join(lines)
+    lines = text.splitlines(keepends=True)
+    return "".join(takewhile(lambda line: not line.strip() or line.lstrip().startswith("#"), lines))
 
 
 class Store(Protocol):

@@ -34,9 +34,7 @@ class Gateway:
         """Embed an image with a version, bypassing the cache; return what went wrong, or None."""
         path = f"/embed?model={quote(model, safe='')}&version={version}&output=all&cache=bypass"
         status, body = self._ask("POST", path, _picture())
-        if status != http.client.OK:
-            return f"{self.address} answered {status}: {_detail(body)}"
-        return None
+        return None if status == http.client.OK else f"{self.address} answered {status}: {_detail(body)}"
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(*self._connection, timeout=_SECONDS)

@@ -5,6 +5,7 @@ until that is unloaded. Gateways that follow the label (MICROTOME_VERSION_LABEL)
 """
 
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,16 +14,7 @@ from microtome.commands.rollout.errors import CannotBegin, TimedOut, VersionFail
 from microtome.commands.rollout.gateways import Gateway
 from microtome.commands.rollout.servers import Server, Unreachable
 
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds: the limit of a step, the time that unnamed gateways get to follow the label, the pause between polls."""
-
-    step: float = 600.0
-    settle: float = 10.0
-    poll: float = 0.5
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +25,15 @@ class Rolling:
         store: of the servers' configuration.
         servers: all that serve the model.
         gateways: those that try the new version and are polled until they use it; may be empty.
-        label: the label that gateways follow.
-        keep: whether the old version stays loaded, so that going back needs no loading.
+        options: of the command line: `label`, which gateways follow; `keep`, whether the old version stays loaded;
+            `timeout`, the most seconds of a step; `settle`, the seconds for unnamed gateways to follow the label.
     """
 
     store: Store
     servers: Sequence[Server]
     gateways: Sequence[Gateway]
     model: str
-    label: str
-    say: Say
-    timing: Timing
-    keep: bool = False
+    options: Namespace
 
     def to(self, version: int) -> None:
         """Take a version into use.
@@ -57,20 +46,20 @@ class Rolling:
         before = self.store.read()
         old = self._in_use(before)
         if old == version:
-            self.say(f"{self.model} {version} is in use already.")
+            say(f"{self.model} {version} is in use already.")
             self._drop(version)
             return
         self._load(before, old, version)
         self._switch(old, version)
-        if self.keep:
-            self.say(f"{self.model} {old} stays loaded; microtome rollout {self.model} {old} goes back at once.")
+        if self.options.keep:
+            say(f"{self.model} {old} stays loaded; microtome rollout {self.model} {old} goes back at once.")
         else:
             self._drop(version)
-        self.say(f"{self.model} {version} is in use. Back: the same command with {old} in place of {version}.")
+        say(f"{self.model} {version} is in use. Back: the same command with {old} in place of {version}.")
 
     def _in_use(self, text: str) -> int:
         """Return the label's version, or, before the first rollout, the newest version that all servers have."""
-        labelled = configured(text, self.model).labels.get(self.label)
+        labelled = configured(text, self.model).labels.get(self.options.label)
         if labelled is not None:
             return labelled
         try:
@@ -83,7 +72,7 @@ class Rolling:
         return max(everywhere)
 
     def _load(self, before: str, old: int, new: int) -> None:
-        both = changed(before, self.model, [old, new], {self.label: old})
+        both = changed(before, self.model, [old, new], {self.options.label: old})
         self.store.write(both)
         try:
             self._until(f"loading {self.model} {new} beside {old}", self._unloaded, new)
@@ -113,17 +102,17 @@ class Rolling:
         yield from filter(None, (gateway.trial(self.model, version) for gateway in self.gateways))
 
     def _switch(self, old: int, new: int) -> None:
-        self.store.write(changed(self.store.read(), self.model, [old, new], {self.label: new}))
-        self._until(f"moving the label {self.label!r} to {new}", self._unlabelled, new)
+        self.store.write(changed(self.store.read(), self.model, [old, new], {self.options.label: new}))
+        self._until(f"moving the label {self.options.label!r} to {new}", self._unlabelled, new)
         if self.gateways:
             self._until(f"gateways taking {new} into use", self._unfollowed, new)
         else:
-            self.say(f"No gateway was named: giving them {self.timing.settle:g} s to follow.")
-            time.sleep(self.timing.settle)
+            say(f"No gateway was named: giving them {self.options.settle:g} s to follow.")
+            time.sleep(self.options.settle)
 
     def _unlabelled(self, version: int) -> Iterator[str]:
         for server in self.servers:
-            found = server.version_in_use(self.model, self.label)
+            found = server.version_in_use(self.model, self.options.label)
             if found != version:
                 yield f"{server.address}: the label stands for {found or 'nothing'}"
 
@@ -131,12 +120,13 @@ class Rolling:
         for gateway in self.gateways:
             found, why = gateway.version(self.model)
             if found != version:
-                yield why or f"{gateway.address} uses {found}; does it follow MICROTOME_VERSION_LABEL={self.label}?"
+                setting = f"MICROTOME_VERSION_LABEL={self.options.label}"
+                yield why or f"{gateway.address} uses {found}; does it follow {setting}?"
 
     def _drop(self, version: int) -> None:
         """Serve only this version from now on, whatever other versions are on disk."""
         text = self.store.read()
-        alone = changed(text, self.model, [version], {self.label: version})
+        alone = changed(text, self.model, [version], {self.options.label: version})
         if configured(text, self.model) != configured(alone, self.model):
             self.store.write(alone)
         self._until(f"unloading what is not {version}", self._undropped, version)
@@ -157,12 +147,17 @@ class Rolling:
         shown = None
         while (left := _first(problems, version)) is not None:
             if left != shown:
-                self.say(f"{what}: {left}")
+                say(f"{what}: {left}")
                 shown = left
-            if time.monotonic() - begin > self.timing.step:
-                raise TimedOut(f"Not within {self.timing.step:g} s: {what}. {left}.")
-            time.sleep(self.timing.poll)
-        self.say(f"{what}: done ({time.monotonic() - begin:.1f} s)")
+            if time.monotonic() - begin > self.options.timeout:
+                raise TimedOut(f"Not within {self.options.timeout:g} s: {what}. {left}.")
+            time.sleep(POLL_SECONDS)
+        say(f"{what}: done ({time.monotonic() - begin:.1f} s)")
+
+
+def say(text: str) -> None:
+    """Tell the user, also where the output is a file that another program reads."""
+    print(text, flush=True)  # noqa: T201, a command
 
 
 def status_lines(store: Store, servers: Sequence[Server], gateways: Sequence[Gateway], model: str) -> Iterator[str]:

@@ -2,9 +2,8 @@
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import methodcaller
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
@@ -19,8 +18,7 @@ _SECONDS = 5.0
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0))
 
 
-@dataclass(frozen=True, slots=True)
-class VersionState:
+class VersionState(NamedTuple):
     """The state of a version on one server, as TensorFlow Serving names it, and its error, if any."""
 
     state: str

@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 DESCRIPTION = """\
@@ -17,20 +16,6 @@ as it is. The log of both processes goes to standard error, from level "warning"
 Ctrl-C (or SIGTERM) finishes what is in flight, stops everything and exits with 0; a second one does not wait."""
 
 ENGINES = ("tensorflow", "openvino")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The parsed command line; `recipe` is None for the default recipe."""
-
-    recipe: Path | None
-    models_dir: Path
-    host: str
-    port: int
-    grpc_port: int | None
-    model_server: str | None
-    redis: str | None
-    engine: str = "tensorflow"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,18 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read(words: Sequence[str]) -> Options:
-    """Parse the command line.
-
-    Raises:
-        SystemExit: With 2 when it is wrong, with 0 after --help.
-    """
-    return Options(**vars(build_parser().parse_args(words)))
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the command line, whose first word is `up`, and return its exit code."""
-    options = read(argv[1:])
+    options = build_parser().parse_args(argv[1:])
     from microtome.commands.up.run import run  # noqa: PLC0415, so that --help is instant
 
     return run(options)

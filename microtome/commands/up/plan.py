@@ -2,11 +2,11 @@
 
 import os
 import sys
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
 from microtome.commands.up.addresses import Endpoint, is_loopback
-from microtome.commands.up.command import Options
 from microtome.commands.up.errors import CannotStart
 from microtome.commands.up.processes import Command
 
@@ -37,14 +37,14 @@ class Plan:
         return self.model_server is None or self.socket.exists()
 
 
-def make(options: Options, models: tuple[str, ...], endpoint: Endpoint, socket: Path) -> Plan:
+def make(options: Namespace, models: tuple[str, ...], endpoint: Endpoint, socket: Path) -> Plan:
     """Return what to run; `socket` is a path for the embedded model server's socket."""
     embedded = None if options.model_server else model_server(options, socket)
     address = options.model_server or f"unix:{socket}"
     return Plan(models, endpoint, gateway(options, models, endpoint, address), embedded, socket)
 
 
-def gateway(options: Options, models: tuple[str, ...], endpoint: Endpoint, address: str) -> Command:
+def gateway(options: Namespace, models: tuple[str, ...], endpoint: Endpoint, address: str) -> Command:
     """Return the gateway's command; it is configured by its environment only."""
     environment = {
         "MICROTOME_HOST": endpoint.host,
@@ -78,7 +78,7 @@ def admission(host: str) -> dict[str, str]:
     )
 
 
-def model_server(options: Options, socket: Path) -> Command:
+def model_server(options: Namespace, socket: Path) -> Command:
     """Return the embedded model server's command; it listens on a Unix socket only."""
     words = (
         *(sys.executable, "-m", "modelserver"),

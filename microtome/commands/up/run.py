@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import exporter
@@ -10,7 +11,6 @@ from exporter.recipe.reading import read_recipe
 from exporter.savedmodel.publication import published_version
 from microtome.commands.up import addresses, plan
 from microtome.commands.up.addresses import Endpoint
-from microtome.commands.up.command import Options
 from microtome.commands.up.errors import CannotStart, ExportFailed, UpError
 from microtome.commands.up.processes import Child
 from microtome.commands.up.signals import StopRequests, listening
@@ -20,7 +20,7 @@ from microtome.commands.up.terminal import Terminal
 GRACE_SECONDS = 10.0
 
 
-def run(options: Options) -> int:
+def run(options: Namespace) -> int:
     """Serve until stopped; return the exit code, 0 after a clean stop."""
     terminal = Terminal(sys.stdout, sys.stderr)
     try:
@@ -34,7 +34,7 @@ def run(options: Options) -> int:
     return 0
 
 
-async def _session(options: Options, terminal: Terminal) -> None:
+async def _session(options: Namespace, terminal: Terminal) -> None:
     if options.model_server is not None:
         addresses.check_model_server(options.model_server)
     if options.redis is not None:
@@ -92,7 +92,7 @@ async def export_missing(recipe: Path, models_dir: Path, terminal: Terminal, sto
         await child.stop(GRACE_SECONDS, stop.forced)
 
 
-def _endpoint(options: Options) -> Endpoint:
+def _endpoint(options: Namespace) -> Endpoint:
     port = addresses.claim(options.host, options.port)
     if options.grpc_port is None:
         return Endpoint(options.host, port, addresses.next_free(options.host, port))

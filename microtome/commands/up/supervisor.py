@@ -1,20 +1,21 @@
 """Run the gateway and the model server until one of them ends for good or the user stops them.
 
-The model server is restarted when it dies; the user is told when the gateway is ready.
+The model server is restarted when it dies; when the gateway is ready, the user gets lines to copy into a shell.
 """
 
 import asyncio
 import http.client
 import json
+import os
 import re
+import shlex
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from microtome.commands.up.addresses import Endpoint
-from microtome.commands.up.banner import welcome
 from microtome.commands.up.errors import GatewayEnded, ModelServerFailed
 from microtome.commands.up.plan import Plan
 from microtome.commands.up.processes import Child, Command
@@ -35,6 +36,8 @@ READY_INTERVAL = 0.1
 READY_TIMEOUT = 2.0
 # The gateway needs a moment to find a model server that has just started; until then reasons are not shown.
 PATIENCE = 3.0
+EXAMPLE = Path("examples/cat.jpg")
+REPOSITORY = Path(__file__).parents[3]
 
 
 async def supervise(plan: Plan, terminal: Terminal, stop: StopRequests) -> None:
@@ -176,3 +179,34 @@ class ModelServerKeeper:
             await child.ended_within(SOCKET_INTERVAL)
         await child.wait()
         return served
+
+
+def welcome(gateway: Endpoint, models: tuple[str, ...], seconds: float) -> str:
+    """Return the text."""
+    return f"""
+Microtome serves {", ".join(models)} on {gateway.url} (ready after {seconds:.1f} s). Try
+
+    {curl_line(gateway, example_image(Path.cwd()), os.environ)}
+
+docs      {gateway.url}/docs
+metrics   {gateway.url}/metrics
+gRPC      {gateway.grpc_target or "none"}
+stop      Ctrl-C
+"""
+
+
+def curl_line(gateway: Endpoint, image: Path, environment: Mapping[str, str]) -> str:
+    """Return a command that sends `image`, with its path quoted and proxies bypassed."""
+    # In -F, curl interprets , and ; unless the path is in double quotes.
+    path = f'"{image}"' if set(str(image)) & set(",;") else str(image)
+    proxied = any(environment.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
+    words = ["curl", *(["--noproxy", "*"] if proxied else []), "-F", f"image=@{path}", f"{gateway.url}/embed"]
+    return shlex.join(words)
+
+
+def example_image(here: Path) -> Path:
+    """Return a photo to send: the repository's, relative to `here` if it is below; without one, a name to replace."""
+    if (here / EXAMPLE).is_file():
+        return EXAMPLE
+    photo = REPOSITORY / EXAMPLE
+    return photo if photo.is_file() else Path("YOUR_PHOTO.jpg")

@@ -7,7 +7,7 @@ dialect, write its module and add it to the table.
 
 from collections.abc import Collection, Sequence
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from service.http.compat import cohere, kserve, openai, voyage, weaviate
 from service.http.compat.handler import CompatHandler, Dialect
@@ -42,6 +42,8 @@ def spoken(setting: str) -> Sequence[Dialect]:
 def install(app: FastAPI, dialects: Sequence[Dialect], handler: CompatHandler) -> Collection[str]:
     """Add the dialects' routes and error writers. Returns the paths that need no API key."""
     for dialect in dialects:
-        app.include_router(dialect.routes(handler), tags=[dialect.title])
+        router = APIRouter(tags=[dialect.title])
+        dialect.add_routes(router, handler)
+        app.include_router(router)
     ErrorWriters((path, dialect.write_error) for dialect in dialects for path in dialect.paths).install(app)
     return frozenset().union(*(dialect.public_paths for dialect in dialects))

@@ -109,11 +109,9 @@ def _answer(embedded: Embedded, *, shape: Shape, kinds: list[str], images: list[
     return json_response(body)
 
 
-def _routes(handler: CompatHandler) -> APIRouter:
-    router = APIRouter()
+def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
     description = "Turn images into vectors, as Cohere's API does."
     handler.post(router, "/v2/embed", read, name="embed", summary="Embed images", description=description, **_DESCRIBED)
-    return router
 
 
-DIALECT = Dialect("cohere", "Cohere", ("/v2/embed",), _routes, embedding_error("message"))
+DIALECT = Dialect("cohere", "Cohere", ("/v2/embed",), _add_routes, embedding_error("message"))

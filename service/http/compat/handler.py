@@ -154,7 +154,7 @@ class Dialect:
         title: its heading in the OpenAPI document.
         paths: where `write_error` writes all errors, including a missing API key and an unknown path. A path that ends
             with a slash covers all paths below it; the longest match wins.
-        routes: builds its routes.
+        add_routes: adds its routes to a router.
         write_error: writes an error as the contract has it.
         public_paths: paths that need no API key, such as health checks.
     """
@@ -162,6 +162,6 @@ class Dialect:
     name: str
     title: str
     paths: tuple[str, ...]
-    routes: Callable[[CompatHandler], APIRouter]
+    add_routes: Callable[[APIRouter, CompatHandler], None]
     write_error: ErrorWriter
     public_paths: frozenset[str] = frozenset()

@@ -15,18 +15,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from microtome import __version__
-from microtome.errors import BadRequest, ModelNotReady, UnknownModel
+from microtome.errors import BadRequest, ModelNotReady
 from microtome.manifest import ModelCard
 from service import kserve
 from service.core.ports import available_versions
 from service.core.requests import Embedded
-from service.errors import unknown
+from service.errors import of_model
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import TEXT, described
 from service.http.openapi import RED_PNG
 from service.http.parameters import unknown_name
-from service.kserve import PARAMETERS, Tensor, element, images_in, one_input, read_request, version_number
+from service.kserve import PARAMETERS, Tensor, element, images_in, one_input, read_request
 
 _HEADER = "inference-header-content-length"
 _FIELDS = {"id", "parameters", "inputs", "outputs"}
@@ -215,8 +215,8 @@ def _model_paths(model: str) -> Mapping[str, dict[str, Any]]:
     """Return the paths of a model with their parameters in the document; `model` is the example."""
     named = [_in_path("model", "The model's name.", model)]
     return {
-        "/models/{model}": {"parameters": named},
-        "/models/{model}/versions/{version}": {
+        "/v2/models/{model}": {"parameters": named},
+        "/v2/models/{model}/versions/{version}": {
             "parameters": [*named, _in_path("version", "Which of its versions.", "1")]
         },
     }
@@ -265,7 +265,7 @@ class _Endpoints:
             answer,
             dimensions=asked.dimensions,
             normalize=asked.normalize,
-            int8=asked.int8,
+            int8=asked.datatype == "INT8",
         )
 
     async def server(self) -> dict[str, object]:
@@ -291,10 +291,7 @@ class _Endpoints:
     async def model_ready(self, request: Request) -> dict[str, object]:
         """Say whether a model answers."""
         model = request.path_params["model"]
-        readiness = self._models.readiness()
-        if model not in readiness:
-            raise UnknownModel(unknown("model", model, readiness))
-        trouble = readiness[model]
+        trouble = of_model(model, self._models.readiness())
         if trouble is not None:
             raise ModelNotReady(trouble)
         await self._card(request)
@@ -307,27 +304,21 @@ class _Endpoints:
             "name": card.name,
             "versions": [str(number) for number in available_versions(self._models, card)],
             "platform": kserve.PLATFORM,
-            "inputs": [_described(tensor) for tensor in kserve.INPUTS],
-            "outputs": [_described(tensor) for tensor in kserve.outputs_of(card)],
+            "inputs": [tensor._asdict() for tensor in kserve.INPUTS],
+            "outputs": [tensor._asdict() for tensor in kserve.outputs_of(card)],
         }
 
     async def _card(self, request: Request) -> ModelCard:
-        model, version = request.path_params["model"], request.path_params.get("version", "")
-        number = version_number(version)
-        return self._models.card(model) if number is None else await self._models.card_of(model, number)
+        named = request.path_params
+        return await kserve.card_of(self._models, named["model"], named.get("version", ""))
 
 
-def _described(tensor: kserve.TensorMetadata) -> dict[str, object]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-
-
-def _routes(handler: CompatHandler) -> APIRouter:
-    router = APIRouter(prefix="/v2")
+def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
     ends = _Endpoints(handler)
-    router.add_api_route("", ends.server, summary="Say what this is")
-    router.add_api_route("/health/live", ends.live, summary="Is the process alive?")
-    router.add_api_route("/health/ready", ends.ready, summary="Can it embed?")
-    router.add_api_route("/models", ends.models, summary="List the models")
+    router.add_api_route("/v2", ends.server, summary="Say what this is")
+    router.add_api_route("/v2/health/live", ends.live, summary="Is the process alive?")
+    router.add_api_route("/v2/health/ready", ends.ready, summary="Can it embed?")
+    router.add_api_route("/v2/models", ends.models, summary="List the models")
     for place, named in _model_paths(handler.intake.default_model).items():
         router.add_api_route(place, ends.model, summary="Describe a model", openapi_extra=named)
         router.add_api_route(f"{place}/ready", ends.model_ready, summary="Does a model answer?", openapi_extra=named)
@@ -340,14 +331,13 @@ def _routes(handler: CompatHandler) -> APIRouter:
             responses=_INFER["responses"],
             openapi_extra={**_INFER["openapi_extra"], **named},
         )
-    return router
 
 
 DIALECT = Dialect(
     "kserve",
     "KServe v2, Triton",
     ("/v2", "/v2/health/", "/v2/models", "/v2/models/"),
-    _routes,
+    _add_routes,
     inference_error,
     frozenset({"/v2", "/v2/health/live", "/v2/health/ready"}),
 )

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from microtome import errors
-from microtome.errors import BadRequest, UnknownModel, UnsupportedModality
+from microtome.errors import BadRequest, UnsupportedModality
 from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
 from service.core.requests import Embedded
-from service.errors import unknown
+from service.errors import of_model
 from service.http.compat.errors import embedding_status, error_response
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of
@@ -33,7 +33,7 @@ from service.http.compat.parsing import (
     is_data_uri,
     json_fields,
 )
-from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, base64_of, json_response, shape_of
+from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, json_response, listed, shape_of
 from service.http.problems import Failure
 
 _VECTOR_FIELDS = (
@@ -80,7 +80,7 @@ def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
         _images(fields, max_bytes),
         writer,
         dimensions=writer.shape.dimensions,
-        int8=writer.calibrated,
+        int8=writer.kind in CALIBRATED,
     )
 
 
@@ -186,11 +186,6 @@ class _Writer:
     form: str
     dtype: str = "<f4"
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether calibrated ranges are needed."""
-        return self.kind in CALIBRATED
-
     def __call__(self, embedded: Embedded) -> Response:
         """Write the response."""
         rows = self.shape.rows(embedded, self.kind)
@@ -198,10 +193,7 @@ class _Writer:
         head = {"id": f"embd-{uuid4().hex}", "created": int(time.time()), "model": self.model, "usage": usage}
         if self.form == "bytes":
             return _bytes(rows, head, self.dtype)
-        data = [
-            {"object": "embedding", "index": index, "embedding": base64_of(row) if self.form == "base64" else row}
-            for index, row in enumerate(rows)
-        ]
+        data = listed(rows, base64=self.form == "base64")
         return json_response({"object": "list", "data": data, **head})
 
 
@@ -317,9 +309,8 @@ def _retryable(error: errors.ServiceError) -> str:
     return "true" if isinstance(error, errors.TemporarilyUnable | errors.BodyTooSlow) else "false"
 
 
-def _models_router(models: ModelServer) -> APIRouter:
-    """Build GET /v1/models: the models, and each output under the name that requests use for it."""
-    router = APIRouter()
+def _add_models(router: APIRouter, models: ModelServer) -> None:
+    """Add GET /v1/models: the models, and each output under the name that requests use for it."""
 
     @router.get("/v1/models", summary="List the models", response_class=Response)
     async def list_models() -> Response:
@@ -329,12 +320,7 @@ def _models_router(models: ModelServer) -> APIRouter:
     @router.get("/v1/models/{name:path}", summary="Describe a model", response_class=Response)
     async def describe_model(name: str) -> Response:
         """One model, or one output of it."""
-        entries = {entry["id"]: entry for entry in _entries(models)}
-        if name not in entries:
-            raise UnknownModel(unknown("model", name, map(str, entries)))
-        return JSONResponse(entries[name])
-
-    return router
+        return JSONResponse(of_model(name, {str(entry["id"]): entry for entry in _entries(models)}))
 
 
 def _entries(models: ModelServer) -> Iterator[dict[str, object]]:
@@ -360,8 +346,7 @@ def _entry(name: str, card: ModelCard | None, output: str | None) -> dict[str, o
     }
 
 
-def _routes(handler: CompatHandler) -> APIRouter:
-    router = APIRouter()
+def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
     for path in ("/v1/embeddings", "/embeddings"):
         handler.post(
             router,
@@ -372,8 +357,7 @@ def _routes(handler: CompatHandler) -> APIRouter:
             description="Turn images into vectors, as OpenAI's API does with texts.",
             **_DESCRIBED,
         )
-    router.include_router(_models_router(handler.intake.models))
-    return router
+    _add_models(router, handler.intake.models)
 
 
-DIALECT = Dialect("openai", "OpenAI, Jina, infinity, vLLM", ("/v1/", "/embeddings"), _routes, _error)
+DIALECT = Dialect("openai", "OpenAI, Jina, infinity, vLLM", ("/v1/", "/embeddings"), _add_routes, _error)

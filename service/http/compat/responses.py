@@ -119,6 +119,14 @@ def base64_of(row: NDArray[np.generic]) -> str:
     return b64encode(row.tobytes()).decode("ascii")
 
 
+def listed(rows: NDArray[np.generic], *, base64: bool) -> list[dict[str, object]]:
+    """Return rows as OpenAI's objects: lists of numbers, or their bytes as base64."""
+    return [
+        {"object": "embedding", "index": index, "embedding": base64_of(row) if base64 else row}
+        for index, row in enumerate(rows)
+    ]
+
+
 def _offset(rows: NDArray[np.generic], *, signed: bool) -> NDArray[np.generic]:
     """Convert between signed and unsigned bytes by shifting values by 128, as these APIs do."""
     if signed == (rows.dtype == np.int8):

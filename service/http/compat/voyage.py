@@ -13,15 +13,7 @@ from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of
 from service.http.compat.parsing import MODEL_FIELDS, NO_TEXT, choice, embed_request, image_of, json_fields
-from service.http.compat.responses import (
-    CALIBRATED,
-    NUMBER_TYPES,
-    Shape,
-    base64_of,
-    image_facts,
-    json_response,
-    shape_of,
-)
+from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, image_facts, json_response, listed, shape_of
 
 _FIELDS = (*MODEL_FIELDS, "inputs", "output_dtype", "output_dimension", "encoding_format", "normalize")
 _IGNORED = ("input_type", "truncation")
@@ -78,9 +70,7 @@ def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
 
 def _input(one: object, max_bytes: int) -> Image:
     match one:
-        case {"content": [{"type": "image_url", "image_url": text}]}:
-            return image_of(text, max_bytes)
-        case {"content": [{"type": "image_base64", "image_base64": text}]}:
+        case {"content": [{"type": "image_url", "image_url": text} | {"type": "image_base64", "image_base64": text}]}:
             return image_of(text, max_bytes)
         case {"content": [*parts]}:
             for part in parts:
@@ -94,18 +84,13 @@ def _write(  # noqa: PLR0913, what the request asks for
     embedded: Embedded, *, model: str, shape: Shape, kind: str, base64: bool, images: Sequence[Image]
 ) -> Response:
     rows = shape.rows(embedded, kind)
-    data = [
-        {"object": "embedding", "index": index, "embedding": base64_of(row) if base64 else row}
-        for index, row in enumerate(rows)
-    ]
     pixels = sum(one.width * one.height for one in image_facts(images))
     # Voyage's client fails if one of the four is missing.
     usage = {"text_tokens": 0, "image_pixels": pixels, "video_pixels": 0, "total_tokens": len(rows)}
-    return json_response({"object": "list", "data": data, "model": model, "usage": usage})
+    return json_response({"object": "list", "data": listed(rows, base64=base64), "model": model, "usage": usage})
 
 
-def _routes(handler: CompatHandler) -> APIRouter:
-    router = APIRouter()
+def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
     handler.post(
         router,
         "/v1/multimodalembeddings",
@@ -115,7 +100,6 @@ def _routes(handler: CompatHandler) -> APIRouter:
         description="Turn images into vectors, as Voyage AI's API does.",
         **_DESCRIBED,
     )
-    return router
 
 
-DIALECT = Dialect("voyage", "Voyage AI", ("/v1/multimodalembeddings",), _routes, embedding_error("detail"))
+DIALECT = Dialect("voyage", "Voyage AI", ("/v1/multimodalembeddings",), _add_routes, embedding_error("detail"))

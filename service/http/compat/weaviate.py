@@ -49,8 +49,7 @@ def read_img2vec(body: bytes, *, default_model: str, max_bytes: int) -> CompatRe
     return CompatRequest(EmbedRequest(default_model), [image_of(fields["image"], max_bytes)], answer)
 
 
-def _img2vec_routes(handler: CompatHandler) -> APIRouter:
-    router = APIRouter()
+def _add_img2vec_routes(router: APIRouter, handler: CompatHandler) -> None:
     model = handler.intake.default_model
 
     async def ready() -> Response:
@@ -77,7 +76,6 @@ def _img2vec_routes(handler: CompatHandler) -> APIRouter:
     handler.post(router, "/vectors/", read_img2vec, include_in_schema=False)
     router.add_api_route("/.well-known/ready", ready, summary="Can it embed?", status_code=204)
     router.add_api_route("/.well-known/live", live, summary="Is the process alive?", status_code=204)
-    return router
 
 
 _IMG2VEC_PATHS = ("/vectors", "/vectors/", "/.well-known/ready", "/.well-known/live")
@@ -86,7 +84,7 @@ IMG2VEC = Dialect(
     "img2vec",
     "Weaviate img2vec-neural",
     _IMG2VEC_PATHS,
-    _img2vec_routes,
+    _add_img2vec_routes,
     inference_error,
     frozenset({"/.well-known/ready", "/.well-known/live"}),
 )
@@ -122,8 +120,7 @@ def _clip_answer(embedded: Embedded) -> Response:
     return json_response({"textVectors": [], "imageVectors": [embedding.vector for embedding in embedded.embeddings]})
 
 
-def _clip_routes(handler: CompatHandler) -> APIRouter:
-    router = APIRouter()
+def _add_clip_routes(router: APIRouter, handler: CompatHandler) -> None:
     model = handler.intake.default_model
 
     async def meta() -> dict[str, object]:
@@ -143,10 +140,9 @@ def _clip_routes(handler: CompatHandler) -> APIRouter:
         **_CLIP_DOCS,
     )
     router.add_api_route("/meta", meta, summary="Say what answers")
-    return router
 
 
 CLIP = Dialect(
-    "clip", "Weaviate multi2vec-clip", ("/vectorize", "/meta"), _clip_routes, inference_error, frozenset({"/meta"})
+    "clip", "Weaviate multi2vec-clip", ("/vectorize", "/meta"), _add_clip_routes, inference_error, frozenset({"/meta"})
 )
 """`CLIP_INFERENCE_API=http://gateway:8000` in Weaviate's environment."""

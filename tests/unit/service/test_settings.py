@@ -28,6 +28,12 @@ def test_names_are_split_and_defaults_hold() -> None:
     assert (("a", "b"), 8000, None) == (settings.models, settings.port, settings.redis_url)
 
 
+def test_accepted_deviations_are_read_by_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several models, or all of them."""
+    monkeypatch.setenv("MICROTOME_ACCEPT_DEVIATION", "a=0.01, *=1e-3")
+    assert read_settings().accept_deviation == {"a": 0.01, "*": 0.001}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -36,6 +42,9 @@ def test_names_are_split_and_defaults_hold() -> None:
         ("MICROTOME_REDIS_URL", "localhost:6379", "MICROTOME_REDIS_URL: .*redis://"),
         ("MICROTOME_REDIS_ULR", "redis://x", "MICROTOME_REDIS_ULR: no such setting; did you mean MICROTOME_REDIS_URL"),
         ("MICROTOME_DEADLINE", "-1", "MICROTOME_DEADLINE: "),
+        ("MICROTOME_ACCEPT_DEVIATION", "0.01", "MICROTOME_ACCEPT_DEVIATION: .*expected MODEL=NUMBER .*'0.01'"),
+        ("MICROTOME_ACCEPT_DEVIATION", "a=0.1,b=2", "MICROTOME_ACCEPT_DEVIATION: .*expected MODEL=NUMBER .*'b=2'"),
+        ("MICROTOME_ACCEPT_DEVIATION", "a=nan", "MICROTOME_ACCEPT_DEVIATION: .*expected MODEL=NUMBER .*'a=nan'"),
     ],
 )
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:

@@ -97,7 +97,7 @@ keras_hub:preset. Received: 'resnet51'. Nearest: ResNet50, ResNet152, ResNet101.
 recipe.yaml:5: models[0].weights: expected one of imagenet, random, or a file (.h5 .hdf5 .keras .pt .pth). Received: \
 'imagnet'. Nearest: imagenet.
 recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, outputs, weights, input, include_top, \
-precision, default_output, max_batch_size, version, calibration, compat. Received: 'colour'. Nearest: none.
+precision, tolerance, default_output, max_batch_size, version, calibration, compat. Received: 'colour'. Nearest: none.
 recipe.yaml:7: models[0].max_batch_size: expected a whole number of at least 1. Received: 0.
 recipe.yaml:8: models[0].default_output: expected one of top. Received: 'bottom'. Nearest: none.
 recipe.yaml:10: models[0].outputs[0].pooling: expected one of avg, max, flatten, none, cls, gem(p), spp(1,2,4). \
@@ -149,6 +149,9 @@ recipe.yaml:11: models[0].outputs[1]: expected names that differ. Received: 'top
         (output("layer: a, projection: {random: 0}"), "random: expected a whole number of at least 1. Received: 0."),
         (output("layer: a, projection: {random: 8}, pooling: none"), "to project it. Received: pooling: none"),
         (output("layer: a, normalize: l1"), "normalize: expected one of none, l2."),
+        (SMALLEST + "    tolerance: 0\n", "tolerance: expected a number above 0 and at most 1. Received: 0."),
+        (output("layer: a, tolerance: 2"), "tolerance: expected a number above 0 and at most 1. Received: 2."),
+        (output("layer: a, tolerance: much"), "tolerance: expected a number above 0 and at most 1. Received: 'much'."),
         (SMALLEST + "    input: {jpeg_draft: 1}\n", "input.jpeg_draft: expected true or false. Received: 1."),
     ],
 )
@@ -180,12 +183,25 @@ models:
         "recipe.yaml:7: models[0].outputs[0]: expected the key name",
         (
             "recipe.yaml:8: models[0].outputs[1]: expected a mapping with name, layer, layers, pooling, projection, "
-            "normalize, quantization"
+            "normalize, quantization, tolerance"
         ),
         "recipe.yaml:9: models[0].outputs[2].layer: expected text",
         "recipe.yaml:9: models[0].outputs[2].projection.random: expected a whole number of at least 1",
         "recipe.yaml:9: models[0].outputs[2].projection: expected a pooling that makes a vector, to project it",
     ]
+
+
+def test_a_tolerance_is_the_outputs_or_the_models_and_a_usual_one_changes_nothing(tmp_path: Path) -> None:
+    """`1e-2`, which YAML takes for text, too; recipes from before tolerances are recorded as they were."""
+    plain = read_recipe(written(tmp_path, SMALLEST)).models[0]
+    assert "tolerance" not in plain.canonical()
+    usual = read_recipe(written(tmp_path, SMALLEST + "    tolerance: 0.0001\n")).models[0]
+    assert usual.canonical() == plain.canonical()
+    wide = read_recipe(written(tmp_path, SMALLEST + "    tolerance: 1e-2\n")).models[0]
+    assert set(wide.tolerances.values()) == {0.01}
+    assert ModelRecipe.from_canonical(wide.canonical(), tmp_path).tolerances == wide.tolerances
+    own = read_recipe(written(tmp_path, output("layer: a, tolerance: 0.5") + "    tolerance: 1e-2\n")).models[0]
+    assert own.tolerances == {"top": 0.5}
 
 
 PRESET = "models:\n  - name: i2v\n    compat: i2v-keras\n"

@@ -18,7 +18,7 @@ from tests.unit.exporter.small_models import DEEP, PIXELS, VECTOR, small_backbon
 
 def fingerprint_of(built: Built, recipe: ModelRecipe) -> str:
     """Freeze a slice again and return its fingerprint."""
-    return fingerprint(freeze(cut(built, recipe), whole_head({})), recipe.input)
+    return fingerprint(freeze(cut(built, recipe), whole_head({})), recipe.input, None, recipe.tolerances)
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +43,17 @@ def test_names_and_limits_that_move_no_vector_do_not_enter(usual: str) -> None:
     [
         small_recipe(replace(VECTOR, pooling="max"), DEEP),
         small_recipe(replace(VECTOR, layer="bn"), DEEP),
+        small_recipe(replace(VECTOR, tolerance=0.01), DEEP),
         small_recipe(VECTOR),
         small_recipe(replace(VECTOR, name="deep"), replace(DEEP, name="vector")),
         small_recipe(VECTOR, DEEP, pixels=replace(PIXELS, interpolation="nearest")),
         small_recipe(VECTOR, DEEP, pixels=replace(PIXELS, jpeg_draft=False)),
         small_recipe(VECTOR, DEEP, pixels=replace(PIXELS, shortest_side=10)),
     ],
-    ids=["pooling", "layer", "outputs", "outputs swapped", "interpolation", "draft", "resize"],
+    ids=["pooling", "layer", "tolerance", "outputs", "outputs swapped", "interpolation", "draft", "resize"],
 )
 def test_what_can_move_a_vector_changes_it(usual: str, recipe: ModelRecipe) -> None:
-    """Pooling, layer, which name means which output, and preprocessing each give another fingerprint."""
+    """Pooling, layer, which name means which output, preprocessing, tolerance: each gives another fingerprint."""
     assert fingerprint_of(small_backbone(), recipe) != usual
 
 

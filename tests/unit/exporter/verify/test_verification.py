@@ -24,18 +24,21 @@ from exporter.savedmodel.publication import ASSETS, MANIFEST_FILE
 from exporter.savedmodel.saved_model import write_saved_model
 from exporter.savedmodel.serving_files import WARMUP_FILE, write_warmup
 from exporter.verify.checks import require
+from exporter.verify.golden_vectors import recorded
 from exporter.verify.sample_images import cosines, relative_errors
 from exporter.verify.verification import verify
+from microtome.manifest import Golden
 from tests.unit.exporter.small_models import DEEP, MAP, PIXELS, VECTOR, small_backbone, small_recipe
 
 RECIPE = small_recipe(VECTOR, DEEP, MAP)
 
 
-def written(directory: Path, built: Built, recipe: ModelRecipe = RECIPE) -> Slice:
+def written(directory: Path, built: Built, recipe: ModelRecipe = RECIPE, golden: Golden | None = None) -> Slice:
     """Write a SavedModel of the small backbone, without a draft around it."""
     slice_ = cut(built, recipe)
     frozen = freeze(slice_, whole_head({}))
-    manifest = describe(recipe, slice_, fingerprint(frozen, PIXELS), Calibrated(), {})
+    golden = golden or recorded(slice_, {})
+    manifest = describe(recipe, slice_, fingerprint(frozen, PIXELS), Calibrated(), {}, golden=golden)
     write_saved_model(directory, frozen, manifest)
     (directory / ASSETS).mkdir()
     (directory / ASSETS / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
@@ -51,6 +54,14 @@ def check(directory: Path, slice_: Slice) -> None:
 def test_faithful_saved_model_passes(tmp_path: Path) -> None:
     """Average, maximum and no pooling behind a scaling all equal Keras and numpy."""
     check(tmp_path, written(tmp_path, small_backbone()))
+
+
+def test_golden_vectors_of_another_network_are_found(tmp_path: Path) -> None:
+    """Every server would refuse the version; the export does, and says which tolerance would hold."""
+    other = recorded(cut(small_backbone(seed=1), RECIPE), {})
+    slice_ = written(tmp_path, small_backbone(), golden=other)
+    with pytest.raises(VerificationFailed, match=r"output vector to equal its golden vectors within .* of 0.0001"):
+        check(tmp_path, slice_)
 
 
 def test_other_weights_are_found(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The client's errors are the server's: none is missing, none is retried that will fail again."""
 
+import pickle
 import subprocess
 import sys
 
@@ -31,6 +32,15 @@ def test_every_error_of_the_server_is_found_by_its_name(leaf: type[MicrotomeErro
     assert leaf is type(ours)
     assert ("why", slug(leaf), "r1") == (str(ours), ours.kind, ours.request_id)
     assert not isinstance(ours, client_errors.TemporarilyUnable) or ours.retry_after == 2.0
+
+
+@pytest.mark.parametrize("leaf", STATUS, ids=slug)
+def test_every_error_can_be_pickled(leaf: type[MicrotomeError]) -> None:
+    """Ray's actors send outcomes to the driver."""
+    ours = client_errors.named(slug(leaf), "why", retry_after=2.0, request_id="r1")
+    theirs = pickle.loads(pickle.dumps(ours))
+    assert (leaf, "why") == (type(theirs), str(theirs))
+    assert vars(ours) == vars(theirs)
 
 
 def test_an_error_of_a_newer_server_is_a_rejection() -> None:

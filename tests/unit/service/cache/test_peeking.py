@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from service.application import open_cache
-from service.cache.float16 import Float16Cache
-from service.cache.memory import MemoryCache, NullCache, TieredCache
+from service.cache.memory import Float16Cache, MemoryCache, NullCache, TieredCache
 from service.cache.metered import HitCounter
 from service.core.ports import VectorCache, peek_of
 from service.settings import Settings

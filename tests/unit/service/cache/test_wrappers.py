@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from service.cache.coalescing import CoalescingCache, WriteBehindCache
-from service.cache.float16 import Float16Cache
-from service.cache.memory import MemoryCache
+from service.cache.memory import Float16Cache, MemoryCache
 from service.errors import CacheUnavailable
 from service.telemetry.metrics import Metrics
 from tests.fakes.vector_cache import FakeCache

@@ -2,7 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import grpc.aio
@@ -13,6 +13,8 @@ from grpc import StatusCode
 
 from microtome.errors import ModelServerDown, ModelServerFault
 from microtome.v1 import embedding_pb2 as pb
+from service.core.requests import CacheUse, OnError
+from service.core.vectors import Dtype
 from service.grpc.errors import STATUS, reason
 from tests.pictures import png
 from tests.unit.service.grpc.conftest import Service, reason_of, service_with, status_of, unpacked
@@ -250,3 +252,13 @@ async def test_models_are_listed_and_described(service: Service) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await service.stub.GetModel(pb.GetModelRequest(name="other"))
     assert "UNKNOWN_MODEL" == reason_of(status_of(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("enum", "prefix", "words"),
+    [(pb.Dtype, "DTYPE_", Dtype), (pb.CacheUse, "CACHE_USE_", CacheUse), (pb.OnError, "ON_ERROR_", OnError)],
+)
+def test_the_contracts_enums_have_the_words_of_the_core(enum: Any, prefix: str, words: object) -> None:
+    """Names are turned into words, so a new name in the contract needs a word in the core."""
+    names: list[str] = enum.keys()
+    assert {"unspecified", *get_args(words)} == {name.removeprefix(prefix).lower() for name in names}

@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from microtome.commands.embed import sources
 from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.sources import ImageSpan
+from microtome.commands.embed.sources import ImageFile
 
 
 def keys(*words: object, stdin: str = "") -> list[str]:
@@ -63,7 +63,7 @@ def test_a_tars_images_are_read_where_they_lie(tmp_path: Path) -> None:
                 tar.addfile(member, io.BytesIO(body))
     found = list(sources.images([str(path)], io.StringIO()))
     assert 300 == len(found)
-    assert isinstance(found[7], ImageSpan)
+    assert isinstance(found[7], ImageFile)
     assert (f"{path}::0007.jpg", b"image 7") == (found[7].key, found[7]())
 
 

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from microtome.commands.up.addresses import Endpoint
-from microtome.commands.up.banner import EXAMPLE, REPOSITORY, curl_line, example_image, welcome
+from microtome.commands.up.supervisor import EXAMPLE, REPOSITORY, curl_line, example_image, welcome
 
 GATEWAY = Endpoint("0.0.0.0", 9000, 9001)
 

@@ -18,7 +18,7 @@ def test_the_engine_reaches_the_model_server(monkeypatch: pytest.MonkeyPatch, gi
     """By its own flag, TensorFlow when nobody says."""
     monkeypatch.delenv("MICROTOME_MODEL_SERVER", raising=False)
 
-    made = plan.make(command.read(given), ("lite0",), Endpoint("127.0.0.1", 8000), Path("socket"))
+    made = plan.make(command.build_parser().parse_args(given), ("lite0",), Endpoint("127.0.0.1", 8000), Path("socket"))
 
     assert made.model_server is not None
     assert expected in made.model_server.words

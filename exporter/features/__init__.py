@@ -1,0 +1,1 @@
+"""Vectors of a folder of photos, on disk: many outputs of one backbone in one forward pass, resumable."""

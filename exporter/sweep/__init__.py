@@ -1,0 +1,1 @@
+"""Find the layer, pooling and preprocessing that suit a user's own photos: `microtome sweep`."""

@@ -1,0 +1,271 @@
+"""Read what a sweep is about: photos with classes, pairs that are the same or not, or photos without labels.
+
+All mistakes that can be seen without decoding are found here, before TensorFlow is loaded.
+"""
+
+import csv
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from exporter.errors import ImpossibleOption
+from exporter.recipe.files import SUFFIXES, file_digest
+from exporter.runtime.terminal import counted
+
+Kind = Literal["classes", "pairs", "unlabelled"]
+Use = Literal["search", "classify", "duplicates"]
+
+FEW = 10
+"""Photos of a class below which a warning is due."""
+FOLDER = "folder"
+"""The value of `--groups` that takes the folder of a photo for its group."""
+
+_SPLITS = frozenset({"train", "training", "test", "val", "valid", "validation"})
+_YES = frozenset({"1", "true", "yes", "same"})
+_NO = frozenset({"0", "false", "no", "different"})
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One photo.
+
+    Attributes:
+        path: Its file.
+        name: Its path from the folder or list that it was found in.
+        digest: SHA-256 of the file.
+        label: Its class; None without labels.
+        group: What it shows; photos of a group are never compared with each other. None without groups.
+    """
+
+    path: Path
+    name: str
+    digest: str
+    label: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """The photos of a sweep.
+
+    Attributes:
+        kind: What is known about them.
+        photos: By name.
+        pairs: Indices of two photos, and whether they show the same; for `kind` pairs.
+        left_out: Names of photos that do not take part, with the reason.
+        warnings: Sentences for the user.
+    """
+
+    kind: Kind
+    photos: tuple[Photo, ...]
+    pairs: tuple[tuple[int, int, bool], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+
+def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
+    """Read a folder or a list of photos.
+
+    Args:
+        photos: A folder with a folder for each class, with `pairs.csv`, or with photos alone; or a CSV file with the
+            columns a, b, same, or path, label and perhaps group.
+        use: What the vectors are for.
+        groups: `folder`, or a regular expression whose first group (or whole match) in a photo's name is its group.
+
+    Raises:
+        ImpossibleOption: There are too few photos, labels or classes for this use, or a list is malformed.
+    """
+    pattern = _pattern(groups)
+    if photos.is_dir():
+        listed = photos / "pairs.csv"
+        found = _from_pairs(listed) if listed.is_file() else _from_folder(photos, groups)
+    elif photos.is_file() and photos.suffix.lower() == ".csv":
+        with photos.open(encoding="utf-8-sig", newline="") as file:
+            columns = next(csv.reader(file), [])
+        found = _from_pairs(photos) if {"a", "b", "same"} <= set(columns) else _from_index(photos)
+    else:
+        raise ImpossibleOption(
+            f"Expected a folder of photos, or a CSV file with the columns a, b, same or path, label. "
+            f"Received: {photos}, which is {'another file' if photos.exists() else 'not there'}."
+        )
+    if not found.photos:
+        raise ImpossibleOption(f"Expected photos in {photos}. Received: none ({', '.join(sorted(SUFFIXES))}).")
+    if pattern is not None:
+        found = replace(found, photos=tuple(replace(one, group=_group(pattern, one.name)) for one in found.photos))
+    found = _with_digests(found)
+    return _checked(found if found.kind == "pairs" else without_copies(found), photos, use)
+
+
+def without_copies(found: Collection) -> Collection:
+    """Leave out copies of a file: all of them where their classes differ, all but the first where they agree."""
+    copies = defaultdict(list)
+    for photo in found.photos:
+        copies[photo.digest].append(photo)
+    left_out, kept = list(found.left_out), []
+    for same in copies.values():
+        labels = {photo.label for photo in same}
+        kept += same[:1] if len(labels) == 1 else []
+        for photo in same[1:] if len(labels) == 1 else same:
+            others = ", ".join(other.name for other in same if other is not photo)
+            why = "a copy of" if len(labels) == 1 else "in another class also, as"
+            left_out.append((photo.name, f"{why} {others}"))
+    return replace(found, photos=tuple(sorted(kept, key=lambda photo: photo.name)), left_out=tuple(left_out))
+
+
+def check_classes(found: Collection, source: object) -> None:
+    """Check that classes can be told apart.
+
+    Raises:
+        ImpossibleOption: There are fewer than two classes, or no class has two photos.
+    """
+    sizes = Counter(photo.label for photo in found.photos)
+    if len(sizes) < 2:
+        only = f"only {next(iter(sizes))!r}" if sizes else "none"
+        raise ImpossibleOption(f"Expected photos of at least two classes in {source}. Received: {only}.")
+    if max(sizes.values()) < 2:
+        raise ImpossibleOption(
+            f"Expected classes with two photos or more in {source}, to find one by the other. Received: "
+            f"{len(sizes)} classes of one photo each."
+        )
+
+
+def _checked(found: Collection, source: Path, use: Use) -> Collection:
+    if found.kind == "pairs":
+        if use != "duplicates":
+            raise ImpossibleOption(f"Expected --for duplicates with pairs. Received: --for {use}.")
+        if len({same for *_, same in found.pairs}) < 2:
+            raise ImpossibleOption(
+                f"Expected pairs that are the same and pairs that are not in {source}. Received: {len(found.pairs)} "
+                "pairs of one kind."
+            )
+        return found
+    if found.kind == "unlabelled":
+        if use == "classify":
+            raise ImpossibleOption(
+                f"Expected a folder for each class, or a CSV file with path and label, for --for classify. Received: "
+                f"{source}, whose photos have no labels."
+            )
+        if len(found.photos) < 2:
+            raise ImpossibleOption(f"Expected at least two photos in {source}. Received: {len(found.photos)}.")
+        return found
+    check_classes(found, source)
+    sizes = Counter(str(photo.label) for photo in found.photos)
+    few = sorted(label for label, size in sizes.items() if size < FEW)
+    if few:
+        shown = ", ".join(few[:5]) + (", …" if len(few) > 5 else "")
+        said = f"{len(few)} of {len(sizes)} classes have fewer than {FEW} photos ({shown}): expect wide intervals."
+        found = replace(found, warnings=(*found.warnings, said))
+    return found
+
+
+def _with_digests(found: Collection) -> Collection:
+    photos = counted(found.photos, len(found.photos), "Reading the photos", delay=1)
+    try:
+        return replace(found, photos=tuple(replace(photo, digest=file_digest(photo.path)) for photo in photos))
+    except OSError as error:
+        raise ImpossibleOption(f"Expected photos that can be read. Received: {error}.") from error
+
+
+def _from_folder(folder: Path, groups: str | None) -> Collection:
+    """Take the first folder below for the class, below folders such as `train` and `test`, which count as one."""
+    files = sorted(
+        (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()),
+        key=lambda path: path.relative_to(folder).as_posix(),
+    )
+    parts = {path: path.relative_to(folder).parts[:-1] for path in files}
+    tops = {above[0] for above in parts.values() if above}
+    below = 1 if tops and {top.casefold() for top in tops} <= _SPLITS and all(parts.values()) else 0
+    labelled = [path for path in files if len(parts[path]) > below]
+    if not labelled:
+        photos = tuple(Photo(path, path.relative_to(folder).as_posix(), "") for path in files)
+        return Collection("unlabelled", photos)
+    photos = tuple(
+        Photo(
+            path,
+            path.relative_to(folder).as_posix(),
+            "",
+            parts[path][below],
+            "/".join(parts[path]) if groups == FOLDER else None,
+        )
+        for path in labelled
+    )
+    loose = [
+        (path.relative_to(folder).as_posix(), "in no class's folder") for path in files if path not in set(labelled)
+    ]
+    return Collection("classes", photos, left_out=tuple(loose))
+
+
+def _from_index(path: Path) -> Collection:
+    rows = list(_rows(path, ("path", "label"), optional=("group",)))
+    grouped = any(row.get("group") for _, row in rows)
+    photos = {}
+    for line, row in rows:
+        if row["path"] in photos:
+            raise ImpossibleOption(f"Expected each path once in {path}. Received: {row['path']!r} twice, line {line}.")
+        group = (row.get("group") or row["path"]) if grouped else None
+        photos[row["path"]] = Photo(_existing(path, line, row["path"]), row["path"], "", row["label"], group)
+    return Collection("classes", tuple(sorted(photos.values(), key=lambda photo: photo.name)))
+
+
+def _from_pairs(path: Path) -> Collection:
+    rows = list(_rows(path, ("a", "b", "same")))
+    names = sorted({row[side] for _, row in rows for side in ("a", "b")})
+    places = {name: index for index, name in enumerate(names)}
+    first = {row[side]: line for line, row in reversed(rows) for side in ("a", "b")}
+    pairs = []
+    for line, row in rows:
+        word = row["same"].strip().casefold()
+        if word not in _YES | _NO:
+            raise ImpossibleOption(f"Expected 1 or 0 as same in {path}, line {line}. Received: {row['same']!r}.")
+        pairs.append((places[row["a"]], places[row["b"]], word in _YES))
+    photos = tuple(Photo(_existing(path, first[name], name), name, "") for name in names)
+    return Collection("pairs", photos, tuple(pairs))
+
+
+def _rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            given = reader.fieldnames or []
+            if not set(columns) <= set(given):
+                raise ImpossibleOption(
+                    f"Expected the columns {', '.join(columns)} in {path}. Received: {', '.join(given) or 'none'}."
+                )
+            for row in reader:
+                if any(not row.get(column) for column in columns):
+                    raise ImpossibleOption(
+                        f"Expected {', '.join(columns)} in each line of {path}. Received: line {reader.line_num} "
+                        "without one of them."
+                    )
+                yield reader.line_num, {column: row.get(column) or "" for column in (*columns, *optional)}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImpossibleOption(f"Expected a CSV file in UTF-8. Received: {path}: {error}.") from error
+
+
+def _existing(list_: Path, line: int, name: str) -> Path:
+    found = list_.parent / Path(name).expanduser()
+    if not found.is_file():
+        raise ImpossibleOption(f"Expected photos that are there in {list_}. Received: {name}, line {line}.")
+    return found
+
+
+def _pattern(groups: str | None) -> re.Pattern[str] | None:
+    if groups is None or groups == FOLDER:
+        return None
+    try:
+        return re.compile(groups)
+    except re.error as error:
+        raise ImpossibleOption(
+            f"Expected --groups {FOLDER}, or a regular expression. Received: {groups!r}: {error}."
+        ) from error
+
+
+def _group(pattern: re.Pattern[str], name: str) -> str:
+    """Return the group of a photo; one that the pattern does not match is a group of its own."""
+    found = pattern.search(name)
+    if found is None:
+        return f"/{name}"
+    return found[1] if pattern.groups and found[1] is not None else found[0]

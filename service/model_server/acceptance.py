@@ -1,0 +1,144 @@
+"""Golden vectors: whether a model server may serve a version, decided before the first request is routed there.
+
+Each server is asked once for each version and connection: another process may be at the other end of a new one. What
+exceeds the manifest's tolerance is refused there, unless MICROTOME_ACCEPT_DEVIATION allows so much. Vectors of a model
+with such a setting have a fingerprint of their own, and so their own keys in every cache.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isinf
+from time import perf_counter
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from microtome.errors import ModelServerFault
+from microtome.golden import GoldenCheck
+from microtome.manifest import ModelCard
+from microtome.tfserving.v1.predict_pb2 import PredictResponse
+from service.model_server.predict_encoding import IMAGES, WireTensor, pixels_tensor, vectors
+from service.model_server.replica import IDENTIFY_SECONDS, VersionRefused, answers_an_image
+from service.telemetry.logs import Logger
+from service.telemetry.metrics import Metrics
+
+SETTING = "MICROTOME_ACCEPT_DEVIATION"
+EVERY_MODEL = "*"
+
+
+class Predict(Protocol):
+    """The calls of one replica."""
+
+    async def predict(  # noqa: PLR0913, the parts of one request
+        self,
+        model: str,
+        version: int,
+        signature: str,
+        inputs: Mapping[str, WireTensor],
+        outputs: Sequence[str],
+        *,
+        timeout: float,  # noqa: ASYNC109, gRPC's own deadline
+    ) -> PredictResponse:
+        """Run a signature of exactly this version; see `ModelServerClient`."""
+
+
+async def measure(check: GoldenCheck, rpc: Predict, card: ModelCard, *, timeout: float) -> dict[str, float]:  # noqa: ASYNC109
+    """Send the golden inputs to a version on one replica and return the deviation of each output, relative L2.
+
+    What cannot run a request by the manifest, or answers with no vector at all, deviates infinitely.
+
+    Raises:
+        ServiceError: the replica does not answer, see `client.py`.
+    """
+    outputs = list(card.outputs)
+    answers = []
+    # Making and comparing takes tens of milliseconds, for which requests would wait.
+    for images in await asyncio.to_thread(lambda: check.requests):
+        inputs = {IMAGES: pixels_tensor(list(images))}
+        try:
+            answer = await rpc.predict(card.name, card.version, "serving_default", inputs, outputs, timeout=timeout)
+            answers.append(vectors(answer, card, outputs, rows=len(images)))
+        except ModelServerFault:
+            return dict.fromkeys(outputs, float("inf"))
+    return await asyncio.to_thread(check.deviations, answers)
+
+
+class Acceptance:
+    """Decides by golden vectors. Belongs to one event loop; its `admit` is what `Replicas` asks for."""
+
+    def __init__(self, accepted: Mapping[str, float], metrics: Metrics, log: Logger) -> None:
+        """Know nothing yet.
+
+        Args:
+            accepted: largest deviation that is served although it exceeds the tolerance, by model or for `*`.
+            metrics: show the largest deviation of the last check; `watcher.py` counts refusals.
+            log: told of each verdict.
+        """
+        self._accepted = accepted
+        self._metrics = metrics
+        self._log = log
+        self._told: WeakKeyDictionary[Predict, dict[tuple[str, int], tuple[int, Mapping[str, float]]]] = (
+            WeakKeyDictionary()
+        )
+        """The last deviation in the log, by client and version: a server that fails is asked again and again."""
+
+    def card(self, card: ModelCard) -> ModelCard:
+        """Return a version under the fingerprint that its vectors have here: another one where more is accepted."""
+        allowed = self._allowed(card.name)
+        tolerances = [output.tolerance for output in card.outputs.values() if output.tolerance is not None]
+        if not tolerances or allowed <= min(tolerances):
+            return card
+        fingerprint = f"{card.manifest.fingerprint}~{allowed:g}"
+        return ModelCard(card.name, card.version, replace(card.manifest, fingerprint=fingerprint))
+
+    async def admit(self, card: ModelCard, target: str, start: int, client: Predict) -> ModelCard:
+        """Check a version on one server; see `replica.Admit`. Without golden vectors, one black image needs an answer.
+
+        Raises:
+            VersionRefused: it deviates; says by how much, and which setting accepts it.
+            ServiceError: the server cannot be asked, or the manifest's golden vectors cannot be read.
+        """
+        try:
+            check = GoldenCheck.of(card.manifest)
+        except ValueError as error:
+            raise ModelServerFault(f"Model {card.name!r} has a manifest that we cannot read: {error}.") from error
+        if check is None:
+            return await answers_an_image(card, target, start, client)
+        began = perf_counter()
+        deviations = await measure(check, client, card, timeout=IDENTIFY_SECONDS)
+        beyond = check.beyond(deviations)
+        passed = all(found <= self._allowed(card.name) for found in beyond.values())
+        largest = max(deviations.values())
+        self._metrics.golden_deviation.labels(card.name).set(largest)
+        about = {"model": card.name, "version": card.version, "replica": target}
+        told = self._told.setdefault(client, {})
+        if not beyond:
+            told.pop((card.name, card.version), None)
+            seconds = round(perf_counter() - began, 3)
+            self._log.info("model_version_proved", **about, deviation=largest, seconds=seconds)
+        elif told.get((card.name, card.version)) != (start, beyond):
+            told[card.name, card.version] = (start, beyond)
+            said = {name: f"{found:.2g} of {check.tolerances[name]:g}" for name, found in beyond.items()}
+            event = "model_deviation_accepted" if passed else "model_version_deviates"
+            self._log.warning(event, **about, deviations=said)
+        if not passed:
+            # A server that could not run the model at all may recover.
+            raise VersionRefused(_refusal(card, beyond), lasting=not any(map(isinf, beyond.values())))
+        return self.card(card)
+
+    def _allowed(self, model: str) -> float:
+        return self._accepted.get(model, self._accepted.get(EVERY_MODEL, 0.0))
+
+
+def _refusal(card: ModelCard, beyond: Mapping[str, float]) -> str:
+    found, output = max((found, name) for name, found in beyond.items())
+    tolerance = card.outputs[output].tolerance
+    way = (
+        f"{SETTING}={card.name}={float(f'{2 * found:.0e}'):g} serves it all the same"
+        if found < 0.5
+        else "Another version, or another model server, is needed"
+    )
+    return (
+        f"Version {card.version} of model {card.name!r} is not served: its output {output!r} deviates from its "
+        f"golden vectors by {found:.2g}, where {tolerance:g} is allowed. {way}."
+    )
