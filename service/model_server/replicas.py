@@ -115,7 +115,7 @@ class Replicas:
         return sum(replica.refusal(model) is not None for replica in self._replicas.values())
 
     async def cards(
-        self, model: str, version: int, *, wait: float
+        self, model: str, version: int, *, wait: float, patience: float = 0.0
     ) -> tuple[list[tuple[ModelCard, set[Replica]]], ServiceError | None]:
         """Have a version read and admitted on each server that has it.
 
@@ -123,6 +123,7 @@ class Replicas:
             model: its name.
             version: its number.
             wait: seconds to wait for the servers; reading goes on afterwards.
+            patience: seconds to wait for the first of them that admits it, if that is more.
 
         Returns:
             The models that have this number, the newest first, each with its servers; and an error of one that refused.
@@ -131,7 +132,11 @@ class Replicas:
         reading = {asyncio.create_task(replica.card(model, version)): replica for replica in replicas}
         if not reading:
             return [], None
-        _, late = await asyncio.wait(reading, timeout=wait)
+        end = monotonic() + patience
+        done, late = await asyncio.wait(reading, timeout=wait)
+        while late and all(task.cancelled() or task.exception() for task in done) and monotonic() < end:
+            more, late = await asyncio.wait(late, timeout=end - monotonic(), return_when=asyncio.FIRST_COMPLETED)
+            done |= more
         for task in late:
             task.cancel()
         found: list[tuple[ModelCard, set[Replica]]] = []

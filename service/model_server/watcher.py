@@ -208,13 +208,19 @@ class Watcher:
         if model.card is not None and model.card.version not in versions[:1]:
             # Whether it is still served where a server has restarted; else it would look gone.
             await self._servers.cards(name, model.card.version, wait=self._timing.call)
+        held = False
+        # The first choice may take longer to check than others.
+        patience = self._timing.infer if model.card is None else 0.0
         for version in versions:
-            found, refused = await self._servers.cards(name, version, wait=self._timing.call)
+            found, refused = await self._servers.cards(name, version, wait=self._timing.call, patience=patience)
             if refused is None:
                 model.refused.discard(version)
             else:
                 refusal = refused
                 self._refused(name, version, refused)
+                # After a new connection it is checked again, and may be late: no reason to leave it for an older one.
+                late = not found and isinstance(refused, DeadlineExceeded | Overloaded)
+                held |= late and model.card is not None and version == model.card.version
             for card, servers in found:
                 key = (version, card.manifest.fingerprint)
                 seen.add(key)
@@ -225,14 +231,15 @@ class Watcher:
                     return
                 since = model.waiting.setdefault(key, now)
                 gone = current is not None and not self._servers.serving(current)
-                if servers >= self._servers.holders(name) or gone or now - since >= self._timing.switch_after:
+                everywhere = servers >= self._servers.holders(name) and not held
+                if everywhere or gone or now - since >= self._timing.switch_after:
                     await self._use(name, card)
                     model.waiting.clear()
                     return
                 partial = partial or card
         if model.card is None and partial is not None:
             await self._use(name, partial)
-        elif refusal is not None:
+        elif refusal is not None and not held:
             raise refusal
 
     def _refused(self, name: str, version: int, error: ServiceError) -> None:

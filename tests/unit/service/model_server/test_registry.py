@@ -364,3 +364,45 @@ async def test_a_version_that_admission_refuses_is_asked_once_for_each_connectio
         await keeping
     await rpc.close()
     await server.stop(None)
+
+
+async def test_a_version_that_is_checked_for_long_after_a_new_connection_is_not_left_for_an_older_one() -> None:
+    """The older one has been checked first; requests for the newer one wait."""
+    held = asyncio.Event()
+    held.set()
+    asked: list[tuple[int, int]] = []
+
+    async def admit(card: ModelCard, _: str, start: int, __: ModelServerClient) -> ModelCard:
+        asked.append((card.version, start))
+        if card.version == 2:
+            await held.wait()
+        return card
+
+    serving = Serving()
+    serving.versions = {1: MANIFEST, 2: MANIFEST}
+    server, port = await started(serving)
+    rpc = Replicas([f"127.0.0.1:{port}"], admit=admit)
+    timing = replace(FAST, call=0.2, ask_after=0.01)
+    catalogue = ModelRegistry(rpc, ["toy"], timing=timing, metrics=Metrics(), log=KeptLog())
+    keeping = asyncio.create_task(catalogue.run())
+    async with asyncio.timeout(20):
+        while catalogue.cards()["toy"] is None:  # noqa: ASYNC110, polled like a probe
+            await asyncio.sleep(0.01)
+        assert catalogue.card("toy").version == 2
+        held.clear()
+        before = max(start for _, start in asked)
+        await serving.stop()
+        server, _ = await started(serving, port)
+        while not any(version == 1 and start > before for version, start in asked):  # noqa: ASYNC110, as above
+            await asyncio.sleep(0.01)
+        polls = serving.asked
+        while serving.asked < polls + 3:  # noqa: ASYNC110, as above
+            await asyncio.sleep(0.01)
+        assert catalogue.card("toy").version == 2
+        held.set()
+    assert await failure(catalogue) is None
+    keeping.cancel()
+    with suppress(asyncio.CancelledError):
+        await keeping
+    await rpc.close()
+    await server.stop(None)
