@@ -6,40 +6,23 @@ with such a setting have a fingerprint of their own, and so their own keys in ev
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from math import isinf
 from time import perf_counter
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from microtome.errors import ModelServerFault
 from microtome.golden import GoldenCheck
 from microtome.manifest import ModelCard
-from microtome.tfserving.v1.predict_pb2 import PredictResponse
-from service.model_server.predict_encoding import IMAGES, WireTensor, pixels_tensor, vectors
+from service.model_server.client import Predict
+from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
 from service.model_server.replica import IDENTIFY_SECONDS, VersionRefused, answers_an_image
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
 SETTING = "MICROTOME_ACCEPT_DEVIATION"
 EVERY_MODEL = "*"
-
-
-class Predict(Protocol):
-    """The calls of one replica."""
-
-    async def predict(  # noqa: PLR0913, the parts of one request
-        self,
-        model: str,
-        version: int,
-        signature: str,
-        inputs: Mapping[str, WireTensor],
-        outputs: Sequence[str],
-        *,
-        timeout: float,  # noqa: ASYNC109, gRPC's own deadline
-    ) -> PredictResponse:
-        """Run a signature of exactly this version; see `ModelServerClient`."""
 
 
 async def measure(check: GoldenCheck, rpc: Predict, card: ModelCard, *, timeout: float) -> dict[str, float]:  # noqa: ASYNC109

@@ -7,7 +7,7 @@ TensorFlow Serving 2.20; its texts stay in our logs, callers get ours.
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -57,6 +57,22 @@ def untraced() -> Sequence[tuple[str, str]]:
 
 
 _STATES = {number: name.removeprefix("STATE_").lower() for name, number in ModelVersionStatus.State.items() if number}
+
+
+class Predict(Protocol):
+    """What runs a version on one model server."""
+
+    async def predict(  # noqa: PLR0913, the parts of one request
+        self,
+        model: str,
+        version: int,
+        signature: str,
+        inputs: Mapping[str, WireTensor],
+        outputs: Sequence[str],
+        *,
+        timeout: float,  # noqa: ASYNC109, gRPC's own deadline
+    ) -> PredictResponse:
+        """Run a signature of exactly this version; see `ModelServerClient`."""
 
 
 class ModelServerClient:

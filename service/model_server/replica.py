@@ -27,7 +27,7 @@ from microtome.errors import (
 from microtome.manifest import Manifest, ModelCard
 from microtome.tfserving.v1.predict_pb2 import PredictResponse
 from service.errors import restated
-from service.model_server.client import ModelServerClient, Outgoing
+from service.model_server.client import ModelServerClient, Outgoing, Predict
 from service.model_server.names import Place
 from service.model_server.predict_encoding import (
     IMAGES,
@@ -62,7 +62,7 @@ to refuse the version there, or a ServiceError when it cannot be asked.
 """
 
 
-async def answers_an_image(card: ModelCard, _: str, __: int, client: ModelServerClient) -> ModelCard:
+async def answers_an_image(card: ModelCard, _: str, __: int, client: Predict) -> ModelCard:
     """Admit a version when one black image has an answer: only an inference proves that inference works.
 
     Raises:
