@@ -163,7 +163,7 @@ from pathlib import Path
 from PIL import Image
 from microtome.preprocessing import decode
 from microtome.manifest import InputSpec, Interpolation
-from service.errors import RequestRejected
+from microtome.errors import RequestRejected
 warnings.simplefilter("ignore")
 spec = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
 for form in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF"):

@@ -73,8 +73,8 @@ class Rolling:
 
     def _load(self, before: str, old: int, new: int) -> None:
         both = changed(before, self.model, [old, new], {self.options.label: old})
-        self.store.write(both)
         try:
+            self.store.write(both)
             self._until(f"loading {self.model} {new} beside {old}", self._unloaded, new)
             self._until(f"trying {self.model} {new}", self._untried, new)
         except BaseException as error:
