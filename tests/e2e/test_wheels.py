@@ -36,6 +36,7 @@ LACKING = {
     "verify": (["models/lite0/1"], SERVER),
     "inspect": (["models/lite0/1"], SERVER),
     "bench": (["models/lite0/1"], SERVER),
+    "sweep": (["photos/"], SERVER),
     "recipe": (["schema"], SERVER),
     "cache": (["stats", "--model=lite0", "--redis=redis://127.0.0.1:1"], SERVER),
     "rollout": (["lite0", "2", "--config=models.config", "--server=127.0.0.1:1"], GRPC),
