@@ -131,17 +131,18 @@ class within:  # noqa: N801, a context manager; no generator, which costs more: 
 
     Args:
         seconds: that the block may take.
-        shared: the timeout of all blocks of this length, where there are many; without it the block has its own timer.
+        of: the time that was allowed, which the error names; more than `seconds` when some of it has been used.
 
     Raises:
         DeadlineExceeded: its time was over.
     """
 
-    __slots__ = ("_before", "_seconds", "_timeout")
+    __slots__ = ("_before", "_of", "_seconds", "_timeout")
 
-    def __init__(self, seconds: float, shared: SharedTimeout | None = None) -> None:
+    def __init__(self, seconds: float, of: float | None = None) -> None:
         self._seconds = seconds
-        self._timeout = asyncio.timeout(seconds) if shared is None else shared.bounded()
+        self._of = seconds if of is None else of
+        self._timeout = asyncio.timeout(seconds)
 
     async def __aenter__(self) -> None:
         self._before = _deadline.set(min(_deadline.get(), monotonic() + self._seconds))
@@ -154,9 +155,7 @@ class within:  # noqa: N801, a context manager; no generator, which costs more: 
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"No answer within {self._seconds:g} s, the time allowed for this request."
-            ) from None
+            raise DeadlineExceeded(f"No answer within {self._of:g} s, the time allowed for this request.") from None
 
 
 def current_deadline() -> float:

@@ -9,13 +9,15 @@ import binascii
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
+from time import monotonic
 from typing import NamedTuple
 
 import orjson
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
-from microtome.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected, TooManyImages
+from microtome.errors import BadRequest, BodyTooSlow, DeadlineExceeded, ImageTooLarge, RequestRejected, TooManyImages
 from service.core.admission import Budget
 from service.core.remote_images import Image, Url
 from service.core.timeouts import SharedTimeout
@@ -89,19 +91,25 @@ class BodyReader:
             raise ImageTooLarge(f"Expected at most {limit} bytes a request, received {length}.")
         return length * _JSON_TO_BYTES if json or _says_json(_content_type(scope)) else length
 
-    async def images(self, scope: Scope, receive: Receive) -> Received:
+    async def images(self, scope: Scope, receive: Receive, seconds: float = inf) -> Received:
         """Read the images of a body.
+
+        Args:
+            scope: of the request.
+            receive: its messages.
+            seconds: in which the body has to come.
 
         Raises:
             BadRequest: no body, a broken form, or JSON in an unknown form.
             BodyTooSlow: the next piece of the body is late.
+            DeadlineExceeded: the body has not come in time.
             ImageTooLarge: more bytes than the limits allow.
             TooManyImages: more images than the limit.
         """
-        content_type = _content_type(scope)
+        content_type, until = _content_type(scope), monotonic() + seconds
         if content_type.lower().startswith("multipart/form-data"):
-            return Received(await read_form(content_type, self._pieces(receive), self.limits), {})
-        body = await self.whole(receive, image=not _says_json(content_type))
+            return Received(await read_form(content_type, self._pieces(receive, until), self.limits), {})
+        body = await self.whole(receive, image=not _says_json(content_type), until=until)
         if not body:
             raise BadRequest(
                 "Expected an image as the body, images as file parts of multipart/form-data, or JSON; received 0 "
@@ -112,20 +120,21 @@ class BodyReader:
         read = partial(read_json, max_images=self.limits.max_images, max_image_bytes=self.limits.max_image_bytes)
         return await asyncio.to_thread(read, body) if len(body) > _JSON_OFF_LOOP_BYTES else read(body)
 
-    async def whole(self, receive: Receive, *, image: bool = False) -> bytes:
+    async def whole(self, receive: Receive, *, image: bool = False, until: float = inf) -> bytes:
         """Read a body as it is.
 
         Args:
             receive: of the request.
             image: whether the limit of one image applies, unless the body begins as JSON does.
+            until: when the body has to have come, as `time.monotonic` counts.
 
         Raises:
-            BodyTooSlow, ImageTooLarge: as `images` does.
+            BodyTooSlow, DeadlineExceeded, ImageTooLarge: as `images` does.
         """
         pieces: list[bytes] = []
         total, limit, what, more = 0, self.limits.max_body_bytes, "a request", True
         while more:
-            piece, more = await self._next_piece(receive)
+            piece, more = await self._next_piece(receive, until)
             if image and not total and piece and not piece.lstrip().startswith(b"{"):
                 limit, what = self.limits.max_image_bytes, "an image"
             total += len(piece)
@@ -134,22 +143,26 @@ class BodyReader:
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _pieces(self, receive: Receive) -> AsyncIterator[bytes]:
+    async def _pieces(self, receive: Receive, until: float) -> AsyncIterator[bytes]:
         received, limit, more = 0, self.limits.max_body_bytes, True
         while more:
-            piece, more = await self._next_piece(receive)
+            piece, more = await self._next_piece(receive, until)
             received += len(piece)
             if received > limit:
                 raise ImageTooLarge(f"Expected at most {limit} bytes a request, received more.")
             if piece:
                 yield piece
 
-    async def _next_piece(self, receive: Receive) -> tuple[bytes, bool]:
+    async def _next_piece(self, receive: Receive, until: float) -> tuple[bytes, bool]:
         """Return the next piece of the body, and whether more follows."""
+        left = until - monotonic()
+        late = left < self.limits.max_pause
         try:
-            async with self._pause_timeout.bounded():
+            async with asyncio.timeout(left) if late else self._pause_timeout.bounded():
                 message = await receive()
         except TimeoutError:
+            if late:
+                raise DeadlineExceeded("No answer in the time allowed for this request: its body came late.") from None
             raise BodyTooSlow(
                 f"Expected the next piece of the body within {self.limits.max_pause:g} s, received none."
             ) from None
