@@ -11,6 +11,17 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+SQUASHED = """
+models:
+  - name: lite0
+    backbone: EfficientNetLite0
+    weights: imagenet
+    input: {resize: squash, crop: none}
+    outputs: [{name: top, layer: top_activation}]
+"""
+"""A recipe whose vectors differ from those of the default one."""
+
+
 def export(recipe: Path, models: Path, *options: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run `python -m exporter export` to its end and return what came of it."""
     return exporter_command(["export", str(recipe), "--out", str(models), *options], timeout=timeout)

@@ -17,8 +17,7 @@ from service.model_server.watcher import WatchTiming
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer
-from tests.e2e.test_versions import SQUASHED
-from tests.exported_models import export
+from tests.exported_models import SQUASHED, export
 
 TIMING = WatchTiming()
 

@@ -2,6 +2,10 @@
 
 import pytest
 
+from tests.e2e.conftest import directory, models, module_stack, stack
+
+__all__ = ["directory", "models", "module_stack", "stack"]
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the counts before the closing line."""

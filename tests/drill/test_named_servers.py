@@ -11,8 +11,7 @@ import pytest
 
 from tests.e2e.named_servers import BothWays, Servers
 from tests.e2e.processes import Gateway, free_port
-from tests.e2e.test_versions import SQUASHED
-from tests.exported_models import export
+from tests.exported_models import SQUASHED, export
 
 
 @pytest.fixture(scope="module")

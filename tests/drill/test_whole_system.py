@@ -19,8 +19,7 @@ from tests.drill.reference import Expected, keras_vectors
 from tests.drill.site import Site, restarted, rolled, running
 from tests.e2e.photos import NAMES
 from tests.e2e.processes import eventually
-from tests.e2e.test_versions import SQUASHED
-from tests.exported_models import export
+from tests.exported_models import SQUASHED, export
 
 CLIENTS = 2
 BETWEEN = 12

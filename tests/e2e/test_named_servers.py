@@ -15,8 +15,7 @@ import pytest
 
 from tests.e2e.named_servers import BothWays, Servers
 from tests.e2e.processes import Gateway, eventually, free_port
-from tests.e2e.test_versions import SQUASHED
-from tests.exported_models import export
+from tests.exported_models import SQUASHED, export
 
 Record = Callable[[str, object], None]
 

@@ -17,8 +17,7 @@ from tests.e2e.configured import ConfiguredModelServer
 from tests.e2e.drill import SAME, Drill
 from tests.e2e.photos import NAMES, example
 from tests.e2e.processes import Gateway, ModelServer, eventually
-from tests.e2e.test_versions import SQUASHED
-from tests.exported_models import export
+from tests.exported_models import SQUASHED, export
 
 CONFIG = """\
 # Which models are served.

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.exported_models import REPOSITORY, exporter_command
 
 BAD_LAYERS = """
@@ -35,22 +33,16 @@ models:
 """
 
 
-@pytest.mark.parametrize(
-    ("recipe", "backbone"),
-    [("resnet50", "ResNet50"), ("vgg19", "VGG19"), ("densenet169", "DenseNet169"), ("inceptionv3", "InceptionV3")],
-)
-def test_without_a_network_one_line_says_what_was_wanted_and_the_ways_on(
-    tmp_path: Path, recipe: str, backbone: str
-) -> None:
+def test_without_a_network_one_line_says_what_was_wanted_and_the_ways_on(tmp_path: Path) -> None:
     """What was wanted, from where, why it failed, two ways on; no traceback, and never random weights instead."""
     dead_end = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     done = exporter_command(
-        ["export", f"recipes/{recipe}.yaml", "--out", str(tmp_path / "models")],
+        ["export", "recipes/vgg19.yaml", "--out", str(tmp_path / "models")],
         environment={**os.environ, **dead_end, "KERAS_HOME": str(tmp_path / "keras")},
     )
     assert done.returncode == 2
     (told,) = [line for line in done.stderr.splitlines() if line.startswith("microtome: ")]
-    assert told.startswith(f"microtome: Expected the ImageNet weights of {backbone} from https://storage.googleapis")
+    assert told.startswith("microtome: Expected the ImageNet weights of VGG19 from https://storage.googleapis")
     assert "Connection refused. Two ways on: give the file, fetched elsewhere, as weights: FILE.h5 " in told
     assert "EfficientNetLite0" in told
     assert "Traceback" not in done.stderr

@@ -10,16 +10,7 @@ from tests.e2e.answers import relative_error, vector
 from tests.e2e.conftest import Stack
 from tests.e2e.drill import SAME, Drill
 from tests.e2e.photos import NAMES, example
-from tests.exported_models import export
-
-SQUASHED = """
-models:
-  - name: lite0
-    backbone: EfficientNetLite0
-    weights: imagenet
-    input: {resize: squash, crop: none}
-    outputs: [{name: top, layer: top_activation}]
-"""
+from tests.exported_models import SQUASHED, export
 
 
 def any_ok(name: str, response: httpx.Response) -> str | None:
