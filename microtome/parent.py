@@ -1,7 +1,6 @@
 """End this process when its parent ends, so that a killed parent leaves no process behind.
 
-`python -m microtome.parent PARENT MODULE WORD...` runs a module that follows a parent: the exporter, which has no
-option for this, unlike the gateway and the model server.
+`python -m microtome.parent PARENT MODULE WORD...` runs a module that follows a parent: the gateway, the exporter.
 """
 
 import os

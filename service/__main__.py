@@ -91,7 +91,7 @@ def main() -> int:
         signal.signal(number, lambda *_: sys.exit(0))
     # Passed by the process that started this one as its worker, see `workers.py`.
     inherited = None if words.listen_fd is None else socket.socket(fileno=words.listen_fd)
-    if settings.exit_with_parent or inherited:
+    if inherited:
         follow_parent()
     if settings.workers > 1 and not inherited:
         code = supervise(settings, log)

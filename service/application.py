@@ -56,6 +56,12 @@ _URL_TIMEOUT = 5.0
 _MAX_GRPC_CALLS = 1000
 """gRPC calls open at a time, streams included."""
 
+_MAX_STREAM_IMAGES = 64
+"""Images in flight in one EmbedStream; beyond it the stream is not read."""
+
+_BREAKER_WINDOW = 1.0
+"""Seconds without Redis after a failure, before one request tries it again."""
+
 _UNWRITTEN_BYTES = 32 << 20
 """Bytes of vectors that may wait to be written to Redis."""
 
@@ -218,9 +224,7 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     encryption = None
     if settings.grpc_certificate and settings.grpc_key:
         encryption = Encryption(settings.grpc_certificate, settings.grpc_key, settings.grpc_client_ca)
-    limits = CallLimits(
-        settings.max_image_bytes, settings.max_body_bytes, settings.max_images, settings.max_stream_images
-    )
+    limits = CallLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images, _MAX_STREAM_IMAGES)
     calls = Calls(
         metrics,
         log,
@@ -276,7 +280,7 @@ def _open_redis(
     guarded = FailOpenCache(
         redis,
         budget=settings.cache_budget,
-        window=settings.cache_breaker_window,
+        window=_BREAKER_WINDOW,
         metrics=metrics,
         log=log,
     )

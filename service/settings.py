@@ -24,9 +24,12 @@ _MB = 1 << 20
 
 _REMOVED = {
     f"{PREFIX}BODY_PAUSE": "10 s",
+    f"{PREFIX}CACHE_BREAKER_WINDOW": "1 s",
     f"{PREFIX}CACHE_UNWRITTEN_BYTES": "32 MiB",
     f"{PREFIX}LONGEST_WAIT": "5 s",
+    f"{PREFIX}EXIT_WITH_PARENT": "false; python -m microtome.parent does the same",
     f"{PREFIX}MAX_GRPC_CALLS": "1000",
+    f"{PREFIX}MAX_STREAM_IMAGES": "64",
     f"{PREFIX}URL_TIMEOUT": "5 s",
 }
 """Settings that have become constants, and their values."""
@@ -98,9 +101,6 @@ class Settings(BaseSettings):
     cache_budget: float = Field(
         0.05, gt=0, description="Seconds that Redis may take for an answer; then the request continues without it."
     )
-    cache_breaker_window: float = Field(
-        5.0, gt=0, description="Seconds without Redis after a failure, before one request tries it again."
-    )
     cache_lease: float = Field(
         5.0,
         ge=0,
@@ -163,9 +163,6 @@ class Settings(BaseSettings):
         None,
         description="File with CA certificates, in PEM, that sign callers' certificates; if set, callers need one.",
     )
-    max_stream_images: int = Field(
-        64, gt=0, description="Images in flight in one EmbedStream; beyond it the stream is not read."
-    )
     access_log: bool = Field(
         False,
         description="Log a line for each request: route, status, time, stages, images, model, name of the API key.",
@@ -176,9 +173,6 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = Field("console", description="`console` for people, `json` for machines.")
     log_level: LogLevel = Field("info", description="`debug`, `info`, `warning` or `error`.")
-    exit_with_parent: bool = Field(
-        False, description="Drain and exit when the process that started the gateway is gone. For `microtome up`."
-    )
 
     @field_validator("models", "model_server", "url_hosts", "required_models", mode="before")
     @classmethod

@@ -85,7 +85,7 @@ def running(directory: Path, lite0_models: Path) -> Iterator[Stack]:
     names = ",".join(VERSIONS)
     (elsewhere := directory / "without").mkdir()
     gateways = (
-        Gateway(directory, model_server.address, names, redis_url=valkey.url, cache_bytes=0, cache_breaker_window=0.5),
+        Gateway(directory, model_server.address, names, redis_url=valkey.url, cache_bytes=0),
         Gateway(elsewhere, model_server.address, names, cache_bytes=0),
     )
     stack = Stack(valkey, model_server, gateways)

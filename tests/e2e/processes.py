@@ -222,11 +222,11 @@ class Gateway(Process):
 
     def words(self) -> list[str]:
         """As `microtome up` starts it."""
-        return [sys.executable, "-m", "service"]
+        return [sys.executable, "-m", "microtome.parent", str(os.getpid()), "service"]
 
     def environment(self) -> Mapping[str, str]:
         """Its settings."""
-        settings = {**self._settings, "host": "127.0.0.1", "port": self.port, "exit_with_parent": "true"}
+        settings = {**self._settings, "host": "127.0.0.1", "port": self.port}
         return {f"MICROTOME_{name.upper()}": str(value) for name, value in settings.items()}
 
     def serving(self) -> bool:

@@ -68,9 +68,7 @@ def reason(status: Status) -> str:
 def gateway(directory: Path, module_stack: Stack) -> Iterator[Gateway]:
     """A gateway with a gRPC port and a small memory cache."""
     module_stack.model_server.heal()
-    own = Gateway(
-        directory, module_stack.model_server.address, grpc_port=free_port(), cache_bytes=2_000_000, max_stream_images=8
-    )
+    own = Gateway(directory, module_stack.model_server.address, grpc_port=free_port(), cache_bytes=2_000_000)
     own.start()
     yield own
     own.destroy()

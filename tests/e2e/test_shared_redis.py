@@ -57,7 +57,6 @@ def shared(directory: Path, models: Path) -> Iterator[Shared]:
                 cache_bytes=0,
                 cache_lease=LEASE,
                 cache_budget=2,
-                cache_breaker_window=0.5,
             )
         )
     shared = Shared(watched, model_server, (gateways[0], gateways[1]))

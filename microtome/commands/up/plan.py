@@ -51,7 +51,6 @@ def gateway(options: Namespace, models: tuple[str, ...], endpoint: Endpoint, add
         "MICROTOME_PORT": str(endpoint.port),
         "MICROTOME_MODEL_SERVER": address,
         "MICROTOME_MODELS": ",".join(models),
-        "MICROTOME_EXIT_WITH_PARENT": "true",
         "MICROTOME_LOG_LEVEL": log_level(),
         **admission(endpoint.host),
     }
@@ -59,7 +58,7 @@ def gateway(options: Namespace, models: tuple[str, ...], endpoint: Endpoint, add
         environment["MICROTOME_GRPC_PORT"] = str(endpoint.grpc_port)
     if options.redis is not None:
         environment["MICROTOME_REDIS_URL"] = options.redis
-    return Command("gateway", (sys.executable, "-m", "service"), environment)
+    return Command("gateway", followed("service"), environment)
 
 
 def admission(host: str) -> dict[str, str]:
@@ -100,6 +99,10 @@ def log_level() -> str:
 
 
 def exporter(recipe: Path, models_dir: Path) -> Command:
-    """Return the exporter's command; it follows its parent, for which the exporter has no option."""
-    follow = (sys.executable, "-m", "microtome.parent", str(os.getpid()))
-    return Command("exporter", (*follow, "exporter", "export", str(recipe), "--out", str(models_dir)))
+    """Return the exporter's command."""
+    return Command("exporter", followed("exporter", "export", str(recipe), "--out", str(models_dir)))
+
+
+def followed(*words: str) -> tuple[str, ...]:
+    """Return the command of a module, with its arguments, that ends when this process does."""
+    return (sys.executable, "-m", "microtome.parent", str(os.getpid()), *words)
