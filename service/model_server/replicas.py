@@ -219,27 +219,26 @@ class Replicas:
             raise ModelNotReady(f"No model server has version {version} of {model!r} ready.")
         return await holders[0].manifest(model, version, timeout=timeout)
 
-    async def labelled(self, model: str, label: str, *, timeout: float) -> int | None:  # noqa: ASYNC109, as above
-        """Return the version of a label; None unless all servers that answer agree on one.
+    async def labelled(self, model: str, label: str, *, timeout: float) -> list[int | None]:  # noqa: ASYNC109, as above
+        """Return what each server that answers says of a label: the version that has it and is ready, or None.
 
-        They disagree for the seconds in which a rollout moves the label from server to server.
+        They disagree while a rollout moves the label from server to server, and while one of them starts.
         """
         await self._begun()
         asks = [
             replica.labelled(model, label, timeout=timeout)
             for replica in self._replicas.values()
-            if replica.health in {"new", "up"}
+            if replica.health in {"new", "up"} and AVAILABLE in replica.states.get(model, {0: AVAILABLE}).values()
         ]
-        answers = await asyncio.gather(*asks, return_exceptions=True)
-        found: set[int | None] = set()
-        for answer in answers:
+        found: list[int | None] = []
+        for answer in await asyncio.gather(*asks, return_exceptions=True):
             if isinstance(answer, int):
-                found.add(answer)
+                found.append(answer)
             elif isinstance(answer, ModelServerFault | ModelNotReady):
-                found.add(None)
+                found.append(None)
             elif not isinstance(answer, ServiceError):
                 raise answer
-        return found.pop() if len(found) == 1 else None
+        return found
 
     async def close(self) -> None:
         """Close all connections; calls under way are cancelled."""

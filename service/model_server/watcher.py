@@ -22,7 +22,7 @@ from microtome.errors import (
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
-from service.model_server.replica import AVAILABLE, UnforeseenFault, same
+from service.model_server.replica import AVAILABLE, ENDED, UnforeseenFault, same
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -59,6 +59,7 @@ class ModelState:
         error: what is wrong now.
         versions: every version that the servers know, with its state; empty while none can be asked.
         pinned: other versions that were asked for by number.
+        unlabelled_since: when no server knew the label first, while no version is in use.
         waiting: since when some servers serve a version that is not used yet, by number and fingerprint.
         refused: versions that did not answer, so that the log says it once.
         lock: held while the servers are polled for it.
@@ -71,6 +72,7 @@ class ModelState:
     error: ServiceError | None = None
     versions: Mapping[int, str] = field(default_factory=dict)
     pinned: dict[int, ModelCard] = field(default_factory=dict)
+    unlabelled_since: float | None = None
     waiting: dict[tuple[int, str], float] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -188,16 +190,40 @@ class Watcher:
     async def _choices(self, name: str, available: Collection[int]) -> list[int]:
         """Return the versions in the order of preference: the newest first, or the labelled one.
 
-        While the label is unknown, or differs between servers, the version in use is kept.
+        While the label is unknown, or differs between servers, the version in use is kept. A gateway that has none yet
+        takes what most servers say: one that starts knows its label only once that version is loaded.
+
+        Raises:
+            ModelNotReady: no server knows the label yet, and there are versions to choose from.
         """
         newest = sorted(available, reverse=True)
         if self._label is None:
             return newest
-        labelled = await self._servers.labelled(name, self._label, timeout=self._timing.call)
-        card = self._models[name].card
-        first = (labelled, card.version if card is not None else None)
-        kept = [version for version in first if version is not None and version in available]
+        says = await self._servers.labelled(name, self._label, timeout=self._timing.call)
+        model = self._models[name]
+        known = sorted(version for version in says if version is not None)
+        if model.card is not None:
+            known = known if len(set(says)) == 1 else []
+            first = [*known[:1], model.card.version]
+        else:
+            first = [max(known, key=known.count)] if known else []
+            to_come = [version for version, state in model.versions.items() if state != ENDED]
+            if not known and len(to_come) > 1:
+                self._wait_for_label(name)
+        kept = [version for version in first if version in available]
         return list(dict.fromkeys(kept + newest))
+
+    def _wait_for_label(self, name: str) -> None:
+        """Go without a version while a label may still come.
+
+        Raises:
+            ModelNotReady: it has not been waited for long enough.
+        """
+        model, now = self._models[name], self._clock()
+        if model.unlabelled_since is None:
+            model.unlabelled_since = now
+        if now - model.unlabelled_since < self._timing.switch_after:
+            raise ModelNotReady(f"No version of model {name!r} has the label {self._label!r} yet.", retry_after=2)
 
     async def _settle(self, name: str, versions: Sequence[int]) -> None:
         """Choose among the models that have these numbers, the first choice first."""
@@ -232,7 +258,9 @@ class Watcher:
                 since = model.waiting.setdefault(key, now)
                 gone = current is not None and not self._servers.serving(current)
                 everywhere = servers >= self._servers.holders(name) and not held
-                if everywhere or gone or now - since >= self._timing.switch_after:
+                # A label is a choice: what more servers serve is no better.
+                chosen = current is None and self._label is not None
+                if everywhere or gone or chosen or now - since >= self._timing.switch_after:
                     await self._use(name, card)
                     model.waiting.clear()
                     return
