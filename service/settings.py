@@ -59,8 +59,8 @@ class Settings(BaseSettings):
         None,
         min_length=1,
         description="Label of the version to use, such as `stable`, as the model server's configuration gives it and "
-        "`microtome rollout` moves it. While no version has it, the version in use is kept; a gateway that starts "
-        "waits for it as long as `MICROTOME_VERSION_WAIT`, then takes the newest. Unset: the newest.",
+        "`microtome rollout` moves it. While no version has it, the version in use is kept, or the newest "
+        "taken; a gateway that starts waits while that version is being loaded. Unset: the newest.",
     )
     version_wait: float = Field(
         30.0,

@@ -41,7 +41,6 @@ from service.model_server.predict_encoding import (
 T = TypeVar("T")
 
 AVAILABLE = "available"
-ENDED = "end"
 
 IDENTIFY_SECONDS = 30.0
 """For reading a version's manifest and admitting it: both wait in the queue of inferences."""

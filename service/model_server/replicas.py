@@ -219,9 +219,16 @@ class Replicas:
             raise ModelNotReady(f"No model server has version {version} of {model!r} ready.")
         return await holders[0].manifest(model, version, timeout=timeout)
 
-    async def labelled(self, model: str, label: str, *, timeout: float) -> list[int | None]:  # noqa: ASYNC109, as above
-        """Return what each server that answers says of a label: the version that has it and is ready, or None.
+    async def labelled(
+        self,
+        model: str,
+        label: str,
+        *,
+        timeout: float,  # noqa: ASYNC109, as above
+    ) -> list[int | ModelNotReady | None]:
+        """Return what each server that answers says of a label.
 
+        That is the version that has it, ModelNotReady while that version is not loaded, or None for an unknown label.
         They disagree while a rollout moves the label from server to server, and while one of them starts.
         """
         await self._begun()
@@ -230,11 +237,11 @@ class Replicas:
             for replica in self._replicas.values()
             if replica.health in {"new", "up"} and AVAILABLE in replica.states.get(model, {0: AVAILABLE}).values()
         ]
-        found: list[int | None] = []
+        found: list[int | ModelNotReady | None] = []
         for answer in await asyncio.gather(*asks, return_exceptions=True):
-            if isinstance(answer, int):
+            if isinstance(answer, int | ModelNotReady):
                 found.append(answer)
-            elif isinstance(answer, ModelServerFault | ModelNotReady):
+            elif isinstance(answer, ModelServerFault):
                 found.append(None)
             elif not isinstance(answer, ServiceError):
                 raise answer

@@ -22,7 +22,7 @@ from microtome.errors import (
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
-from service.model_server.replica import AVAILABLE, ENDED, UnforeseenFault, same
+from service.model_server.replica import AVAILABLE, UnforeseenFault, same
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -59,7 +59,7 @@ class ModelState:
         error: what is wrong now.
         versions: every version that the servers know, with its state; empty while none can be asked.
         pinned: other versions that were asked for by number.
-        unlabelled_since: when no server knew the label first, while no version is in use.
+        unlabelled_since: when the labelled version was first found not to be loaded, while no version is in use.
         waiting: since when some servers serve a version that is not used yet, by number and fingerprint.
         refused: versions that did not answer, so that the log says it once.
         lock: held while the servers are polled for it.
@@ -194,27 +194,26 @@ class Watcher:
         takes what most servers say: one that starts knows its label only once that version is loaded.
 
         Raises:
-            ModelNotReady: no server knows the label yet, and there are versions to choose from.
+            ModelNotReady: a gateway that starts must wait for the labelled version.
         """
         newest = sorted(available, reverse=True)
         if self._label is None:
             return newest
         says = await self._servers.labelled(name, self._label, timeout=self._timing.call)
         model = self._models[name]
-        known = sorted(version for version in says if version is not None)
+        known = sorted(version for version in says if isinstance(version, int))
         if model.card is not None:
             known = known if len(set(says)) == 1 else []
             first = [*known[:1], model.card.version]
         else:
             first = [max(known, key=known.count)] if known else []
-            to_come = [version for version, state in model.versions.items() if state != ENDED]
-            if not known and len(to_come) > 1:
+            if not known and any(says):
                 self._wait_for_label(name)
         kept = [version for version in first if version in available]
         return list(dict.fromkeys(kept + newest))
 
     def _wait_for_label(self, name: str) -> None:
-        """Go without a version while a label may still come.
+        """Go without a version while the one that has the label may still be loaded.
 
         Raises:
             ModelNotReady: it has not been waited for long enough.
@@ -223,7 +222,7 @@ class Watcher:
         if model.unlabelled_since is None:
             model.unlabelled_since = now
         if now - model.unlabelled_since < self._timing.switch_after:
-            raise ModelNotReady(f"No version of model {name!r} has the label {self._label!r} yet.", retry_after=2)
+            raise ModelNotReady(f"The version of {name!r} with the label {self._label!r} is not loaded.", retry_after=2)
 
     async def _settle(self, name: str, versions: Sequence[int]) -> None:
         """Choose among the models that have these numbers, the first choice first."""
