@@ -148,7 +148,7 @@ class Application:
                 addresses.append(await opened.enter_async_context(rest))
             elif metrics_path:
                 log.warning("--monitoring_config_file has no effect without --rest_api_port")
-            server = await create_grpc_server(options, Servicer(self._handlers, self._reloader))
+            server = await create_grpc_server(options, Servicer(self._handlers, self._reloader), self._catalogue)
             opened.push_async_callback(server.stop, grace)
             addresses = [*listen(server, options), *addresses]
             await server.start()

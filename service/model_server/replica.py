@@ -328,6 +328,30 @@ class Replica:
         """Return the version of a label; see `ModelServerClient`."""
         return await self._client.labelled(model, label, timeout=timeout)
 
+    async def listed(self, *, timeout: float) -> set[str]:  # noqa: ASYNC109, as above
+        """Return the models that the server lists; see `ModelServerClient`. Its health, until a model is asked for."""
+        try:
+            found = await self._client.listed(timeout=timeout)
+        except ModelServerFault:
+            self._listed(up=True)
+            raise
+        except (ModelServerDown, DeadlineExceeded):
+            self._listed(up=False)
+            raise
+        self._listed(up=True)
+        return found
+
+    def _listed(self, *, up: bool) -> None:
+        if not self.states:
+            self.health = "up" if up else "down"
+
+    def drop(self, model: str) -> None:
+        """Forget everything about a model that is served no more."""
+        self.states.pop(model, None)
+        for name, version in [*self._identities, *self._refusals]:
+            if name == model:
+                self._forget(name, version)
+
     async def recheck(self, model: str, *, timeout: float) -> bool:  # noqa: ASYNC109, as above
         """Read the manifests of all versions known here again; forget those that are other models now.
 

@@ -247,6 +247,32 @@ class Replicas:
                 raise answer
         return found
 
+    async def listed(self, *, timeout: float) -> set[str]:  # noqa: ASYNC109, as above
+        """Return the models that any server lists.
+
+        Raises:
+            ServiceError: none does; ModelServerFault where one answers that it cannot.
+        """
+        await self._begun()
+        asks = [replica.listed(timeout=timeout) for replica in self._replicas.values()]
+        answers = await asyncio.gather(*asks, return_exceptions=True)
+        found = [answer for answer in answers if isinstance(answer, set)]
+        if not found:
+            raise _worst([answer for answer in answers if isinstance(answer, BaseException)])
+        return set().union(*found)
+
+    def anywhere(self, model: str) -> bool:
+        """Whether a server has a version of a model, as far as is known, or may have one again when it is back."""
+        return any(
+            replica.health == "new" or not set(replica.states.get(model, {}).values()) <= {"end"}
+            for replica in self._replicas.values()
+        )
+
+    def drop(self, model: str) -> None:
+        """Forget everything about a model that is served no more."""
+        for replica in self._replicas.values():
+            replica.drop(model)
+
     async def close(self) -> None:
         """Close all connections; calls under way are cancelled."""
         tasks = [*self._background, *(task for task in (self._keeping, self._looking_up) if task)]

@@ -62,6 +62,7 @@ class ModelState:
         unlabelled_since: when the labelled version was first found not to be loaded, while no version is in use.
         waiting: since when some servers serve a version that is not used yet, by number and fingerprint.
         refused: versions that did not answer, so that the log says it once.
+        renewing: looks for the successor of `card`, for all requests that met its end.
         lock: held while the servers are polled for it.
     """
 
@@ -75,6 +76,7 @@ class ModelState:
     unlabelled_since: float | None = None
     waiting: dict[tuple[int, str], float] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
+    renewing: asyncio.Task[None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def trouble(self, now: float, timing: WatchTiming) -> str | None:
@@ -113,7 +115,7 @@ class Watcher:
         """Keep everything up to date until cancelled."""
         while True:
             self._poll_now.clear()
-            await asyncio.gather(*(self._refresh(name) for name in self._models))
+            await asyncio.gather(*(self._refresh(name) for name in list(self._models)))
             well = all(model.error is None for model in self._models.values())
             try:
                 async with asyncio.timeout(self._timing.poll if well else self._timing.retry):
@@ -163,13 +165,15 @@ class Watcher:
         """
         answer = await self._servers.predict(card, {IMAGES: pixels_tensor(images)}, list(outputs), timeout=timeout)
         found = vectors(answer, card, outputs, rows=len(images))
-        model = self._models[card.name]
-        model.worked_at = model.answered_at = self._clock()
+        if model := self._models.get(card.name):
+            model.worked_at = model.answered_at = self._clock()
         return found
 
     def lost(self, name: str, error: ServiceError) -> None:
         """Note that a call failed, and poll again soon."""
-        model = self._models[name]
+        model = self._models.get(name)
+        if model is None:
+            return  # dropped meanwhile
         if type(error) is not type(model.error):
             # At the start the gateway is often up before its model server: no reason for a warning.
             write = self._log.info if model.card is None else self._log.warning
@@ -179,10 +183,16 @@ class Watcher:
             model.versions = {}
         self._poll_now.set()
 
+    def look(self) -> None:
+        """Poll soon: a model is new."""
+        self._poll_now.set()
+
     async def _refresh(self, name: str) -> None:
         model = self._models[name]
         async with model.lock:
             await self.poll(name)
+        if self._models.get(name) is not model:
+            return  # dropped meanwhile
         ready = model.trouble(self._clock(), self._timing) is None
         self._metrics.model_ready.labels(name).set(ready)
         self._metrics.golden_refusals.labels(name).set(self._servers.refusing(name))

@@ -10,13 +10,14 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from microtome.errors import ModelNotReady
-from service.model_server.registry import ModelRegistry
+from microtome.errors import BadRequest, ModelNotReady, UnknownModel
+from service.model_server.registry import ModelRegistry, models_config
 from service.model_server.replicas import Replicas
 from service.model_server.watcher import WatchTiming
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.configured import ConfiguredModelServer
+from tests.unit.service.http.conftest import KeptLog
 
 NOT_LOADED = 9
 
@@ -24,15 +25,15 @@ NOT_LOADED = 9
 class Labelled(ConfiguredModelServer):
     """A model server over a model with versions 1 and 2, both loaded."""
 
-    def says(self, labels: Mapping[str, int]) -> None:
-        """Write its configuration, whole at once."""
+    def says(self, labels: Mapping[str, int], *also: str) -> None:
+        """Write its configuration, whole at once; `also` names the same model again, without labels."""
         told = " ".join(f'version_labels {{ key: "{label}" value: {version} }}' for label, version in labels.items())
         config = self.models.parent / "served.config"
         draft = config.with_suffix(".draft")
-        draft.write_text(
-            f'model_config_list {{ config {{ name: "lite0" base_path: "{self.models}/lite0" '
-            f'model_platform: "tensorflow" model_version_policy {{ all {{}} }} {told} }} }}'
-        )
+        rest = f'base_path: "{self.models}/lite0" model_platform: "tensorflow"'
+        entries = [f'config {{ name: "lite0" {rest} model_version_policy {{ all {{}} }} {told} }}']
+        entries += [f'config {{ name: "{name}" {rest} }}' for name in also]
+        draft.write_text(f"model_config_list {{ {' '.join(entries)} }}")
         draft.rename(config)
 
 
@@ -60,6 +61,58 @@ def following(rpc: Replicas, timing: WatchTiming | None = None) -> ModelRegistry
     """A catalogue that follows the label."""
     log = configure("json", "error")
     return ModelRegistry(rpc, ["lite0"], label="stable", timing=timing or WatchTiming(), metrics=Metrics(), log=log)
+
+
+async def test_models_follow_the_servers_configuration(rpc: Replicas, servers: list[Labelled]) -> None:
+    """A pattern takes up what models.config names once a server has it; one file may be ahead of the other server."""
+    log, path = KeptLog(), servers[0].models.parent / "served.config"
+    catalogue = ModelRegistry(
+        rpc, ["*0"], listing=models_config(path), timing=WatchTiming(), metrics=Metrics(), log=log
+    )
+    keeping = asyncio.create_task(catalogue.run())
+
+    async def serves(*names: str) -> None:
+        async with asyncio.timeout(60):
+            while catalogue.readiness() != dict.fromkeys(names):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    with pytest.raises(ModelNotReady, match="No model is served yet"):
+        catalogue.card("")
+    await serves("lite0")
+    assert catalogue.card("") is catalogue.card("lite0")
+    servers[0].says({"stable": 1}, "other0")
+    await serves("lite0", "other0")
+    with pytest.raises(BadRequest, match="no default here; there are: lite0, other0"):
+        catalogue.card("")
+    before = path.read_text()
+    path.write_text("broken")
+    async with asyncio.timeout(30):
+        while log.events[-1]["event"] != "models_not_listed":  # noqa: ASYNC110, polled like a log
+            await asyncio.sleep(0.01)
+    path.write_text(before)
+    assert set(catalogue.cards()) == {"lite0", "other0"}
+    servers[0].says({"stable": 1})
+    await serves("lite0")
+    with pytest.raises(UnknownModel):
+        catalogue.card("other0")
+    keeping.cancel()
+    with suppress(asyncio.CancelledError):
+        await keeping
+
+
+async def test_a_server_without_a_list_is_named_with_the_setting(rpc: Replicas) -> None:
+    """TensorFlow Serving cannot list its models: the log says which setting can."""
+    log = KeptLog()
+    catalogue = ModelRegistry(rpc, ["*"], timing=WatchTiming(), metrics=Metrics(), log=log)
+    keeping = asyncio.create_task(catalogue.run())
+    async with asyncio.timeout(30):
+        while not log.events:  # noqa: ASYNC110, polled like a log
+            await asyncio.sleep(0.01)
+    assert "MICROTOME_MODELS_CONFIG" in log.events[0]["advice"]
+    assert catalogue.cards() == {}
+    keeping.cancel()
+    with suppress(asyncio.CancelledError):
+        await keeping
 
 
 @asynccontextmanager
