@@ -193,6 +193,11 @@ class Replica:
         found = (its.error for key, its in self._refusals.items() if key[0] == model and version in {None, key[1]})
         return next(found, None)
 
+    def refuses(self, card: ModelCard) -> bool:
+        """Whether this version deviates here, which only another model or process changes."""
+        refused = self._refusals.get((card.name, card.version))
+        return refused is not None and refused.lasting
+
     def look(self, model: str, seconds: float) -> "asyncio.Task[Mapping[int, str]]":
         """Ask for a model's versions, unless that is being asked already."""
         if model not in self._looking:

@@ -22,7 +22,7 @@ from microtome.errors import (
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
-from service.model_server.replica import AVAILABLE, UnforeseenFault, same
+from service.model_server.replica import AVAILABLE, Replica, UnforeseenFault, same
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -266,7 +266,7 @@ class Watcher:
                     return
                 since = model.waiting.setdefault(key, now)
                 gone = current is not None and not self._servers.serving(current)
-                everywhere = servers >= self._servers.holders(name) and not held
+                everywhere = self._everywhere(card, servers) and not held
                 # A label is a choice: what more servers serve is no better.
                 chosen = current is None and self._label is not None
                 if everywhere or gone or chosen or now - since >= self._timing.switch_after:
@@ -278,6 +278,15 @@ class Watcher:
             await self._use(name, partial)
         elif refusal is not None and not held:
             raise refusal
+
+    def _everywhere(self, card: ModelCard, servers: Collection[Replica]) -> bool:
+        """Whether every healthy server of the model serves a version.
+
+        One where it deviates is not waited for, while it is one of a few: its calls go to the others.
+        """
+        holders = self._servers.holders(card.name)
+        able = {replica for replica in holders if not replica.refuses(card)}
+        return able <= set(servers) and 2 * len(able) >= len(holders)
 
     def _refused(self, name: str, version: int, error: ServiceError) -> None:
         """Log once that a version is not used; the one in use stays in use while it is served."""
