@@ -31,7 +31,7 @@ from modelserver.models.catalogue import Catalogue
 from modelserver.models.loading import Loader, warm_up
 from modelserver.models.model import Loading
 from modelserver.models.model_config import ModelConfig
-from modelserver.models.reload import Reloader, follow
+from modelserver.models.reload import Reloader, follow, settled
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +127,17 @@ class Application:
             changes = follow(reloader.apply_directory, "models directory", path, options.file_system_poll_wait_seconds)
         elif options.model_config_file:
             path = Path(options.model_config_file)
-            await reloader.apply_file(path, "servable")
+            new = await reloader.apply_file(path)
             changes = follow(
                 reloader.apply_file, "ModelServerConfig file", path, options.model_config_file_poll_wait_seconds
             )
+            # From now on: a model without a version, which is waited for, can be taken out of the file again.
+            self._following = asyncio.create_task(changes)
+            await settled(new, "servable")
+            return
         else:
-            await reloader.apply([ModelConfig(options.model_name, Path(options.model_base_path))], "servable")
+            new = await reloader.apply([ModelConfig(options.model_name, Path(options.model_base_path))])
+            await settled(new, "servable")
             return
         self._following = asyncio.create_task(changes)
 
@@ -148,7 +153,7 @@ class Application:
                 addresses.append(await opened.enter_async_context(rest))
             elif metrics_path:
                 log.warning("--monitoring_config_file has no effect without --rest_api_port")
-            server = await create_grpc_server(options, Servicer(self._handlers, self._reloader))
+            server = await create_grpc_server(options, Servicer(self._handlers, self._reloader), self._catalogue)
             opened.push_async_callback(server.stop, grace)
             addresses = [*listen(server, options), *addresses]
             await server.start()

@@ -31,7 +31,7 @@ from service.http.middleware import RequestTracing
 from service.model_server.acceptance import Acceptance
 from service.model_server.batcher import Batcher
 from service.model_server.client import untraced
-from service.model_server.registry import ModelRegistry
+from service.model_server.registry import ModelRegistry, is_pattern, models_config
 from service.model_server.replicas import Replicas
 from service.model_server.watcher import WatchTiming
 from service.settings import Settings, traces_wanted
@@ -90,7 +90,13 @@ def build(settings: Settings, log: Logger) -> Application:
     rpc = Replicas(settings.model_server, tracing.outgoing if tracing else untraced, admit=acceptance.admit)
     timing = WatchTiming(infer=settings.deadline, switch_after=settings.version_wait)
     catalogue = ModelRegistry(
-        rpc, settings.models, label=settings.version_label, timing=timing, metrics=metrics, log=log
+        rpc,
+        settings.models,
+        listing=models_config(settings.models_config) if settings.models_config else None,
+        label=settings.version_label,
+        timing=timing,
+        metrics=metrics,
+        log=log,
     )
     cache, leases, redis = open_cache(settings, metrics, log)
     dependencies: Dependencies = {"model_server": rpc.trouble, **redis}
@@ -136,7 +142,7 @@ def build(settings: Settings, log: Logger) -> Application:
         Budget(settings.max_body_bytes_in_flight, "bytes", metrics.level(metrics.body_bytes_in_flight)),
         settings.max_body_bytes,
         metrics,
-        settings.models[0],
+        next((name for name in settings.models if not is_pattern(name)), ""),
         settings.deadline,
         required=settings.required_models,
         cache_answers=lambda: bool(settings.cache_bytes) or ("redis" in redis and redis["redis"]() is None),

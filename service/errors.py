@@ -5,7 +5,7 @@ from copy import copy
 from difflib import get_close_matches
 from typing import TypeVar
 
-from microtome.errors import UnknownModel
+from microtome.errors import BadRequest, ModelNotReady, UnknownModel
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -35,11 +35,20 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def of_model(name: str, models: Mapping[str, T]) -> T:
-    """Return the entry of a model.
+    """Return the entry of a model; an empty name, where no model is the default, means the only one.
 
     Raises:
         UnknownModel: there is none of this name.
+        BadRequest: no name, and several models.
+        ModelNotReady: no name, and no model yet.
     """
-    if name not in models:
+    if name in models:
+        return models[name]
+    if name:
         raise UnknownModel(unknown("model", name, models))
-    return models[name]
+    if not models:
+        raise ModelNotReady("No model is served yet. Try again in a few seconds.", retry_after=2)
+    if len(models) > 1:
+        listed = ", ".join(sorted(models)[:8])
+        raise BadRequest(f"Expected the name of a model, since there is no default here; there are: {listed}.")
+    return next(iter(models.values()))

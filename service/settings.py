@@ -7,6 +7,7 @@ capitals, such as MICROTOME_REDIS_URL.
 import os
 from contextlib import suppress
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Self
@@ -56,13 +57,21 @@ class Settings(BaseSettings):
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
-        description="Names of the models to serve, separated by commas. The first answers when a request names none.",
+        description="Names of the models to serve, separated by commas. The first answers when a request names none. "
+        "A pattern, such as `*` or `lite*`, stands for all models that the model servers have; these are added and "
+        "removed while the gateway runs, see `MICROTOME_MODELS_CONFIG`.",
+    )
+    models_config: Path | None = Field(
+        None,
+        description="The `models.config` that TensorFlow Serving reads, read every second: it names the models for "
+        "patterns in `MICROTOME_MODELS`. Unset: the model servers are asked, and only the embedded one can tell.",
     )
     version_label: str | None = Field(
         None,
         min_length=1,
         description="Label of the version to use, such as `stable`, as the model server's configuration gives it and "
-        "`microtome rollout` moves it. While no version has it, the version in use is kept. Unset: the newest.",
+        "`microtome rollout` moves it. While no version has it, the version in use is kept, or the newest "
+        "taken; a gateway that starts waits while that version is being loaded. Unset: the newest.",
     )
     version_wait: float = Field(
         30.0,
@@ -222,7 +231,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _required_models_are_served(self) -> Self:
-        if unserved := [name for name in self.required_models if name not in self.models]:
+        # A name is a pattern of itself.
+        if unserved := [
+            name for name in self.required_models if not any(fnmatchcase(name, model) for model in self.models)
+        ]:
             raise ValueError(
                 f"{PREFIX}REQUIRED_MODELS names {', '.join(unserved)}; expected names that {PREFIX}MODELS has"
             )

@@ -73,12 +73,17 @@ def write_serving_configuration(models: Path, served_from: Path | None = None) -
 
 
 def _models_config(models: Path, root: Path) -> str:
-    """List every model that has a version; the server does not start with a base path that has none."""
+    """List every model that has a version; the server does not start with a base path that has none.
+
+    The two newest versions stay loaded, as deploy/README.md states with its memory: the old one serves on while servers
+    find the new one at different times, and when the new one deviates from its golden vectors.
+    """
     entries = [
         "  config {\n"
         f"    name: {json.dumps(name)}\n"
         f"    base_path: {json.dumps(str(root / name))}\n"
         '    model_platform: "tensorflow"\n'
+        "    model_version_policy { latest { num_versions: 2 } }\n"
         "  }\n"
         for name in models_with_versions(models)
     ]

@@ -23,6 +23,7 @@ COMMANDS = {
     "sweep": ("exporter.cli", "find the layer, pooling and preprocessing that suit your photos"),
     "recipe": ("exporter.cli", "print the JSON schema of recipes"),
     "rollout": ("microtome.commands.rollout.command", "take another version of a model into use while requests run"),
+    "doctor": ("microtome.commands.doctor", "check model servers, golden vectors, Redis and gateways"),
     "cache": ("service.cache_command", "see, fill and clear the vectors in Redis"),
     "embed": (
         "microtome.commands.embed.command",

@@ -6,6 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microtome.commands.rollout.errors import CannotBegin
@@ -40,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         action="append",
         metavar="NAME",
-        help="a model, repeatable (those of MICROTOME_MODELS, as the servers cannot list theirs)",
+        help="a model or a pattern, repeatable (those of MICROTOME_MODELS)",
     )
     add("--json", action="store_true", help="JSON, for programs")
     return parser
@@ -80,13 +83,16 @@ async def _verify(servers: Sequence[str], models: Sequence[str]) -> list[dict[st
     from service.model_server.names import Place  # noqa: PLC0415
 
     found: list[dict[str, Any]] = []
-    for server in servers:
-        rpc = ModelServerClient(Place(server))
-        for model in models:
+    clients = {server: ModelServerClient(Place(server)) for server in servers}
+    names, trouble = await expanded(models, list(clients.values()))
+    if not names:
+        raise CannotBegin(f"Expected a model. {trouble}")
+    for server, rpc in clients.items():
+        for model in names:
             try:
                 states = await rpc.versions(model, timeout=_SECONDS)
                 versions = [version for version in sorted(states) if states[version] == "available"]
-                found += [await _one(rpc, server, model, version) for version in versions]
+                found += [await check_version(rpc, server, model, version) for version in versions]
                 if not versions:
                     error = f"no version is available; the server says: {states or 'nothing'}"
                     found.append({"server": server, "model": model, "version": None, "ok": False, "error": error})
@@ -96,8 +102,31 @@ async def _verify(servers: Sequence[str], models: Sequence[str]) -> list[dict[st
     return found
 
 
-async def _one(rpc: "ModelServerClient", server: str, model: str, version: int) -> dict[str, Any]:
-    """Check one version.
+async def expanded(models: Sequence[str], servers: "Sequence[ModelServerClient]") -> tuple[list[str], str]:
+    """Return the names that entries of MICROTOME_MODELS stand for, and why a pattern stands for none.
+
+    Patterns are those of the gateway: MICROTOME_MODELS_CONFIG lists the models, or the servers do.
+    """
+    from microtome.errors import ServiceError  # noqa: PLC0415
+    from service.model_server.registry import is_pattern, models_config  # noqa: PLC0415
+
+    names, listed, trouble = [model for model in models if not is_pattern(model)], set[str](), ""
+    patterns = [model for model in models if is_pattern(model)]
+    path = os.environ.get("MICROTOME_MODELS_CONFIG")
+    asks = [models_config(Path(path))] if path else [partial(rpc.listed, timeout=_SECONDS) for rpc in servers]
+    for ask in asks if patterns else ():
+        try:
+            listed |= set(await ask())
+        except ServiceError as error:
+            trouble = str(error) if path else "The model servers do not list their models."
+    matching = [name for name in sorted(listed) if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if patterns and not matching:
+        trouble = trouble or f"No model matches {', '.join(patterns)}."
+    return list(dict.fromkeys(names + matching)), trouble
+
+
+async def check_version(rpc: "ModelServerClient", server: str, model: str, version: int) -> dict[str, Any]:
+    """Check one version by its golden vectors.
 
     Raises:
         ServiceError: it cannot be asked.

@@ -25,6 +25,7 @@ from modelserver.api.handlers import Handlers
 from modelserver.config.options import Options
 from modelserver.config.text_protos import read_credentials
 from modelserver.errors import CannotListen, Internal, ServingError, Unimplemented
+from modelserver.models.catalogue import Catalogue
 from modelserver.models.reload import Reloader
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,26 @@ class Servicer:
             raise Unimplemented(ONLY_PREDICT)
 
 
-async def create_grpc_server(options: Options, servicer: Servicer) -> "grpc.aio.Server":
+class Health(health_aio.HealthServicer):  # type: ignore[misc]  # its package ships no types
+    """The real server's health service, which also lists the models, as that one cannot.
+
+    Gateways with a pattern of models ask for the list. ``Check`` and ``Watch`` know the real server's names only.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        super().__init__()
+        self._catalogue = catalogue
+
+    async def List(self, _: object, __: Context) -> Any:  # noqa: ANN401, N802
+        """List the services, and every model that is configured now."""
+        status = health_pb2.HealthCheckResponse
+        ready = dict.fromkeys(HEALTH_NAMES, True)
+        ready |= {name: bool(m.available()) for name, m in self._catalogue.models.items() if not m.retired}
+        found = {name: status(status=status.SERVING if up else status.NOT_SERVING) for name, up in ready.items()}
+        return health_pb2.HealthListResponse(statuses=found)
+
+
+async def create_grpc_server(options: Options, servicer: Servicer, catalogue: Catalogue) -> "grpc.aio.Server":
     """Create a server without an address."""
     pairs = (pair.split("=", 1) for pair in options.grpc_channel_arguments.split(",") if pair)
     server = grpc.aio.server(
@@ -130,8 +150,8 @@ async def create_grpc_server(options: Options, servicer: Servicer) -> "grpc.aio.
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
     names = [*_served_names(), reflection.SERVICE_NAME]
-    if options.enable_grpc_healthcheck_service:
-        health = health_aio.HealthServicer()
+    if options.enable_grpc_healthcheck_service or options.models_dir:
+        health = Health(catalogue)
         for name in HEALTH_NAMES:
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -73,7 +73,9 @@ class Model:
         self.attempted = asyncio.Event()
         """Set when the first load has succeeded or failed once."""
         self.settled = asyncio.Event()
-        """Set when a version is available, or when all wanted versions have failed for good."""
+        """Set when a version is available, all wanted versions have failed for good, or none is wanted any more."""
+        self.decided = asyncio.Event()
+        """Set when it is settled, and when there is no version that could be."""
         self.retired = False
         """Whether the model has left the configuration."""
         self._loading = loading
@@ -95,12 +97,14 @@ class Model:
         """Apply a new configuration, also to a retired model."""
         if self.retired:
             self.settled.clear()
+            self.decided.clear()
         self.config, self.retired = config, False
         self._changed.set()
 
     def retire(self) -> None:
         """Unload every version once its last request is answered."""
         self.retired = True
+        self._settle()
         self._changed.set()
 
     async def watch(self) -> None:
@@ -129,6 +133,7 @@ class Model:
                 "Could not find base path for servable %s: %s. What is loaded stays; nothing new is discovered",
                 self.config.name, error,
             )  # fmt: skip
+            self.decided.set()
             return
         if not found and not self.retired:
             self._throttle.write(
@@ -159,7 +164,13 @@ class Model:
             states[number] = record.state
         ends = [states[number] is State.END for number in self._aspired]
         if self.available() or (ends and all(ends)):
-            self.settled.set()
+            self._settle()
+        elif not self._aspired:
+            self.decided.set()
+
+    def _settle(self) -> None:
+        self.settled.set()
+        self.decided.set()
 
     def _finish(self, step: "asyncio.Task[None]") -> None:
         """Continue: the end of one step may allow the next."""

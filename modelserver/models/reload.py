@@ -12,6 +12,7 @@ from modelserver.config.logs import LogThrottle
 from modelserver.config.text_protos import read_file
 from modelserver.errors import FailedPrecondition, NothingToServe, ServingError, Unknown
 from modelserver.models.catalogue import Catalogue
+from modelserver.models.model import Model
 from modelserver.models.model_config import ModelConfig, models_of, read_configs
 from modelserver.models.version_policy import State
 
@@ -36,7 +37,8 @@ class Reloader:
     ) -> model_management_pb2.ReloadConfigResponse:
         """Answer a ``ReloadConfigRequest`` once every newly named model has settled.
 
-        Unlike the real server, which first records a configuration and then checks it, a refused one changes nothing.
+        Unlike the real server, which first records a configuration and then checks it, a refused one changes nothing;
+        and while one waits for a model without a version, the next can replace it.
 
         Raises:
             InvalidArgument: The configuration is wrong.
@@ -44,39 +46,29 @@ class Reloader:
             Unknown: A new model did not become available.
         """
         served = {name for name, model in self._catalogue.models.items() if not model.retired}
-        await self.apply(read_configs(request.config, served))
+        await settled(await self.apply(read_configs(request.config, served)))
         return model_management_pb2.ReloadConfigResponse()
 
-    async def apply_file(self, path: Path, noun: str = "model") -> None:
-        """Apply a file that holds a ``ModelServerConfig``; raises like ``reload``."""
+    async def apply_file(self, path: Path) -> Sequence[Model]:
+        """Apply a file that holds a ``ModelServerConfig``; like ``apply``."""
         config = await asyncio.to_thread(read_file, path, model_server_config_pb2.ModelServerConfig)
-        await self.apply(read_configs(config), noun)
+        return await self.apply(read_configs(config))
 
-    async def apply(self, configs: Sequence[ModelConfig], noun: str = "model") -> None:
-        """Replace the set of models; return when each new one has settled. A missing directory is waited for.
+    async def apply(self, configs: Sequence[ModelConfig]) -> Sequence[Model]:
+        """Replace the set of models; return when each new one has been loaded, or has no version that could be.
 
-        Args:
-            configs: The models.
-            noun: The word for a model in errors; the real server writes "servable" at the start, later "model".
+        Returns:
+            The new ones; wait for those without a version with ``settled``, during which the next change may come.
 
         Raises:
             FailedPrecondition: A label names a version that is not available.
-            Unknown: A new model did not become available.
         """
         async with self._turn:
             for config in configs:
                 self._check_labels(config)
             new = self._catalogue.apply(configs)
-            await asyncio.gather(*(model.settled.wait() for model in new))
-        failures = [
-            f"{{{{name: {model.config.name} version: {record.number}}} due to error: {record.error}}}, "
-            for model in new
-            if not model.available()
-            for record in model.records.values()
-            if record.state is State.END
-        ]
-        if failures:
-            raise Unknown(f"{len(failures)} {noun}(s) did not become available: {{{''.join(failures)}}}")
+            await asyncio.gather(*(model.decided.wait() for model in new))
+            return new
 
     def _check_labels(self, config: ModelConfig) -> None:
         model = self._catalogue.models.get(config.name)
@@ -107,7 +99,29 @@ class Reloader:
             log.info("Found model %s", model.config.name)
 
 
-async def follow(apply: Callable[[Path], Awaitable[None]], noun: str, path: Path, poll_wait: float) -> None:
+async def settled(models: Sequence[Model], noun: str = "model") -> None:
+    """Wait until each model is served, has failed, or has left the configuration. A missing directory is waited for.
+
+    Args:
+        models: New ones.
+        noun: The word for a model in errors; the real server writes "servable" at the start, later "model".
+
+    Raises:
+        Unknown: A model did not become available.
+    """
+    await asyncio.gather(*(model.settled.wait() for model in models))
+    failures = [
+        f"{{{{name: {model.config.name} version: {record.number}}} due to error: {record.error}}}, "
+        for model in models
+        if not model.available()
+        for record in model.records.values()
+        if record.state is State.END and record.error
+    ]
+    if failures:
+        raise Unknown(f"{len(failures)} {noun}(s) did not become available: {{{''.join(failures)}}}")
+
+
+async def follow(apply: Callable[[Path], Awaitable[object]], noun: str, path: Path, poll_wait: float) -> None:
     """Apply a file or a directory every ``poll_wait`` seconds, changed or not, until cancelled; never if that is 0.
 
     As in the real server, the next reading of a file therefore reverts a reload over gRPC.

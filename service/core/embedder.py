@@ -240,7 +240,7 @@ class Intake:
         fetch: fetches images by address.
         bodies: bytes of images in flight, of all transports together.
         fetched_bytes: the most that fetched images of one request may have, held while they are fetched.
-        default_model: used when a request names no model.
+        default_model: used when a request names no model; empty where the only model is meant.
         deadline: the most seconds that a request may take.
         required: models without which the gateway is not ready.
         cache_answers: whether a cache is there that can be asked.
@@ -263,7 +263,7 @@ class Intake:
         Without one of the models that are required, nothing counts.
         """
         troubles = self.models.readiness()
-        if any(troubles.get(name) is not None for name in self.required):
+        if any(troubles.get(name, "It is not served.") is not None for name in self.required):
             return False
         if any(trouble is None for trouble in troubles.values()):
             return True

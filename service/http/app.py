@@ -160,10 +160,10 @@ def models_router(models: ModelServer, default_model: str) -> APIRouter:
     @router.get("/models", summary="List the models")
     async def list_models() -> ModelsAnswer:
         """Every model served here: its version in use, its outputs, and what is done to an image first."""
-        readiness = models.readiness()
+        readiness, cards = models.readiness(), models.cards()
         return ModelsAnswer(
-            default=default_model,
-            models=[_answer(name, card, readiness[name]) for name, card in models.cards().items()],
+            default=default_model or (next(iter(cards)) if len(cards) == 1 else ""),
+            models=[_answer(name, card, readiness[name]) for name, card in cards.items()],
         )
 
     @router.get("/models/{name}", summary="Describe a model", responses=openapi.problems(404))

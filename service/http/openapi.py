@@ -64,7 +64,9 @@ class ModelAnswer(BaseModel):
 class ModelsAnswer(BaseModel):
     """All models of this server."""
 
-    default: str = Field(description="Who answers when a request names no model.")
+    default: str = Field(
+        description="Who answers when a request names no model; empty where a request has to name one of several."
+    )
     models: list[ModelAnswer]
 
 

@@ -7,7 +7,7 @@ TensorFlow Serving 2.20; its texts stay in our logs, callers get ours.
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -55,6 +55,9 @@ def untraced() -> Sequence[tuple[str, str]]:
     """Chosen when nothing is traced."""
     return ()
 
+
+_SERVICES = frozenset({"", "ModelService", "PredictionService"})
+"""What a model server's health service lists besides models."""
 
 _STATES = {number: name.removeprefix("STATE_").lower() for name, number in ModelVersionStatus.State.items() if number}
 
@@ -147,6 +150,22 @@ class ModelServerClient:
         with _translated():
             answer = await self._predict(request, timeout=timeout, metadata=self._outgoing())
         return int(_whole(answer).model_spec.version.value)
+
+    async def listed(self, *, timeout: float) -> set[str]:  # noqa: ASYNC109, gRPC's own deadline
+        """Return the names of the models that the server has, as its health service lists them.
+
+        Raises:
+            ServiceError: see `to_service_error`; TensorFlow Serving lists nothing, which is ModelServerFault.
+        """
+        # Imported here since only gateways that look for models need it.
+        from grpc_health.v1 import health_pb2  # noqa: PLC0415
+
+        ask: grpc.aio.UnaryUnaryMultiCallable[bytes, Any] = self._channel.unary_unary(
+            "/grpc.health.v1.Health/List", response_deserializer=health_pb2.HealthListResponse.FromString
+        )
+        with _translated():
+            answer = _whole(await ask(b"", timeout=timeout))
+        return {name for name in answer.statuses if name not in _SERVICES}
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""

@@ -1,15 +1,25 @@
 """The models and their versions in use, and whether they work; kept up to date by `watcher.py`."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
 from time import monotonic
 
-from microtome.errors import DeadlineExceeded, ModelNotReady, ModelServerDown, UnknownModel, UnknownVersion
+from microtome.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    ModelServerDown,
+    ModelServerFault,
+    ServiceError,
+    UnknownVersion,
+)
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, timed, unobserved
-from service.errors import restated, unknown
+from service.errors import of_model, restated
 from service.model_server.replica import AVAILABLE
 from service.model_server.replicas import Replicas
 from service.model_server.watcher import ModelState, Watcher, WatchTiming
@@ -18,6 +28,41 @@ from service.telemetry.metrics import Metrics
 
 _LOOKS, _LOOK_SECONDS = 4, 0.1
 """How often a successor is looked for, and how long apart."""
+
+_UNLISTED = (
+    "set MICROTOME_MODELS_CONFIG to the models.config that TensorFlow Serving reads, or name the models in "
+    "MICROTOME_MODELS"
+)
+
+Listing = Callable[[], Awaitable[Collection[str]]]
+"""Returns the names of the models that the servers are configured to serve.
+
+Raises ServiceError while they are not known.
+"""
+
+
+def is_pattern(model: str) -> bool:
+    """Whether an entry of MICROTOME_MODELS stands for all models whose names match it."""
+    return any(character in model for character in "*?[")
+
+
+def models_config(path: Path) -> Listing:
+    """Return the listing of a `models.config`, TensorFlow Serving's configuration file."""
+
+    def names() -> set[str]:
+        # Imported here since only gateways with a pattern and this file need it.
+        from google.protobuf import text_format  # noqa: PLC0415
+
+        from microtome.tfserving.v1.model_server_config_pb2 import ModelServerConfig  # noqa: PLC0415
+
+        try:
+            text = path.read_text(encoding="utf-8")
+            config = text_format.Parse(text, ModelServerConfig(), allow_unknown_field=True)
+        except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+            raise ModelServerFault(f"{path} cannot be read as a ModelServerConfig: {error}") from None
+        return {entry.name for entry in config.model_config_list.config}
+
+    return partial(asyncio.to_thread, names)
 
 
 class ModelRegistry:
@@ -28,6 +73,7 @@ class ModelRegistry:
         servers: Replicas,
         models: Sequence[str],
         *,
+        listing: Listing | None = None,
         label: str | None = None,
         timing: WatchTiming,
         metrics: Metrics,
@@ -38,7 +84,8 @@ class ModelRegistry:
 
         Args:
             servers: the model servers.
-            models: names of the models to watch.
+            models: names of the models to watch, and patterns of those that are taken up while servers have them.
+            listing: finds models for the patterns; None asks the servers.
             label: the version that has it is used; None for the newest.
             timing: intervals and timeouts.
             metrics: show which version is in use, and whether it is ready.
@@ -46,8 +93,14 @@ class ModelRegistry:
             clock: seconds.
         """
         self._servers = servers
-        self._models = {name: ModelState() for name in models}
+        self._fixed = [name for name in models if not is_pattern(name)]
+        self._patterns = [name for name in models if is_pattern(name)]
+        self._listing = listing or partial(servers.listed, timeout=timing.call)
+        self._unlisted = ""
+        self._models = {name: ModelState() for name in self._fixed}
         self._timing = timing
+        self._metrics = metrics
+        self._log = log
         self._clock = clock
         self._watcher = Watcher(
             servers, self._models, label=label, timing=timing, metrics=metrics, log=log, clock=clock
@@ -55,7 +108,53 @@ class ModelRegistry:
 
     async def run(self) -> None:
         """Keep the registry up to date until cancelled."""
-        await self._watcher.run()
+        following = asyncio.create_task(self._follow()) if self._patterns else None
+        try:
+            await self._watcher.run()
+        finally:
+            if following is not None:
+                following.cancel()
+
+    async def _follow(self) -> None:
+        """Take up and drop models that match a pattern, until cancelled."""
+        while True:
+            try:
+                listed = await self._listing()
+            except ServiceError as error:
+                # What is known stays.
+                if self._unlisted != str(error):
+                    self._unlisted = str(error)
+                    self._log.warning("models_not_listed", reason=str(error), advice=_UNLISTED)
+            else:
+                self._unlisted = ""
+                await self._adopt(listed)
+                self._drop(listed)
+            await asyncio.sleep(self._timing.poll)
+
+    async def _adopt(self, listed: Collection[str]) -> None:
+        """Take up each listed model that matches a pattern once a server has a version of it."""
+        for name in sorted(listed):
+            if name in self._models or not any(fnmatchcase(name, pattern) for pattern in self._patterns):
+                continue
+            try:
+                states = await self._servers.versions(name, timeout=self._timing.call)
+            except ServiceError:
+                states = {}
+            if AVAILABLE in states.values():
+                self._models[name] = ModelState()
+                self._log.info("model_added", model=name)
+                self._watcher.look()
+            else:
+                self._servers.drop(name)
+
+    def _drop(self, listed: Collection[str]) -> None:
+        """Drop each model that is listed no more once no server has a version of it."""
+        for name in list(self._models):
+            if name not in self._fixed and name not in listed and not self._servers.anywhere(name):
+                del self._models[name]
+                self._servers.drop(name)
+                self._metrics.model_dropped(name)
+                self._log.info("model_removed", model=name)
 
     def cards(self) -> dict[str, ModelCard | None]:
         """Return every model by name, with the version in use, if any has answered yet."""
@@ -98,12 +197,20 @@ class ModelRegistry:
 
     def concurrency(self, model: str) -> int:
         """Return how many servers calls of a model can go to now, at least 1."""
-        card = self._models[model].card
-        return max(1, self._servers.serving(card)) if card is not None else 1
+        entry = self._models.get(model)
+        return max(1, self._servers.serving(entry.card)) if entry is not None and entry.card is not None else 1
 
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look now for the version that has replaced `card`; see the port."""
-        model = self._models[card.name]
+        model = self._served(card.name)
+        if model.card == card:
+            # One look for all requests that met the same version's end.
+            if model.renewing is None or model.renewing.done():
+                model.renewing = asyncio.create_task(self._renew(model, card))
+            await asyncio.shield(model.renewing)
+        return self.card(card.name)
+
+    async def _renew(self, model: ModelState, card: ModelCard) -> None:
         for _ in range(_LOOKS):
             async with model.lock:
                 if model.card == card:
@@ -112,7 +219,6 @@ class ModelRegistry:
                 break
             # A server that unloads a version may say for a moment longer that it has it.
             await asyncio.sleep(_LOOK_SECONDS)
-        return self.card(card.name)
 
     async def infer(
         self,
@@ -123,7 +229,7 @@ class ModelRegistry:
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Run the version of `card`; see the port."""
-        model = self._models[card.name]
+        model = self._served(card.name)
         seconds = min(self._timing.infer, deadline.left()) if deadline else self._timing.infer
         if seconds <= 0:
             raise DeadlineExceeded("The time allowed was over before the model server was asked.")
@@ -138,6 +244,4 @@ class ModelRegistry:
             raise
 
     def _served(self, model: str) -> ModelState:
-        if model not in self._models:
-            raise UnknownModel(unknown("model", model, self._models))
-        return self._models[model]
+        return of_model(model, self._models)

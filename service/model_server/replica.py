@@ -193,6 +193,11 @@ class Replica:
         found = (its.error for key, its in self._refusals.items() if key[0] == model and version in {None, key[1]})
         return next(found, None)
 
+    def refuses(self, card: ModelCard) -> bool:
+        """Whether this version deviates here, which only another model or process changes."""
+        refused = self._refusals.get((card.name, card.version))
+        return refused is not None and refused.lasting
+
     def look(self, model: str, seconds: float) -> "asyncio.Task[Mapping[int, str]]":
         """Ask for a model's versions, unless that is being asked already."""
         if model not in self._looking:
@@ -327,6 +332,30 @@ class Replica:
     async def labelled(self, model: str, label: str, *, timeout: float) -> int:  # noqa: ASYNC109, as above
         """Return the version of a label; see `ModelServerClient`."""
         return await self._client.labelled(model, label, timeout=timeout)
+
+    async def listed(self, *, timeout: float) -> set[str]:  # noqa: ASYNC109, as above
+        """Return the models that the server lists; see `ModelServerClient`. Its health, until a model is asked for."""
+        try:
+            found = await self._client.listed(timeout=timeout)
+        except ModelServerFault:
+            self._listed(up=True)
+            raise
+        except (ModelServerDown, DeadlineExceeded):
+            self._listed(up=False)
+            raise
+        self._listed(up=True)
+        return found
+
+    def _listed(self, *, up: bool) -> None:
+        if not self.states:
+            self.health = "up" if up else "down"
+
+    def drop(self, model: str) -> None:
+        """Forget everything about a model that is served no more."""
+        self.states.pop(model, None)
+        for name, version in [*self._identities, *self._refusals]:
+            if name == model:
+                self._forget(name, version)
 
     async def recheck(self, model: str, *, timeout: float) -> bool:  # noqa: ASYNC109, as above
         """Read the manifests of all versions known here again; forget those that are other models now.

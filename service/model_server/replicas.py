@@ -219,27 +219,59 @@ class Replicas:
             raise ModelNotReady(f"No model server has version {version} of {model!r} ready.")
         return await holders[0].manifest(model, version, timeout=timeout)
 
-    async def labelled(self, model: str, label: str, *, timeout: float) -> int | None:  # noqa: ASYNC109, as above
-        """Return the version of a label; None unless all servers that answer agree on one.
+    async def labelled(
+        self,
+        model: str,
+        label: str,
+        *,
+        timeout: float,  # noqa: ASYNC109, as above
+    ) -> list[int | ModelNotReady | None]:
+        """Return what each server that answers says of a label.
 
-        They disagree for the seconds in which a rollout moves the label from server to server.
+        That is the version that has it, ModelNotReady while that version is not loaded, or None for an unknown label.
+        They disagree while a rollout moves the label from server to server, and while one of them starts.
         """
         await self._begun()
         asks = [
             replica.labelled(model, label, timeout=timeout)
             for replica in self._replicas.values()
-            if replica.health in {"new", "up"}
+            if replica.health in {"new", "up"} and AVAILABLE in replica.states.get(model, {0: AVAILABLE}).values()
         ]
-        answers = await asyncio.gather(*asks, return_exceptions=True)
-        found: set[int | None] = set()
-        for answer in answers:
-            if isinstance(answer, int):
-                found.add(answer)
-            elif isinstance(answer, ModelServerFault | ModelNotReady):
-                found.add(None)
+        found: list[int | ModelNotReady | None] = []
+        for answer in await asyncio.gather(*asks, return_exceptions=True):
+            if isinstance(answer, int | ModelNotReady):
+                found.append(answer)
+            elif isinstance(answer, ModelServerFault):
+                found.append(None)
             elif not isinstance(answer, ServiceError):
                 raise answer
-        return found.pop() if len(found) == 1 else None
+        return found
+
+    async def listed(self, *, timeout: float) -> set[str]:  # noqa: ASYNC109, as above
+        """Return the models that any server lists.
+
+        Raises:
+            ServiceError: none does; ModelServerFault where one answers that it cannot.
+        """
+        await self._begun()
+        asks = [replica.listed(timeout=timeout) for replica in self._replicas.values()]
+        answers = await asyncio.gather(*asks, return_exceptions=True)
+        found = [answer for answer in answers if isinstance(answer, set)]
+        if not found:
+            raise _worst([answer for answer in answers if isinstance(answer, BaseException)])
+        return set().union(*found)
+
+    def anywhere(self, model: str) -> bool:
+        """Whether a server has a version of a model, as far as is known, or may have one again when it is back."""
+        return any(
+            replica.health == "new" or not set(replica.states.get(model, {}).values()) <= {"end"}
+            for replica in self._replicas.values()
+        )
+
+    def drop(self, model: str) -> None:
+        """Forget everything about a model that is served no more."""
+        for replica in self._replicas.values():
+            replica.drop(model)
 
     async def close(self) -> None:
         """Close all connections; calls under way are cancelled."""

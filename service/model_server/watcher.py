@@ -22,7 +22,7 @@ from microtome.errors import (
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
-from service.model_server.replica import AVAILABLE, UnforeseenFault, same
+from service.model_server.replica import AVAILABLE, Replica, UnforeseenFault, same
 from service.model_server.replicas import Replicas
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -59,8 +59,10 @@ class ModelState:
         error: what is wrong now.
         versions: every version that the servers know, with its state; empty while none can be asked.
         pinned: other versions that were asked for by number.
+        unlabelled_since: when the labelled version was first found not to be loaded, while no version is in use.
         waiting: since when some servers serve a version that is not used yet, by number and fingerprint.
         refused: versions that did not answer, so that the log says it once.
+        renewing: looks for the successor of `card`, for all requests that met its end.
         lock: held while the servers are polled for it.
     """
 
@@ -71,8 +73,10 @@ class ModelState:
     error: ServiceError | None = None
     versions: Mapping[int, str] = field(default_factory=dict)
     pinned: dict[int, ModelCard] = field(default_factory=dict)
+    unlabelled_since: float | None = None
     waiting: dict[tuple[int, str], float] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
+    renewing: asyncio.Task[None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def trouble(self, now: float, timing: WatchTiming) -> str | None:
@@ -111,7 +115,7 @@ class Watcher:
         """Keep everything up to date until cancelled."""
         while True:
             self._poll_now.clear()
-            await asyncio.gather(*(self._refresh(name) for name in self._models))
+            await asyncio.gather(*(self._refresh(name) for name in list(self._models)))
             well = all(model.error is None for model in self._models.values())
             try:
                 async with asyncio.timeout(self._timing.poll if well else self._timing.retry):
@@ -161,13 +165,15 @@ class Watcher:
         """
         answer = await self._servers.predict(card, {IMAGES: pixels_tensor(images)}, list(outputs), timeout=timeout)
         found = vectors(answer, card, outputs, rows=len(images))
-        model = self._models[card.name]
-        model.worked_at = model.answered_at = self._clock()
+        if model := self._models.get(card.name):
+            model.worked_at = model.answered_at = self._clock()
         return found
 
     def lost(self, name: str, error: ServiceError) -> None:
         """Note that a call failed, and poll again soon."""
-        model = self._models[name]
+        model = self._models.get(name)
+        if model is None:
+            return  # dropped meanwhile
         if type(error) is not type(model.error):
             # At the start the gateway is often up before its model server: no reason for a warning.
             write = self._log.info if model.card is None else self._log.warning
@@ -177,10 +183,16 @@ class Watcher:
             model.versions = {}
         self._poll_now.set()
 
+    def look(self) -> None:
+        """Poll soon: a model is new."""
+        self._poll_now.set()
+
     async def _refresh(self, name: str) -> None:
         model = self._models[name]
         async with model.lock:
             await self.poll(name)
+        if self._models.get(name) is not model:
+            return  # dropped meanwhile
         ready = model.trouble(self._clock(), self._timing) is None
         self._metrics.model_ready.labels(name).set(ready)
         self._metrics.golden_refusals.labels(name).set(self._servers.refusing(name))
@@ -188,16 +200,39 @@ class Watcher:
     async def _choices(self, name: str, available: Collection[int]) -> list[int]:
         """Return the versions in the order of preference: the newest first, or the labelled one.
 
-        While the label is unknown, or differs between servers, the version in use is kept.
+        While the label is unknown, or differs between servers, the version in use is kept. A gateway that has none yet
+        takes what most servers say: one that starts knows its label only once that version is loaded.
+
+        Raises:
+            ModelNotReady: a gateway that starts must wait for the labelled version.
         """
         newest = sorted(available, reverse=True)
         if self._label is None:
             return newest
-        labelled = await self._servers.labelled(name, self._label, timeout=self._timing.call)
-        card = self._models[name].card
-        first = (labelled, card.version if card is not None else None)
-        kept = [version for version in first if version is not None and version in available]
+        says = await self._servers.labelled(name, self._label, timeout=self._timing.call)
+        model = self._models[name]
+        known = sorted(version for version in says if isinstance(version, int))
+        if model.card is not None:
+            known = known if len(set(says)) == 1 else []
+            first = [*known[:1], model.card.version]
+        else:
+            first = [max(known, key=known.count)] if known else []
+            if not known and any(says):
+                self._wait_for_label(name)
+        kept = [version for version in first if version in available]
         return list(dict.fromkeys(kept + newest))
+
+    def _wait_for_label(self, name: str) -> None:
+        """Go without a version while the one that has the label may still be loaded.
+
+        Raises:
+            ModelNotReady: it has not been waited for long enough.
+        """
+        model, now = self._models[name], self._clock()
+        if model.unlabelled_since is None:
+            model.unlabelled_since = now
+        if now - model.unlabelled_since < self._timing.switch_after:
+            raise ModelNotReady(f"The version of {name!r} with the label {self._label!r} is not loaded.", retry_after=2)
 
     async def _settle(self, name: str, versions: Sequence[int]) -> None:
         """Choose among the models that have these numbers, the first choice first."""
@@ -231,8 +266,10 @@ class Watcher:
                     return
                 since = model.waiting.setdefault(key, now)
                 gone = current is not None and not self._servers.serving(current)
-                everywhere = servers >= self._servers.holders(name) and not held
-                if everywhere or gone or now - since >= self._timing.switch_after:
+                everywhere = self._everywhere(card, servers) and not held
+                # A label is a choice: what more servers serve is no better.
+                chosen = current is None and self._label is not None
+                if everywhere or gone or chosen or now - since >= self._timing.switch_after:
                     await self._use(name, card)
                     model.waiting.clear()
                     return
@@ -241,6 +278,15 @@ class Watcher:
             await self._use(name, partial)
         elif refusal is not None and not held:
             raise refusal
+
+    def _everywhere(self, card: ModelCard, servers: Collection[Replica]) -> bool:
+        """Whether every healthy server of the model serves a version.
+
+        One where it deviates is not waited for, while it is one of a few: its calls go to the others.
+        """
+        holders = self._servers.holders(card.name)
+        able = {replica for replica in holders if not replica.refuses(card)}
+        return able <= set(servers) and 2 * len(able) >= len(holders)
 
     def _refused(self, name: str, version: int, error: ServiceError) -> None:
         """Log once that a version is not used; the one in use stays in use while it is served."""

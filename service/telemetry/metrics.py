@@ -292,6 +292,15 @@ class Metrics:
         for source in set(sources):
             self._vectors[model, source].inc(sources.count(source))
 
+    def model_dropped(self, model: str) -> None:
+        """Forget a model that is served no more, as far as its state is concerned; what was counted stays."""
+        for gauge in (self.model_ready, self.model_version, self.golden_refusals, self.golden_deviation):
+            if _SHARED:
+                # Files of several processes cannot lose a series. No alert compares with this.
+                gauge.labels(model).set(float("nan"))
+            else:
+                gauge.remove(model)
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format, those of all workers added up."""
         if not _SHARED:

@@ -19,7 +19,8 @@ from tests.deploy.manifests import (
 )
 
 SIZE = {"Mi": 1 << 20, "Gi": 1 << 30}
-CONNECTION_AGE = re.compile(r"grpc\.max_connection_age(?:_grace)?_ms=(\d+)")
+DNS_CACHE_SECONDS = 30
+"""CoreDNS' default, for which a name may still have the address of a pod that ends."""
 
 every = pytest.mark.parametrize("combination", combinations(), ids="+".join)
 
@@ -122,11 +123,10 @@ def test_pods_are_given_time_to_go(combination: Combination) -> None:
 
 @every
 def test_gateways_have_left_a_model_server_before_it_ends(combination: Combination) -> None:
-    """Connections are renewed, their grace included, within the pause before SIGTERM."""
+    """They look the name up each second, so that no connection has to be renewed: each new one costs a golden check."""
     server = container(render(combination), "model-server")
-    ages = [int(ms) for argument in server["args"] for ms in CONNECTION_AGE.findall(argument)]
-    assert 2 == len(ages)
-    assert sum(ages) < 1000 * int(server["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert not [argument for argument in server["args"] if "max_connection_age" in argument]
+    assert int(server["lifecycle"]["preStop"]["exec"]["command"][1]) >= DNS_CACHE_SECONDS + 10
 
 
 @every

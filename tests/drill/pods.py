@@ -94,7 +94,7 @@ def gateway_pods(directory: Path, network: str, redis_url: str, names: str) -> l
     """As many gateways as are stated; model servers are looked up at `names`."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     told = stated("gateway", {"api-keys/keys": f"drill sha256:{digest}", "managed-redis/url": redis_url})
-    places = {"dns:///model-server": f"dns://{names}/model-server"}
+    places = {"dns:///model-server": f"dns://{names}/model-server", CONFIGURATION: str(directory)}
     return [GatewayPod(directory, f"{network}.{11 + one}", told, places) for one in range(told.replicas)]
 
 

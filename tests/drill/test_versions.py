@@ -1,15 +1,20 @@
 """A new version of a model is taken up while requests run, and vectors of two versions are never mixed up."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.e2e.answers import relative_error, vector
 from tests.e2e.conftest import Stack
 from tests.e2e.drill import SAME, Drill
 from tests.e2e.photos import NAMES, example
+from tests.e2e.processes import Gateway, eventually
 from tests.exported_models import SQUASHED, export
 
 
@@ -34,6 +39,56 @@ def test_a_new_version_is_taken_up_under_load(
     record_property("drill", f"version 2 written under load: {drill.tally}")
     assert (drill.tally.failures, drill.tally.wrong) == ([], [])
     check_belonging([(name, response.json()) for name, response in drill.tally.answers])
+
+
+def listed(gateway: Gateway) -> dict[str, bool]:
+    """Where the gateway names a second model, `other`."""
+    with gateway.client() as client:
+        ways = {
+            "/models": [model["name"] for model in client.get("/models").json()["models"]],
+            "/v1/models": [model["id"] for model in client.get("/v1/models").json()["data"]],
+            "/v2/models": client.get("/v2/models").json()["models"],
+            "/readyz": client.get("/readyz").json()["models"],
+            "/metrics": client.get("/metrics").text,
+        }
+    found = {
+        way: ('model_ready{model="other"} 1.0' if way == "/metrics" else "other") in has for way, has in ways.items()
+    }
+    return {**found, "/models/other": httpx.get(f"{gateway.url}/models/other", trust_env=False).is_success}
+
+
+def test_a_model_is_added_and_removed_under_load(
+    stack: Stack, models: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """MICROTOME_MODELS has a pattern: each list follows the model server, and requests to the first model go on."""
+    draft, photo = models / ".other", example(NAMES[0])
+    shutil.copytree(models / "lite0" / "1", draft / "1", copy_function=os.link)
+
+    def ask() -> httpx.Response:
+        return httpx.post(f"{stack.gateway.url}/embed?model=other", content=photo, timeout=60, trust_env=False)
+
+    with (
+        Drill(stack.gateway, {NAMES[0]: photo}, any_ok, clients=1) as drill,
+        grpc.insecure_channel(stack.gateway.grpc) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="other"), timeout=100)
+        status = health_pb2.HealthCheckResponse
+        assert next(watch).status == status.SERVICE_UNKNOWN
+        assert (ask().status_code, set(listed(stack.gateway).values())) == (404, {False})
+        draft.rename(models / "other")
+        eventually(lambda: all(listed(stack.gateway).values()), "the model is listed everywhere", 60)
+        answer = ask()
+        assert (answer.status_code, answer.json()["model"]) == (200, "other"), answer.text
+        while next(watch).status != status.SERVING:
+            pass
+        (models / "other").rename(models / ".gone")
+        eventually(lambda: ask().status_code == httpx.codes.NOT_FOUND, "the model is gone", 60)
+        eventually(lambda: not any(listed(stack.gateway).values()), "the model is listed nowhere")
+        while next(watch).status != status.SERVICE_UNKNOWN:
+            pass
+        drill.more(5)
+    record_property("drill", f"a model added and removed under load: {drill.tally}")
+    assert (drill.tally.failures, drill.tally.wrong) == ([], [])
 
 
 def check_belonging(answers: list[tuple[str, dict[str, Any]]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Gateway, ModelServer, Process, Valkey
+from tests.e2e.processes import Gateway, ModelServer, Process, Valkey, free_port
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ def module_stack(directory: Path, models: Path) -> Iterator[Stack]:
     valkey = Valkey(directory)
     model_server = ModelServer(directory, models)
     # Without a cache of its own the gateway has to ask Valkey, which is what the drills are about.
-    gateway = Gateway(directory, model_server.address, redis_url=valkey.url, cache_bytes=0)
+    gateway = Gateway(
+        directory, model_server.address, "lite0,*", redis_url=valkey.url, cache_bytes=0, grpc_port=free_port()
+    )
     stack = Stack(valkey, model_server, gateway)
     try:
         yield stack

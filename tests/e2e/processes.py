@@ -237,6 +237,11 @@ class Gateway(Process):
             return False
         return told.status_code == httpx.codes.OK and not any(told.json()["models"].values())
 
+    @property
+    def grpc(self) -> str:
+        """The address of its gRPC port."""
+        return f"127.0.0.1:{self._settings['grpc_port']}"
+
     def alive(self) -> bool:
         """Whether it answers at all."""
         return self._answers("/livez")

@@ -16,7 +16,7 @@ from tests.e2e.answers import embed, vector
 from tests.e2e.configured import ConfiguredModelServer
 from tests.e2e.drill import Drill, exactly
 from tests.e2e.photos import NAMES, example
-from tests.e2e.processes import Gateway, ModelServer, eventually, free_port
+from tests.e2e.processes import Gateway, ModelServer, Valkey, eventually, free_port
 from tests.fakes.deviating_proxy import DeviatingProxy, Fault, leak, noise, nothing, swap
 
 PHOTOS = {name: example(name) for name in NAMES}
@@ -217,6 +217,44 @@ def test_verify_asks_a_running_server(
     assert "no such version of the model" in capsys.readouterr().out
     assert main(["verify", "--server=localhost", "--model=lite0"]) == 2
     assert "Expected a model server as host:port" in capsys.readouterr().err
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(
+    gateway_of_two: tuple[Gateway, DeviatingProxy],
+    halved: ModelServer,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line for each server, version, Redis and gateway; the state of all decides the exit code."""
+    gateway, _ = gateway_of_two
+    healthy = f"unix:{directory}/m.sock"
+    (directory / "doctor").mkdir()
+    valkey = Valkey(directory / "doctor")
+    valkey.start()
+    try:
+        words = ["doctor", "--gateway", gateway.url, "--redis", valkey.url]
+        assert main([*words, f"--server={healthy}", "--model=lite0"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == ["ok"] * 4
+        assert [lines[0].split(":")[1][-9:], "does all that the cache needs" in lines[2]] == ["version 1", True]
+        with valkey.client() as client:
+            client.execute_command("ACL", "SETUSER", "default", "-mget")
+        absent = f"unix:{directory}/absent"
+        monkeypatch.setenv("MICROTOME_MODEL_SERVER", f"{healthy},{halved.address},{absent},no.such.name.invalid:1")
+        monkeypatch.setenv("MICROTOME_MODELS", "lite0,other")
+        monkeypatch.setenv("MICROTOME_NO_SUCH", "1")
+        assert main([*words, "--gateway=http://127.0.0.1:9", "--json"]) == 1
+        failed = {one["about"]: one["said"] for one in json.loads(capsys.readouterr().out) if one["state"] == "FAILED"}
+        wrong = f"{halved.address} lite0 version 2"
+        names = {"settings", f"{healthy} other", wrong, absent, "no.such.name.invalid:1", "gateway http://127.0.0.1:9"}
+        assert names <= failed.keys()
+        assert "gateways do not use it there" in failed[wrong]
+        assert any(said.startswith("MGET is refused") for about, said in failed.items() if about.startswith("redis:"))
+        assert main([*words, f"--server={halved.address}", "--model=lit*"]) == 1
+        assert "lite0 version 2" in capsys.readouterr().out
+    finally:
+        valkey.destroy()
 
 
 def test_the_manifest_that_was_exported_has_golden_vectors(models: Path) -> None:

@@ -50,7 +50,8 @@ def gateway(options: Namespace, models: tuple[str, ...], endpoint: Endpoint, add
         "MICROTOME_HOST": endpoint.host,
         "MICROTOME_PORT": str(endpoint.port),
         "MICROTOME_MODEL_SERVER": address,
-        "MICROTOME_MODELS": ",".join(models),
+        # The embedded server finds models that are exported later, and can list them.
+        "MICROTOME_MODELS": ",".join(models if options.model_server else (*models, "*")),
         "MICROTOME_LOG_LEVEL": log_level(),
         **admission(endpoint.host),
     }

@@ -280,7 +280,7 @@ class _Endpoints:
         """Say whether anything can be answered, as /readyz does."""
         if not self._ready():
             troubles = [trouble for trouble in self._models.readiness().values() if trouble is not None]
-            raise ModelNotReady(troubles[0])
+            raise ModelNotReady(troubles[0] if troubles else "No model is served yet.", retry_after=2)
         # kserve's client reads both keys from here.
         return {"live": True, "ready": True}
 
@@ -319,7 +319,7 @@ def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
     router.add_api_route("/v2/health/live", ends.live, summary="Is the process alive?")
     router.add_api_route("/v2/health/ready", ends.ready, summary="Can it embed?")
     router.add_api_route("/v2/models", ends.models, summary="List the models")
-    for place, named in _model_paths(handler.intake.default_model).items():
+    for place, named in _model_paths(handler.intake.default_model or "lite0").items():
         router.add_api_route(place, ends.model, summary="Describe a model", openapi_extra=named)
         router.add_api_route(f"{place}/ready", ends.model_ready, summary="Does a model answer?", openapi_extra=named)
         router.add_api_route(

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from microtome.errors import BadRequest, ModelNotReady, UnsupportedModality
 from service.core.requests import Embedded, EmbedRequest
+from service.errors import of_model
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import TEXT, WHOLE, described
@@ -54,7 +55,7 @@ def _add_img2vec_routes(router: APIRouter, handler: CompatHandler) -> None:
 
     async def ready() -> Response:
         """Say with 204 that the default model answers. Weaviate asks this at its start, and waits."""
-        trouble = handler.intake.models.readiness()[model]
+        trouble = of_model(model, handler.intake.models.readiness())
         if trouble is not None:
             raise ModelNotReady(trouble)
         return Response(status_code=204)
@@ -125,10 +126,10 @@ def _add_clip_routes(router: APIRouter, handler: CompatHandler) -> None:
 
     async def meta() -> dict[str, object]:
         """Say what answers. Weaviate shows it among its modules."""
-        card = handler.intake.models.cards()[model]
+        card = of_model(model, handler.intake.models.cards())
         if card is None:
             return {"model": model}
-        return {"model": model, "version": card.version, "fingerprint": card.manifest.fingerprint}
+        return {"model": card.name, "version": card.version, "fingerprint": card.manifest.fingerprint}
 
     handler.post(
         router,

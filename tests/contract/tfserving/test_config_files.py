@@ -17,11 +17,11 @@ from tests.contract.tfserving.tiny_models import write_tiny
 Start = Callable[..., ServerProcess]
 
 
-def _config(path: Path, *models: str) -> None:
-    """Write a configuration at once, as an editor that renames does."""
+def _config(path: Path, *models: str, **places: str) -> None:
+    """Write a configuration at once, as an editor that renames does; `places` are directories of other models."""
     entries = "".join(
-        f'config {{ name: "{name}" base_path: "{path.parent / "tiny"}" model_platform: "tensorflow" }}'
-        for name in models
+        f'config {{ name: "{name}" base_path: "{path.parent / place}" model_platform: "tensorflow" }}'
+        for name, place in {**dict.fromkeys(models, "tiny"), **places}.items()
     )
     path.with_suffix(".new").write_text(f"model_config_list {{ {entries} }}")
     path.with_suffix(".new").rename(path)
@@ -45,6 +45,26 @@ def test_2_the_models_file_is_read_again(start: Start, tmp_path: Path) -> None:
         _config(config, "b")
         eventually(lambda: client.states("a") == {1: "END"}, "a is gone")
         assert {1: "AVAILABLE"} == client.states("b")
+
+
+def test_2_a_model_without_a_version_blocks_no_later_configuration(start: Start, tmp_path: Path) -> None:
+    """At the start the port stays closed for it, and while it runs the next file is read; unlike in the real server."""
+    write_tiny(tmp_path / "tiny" / "1")
+    (tmp_path / "ghost").mkdir()
+    config = tmp_path / "models.config"
+    _config(config, "a", ghost="ghost")
+    server = start(f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=0.05")
+    eventually(lambda: "No versions of servable ghost" in server.log, "it is waited for", 60)
+    assert not server.socket.exists()
+    _config(config, "a")
+    with Client(server.ready().address) as client:
+        assert {1: "AVAILABLE"} == client.states("a")
+        _config(config, "a", ghost="ghost", none="nowhere")
+        eventually(lambda: "Could not find base path for servable none" in server.log, "these are waited for")
+        _config(config, "a", "b", ghost="ghost", none="nowhere")
+        eventually(lambda: client.states("b") == {1: "AVAILABLE"}, "b has come all the same")
+        write_tiny(tmp_path / "ghost" / "1")
+        eventually(lambda: client.states("ghost") == {1: "AVAILABLE"}, "and so has the one that was waited for")
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,7 @@ def test_models_config_lists_what_has_a_version(tmp_path: Path) -> None:
         ("a", str(tmp_path / "a"), "tensorflow"),
         ("b", str(tmp_path / "b"), "tensorflow"),
     ]
+    assert [config.model_version_policy.latest.num_versions for config in listed] == [2, 2]
 
 
 def test_paths_are_those_that_the_server_sees(tmp_path: Path) -> None:

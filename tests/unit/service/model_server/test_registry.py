@@ -75,6 +75,7 @@ class Serving:
         self.versions: dict[int, Manifest] = {1: MANIFEST}
         self.answer: Answer | None = None
         self.asked = 0
+        self.statuses = 0
         self.server: grpc.aio.Server | None = None
 
     async def stop(self) -> None:
@@ -88,6 +89,7 @@ class Serving:
         return grpc.unary_unary_rpc_method_handler(self._status if status else self._predict)
 
     async def _status(self, _: bytes, __: Any) -> bytes:
+        self.statuses += 1
         states = [ModelVersionStatus(version=version, state="STATE_AVAILABLE") for version in self.versions]
         return GetModelStatusResponse(model_version_status=states).SerializeToString()
 
@@ -364,6 +366,63 @@ async def test_a_version_that_admission_refuses_is_asked_once_for_each_connectio
         await keeping
     await rpc.close()
     await server.stop(None)
+
+
+async def test_a_server_where_a_new_version_deviates_is_not_waited_for() -> None:
+    """The others use it at once, not after MICROTOME_VERSION_WAIT; unless most of the servers refuse it."""
+    servings = [Serving() for _ in range(3)]
+    servers = [await started(serving) for serving in servings]
+    targets = [f"127.0.0.1:{port}" for _, port in servers]
+    bad: set[str] = set(targets[1:])
+
+    async def admit(card: ModelCard, target: str, _: int, __: ModelServerClient) -> ModelCard:
+        if card.version > 1 and target in bad:
+            raise VersionRefused("It deviates.", lasting=True)
+        return card
+
+    rpc, log = Replicas(targets, admit=admit), KeptLog()
+    catalogue = ModelRegistry(rpc, ["toy"], timing=replace(FAST, switch_after=1000), metrics=Metrics(), log=log)
+    keeping = asyncio.create_task(catalogue.run())
+
+    async def uses(version: int) -> None:
+        while (card := catalogue.cards()["toy"]) is None or card.version != version:  # noqa: ASYNC110, polled like a probe
+            await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(20):
+        await uses(1)
+        for serving in servings:
+            serving.versions[2] = MANIFEST
+        while rpc.refusing("toy") < 2:  # noqa: ASYNC110, as above
+            await asyncio.sleep(0.01)
+        asked = servings[0].statuses
+        while servings[0].statuses < asked + 3:  # noqa: ASYNC110, as above
+            await asyncio.sleep(0.01)
+        assert catalogue.card("toy").version == 1
+        bad.remove(targets[1])
+        for serving in servings:
+            serving.versions[3] = MANIFEST
+        await uses(3)
+    assert await failure(catalogue) is None
+    keeping.cancel()
+    with suppress(asyncio.CancelledError):
+        await keeping
+    await rpc.close()
+    for server, _ in servers:
+        await server.stop(None)
+
+
+async def test_searches_for_a_successor_are_shared() -> None:
+    """200 requests that met the end of the same version ask the model server as often as one."""
+    serving = Serving()
+    async with catalogue_over(serving, KeptLog(), replace(FAST, poll=1000, retry=1000)) as catalogue:
+        card = catalogue.card("toy")
+        before = serving.statuses
+        found = await asyncio.gather(*(catalogue.renewed(card) for _ in range(200)))
+        assert all(one is card for one in found)
+        assert serving.statuses - before <= 4
+        serving.versions = {2: MANIFEST}
+        found = await asyncio.gather(*(catalogue.renewed(card) for _ in range(200)))
+        assert {one.version for one in found} == {2}
 
 
 async def test_a_version_that_is_checked_for_long_after_a_new_connection_is_not_left_for_an_older_one() -> None:
