@@ -12,24 +12,23 @@ import uvicorn
 
 from microtome.parent import follow_parent
 from service.application import build
+from service.http.connection_limits import listener
 from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
 
 
-async def serve(settings: Settings, log: Logger, listener: socket.socket | None = None) -> bool:
+async def serve(settings: Settings, log: Logger, opened: socket.socket) -> bool:
     """Serve until SIGTERM or SIGINT, drain, and return whether the start succeeded.
 
     Args:
         settings: of the gateway.
         log: logger.
-        listener: a socket that another process has opened; None opens one.
+        opened: the listening socket.
     """
     application = build(settings, log)
     config = uvicorn.Config(
         application.asgi,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         http=application.protocol,
         # Declined, whichever libraries are installed.
@@ -48,7 +47,7 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
     # uvicorn handles these signals and, once drained, raises them again for the previous handlers: a clean stop.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    await server.serve(sockets=[listener] if listener else None)
+    await server.serve(sockets=[opened])
     return server.started
 
 
@@ -93,12 +92,18 @@ def main() -> int:
     inherited = None if words.listen_fd is None else socket.socket(fileno=words.listen_fd)
     if settings.exit_with_parent or inherited:
         follow_parent()
+    try:
+        opened = inherited or listener(settings.host, settings.port)
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     if settings.workers > 1 and not inherited:
-        code = supervise(settings, log)
+        with opened:
+            code = supervise(settings, log, opened)
         log.info("stopped")
         return code
     with asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="uvloop").get_loop_factory()) as runner:
-        started = runner.run(serve(settings, log, inherited))
+        started = runner.run(serve(settings, log, opened))
     log.info("stopped")
     return 0 if started else 1
 

@@ -1,13 +1,19 @@
-"""The OpenAPI document of our own routes: schemas of responses, and what FastAPI cannot derive from a route.
+"""The OpenAPI document and its page: schemas of responses, and what FastAPI cannot derive from a route.
 
 Responses are encoded by hand; a test compares them with these schemas.
 """
 
+from collections.abc import Collection
 from typing import Any, Literal
 
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from microtome.manifest import Manifest
+from service.http.middleware import ASSETS, prefix_of
 from service.http.negotiation import MSGPACK, NPY, NPZ, ROWS
 from service.http.parameters import OPTIONS, TIMEOUT_HEADER
 from service.http.problems import MEDIA_TYPE
@@ -198,3 +204,53 @@ EMBED_RESPONSES: dict[int | str, dict[str, Any]] = {
     207: _answer("Vectors of some images; `errors` says what is wrong with the others. With `on_error=skip` only."),
     **problems(*_MEANING),
 }
+
+
+_PAGE = get_swagger_ui_html(
+    # Relative to the page, so right below any path prefix.
+    openapi_url="openapi.json",
+    title="Microtome",
+    swagger_js_url=f"{ASSETS[1:]}/swagger-ui-bundle.js",
+    swagger_css_url=f"{ASSETS[1:]}/swagger-ui.css",
+    swagger_favicon_url=f"{ASSETS[1:]}/favicon.png",
+)
+
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key as `Authorization: Bearer KEY`."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key by itself."},
+}
+
+
+def install(app: FastAPI, public_paths: Collection[str] | None) -> None:
+    """Serve /openapi.json and /docs, scripts included: fastapi_offline has the files, which need no internet access.
+
+    Args:
+        app: whose routes are described.
+        public_paths: that need no API key; None where no keys are configured.
+    """
+    # Made when it is first asked for.
+    made: list[dict[str, Any]] = []
+
+    async def document(request: Request) -> Response:
+        if not made:
+            made.append(app.openapi() if public_paths is None else _secured(app.openapi(), public_paths))
+        prefix = prefix_of(request.scope)
+        served = {**made[0], "servers": [{"url": prefix}]} if prefix else made[0]
+        return JSONResponse(served, headers={"Vary": "X-Forwarded-Prefix"})
+
+    async def page(_: Request) -> Response:
+        return _PAGE
+
+    app.add_route("/openapi.json", document, include_in_schema=False)
+    app.add_route("/docs", page, include_in_schema=False)
+    app.mount(ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]))
+
+
+def _secured(document: dict[str, Any], public_paths: Collection[str]) -> dict[str, Any]:
+    """Add how API keys are sent; paths that need none say so."""
+    components = {**document.get("components", {}), "securitySchemes": _SCHEMES}
+    paths = {
+        path: {method: {**way, "security": []} if path in public_paths else way for method, way in ways.items()}
+        for path, ways in document["paths"].items()
+    }
+    return {**document, "paths": paths, "components": components, "security": [{name: []} for name in _SCHEMES]}

@@ -18,7 +18,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -27,7 +27,18 @@ from prometheus_client.registry import Collector
 
 from microtome.errors import Overloaded, ServiceError, slug
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+Encoder = Callable[[Collector], bytes]
+"""Writes what a registry has."""
+
+
+def exposition_format(accept: str) -> tuple[Encoder, str]:
+    """Return the format that an Accept header asks for, OpenMetrics or Prometheus' own, and its media type."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        # The library fails on a version that is no number.
+        return choose_encoder("")
+
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -292,13 +303,13 @@ class Metrics:
         for source in set(sources):
             self._vectors[model, source].inc(sources.count(source))
 
-    def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format, those of all workers added up."""
+    def exposition(self, encode: Encoder = generate_latest) -> bytes:
+        """Return all metrics, those of all workers added up, in Prometheus' text format unless another is given."""
         if not _SHARED:
-            return generate_latest(self.registry)
+            return encode(self.registry)
         all_workers = CollectorRegistry()
         MultiProcessCollector(all_workers)  # type: ignore[no-untyped-call]
-        return generate_latest(all_workers)
+        return encode(all_workers)
 
     def described(self) -> Iterator[Described]:
         """Describe the metrics declared here, in the order of their declaration."""
