@@ -112,9 +112,8 @@ contracts: setup            ## who may import whom, see docs/architecture.md
 
 protos: setup            ## regenerate the stubs from protos/, unless that would break callers
 	@$(PY) protos/contract.py --write
-	@google=$$($(PY) -c 'import google.rpc.status_pb2 as m; print(m.__file__.removesuffix("/google/rpc/status_pb2.py"))') && \
-	$(PY) -m grpc_tools.protoc -I protos -I $$google --python_out=. --pyi_out=. $$(find protos -name '*.proto' | sort) && \
-	$(PY) -m grpc_tools.protoc -I protos -I $$google --grpc_python_out=. --mypy_grpc_out=quiet:. \
+	@$(PY) -m grpc_tools.protoc -I protos --python_out=. --pyi_out=. $$(find protos/microtome -name '*.proto' | sort)
+	@$(PY) -m grpc_tools.protoc -I protos --grpc_python_out=. --mypy_grpc_out=quiet:. \
 	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(SERVICES)
 
 protos-check: protos            ## fail when the committed stubs are not what protos/ says

@@ -235,7 +235,7 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     listening = Listening(settings.host, settings.grpc_port, shared, settings.drain, encryption)
     # One setting switches the protocol over REST and over gRPC.
     wanted = kserve.DIALECT in spoken(settings.dialects)
-    also = (Inference(calls, intake, limits).handlers(),) if wanted else ()
+    also = (Inference(calls, intake, limits),) if wanted else ()
     return grpc_server(Methods(calls, intake, limits), listening, stopping, also)
 
 
