@@ -105,6 +105,8 @@ def http_app(  # noqa: PLR0913, collaborators
     app = FastAPI(
         openapi_url=None,
         title="Microtome",
+        # Names of functions in generated clients.
+        generate_unique_id_function=lambda route: route.name,
         description=_DESCRIPTION,
         version=options.version,
         lifespan=lifespan,
@@ -164,7 +166,7 @@ def embed_router() -> APIRouter:
         responses=openapi.EMBED_RESPONSES,
         openapi_extra=openapi.EMBED_REQUEST,
     )
-    async def post() -> None:
+    async def embed() -> None:
         """Turn images into vectors: one image as the body, several as file parts of a form, or JSON.
 
         Every vector of an answer comes from the same version of the same model, which the answer names. The answer's

@@ -186,7 +186,7 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], limits: Bod
     """Read multipart/form-data (RFC 7578), one image in each file part; the parts' names do not matter.
 
     Of each part no more bytes are held than an image may have. A part is a file if its header names one, in whatever
-    spelling and bytes, or if it says that it is no text.
+    spelling and bytes, if it says that it is no text, or if it begins as images do.
 
     Raises:
         BadRequest: a broken form, or one with fields that are not files.
@@ -216,6 +216,8 @@ class _FileParts:
         self._limits = limits
         self._pieces: list[bytes] = []
         self._size = 0
+        self._field: str | None = None
+        """The name of the current part, if it may be none of a file."""
         self.images: list[Image] = []
 
     def take(self, event: MultipartSegment | bytearray | bytes | None) -> None:
@@ -232,17 +234,19 @@ class _FileParts:
     def _begin(self, part: MultipartSegment) -> None:
         if len(self.images) == self._limits.max_images:
             raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received more.")
-        if part.filename is None and not _names_a_file(part):
-            # Sent as UTF-8 by all but old clients.
-            name = part.name.encode("latin-1").decode("utf-8", "replace")
-            raise _broken_form(f"Received the field {name[:80]!r}, which is no file.")
+        self._field = part.name if part.filename is None and not _names_a_file(part) else None
         self._pieces, self._size = [], 0
 
     def _whole(self) -> bytes | RequestRejected:
         most = self._limits.max_image_bytes
+        image = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if self._field is not None and not image.startswith(_IMAGE_BEGINNINGS):
+            # Sent as UTF-8 by all but old clients.
+            name = self._field.encode("latin-1").decode("utf-8", "replace")
+            raise _broken_form(f"Received the field {name[:80]!r}, which is no file.")
         if self._size > most:
             return ImageTooLarge(f"Expected at most {most} bytes an image, received {self._size}.")
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return image
 
 
 def _names_a_file(part: MultipartSegment) -> bool:

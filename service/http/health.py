@@ -65,7 +65,7 @@ def operations_router(
 
     if show_metrics:
 
-        @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+        @router.get("/metrics", name="metrics", summary="Metrics for Prometheus", response_class=Response)
         async def exposition(request: Request) -> Response:
             """All metrics in Prometheus' text format, or in OpenMetrics' where `Accept` names it."""
             encode, content_type = exposition_format(request.headers.get("Accept", ""))

@@ -77,8 +77,9 @@ async def test_a_files_name_never_refuses_it(named: bytes) -> None:
     assert [b"1", b"2"] == await read(body, len(body))
 
 
-async def test_a_file_without_a_name_is_told_by_its_type() -> None:
-    """`files={"image": (None, photo, "image/jpeg")}` of Python's clients has none."""
+async def test_a_file_without_a_name_is_told_by_its_type_or_its_bytes() -> None:
+    """`files={"image": (None, photo, "image/jpeg")}` of Python's has no name, those of generated clients neither."""
+    assert [b"\xff\xd8 photo"] == await read(form([b"\xff\xd8 photo"], 'name="image"'), 7)
     body = b'--x7\r\nContent-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg\r\n\r\n1\r\n--x7--\r\n'
     assert [b"1"] == await read(body, len(body))
     for kind in (b"text/plain; charset=utf-8", b""):
