@@ -13,7 +13,7 @@ import uvicorn
 from microtome.parent import follow_parent
 from service.application import build
 from service.http.connection_limits import listener
-from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings
+from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, traces_wanted
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
 
@@ -81,7 +81,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"The gateway's settings are wrong:\n{error}\n")
         return 2
-    log = configure(settings.log_format, settings.log_level)
+    log = _configured(settings)
     if words.listen_fd is None:
         # Once, not in each worker.
         for line in removed_settings():
@@ -106,6 +106,15 @@ def main() -> int:
         started = runner.run(serve(settings, log, opened))
     log.info("stopped")
     return 0 if started else 1
+
+
+def _configured(settings: Settings) -> Logger:
+    if not traces_wanted():
+        return configure(settings.log_format, settings.log_level)
+    # Imported here since it needs an extra, and memory that gateways without traces need not spend.
+    from service.telemetry.tracing import with_trace_ids  # noqa: PLC0415
+
+    return configure(settings.log_format, settings.log_level, with_trace_ids)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -38,7 +38,7 @@ class Inference:
     intake: Intake
     limits: CallLimits
 
-    def handlers(self) -> grpc.ServiceRpcHandler:
+    def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods, by their names in the protocol."""
         return grpc.method_handlers_generic_handler(SERVICE, self.calls.unary(self._methods(), _PUBLIC))
 

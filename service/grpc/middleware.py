@@ -57,14 +57,17 @@ class Call:
 Work: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
-Spans: TypeAlias = Callable[[str, Mapping[str, str]], AbstractContextManager[Callable[[int, str], None]]]
-"""Context of a call: from its route and metadata to a function for the number and the name of its status."""
+Ended: TypeAlias = Callable[[int, str, Mapping[str, object]], None]
+"""Called with the number and the name of a call's status, and what the access log knows of it."""
+
+Spans: TypeAlias = Callable[[str, Mapping[str, str]], AbstractContextManager[Ended]]
+"""Context of a call, from its route and metadata."""
 
 
 @contextmanager
-def untraced(_: str, __: Mapping[str, str]) -> Iterator[Callable[[int, str], None]]:
+def untraced(_: str, __: Mapping[str, str]) -> Iterator[Ended]:
     """Chosen when nothing is traced."""
-    yield lambda _code, _name: None
+    yield lambda _code, _name, _facts: None
 
 
 @dataclass(slots=True)
@@ -108,7 +111,7 @@ class Calls:
 
         return answer
 
-    async def _answer(self, call: Call, work: Work, given: Mapping[str, str], ended: Callable[[int, str], None]) -> Any:  # noqa: ANN401, as above
+    async def _answer(self, call: Call, work: Work, given: Mapping[str, str], ended: Ended) -> Any:  # noqa: ANN401, as above
         context = call.context
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
@@ -133,7 +136,7 @@ class Calls:
         finally:
             self._open -= 1
             self._note(call, code, perf_counter() - start)
-            ended(code.value[0], code.name)
+            ended(code.value[0], code.name, call.facts)
         details = ("grpc-status-details-bin", status.SerializeToString())
         return await context.abort(code, status.message, (("x-request-id", call.request_id), details))
 

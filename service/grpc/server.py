@@ -63,7 +63,7 @@ class Methods:
     limits: CallLimits
     _streams: set[Stream] = field(default_factory=set)
 
-    def handlers(self) -> grpc.ServiceRpcHandler:
+    def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods, by their names in the contract."""
         handlers = self.calls.unary(
             {
@@ -211,7 +211,7 @@ class Listening:
 class Contract(Protocol):
     """A service: the handlers of its methods, and the file that describes them."""
 
-    def handlers(self) -> grpc.ServiceRpcHandler:
+    def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods."""
         ...
 
@@ -245,12 +245,12 @@ async def grpc_server(
         )
     )
     contracts: tuple[Contract, ...] = (methods, *also)
-    handlers = [contract.handlers() for contract in contracts]
-    server.add_generic_rpc_handlers(handlers)
-    services = [handler.service_name() for handler in handlers]
+    server.add_generic_rpc_handlers([contract.handlers() for contract in contracts])
+    files = [contract.described() for contract in contracts]
+    services = [f"{file.package}.{service.name}" for file in files for service in file.service]
     health = Health(methods.intake, services)
     add_HealthServicer_to_server(health, server)
-    reflection.enable_server_reflection((*services, _HEALTH, reflection.SERVICE_NAME), server, _pool(contracts))
+    reflection.enable_server_reflection((*services, _HEALTH, reflection.SERVICE_NAME), server, _pool(files))
     _bind(server, listening)
     await server.start()
 
@@ -268,7 +268,7 @@ async def grpc_server(
         await ending
 
 
-def _pool(contracts: Sequence[Contract]) -> DescriptorPool:
+def _pool(files: Sequence[FileDescriptorProto]) -> DescriptorPool:
     """Return what reflection describes: the contracts, and the two services of gRPC itself."""
     pool, default = DescriptorPool(), descriptor_pool.Default()
     own = [_file(default.FindFileContainingSymbol(name)) for name in (_HEALTH, reflection.SERVICE_NAME)]
@@ -278,7 +278,7 @@ def _pool(contracts: Sequence[Contract]) -> DescriptorPool:
             add(_file(default.FindFileByName(name)))
         pool.Add(file)
 
-    for file in (*own, *(contract.described() for contract in contracts)):
+    for file in (*own, *files):
         add(file)
     return pool
 

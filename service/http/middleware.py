@@ -317,4 +317,4 @@ class RequestTracing:
             try:
                 await self._app(scope, receive, send_noting_status)
             finally:
-                ended(getattr(scope.get("route"), "path", "other"), status)
+                ended(getattr(scope.get("route"), "path", "other"), status, scope.get(_FACTS, {}))

@@ -6,6 +6,8 @@ docs/reference/metrics.md is generated from here.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -49,6 +51,9 @@ _SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 _BATCH = 1 if _SHARED else 64
 """Observations passed to the library together. Workers pass each immediately: any worker may read the files."""
+
+
+_NOTHING = nullcontext()
 
 
 class Described(NamedTuple):
@@ -273,9 +278,21 @@ class Metrics:
         """Return a function that sets a gauge, for levels that change with every image."""
         return self._buffer.level(gauge)
 
-    def batch_sent(self, model: str, images: int) -> None:
-        """Count a call of the model server by its images."""
+    def predicting(
+        self,
+        model: str,
+        images: int,
+        callers: Sequence[Context],  # noqa: ARG002, for traces
+    ) -> AbstractContextManager[None]:
+        """Count a call of the model server by its images; the call is made while the block runs.
+
+        Args:
+            model: that is asked.
+            images: in the call.
+            callers: contexts of the requests whose images they are.
+        """
         self._buffer.observe(self._batches[model,], images)
+        return _NOTHING
 
     def answered_again(self, model: str, cache_seconds: float) -> None:
         """Count a response of the response cache: a hit of the memory tier, and one vector."""
