@@ -59,11 +59,18 @@ drill: $(VENV)/.deploy-ready            ## run what the manifests state, and res
 	@$(PY) -m pytest $(or $(ARGS),tests/drill)
 
 # Warnings are shown and no errors: they are the clients' own.
-test-clients: $(VENV)/.clients-ready $(VENV)/kserve/.ready            ## try other systems' clients against a gateway, unmodified
+test-clients: $(VENV)/.clients-ready $(VENV)/kserve/.ready $(VENV)/typescript/.ready            ## try other systems' clients against a gateway, unmodified
 	@$(PY) -m pytest -W default $(or $(ARGS),tests/clients)
 
 $(VENV)/.clients-ready: requirements/clients.txt $(VENV)/.ready
 	@$(PY) requirements/install.py requirements/clients.txt
+	@touch $@
+
+# Types for TypeScript are generated and compiled where npm is installed; the test says what it lacks elsewhere.
+$(VENV)/typescript/.ready: tests/clients/typescript/package-lock.json $(VENV)/.ready
+	@mkdir -p $(@D) && cp tests/clients/typescript/package.json tests/clients/typescript/package-lock.json $(@D)
+	@command -v npm >/dev/null || { echo "npm is not installed: no client is generated for TypeScript."; exit 0; }; \
+	npm ci --prefix $(@D) --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 # An environment of their own, since they want an older protobuf than the gateway's.
@@ -112,9 +119,8 @@ contracts: setup            ## who may import whom, see docs/architecture.md
 
 protos: setup            ## regenerate the stubs from protos/, unless that would break callers
 	@$(PY) protos/contract.py --write
-	@google=$$($(PY) -c 'import google.rpc.status_pb2 as m; print(m.__file__.removesuffix("/google/rpc/status_pb2.py"))') && \
-	$(PY) -m grpc_tools.protoc -I protos -I $$google --python_out=. --pyi_out=. $$(find protos -name '*.proto' | sort) && \
-	$(PY) -m grpc_tools.protoc -I protos -I $$google --grpc_python_out=. --mypy_grpc_out=quiet:. \
+	@$(PY) -m grpc_tools.protoc -I protos --python_out=. --pyi_out=. $$(find protos/microtome -name '*.proto' | sort)
+	@$(PY) -m grpc_tools.protoc -I protos --grpc_python_out=. --mypy_grpc_out=quiet:. \
 	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(SERVICES)
 
 protos-check: protos            ## fail when the committed stubs are not what protos/ says

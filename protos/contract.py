@@ -14,22 +14,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-import google.rpc.status_pb2
-
 PROTOS = Path(__file__).parent
 CONTRACT = "microtome/v1/embedding.proto"
-_GOOGLE = Path(google.rpc.status_pb2.__file__).parents[2]
 
 
 def describe(protos: Path, *options: str) -> bytes:
-    """Compile the contract below `protos` to a serialised FileDescriptorSet, with what it imports.
+    """Compile the contract to a serialised FileDescriptorSet, with what it imports, all of which is below `protos`.
 
     Raises:
         SystemExit: it does not compile.
     """
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "contract.binpb"
-        words = [f"-I{protos}", f"-I{_GOOGLE}", "--include_imports", f"--descriptor_set_out={out}", *options, CONTRACT]
+        words = [f"-I{protos}", "--include_imports", f"--descriptor_set_out={out}", *options, CONTRACT]
         if subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *words], check=False).returncode:  # noqa: S603
             raise SystemExit(f"{CONTRACT} does not compile.")
         return out.read_bytes()

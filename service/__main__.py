@@ -12,24 +12,23 @@ import uvicorn
 
 from microtome.parent import follow_parent
 from service.application import build
-from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings
+from service.http.connection_limits import listener
+from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, traces_wanted
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
 
 
-async def serve(settings: Settings, log: Logger, listener: socket.socket | None = None) -> bool:
+async def serve(settings: Settings, log: Logger, opened: socket.socket) -> bool:
     """Serve until SIGTERM or SIGINT, drain, and return whether the start succeeded.
 
     Args:
         settings: of the gateway.
         log: logger.
-        listener: a socket that another process has opened; None opens one.
+        opened: the listening socket.
     """
     application = build(settings, log)
     config = uvicorn.Config(
         application.asgi,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         http=application.protocol,
         # Declined, whichever libraries are installed.
@@ -48,7 +47,7 @@ async def serve(settings: Settings, log: Logger, listener: socket.socket | None 
     # uvicorn handles these signals and, once drained, raises them again for the previous handlers: a clean stop.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    await server.serve(sockets=[listener] if listener else None)
+    await server.serve(sockets=[opened])
     return server.started
 
 
@@ -82,7 +81,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"The gateway's settings are wrong:\n{error}\n")
         return 2
-    log = configure(settings.log_format, settings.log_level)
+    log = _configured(settings)
     if words.listen_fd is None:
         # Once, not in each worker.
         for line in removed_settings():
@@ -93,14 +92,29 @@ def main() -> int:
     inherited = None if words.listen_fd is None else socket.socket(fileno=words.listen_fd)
     if inherited:
         follow_parent()
+    try:
+        opened = inherited or listener(settings.host, settings.port)
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     if settings.workers > 1 and not inherited:
-        code = supervise(settings, log)
+        with opened:
+            code = supervise(settings, log, opened)
         log.info("stopped")
         return code
     with asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="uvloop").get_loop_factory()) as runner:
-        started = runner.run(serve(settings, log, inherited))
+        started = runner.run(serve(settings, log, opened))
     log.info("stopped")
     return 0 if started else 1
+
+
+def _configured(settings: Settings) -> Logger:
+    if not traces_wanted():
+        return configure(settings.log_format, settings.log_level)
+    # Imported here since it needs an extra, and memory that gateways without traces need not spend.
+    from service.telemetry.tracing import with_trace_ids  # noqa: PLC0415
+
+    return configure(settings.log_format, settings.log_level, with_trace_ids)
 
 
 def _parser() -> argparse.ArgumentParser:

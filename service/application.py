@@ -27,7 +27,6 @@ from service.http.bodies import BodyLimits
 from service.http.compat import kserve, spoken
 from service.http.connection_limits import limited_protocol
 from service.http.health import Dependencies, operations_server
-from service.http.middleware import RequestTracing
 from service.model_server.acceptance import Acceptance
 from service.model_server.batcher import Batcher
 from service.model_server.client import untraced
@@ -157,15 +156,18 @@ def build(settings: Settings, log: Logger) -> Application:
             show_metrics=settings.operations_port is None,
             dialects=settings.dialects,
             response_cache_bytes=int(_RESPONSES_SHARE * settings.cache_bytes),
+            path_prefix=settings.path_prefix,
+            cors_origins=settings.cors_origins,
         ),
         metrics=metrics,
         log=log,
         lifespan=lifespan,
         keyring=keyring,
         dependencies=dependencies,
+        tracing=tracing,
     )
     protocol = limited_protocol(metrics, head_seconds=_BODY_PAUSE)
-    return Application(RequestTracing(app, tracing) if tracing else app, protocol, stopping)
+    return Application(app, protocol, stopping)
 
 
 def _publish_limits(settings: Settings, metrics: Metrics) -> None:
@@ -243,7 +245,7 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     listening = Listening(settings.host, settings.grpc_port, shared, settings.drain, encryption)
     # One setting switches the protocol over REST and over gRPC.
     wanted = kserve.DIALECT in spoken(settings.dialects)
-    also = (Inference(calls, intake, limits).handlers(),) if wanted else ()
+    also = (Inference(calls, intake, limits),) if wanted else ()
     return grpc_server(Methods(calls, intake, limits), listening, stopping, also)
 
 

@@ -5,6 +5,7 @@ capitals, such as MICROTOME_REDIS_URL.
 """
 
 import os
+import re
 from contextlib import suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -22,6 +23,9 @@ from service.telemetry.logs import LogFormat, LogLevel
 PREFIX = "MICROTOME_"
 
 _MB = 1 << 20
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
+"""An origin as browsers write it: scheme, host and port."""
 
 _REMOVED = {
     f"{PREFIX}BODY_PAUSE": "10 s",
@@ -41,7 +45,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of IPv4, :: for all.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of IPv4, :: for IPv4 and IPv6.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     workers: int = Field(
         1,
@@ -155,6 +159,17 @@ class Settings(BaseSettings):
         description="Contracts of other systems to serve in addition to our own: `all`, `none`, or names separated by "
         "commas; see docs/guides/dialects.md.",
     )
+    path_prefix: str = Field(
+        "",
+        description="Path below which a proxy shows the gateway, such as `/api/images`; the proxy may take it off or "
+        "leave it. Addresses in `/openapi.json` and `/` have it. Unset: they have what `X-Forwarded-Prefix` says, "
+        "which decides nothing else.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins whose pages may call the gateway from a browser, separated by commas, such as "
+        "`https://shop.example.com`; `*` for all. Unset: none.",
+    )
     operations_port: int | None = Field(
         None,
         ge=1,
@@ -183,7 +198,7 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field("console", description="`console` for people, `json` for machines.")
     log_level: LogLevel = Field("info", description="`debug`, `info`, `warning` or `error`.")
 
-    @field_validator("models", "model_server", "url_hosts", "required_models", mode="before")
+    @field_validator("models", "model_server", "url_hosts", "required_models", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -208,6 +223,31 @@ class Settings(BaseSettings):
         if value:
             place(value)
         return value or None
+
+    @field_validator("path_prefix")
+    @classmethod
+    def _free_prefix(cls, value: str) -> str:
+        # Imported here since the commands that read settings serve nothing.
+        from service.http.middleware import PREFIX as FORM  # noqa: PLC0415
+        from service.http.middleware import ROUTES  # noqa: PLC0415
+
+        prefix = value.rstrip("/")
+        if prefix and not FORM.fullmatch(prefix):
+            raise ValueError(f"expected a path such as /api/images; received {value[:80]!r}")
+        if (first := prefix.split("/")[1:2]) and first[0] in ROUTES:
+            raise ValueError(f"expected a path that does not begin with /{first[0]}, which is one of the gateway's own")
+        return prefix
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"expected origins as browsers send them, such as https://shop.example.com, in small letters and "
+                    f"without a path; received {origin[:80]!r}"
+                )
+        return value
 
     @field_validator("dialects")
     @classmethod

@@ -1,4 +1,4 @@
-"""Several worker processes behind one port; a parent process opens the port, starts the workers and restarts them.
+"""Several worker processes behind one port; a parent process starts the workers and restarts them.
 
 The workers inherit the listening socket: a connection waits for the first free worker, and none is lost when a worker
 dies. Their metrics are files in a shared directory, which each worker can add up. A worker that dies is restarted; one
@@ -26,16 +26,12 @@ _GRACE_SECONDS = 10
 """In addition to draining, before a worker that does not stop is killed."""
 
 
-def supervise(settings: Settings, log: Logger) -> int:
+def supervise(settings: Settings, log: Logger, listener: socket.socket) -> int:
     """Serve with as many workers as the settings say until SIGTERM or SIGINT, and return the exit code."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with (
-        socket.create_server((settings.host, settings.port), family=family, backlog=2048) as listener,
-        TemporaryDirectory(prefix="microtome-metrics-") as shared,
-    ):
+    with TemporaryDirectory(prefix="microtome-metrics-") as shared:
         crew = _Workers(listener, shared, settings.workers)
         code = crew.watch(stopping, log)
         return crew.stop(settings.drain + _GRACE_SECONDS) or code

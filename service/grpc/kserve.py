@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf import text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from microtome import __version__
 from microtome.errors import BadRequest
@@ -18,10 +20,14 @@ from service.core.ports import available_versions
 from service.core.requests import Embedded
 from service.errors import of_model
 from service.grpc.embed import CallLimits, embedded_for, parsed, received
-from service.grpc.middleware import Call, Calls
+from service.grpc.middleware import Call, Calls, Work
 from service.kserve import PARAMETERS, InferRequest, Tensor, element, images_in, one_input, read_request
 
-SERVICE = "inference.GRPCInferenceService"
+_PACKAGE = "inference"
+SERVICE = f"{_PACKAGE}.GRPCInferenceService"
+
+_PUBLIC = frozenset({"ServerLive", "ServerReady", "ServerMetadata"})
+"""Health checks and what this is need no key, as over REST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,10 @@ class Inference:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods, by their names in the protocol."""
-        methods = {
+        return grpc.method_handlers_generic_handler(SERVICE, self.calls.unary(self._methods(), _PUBLIC))
+
+    def _methods(self) -> Mapping[str, Work]:
+        return {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -42,7 +51,22 @@ class Inference:
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._infer,
         }
-        return grpc.method_handlers_generic_handler(SERVICE, self.calls.unary(methods))
+
+    def described(self) -> FileDescriptorProto:
+        """Return the protocol's own file: our messages in the package `inference`, and the service.
+
+        Ours are in another package, so that they never collide with a client's in one process.
+        """
+        ours = FileDescriptorProto()
+        pb.DESCRIPTOR.CopyToProto(ours)
+        text = text_format.MessageToString(ours).replace(f".{ours.package}.", f".{_PACKAGE}.")
+        file = text_format.Parse(text, FileDescriptorProto())
+        file.name, file.package = "open_inference_grpc.proto", _PACKAGE
+        service = file.service.add(name=SERVICE.removeprefix(f"{_PACKAGE}."))
+        for method in self._methods():
+            request, response = f".{_PACKAGE}.{method}Request", f".{_PACKAGE}.{method}Response"
+            service.method.add(name=method, input_type=request, output_type=response)
+        return file
 
     async def _server_live(self, _: Call) -> bytes:
         return pb.ServerLiveResponse(live=True).SerializeToString()

@@ -1,7 +1,7 @@
 """The outermost layer of every call: API key, request id, metrics, access log, and a status for every error."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from time import perf_counter
@@ -31,6 +31,7 @@ class Call:
     Attributes:
         caller: of its API key; None where none is required.
         streamed: how many images of a stream have been answered; None when this is no stream.
+        public: whether it needs no key.
         facts: for the access log: names and counts; never a secret, never an image.
     """
 
@@ -38,6 +39,7 @@ class Call:
     method: str
     request_id: str
     caller: Caller | None
+    public: bool = False
     streamed: int | None = None
     facts: dict[str, object] = field(default_factory=dict)
 
@@ -55,14 +57,17 @@ class Call:
 Work: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
-Spans: TypeAlias = Callable[[str, Mapping[str, str]], AbstractContextManager[Callable[[int, str], None]]]
-"""Context of a call: from its route and metadata to a function for the number and the name of its status."""
+Ended: TypeAlias = Callable[[int, str, Mapping[str, object]], None]
+"""Called with the number and the name of a call's status, and what the access log knows of it."""
+
+Spans: TypeAlias = Callable[[str, Mapping[str, str]], AbstractContextManager[Ended]]
+"""Context of a call, from its route and metadata."""
 
 
 @contextmanager
-def untraced(_: str, __: Mapping[str, str]) -> Iterator[Callable[[int, str], None]]:
+def untraced(_: str, __: Mapping[str, str]) -> Iterator[Ended]:
     """Chosen when nothing is traced."""
-    yield lambda _code, _name: None
+    yield lambda _code, _name, _facts: None
 
 
 @dataclass(slots=True)
@@ -85,32 +90,29 @@ class Calls:
     _open: int = field(default=0, init=False)
     _counters: dict[tuple[str, StatusCode], tuple[Counter, Histogram]] = field(default_factory=dict, init=False)
 
-    def unary(self, methods: Mapping[str, Work]) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
-        """Return the handlers of methods that answer with one message, by their names."""
+    def unary(
+        self, methods: Mapping[str, Work], public: Collection[str] = ()
+    ) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+        """Return the handlers of methods that answer with one message, by their names; `public` ones need no key."""
         return {
-            name: grpc.stream_unary_rpc_method_handler(self.answering(name, work)) for name, work in methods.items()
+            name: grpc.stream_unary_rpc_method_handler(self.answering(name, work, public=name in public))
+            for name, work in methods.items()
         }
 
-    def answering(self, method: str, work: Work) -> Any:  # noqa: ANN401, see below
-        """Return the function that gRPC's server calls for a method."""
+    def answering(self, method: str, work: Work, *, public: bool = False) -> Any:  # noqa: ANN401, see below
+        """Return the function that gRPC's server calls for a method, which needs no key if it is `public`."""
 
         # grpc's types know functions of its threaded server only.
         async def answer(_: object, context: Context) -> Any:  # noqa: ANN401
             given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
             with self.spans(f"grpc:{method}", given) as ended:
-                return await self._answer(method, context, work, given, ended)
+                call = Call(context, method, request_id(given.get("x-request-id", "")), None, public)
+                return await self._answer(call, work, given, ended)
 
         return answer
 
-    async def _answer(
-        self,
-        method: str,
-        context: Context,
-        work: Work,
-        given: Mapping[str, str],
-        ended: Callable[[int, str], None],
-    ) -> Any:  # noqa: ANN401, as above
-        call = Call(context, method, request_id(given.get("x-request-id", "")), None)
+    async def _answer(self, call: Call, work: Work, given: Mapping[str, str], ended: Ended) -> Any:  # noqa: ANN401, as above
+        context = call.context
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
         context.set_trailing_metadata((("x-request-id", call.request_id),))
@@ -134,7 +136,7 @@ class Calls:
         finally:
             self._open -= 1
             self._note(call, code, perf_counter() - start)
-            ended(code.value[0], code.name)
+            ended(code.value[0], code.name, call.facts)
         details = ("grpc-status-details-bin", status.SerializeToString())
         return await context.abort(code, status.message, (("x-request-id", call.request_id), details))
 
@@ -166,7 +168,7 @@ class Calls:
         counters[1].observe(seconds)
 
     def _admit(self, call: Call, given: Mapping[str, str]) -> None:
-        if self.keyring is not None:
+        if self.keyring is not None and not call.public:
             call.caller = self.keyring.identify(key_in(given.get("authorization", ""), given.get("x-api-key")))
             self.metrics.key_requests.labels(call.caller.name).inc()
             call.facts["key"] = call.caller.name

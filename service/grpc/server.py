@@ -11,10 +11,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
@@ -34,6 +38,8 @@ _POLL_SECONDS = 0.2
 """Seconds between two polls of the models for a watcher."""
 
 SERVICE = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
+
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _FRAME = 1 << 16
 """Bytes of a message apart from its images."""
@@ -70,6 +76,10 @@ class Methods:
             self.calls.answering("EmbedStream", self._embed_stream)
         )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def described(self) -> FileDescriptorProto:
+        """Return the file of the contract."""
+        return _file(pb.DESCRIPTOR)
 
     def stop_streams(self) -> None:
         """Let every stream answer what it has read, and read no further."""
@@ -111,10 +121,10 @@ class Methods:
 class Health(HealthServicer):  # type: ignore[misc]  # its package ships no types
     """Answers from the models' readiness; while the gateway stops, nothing is ready."""
 
-    def __init__(self, intake: Intake, service: str) -> None:
+    def __init__(self, intake: Intake, services: Sequence[str]) -> None:
         self._intake = intake
         self._models = intake.models
-        self._whole = ("", service)
+        self._whole = ("", *services)
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -198,9 +208,21 @@ class Listening:
     encryption: Encryption | None = None
 
 
+class Contract(Protocol):
+    """A service: the handlers of its methods, and the file that describes them."""
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Return the handlers of all methods."""
+        ...
+
+    def described(self) -> FileDescriptorProto:
+        """Return the file, whose imports are known here."""
+        ...
+
+
 @asynccontextmanager
 async def grpc_server(
-    methods: Methods, listening: Listening, stopping: asyncio.Event, also: Sequence[grpc.GenericRpcHandler] = ()
+    methods: Methods, listening: Listening, stopping: asyncio.Event, also: Sequence[Contract] = ()
 ) -> AsyncIterator[None]:
     """Serve while the block runs, and until `stopping` is set; then answer what is in flight.
 
@@ -208,7 +230,7 @@ async def grpc_server(
         methods: of our own service.
         listening: where.
         stopping: set to stop the server, and at the block's end.
-        also: handlers of other systems' contracts.
+        also: other systems' contracts.
 
     Raises:
         OSError: the port is taken, or a file of the encryption cannot be read.
@@ -222,11 +244,13 @@ async def grpc_server(
             *_KEEPING_ALIVE,
         )
     )
-    health = Health(methods.intake, SERVICE)
-    server.add_generic_rpc_handlers((methods.handlers(), *also))
+    contracts: tuple[Contract, ...] = (methods, *also)
+    server.add_generic_rpc_handlers([contract.handlers() for contract in contracts])
+    files = [contract.described() for contract in contracts]
+    services = [f"{file.package}.{service.name}" for file in files for service in file.service]
+    health = Health(methods.intake, services)
     add_HealthServicer_to_server(health, server)
-    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    reflection.enable_server_reflection((*services, _HEALTH, reflection.SERVICE_NAME), server, _pool(files))
     _bind(server, listening)
     await server.start()
 
@@ -242,6 +266,27 @@ async def grpc_server(
     finally:
         stopping.set()
         await ending
+
+
+def _pool(files: Sequence[FileDescriptorProto]) -> DescriptorPool:
+    """Return what reflection describes: the contracts, and the two services of gRPC itself."""
+    pool, default = DescriptorPool(), descriptor_pool.Default()
+    own = [_file(default.FindFileContainingSymbol(name)) for name in (_HEALTH, reflection.SERVICE_NAME)]
+
+    def add(file: FileDescriptorProto) -> None:
+        for name in file.dependency:
+            add(_file(default.FindFileByName(name)))
+        pool.Add(file)
+
+    for file in (*own, *files):
+        add(file)
+    return pool
+
+
+def _file(descriptor: FileDescriptor) -> FileDescriptorProto:
+    file = FileDescriptorProto()
+    descriptor.CopyToProto(file)
+    return file
 
 
 def _bind(server: grpc.aio.Server, listening: Listening) -> None:

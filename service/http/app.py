@@ -1,13 +1,15 @@
 """Build the HTTP application, and its routes GET /models: what is served, each model in its own words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
-from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from microtome.manifest import ModelCard
 from service.auth import Keyring
@@ -19,11 +21,29 @@ from service.http.bodies import BodyLimits, BodyReader
 from service.http.compat.handler import CompatHandler
 from service.http.embed import PATH, EmbedEndpoint
 from service.http.health import Dependencies, operations_router
-from service.http.middleware import Authentication, RecordRequests, RequestLog, RequireKey
+from service.http.middleware import (
+    PUBLIC,
+    Authentication,
+    HeadAsGet,
+    PathPrefix,
+    RecordRequests,
+    RequestLog,
+    RequestTracing,
+    RequireKey,
+)
 from service.http.openapi import ModelAnswer, ModelsAnswer
 from service.http.response_cache import ResponseCache
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Tracing
+
+_EXPOSED = (
+    *("X-Model", "X-Model-Version", "X-Fingerprint", "X-Cache", "X-Shape", "X-Dtype", "X-Output", "X-Index"),
+    *("X-Errors", "X-Request-ID", "Server-Timing", "Retry-After", "Metadata", "Inference-Header-Content-Length"),
+)
+"""Headers of responses that pages of other origins may read."""
 
 _DESCRIPTION = """
 Image embeddings from any layer of a pretrained vision backbone.
@@ -45,6 +65,8 @@ class HttpOptions:
         show_metrics: whether /metrics is served; false when it has a port of its own.
         dialects: the contracts of other systems to serve, as the setting has them.
         response_cache_bytes: memory for written responses; 0 switches the response cache off.
+        path_prefix: the path below which a proxy shows the gateway, such as /api/images; empty for none.
+        cors_origins: origins whose pages may call, or `*`; empty for none.
     """
 
     limits: BodyLimits
@@ -53,6 +75,8 @@ class HttpOptions:
     show_metrics: bool = True
     dialects: str = "all"
     response_cache_bytes: int = 0
+    path_prefix: str = ""
+    cors_origins: Collection[str] = ()
 
 
 def http_app(  # noqa: PLR0913, collaborators
@@ -64,7 +88,8 @@ def http_app(  # noqa: PLR0913, collaborators
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     keyring: Keyring | None = None,
     dependencies: Dependencies = MappingProxyType({}),
-) -> EmbedEndpoint:
+    tracing: "Tracing | None" = None,
+) -> ASGIApp:
     """Build the application.
 
     Args:
@@ -75,12 +100,13 @@ def http_app(  # noqa: PLR0913, collaborators
         lifespan: starts and stops the application's dependencies.
         keyring: the API keys; None serves all callers.
         dependencies: reported by /readyz.
+        tracing: makes a span of each request; None traces nothing.
     """
-    # fastapi_offline serves the assets of the documentation pages itself: they work without internet access.
-    app = FastAPIOffline(
-        redoc_url=None,
-        static_url="/docs-assets",
+    app = FastAPI(
+        openapi_url=None,
         title="Microtome",
+        # Names of functions in generated clients.
+        generate_unique_id_function=lambda route: route.name,
         description=_DESCRIPTION,
         version=options.version,
         lifespan=lifespan,
@@ -99,11 +125,13 @@ def http_app(  # noqa: PLR0913, collaborators
     public_paths = compat.install(app, compat.spoken(options.dialects), CompatHandler(intake, reader, metrics))
     request_log = RequestLog(metrics, log, log_access=options.log_access)
     authentication = Authentication(keyring, metrics) if keyring else None
+    openapi.install(app, PUBLIC.union(public_paths) if authentication else None)
     # The last one added is the outermost.
+    app.add_middleware(HeadAsGet)
     if authentication:
         app.add_middleware(RequireKey, authentication=authentication, metrics=metrics, public_paths=public_paths)
     app.add_middleware(RecordRequests, request_log=request_log)
-    return EmbedEndpoint(
+    served: ASGIApp = EmbedEndpoint(
         app,
         route=embed.routes[0],
         intake=intake,
@@ -113,6 +141,18 @@ def http_app(  # noqa: PLR0913, collaborators
         request_log=request_log,
         authentication=authentication,
     )
+    if tracing:
+        served = RequestTracing(served, tracing)
+    if options.cors_origins:
+        # API keys travel in headers: no cookie, so no credentials.
+        served = CORSMiddleware(
+            served,
+            allow_origins=options.cors_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+    return PathPrefix(served, options.path_prefix) if options.path_prefix else served
 
 
 def embed_router() -> APIRouter:
@@ -126,7 +166,7 @@ def embed_router() -> APIRouter:
         responses=openapi.EMBED_RESPONSES,
         openapi_extra=openapi.EMBED_REQUEST,
     )
-    async def post() -> None:
+    async def embed() -> None:
         """Turn images into vectors: one image as the body, several as file parts of a form, or JSON.
 
         Every vector of an answer comes from the same version of the same model, which the answer names. The answer's

@@ -6,6 +6,7 @@ is recognised by its first brace, which no image has.
 
 import asyncio
 import binascii
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,13 @@ _JSON_OFF_LOOP_BYTES = 1 << 20
 """Larger JSON is parsed in a thread, so that it does not delay other requests."""
 
 _IMAGE_BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
+
+_MAX_PART_HEADER = 1 << 16
+"""Bytes of one header of a form's part. Nothing is done with a file's name, so its length is no reason to refuse."""
+
+# A quoted string, or the beginning of a file's name in any of its spellings: filename, filename* (RFC 5987), filename*0
+# (RFC 2231). An open string ends with the header, so each byte is looked at once.
+_FILENAME = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|\Z)|;[ \t]*(filename(?:\*[0-9]*\*?)?)[ \t]*=', re.IGNORECASE | re.DOTALL)
 
 _JSON_FORMS = ("b64", "data_uri", "url")
 _JSON_FIELDS = ("image", "images")
@@ -190,7 +198,8 @@ def is_json(body: bytes, content_type: str) -> bool:
 async def read_form(content_type: str, pieces: AsyncIterator[bytes], limits: BodyLimits) -> list[Image]:
     """Read multipart/form-data (RFC 7578), one image in each file part; the parts' names do not matter.
 
-    Of each part no more bytes are held than an image may have.
+    Of each part no more bytes are held than an image may have. A part is a file if its header names one, in whatever
+    spelling and bytes, if it says that it is no text, or if it begins as images do.
 
     Raises:
         BadRequest: a broken form, or one with fields that are not files.
@@ -199,7 +208,10 @@ async def read_form(content_type: str, pieces: AsyncIterator[bytes], limits: Bod
     _, options = parse_options_header(content_type)
     files = _FileParts(limits)
     try:
-        with PushMultipartParser(options.get("boundary", "")) as parser:
+        # Every byte is a character of Latin-1: a name in any other encoding is read, and not used.
+        with PushMultipartParser(
+            options.get("boundary", ""), header_charset="latin-1", max_header_size=_MAX_PART_HEADER
+        ) as parser:
             async for piece in pieces:
                 for event in parser.parse(piece):
                     files.take(event)
@@ -217,6 +229,8 @@ class _FileParts:
         self._limits = limits
         self._pieces: list[bytes] = []
         self._size = 0
+        self._field: str | None = None
+        """The name of the current part, if it may be none of a file."""
         self.images: list[Image] = []
 
     def take(self, event: MultipartSegment | bytearray | bytes | None) -> None:
@@ -233,15 +247,27 @@ class _FileParts:
     def _begin(self, part: MultipartSegment) -> None:
         if len(self.images) == self._limits.max_images:
             raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received more.")
-        if part.filename is None:
-            raise _broken_form(f"Received the field {part.name[:80]!r}, which is no file.")
+        self._field = part.name if part.filename is None and not _names_a_file(part) else None
         self._pieces, self._size = [], 0
 
     def _whole(self) -> bytes | RequestRejected:
         most = self._limits.max_image_bytes
+        image = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if self._field is not None and not image.startswith(_IMAGE_BEGINNINGS):
+            # Sent as UTF-8 by all but old clients.
+            name = self._field.encode("latin-1").decode("utf-8", "replace")
+            raise _broken_form(f"Received the field {name[:80]!r}, which is no file.")
         if self._size > most:
             return ImageTooLarge(f"Expected at most {most} bytes an image, received {self._size}.")
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return image
+
+
+def _names_a_file(part: MultipartSegment) -> bool:
+    """Say whether a part is a file, whose name the parser could not read."""
+    disposition = part.header("Content-Disposition", "")
+    if any(found[1] for found in _FILENAME.finditer(disposition)):
+        return True
+    return bool(part.content_type) and not part.content_type.startswith("text/")
 
 
 def _broken_form(what: str) -> BadRequest:

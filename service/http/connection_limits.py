@@ -5,6 +5,7 @@ and offers to upgrade are declined.
 """
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import httptools
@@ -19,6 +20,9 @@ from service.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
+_BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+
 _MAX_HEAD_BYTES = 1 << 16
 """Bytes that may arrive without completing a head or adding to a body, apart from the current piece."""
 
@@ -26,6 +30,28 @@ _LINGER_SECONDS = 30.0
 """For the rest of a body that has been answered to arrive, and for the caller to read any of a response."""
 
 _UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
+
+
+def listener(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Open a listening socket. At `::` it takes both families, where the system can.
+
+    Args:
+        host: an address, or a name, of which the first IPv4 address counts.
+        port: to listen on.
+        shared: whether other processes open it, too.
+
+    Raises:
+        OSError: the address is not of this machine, or the port is taken; the message names both.
+    """
+    try:
+        found = sorted(address[0] for address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(
+            (host, port), family=found[0], backlog=_BACKLOG, reuse_port=shared, dualstack_ipv6=both
+        )
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise OSError(f"Cannot listen on {host} port {port}: {reason}") from None
 
 
 def limited_protocol(metrics: Metrics, *, head_seconds: float) -> type[HttpToolsProtocol]:

@@ -1,20 +1,20 @@
 """GET /, health checks and metrics; and the server of a separate port for them."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from service.core.embedder import Intake
 from service.http import problems
-from service.http.connection_limits import limited_protocol
+from service.http.connection_limits import limited_protocol, listener
+from service.http.middleware import HeadAsGet, prefix_of
 from service.http.openapi import Readiness
-from service.telemetry.metrics import CONTENT_TYPE, Metrics
+from service.telemetry.metrics import Metrics, exposition_format
 
 _HEAD_SECONDS = 10.0
 """For a request's head to arrive on the operators' port."""
@@ -30,15 +30,17 @@ def operations_router(
     router = APIRouter()
 
     @router.get("/", summary="Say what this is")
-    async def root() -> dict[str, str]:
+    async def root(request: Request, response: Response) -> dict[str, str]:
         """What this is, and where to go on."""
+        prefix = prefix_of(request.scope)
+        response.headers["Vary"] = "X-Forwarded-Prefix"
         return {
             "service": "Microtome: image embeddings from any layer of a pretrained vision backbone",
-            "embed": "POST /embed",
-            "models": "/models",
-            "docs": "/docs",
-            **({"metrics": "/metrics"} if show_metrics else {}),
-            "ready": "/readyz",
+            "embed": f"POST {prefix}/embed",
+            "models": f"{prefix}/models",
+            "docs": f"{prefix}/docs",
+            **({"metrics": f"{prefix}/metrics"} if show_metrics else {}),
+            "ready": f"{prefix}/readyz",
         }
 
     @router.get("/livez", summary="Is the process alive?")
@@ -46,6 +48,9 @@ def operations_router(
         """Yes, as long as this answers. Says nothing of models: restarting the gateway mends none of them."""
         return {"live": True}
 
+    # Load balancers and other embedding servers' clients ask one of the other two.
+    @router.get("/health", include_in_schema=False)
+    @router.get("/healthz", include_in_schema=False)
     @router.get(
         "/readyz", summary="Can it answer anything?", response_model=Readiness, responses={503: {"model": Readiness}}
     )
@@ -60,10 +65,11 @@ def operations_router(
 
     if show_metrics:
 
-        @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
-        async def exposition() -> Response:
-            """All metrics in Prometheus' text format."""
-            return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+        @router.get("/metrics", name="metrics", summary="Metrics for Prometheus", response_class=Response)
+        async def exposition(request: Request) -> Response:
+            """All metrics in Prometheus' text format, or in OpenMetrics' where `Accept` names it."""
+            encode, content_type = exposition_format(request.headers.get("Accept", ""))
+            return Response(metrics.exposition(encode), headers={"Content-Type": content_type, "Vary": "Accept"})
 
     return router
 
@@ -88,8 +94,8 @@ async def operations_server(  # noqa: PLR0913, collaborators
     app = FastAPI(title="Microtome, operations", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(operations_router(intake, metrics, dependencies))
     problems.install(app, metrics)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, reuse_port=shared) as listener:
+    app.add_middleware(HeadAsGet)
+    with listener(host, port, shared=shared) as opened:
         server = _Server(
             uvicorn.Config(
                 app,
@@ -101,7 +107,7 @@ async def operations_server(  # noqa: PLR0913, collaborators
                 server_header=False,
             )
         )
-        serving = asyncio.create_task(server.serve(sockets=[listener]), name="operations")
+        serving = asyncio.create_task(server.serve(sockets=[opened]), name="operations")
         try:
             yield
         finally:

@@ -1,5 +1,6 @@
-"""ASGI middleware around every route: request ids, access log, metrics, API keys and traces; and what a scope holds."""
+"""ASGI middleware: HEAD, request ids, access log, metrics, API keys, traces and path prefix; and what a scope holds."""
 
+import re
 from collections.abc import Collection, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -18,12 +19,32 @@ from service.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from service.telemetry.tracing import Tracing
 
-PUBLIC = frozenset({"/", "/livez", "/readyz", "/docs", "/openapi.json"})
+PROBES = frozenset({"/livez", "/readyz", "/health", "/healthz"})
+"""Paths of health checks."""
+
+PUBLIC = PROBES | {"/", "/docs", "/openapi.json"}
 """Paths that need no API key."""
 
-_PUBLIC_PREFIX = "/docs-assets/"
-_UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
+ASSETS = "/docs-assets"
+"""Path of the scripts and styles of /docs."""
 
+_PUBLIC_PREFIX = f"{ASSETS}/"
+_UNTRACED = PROBES | {"/metrics"}
+
+ROUTES = frozenset(
+    {
+        *("docs", "docs-assets", "embed", "health", "healthz", "livez", "metrics", "models", "openapi.json", "readyz"),
+        *(".well-known", "embeddings", "meta", "v1", "v2", "vectorize", "vectors"),
+    }
+)
+"""First segments of all routes: no path prefix may begin with one of them."""
+
+PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")
+"""A path prefix: segments of unreserved characters, such as /api/images."""
+
+_MAX_PREFIX = 200
+
+_PREFIX = "microtome.prefix"
 _HEADERS = "microtome.headers"
 _FACTS = "microtome.facts"
 _CALLER = "microtome.caller"
@@ -49,6 +70,21 @@ def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
 def caller_of(scope: Scope) -> Caller | None:
     """Return the owner of the request's API key; None where no keys are configured."""
     return scope.get(_CALLER)
+
+
+def prefix_of(scope: Scope) -> str:
+    """Return the path below which the caller sees the gateway: the setting's, else that of `X-Forwarded-Prefix`.
+
+    For addresses in the answer only. Any caller can send the header: it never decides which route answers, nor whether
+    a key is needed, and what is answered to it has `Vary: X-Forwarded-Prefix`.
+    """
+    stated: str | None = scope.get(_PREFIX)
+    if stated is not None:
+        return stated
+    # Each of several proxies adds its own.
+    parts = headers_of(scope).get(b"x-forwarded-prefix", b"").decode("latin-1").split(",")
+    joined = "".join(part.strip().rstrip("/") for part in parts)
+    return joined if len(joined) <= _MAX_PREFIX and PREFIX.fullmatch(joined) else ""
 
 
 def note(scope: Scope, **facts: object) -> None:
@@ -115,6 +151,46 @@ class RequestLog:
                 ms=round(1000 * seconds, 2),
                 **_flattened(record.facts),
             )
+
+
+class PathPrefix:
+    """Outermost middleware, only with a path prefix set: takes it off the path of each request that has it."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; a proxy may have taken the prefix off already."""
+        if scope["type"] == "http":
+            scope[_PREFIX] = self._prefix
+            path = scope["path"].removeprefix(self._prefix)
+            if not path or path.startswith("/"):
+                scope["path"] = path or "/"
+        await self._app(scope, receive, send)
+
+
+class HeadAsGet:
+    """Innermost middleware: answers HEAD like GET, without the body (RFC 9110 section 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        # A copy, since the server's own scope tells it to send no body.
+        asked = {**scope, "method": "GET"}
+        try:
+            await self._app(asked, receive, send_head)
+        finally:
+            scope["route"] = asked.get("route")
 
 
 class RecordRequests:
@@ -241,4 +317,4 @@ class RequestTracing:
             try:
                 await self._app(scope, receive, send_noting_status)
             finally:
-                ended(getattr(scope.get("route"), "path", "other"), status)
+                ended(getattr(scope.get("route"), "path", "other"), status, scope.get(_FACTS, {}))

@@ -1,14 +1,20 @@
-"""The OpenAPI document of our own routes: schemas of responses, and what FastAPI cannot derive from a route.
+"""The OpenAPI document and its page: schemas of responses, and what FastAPI cannot derive from a route.
 
 Responses are encoded by hand; a test compares them with these schemas.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from microtome.manifest import Manifest
-from service.http.negotiation import MSGPACK, NPY, NPZ, ROWS
+from service.http.middleware import ASSETS, prefix_of
+from service.http.negotiation import JSON, MSGPACK, NPY, NPZ, ROWS
 from service.http.parameters import OPTIONS, TIMEOUT_HEADER
 from service.http.problems import MEDIA_TYPE
 
@@ -94,21 +100,38 @@ class Problem(BaseModel):
 _BINARY = {"type": "string", "format": "binary"}
 _ITEM = {
     "oneOf": [
-        {"type": "object", "required": [form], "additionalProperties": False, "properties": {form: {"type": "string"}}}
-        for form in ("b64", "data_uri", "url")
+        {
+            "title": title,
+            "type": "object",
+            "required": [form],
+            "additionalProperties": False,
+            "properties": {form: {"type": "string"}},
+        }
+        for title, form in {"Base64Image": "b64", "DataUriImage": "data_uri", "ImageAddress": "url"}.items()
     ]
 }
 
+_FIELDS = {name: {**option.schema, "description": option.help} for name, option in OPTIONS.items()}
+
+_IMAGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "EmbedImageRequest": ("image", {"type": "string", "description": "base64, or a data URI."}),
+    "EmbedImagesRequest": ("images", {"type": "array", "minItems": 1, "items": _ITEM}),
+}
+"""The two forms of a JSON body, by name: the field that holds images."""
+
 _JSON_BODY: dict[str, Any] = {
     "schema": {
-        "type": "object",
-        "additionalProperties": False,
-        "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
-        "properties": {
-            "image": {"type": "string", "description": "base64, or a data URI."},
-            "images": {"type": "array", "minItems": 1, "items": _ITEM},
-            **{name: {**option.schema, "description": option.help} for name, option in OPTIONS.items()},
-        },
+        "title": "EmbedRequest",
+        "oneOf": [
+            {
+                "title": title,
+                "type": "object",
+                "additionalProperties": False,
+                "required": [name],
+                "properties": {name: schema, **_FIELDS},
+            }
+            for title, (name, schema) in _IMAGES.items()
+        ],
     },
     "examples": {
         "one": {"summary": "One image as base64", "value": {"image": RED_PNG}},
@@ -173,14 +196,15 @@ _MEANING = {
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the problem-details answers that a route can give."""
-    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = Problem.model_json_schema()
     return {
         status: {"description": _MEANING[status], "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses
     }
 
 
 def _answer(description: str) -> dict[str, Any]:
-    binary = {form.media_type: {"schema": _BINARY} for form in (ROWS, NPY, NPZ, MSGPACK)}
+    # JSON first, since generators of clients take one of them; FastAPI adds its schema.
+    content = {JSON.media_type: {}, **{form.media_type: {"schema": _BINARY} for form in (ROWS, NPY, NPZ, MSGPACK)}}
     headers = {
         "X-Model": "Which model answered.",
         "X-Model-Version": "Which version of it.",
@@ -192,7 +216,7 @@ def _answer(description: str) -> dict[str, Any]:
         "X-Index": "Of binary rows, when images were skipped: which images they belong to.",
     }
     described = {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()}
-    return {"description": description, "content": binary, "headers": described, "model": EmbedAnswer}
+    return {"description": description, "content": content, "headers": described, "model": EmbedAnswer}
 
 
 EMBED_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -200,3 +224,81 @@ EMBED_RESPONSES: dict[int | str, dict[str, Any]] = {
     207: _answer("Vectors of some images; `errors` says what is wrong with the others. With `on_error=skip` only."),
     **problems(*_MEANING),
 }
+
+
+_PAGE = get_swagger_ui_html(
+    # Relative to the page, so right below any path prefix.
+    openapi_url="openapi.json",
+    title="Microtome",
+    swagger_js_url=f"{ASSETS[1:]}/swagger-ui-bundle.js",
+    swagger_css_url=f"{ASSETS[1:]}/swagger-ui.css",
+    swagger_favicon_url=f"{ASSETS[1:]}/favicon.png",
+)
+
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key as `Authorization: Bearer KEY`."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key by itself."},
+}
+
+
+def install(app: FastAPI, public_paths: Collection[str] | None) -> None:
+    """Serve /openapi.json and /docs, scripts included: fastapi_offline has the files, which need no internet access.
+
+    Args:
+        app: whose routes are described.
+        public_paths: that need no API key; None where no keys are configured.
+    """
+    # Made when it is first asked for.
+    made: list[dict[str, Any]] = []
+
+    async def document(request: Request) -> Response:
+        if not made:
+            named = _named(app.openapi())
+            made.append(named if public_paths is None else _secured(named, public_paths))
+        prefix = prefix_of(request.scope)
+        served = {**made[0], "servers": [{"url": prefix}]} if prefix else made[0]
+        return JSONResponse(served, headers={"Vary": "X-Forwarded-Prefix"})
+
+    async def page(_: Request) -> Response:
+        return _PAGE
+
+    app.add_route("/openapi.json", document, include_in_schema=False)
+    app.add_route("/docs", page, include_in_schema=False)
+    app.mount(ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]))
+
+
+_UNREACHED = "HTTPValidationError"
+"""FastAPI's own answer to parameters that do not fit; ours is a problem."""
+
+
+def _named(document: dict[str, Any]) -> dict[str, Any]:
+    """Move schemas with a title to the components: generated clients then have one type for each, of that name."""
+    schemas = {
+        name: schema
+        for name, schema in document.get("components", {}).get("schemas", {}).items()
+        if name not in {_UNREACHED, "ValidationError"}
+    }
+
+    def moved(value: Any) -> Any:  # noqa: ANN401, any JSON
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        found = {key: moved(item) for key, item in value.items() if key != "422" or _UNREACHED not in str(item)}
+        if "title" in found and found.keys() & {"properties", "oneOf"}:
+            schemas[found["title"]] = found
+            return {"$ref": f"#/components/schemas/{found['title']}"}
+        return found
+
+    paths = moved(document["paths"])
+    return {**document, "paths": paths, "components": {**document.get("components", {}), "schemas": schemas}}
+
+
+def _secured(document: dict[str, Any], public_paths: Collection[str]) -> dict[str, Any]:
+    """Add how API keys are sent; paths that need none say so."""
+    components = {**document.get("components", {}), "securitySchemes": _SCHEMES}
+    paths = {
+        path: {method: {**way, "security": []} if path in public_paths else way for method, way in ways.items()}
+        for path, ways in document["paths"].items()
+    }
+    return {**document, "paths": paths, "components": components, "security": [{name: []} for name in _SCHEMES]}

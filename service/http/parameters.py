@@ -45,7 +45,10 @@ class EmbedOptions:
 
 
 class Option(NamedTuple):
-    """One option: the reader of its value, and its entry in the OpenAPI document."""
+    """One option: the reader of its value, and its entry in the OpenAPI document.
+
+    The entry has no `default`: generated clients would send it in the query string, beside a body that has another.
+    """
 
     read: Callable[[object], object]
     schema: Mapping[str, object]
@@ -91,9 +94,9 @@ def _one_of(*choices: str) -> Callable[[object], str]:
     return read
 
 
-def _choice(kind: object, help_: str, default: str | None = None) -> Option:
+def _choice(kind: object, help_: str) -> Option:
     choices = get_args(kind)
-    return Option(_one_of(*choices), {"enum": list(choices), **({"default": default} if default else {})}, help_)
+    return Option(_one_of(*choices), {"type": "string", "enum": list(choices)}, help_)
 
 
 OPTIONS: Mapping[str, Option] = {
@@ -109,7 +112,9 @@ OPTIONS: Mapping[str, Option] = {
         "Which of its outputs, repeatable; `all` for every one; without it the default output.",
     ),
     "normalize": Option(
-        _switch, {"type": "boolean", "default": False}, "Divide each vector by its Euclidean length, after the cut."
+        _switch,
+        {"type": "boolean"},
+        "Whether each vector is divided by its Euclidean length, after the cut. Default: no.",
     ),
     "dimensions": Option(
         _number,
@@ -122,10 +127,10 @@ OPTIONS: Mapping[str, Option] = {
         "(by the model's calibrated ranges) or `binary` (signs, a bit each) in binary answers.",
     ),
     "on_error": _choice(
-        OnError, "`fail`: one bad image fails the request. `skip`: good ones are answered, bad ones named.", "fail"
+        OnError, "`fail` (default): one bad image fails the request. `skip`: good ones are answered, bad ones named."
     ),
     "cache": _choice(
-        CacheUse, "`refresh` computes again and stores, `bypass` computes again and does not store.", "use"
+        CacheUse, "`use` (default); `refresh` computes again and stores, `bypass` computes again and does not store."
     ),
 }
 

@@ -180,7 +180,10 @@ def install(app: FastAPI, metrics: Metrics) -> None:
                 status = HTTPStatus(error.status_code)
                 kind = status.phrase.lower().replace(" ", "-")
                 detail = f"{request.method} {request.url.path[:200]}: {error.detail}. See /docs for what there is."
-                return _written(Failure(status, kind, detail, error.headers or {}), request.scope)
+                headers = dict(error.headers or {})
+                if headers.get("Allow") == "GET":
+                    headers["Allow"] = "GET, HEAD"
+                return _written(Failure(status, kind, detail, headers), request.scope)
             case RequestValidationError():
                 faults = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
                 metrics.errors.labels("bad-request").inc()

@@ -157,7 +157,7 @@ class Batcher:
         lane.leaving = False
         while lane.open and (batch := _next_batch(lane)):
             lane.busy += 1
-            # In the first one's context, so that the model server's trace hangs on a request's.
+            # In the first one's context: what is logged belongs to a request.
             task = asyncio.create_task(self._run(lane, batch), context=batch[0].context.copy())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -184,7 +184,6 @@ class Batcher:
 
     async def _answer(self, batch: Sequence[_Waiting]) -> None:
         first = batch[0]
-        self._metrics.batch_sent(first.card.name, len(batch))
 
         def stages(name: str, seconds: float) -> None:
             for entry in batch:
@@ -193,7 +192,8 @@ class Batcher:
         pixels = [entry.pixels for entry in batch]
         latest = Deadline(max(entry.deadline.at for entry in batch))
         try:
-            vectors = await self._inner.infer(first.card, first.outputs, pixels, stages, latest)
+            with self._metrics.predicting(first.card.name, len(batch), [entry.context for entry in batch]):
+                vectors = await self._inner.infer(first.card, first.outputs, pixels, stages, latest)
         except ModelServerFault as error:
             # One image's vector is not finite: the others of its batch are asked again, without it.
             if not 0 < len(error.rows) < len(batch):

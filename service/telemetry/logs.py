@@ -48,12 +48,13 @@ def _new_id() -> str:
     return f"{getrandbits(128):032x}"
 
 
-def configure(form: LogFormat, level: LogLevel) -> Logger:
+def configure(form: LogFormat, level: LogLevel, *more: structlog.typing.Processor) -> Logger:
     """Configure logging for this process and return its logger.
 
     Args:
         form: `console` for people, `json` for machines: one object a line.
         level: the lowest level that is logged.
+        more: processors that add facts to every line.
     """
     renderer = (
         structlog.processors.JSONRenderer()
@@ -65,6 +66,7 @@ def configure(form: LogFormat, level: LogLevel) -> Logger:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *more,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),

@@ -6,6 +6,8 @@ docs/reference/metrics.md is generated from here.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +20,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -27,7 +29,18 @@ from prometheus_client.registry import Collector
 
 from microtome.errors import Overloaded, ServiceError, slug
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+Encoder = Callable[[Collector], bytes]
+"""Writes what a registry has."""
+
+
+def exposition_format(accept: str) -> tuple[Encoder, str]:
+    """Return the format that an Accept header asks for, OpenMetrics or Prometheus' own, and its media type."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        # The library fails on a version that is no number.
+        return choose_encoder("")
+
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -38,6 +51,9 @@ _SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 _BATCH = 1 if _SHARED else 64
 """Observations passed to the library together. Workers pass each immediately: any worker may read the files."""
+
+
+_NOTHING = nullcontext()
 
 
 class Described(NamedTuple):
@@ -262,9 +278,21 @@ class Metrics:
         """Return a function that sets a gauge, for levels that change with every image."""
         return self._buffer.level(gauge)
 
-    def batch_sent(self, model: str, images: int) -> None:
-        """Count a call of the model server by its images."""
+    def predicting(
+        self,
+        model: str,
+        images: int,
+        callers: Sequence[Context],  # noqa: ARG002, for traces
+    ) -> AbstractContextManager[None]:
+        """Count a call of the model server by its images; the call is made while the block runs.
+
+        Args:
+            model: that is asked.
+            images: in the call.
+            callers: contexts of the requests whose images they are.
+        """
         self._buffer.observe(self._batches[model,], images)
+        return _NOTHING
 
     def answered_again(self, model: str, cache_seconds: float) -> None:
         """Count a response of the response cache: a hit of the memory tier, and one vector."""
@@ -301,13 +329,13 @@ class Metrics:
             else:
                 gauge.remove(model)
 
-    def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format, those of all workers added up."""
+    def exposition(self, encode: Encoder = generate_latest) -> bytes:
+        """Return all metrics, those of all workers added up, in Prometheus' text format unless another is given."""
         if not _SHARED:
-            return generate_latest(self.registry)
+            return encode(self.registry)
         all_workers = CollectorRegistry()
         MultiProcessCollector(all_workers)  # type: ignore[no-untyped-call]
-        return generate_latest(all_workers)
+        return encode(all_workers)
 
     def described(self) -> Iterator[Described]:
         """Describe the metrics declared here, in the order of their declaration."""

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.rpc import status_pb2
 
 CONTRACT = Path("microtome/v1/embedding.proto")
 
@@ -56,6 +58,25 @@ def test_what_would_break_callers_fails(repository: Path, protos: Path, old: str
     assert 1 == code
     assert word in words
     assert promised == (protos / CONTRACT).with_suffix(".binpb").read_bytes()
+
+
+def test_plain_protoc_compiles_it(protos: Path, tmp_path: Path) -> None:
+    """With nothing beside protos/ but what protoc brings along; languages that need a package's name find it."""
+    out = tmp_path / "out.binpb"
+    files = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
+    assert str(CONTRACT) in files
+    words = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--include_imports", f"--descriptor_set_out={out}"]
+    done = subprocess.run([*words, *files], cwd=protos, capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    found = {file.name: file for file in FileDescriptorSet.FromString(out.read_bytes()).file}
+    assert "microtome/v1;microtomev1" == found[str(CONTRACT)].options.go_package
+    # The copy is what the gateway's own package describes.
+    described = FileDescriptorProto()
+    status_pb2.DESCRIPTOR.CopyToProto(described)
+    ours = found["google/rpc/status.proto"]
+    assert [(f.name, f.number, f.type) for f in described.message_type[0].field] == [
+        (f.name, f.number, f.type) for f in ours.message_type[0].field
+    ]
 
 
 def test_an_addition_is_taken_up(repository: Path, protos: Path) -> None:

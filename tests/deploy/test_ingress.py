@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.deploy.manifests import find, render
 from tests.unit.service.http.conftest import gateway_with
 
-INSIDE = {"/", "/livez", "/readyz", "/metrics"}
+INSIDE = {"/", "/livez", "/readyz", "/health", "/healthz", "/metrics"}
 """Operations, and Weaviate's and KServe's own words for them; documentation is read inside as well."""
 
 

@@ -1,9 +1,11 @@
 """Traces as a collector receives them: one for each request, with its stages, from the caller to the model server."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,7 +101,7 @@ class TracedGateway(Gateway):
 
     def __init__(self, directory: Path, model_server: str, collector: str) -> None:
         self._collector = collector
-        super().__init__(directory, model_server, grpc_port=free_port())
+        super().__init__(directory, model_server, grpc_port=free_port(), access_log="true", log_format="json")
 
     def environment(self) -> Mapping[str, str]:
         """Its settings, and where traces go, soon."""
@@ -120,18 +122,32 @@ def collector() -> Iterator[Collector]:
     found.server_close()
 
 
+def told_of(span: Span) -> dict[str, object]:
+    """Model, images and cache result of a span."""
+    values = {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
+    return {name: values.get(f"microtome.{name}") for name in ("model", "images", "cache")}
+
+
 def test_a_request_is_a_trace_from_its_caller_to_the_model_server(
     stack: Stack, collector: Collector, tmp_path: Path
 ) -> None:
-    """The caller's trace goes on: a span of ours within it, its stages within that, and the model server is told."""
+    """The caller's trace goes on: a span of ours within it, its stages within that, and a Predict within `infer`."""
     proxy = Proxy(stack.model_server.address)
     gateway = TracedGateway(tmp_path, f"127.0.0.1:{proxy.port}", collector.url)
     try:
         gateway.start()
         with gateway.client() as client:
-            answer = client.post("/embed", content=unseen(example("cat")), headers={"traceparent": CALLER})
+            photos = [unseen(example("cat")) for _ in range(5)]
+            files = [("image", photo) for photo in photos]
+            answer = client.post("/embed", files=files, headers={"traceparent": CALLER})
             assert 422 == client.post("/embed", content=b"no image").status_code
-        eventually(lambda: len([s for s in collector.spans() if s.name == "POST /embed"]) == 2, "the spans arrive")
+            for _ in range(2):
+                assert 200 == client.post("/embed", content=photos[0]).status_code
+            assert 200 == client.post("/embed", files=[("image", photos[1]), ("image", unseen(photos[0]))]).status_code
+            assert 404 == client.post("/embed?model=other", content=photos[0]).status_code
+            image = "data:image/jpeg;base64," + b64encode(photos[2]).decode()
+            assert 200 == client.post("/v1/embeddings", json={"input": image}).status_code
+        eventually(lambda: len([s for s in collector.spans() if s.name.startswith("POST")]) == 7, "the spans arrive")
         assert 0 == gateway.terminate()
     finally:
         gateway.destroy()
@@ -144,10 +160,26 @@ def test_a_request_is_a_trace_from_its_caller_to_the_model_server(
     told = {entry.split(";")[0] for entry in answer.headers["server-timing"].split(", ")}
     assert {"read", "hash", "cache", "decode", "queue", "infer", "encode"} == told == stages
     assert all(request.start_time_unix_nano <= span.end_time_unix_nano <= request.end_time_unix_nano for span in mine)
-    assert {f"00-{TRACE}-{request.span_id.hex()}-01"} == {trace for trace in proxy.traces if TRACE in trace}
-    (other,) = (span for span in collector.spans() if span.name == "POST /embed" and span is not request)
-    assert TRACE != other.trace_id.hex()
+    predicts = sorted(trace for trace in proxy.traces if TRACE in trace)
+    infers = [span for span in mine if span.name == "infer"]
+    assert predicts == sorted(f"00-{TRACE}-{span.span_id.hex()}-01" for span in infers)
+    assert {Span.SPAN_KIND_CLIENT} == {span.kind for span in infers}
+    assert 5 == sum(a.value.int_value for span in infers for a in span.attributes if a.key == "microtome.images")
+    others = [s for s in collector.spans() if s.name.startswith("POST") and s.trace_id.hex() != TRACE]
+    assert [
+        {"model": "lite0", "images": 5, "cache": "miss"},
+        {"model": "lite0", "images": 1, "cache": None},
+        {"model": "lite0", "images": 1, "cache": "hit"},
+        {"model": "lite0", "images": 1, "cache": "hit"},
+        {"model": "lite0", "images": 2, "cache": "mixed"},
+        {"model": "other", "images": 1, "cache": None},
+        {"model": "lite0", "images": 1, "cache": "hit"},
+    ] == [told_of(span) for span in (request, *sorted(others, key=lambda span: span.start_time_unix_nano))]
     assert {"/readyz"}.isdisjoint(span.name for span in collector.spans())
+    lines = [json.loads(line) for line in gateway.log.read_text().splitlines() if line.startswith("{")]
+    logged = [line for line in lines if line.get("trace_id") == TRACE]
+    assert [("request", "/embed", request.span_id.hex())] == [(e["event"], e["route"], e["span_id"]) for e in logged]
+    assert {None} == {line.get("trace_id") for line in lines if line["event"] == "listening"}
 
 
 def test_a_call_over_grpc_is_a_trace_too(stack: Stack, collector: Collector, tmp_path: Path) -> None:
@@ -162,7 +194,10 @@ def test_a_call_over_grpc_is_a_trace_too(stack: Stack, collector: Collector, tmp
             stub.Embed(pb.EmbedRequest(images=[image]), metadata=(("traceparent", CALLER),))
             with pytest.raises(grpc.RpcError):
                 stub.Embed(pb.EmbedRequest())
-        eventually(lambda: len([s for s in collector.spans() if s.name == "grpc:Embed"]) == 2, "the spans arrive")
+            stream = [pb.EmbedStreamRequest(id=str(n), image=each) for n, each in enumerate([image, image, image])]
+            stream[2].image.data = unseen(image.data)
+            assert 3 == len(list(stub.EmbedStream(iter(stream))))
+        eventually(lambda: len([s for s in collector.spans() if s.name.startswith("grpc:")]) == 3, "the spans arrive")
     finally:
         gateway.destroy()
     mine = [span for span in collector.spans() if span.trace_id.hex() == TRACE]
@@ -174,6 +209,11 @@ def test_a_call_over_grpc_is_a_trace_too(stack: Stack, collector: Collector, tmp
     codes = [{a.key: a.value.int_value for a in span.attributes}["rpc.grpc.status_code"] for span in (call, refused)]
     assert [code.value[0] for code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)] == codes
     assert Status.STATUS_CODE_ERROR != refused.status.code
+    (streamed,) = (span for span in collector.spans() if span.name == "grpc:EmbedStream")
+    assert {"model": "lite0", "images": 1, "cache": "miss"} == told_of(call)
+    assert {"model": "lite0", "images": 3, "cache": "mixed"} == told_of(streamed)
+    lines = [json.loads(line) for line in gateway.log.read_text().splitlines() if line.startswith("{")]
+    assert [call.span_id.hex()] == [line["span_id"] for line in lines if line.get("trace_id") == TRACE]
 
 
 def test_traces_that_cannot_be_had_are_told_at_the_start(tmp_path: Path) -> None:

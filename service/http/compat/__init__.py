@@ -6,8 +6,10 @@ dialect, write its module and add it to the table.
 """
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 
 from service.http.compat import cohere, kserve, openai, voyage, weaviate
 from service.http.compat.handler import CompatHandler, Dialect
@@ -39,10 +41,16 @@ def spoken(setting: str) -> Sequence[Dialect]:
     return [known[name] for name in dict.fromkeys(names)]
 
 
+def _operation(dialect: str, route: APIRoute) -> str:
+    """Name an operation for generated clients: `openai_embeddings`."""
+    version = "_version" if "{version}" in route.path else ""
+    return f"{dialect}_{route.name}{version}"
+
+
 def install(app: FastAPI, dialects: Sequence[Dialect], handler: CompatHandler) -> Collection[str]:
     """Add the dialects' routes and error writers. Returns the paths that need no API key."""
     for dialect in dialects:
-        router = APIRouter(tags=[dialect.title])
+        router = APIRouter(tags=[dialect.title], generate_unique_id_function=partial(_operation, dialect.name))
         dialect.add_routes(router, handler)
         app.include_router(router)
     ErrorWriters((path, dialect.write_error) for dialect in dialects for path in dialect.paths).install(app)

@@ -12,7 +12,7 @@ from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
-from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of
+from service.http.compat.openapi import NUMBERS, PHOTO, TEXT, WHOLE, an_array, an_object, described, one_of
 from service.http.compat.parsing import MODEL_FIELDS, NO_TEXT, choice, embed_request, image_of, json_fields
 from service.http.compat.responses import (
     CALIBRATED,
@@ -28,7 +28,14 @@ _FIELDS = (*MODEL_FIELDS, "images", "inputs", "texts", "embedding_types", "outpu
 _IGNORED = ("input_type", "truncate", "max_tokens", "priority")
 _EXPECTED = "Expected `images`: data URIs; or `inputs`: objects whose `content` is one image_url each"
 
+_VECTORS = an_object(
+    "CohereVectors",
+    {**{kind: an_array(NUMBERS) for kind in NUMBER_TYPES}, "base64": an_array(TEXT)},
+    (),
+)
+
 _DESCRIBED = described(
+    "CohereEmbed",
     {
         "images": {"type": "array", "items": TEXT, "description": "Data URIs."},
         "inputs": {"type": "array", "items": {"type": "object"}, "description": "Objects with one image_url each."},
@@ -36,7 +43,7 @@ _DESCRIBED = described(
         "output_dimension": WHOLE,
     },
     {"input_type": "image", "images": [PHOTO], "embedding_types": ["float"]},
-    {"id": TEXT, "response_type": TEXT, "embeddings": {"type": "object"}, "meta": {"type": "object"}},
+    {"id": TEXT, "response_type": TEXT, "embeddings": _VECTORS, "meta": {"type": "object"}},
     {"message": TEXT},
 )
 

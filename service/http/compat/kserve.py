@@ -196,6 +196,7 @@ def _text(entry: Mapping[str, Any], name: str) -> str:
 _LIST: Mapping[str, Any] = {"type": "array", "items": {"type": "object"}}
 
 _INFER = described(
+    "KServeInfer",
     {
         "id": {**TEXT, "description": "Comes back in the answer."},
         "parameters": {"type": "object", "description": "normalize, dimensions, datatype, cache; binary_data_output."},

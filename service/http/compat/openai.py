@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -22,7 +23,17 @@ from service.core.requests import Embedded
 from service.errors import of_model
 from service.http.compat.errors import embedding_status, error_response
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
-from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of
+from service.http.compat.openapi import (
+    COUNT,
+    PHOTO,
+    TEXT,
+    VECTOR,
+    WHOLE,
+    an_array,
+    an_object,
+    described,
+    one_of,
+)
 from service.http.compat.parsing import (
     MODEL_FIELDS,
     NO_TEXT,
@@ -48,18 +59,51 @@ _OF_CHATS = ("chat_template", "chat_template_kwargs", "add_generation_prompt", "
 _IGNORED = (*_OF_TEXTS, *_OF_CHATS, "mm_processor_kwargs", "priority", "user")
 """Fields that concern texts, chats or the client itself."""
 
+_OBJECT = an_object("OpenAIImage", {"image": TEXT, "url": TEXT, "bytes": TEXT}, ())
+_MESSAGE = an_object("OpenAIMessage", {"role": TEXT, "content": an_array({"type": "object"})})
+_VECTOR = an_object("OpenAIEmbedding", {"object": TEXT, "index": COUNT, "embedding": VECTOR})
+_USAGE = an_object("OpenAIUsage", {"prompt_tokens": COUNT, "total_tokens": COUNT})
+_ERROR = an_object(
+    "OpenAIErrorDetail", {"message": TEXT, "type": TEXT, "param": {"type": ["string", "null"]}, "code": TEXT}
+)
+
 _DESCRIBED = described(
+    "OpenAIEmbeddings",
     {
-        "input": {"description": "An image or a list of images: data URI, address, or an object with `image`."},
-        "messages": {"description": "vLLM's form: messages with image_url contents, in place of `input`."},
+        "input": {
+            "anyOf": [TEXT, _OBJECT, an_array({"anyOf": [TEXT, _OBJECT]})],
+            "description": "An image or a list of images: data URI, address, or an object with one of `image`, `url` "
+            "and `bytes`.",
+        },
+        "messages": {
+            **an_array(_MESSAGE),
+            "description": "vLLM's form: messages with image_url contents, in place of `input`.",
+        },
         "encoding_format": one_of("float", "base64", "bytes"),
         "embedding_type": one_of(*NUMBER_TYPES, "base64"),
         "dimensions": WHOLE,
     },
     {"input": [PHOTO]},
-    {"object": TEXT, "data": {"type": "array"}, "model": TEXT, "usage": {"type": "object"}},
-    {"error": {"type": "object"}, "detail": TEXT},
+    {"object": TEXT, "data": an_array(_VECTOR), "model": TEXT, "usage": _USAGE, "id": TEXT, "created": COUNT},
+    {"error": _ERROR, "detail": TEXT},
 )
+_DESCRIBED["responses"][200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+
+_MODEL = an_object(
+    "OpenAIModel",
+    {
+        "id": TEXT,
+        "object": TEXT,
+        "created": COUNT,
+        "owned_by": TEXT,
+        "dimensions": WHOLE,
+        "layer": TEXT,
+        "version": WHOLE,
+        "fingerprint": TEXT,
+    },
+    ("id", "object", "created", "owned_by"),
+)
+_MODELS = an_object("OpenAIModels", {"object": TEXT, "data": an_array(_MODEL)})
 
 
 def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
@@ -312,12 +356,15 @@ def _retryable(error: errors.ServiceError) -> str:
 def _add_models(router: APIRouter, models: ModelServer) -> None:
     """Add GET /v1/models: the models, and each output under the name that requests use for it."""
 
-    @router.get("/v1/models", summary="List the models", response_class=Response)
+    def answer(schema: Mapping[str, object]) -> dict[int | str, dict[str, Any]]:
+        return {200: {"description": "As OpenAI has it.", "content": {"application/json": {"schema": schema}}}}
+
+    @router.get("/v1/models", summary="List the models", response_class=Response, responses=answer(_MODELS))
     async def list_models() -> Response:
         """Every model, and every output of it as `model/output`. Some are in use only by their default output."""
         return JSONResponse({"object": "list", "data": list(_entries(models))})
 
-    @router.get("/v1/models/{name:path}", summary="Describe a model", response_class=Response)
+    @router.get("/v1/models/{name:path}", summary="Describe a model", response_class=Response, responses=answer(_MODEL))
     async def describe_model(name: str) -> Response:
         """One model, or one output of it."""
         return JSONResponse(of_model(name, {str(entry["id"]): entry for entry in _entries(models)}))
@@ -352,7 +399,7 @@ def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
             router,
             path,
             read,
-            name="embeddings",
+            name="embeddings" if path.startswith("/v1/") else "embeddings_without_v1",
             summary="Embed images",
             description="Turn images into vectors, as OpenAI's API does with texts.",
             **_DESCRIBED,

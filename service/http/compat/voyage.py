@@ -11,7 +11,7 @@ from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
-from service.http.compat.openapi import PHOTO, TEXT, WHOLE, described, one_of
+from service.http.compat.openapi import COUNT, PHOTO, TEXT, VECTOR, WHOLE, an_array, an_object, described, one_of
 from service.http.compat.parsing import MODEL_FIELDS, NO_TEXT, choice, embed_request, image_of, json_fields
 from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, image_facts, json_response, listed, shape_of
 
@@ -25,7 +25,11 @@ _OTHERS = {
     "video_base64": "This server embeds images only, and received a video. Send frames of it.",
 }
 
+_VECTOR = an_object("VoyageEmbedding", {"object": TEXT, "index": COUNT, "embedding": VECTOR})
+_USAGE = an_object("VoyageUsage", dict.fromkeys(("text_tokens", "image_pixels", "video_pixels", "total_tokens"), COUNT))
+
 _DESCRIBED = described(
+    "VoyageEmbeddings",
     {
         "inputs": {
             "type": "array",
@@ -37,7 +41,7 @@ _DESCRIBED = described(
         "encoding_format": one_of("float", "base64"),
     },
     {"inputs": [{"content": [{"type": "image_base64", "image_base64": PHOTO}]}]},
-    {"object": TEXT, "data": {"type": "array"}, "model": TEXT, "usage": {"type": "object"}},
+    {"object": TEXT, "data": an_array(_VECTOR), "model": TEXT, "usage": _USAGE},
     {"detail": TEXT},
 )
 

@@ -15,18 +15,19 @@ from service.core.requests import Embedded, EmbedRequest
 from service.errors import of_model
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
-from service.http.compat.openapi import TEXT, WHOLE, described
+from service.http.compat.openapi import NUMBERS, TEXT, WHOLE, an_array, described
 from service.http.compat.parsing import NO_TEXT, image_of, json_fields
 from service.http.compat.responses import json_response
 from service.http.openapi import RED_PNG
 
 _IMG2VEC_DOCS = described(
+    "Img2vec",
     {
         "id": {**TEXT, "description": "Comes back in the answer."},
         "image": {**TEXT, "description": "An encoded image as base64."},
     },
     {"id": "1f2d3c4b-0000-4000-8000-000000000000_0", "image": RED_PNG},
-    {"id": TEXT, "vector": {"type": "array"}, "dim": WHOLE},
+    {"id": TEXT, "vector": NUMBERS, "dim": WHOLE},
     {"error": TEXT},
     shared={},
 )
@@ -93,9 +94,10 @@ IMG2VEC = Dialect(
 
 
 _CLIP_DOCS = described(
+    "Clip",
     {"images": {"type": "array", "items": TEXT, "description": "Encoded images as base64."}},
     {"images": [RED_PNG]},
-    {"textVectors": {"type": "array"}, "imageVectors": {"type": "array"}},
+    {"textVectors": an_array(NUMBERS), "imageVectors": an_array(NUMBERS)},
     {"error": TEXT},
     shared={},
 )

@@ -34,6 +34,15 @@ def test_accepted_deviations_are_read_by_model(monkeypatch: pytest.MonkeyPatch) 
     assert read_settings().accept_deviation == {"a": 0.01, "*": 0.001}
 
 
+def test_prefix_and_origins_are_read_as_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefix without a slash at its end; origins by their schemes, hosts and ports."""
+    assert ("", ()) == (read_settings().path_prefix, read_settings().cors_origins)
+    monkeypatch.setenv("MICROTOME_PATH_PREFIX", "/api/v1/")
+    monkeypatch.setenv("MICROTOME_CORS_ORIGINS", "https://a.example, http://[::1]:8080,*")
+    assert "/api/v1" == read_settings().path_prefix
+    assert ("https://a.example", "http://[::1]:8080", "*") == read_settings().cors_origins
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -44,6 +53,12 @@ def test_accepted_deviations_are_read_by_model(monkeypatch: pytest.MonkeyPatch) 
         ("MICROTOME_DEADLINE", "-1", "MICROTOME_DEADLINE: "),
         ("MICROTOME_ACCEPT_DEVIATION", "0.01", "MICROTOME_ACCEPT_DEVIATION: .*expected MODEL=NUMBER .*'0.01'"),
         ("MICROTOME_ACCEPT_DEVIATION", "a=0.1,b=2", "MICROTOME_ACCEPT_DEVIATION: .*expected MODEL=NUMBER .*'b=2'"),
+        ("MICROTOME_PATH_PREFIX", "api", "MICROTOME_PATH_PREFIX: .*expected a path such as /api/images.*'api'"),
+        ("MICROTOME_PATH_PREFIX", "/a//b", "MICROTOME_PATH_PREFIX: .*expected a path"),
+        ("MICROTOME_PATH_PREFIX", "/a/../b", "MICROTOME_PATH_PREFIX: .*expected a path"),
+        ("MICROTOME_PATH_PREFIX", "/v1/images", "MICROTOME_PATH_PREFIX: .*does not begin with /v1"),
+        ("MICROTOME_CORS_ORIGINS", "shop.example.com", "MICROTOME_CORS_ORIGINS: .*https://shop.example.com"),
+        ("MICROTOME_CORS_ORIGINS", "https://a.example/, *", "MICROTOME_CORS_ORIGINS: .*'https://a.example/'"),
         ("MICROTOME_ACCEPT_DEVIATION", "a=nan", "MICROTOME_ACCEPT_DEVIATION: .*expected MODEL=NUMBER .*'a=nan'"),
     ],
 )

@@ -1,10 +1,15 @@
 """What the process does at its start, beside what the application does."""
 
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+
+from tests.e2e.processes import eventually, free_port
 
 START = """
 import asyncio, gc, uvicorn
@@ -38,20 +43,53 @@ def test_a_word_that_there_is_not_is_told(words: str, said: str) -> None:
     assert "Traceback" not in started.stderr
 
 
-def test_a_removed_setting_is_one_line_of_the_log() -> None:
-    """And the gateway goes on: here, until it cannot bind to its address."""
-    needed = {"MODEL_SERVER": "localhost:1", "MODELS": "a", "ALLOW_ANONYMOUS": "true", "HOST": "192.0.2.1"}
-    environment = {f"MICROTOME_{name}": value for name, value in {**needed, "URL_TIMEOUT": "1"}.items()}
+def environment(**settings: str) -> dict[str, str]:
+    """Ours, with what a gateway needs and these settings; no model server is behind it."""
+    given = {"MODEL_SERVER": "localhost:1", "MODELS": "a", "ALLOW_ANONYMOUS": "true", **settings}
+    return {**os.environ, **{f"MICROTOME_{name}": value for name, value in given.items()}}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_removed_setting_is_one_line_of_the_log(workers: str) -> None:
+    """And the gateway goes on: here, until it cannot listen at its address, which is told in a line."""
+    own = {"HOST": "192.0.2.1", "URL_TIMEOUT": "1", "WORKERS": workers}
     started = subprocess.run(
         [sys.executable, "-m", "service"],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **environment},
+        env=environment(**own),
     )
-    assert "cannot assign" in started.stderr
+    assert "Cannot listen on 192.0.2.1 port 8000: Cannot assign requested address\n" in started.stderr
+    assert (1, False) == (started.returncode, "Traceback" in started.stderr)
     assert 1 == started.stderr.count("MICROTOME_URL_TIMEOUT is no longer a setting")
-    assert "listening" in started.stderr
+
+
+def test_all_of_both_families_is_all_of_both(tmp_path: Path) -> None:
+    """At `::` every port answers over IPv4 and over IPv6."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6, which this machine has not")
+    ports = [free_port() for _ in range(3)]
+    names = dict(zip(("PORT", "OPERATIONS_PORT", "GRPC_PORT"), map(str, ports), strict=True))
+    log = (tmp_path / "log").open("wb")
+    with (
+        log,
+        subprocess.Popen([sys.executable, "-m", "service"], env=environment(HOST="::", **names), stderr=log) as it,
+    ):
+        try:
+            for address in ("127.0.0.1", "::1"):
+                for port in ports:
+                    eventually(lambda at=(address, port): answers(*at), f"{address} port {port} answers")
+        finally:
+            it.terminate()
+    assert 0 == it.returncode, (tmp_path / "log").read_text()
+
+
+def answers(address: str, port: int) -> bool:
+    """Whether something listens there."""
+    with suppress(OSError), socket.create_connection((address, port), timeout=2):
+        return True
+    return False
 
 
 def test_what_the_start_has_made_is_kept_from_the_collector() -> None:

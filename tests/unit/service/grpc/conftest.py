@@ -91,7 +91,7 @@ async def service_with(
     listening = Listening("127.0.0.1", port, shared=False, drain=5, encryption=encryption)
     methods = Methods(calls, intake, own)
     async with (
-        grpc_server(methods, listening, stopping, (Inference(calls, intake, own).handlers(),)),
+        grpc_server(methods, listening, stopping, (Inference(calls, intake, own),)),
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel,
     ):
         yield Service(port, channel, EmbeddingServiceStub(channel), methods, fake, metrics, log, stopping)

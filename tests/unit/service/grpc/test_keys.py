@@ -11,6 +11,7 @@ import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from microtome.inference.v2 import inference_pb2
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Keyring, read_keys
 from tests.pictures import png
@@ -63,6 +64,23 @@ async def test_without_a_known_key_nothing_is_answered_nor_read(guarded: Service
         )
     health = health_pb2_grpc.HealthStub(guarded.channel)
     assert health_pb2.HealthCheckResponse.SERVING == (await health.Check(health_pb2.HealthCheckRequest())).status
+
+
+async def test_health_of_the_inference_protocol_needs_no_key(guarded: Service) -> None:
+    """As over REST: whether it lives, whether it is ready, what it is; nothing of models. A wrong key is no key."""
+
+    async def ask(method: str, kind: type[Any], metadata: tuple[tuple[str, str], ...] = ()) -> Any:
+        call: Any = guarded.channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+        return kind.FromString(await call(b"", metadata=metadata))
+
+    for metadata in ((), (("x-api-key", "wrong"),)):
+        assert (await ask("ServerLive", inference_pb2.ServerLiveResponse, metadata)).live
+        assert (await ask("ServerReady", inference_pb2.ServerReadyResponse, metadata)).ready
+        assert "microtome" == (await ask("ServerMetadata", inference_pb2.ServerMetadataResponse, metadata)).name
+        for method in ("ModelReady", "ModelMetadata", "ModelInfer"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await ask(method, inference_pb2.ModelReadyResponse, metadata)
+            assert StatusCode.UNAUTHENTICATED == caught.value.code()
 
 
 @pytest.mark.parametrize("metadata", [SMALL, FEW], ids=["bytes", "images"])

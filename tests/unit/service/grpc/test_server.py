@@ -28,6 +28,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 NAME = "microtome.v1.EmbeddingService"
+KSERVE = "inference.GRPCInferenceService"
 
 
 async def test_health_is_told_of_the_whole_and_of_each_model(service: Service) -> None:
@@ -35,14 +36,14 @@ async def test_health_is_told_of_the_whole_and_of_each_model(service: Service) -
     health = health_pb2_grpc.HealthStub(service.channel)
 
     async def statuses() -> list[int]:
-        names = ("", NAME, "toy")
+        names = ("", NAME, KSERVE, "toy")
         return [(await health.Check(health_pb2.HealthCheckRequest(service=name))).status for name in names]
 
-    assert [SERVING] * 3 == await statuses()
+    assert [SERVING] * 4 == await statuses()
     service.server.failure = ModelServerDown("down")
     # The cache can still answer, as /readyz says.
-    assert [SERVING, SERVING, NOT_SERVING] == await statuses()
-    assert {"", NAME, "toy"} == set((await health.List(health_pb2.HealthListRequest())).statuses)
+    assert [SERVING, SERVING, SERVING, NOT_SERVING] == await statuses()
+    assert {"", NAME, KSERVE, "toy"} == set((await health.List(health_pb2.HealthListRequest())).statuses)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await health.Check(health_pb2.HealthCheckRequest(service="other"))
     assert StatusCode.NOT_FOUND == caught.value.code()
@@ -65,18 +66,24 @@ async def test_who_watches_is_told_of_changes_and_of_the_end(service: Service) -
     assert grpc.aio.EOF == await watch.read()
 
 
-async def test_reflection_tells_the_contract(service: Service) -> None:
-    """The services, and the file that describes ours: tools need no copy of it."""
+async def test_reflection_tells_the_contracts(service: Service) -> None:
+    """Every service, and the file that describes each: tools need no copy of them."""
     stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
-    asked = [
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=NAME),
+    (listed,) = [
+        answer
+        async for answer in stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     ]
-    listed, described = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
     names = {found.name for found in listed.list_services_response.service}
-    assert {NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} == names
-    files = [FileDescriptorProto.FromString(raw) for raw in described.file_descriptor_response.file_descriptor_proto]
-    assert "microtome/v1/embedding.proto" in [file.name for file in files]
+    own = {NAME: "microtome/v1/embedding.proto", KSERVE: "open_inference_grpc.proto"}
+    assert {*own, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} == names
+    for name in names:
+        asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
+        (described,) = [answer async for answer in stub.ServerReflectionInfo(iter([asked]))]
+        raw = described.file_descriptor_response.file_descriptor_proto
+        files = [FileDescriptorProto.FromString(each) for each in raw]
+        services = [f"{file.package}.{its.name}" for file in files for its in file.service]
+        assert name in services
+        assert own.get(name, files[0].name) in [file.name for file in files]
 
 
 async def test_every_method_of_the_contract_has_a_handler(service: Service) -> None:

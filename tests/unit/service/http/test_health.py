@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from microtome.errors import ModelServerDown
 from service.telemetry.metrics import Metrics
@@ -67,6 +68,58 @@ async def test_a_model_that_has_never_answered_makes_nothing_ready(gateway: Gate
     server.cards = lambda: {"toy": None}  # type: ignore[method-assign]  # as at the start
     with ThreadPoolExecutor(1) as decoders:
         assert not intake_over(server, decoders, gateway.metrics, bodies=LIMITS).ready()
+
+
+async def test_other_names_of_the_probe_say_the_same(gateway: Gateway) -> None:
+    """Load balancers ask for /health, older habits for /healthz: whether requests should come here."""
+    for ready in (True, False):
+        if not ready:
+            gateway.server.failure = ModelServerDown("gone")
+            gateway.server.cards = lambda: {"toy": None}  # type: ignore[method-assign]  # as at the start
+        answers = [await gateway.client.get(path) for path in ("/readyz", "/health", "/healthz")]
+        assert [200 if ready else 503] * 3 == [answer.status_code for answer in answers]
+        assert answers[0].json() == answers[1].json() == answers[2].json()
+
+
+async def test_head_is_answered_like_get_on_every_route(gateway: Gateway) -> None:
+    """The same status and headers without the body, also of errors; other methods are told of both."""
+    await gateway.client.post("/embed", content=png())
+    paths = (await gateway.client.get("/openapi.json")).json()["paths"]
+    readable = [
+        path.format(name="toy", model="toy", version="1").replace(
+            "v2/models/toy/versions/1", "v2/models/toy/versions/3"
+        )
+        for path, ways in paths.items()
+        if "get" in ways
+    ]
+    hidden = ["/docs", "/openapi.json", "/health", "/healthz", "/docs-assets/swagger-ui.css", "/nowhere", "/models/no"]
+    assert len(readable) > 15
+    for path in readable + hidden:
+        got, asked = await gateway.client.get(path), await gateway.client.head(path)
+        assert (got.status_code, b"") == (asked.status_code, asked.content), path
+        same = got.headers.keys() - {"x-request-id", "content-length"}
+        assert {name: got.headers[name] for name in same} == {name: asked.headers[name] for name in same}, path
+        # Metrics have other numbers at each look.
+        assert path == "/metrics" or got.headers.get("content-length") == asked.headers.get("content-length"), path
+    assert "GET, HEAD" == (await gateway.client.delete("/livez")).headers["allow"]
+    post_only = await gateway.client.head("/embed")
+    assert (405, "POST") == (post_only.status_code, post_only.headers["allow"])
+
+
+async def test_metrics_come_as_openmetrics_when_that_is_asked_for(gateway: Gateway) -> None:
+    """As Prometheus asks for it, which reads both; a version that is none is no error."""
+    await gateway.client.post("/embed", content=png())
+    answer = await gateway.client.get(
+        "/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+    )
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert answer.text.endswith("# EOF\n")
+    assert [1.0] == [one.value for one in families["microtome_requests"].samples if one.labels["route"] == "/embed"]
+    for accept in ("", "*/*", "text/plain", "application/openmetrics-text; version=x"):
+        plain = await gateway.client.get("/metrics", headers={"Accept": accept})
+        assert (200, True) == (plain.status_code, plain.headers["content-type"].startswith("text/plain; version=0.0.4"))
+        assert 'microtome_requests_total{route="/embed",status="200"} 1.0' in plain.text
 
 
 async def test_metrics_count_requests_vectors_and_errors(gateway: Gateway) -> None:

@@ -8,12 +8,15 @@ from time import monotonic
 
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from microtome.errors import DeadlineExceeded, ModelServerDown, ModelServerFault
 from service.core.ports import Pixels
 from service.core.timeouts import Deadline
 from service.model_server.batcher import Batcher
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
 from tests.fakes.model_server import POISON, SIZE, FakeModelServer, card
 
 
@@ -50,6 +53,35 @@ class Bench:
 async def bench() -> Bench:
     """A batcher, idle."""
     return Bench()
+
+
+async def test_a_shared_call_is_one_span_that_every_request_leads_to() -> None:
+    """It is within the first request that is recorded; links lead from the others to it and back."""
+    kept = InMemorySpanExporter()
+    tracing, bench = Tracing(SimpleSpanProcessor(kept)), Bench()
+    bench.batcher = Batcher(bench.server, slots=lambda _: 1, metrics=tracing.metrics())
+
+    async def request(path: str, grey: int) -> None:
+        with tracing.request("POST", path, {}) as ended:
+            await bench.ask(grey)
+            ended(path, 200, {})
+
+    first = await bench.occupied()
+    names = ("/one", "/two", "/three")
+    requests = [asyncio.create_task(request(name, grey)) for grey, name in enumerate(names)]
+    unseen = bench.ask(9)
+    await asyncio.sleep(0)
+    bench.server.gate.set()
+    await asyncio.gather(first, unseen, *requests)
+
+    assert [1, 4] == bench.sizes()
+    spans = {span.name: span for span in kept.get_finished_spans()}
+    assert 1 == len([span for span in kept.get_finished_spans() if span.name == "infer"])
+    one, two, three = (spans[f"POST {name}"] for name in names)
+    infer = spans["infer"]
+    assert (one.context.span_id, 4) == (infer.parent.span_id, infer.attributes["microtome.images"])
+    assert [two.context, three.context] == [link.context for link in infer.links]
+    assert [[], [infer.context], [infer.context]] == [[link.context for link in s.links] for s in (one, two, three)]
 
 
 def image(grey: int) -> Pixels:
