@@ -67,7 +67,7 @@ def _check_surroundings(options: Options) -> None:
     read_batching(options)
     read_metrics_path(options.monitoring_config_file)
     read_credentials(options.ssl_config_file)
-    if options.models_dir:
+    if options.models_dir and not options.model_config_file:
         models_of(Path(options.models_dir))
 
 

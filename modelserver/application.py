@@ -32,10 +32,14 @@ from modelserver.models.loading import Loader, warm_up
 from modelserver.models.model import Loading
 from modelserver.models.model_config import ModelConfig
 from modelserver.models.reload import Reloader, follow, settled
+from modelserver.tensors.signatures import Bounds
 
 log = logging.getLogger(__name__)
 
 IDLE_THREADS_END_SECONDS = 0.5
+
+REQUESTS_IN_FLIGHT = 4
+"""The largest requests whose decoded inputs fit in memory at a time; of smaller ones, as many more."""
 
 
 def serve(options: Options) -> int:
@@ -77,7 +81,13 @@ class Application:
         self._catalogue = Catalogue(
             Loading(
                 load=Loader(
-                    open_engine(options), warm, batching, metrics, self._affinity, accepted_deviation(options)
+                    open_engine(options),
+                    warm,
+                    batching,
+                    metrics,
+                    self._affinity,
+                    accepted_deviation(options),
+                    Bounds(options.max_request_bytes, options.max_request_rows or None),
                 ).load,
                 threads=self._load_threads,
                 turns=asyncio.Semaphore(loads),
@@ -87,9 +97,19 @@ class Application:
             )
         )
         scheduler = Scheduler(self._run_threads, slots, metrics)
-        self._handlers = Handlers(self._catalogue, scheduler, metrics, options.enable_serialization_as_tensor_content)
-        labels_may_wait = options.allow_version_labels_for_unavailable_models
-        self._reloader = Reloader(self._catalogue, labels_may_wait=labels_may_wait)
+        self._handlers = Handlers(
+            self._catalogue,
+            scheduler,
+            metrics,
+            options.enable_serialization_as_tensor_content,
+            REQUESTS_IN_FLIGHT * options.max_request_bytes,
+        )
+        self._reloader = Reloader(
+            self._catalogue,
+            labels_may_wait=options.allow_version_labels_for_unavailable_models,
+            within=Path(options.models_dir) if options.models_dir else None,
+            by_request=options.enable_reload_requests,
+        )
         self._following: asyncio.Task[None] | None = None
         self.busy = False
         """At the end: whether a thread that cannot be stopped still works."""
@@ -121,7 +141,7 @@ class Application:
     async def _load(self) -> None:
         """Try to load every model that is known now, before the server listens, and follow later changes."""
         options, reloader = self._options, self._reloader
-        if options.models_dir:
+        if options.models_dir and not options.model_config_file:
             path = Path(options.models_dir)
             await reloader.serve_directory(path)
             changes = follow(reloader.apply_directory, "models directory", path, options.file_system_poll_wait_seconds)

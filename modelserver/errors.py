@@ -5,6 +5,7 @@
   x NotFound              — no such model or version is loaded (now)
   x FailedPrecondition    — the model has no such signature, or cannot be batched
     x Deviates            — a version's vectors are not its manifest's golden ones
+  x PermissionDenied      — the server does not let callers do this
   x ResourceExhausted     — the request waited too long in the queue, or needs too much memory
   x Unavailable           — the queue is full: try again, or another server
   x Unimplemented         — part of the API that no embedding needs
@@ -61,6 +62,12 @@ class FailedPrecondition(ServingError):
 
 class Deviates(FailedPrecondition):
     """A version computes other vectors than its manifest's golden ones, and would again: it is not loaded."""
+
+
+class PermissionDenied(ServingError):
+    """The server does not let callers do this."""
+
+    code = StatusCode.PERMISSION_DENIED
 
 
 class ResourceExhausted(ServingError):

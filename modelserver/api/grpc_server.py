@@ -5,26 +5,28 @@ import importlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_management_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
 )
 
 from modelserver.api.handlers import Handlers
 from modelserver.config.options import Options
 from modelserver.config.text_protos import read_credentials
-from modelserver.errors import CannotListen, Internal, ServingError, Unimplemented
+from modelserver.errors import CannotListen, Internal, InvalidArgument, ServingError, Unimplemented
 from modelserver.models.catalogue import Catalogue
 from modelserver.models.reload import Reloader
 
@@ -33,6 +35,20 @@ log = logging.getLogger(__name__)
 PACKAGE = "tensorflow.serving"
 HEALTH_NAMES = ("", "ModelService", "PredictionService")
 """The real server's; ``tensorflow.serving.PredictionService``, which clients might expect, is not among them."""
+
+MOST_FIELDS = 10_000
+"""Fields of one message, those of the messages within it included: protobuf makes an object of up to 100 bytes of a
+field of two. An element of an unpacked list is a field; strings are never packed."""
+
+DEEPEST = 20
+"""Messages within messages; a request has five."""
+
+MOST_NUMBERS = 32 << 20
+"""Bytes of packed numbers, each of which becomes up to eight; pixels travel as ``tensor_content``, which has no such
+bound."""
+
+_FRAME = 1 << 16
+"""Bytes of a message apart from its tensors."""
 
 LONGEST_MESSAGE = 1024
 ONLY_PREDICT = "Classify, Regress and MultiInference are not implemented; use Predict"
@@ -61,56 +77,164 @@ async def _answering(context: Context) -> AsyncIterator[None]:
         await context.abort(error.code, cut(error.message))
 
 
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], raw: bytes) -> M:
+    """Read a request whose fields have been counted, so that its objects do not take many times its bytes.
+
+    Raises:
+        InvalidArgument: The bytes are no such message, or one with too many fields.
+    """
+    counts = _Counts()
+    try:
+        counts.add(kind.DESCRIPTOR, memoryview(raw), DEEPEST)
+        return kind.FromString(raw)
+    except (DecodeError, IndexError, RecursionError):
+        raise InvalidArgument(
+            f"Expected a {kind.DESCRIPTOR.full_name}. Received {len(raw)} bytes that are none"
+        ) from None
+
+
+class _Counts:
+    """Counts what a message holds by walking over its bytes; makes nothing of them."""
+
+    def __init__(self) -> None:
+        self.fields = 0
+        self.numbers = 0
+
+    def add(self, kind: Any, raw: memoryview, deeper: int) -> None:  # noqa: ANN401, protobuf has two such types
+        """Count the fields of one message and of those within it.
+
+        Raises:
+            InvalidArgument: There are too many.
+            DecodeError, IndexError: The bytes are no message.
+        """
+        at, known = 0, kind.fields_by_number
+        while at < len(raw):
+            self.fields += 1
+            tag, at = _varint(raw, at)
+            field, form = known.get(tag >> 3), tag & 7
+            if form == _VARINT:
+                _, at = _varint(raw, at)
+            elif form == _BYTES:
+                size, at = _varint(raw, at)
+                content, at = raw[at : at + size], at + size
+                if field is not None and field.message_type is not None:
+                    self._require(deeper=deeper)
+                    self.add(field.message_type, content, deeper - 1)
+                elif field is not None and field.is_repeated and field.cpp_type in _NUMBERS:
+                    self.numbers += size
+            elif form in _FIXED:
+                at += _FIXED[form]
+            else:
+                raise DecodeError("groups are not used")
+            self._require(deeper=deeper)
+        if at > len(raw):
+            raise DecodeError("cut short")
+
+    def _require(self, *, deeper: int) -> None:
+        if self.fields > MOST_FIELDS or self.numbers > MOST_NUMBERS or deeper < 1:
+            raise InvalidArgument(
+                f"Expected a request of at most {MOST_FIELDS} fields and {MOST_NUMBERS} bytes of packed numbers, "
+                f"{DEEPEST} deep; numbers travel as tensor_content without such bounds"
+            )
+
+
+_VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}
+"""Wire types of protobuf, and the sizes of those that have one."""
+
+_NUMBERS = {
+    FieldDescriptor.CPPTYPE_INT32,
+    FieldDescriptor.CPPTYPE_INT64,
+    FieldDescriptor.CPPTYPE_UINT32,
+    FieldDescriptor.CPPTYPE_UINT64,
+    FieldDescriptor.CPPTYPE_BOOL,
+    FieldDescriptor.CPPTYPE_ENUM,
+}
+"""Types that a byte may hold, and that take up to eight in memory; of other numbers a message has all bytes."""
+
+
+def _varint(raw: memoryview, at: int) -> tuple[int, int]:
+    """Read a varint; returns it and where it ends."""
+    number = shift = 0
+    while shift < 70:
+        byte = raw[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+        shift += 7
+    raise DecodeError("a number of more than ten bytes")
+
+
 class Servicer:
     """``tensorflow.serving.PredictionService`` and ``ModelService``; methods have their names on the wire.
 
-    The ``tf.Example`` methods are refused: images do not come as ``tf.Example``.
+    Requests are the bytes that arrived. The ``tf.Example`` methods are refused: images do not come as ``tf.Example``.
     """
 
     def __init__(self, handlers: Handlers, reloader: Reloader) -> None:
         self._handlers = handlers
         self._reloader = reloader
 
-    async def Predict(  # noqa: N802
-        self, request: predict_pb2.PredictRequest, context: Context
-    ) -> predict_pb2.PredictResponse:
+    def methods(self) -> dict[str, dict[str, Any]]:
+        """Return the methods of each service by name."""
+        return {
+            "PredictionService": {
+                "Predict": self.Predict,
+                "GetModelMetadata": self.GetModelMetadata,
+                "Classify": self.Classify,
+                "Regress": self.Regress,
+                "MultiInference": self.MultiInference,
+            },
+            "ModelService": {
+                "GetModelStatus": self.GetModelStatus,
+                "HandleReloadConfigRequest": self.HandleReloadConfigRequest,
+            },
+        }
+
+    async def Predict(self, raw: bytes, context: Context) -> predict_pb2.PredictResponse:  # noqa: N802
         """Compute outputs."""
         left = context.time_remaining()
         deadline = None if left is None else time.monotonic() + left
         async with _answering(context):
-            with self._handlers.metrics.call(request.model_spec.name, "Predict"):
+            request = parse(predict_pb2.PredictRequest, raw)
+            with self._handlers.call(request.model_spec.name, "Predict"):
                 return await self._handlers.predict(request, deadline)
 
     async def GetModelMetadata(  # noqa: N802
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
+        self, raw: bytes, context: Context
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Return the signatures."""
         async with _answering(context):
-            return self._handlers.metadata(request)
+            return self._handlers.metadata(parse(get_model_metadata_pb2.GetModelMetadataRequest, raw))
 
     async def GetModelStatus(  # noqa: N802
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
+        self, raw: bytes, context: Context
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """Return the states of a model's versions."""
         async with _answering(context):
-            return self._handlers.status(request)
+            return self._handlers.status(parse(get_model_status_pb2.GetModelStatusRequest, raw))
 
     async def HandleReloadConfigRequest(  # noqa: N802
-        self, request: model_management_pb2.ReloadConfigRequest, context: Context
+        self, raw: bytes, context: Context
     ) -> model_management_pb2.ReloadConfigResponse:
         """Replace the set of models."""
         async with _answering(context):
-            return await self._reloader.reload(request)
+            return await self._reloader.reload(parse(model_management_pb2.ReloadConfigRequest, raw))
 
-    async def Classify(self, request: Any, context: Context) -> None:  # noqa: ANN401, N802
+    async def Classify(self, raw: bytes, context: Context) -> None:  # noqa: N802
         """Refuse, as Regress does."""
         async with _answering(context):
-            with self._handlers.metrics.call(request.model_spec.name, "Classify"):
+            # Both requests have the model in the same field.
+            request = parse(classification_pb2.ClassificationRequest, raw)
+            with self._handlers.call(request.model_spec.name, "Classify"):
                 raise Unimplemented(ONLY_PREDICT)
 
     Regress = Classify
 
-    async def MultiInference(self, _: object, context: Context) -> None:  # noqa: N802
+    async def MultiInference(self, _: bytes, context: Context) -> None:  # noqa: N802
         """Refuse."""
         async with _answering(context):
             raise Unimplemented(ONLY_PREDICT)
@@ -140,15 +264,20 @@ async def create_grpc_server(options: Options, servicer: Servicer, catalogue: Ca
     pairs = (pair.split("=", 1) for pair in options.grpc_channel_arguments.split(",") if pair)
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", -1),
+            # Of the bytes that arrive, and of those that they are decompressed to.
+            ("grpc.max_receive_message_length", options.max_request_bytes + _FRAME),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # or a second server on the same port would take half of the calls
             *((key, int(value) if value.lstrip("-").isdigit() else value) for key, value in pairs),
         ],
         maximum_concurrent_rpcs=options.grpc_max_threads or None,
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+    write = methodcaller("SerializeToString")
+    for service, methods in servicer.methods().items():
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(method, None, write) for name, method in methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(f"{PACKAGE}.{service}", handlers),))
     names = [*_served_names(), reflection.SERVICE_NAME]
     if options.enable_grpc_healthcheck_service or options.models_dir:
         health = Health(catalogue)

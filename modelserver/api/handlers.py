@@ -1,6 +1,8 @@
 """Predict, GetModelMetadata and GetModelStatus without a transport: from request message to response message."""
 
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,16 +10,18 @@ import numpy as np
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
 
 from modelserver.batching.scheduler import Scheduler
-from modelserver.errors import InvalidArgument
+from modelserver.errors import InvalidArgument, Unavailable
 from modelserver.metrics import Metrics
 from modelserver.models.catalogue import Catalogue
 from modelserver.tensors.codec import encode
 from modelserver.tensors.signatures import DEFAULT_SIGNATURE, bind, find_signature
 
 SIGNATURE_DEF = "signature_def"
+UNKNOWN_MODEL = "(unknown)"
+"""Counts the requests for names that no model ever had."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Handlers:
     """Answers requests.
 
@@ -26,12 +30,15 @@ class Handlers:
         scheduler: Runs it.
         metrics: Records calls, and the time of the model.
         as_content: Whether tensors are sent as raw bytes instead of repeated values.
+        most_bytes: Of the decoded inputs of all requests at a time; a single request is never too large.
     """
 
     catalogue: Catalogue
     scheduler: Scheduler
     metrics: Metrics
     as_content: bool
+    most_bytes: int
+    _held: int = 0
 
     async def predict(self, request: predict_pb2.PredictRequest, deadline: float | None) -> predict_pb2.PredictResponse:
         """Compute outputs.
@@ -45,12 +52,14 @@ class Handlers:
 
         Raises:
             ServingError: In the order of TensorFlow Serving's checks.
+            Unavailable: The inputs of other requests take the memory.
         """
         version = self.catalogue.find(_model_spec(request))
         signature = find_signature(version.model.signatures, request.model_spec.signature_name)
-        feeds, outputs = bind(signature, request.inputs, request.output_filter)
+        feeds, outputs = bind(signature, request.inputs, request.output_filter, version.bounds)
         began = time.monotonic()
-        arrays = await self.scheduler.run(version, feeds, list(outputs.values()), deadline)
+        with self._holding(sum(array.nbytes for array in feeds.values())):
+            arrays = await self.scheduler.run(version, feeds, list(outputs.values()), deadline)
         self.metrics.computed(version.name, "Predict", time.monotonic() - began)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = version.name
@@ -59,6 +68,28 @@ class Handlers:
         for alias, array in zip(outputs, arrays, strict=True):
             response.outputs[alias].CopyFrom(encode(np.asarray(array), as_content=self.as_content))
         return response
+
+    def call(self, model: str, method: str) -> AbstractContextManager[None]:
+        """Count a ``with`` block as one call. Unknown names are counted together: each would stay in memory."""
+        return self.metrics.call(self.known(model), method)
+
+    def known(self, model: str) -> str:
+        """Return a model's name for metrics."""
+        return model if model in self.catalogue.models else UNKNOWN_MODEL
+
+    @contextmanager
+    def _holding(self, size: int) -> Iterator[None]:
+        """Count the inputs of a request while it waits and runs: a few bytes each may be as many gigabytes together."""
+        if self._held and self._held + size > self.most_bytes:
+            raise Unavailable(
+                f"The requests in flight hold {self._held} bytes, and this one {size}; expected at most "
+                f"{self.most_bytes} together. Try again later"
+            )
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
 
     def metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest

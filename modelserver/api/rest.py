@@ -26,10 +26,11 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _INFERENCE = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)", re.IGNORECASE)
 _MODEL = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE)
 _LARGEST_VERSION = 2**63 - 1
+_MOST_DIGITS = 19
 
 _HTTP_STATUS = {StatusCode.INVALID_ARGUMENT: 400, StatusCode.NOT_FOUND: 404, StatusCode.UNIMPLEMENTED: 501}
 """Every error that a request here can end with."""
@@ -66,7 +67,7 @@ class RestApp:
         """Answer one call with a status and JSON."""
         inference, model = _INFERENCE.fullmatch(path), _MODEL.fullmatch(path)
         match = (inference if method == "POST" else None) or (model if method == "GET" else None)
-        name = match["name"] or "" if match else ""
+        name = self._handlers.known(match["name"]) if match and match["name"] else ""
         began, code = time.monotonic(), StatusCode.OK
         try:
             if match is None:
@@ -87,7 +88,7 @@ class RestApp:
             raise InvalidArgument("Missing model name in request.")
         spec = model_pb2.ModelSpec(name=match["name"])
         if match["version"]:
-            if int(match["version"]) > _LARGEST_VERSION:
+            if len(match["version"]) > _MOST_DIGITS or int(match["version"]) > _LARGEST_VERSION:
                 raise InvalidArgument(f"Failed to convert version: {match['version']} to numeric.")
             spec.version.value = int(match["version"])
         elif match["label"]:

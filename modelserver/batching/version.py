@@ -4,6 +4,7 @@ import asyncio
 
 from modelserver.batching.limits import BatchLimits
 from modelserver.engines.engine import LoadedModel
+from modelserver.tensors.signatures import DEFAULT_BOUNDS, Bounds
 
 
 class Version:
@@ -14,13 +15,22 @@ class Version:
         number: The version's number.
         model: Executes it.
         limits: How its requests are batched; None runs each by itself.
+        bounds: What one of them may hold.
     """
 
-    def __init__(self, name: str, number: int, model: LoadedModel, limits: BatchLimits | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        model: LoadedModel,
+        limits: BatchLimits | None = None,
+        bounds: Bounds = DEFAULT_BOUNDS,
+    ) -> None:
         self.name = name
         self.number = number
         self.model = model
         self.limits = limits
+        self.bounds = bounds
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()

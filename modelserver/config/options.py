@@ -13,6 +13,9 @@ ENGINES = ("tensorflow", "openvino")
 OWN = " [not in TensorFlow Serving]"
 """Ends the help of flags that TensorFlow Serving does not have."""
 
+LARGEST_REQUEST_BYTES = 2**31 - 2**17
+"""Protobuf's limit of a message, with room for what is not a tensor."""
+
 IGNORED = (
     "enable_profiler", "enable_signature_method_name_check", "flush_filesystem_caches",
     "num_tflite_interpreters_per_pool", "num_tflite_pools", "num_unload_threads",
@@ -44,12 +47,27 @@ class Options:
     rest_api_port: int = _flag(0, "TCP port of status, metadata and metrics over HTTP; 0 for none.")
     monitoring_config_file: str = _flag("", "Offer metrics there: a MonitoringConfig in protobuf's text format.")
     grpc_max_threads: int = _flag(0, "Most calls at a time, more are refused; 0 for no limit (there: 4 per core).")
+    max_request_bytes: int = _flag(
+        128 << 20, f"Most bytes of a message, decompressed, and of a request's tensors, decoded.{OWN}"
+    )
+    max_request_rows: int = _flag(
+        0, f"Most rows of a request; 0 for its version's largest batch: of its manifest, of batching, or 64.{OWN}"
+    )
     grpc_channel_arguments: str = _flag("", "Options of the gRPC server, as k=v,k=v.")
-    models_dir: str = _flag("", f"Serve every model of DIR, as DIR/<model>/<version>/, also those added later.{OWN}")
+    models_dir: str = _flag(
+        "",
+        "Serve every model of DIR, as DIR/<model>/<version>/, also those added later. With --model_config_file: serve "
+        f"its models, none of which may be outside of DIR.{OWN}",
+    )
     model_name: str = _flag("default", "Name of the model in --model_base_path.")
     model_base_path: str = _flag("", "Serve one model: the directory that holds its versions.")
     model_config_file: str = _flag("", "Serve the models of a ModelServerConfig, in protobuf's text format.")
     model_config_file_poll_wait_seconds: float = _flag(0.0, "Time between two readings of that file; 0 reads it once.")
+    enable_reload_requests: bool = _flag(
+        False,
+        "Let callers replace the models by HandleReloadConfigRequest, with others in --models_dir. Whoever may call it "
+        f"decides which graphs run here.{OWN}",
+    )
     allow_version_labels_for_unavailable_models: bool = _flag(False, "Let new labels name versions not loaded yet.")
     file_system_poll_wait_seconds: float = _flag(1.0, "Time between two looks at the disk; 0 looks once, <0 never.")
     max_num_load_retries: int = _flag(5, "How often a version that does not load is tried again.")
@@ -81,17 +99,12 @@ class Options:
         for name in ("port", "rest_api_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise UsageError(f"Expected --{name} between 0 and 65535. Received: {getattr(self, name)}")
+        self._check_models()
+        self._check_bounds()
         if not self.port and not self.grpc_socket_path:
             raise UsageError("Nowhere to listen: expected --port or --grpc_socket_path")
         if self.port and self.port == self.rest_api_port:
             raise UsageError(f"Expected --rest_api_port to differ from --port. Received: {self.port} for both")
-        sources = [name for name in ("models_dir", "model_base_path", "model_config_file") if getattr(self, name)]
-        if not sources:
-            raise UsageError("Nothing to serve: expected --models_dir, --model_base_path or --model_config_file")
-        if "models_dir" in sources and len(sources) > 1:
-            raise UsageError(f"Expected one of --models_dir and --{sources[1]}. Received: both")
-        if self.model_base_path and not Path(self.model_base_path).is_absolute():
-            raise UsageError(f"Expected --model_base_path to be absolute. Received: {self.model_base_path!r}")
         threads = (self.tensorflow_intra_op_parallelism, self.tensorflow_inter_op_parallelism)
         if self.tensorflow_session_parallelism and any(threads):
             raise UsageError("--tensorflow_session_parallelism excludes its intra_op and inter_op variants")
@@ -102,6 +115,26 @@ class Options:
         for pair in filter(None, self.grpc_channel_arguments.split(",")):
             if "=" not in pair:
                 raise UsageError(f"Expected --grpc_channel_arguments=k=v,k=v. Received: {pair!r}")
+
+    def _check_models(self) -> None:
+        sources = [name for name in ("models_dir", "model_base_path", "model_config_file") if getattr(self, name)]
+        if not sources:
+            raise UsageError("Nothing to serve: expected --models_dir, --model_base_path or --model_config_file")
+        if self.models_dir and self.model_base_path:
+            raise UsageError("Expected one of --models_dir and --model_base_path. Received: both")
+        if self.enable_reload_requests and not self.models_dir:
+            raise UsageError(
+                "Expected --models_dir with --enable_reload_requests: it says where callers may load models from"
+            )
+        if self.model_base_path and not Path(self.model_base_path).is_absolute():
+            raise UsageError(f"Expected --model_base_path to be absolute. Received: {self.model_base_path!r}")
+
+    def _check_bounds(self) -> None:
+        if not 1 <= self.max_request_bytes <= LARGEST_REQUEST_BYTES or self.max_request_rows < 0:
+            raise UsageError(
+                f"Expected --max_request_bytes from 1 to {LARGEST_REQUEST_BYTES} and --max_request_rows from 0. "
+                f"Received: {self.max_request_bytes} and {self.max_request_rows}"
+            )
 
 
 def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:

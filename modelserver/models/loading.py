@@ -8,7 +8,7 @@ answer.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tensorflow as tf
@@ -17,19 +17,22 @@ from tensorflow_serving.apis import prediction_log_pb2
 from modelserver.batching.limits import Batching, BatchLimits
 from modelserver.batching.queue import BatchQueue
 from modelserver.batching.run import count_rows, run_batch
-from modelserver.config.manifest import golden_check
+from modelserver.config.manifest import golden_check, max_batch_size
 from modelserver.engines.engine import Engine, LoadedModel
 from modelserver.engines.parallelism import LoadAffinity
 from modelserver.errors import DataLoss, Deviates, Internal, InvalidArgument, ServingError, Unimplemented
 from modelserver.metrics import Metrics
-from modelserver.tensors.signatures import DEFAULT_SIGNATURE, bind, find_signature
+from modelserver.tensors.signatures import DEFAULT_BOUNDS, DEFAULT_SIGNATURE, Bounds, bind, find_signature
 
 log = logging.getLogger(__name__)
 
 RECORDS = Path("assets.extra", "tf_serving_warmup_requests")
 MOST_RECORDS = 1000
 
-WarmUp = Callable[[LoadedModel, Path, BatchLimits | None], int]
+UNKNOWN_ROWS = 64
+"""Rows of a request to a version without batching whose manifest, if it has one, names no largest batch."""
+
+WarmUp = Callable[[LoadedModel, Path, BatchLimits | None, Bounds], int]
 """Executes the requests of a loaded version in its directory; returns their number, or raises ServingError."""
 
 
@@ -39,6 +42,7 @@ class Loaded:
 
     model: LoadedModel
     limits: BatchLimits | None
+    bounds: Bounds = DEFAULT_BOUNDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Loader:
         metrics: Counts loads and warm-ups.
         affinity: Pins loads to one core.
         accepted: The deviation from golden vectors that is served although it exceeds a manifest's tolerance.
+        bounds: What a request may hold; without rows, as many as its version's largest batch.
     """
 
     engine: Engine
@@ -60,6 +65,7 @@ class Loader:
     metrics: Metrics
     affinity: LoadAffinity = field(default_factory=LoadAffinity)
     accepted: float = 0.0
+    bounds: Bounds = DEFAULT_BOUNDS
 
     def load(self, version_dir: Path) -> Loaded:
         """Load one version.
@@ -71,10 +77,11 @@ class Loader:
         started = time.monotonic()
         try:
             limits = self.batching.limits_for(version_dir, self.engine.threads(version_dir))
+            bounds = self._bounds(version_dir, limits)
             with self.affinity.load():
                 model = self._read(version_dir)
                 try:
-                    self._warm_up(model, version_dir, limits)
+                    self._warm_up(model, version_dir, limits, bounds)
                     prove(model, version_dir, limits, accepted=self.accepted)
                 except BaseException:
                     model.close()
@@ -85,7 +92,14 @@ class Loader:
             log.exception("Loading %s failed", version_dir)
             raise Internal(f"Loading failed: {type(error).__name__}; see the log of the model server") from error
         log.info("Loaded %s in %.2f s", version_dir, time.monotonic() - started)
-        return Loaded(model, limits)
+        return Loaded(model, limits, bounds)
+
+    def _bounds(self, version_dir: Path, limits: BatchLimits | None) -> Bounds:
+        """Return what a request to this version may hold."""
+        if self.bounds.rows is not None:
+            return self.bounds
+        rows = limits.max_batch_size if limits else max_batch_size(version_dir) or UNKNOWN_ROWS
+        return replace(self.bounds, rows=rows)
 
     def _read(self, version_dir: Path) -> LoadedModel:
         began = time.monotonic()
@@ -97,21 +111,29 @@ class Loader:
         self.metrics.loaded(version_dir, time.monotonic() - began)
         return model
 
-    def _warm_up(self, model: LoadedModel, version_dir: Path, limits: BatchLimits | None) -> None:
+    def _warm_up(self, model: LoadedModel, version_dir: Path, limits: BatchLimits | None, bounds: Bounds) -> None:
         began = time.monotonic()
-        if self.warm_up and (count := self.warm_up(model, version_dir, limits)):
+        if self.warm_up and (count := self.warm_up(model, version_dir, limits, bounds)):
             seconds = time.monotonic() - began
             self.metrics.warmed_up(version_dir, seconds)
             log.info("Warmed up %s with %d records in %.2f s", version_dir, count, seconds)
 
 
-def warm_up(model: LoadedModel, version_dir: Path, limits: BatchLimits | None = None, *, iterations: int = 1) -> int:
+def warm_up(
+    model: LoadedModel,
+    version_dir: Path,
+    limits: BatchLimits | None = None,
+    bounds: Bounds = DEFAULT_BOUNDS,
+    *,
+    iterations: int = 1,
+) -> int:
     """Execute every warm-up record; a missing file is fine.
 
     Args:
         model: The version, loaded.
         version_dir: Its directory.
         limits: How its requests are batched; warm-up requests are padded and refused like others.
+        bounds: What a request may hold.
         iterations: Number of executions of each record.
 
     Returns:
@@ -129,7 +151,7 @@ def warm_up(model: LoadedModel, version_dir: Path, limits: BatchLimits | None = 
             if count > MOST_RECORDS:
                 raise InvalidArgument(f"Number of warmup records exceeds the maximum ({MOST_RECORDS}) at {path}")
             for _ in range(max(iterations, 1)):
-                _execute(model, prediction_log_pb2.PredictionLog.FromString(record), limits)
+                _execute(model, prediction_log_pb2.PredictionLog.FromString(record), limits, bounds)
     except tf.errors.DataLossError as error:
         raise DataLoss(f"{error.message}. Please verify your warmup data is in TFRecord format.") from error
     return count
@@ -175,13 +197,15 @@ def prove(model: LoadedModel, version_dir: Path, limits: BatchLimits | None = No
         log.info("%s equals its golden vectors: deviation %.1e", version_dir, max(deviations.values()))
 
 
-def _execute(model: LoadedModel, record: prediction_log_pb2.PredictionLog, limits: BatchLimits | None) -> None:
+def _execute(
+    model: LoadedModel, record: prediction_log_pb2.PredictionLog, limits: BatchLimits | None, bounds: Bounds
+) -> None:
     kind = record.WhichOneof("log_type")
     if kind != "predict_log":
         raise Unimplemented(f"Unsupported log_type for warmup: {kind}")
     request = record.predict_log.request
     signature = find_signature(model.signatures, request.model_spec.signature_name)
-    feeds, outputs = bind(signature, request.inputs, request.output_filter)
+    feeds, outputs = bind(signature, request.inputs, request.output_filter, bounds)
     if limits:
         BatchQueue(limits).admit(count_rows(feeds))
     run_batch(model, [feeds], list(outputs.values()), limits)

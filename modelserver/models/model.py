@@ -126,7 +126,7 @@ class Model:
     async def _look(self) -> None:
         """Compare the directory with the wanted versions."""
         try:
-            found = {} if self.retired else await asyncio.to_thread(find_versions, self.config.base_path)
+            found = {} if self.retired else await asyncio.to_thread(find_versions, *self.config.place)
         except MissingBasePath as error:
             self._throttle.write(
                 logging.ERROR,
@@ -199,7 +199,7 @@ class Model:
                 if isinstance(error, Deviates):
                     break  # as it would again
                 continue
-            record.version = Version(self.config.name, record.number, loaded.model, loaded.limits)
+            record.version = Version(self.config.name, record.number, loaded.model, loaded.limits, loaded.bounds)
             record.state = State.AVAILABLE
             self.attempted.set()
             log.info("Serving %s", self._named(record))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelserver.config.logs import LogThrottle
 from modelserver.errors import InvalidArgument, NothingToServe
 from modelserver.models.version_policy import Everything, Latest, Specific, VersionPolicy
 
@@ -17,6 +18,7 @@ LARGEST_VERSION = 2**63 - 1
 
 
 log = logging.getLogger(__name__)
+_throttle = LogThrottle(log)
 
 _TENSORFLOW = 1  # ModelType.TENSORFLOW, the deprecated way to say platform "tensorflow"
 
@@ -34,25 +36,36 @@ class ModelConfig:
         base_path: The directory of its version directories.
         policy: Selects the versions to serve.
         labels: Version numbers by label.
+        within: The directory that every version must be in, links resolved; None for anywhere.
     """
 
     name: str
     base_path: Path
     policy: VersionPolicy = field(default_factory=Latest)
     labels: Mapping[str, int] = field(default_factory=dict)
+    within: Path | None = None
+
+    @property
+    def place(self) -> tuple[Path, Path | None]:
+        """Where versions are looked for, and the directory that they must be in."""
+        return self.base_path, self.within
 
 
 def read_configs(
-    server_config: "model_server_config_pb2.ModelServerConfig", served: Collection[str] = ()
+    server_config: "model_server_config_pb2.ModelServerConfig",
+    served: Collection[str] = (),
+    within: Path | None = None,
 ) -> Sequence[ModelConfig]:
     """Read and check a ``tensorflow.serving.ModelServerConfig``.
 
     Args:
         server_config: The message.
         served: Names of the models that are served now; their platform must not change.
+        within: The directory that all models must be in, links resolved; None for anywhere.
 
     Raises:
-        InvalidArgument: It is of another kind, lists a model twice, or has a relative path or a foreign platform.
+        InvalidArgument: It is of another kind, lists a model twice, or has a relative path, one outside of ``within``
+            or a foreign platform.
     """
     if server_config.WhichOneof("config") != "model_config_list":
         raise InvalidArgument(
@@ -63,11 +76,17 @@ def read_configs(
     for entry in server_config.model_config_list.config:
         if entry.name in configs:
             raise InvalidArgument(f"Illegal to list model {entry.name} multiple times in config list")
-        configs[entry.name] = _read(entry, served)
+        configs[entry.name] = _read(entry, served, within)
+    for config in configs.values():
+        if within is not None and not _is_inside(config.base_path, within):
+            raise InvalidArgument(
+                f"Expected model {config.name} to be below {within}, the --models_dir, links resolved; got "
+                f"base_path()={config.base_path}"
+            )
     return list(configs.values())
 
 
-def _read(entry: "model_server_config_pb2.ModelConfig", served: Collection[str]) -> ModelConfig:
+def _read(entry: "model_server_config_pb2.ModelConfig", served: Collection[str], within: Path | None) -> ModelConfig:
     if not entry.base_path.startswith("/"):
         raise InvalidArgument(
             f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
@@ -84,7 +103,17 @@ def _read(entry: "model_server_config_pb2.ModelConfig", served: Collection[str])
                 f"platform requested is {entry.model_platform}"
             )
         raise InvalidArgument(f"Model {entry.name} requests unsupported platform {entry.model_platform}")
-    return ModelConfig(entry.name, Path(entry.base_path), _policy(entry), dict(entry.version_labels.items()))
+    labels = dict(entry.version_labels.items())
+    return ModelConfig(entry.name, Path(entry.base_path), _policy(entry), labels, within)
+
+
+def _is_inside(path: Path, directory: Path) -> bool:
+    """Whether a path leads below a directory, links resolved on both sides."""
+    try:
+        resolved, root = path.resolve(), directory.resolve()
+    except (OSError, ValueError, RuntimeError):  # unreadable, a null byte, a loop of links
+        return False
+    return resolved != root and resolved.is_relative_to(root)
 
 
 def _policy(entry: "model_server_config_pb2.ModelConfig") -> VersionPolicy:
@@ -126,7 +155,7 @@ def models_of(models_dir: Path) -> Sequence[ModelConfig]:
     return found
 
 
-def find_versions(base_path: Path) -> Mapping[int, Path]:
+def find_versions(base_path: Path, within: Path | None = None) -> Mapping[int, Path]:
     """List the versions of a model.
 
     A version exists from the moment its directory appears, so publish with a rename. Names that are no numbers
@@ -134,6 +163,7 @@ def find_versions(base_path: Path) -> Mapping[int, Path]:
 
     Args:
         base_path: The model's directory.
+        within: The directory that versions must be in, links resolved; others are ignored. None for anywhere.
 
     Returns:
         Version directories by number.
@@ -148,6 +178,11 @@ def find_versions(base_path: Path) -> Mapping[int, Path]:
             for name in names:
                 version, path = int(name), base_path / name
                 if version > LARGEST_VERSION or not path.is_dir():
+                    continue
+                if within is not None and not _is_inside(path, within):
+                    _throttle.write(
+                        logging.WARNING, "%s leads out of %s, the --models_dir; it is not served", path, within
+                    )
                     continue
                 if version in found:
                     log.warning("%s and %s are the same version; the latter is not served", found[version], path)

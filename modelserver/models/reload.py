@@ -10,7 +10,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from modelserver.config.logs import LogThrottle
 from modelserver.config.text_protos import read_file
-from modelserver.errors import FailedPrecondition, NothingToServe, ServingError, Unknown
+from modelserver.errors import FailedPrecondition, NothingToServe, PermissionDenied, ServingError, Unknown
 from modelserver.models.catalogue import Catalogue
 from modelserver.models.model import Model
 from modelserver.models.model_config import ModelConfig, models_of, read_configs
@@ -25,11 +25,17 @@ class Reloader:
     Args:
         catalogue: The models to configure.
         labels_may_wait: Whether a new label may name a version that is not loaded yet.
+        within: The directory that all models of a request or a file must be in; None for anywhere.
+        by_request: Whether callers may replace the configuration: then they decide which graphs run here.
     """
 
-    def __init__(self, catalogue: Catalogue, *, labels_may_wait: bool) -> None:
+    def __init__(
+        self, catalogue: Catalogue, *, labels_may_wait: bool, within: Path | None = None, by_request: bool = False
+    ) -> None:
         self._catalogue = catalogue
         self._labels_may_wait = labels_may_wait
+        self._within = within
+        self._by_request = by_request
         self._turn = asyncio.Lock()
 
     async def reload(
@@ -41,18 +47,24 @@ class Reloader:
         and while one waits for a model without a version, the next can replace it.
 
         Raises:
-            InvalidArgument: The configuration is wrong.
+            PermissionDenied: This server takes no configuration from callers.
+            InvalidArgument: The configuration is wrong, or names a directory outside of ``within``.
             FailedPrecondition: A label names a version that is not available.
             Unknown: A new model did not become available.
         """
+        if not self._by_request:
+            raise PermissionDenied(
+                "This server takes no configuration over gRPC. Expected a change of its --model_config_file or "
+                "--models_dir, or a start with --enable_reload_requests"
+            )
         served = {name for name, model in self._catalogue.models.items() if not model.retired}
-        await settled(await self.apply(read_configs(request.config, served)))
+        await settled(await self.apply(read_configs(request.config, served, self._within)))
         return model_management_pb2.ReloadConfigResponse()
 
     async def apply_file(self, path: Path) -> Sequence[Model]:
         """Apply a file that holds a ``ModelServerConfig``; like ``apply``."""
         config = await asyncio.to_thread(read_file, path, model_server_config_pb2.ModelServerConfig)
-        return await self.apply(read_configs(config))
+        return await self.apply(read_configs(config, within=self._within))
 
     async def apply(self, configs: Sequence[ModelConfig]) -> Sequence[Model]:
         """Replace the set of models; return when each new one has been loaded, or has no version that could be.

@@ -22,8 +22,15 @@ from modelserver.errors import Internal, InvalidArgument, ResourceExhausted
 
 Array = npt.NDArray[Any]
 
-LARGEST_TENSOR_BYTES = 2**31 - 1
-"""Protobuf's limit of a message; a larger tensor can only be a few bytes that are to be repeated without end."""
+REQUEST_BYTES = 128 << 20
+"""Bytes of a request's tensors once they are decoded, by default: 32 images of 600x600 need 35 MB. A tensor takes more
+bytes than its message where few values are to be repeated."""
+
+MOST_DIMENSIONS = 254
+"""TensorFlow's limit."""
+
+STRING_BYTES = 96
+"""Of each string beside its text: TensorFlow's object, Python's, and the reference in the array."""
 
 STRING = types_pb2.DT_STRING
 
@@ -60,30 +67,59 @@ def type_name(number: int) -> str:
     return types_pb2.DataType.Name(number).removeprefix("DT_").lower() if number in FIELDS else f"dtype {number}"
 
 
-def decode(proto: tensor_pb2.TensorProto, alias: str) -> Array:
+def decoded_bytes(proto: tensor_pb2.TensorProto, alias: str, most: int = REQUEST_BYTES) -> int:
+    """Return the bytes that a tensor takes once it is decoded, before anything of that size is made.
+
+    Args:
+        proto: The tensor.
+        alias: Its name in the request, for the message.
+        most: The bytes that it may take.
+
+    Raises:
+        InvalidArgument: A type or a shape that no tensor has.
+        ResourceExhausted: It takes more than it may.
+    """
+    dtype = DTYPES.get(proto.dtype)
+    dims = () if proto.tensor_shape.unknown_rank else proto.tensor_shape.dim
+    if dtype is None or len(dims) > MOST_DIMENSIONS or any(dim.size < 0 for dim in dims):
+        raise InvalidArgument(f"tensor parsing error: {alias}")
+    # Zeros do not count: no other size may be beyond what numpy can address.
+    count = math.prod(max(dim.size, 1) for dim in dims)
+    size: int = count * dtype.itemsize
+    if proto.dtype == STRING:
+        # The last string is repeated, with its text.
+        longest = len(proto.string_val[-1]) if proto.string_val else 0
+        text = sum(map(len, proto.string_val)) + len(proto.tensor_content)
+        size = count * STRING_BYTES + text + max(count - len(proto.string_val), 0) * longest
+    if size > most:
+        shape = ",".join(str(dim.size) for dim in dims)
+        raise ResourceExhausted(
+            f"OOM when allocating tensor with shape[{shape}]: input {alias} may take {most} bytes, and takes {size}"
+        )
+    return size
+
+
+def decode(proto: tensor_pb2.TensorProto, alias: str, most: int = REQUEST_BYTES) -> Array:
     """Read one tensor.
 
     Args:
         proto: The tensor.
         alias: Its name in the request, for the message.
+        most: The bytes that it may take once it is decoded.
 
     Returns:
         An array of the proto's shape and element type; it may be read-only. Strings are an object array of bytes.
 
     Raises:
         InvalidArgument: The proto contradicts itself.
-        ResourceExhausted: Its shape needs more than ``LARGEST_TENSOR_BYTES``.
+        ResourceExhausted: It takes more bytes than it may.
     """
-    dtype = DTYPES.get(proto.dtype)
+    decoded_bytes(proto, alias, most)
+    dtype = DTYPES[proto.dtype]
     shape = () if proto.tensor_shape.unknown_rank else tuple(dim.size for dim in proto.tensor_shape.dim)
-    if dtype is None or any(size < 0 for size in shape):
-        raise InvalidArgument(f"tensor parsing error: {alias}")
-    size = math.prod(shape) * dtype.itemsize
-    if size > LARGEST_TENSOR_BYTES:
-        raise ResourceExhausted(f"OOM when allocating tensor with shape[{','.join(map(str, shape))}]")
     content = proto.tensor_content
     if content and proto.dtype != STRING:
-        if len(content) != size:
+        if len(content) != math.prod(shape) * dtype.itemsize:
             raise InvalidArgument(f"tensor parsing error: {alias}")
         return np.frombuffer(content, dtype).reshape(shape)
     try:

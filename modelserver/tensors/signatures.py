@@ -1,22 +1,39 @@
 """The signatures of a SavedModel, and the check that a request fits one.
 
 Texts and order of the checks are TensorFlow Serving's: number of inputs, their names, their bytes, names of the
-outputs, and last, as execution does it, element types. ``_check_rank`` is this server's own.
+outputs, and last, as execution does it, element types. ``Bounds`` and ``_check_rank`` are this server's own.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from modelserver.errors import FailedPrecondition, InvalidArgument
-from modelserver.tensors.codec import FIELDS, Array, decode, type_name
+from modelserver.tensors.codec import FIELDS, REQUEST_BYTES, Array, decode, decoded_bytes, type_name
 
 DEFAULT_SIGNATURE = "serving_default"
 
 Signatures = Mapping[str, meta_graph_pb2.SignatureDef]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the inputs of one request may hold, checked before they are decoded: a few bytes may ask for gigabytes.
+
+    Attributes:
+        bytes: Of all inputs together, once they are decoded.
+        rows: Of an input whose first dimension the signature leaves open; None for any.
+    """
+
+    bytes: int = REQUEST_BYTES
+    rows: int | None = None
+
+
+DEFAULT_BOUNDS = Bounds()
 
 
 def copy_signatures(meta_graph: meta_graph_pb2.MetaGraphDef) -> Signatures:
@@ -37,7 +54,10 @@ def find_signature(signatures: Signatures, key: str) -> meta_graph_pb2.Signature
 
 
 def bind(
-    signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any], wanted: Sequence[str]
+    signature: meta_graph_pb2.SignatureDef,
+    sent: Mapping[str, Any],
+    wanted: Sequence[str],
+    bounds: Bounds = DEFAULT_BOUNDS,
 ) -> tuple[dict[str, Array], dict[str, str]]:
     """Fit a request to a signature.
 
@@ -45,17 +65,23 @@ def bind(
         signature: The inputs and outputs of the model, by the aliases that requests use.
         sent: The request's inputs, ``TensorProto`` by alias.
         wanted: The request's ``output_filter``; empty means all outputs.
+        bounds: What the inputs may hold.
 
     Returns:
         Arrays by the name of the graph's tensor, sorted by that name; and tensor names by alias, sorted by alias, so
         that requests whose filters differ in order share a batch.
 
     Raises:
-        InvalidArgument: Wrong number, names or bytes of inputs, names of outputs, element type or rank.
+        InvalidArgument: Wrong number, names or bytes of inputs, names of outputs, element type or rank, too many rows.
+        ResourceExhausted: The inputs take more bytes than they may.
     """
     _check_count(signature, sent)
     inputs = {alias: _input(signature, sent, alias) for alias in signature.inputs}
-    arrays = {alias: decode(proto, alias) for alias, proto in inputs.items()}
+    left = bounds.bytes
+    for alias, proto in inputs.items():
+        _check_rows(signature.inputs[alias], proto, bounds.rows)
+        left -= decoded_bytes(proto, alias, left)
+    arrays = {alias: decode(proto, alias, bounds.bytes) for alias, proto in inputs.items()}
     if set(sent) - set(signature.inputs):
         used = set(sent) & set(signature.inputs)
         raise InvalidArgument(
@@ -108,6 +134,15 @@ def _pick_outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str])
             raise InvalidArgument(f"duplicate output tensor alias: {alias}")
         picked[alias] = signature.outputs[alias].name
     return dict(sorted(picked.items()))
+
+
+def _check_rows(info: meta_graph_pb2.TensorInfo, proto: tensor_pb2.TensorProto, most: int | None) -> None:
+    """Refuse more rows than a batch may have, where the signature leaves their number open."""
+    opened = info.tensor_shape.unknown_rank or (info.tensor_shape.dim and info.tensor_shape.dim[0].size < 0)
+    if most is not None and opened and proto.tensor_shape.dim and proto.tensor_shape.dim[0].size > most:
+        raise InvalidArgument(
+            f"Task size {proto.tensor_shape.dim[0].size} is larger than maximum input batch size {most}"
+        )
 
 
 def _check_rank(alias: str, info: meta_graph_pb2.TensorInfo, array: Array) -> None:

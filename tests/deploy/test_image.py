@@ -1,6 +1,7 @@
 """The Dockerfile by its linter, what it copies by what is there, and its health check by running it."""
 
 import http.server
+import json
 import re
 import socket
 import subprocess
@@ -16,7 +17,10 @@ from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
+from modelserver.config.options import parse
 from tests.deploy.tools import tool
+
+FLAGS = re.DOTALL | re.MULTILINE
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -79,6 +83,17 @@ def test_every_image_runs_as_somebody_else_than_root(repository: Path) -> None:
     """The stage that all images stand on ends with a user's number, and none of them goes back."""
     users = re.findall(r"^USER (.*)$", (repository / "Dockerfile").read_text(), re.MULTILINE)
     assert ["10001:10001"] == users
+
+
+def test_the_model_server_of_the_image_is_bounded(repository: Path) -> None:
+    """It batches, which bounds its queues, and takes no configuration from callers."""
+    (stage,) = re.findall(
+        r"^FROM \S+ AS modelserver$.*?^CMD (\[.*?\])$", (repository / "Dockerfile").read_text(), FLAGS
+    )
+    options, ignored = parse(json.loads(stage.replace("\\\n", "")))
+    options.check()
+    assert [] == ignored
+    assert (True, False, "/models") == (options.enable_batching, options.enable_reload_requests, options.models_dir)
 
 
 def test_health_is_what_the_path_answers(repository: Path, port: int) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,18 +190,34 @@ def test_who_scales_says_how_many(combination: Combination) -> None:
 
 
 @every
-def test_only_gateways_reach_the_model_servers_calls(combination: Combination) -> None:
-    """Only what a policy opens is reachable; port 8500, which has no authentication, is open to gateways only."""
+def test_model_servers_and_redis_are_reached_by_those_who_must(combination: Combination) -> None:
+    """TensorFlow Serving protects neither port: gateways reach its calls, Prometheus its REST API.
+
+    A rule without `from` or `ports` would open to all, and a pod chooses its own labels: who is in another namespace is
+    named by that too.
+    """
     policies = [m["spec"] for m in render(combination) if m["kind"] == "NetworkPolicy"]
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in policies
-    openers = [
-        rule["from"]
-        for policy in policies
-        if policy["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "model-server"}}
-        for rule in policy.get("ingress", [])
-        if {"port": "grpc"} in rule["ports"]
-    ]
-    assert [[{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}}]] == openers
+    opened: dict[tuple[str, str], list[Any]] = {}
+    for policy in policies:
+        assert policy["podSelector"] or "ingress" not in policy
+        for rule in policy.get("ingress", []):
+            assert rule["from"], policy
+            for port in rule["ports"]:
+                target = policy["podSelector"]["matchLabels"]["app.kubernetes.io/name"]
+                opened.setdefault((target, port["port"]), []).extend(rule["from"])
+    gateway = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}}
+    prometheus = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+    }
+    expected = {("model-server", "grpc"): [gateway]}
+    if "managed-redis" not in combination:
+        expected["redis", "redis"] = [gateway]
+    if "monitoring" in combination:
+        expected |= {("model-server", "rest"): [prometheus], ("gateway", "metrics"): [prometheus]}
+    clients = {("gateway", "http"), ("gateway", "grpc")}
+    assert expected == {way: peers for way, peers in opened.items() if way not in clients}
 
 
 @every

@@ -81,8 +81,12 @@ def test_tensorflow_serving_knows_every_flag(place: str, arguments: list[str]) -
 @pytest.mark.parametrize(("place", "arguments"), embedded_command_lines().items(), ids=embedded_command_lines())
 def test_the_embedded_server_knows_every_flag(place: str, arguments: list[str]) -> None:
     """Each is one that has a meaning there."""
-    _, ignored = parse(arguments)
+    options, ignored = parse(arguments)
+    options.check()
     assert [] == ignored
+    # Rollouts change the file, which may name models of that directory only; callers change nothing.
+    assert ("/models", False) == (options.models_dir, options.enable_reload_requests)
+    assert options.enable_batching
 
 
 @pytest.mark.parametrize("place", [*command_lines()])

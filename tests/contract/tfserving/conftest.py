@@ -37,6 +37,8 @@ def address(tiny_config: Path, socket_directory: Path) -> Iterator[str]:
     with ServerProcess(
         socket_directory / "plain",
         f"--model_config_file={tiny_config}",
+        # The real server has no such bound, and tests send lists of millions of numbers.
+        "--max_request_rows=10000000",
         "--allow_version_labels_for_unavailable_models",
         "--enable_grpc_healthcheck_service",
     ) as server:

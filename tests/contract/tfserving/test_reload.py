@@ -41,11 +41,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(models: Path, socket_directory: Path) -> Iterator[Client]:
     """Return a client of a server that serves ``tiny`` at first."""
+    config = models.parent / f"{models.name}.config"
+    config.write_text(f"model_config_list {{ config {{ {_entry(models, 'tiny')} }} }}")
     with (
         ServerProcess(
             socket_directory / "reload",
-            f"--model_base_path={models / 'tiny'}",
-            "--model_name=tiny",
+            f"--model_config_file={config}",
+            f"--models_dir={models}",
+            "--enable_reload_requests",
             "--max_num_load_retries=0",
         ) as server,
         Client(server.ready().address) as client,
@@ -174,3 +177,36 @@ def test_1_6_configurations_that_cannot_be_meant(client: Client, models: Path, e
     assert (INVALID, text) == status_of(lambda: _reload(client, *entries))
 
     assert client.predict(predict()).outputs
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc", "{models}/../{name}-elsewhere", "{models}/link", "{models}", "//etc", "{models}/a\0"]
+)
+def test_a_request_loads_nothing_from_outside_the_models_directory(client: Client, models: Path, path: str) -> None:
+    """Links are resolved; a refused request changes nothing. The real server loads any directory that it can read."""
+    elsewhere = models.parent / f"{models.name}-elsewhere"
+    if not elsewhere.exists():
+        write_tiny(elsewhere / "1")
+        (models / "link").symlink_to(elsewhere)
+    _reload(client, _entry(models, "tiny"))
+    taken = f'name: "taken" base_path: "{path.format(models=models, name=models.name)}" model_platform: "tensorflow"'
+
+    code, text = status_of(lambda: _reload(client, _entry(models, "tiny"), taken.replace("\0", "\\000")))
+
+    assert INVALID is code
+    assert text.startswith(
+        f"Expected model taken to be below {models}, the --models_dir, links resolved; got base_path"
+    )
+    assert ({}, "AVAILABLE") == (client.states("taken"), client.states("tiny")[2])
+
+
+def test_a_version_that_leads_out_of_the_models_directory_is_not_loaded(client: Client, models: Path) -> None:
+    """Nor one that a link has become since."""
+    elsewhere = models.parent / f"{models.name}-version" / "2"
+    write_tiny(elsewhere)
+    write_tiny(models / "linked" / "1")
+    (models / "linked" / "2").symlink_to(elsewhere)
+
+    _reload(client, _entry(models, "linked", "model_version_policy { all {} }"))
+
+    assert {1: "AVAILABLE"} == client.states("linked")
