@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 
 import uvicorn
 
@@ -83,6 +84,8 @@ def main() -> int:
         sys.stderr.write(f"The gateway's settings are wrong:\n{error}\n")
         return 2
     log = configure(settings.log_format, settings.log_level)
+    # Pillow warns of callers' files on the standard error, which has the log.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     if words.listen_fd is None:
         # Once, not in each worker.
         for line in removed_settings():
