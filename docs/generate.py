@@ -44,7 +44,11 @@ def settings() -> str:
 
     def rows() -> Iterator[tuple[str, ...]]:
         for name, field in Settings.model_fields.items():
-            default = field.get_default() if field.default_factory is None else "cores"
+            default = field.get_default()
+            if field.default_factory is not None and isinstance(field.json_schema_extra, dict):
+                default = field.json_schema_extra["default"]
+            if isinstance(default, tuple) and default:
+                default = ",".join(default)
             shown = "**required**" if default is PydanticUndefined else "unset" if default is None else f"`{default}`"
             yield f"`{PREFIX}{name.upper()}`", shown, field.description or ""
 

@@ -3,23 +3,44 @@
 The gateway, the exporter and bulk embedding all call `decode`: models are fitted, verified and served on the same
 pixels. Each limit is enforced on the header, before the step it protects, so a decompression bomb is refused while it
 is small. Only the first frame of an animation is decoded, so the number of frames needs no limit.
-Nothing here starts threads: callers run `decode` off their event loop.
+Nothing here starts threads: callers run `decode` off their event loop. `prepared` tells what decoding will cost, for
+callers that bound it over many images.
 """
 
+import ctypes
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage
+from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
+from microtome.image_files import (
+    exif_orientation,
+    foreign,
+    is_cut,
+    require_few_parts,
+    sniffed,
+    without_metadata,
+    xmp_orientation,
+)
 from microtome.manifest import InputSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Formats that are decoded. Pillow also opens formats that run an interpreter (EPS) or read other files."""
+"""Formats that can be decoded. Pillow also opens formats that run an interpreter (EPS) or read other files."""
+
+DEFAULT_FORMATS = FORMATS[:7]
+"""What people send. JPEG 2000 holds the interpreter while it is decoded, and parts of PPM are decoded in Python."""
+
+RAW_PIXELS = b"P6 # pixels of a tensor\n"
+"""How a PPM begins that stands for a caller's tensor: 8 bits a channel, not encoded, and read in any case."""
 
 MAX_SIDE = 65_535
 """Largest side in pixels, as in JPEG. Resampling needs memory in proportion to it, whatever the other side is."""
@@ -40,11 +61,20 @@ REDUCING_GAP = 2.0
 _LARGEST_DETOUR = 16
 """Largest area after resizing and before the crop, in multiples of the model's input."""
 
-_EXIF_ORIENTATION = 0x0112
-_EXIF_TURNED = frozenset({2, 3, 4, 5, 6, 7, 8})
-_EXIF_TRANSPOSED = frozenset({5, 6, 7, 8})
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by its EXIF orientation."""
 
-_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_TRANSPOSED = frozenset({5, 6, 7, 8})
+
+_ROWS, _TILE_WIDTH, _TILE_LENGTH, _BITS = 278, 322, 323, 258
 _SMALL_TILE = 2048 * 2048
 
 
@@ -56,72 +86,230 @@ class Placement(NamedTuple):
     top: int
 
 
-def decode(encoded: bytes, spec: InputSpec, *, max_pixels: int) -> NDArray[np.uint8]:
+class Cost(NamedTuple):
+    """What decoding an image needs.
+
+    Attributes:
+        memory: bytes at its peak, beside the encoded image; measured by `python -m bench.decoding`.
+        holds_interpreter: whether it lets no other thread of its process run for longer than some 10 ms.
+    """
+
+    memory: int
+    holds_interpreter: bool
+
+
+class Picture:
+    """An image whose header has been read and is within the limits.
+
+    Attributes:
+        cost: what `pixels` will need.
+    """
+
+    def __init__(self, image: Image.Image, encoded: bytes, spec: InputSpec) -> None:
+        """Ask libjpeg for a scaled decode where the manifest allows it, which must precede loading.
+
+        Raises:
+            BrokenImage: the decoder refuses.
+        """
+        self._image, self._encoded, self._spec = image, encoded, spec
+        stored = image.size
+        with _named_faults(image.format, encoded):
+            self._placement = _place_draft(image, spec) if spec.jpeg_draft and image.format == "JPEG" else None
+            self.cost = _cost(image, stored, encoded, spec)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Decode, once.
+
+        Returns:
+            uint8 [height, width, 3], RGB, C-contiguous.
+
+        Raises:
+            BrokenImage: truncated, corrupt, or of a kind that its decoder does not read.
+            ImageTooLarge: it turns out to have too many pixels.
+        """
+        try:
+            return self._fitted(self._image)
+        except BrokenImage:
+            # A PNG has metadata after its picture, too.
+            plain = without_metadata(self._encoded, "PNG") if self._image.format == "PNG" else None
+            if plain is None:
+                raise
+            with suppress(SyntaxError), _read_header(plain, "PNG") as image:
+                return self._fitted(image)
+            raise
+
+    def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
+        spec = self._spec
+        with _named_faults(image.format, self._encoded):
+            # Some formats tell their orientation only at their end, and Pillow turns a TIFF while loading it.
+            image.load()
+            method = _UPRIGHT.get(_orientation(image)) if spec.exif_orientation and image.format != "TIFF" else None
+            upright = image if method is None else image.transpose(method)
+            rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
+            return _fit(rgb, self._placement or place(rgb.size, spec), spec, REDUCING_GAP if self._placement else None)
+
+
+@contextmanager
+def prepared(
+    encoded: bytes, spec: InputSpec, *, max_pixels: int, formats: Collection[str] = DEFAULT_FORMATS
+) -> Iterator[Picture]:
+    """Read the header of an image that is to be decoded as the model's manifest specifies.
+
+    Raises:
+        NotAnImage, BrokenImage, ImageTooLarge: as `decode` does.
+    """
+    with opened(encoded, max_pixels, formats) as image:
+        yield Picture(image, encoded, spec)
+
+
+def decode(
+    encoded: bytes, spec: InputSpec, *, max_pixels: int, formats: Collection[str] = DEFAULT_FORMATS
+) -> NDArray[np.uint8]:
     """Decode one image as the model's manifest specifies.
 
-    Colours are Keras': `convert("RGB")` for every mode; of an animation the first frame.
+    Colours are Keras': `convert("RGB")` for every mode; of an animation the first frame. A fault of metadata never
+    refuses a picture.
 
     Args:
         encoded: the file's bytes.
         spec: the manifest's `input`.
         max_pixels: width times height above which the image is refused before it is decoded.
+        formats: those of `FORMATS` that are read.
 
     Returns:
         uint8 [height, width, 3], RGB, C-contiguous.
 
     Raises:
-        NotAnImage: in none of `FORMATS`.
-        ImageTooLarge: more pixels than `max_pixels`, or a longer side, more scans or larger tiles than the limits.
-        BrokenImage: truncated or corrupt.
+        NotAnImage: in none of the formats.
+        ImageTooLarge: more pixels than `max_pixels`, or a longer side, more parts, scans or larger tiles than the
+            limits.
+        BrokenImage: truncated, corrupt, or of a kind that its decoder does not read.
     """
-    with opened(encoded, max_pixels) as image, _as_broken_image(image.format):
-        scaled = spec.jpeg_draft and image.format == "JPEG"
-        placement = _place_draft(image, spec) if scaled else None
-        # Some formats tell their orientation only at their end, and Pillow turns a TIFF while loading it.
-        image.load()
-        upright = _upright(image) if spec.exif_orientation else image
-        rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-        return _fit(rgb, placement or place(rgb.size, spec), spec, REDUCING_GAP if scaled else None)
+    with prepared(encoded, spec, max_pixels=max_pixels, formats=formats) as picture:
+        return picture.pixels()
 
 
 @contextmanager
-def opened(encoded: bytes, max_pixels: int) -> Iterator[Image.Image]:
+def opened(encoded: bytes, max_pixels: int, formats: Collection[str] = DEFAULT_FORMATS) -> Iterator[Image.Image]:
     """Read the header of an image, and refuse what is no image or too large.
 
     Args:
         encoded: the file's bytes.
         max_pixels: width times height above which the image is refused.
+        formats: those of `FORMATS` that are read.
 
     Raises:
-        NotAnImage: in none of `FORMATS`.
+        NotAnImage: in none of the formats.
         BrokenImage: the header is damaged in a way that its decoder notices.
-        ImageTooLarge: more pixels, a longer side, more scans or larger tiles than the limits.
+        ImageTooLarge: more pixels, a longer side, more parts, scans or larger tiles than the limits.
     """
     if not encoded:
         raise NotAnImage("Expected an encoded image, received 0 bytes.")
+    kind = sniffed(encoded)
+    if kind is None or (kind not in formats and not encoded.startswith(RAW_PIXELS)):
+        raise NotAnImage(_not_read(encoded, kind, formats))
+    # Of a TIFF the decoder never sees more than the picture: its metadata has the same form and no bound.
+    whole = require_few_parts(encoded, kind) and kind != "TIFF"
+    data = encoded if whole else without_metadata(encoded, kind) or encoded
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise NotAnImage(
-            f"Expected an image in one of the formats {', '.join(FORMATS)}. "
-            f"Received {len(encoded)} bytes that are none of them, or whose header is damaged."
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLarge(f"Expected at most {max_pixels} pixels, received many times more.") from None
-    except Exception as error:
-        raise broken(None, error) from error
+        image = _read_header(data, kind)
+    except SyntaxError as error:
+        plain = without_metadata(encoded, kind) if whole else None
+        if plain is None:
+            raise broken(kind, error, encoded) from error
+        try:
+            image = _read_header(plain, kind)
+        except SyntaxError:
+            raise broken(kind, error, encoded) from error
     with image:
         _check_size(image, max_pixels)
         _check_cost(image, encoded)
         yield image
 
 
-def broken(format_: str | None, error: Exception) -> BrokenImage:
+def _read_header(data: bytes, kind: str) -> Image.Image:
+    """Open a file with the one decoder of its format.
+
+    Raises:
+        SyntaxError: the header is damaged; for whatever the decoder raised.
+        ImageTooLarge: by Pillow's own limit.
+    """
+    _prepare(kind)
+    try:
+        # Image.open would drop what is wrong.
+        return Image.OPEN[kind][0](io.BytesIO(data), "")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLarge("Expected fewer pixels than Pillow allows; received many times more.") from None
+    except SyntaxError:
+        raise
+    except Exception as error:
+        # Decoders meet damaged headers with nearly any exception type.
+        raise SyntaxError(str(error)) from error
+
+
+@cache
+def _prepare(kind: str) -> None:
+    """Import a format's decoder, and set what it does beside decoding."""
+    # Without a handler of its own, what Pillow logs of callers' files would go to the standard error.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    Image.preinit()
+    if kind not in Image.OPEN:
+        Image.init()
+    if kind == "AVIF":
+        from PIL import AvifImagePlugin  # noqa: PLC0415, a library that most processes do not need
+
+        # A thread for each core, for each image, would multiply threads and memory; the callers' threads are enough.
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    elif kind == "TIFF":
+        _silence_libtiff()
+
+
+def _silence_libtiff() -> None:
+    """Stop libtiff from writing what it finds to the process' standard error, which has the log."""
+    with suppress(OSError, AttributeError, IndexError):
+        mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        libtiff = ctypes.CDLL(re.findall(r"\S+/libtiff[^/\s]*\.so\S*", mapped)[0])
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            set_handler = getattr(libtiff, name)
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
+
+
+def _not_read(encoded: bytes, kind: str | None, formats: Collection[str]) -> str:
+    read = ", ".join(name for name in FORMATS if name in formats)
+    if kind is not None:
+        return (
+            f"Expected an image in one of the formats {read}. Received {kind}, which is switched off "
+            "here: the gateway's setting MICROTOME_FORMATS lists the formats that it reads."
+        )
+    name = foreign(encoded)
+    if name is None:
+        return f"Expected an image in one of the formats {read}. Received {len(encoded)} bytes that are none of them."
+    advice = "" if ": " in name else " Convert it to JPEG or PNG."
+    return f"Expected an image in one of the formats {read}. Received {name}.{advice}"
+
+
+_NOT_READ = re.compile(
+    r"cannot handle|unknown pixel mode|unknown data organization|unsupported|not (?:yet )?supported|not available"
+    r"|not configured|samples per pixel|unknown raw mode|unrecognized image mode",
+    re.IGNORECASE,
+)
+"""Pillow's words for images that are whole, but of a kind that it does not decode."""
+
+
+def broken(kind: str, error: BaseException, encoded: bytes) -> BrokenImage:
     """Word a decoder's error for the caller; decoders' own messages are for their authors."""
-    kind = f"{format_} image" if format_ else "image"
-    if "truncated" in str(error).lower():
-        return BrokenImage(f"The {kind} is truncated: its data ends before the picture does. Send the whole file.")
-    return BrokenImage(f"The {kind} is corrupt and cannot be decoded.")
+    cause = error.__cause__ or error
+    if _NOT_READ.search(str(error)) or (kind == "TIFF" and isinstance(cause, KeyError)):
+        return BrokenImage(
+            f"The {kind} image is of a kind that is not read here ({str(error)[:60]}). "
+            "Save it as RGB with 8 bits a channel, or as PNG."
+        )
+    if is_cut(encoded, kind):
+        return BrokenImage(
+            f"The {kind} image is truncated: the file ends before the picture does. Send the whole file."
+        )
+    return BrokenImage(f"The {kind} image is corrupt and cannot be decoded.")
 
 
 def place(stored: tuple[int, int], spec: InputSpec) -> Placement:
@@ -149,17 +337,22 @@ def _centered(size: tuple[int, int], spec: InputSpec) -> Placement:
 
 def _place_draft(image: Image.Image, spec: InputSpec) -> Placement:
     """Request a scaled decode from libjpeg, which must precede loading, and place the image by its full size."""
-    transposed = spec.exif_orientation and image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
+    transposed = spec.exif_orientation and _orientation(image) in _TRANSPOSED
     placement = place(image.size[::-1] if transposed else image.size, spec)
     width, height = placement.size[::-1] if transposed else placement.size
     image.draft(None, (int(width * REDUCING_GAP), int(height * REDUCING_GAP)))
     return placement
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # exif_transpose copies an image that is upright already.
-    turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _EXIF_TURNED
-    return ImageOps.exif_transpose(image) if turned else image
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation of an image's metadata as Pillow does, but whatever else is wrong with them."""
+    exif = image.info.get("exif")
+    if exif is None and isinstance(profile := image.info.get("Raw profile type exif"), str):
+        # ImageMagick writes EXIF data into a PNG's text so.
+        with suppress(ValueError):
+            exif = bytes.fromhex("".join(profile.split("\n")[3:]))
+    found = exif_orientation(exif) if isinstance(exif, bytes) else None
+    return (xmp_orientation(image.info) or 1) if found is None else found
 
 
 def _fit(rgb: Image.Image, placement: Placement, spec: InputSpec, gap: float | None) -> NDArray[np.uint8]:
@@ -179,12 +372,79 @@ def _fit(rgb: Image.Image, placement: Placement, spec: InputSpec, gap: float | N
 
 
 @contextmanager
-def _as_broken_image(format_: str | None) -> Iterator[None]:
+def _named_faults(format_: str | None, encoded: bytes) -> Iterator[None]:
     try:
         yield
+    except ServiceError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLarge("Expected fewer pixels than Pillow allows; received many times more.") from None
     except Exception as error:
         # Decoders meet corrupt data with nearly any exception type; all of them mean the same to the caller.
-        raise broken(format_, error) from error
+        raise broken("JPEG" if format_ == "MPO" else format_ or "", error, encoded) from error
+
+
+_BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+"""Of Pillow's images by their mode; all others have 4."""
+
+_LONG_HOLD_PIXELS = 4_000_000
+"""The plugins of WebP and AVIF copy the decoded picture while they hold the interpreter, some 3 ms a million pixels."""
+
+_MANY_TILES = 4096
+
+
+def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: InputSpec) -> Cost:
+    """Estimate from the header what decoding needs: Pillow's image, its copies, and what the decoder has beside them.
+
+    Args:
+        image: not loaded; its size is that of the scaled decode.
+        stored: width and height in the file.
+        encoded: the file's bytes.
+        spec: the manifest's `input`.
+    """
+    pixels, width, height = stored[0] * stored[1], *image.size
+    depth = _BYTES_A_PIXEL.get(image.mode, 4)
+    memory = width * height * (depth + (0 if image.mode == "RGB" else 4))
+    turned = _orientation(image) != 1 or image.format == "TIFF" or (image.format == "PNG" and b"eXIf" in encoded)
+    if spec.exif_orientation and turned:
+        memory += width * height * depth
+    resized = place(image.size, spec).size[0]
+    memory += 4 * min(max(resized, spec.width), width, _LARGEST_DETOUR * spec.width) * max(width, height)
+    holds = image.format in {"JPEG2000", "PPM"} and not encoded.startswith(RAW_PIXELS)
+    match image.format:
+        case "JPEG" | "MPO":
+            # Coefficients of the whole picture, unless they come in one scan.
+            if encoded.count(b"\xff\xda") > 1:
+                memory += 2 * len(image.getbands()) * pixels
+        case "WEBP":
+            memory += 12 * pixels + 3 * len(encoded)
+            holds = pixels > _LONG_HOLD_PIXELS
+        case "AVIF":
+            found = re.search(rb"av1C..(.)", encoded, re.DOTALL)
+            deep = found is None or found[1][0] & 0x40
+            memory += (12 if deep else 8) * pixels + 2 * len(encoded)
+            holds = pixels > _LONG_HOLD_PIXELS
+        case "JPEG2000":
+            memory += int(5.5 * len(image.getbands()) * pixels)
+        case "TIFF":
+            tiles = len(getattr(image, "tile", ()))
+            memory += _tiff_buffers(getattr(image, "tag_v2", {}), stored) + len(encoded) + 500 * tiles
+            holds = tiles > _MANY_TILES
+        case "BMP" if "bmp_rle" in str(getattr(image, "tile", "")):
+            # Decoded in Python, where a few bytes may stand for a row.
+            memory += 3 * pixels
+            holds = pixels > _LONG_HOLD_PIXELS // 16 or len(encoded) > 1 << 16
+    return Cost(int(1.05 * memory) + (2 << 20), holds)
+
+
+def _tiff_buffers(tags: object, stored: tuple[int, int]) -> int:
+    """Return the bytes of libtiff's buffers: a strip or tile, and the same once more as RGBA where it converts."""
+    get = getattr(tags, "get", dict[int, object]().get)
+    numbers = [get(tag) for tag in (_ROWS, _TILE_WIDTH, _TILE_LENGTH)]
+    rows, tile_width, tile_length = (value if isinstance(value, int) else 0 for value in numbers)
+    bits = get(_BITS) or (8,)
+    size = tile_width * tile_length or min(rows or stored[1], stored[1]) * stored[0]
+    return size * (sum(bits) // 8 + 5 if isinstance(bits, tuple) else 5)
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 
 import uvicorn
 
@@ -82,6 +83,8 @@ def main() -> int:
         sys.stderr.write(f"The gateway's settings are wrong:\n{error}\n")
         return 2
     log = _configured(settings)
+    # Pillow warns of callers' files on the standard error, which has the log.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     if words.listen_fd is None:
         # Once, not in each worker.
         for line in removed_settings():

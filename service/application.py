@@ -18,6 +18,7 @@ from service.cache.coalescing import CoalescingCache, WriteBehindCache
 from service.cache.memory import Float16Cache, MemoryCache, NullCache, TieredCache, widened
 from service.cache.metered import HitCounter
 from service.core.admission import Budget
+from service.core.decoding import DecodeMemory, Decoding
 from service.core.embedder import Embedder, Intake, Limits
 from service.core.ports import Leases, VectorCache
 from service.core.remote_images import Fetcher, fetching
@@ -100,6 +101,12 @@ def build(settings: Settings, log: Logger) -> Application:
     cache, leases, redis = open_cache(settings, metrics, log)
     dependencies: Dependencies = {"model_server": rpc.trouble, **redis}
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+    decoding = Decoding(
+        decoders,
+        DecodeMemory(settings.decode_bytes, metrics.level(metrics.decode_bytes_in_flight)),
+        max_pixels=settings.max_image_pixels,
+        formats=[name.upper() for name in settings.formats],
+    )
     keyring = Keyring(keys) if (keys := settings.key_records()) else None
     stopping = asyncio.Event()
 
@@ -121,6 +128,7 @@ def build(settings: Settings, log: Logger) -> Application:
             if tracing:
                 await tracing.close()
             decoders.shutdown(wait=False, cancel_futures=True)
+            decoding.close()
 
     intake = Intake(
         Embedder(
@@ -130,9 +138,9 @@ def build(settings: Settings, log: Logger) -> Application:
                 metrics=metrics,
             ),
             cache,
-            limits=Limits(settings.max_images, settings.max_image_pixels, _LONGEST_WAIT),
+            limits=Limits(settings.max_images, _LONGEST_WAIT),
             budget=Budget(settings.max_images_in_flight, "images", metrics.level(metrics.images_in_flight)),
-            decoders=decoders,
+            decoding=decoding,
             observer=metrics,
             leases=leases,
         ),
@@ -176,6 +184,7 @@ def _publish_limits(settings: Settings, metrics: Metrics) -> None:
         "body_bytes_in_flight": settings.max_body_bytes_in_flight,
         "inference_slots": settings.inference_slots,
         "decode_threads": settings.decode_threads,
+        "decode_bytes": settings.decode_bytes,
         "cache_bytes": settings.cache_bytes,
     }.items():
         metrics.limit.labels(limit).set(amount)

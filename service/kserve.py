@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from microtome.manifest import ModelCard
+from microtome.preprocessing import RAW_PIXELS
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
 from service.core.requests import CacheUse, Embedded, EmbedRequest
@@ -245,10 +246,13 @@ def element(data: bytes) -> bytes:
 
 
 def _pictures(tensor: Tensor) -> list[bytes]:
-    """Write pixels as Netpbm, the plainest format: the core takes encoded images, and names them by hash."""
+    """Write pixels as Netpbm, the plainest format: the core takes encoded images, and names them by hash.
+
+    The comment in its head makes it one that is read whichever formats are switched on.
+    """
     count, height, width, _ = tensor.shape
     size = height * width * 3
     if len(tensor.data) != count * size:
         raise BadRequest(f"Expected {count * size} bytes for shape {list(tensor.shape)}, received {len(tensor.data)}.")
-    head = b"P6 %d %d 255\n" % (width, height)
+    head = RAW_PIXELS + b"%d %d 255\n" % (width, height)
     return [head + tensor.data[number * size : (number + 1) * size] for number in range(count)]

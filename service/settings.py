@@ -10,12 +10,15 @@ from contextlib import suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from microtome.machine import cores, memory
+from microtome.preprocessing import DEFAULT_FORMATS, FORMATS
 from service.auth import KeyRecord, read_keys
 from service.cache.redis.url import place
 from service.telemetry.logs import LogFormat, LogLevel
@@ -26,6 +29,9 @@ _MB = 1 << 20
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
 """An origin as browsers write it: scheme, host and port."""
+
+_DECODE_SHARE = 0.6
+"""Of the memory, for decoding; the rest is for the interpreter, request bodies and caches."""
 
 _REMOVED = {
     f"{PREFIX}BODY_PAUSE": "10 s",
@@ -192,13 +198,33 @@ class Settings(BaseSettings):
         description="Log a line for each request: route, status, time, stages, images, model, name of the API key.",
     )
     drain: int = Field(20, ge=0, description="Seconds that requests in flight have to finish after SIGTERM.")
+    formats: Annotated[tuple[str, ...], NoDecode] = Field(
+        tuple(name.lower() for name in DEFAULT_FORMATS),
+        min_length=1,
+        description="Image formats that are read, separated by commas: those of the default, `jpeg2000` and `ppm`. The "
+        "last two are decoded in processes of their own, since their decoders hold up all other work.",
+    )
     decode_threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, gt=0, description="Images decoded at a time; the number of cores."
+        default_factory=lambda fields: max(1, ceil(cores() / fields.get("workers", 1))),
+        gt=0,
+        description="Images decoded at a time, in each worker: the cores that affinity and CPU quota allow, divided by "
+        "the workers.",
+        json_schema_extra={"default": "cores"},
+    )
+    decode_bytes: int = Field(
+        default_factory=lambda fields: int(_DECODE_SHARE * memory() / fields.get("workers", 1)),
+        ge=16 * _MB,
+        description="Bytes of memory that images being decoded may need at a time, in each worker: 60 % of the "
+        "container's limit or of the machine's memory, divided by the workers. Images wait for their share; one that "
+        "needs more than all of it is refused. See docs/images.md.",
+        json_schema_extra={"default": "60 %"},
     )
     log_format: LogFormat = Field("console", description="`console` for people, `json` for machines.")
     log_level: LogLevel = Field("info", description="`debug`, `info`, `warning` or `error`.")
 
-    @field_validator("models", "model_server", "url_hosts", "required_models", "cors_origins", mode="before")
+    @field_validator(
+        "models", "model_server", "url_hosts", "required_models", "cors_origins", "formats", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -216,6 +242,16 @@ class Settings(BaseSettings):
             if not 0 < found.get(model.strip(), 0) <= 1 or not model.strip():
                 raise ValueError(f"expected MODEL=NUMBER with a number above 0 and at most 1; received {entry[:80]!r}")
         return found
+
+    @field_validator("formats")
+    @classmethod
+    def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name.lower() for name in value))
+        known = {name.lower() for name in FORMATS}
+        for name in names:
+            if name not in known:
+                raise ValueError(f"no such format: {name[:40]!r}; expected some of {', '.join(sorted(known))}")
+        return names
 
     @field_validator("redis_url")
     @classmethod
@@ -337,7 +373,12 @@ def read_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        faults += [_fault(e["loc"], e["msg"]) for e in error.errors(include_input=False)]
+        faults += [
+            _fault(e["loc"], e["msg"])
+            for e in error.errors(include_input=False)
+            # A default that follows from other settings cannot be computed when one of them is wrong.
+            if e["type"] != "default_factory_not_called"
+        ]
     if faults:
         raise SettingsError("\n".join(faults))
     return settings

@@ -1,18 +1,17 @@
 """Compute the vectors that a request lacks: join the flights under way, start the others, collect.
 
-One image is decoded in a thread, inferred and stored, or another gateway that does so is waited for.
+One image is decoded, inferred and stored, or another gateway that does so is waited for.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from microtome.errors import DeadlineExceeded, ModelServerDown, RequestRejected
 from microtome.manifest import ModelCard
-from microtome.preprocessing import decode
 from service.core.admission import Backlogs
+from service.core.decoding import Decoding
 from service.core.lookup import Pair
 from service.core.ports import Leases, ModelServer, Observer, Pixels, VectorCache, Vectors
 from service.core.requests import CacheUse, EmbedRequest, ImageError, Source
@@ -44,23 +43,21 @@ class Job:
 
 
 class Computation:
-    """Computes images. Decodes at most as many at a time as there are threads."""
+    """Computes images."""
 
-    def __init__(  # noqa: PLR0913, collaborators
+    def __init__(
         self,
         models: ModelServer,
         cache: VectorCache,
-        decoders: ThreadPoolExecutor,
+        decoding: Decoding,
         backlogs: Backlogs,
         *,
-        max_pixels: int,
         leases: Leases | None = None,
     ) -> None:
         self._models = models
         self._cache = cache
-        self._decoders = decoders
+        self._decoding = decoding
         self._backlogs = backlogs
-        self._max_pixels = max_pixels
         self._gateways = GatewaySingleFlight(leases or NoLeases())
 
     async def vectors(self, job: Job) -> Result:
@@ -79,8 +76,7 @@ class Computation:
     async def _compute(self, job: Job, outputs: Sequence[str]) -> OutputVectors:
         with self._backlogs.entered(job.card.name):
             with timed(job.stages, "decode"):
-                work = partial(decode, job.encoded, job.card.manifest.input, max_pixels=self._max_pixels)
-                pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+                pixels = await self._decoding.pixels(job.encoded, job.card.manifest.input)
             answer = await self._infer(job, outputs, pixels)
         vectors = {name: answer[name][0] for name in outputs}
         if job.cache != "bypass":

@@ -7,7 +7,6 @@ of other systems) call `Intake`, which also fetches images by address and gives 
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -17,6 +16,7 @@ from microtome.manifest import ModelCard
 from service.core.admission import Backlogs, Budget
 from service.core.cache_keys import image_digest
 from service.core.compute import Computation, RequestVectors, flight_key
+from service.core.decoding import Decoding
 from service.core.lookup import Lookup
 from service.core.ports import Leases, ModelServer, Observer, VectorCache, peek_of
 from service.core.remote_images import Fetch, Image, Url
@@ -37,7 +37,6 @@ class Limits:
     """What one request may ask for, and how many seconds an image may be expected to wait for others."""
 
     max_images: int
-    max_pixels: int
     longest_wait: float = 5.0
 
 
@@ -51,7 +50,7 @@ class Embedder:
         *,
         limits: Limits,
         budget: Budget,
-        decoders: ThreadPoolExecutor,
+        decoding: Decoding,
         observer: Observer,
         leases: Leases | None = None,
     ) -> None:
@@ -62,9 +61,7 @@ class Embedder:
         self._budget = budget
         self._observer = observer
         self._backlogs = Backlogs(limits.longest_wait)
-        self._computation = Computation(
-            models, cache, decoders, self._backlogs, max_pixels=limits.max_pixels, leases=leases
-        )
+        self._computation = Computation(models, cache, decoding, self._backlogs, leases=leases)
         self._single_flight = SingleFlight()
 
     def digests(self, images: Sequence[bytes], timings: Timings) -> list[str] | None:

@@ -174,6 +174,9 @@ class Metrics:
         self.body_bytes_in_flight = gauge(
             "microtome_body_bytes_in_flight", "Bytes of request bodies that are held now."
         )
+        self.decode_bytes_in_flight = gauge(
+            "microtome_decode_bytes_in_flight", "Bytes of memory that the images being decoded now need at most."
+        )
         self.queued_images = gauge("microtome_queued_images", "Decoded images that wait for a place in a batch.")
         self.batch_images = histogram(
             "microtome_batch_images",
@@ -251,7 +254,7 @@ class Metrics:
         self.limit = gauge(
             "microtome_limit",
             "What the settings allow at most, of all workers together: `images_in_flight`, `body_bytes_in_flight`, "
-            "`inference_slots` (of each model), `decode_threads`, `cache_bytes` (of the memory cache).",
+            "`inference_slots` (of each model), `decode_threads`, `decode_bytes`, `cache_bytes` (of the memory cache).",
             ["limit"],
         )
         # labels() takes half the time of counting.

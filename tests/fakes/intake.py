@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from service.cache.memory import MemoryCache
 from service.core.admission import Budget
+from service.core.decoding import DecodeMemory, Decoding
 from service.core.embedder import Embedder, Intake, Limits
 from service.core.ports import VectorCache
 from service.core.remote_images import Fetcher, fetching
@@ -29,9 +30,9 @@ def intake_over(
     embedder = Embedder(
         server,
         cache or MemoryCache(1 << 20),
-        limits=Limits(bodies.max_images, max_pixels),
+        limits=Limits(bodies.max_images),
         budget=Budget(images_in_flight, "images", metrics.level(metrics.images_in_flight)),
-        decoders=decoders,
+        decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=max_pixels),
         observer=metrics,
     )
     return Intake(

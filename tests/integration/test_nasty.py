@@ -81,7 +81,7 @@ def test_what_keras_reads_is_read_bit_for_bit(
         interpolation = INTERPOLATIONS[number % len(INTERPOLATIONS)]
         theirs = None if path.name.startswith("bomb") else read_by_keras(data, interpolation)
         try:
-            ours = decode(data, replace(SPEC, interpolation=interpolation), max_pixels=MAX_PIXELS)
+            ours = decode(data, replace(SPEC, interpolation=interpolation), max_pixels=MAX_PIXELS, formats=FORMATS)
         except RequestRejected:
             if theirs is not None and known_format(data):
                 different.append(f"{path}: only Keras reads it")

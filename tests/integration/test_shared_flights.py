@@ -15,6 +15,7 @@ from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases, lease
 from service.cache.redis.client import RedisServers
 from service.core.admission import Budget
 from service.core.cache_keys import image_digest, vector_key
+from service.core.decoding import DecodeMemory, Decoding
 from service.core.embedder import Embedder, Limits
 from service.core.requests import EmbedRequest, Source
 from service.settings import Settings
@@ -40,9 +41,9 @@ class Gateway:
         self.embedder = Embedder(
             self.server,
             self.cache,
-            limits=Limits(max_images=6, max_pixels=10_000),
+            limits=Limits(max_images=6),
             budget=Budget(640, "images"),
-            decoders=decoders,
+            decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=10_000),
             observer=metrics,
             leases=self.leases,
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from microtome.errors import RequestRejected
-from microtome.preprocessing import opened
+from microtome.preprocessing import FORMATS, opened
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.core.vectors import shaped, written
@@ -45,7 +45,7 @@ def image_facts(images: Sequence[Image]) -> list[ImageFacts]:
     for image in images:
         if isinstance(image, bytes):
             try:
-                with opened(image, _NO_LIMIT) as header:
+                with opened(image, _NO_LIMIT, FORMATS) as header:
                     depth = _BIT_DEPTHS.get(header.mode, 24)
                     found.append(ImageFacts(*header.size, (header.format or "").lower(), depth))
             except RequestRejected:

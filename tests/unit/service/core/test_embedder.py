@@ -23,6 +23,7 @@ from microtome.errors import (
 from service.cache.memory import MemoryCache
 from service.core.admission import Backlog, Budget
 from service.core.cache_keys import image_digest, vector_key
+from service.core.decoding import DecodeMemory, Decoding
 from service.core.embedder import Embedder, Limits
 from service.core.requests import EmbedRequest
 from service.core.timeouts import current_deadline, within
@@ -43,9 +44,9 @@ class Bench:
         self.embedder = Embedder(
             self.server,
             self.cache,
-            limits=Limits(max_images=6, max_pixels=10_000),
+            limits=Limits(max_images=6),
             budget=self.budget,
-            decoders=decoders,
+            decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=10_000),
             observer=self.metrics,
         )
 
