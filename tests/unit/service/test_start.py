@@ -38,6 +38,24 @@ def test_a_word_that_there_is_not_is_told(words: str, said: str) -> None:
     assert "Traceback" not in started.stderr
 
 
+def test_a_wrong_address_of_redis_ends_the_start_in_one_sentence() -> None:
+    """The address is configuration: it is told at start, not at each lookup, and without its password."""
+    needed = {"MODEL_SERVER": "localhost:1", "MODELS": "a", "ALLOW_ANONYMOUS": "true"}
+    address = {"MICROTOME_REDIS_URL": "redis://:s3cret@127.0.0.1:6379/?ssl_cert_reqs=none"}
+    started = subprocess.run(
+        [sys.executable, "-m", "service"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **{f"MICROTOME_{name}": value for name, value in needed.items()}, **address},
+    )
+    assert 2 == started.returncode
+    assert ["The gateway's settings are wrong:", started.stderr.splitlines()[-1]] == started.stderr.splitlines()
+    assert "MICROTOME_REDIS_URL: " in started.stderr
+    assert "ssl_cert_reqs" in started.stderr
+    assert "s3cret" not in started.stderr
+
+
 def test_a_removed_setting_is_one_line_of_the_log() -> None:
     """And the gateway goes on: here, until it cannot bind to its address."""
     needed = {"MODEL_SERVER": "localhost:1", "MODELS": "a", "ALLOW_ANONYMOUS": "true", "HOST": "192.0.2.1"}
