@@ -1,7 +1,7 @@
 """The composition root: the only module that imports every concrete class."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ def build(settings: Settings, log: Logger) -> Application:
         metrics=metrics,
         log=log,
     )
-    cache, leases, redis = open_cache(settings, metrics, log)
+    cache, leases, redis, beginning = open_cache(settings, metrics, log)
     dependencies: Dependencies = {"model_server": rpc.trouble, **redis}
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     decoding = Decoding(
@@ -113,6 +113,7 @@ def build(settings: Settings, log: Logger) -> Application:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         keeping = asyncio.create_task(catalogue.run(), name="catalogue")
+        trying = asyncio.create_task(beginning(), name="redis at start")
         try:
             async with (
                 _operations(settings, intake, metrics, dependencies),
@@ -120,9 +121,10 @@ def build(settings: Settings, log: Logger) -> Application:
             ):
                 yield
         finally:
-            keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeping
+            for task in (keeping, trying):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             await cache.close()
             await rpc.close()
             if tracing:
@@ -260,8 +262,10 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
 
 def open_cache(
     settings: Settings, metrics: Metrics, log: Logger, *, unwritten_bytes: int = _UNWRITTEN_BYTES
-) -> tuple[VectorCache, Leases, Dependencies]:
+) -> tuple[VectorCache, Leases, Dependencies, Callable[[], Coroutine[None, None, None]]]:
     """Build the cache tiers, the leases if gateways share their work, and the dependencies that these have.
+
+    The last of these connects to Redis, so that the log tells at start when none answers.
 
     Args:
         settings: of the gateway.
@@ -272,8 +276,9 @@ def open_cache(
     cache: VectorCache = NullCache()
     leases: Leases = NoLeases()
     dependencies: Dependencies = {}
+    beginning = _nothing
     if settings.redis_url:
-        cache, leases, dependencies = _open_redis(settings, metrics, log, unwritten_bytes)
+        cache, leases, dependencies, beginning = _open_redis(settings, metrics, log, unwritten_bytes)
     if settings.cache_bytes:
         near = MemoryCache(
             settings.cache_bytes - int(_RESPONSES_SHARE * settings.cache_bytes), HitCounter("memory", metrics)
@@ -281,19 +286,26 @@ def open_cache(
         cache = TieredCache(near, cache) if settings.redis_url else near
     if settings.cache_float16:
         cache = Float16Cache(cache, dropped=leases.release)
-    return cache, leases, dependencies
+    return cache, leases, dependencies, beginning
+
+
+async def _nothing() -> None:
+    """Chosen without Redis."""
 
 
 def _open_redis(
     settings: Settings, metrics: Metrics, log: Logger, unwritten_bytes: int
-) -> tuple[VectorCache, Leases, Dependencies]:
+) -> tuple[VectorCache, Leases, Dependencies, Callable[[], Coroutine[None, None, None]]]:
     # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
-    from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases  # noqa: PLC0415
+    from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases, Seal  # noqa: PLC0415
     from service.cache.redis.client import RedisServers  # noqa: PLC0415
 
-    servers = RedisServers(settings.redis_url or "", timeout=settings.cache_budget)
-    held = HeldLeases(settings.cache_lease)
-    redis = RedisCache(servers, ttl=settings.redis_ttl, metrics=metrics, held=held)
+    def notice(what: str, text: str) -> None:
+        log.warning("redis_restricted", what=what, detail=text)
+
+    servers = RedisServers(settings.redis_url or "", notice)
+    held, seal = HeldLeases(settings.cache_lease), Seal(settings.hmac_key())
+    redis = RedisCache(servers, ttl=settings.redis_ttl, metrics=metrics, held=held, seal=seal)
     guarded = FailOpenCache(
         redis,
         budget=settings.cache_budget,
@@ -304,7 +316,7 @@ def _open_redis(
     leases: Leases = NoLeases()
     if settings.cache_lease:
         restored = widened if settings.cache_float16 else bytes
-        leases = RedisLeases(servers, held, reads=guarded.reads, writes=guarded.writes, restored=restored)
+        leases = RedisLeases(servers, held, guards=guarded, notice=notice, seal=seal, restored=restored)
     behind = WriteBehindCache(
         guarded,
         max_bytes=unwritten_bytes,
@@ -314,4 +326,4 @@ def _open_redis(
         # Other gateways must not wait for vectors that are never written.
         dropped=leases.release,
     )
-    return CoalescingCache(behind), leases, {"redis": guarded.trouble}
+    return CoalescingCache(behind), leases, {"redis": guarded.trouble}, guarded.until_found

@@ -72,11 +72,23 @@ def main(argv: Sequence[str]) -> int:
     """Run the command line, whose first word is `cache`, and return its exit code: 1 when it could not be done."""
     options = build_parser().parse_args(argv[1:])
     try:
-        options.run(options)
+        _run(options)
     except CommandError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.run is _warm:
+        _warm(options)
+        return
+    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415, --help shall be instant
+
+    try:
+        options.run(options)
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise CommandError(f"Redis does not answer, or refuses: {type(error).__name__}: {error}"[:300]) from error
 
 
 def _stats(options: argparse.Namespace) -> None:
@@ -132,9 +144,7 @@ def _warm(options: argparse.Namespace) -> None:
 
 
 def _redis(options: argparse.Namespace) -> "Redis | RedisCluster":
-    from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415, --help shall be instant
-
-    from service.cache.redis.client import connect  # noqa: PLC0415
+    from service.cache.redis.client import connect  # noqa: PLC0415, --help shall be instant
 
     if not options.redis:
         raise CommandError("Expected --redis or MICROTOME_REDIS_URL, such as redis://localhost:6379.")
@@ -142,8 +152,6 @@ def _redis(options: argparse.Namespace) -> "Redis | RedisCluster":
         return connect(options.redis, seconds=_LOOKUP_SECONDS)
     except ValueError as error:
         raise CommandError(f"The address of Redis is wrong: {error}.") from error
-    except (RedisError, RedisClusterException, OSError) as error:
-        raise CommandError(f"Redis does not answer: {type(error).__name__}.") from error
 
 
 def _keys(redis: "Redis | RedisCluster", fingerprint: str) -> Iterator[list[bytes]]:

@@ -14,7 +14,7 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from microtome.machine import cores, memory
@@ -32,6 +32,8 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[
 
 _DECODE_SHARE = 0.6
 """Of the memory, for decoding; the rest is for the interpreter, request bodies and caches."""
+
+_HMAC_KEY_CHARACTERS = 16
 
 _REMOVED = {
     f"{PREFIX}BODY_PAUSE": "10 s",
@@ -104,8 +106,16 @@ class Settings(BaseSettings):
         None,
         description="Redis or Valkey that gateways share as cache: `redis://`, `rediss://` (TLS) or `unix://`; with "
         "Sentinel `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE`, a cluster "
-        "`redis+cluster://HOST:PORT,HOST:PORT`; password as `redis://:PASSWORD@…`. Unset: none.",
+        "`redis+cluster://HOST:PORT,HOST:PORT`; password as `redis://:PASSWORD@…`, its special characters as `%XX`. "
+        "Options and rights: docs/redis.md. Unset: none.",
     )
+    cache_hmac_key: SecretStr | None = Field(
+        None,
+        description="Secret of 16 characters or more that all gateways of a Redis share. Values there are signed with "
+        "it (HMAC-SHA256), and those that are not are misses: who can write to Redis cannot forge a vector. Unset: "
+        "values have a checksum only.",
+    )
+    cache_hmac_key_file: Path | None = Field(None, description="File with that secret, in place of the variable.")
     redis_ttl: float = Field(
         7 * 24 * 3600, gt=0, description="Seconds that a vector stays in Redis, give or take a tenth."
     )
@@ -118,7 +128,10 @@ class Settings(BaseSettings):
         False, description="Keep vectors as float16: half the memory, relative errors up to 0.05 % in hits."
     )
     cache_budget: float = Field(
-        0.05, gt=0, description="Seconds that Redis may take for an answer; then the request continues without it."
+        0.05,
+        gt=0,
+        description="Seconds that Redis may take to answer a read; then the request continues without it. Writes, for "
+        "which no request waits, have 5 s.",
     )
     cache_lease: float = Field(
         5.0,
@@ -323,6 +336,32 @@ class Settings(BaseSettings):
         if self.grpc_client_ca is not None and self.grpc_certificate is None:
             raise ValueError(f"{PREFIX}GRPC_CLIENT_CA expects {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY beside it")
         return self
+
+    @model_validator(mode="after")
+    def _hmac_key_is_one(self) -> Self:
+        self.hmac_key()
+        return self
+
+    def hmac_key(self) -> bytes:
+        """Read the secret that values in Redis are signed with; empty without one.
+
+        Raises:
+            ValueError: two secrets, one that is too short, or a file that cannot be read.
+        """
+        key = self.cache_hmac_key.get_secret_value().strip() if self.cache_hmac_key else ""
+        if self.cache_hmac_key_file is not None:
+            name = f"{PREFIX}CACHE_HMAC_KEY_FILE"
+            if key:
+                raise ValueError(f"expected one of {PREFIX}CACHE_HMAC_KEY and {name}; received both")
+            try:
+                key = self.cache_hmac_key_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"{name} cannot be read: {type(error).__name__}") from None
+        if len(key) < _HMAC_KEY_CHARACTERS and (key or self.cache_hmac_key_file is not None):
+            raise ValueError(
+                f"expected a {PREFIX}CACHE_HMAC_KEY of at least {_HMAC_KEY_CHARACTERS} characters; received {len(key)}"
+            )
+        return key.encode()
 
     def key_records(self) -> list[KeyRecord]:
         """Read the API keys of both settings.

@@ -3,7 +3,9 @@
 After a failure the other side is not called for a window, and then by one probe.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import TypeVar
@@ -15,6 +17,12 @@ from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
+
+WRITE_SECONDS = 5.0
+"""For a write. No caller waits for it, and on a busy processor many take longer than a caller waits for a read."""
+
+_PROBE = "mt1:start"
+"""A key that is read at start, and never written."""
 
 
 class Breaker:
@@ -58,7 +66,7 @@ class Guard:
         """Guard one operation.
 
         Args:
-            operation: its name in metrics and logs, `read` or `write`.
+            operation: its name in metrics and logs, `read`, `write` or `claim`.
             budget: seconds that one call may take.
             window: seconds without calls after a failure.
             metrics: count failures and show the breaker.
@@ -81,11 +89,12 @@ class Guard:
         breaker = self._breaker
         if not breaker.allows():
             return None
-        was_open = breaker.is_open
         try:
             async with self._timeout.bounded():
                 result = await function()
         except (CacheUnavailable, TimeoutError) as error:
+            # Asked now: another call may have opened or closed it meanwhile.
+            was_open = breaker.is_open
             breaker.failed()
             self._metrics.cache_failures.inc()
             self._metrics.cache_breaker_open.labels(self._operation).set(1)
@@ -93,8 +102,8 @@ class Guard:
                 reason = str(error) or f"no answer within {self._budget} s"
                 self._log.warning("cache_down", operation=self._operation, reason=reason)
             return None
-        breaker.succeeded()
-        if was_open:
+        if breaker.is_open:
+            breaker.succeeded()
             self._metrics.cache_breaker_open.labels(self._operation).set(0)
             self._log.info("cache_up", operation=self._operation)
         return result
@@ -103,22 +112,44 @@ class Guard:
 class FailOpenCache:
     """Guards every call of the inner cache. Raises nothing.
 
-    Reads and writes have a guard each: a cache that is full, or a read-only replica, still answers what it has.
+    Reads, writes and claims have a guard each: a cache that is full, or a read-only replica, still answers what it has,
+    and one that refuses claims keeps vectors. A caller waits for reads and claims, and none for a write.
     """
 
-    def __init__(self, inner: VectorCache, *, budget: float, window: float, metrics: Metrics, log: Logger) -> None:
+    def __init__(  # noqa: PLR0913, collaborators
+        self,
+        inner: VectorCache,
+        *,
+        budget: float,
+        window: float,
+        metrics: Metrics,
+        log: Logger,
+        write_budget: float = WRITE_SECONDS,
+    ) -> None:
         """Guard `inner`.
 
         Args:
             inner: the cache that may be down.
-            budget: seconds that one call may take.
+            budget: seconds that a read or a claim may take.
             window: seconds without calls after a failure.
             metrics: count failures and show the breakers.
             log: told when a breaker opens and closes.
+            write_budget: seconds that a write may take.
         """
         self._inner = inner
+        self._window = window
         self.reads = Guard("read", budget=budget, window=window, metrics=metrics, log=log)
-        self.writes = Guard("write", budget=budget, window=window, metrics=metrics, log=log)
+        self.writes = Guard("write", budget=write_budget, window=window, metrics=metrics, log=log)
+        self.claims = Guard("claim", budget=budget, window=window, metrics=metrics, log=log)
+
+    async def until_found(self) -> None:
+        """Read until an answer comes. At start: the log tells when none does, and no request need find it out."""
+        # First with the time that connecting may take, which is no sign of trouble.
+        with suppress(CacheUnavailable, TimeoutError):
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self._inner.get_many([_PROBE])
+        while await self.reads.call(partial(self._inner.get_many, [_PROBE])) is None:  # noqa: ASYNC110, Redis tells none
+            await asyncio.sleep(self._window)
 
     def trouble(self) -> str | None:
         """Return, for people, which operations are not tried after a failure; None when all are."""

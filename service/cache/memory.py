@@ -15,8 +15,15 @@ V = TypeVar("V")
 ENTRY_OVERHEAD = 300
 """Bytes that an entry costs besides its value: key string, bytes header, dict slot and links (CPython 3.11)."""
 _LARGEST = float(np.finfo(np.float16).max)
-_MARK = b"h"
-"""After the numbers: the length is odd, so that neither form can be taken for the other."""
+_SMALLEST = float(np.finfo(np.float16).smallest_normal)
+_HIGHEST = 15
+"""The largest number of a vector is stored as one below 2^15."""
+
+_MARK = b"s"
+"""After the numbers and their exponent: the length is odd, so that neither form can be taken for the other."""
+
+_OLD_MARK = b"h"
+"""After numbers without an exponent, as earlier releases stored them."""
 
 
 class ByteBoundedLRU(Generic[K, V]):
@@ -168,8 +175,9 @@ class NullCache:
 class Float16Cache:
     """Stores float32 vectors as float16 in the inner cache: half the memory, with a loss of precision.
 
-    A float16 keeps 11 bits: relative errors up to 2^-11 (0.05 %), and what is larger than 65,504 or smaller than 6e-8
-    in magnitude cannot be kept. A vector with a number too large is not stored, rather than stored wrong.
+    A float16 keeps 11 bits: relative errors up to 2^-11 (0.05 %). Each vector is multiplied by a power of two of its
+    own, which takes its largest number near float16's largest, so that numbers 2^28 times smaller have their 11 bits
+    too. A vector with a yet smaller one, other than 0, is not stored, rather than stored wrong.
     """
 
     def __init__(self, inner: VectorCache, dropped: Callable[[Sequence[str]], object] = lambda _: None) -> None:
@@ -211,12 +219,30 @@ class Float16Cache:
 
 def _halved(value: bytes) -> bytes | None:
     numbers = np.frombuffer(value, "<f4")
-    return numbers.astype("<f2").tobytes() + _MARK if np.abs(numbers).max(initial=0) <= _LARGEST else None
+    largest = np.abs(numbers).max(initial=0)
+    if not np.isfinite(largest):
+        return None
+    exponent = _HIGHEST - int(np.frexp(largest)[1])
+    half = np.ldexp(numbers, exponent).astype("<f2")
+    if np.abs(half).min(initial=_LARGEST, where=numbers != 0) < _SMALLEST:
+        return None
+    return bytes(half) + exponent.to_bytes(2, "little", signed=True) + _MARK
 
 
 def widened(value: bytes) -> bytes | None:
     """Return a float16 vector as float32, None for a value of another form."""
     # Gateways with and without this setting may share a Redis: values of the other form are misses.
-    if len(value) % 2 == 0 or not value.endswith(_MARK):
+    if len(value) % 2 == 0:
         return None
-    return np.frombuffer(value[:-1], "<f2").astype("<f4").tobytes()
+    if value.endswith(_MARK):
+        half, exponent = value[:-3], int.from_bytes(value[-3:-1], "little", signed=True)
+        with np.errstate(over="ignore"):  # only a forged exponent does: it is found not to be finite
+            return bytes(np.ldexp(np.frombuffer(half, "<f2").astype("<f4"), -exponent))
+    return np.frombuffer(value[:-1], "<f2").astype("<f4").tobytes() if value.endswith(_OLD_MARK) else None
+
+
+def all_finite(value: bytes) -> bool:
+    """Whether a stored value, float32 or float16, is a vector of finite numbers."""
+    # Widened, since an exponent may take finite numbers beyond float32. What no form fits is a miss for its reader.
+    wide = widened(value) if len(value) % 2 else value
+    return wide is None or (len(wide) % 4 == 0 and bool(np.isfinite(np.frombuffer(wide, "<f4")).all()))

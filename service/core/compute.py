@@ -171,12 +171,12 @@ class RequestVectors:
         missing: Mapping[Pair, str],
         images: Mapping[str, bytes],
     ) -> dict[Pair, Flight]:
-        # `cache=bypass` never joins work already in flight.
-        shared = self._request.cache != "bypass"
+        # `cache=bypass` never joins work already in flight, and `refresh` only work that takes nothing from the cache.
+        shared, fresh = self._request.cache != "bypass", self._request.cache != "use"
         flights: dict[Pair, Flight] = {}
         started: dict[str, dict[str, str]] = {}
         for (digest, name), key in missing.items():
-            under_way = single_flight.find(flight_key(self._card, key)) if shared else None
+            under_way = single_flight.find(flight_key(self._card, key), fresh=fresh) if shared else None
             self._sources[digest, name] = "miss" if under_way is None else "coalesced"
             if under_way is None:
                 started.setdefault(digest, {})[name] = key
@@ -187,7 +187,7 @@ class RequestVectors:
             timings, deadline = Timings(self._observer.stage), Deadline(current_deadline())
             job = Job(self._card, keys, images[digest], self._request.cache, timings.stage, deadline)
             found_under = [flight_key(self._card, key) for key in keys.values()] if shared else []
-            flight = single_flight.start(found_under, computation.vectors(job), timings, deadline)
+            flight = single_flight.start(found_under, computation.vectors(job), timings, deadline, fresh=fresh)
             flights |= {(digest, name): flight for name in keys}
         return flights
 

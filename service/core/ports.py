@@ -174,6 +174,10 @@ class Leases(Protocol):
         """Let others compute these; keys that this gateway has not leased are ignored."""
         ...
 
+    def outlived(self, keys: Sequence[str]) -> None:
+        """Be told that leases of others did not end within their time: no gateway may wait for them again and again."""
+        ...
+
 
 class Observer(Protocol):
     """Counts what happens. Must not raise and must not block."""

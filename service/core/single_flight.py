@@ -40,17 +40,21 @@ class Flight:
 
     Attributes:
         deadline: when its last waiter gives up.
+        fresh: whether its vectors are certainly computed now, and none is another gateway's or the cache's.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, all that is known of it
         self,
         table: dict[str, "Flight"],
         keys: Sequence[str],
         work: Coroutine[None, None, Result],
         timings: Timings,
         deadline: Deadline,
+        *,
+        fresh: bool,
     ) -> None:
         self._table = table
+        self.fresh = fresh
         self._keys = keys
         self._waiters = 0
         self.timings = timings
@@ -88,15 +92,22 @@ class SingleFlight:
     def __init__(self) -> None:
         self._table: dict[str, Flight] = {}
 
-    def find(self, key: str) -> Flight | None:
-        """Return the flight that computes this key's vector, if one is under way."""
-        return self._table.get(key)
+    def find(self, key: str, *, fresh: bool = False) -> Flight | None:
+        """Return the flight that computes this key's vector, if one is under way; if `fresh`, only one that is."""
+        found = self._table.get(key)
+        return None if found is None or (fresh and not found.fresh) else found
 
     def start(
-        self, keys: Sequence[str], work: Coroutine[None, None, Result], timings: Timings, deadline: Deadline
+        self,
+        keys: Sequence[str],
+        work: Coroutine[None, None, Result],
+        timings: Timings,
+        deadline: Deadline,
+        *,
+        fresh: bool,
     ) -> Flight:
         """Start a flight that others find under `keys`; without keys none finds it. Join it at once."""
-        return Flight(self._table, keys, work, timings, deadline)
+        return Flight(self._table, keys, work, timings, deadline, fresh=fresh)
 
 
 class NoLeases:
@@ -109,6 +120,9 @@ class NoLeases:
         return Acquired()
 
     def release(self, keys: Sequence[str]) -> None:
+        """Do nothing."""
+
+    def outlived(self, keys: Sequence[str]) -> None:
         """Do nothing."""
 
 
@@ -135,8 +149,12 @@ class GatewaySingleFlight:
         waited, pause = 0.0, _FIRST_PAUSE
         give_up = self._clock() + self._leases.seconds
         while missing := {name: key for name, key in keys.items() if name not in vectors}:
-            # A second gateway that dies does not cost a second lease.
-            acquired = await self._leases.acquire(list(missing.values())) if self._clock() <= give_up else Acquired()
+            acquired = Acquired()
+            if self._clock() <= give_up:
+                acquired = await self._leases.acquire(list(missing.values()))
+            else:
+                # A second gateway that dies does not cost a second lease, and a lease that is none's costs no more.
+                self._leases.outlived(list(missing.values()))
             # A value of the wrong length is no answer.
             found: OutputVectors = {
                 name: np.frombuffer(value, "<f4")

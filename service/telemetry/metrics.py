@@ -214,15 +214,16 @@ class Metrics:
         )
         self.cache_spoiled = counter(
             "microtome_cache_spoiled",
-            "Values in Redis that were not what had been stored: truncated, foreign or misplaced; each was a miss.",
+            "Values in Redis that were not what had been stored: truncated, foreign, forged, misplaced, or not finite; "
+            "each was a miss.",
         )
         self.cache_breaker_open = gauge(
             "microtome_cache_breaker_open",
-            "1 while Redis is left alone after a failure, 0 while it is used, by operation (`read`, `write`).",
+            "1 while Redis is left alone after a failure, 0 while it is used, by operation (`read`, `write`, `claim`).",
             ["operation"],
             multiprocess_mode="livemax",
         )
-        for operation in ("read", "write"):
+        for operation in ("read", "write", "claim"):
             self.cache_breaker_open.labels(operation).set(0)
         self.model_ready = gauge(
             "microtome_model_ready",

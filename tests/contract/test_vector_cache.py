@@ -21,7 +21,7 @@ from tests.fakes.vector_cache import FakeCache
 
 def redis(url: str) -> RedisCache:
     """A Redis cache as the gateway opens it."""
-    return RedisCache(RedisServers(url, timeout=2), ttl=60, metrics=Metrics())
+    return RedisCache(RedisServers(url), ttl=60, metrics=Metrics())
 
 
 def fail_open(url: str) -> FailOpenCache:
@@ -156,7 +156,7 @@ async def test_entries_in_redis_expire(valkey: Valkey) -> None:
 async def test_a_spoiled_value_is_a_miss_and_counted(valkey: Valkey, spoil: str) -> None:
     """Redis may lie: what is not what was stored under this key is no answer."""
     metrics = Metrics()
-    cache = RedisCache(RedisServers(valkey.url, timeout=2), ttl=60, metrics=metrics)
+    cache = RedisCache(RedisServers(valkey.url), ttl=60, metrics=metrics)
     await cache.put_many({"one": b"vector 1", "two": b"vector 2"})
     with valkey.client() as client:
         sealed = client.get("one")

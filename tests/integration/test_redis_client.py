@@ -30,13 +30,25 @@ async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
     valkey.destroy()
 
 
+def connections(valkey: Valkey) -> int:
+    """How many there are beside the one that asks."""
+    with valkey.client() as client:
+        return len(client.client_list()) - 1
+
+
+async def values(servers: RedisServers, *keys: str) -> list[bytes | None]:
+    """What is read, within a time that only a hang takes."""
+    async with asyncio.timeout(20):
+        return await servers.read(keys)
+
+
 async def test_lookups_side_by_side_share_few_connections_and_get_their_own_answers(valkey: Valkey) -> None:
     """A thousand lookups in parallel take at most eight connections; each has the values of its keys in their order."""
-    servers = RedisServers(valkey.url, timeout=20)
+    servers = RedisServers(valkey.url)
     await servers.run([("SET", f"k{number}", f"v{number}" * 500) for number in range(50)])
     keys = [[f"k{(number * step) % 60}" for step in range(1, 5)] for number in range(1000)]
     expected = [[f"v{key[1:]}".encode() * 500 if int(key[1:]) < 50 else None for key in each] for each in keys]
-    assert expected == await asyncio.gather(*(servers.read(each) for each in keys))
+    assert expected == await asyncio.gather(*(values(servers, *each) for each in keys))
     with valkey.client() as client:
         ours = [each for each in client.client_list() if each["cmd"] == "mget"]
     assert 1 <= len(ours) <= 8
@@ -45,49 +57,49 @@ async def test_lookups_side_by_side_share_few_connections_and_get_their_own_answ
 
 async def test_an_answer_that_came_too_late_is_nobodys(valkey: Valkey) -> None:
     """Who asks after a lookup that took too long does not get that one's values."""
-    servers = RedisServers(valkey.url, timeout=0.2)
+    servers = RedisServers(valkey.url)
     await servers.run([("SET", "early", "1"), ("SET", "late", "2")])
-    assert [b"1"] == await servers.read(["early"])
+    assert [b"1"] == await values(servers, "early")
     valkey.send(signal.SIGSTOP)
-    with pytest.raises(CacheUnavailable, match=r"no answer within 0\.2 s"):
-        await servers.read(["early"])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await servers.read(["early"])
     valkey.send(signal.SIGCONT)
-    assert [b"2"] == await servers.read(["late"])
+    assert [b"2"] == await values(servers, "late")
     await servers.close()
 
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_cancelled_call_takes_no_answer_from_the_next(valkey: Valkey, turns: int) -> None:
     """Wherever a lookup or a pipeline is cancelled, its answers are never read as those of the next call."""
-    servers = RedisServers(valkey.url, timeout=20)
+    servers = RedisServers(valkey.url)
     await servers.run([("SET", "one", "1"), ("SET", "two", "2")])
-    calls = [servers.read(["one"]), servers.run([("GET", "one"), ("MGET", "one", "one")])]
+    calls: list[Any] = [servers.read(["one"]), servers.run([("GET", "one"), ("MGET", "one", "one")])]
     for call in calls:
         gone: asyncio.Future[Any] = asyncio.ensure_future(call)
         for _ in range(turns):
             await asyncio.sleep(0)
         gone.cancel()
         for _ in range(3):
-            assert [b"2"] == await servers.read(["two"])
+            assert [b"2"] == await values(servers, "two")
     await servers.close()
 
 
 async def test_a_caller_that_gives_up_leaves_the_connection_to_the_next(valkey: Valkey) -> None:
     """Opening a connection goes on when its caller has given up: a slow login costs one call, not all."""
-    servers = RedisServers(valkey.url, timeout=20)
+    servers = RedisServers(valkey.url)
     first = asyncio.ensure_future(servers.read(["k"]))
     for _ in range(3):
         await asyncio.sleep(0)
     first.cancel()
-    assert [None] == await servers.read(["k"])
-    with valkey.client() as client:
-        assert 1 == len([each for each in client.client_list() if each["name"] == "microtome"])
+    assert [None] == await values(servers, "k")
+    assert 1 == connections(valkey)
     await servers.close()
 
 
 async def test_a_gateway_that_stood_still_does_not_blame_redis(valkey: Valkey) -> None:
     """An answer that lay in the socket while this process did nothing is taken, though its time is over."""
-    servers, metrics = RedisServers(valkey.url, timeout=0.2), Metrics()
+    servers, metrics = RedisServers(valkey.url), Metrics()
     store = RedisCache(servers, ttl=60, metrics=metrics)
     log = configure("json", "error")
     cache = CoalescingCache(FailOpenCache(store, budget=0.2, window=60, metrics=metrics, log=log))
@@ -105,35 +117,30 @@ async def test_a_gateway_that_stood_still_does_not_blame_redis(valkey: Valkey) -
 
 async def test_a_closed_connection_is_opened_anew(valkey: Valkey) -> None:
     """The lookup that meets the end of its connection may fail, but the next one works, over another connection."""
-    servers = RedisServers(valkey.url, timeout=20)
+    servers = RedisServers(valkey.url)
     value = os.urandom(5000)
     await servers.run([("SET", "k", value)])
-    assert [value] == await servers.read(["k"])
+    assert [value] == await values(servers, "k")
     with valkey.client() as client:
         assert client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") >= 1
     with suppress(CacheUnavailable):
-        await servers.read(["k"])
-    assert [value] == await servers.read(["k"])
+        await values(servers, "k")
+    assert [value] == await values(servers, "k")
     await servers.close()
 
 
 async def test_after_a_failure_all_idle_connections_are_closed(valkey: Valkey) -> None:
     """They lead to the same server, such as a master that became a replica: each would cost a failure of its own."""
-    servers = RedisServers(valkey.url, timeout=20)
+    servers = RedisServers(valkey.url)
     await asyncio.gather(*(servers.read([f"k{number}"]) for number in range(50)))
-
-    def ours() -> int:
-        with valkey.client() as client:
-            return len([each for each in client.client_list() if each["name"] == "microtome"])
-
-    assert ours() > 1
-    with pytest.raises(CacheUnavailable, match="unknown command"):
-        await servers.run([("NONSENSE",)])
+    assert connections(valkey) > 1
+    with pytest.raises(CacheUnavailable, match="wrong number of arguments"):
+        await servers.run([("GET",)])
     async with asyncio.timeout(10):
-        while ours():  # noqa: ASYNC110, Redis tells nobody
+        while connections(valkey):  # noqa: ASYNC110, Redis tells nobody
             await asyncio.sleep(0.01)
-    assert [None] == await servers.read(["k"])
-    assert 1 == ours()
+    assert [None] == await values(servers, "k")
+    assert 1 == connections(valkey)
     await servers.close()
 
 
@@ -154,7 +161,7 @@ async def speaking(*answers: bytes) -> AsyncIterator[tuple[RedisServers, list[as
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    servers = RedisServers(f"redis://127.0.0.1:{port}/0?protocol=2", timeout=20)
+    servers = RedisServers(f"redis://127.0.0.1:{port}/0?protocol=2")
     yield servers, connections
     await servers.close()
     server.close()
@@ -165,14 +172,14 @@ async def test_an_answer_of_another_form_ends_the_connection() -> None:
     """What follows it would be read as the next caller's: no caller gets it, and the next has another connection."""
     async with speaking(b"+OK\r\n*1\r\n$1\r\n1\r\n", b"*1\r\n$1\r\n3\r\n") as (servers, connections):
         with pytest.raises(CacheUnavailable, match="Expected 1 values, received"):
-            await servers.read(["one"])
-        assert [b"3"] == await servers.read(["three"])
+            await values(servers, "one")
+        assert [b"3"] == await values(servers, "three")
         assert 2 == len(connections)
 
 
 async def test_an_answer_that_was_not_asked_for_is_not_taken_for_the_next() -> None:
     """A second answer of the right form, behind the right one, ends the connection before the next call uses it."""
     async with speaking(b"*1\r\n$1\r\n1\r\n*1\r\n$1\r\n2\r\n", b"*1\r\n$1\r\n3\r\n") as (servers, connections):
-        assert [b"1"] == await servers.read(["one"])
-        assert [b"3"] == await servers.read(["three"])
+        assert [b"1"] == await values(servers, "one")
+        assert [b"3"] == await values(servers, "three")
         assert 2 == len(connections)

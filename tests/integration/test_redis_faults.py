@@ -29,7 +29,7 @@ class Guarded:
     def __init__(self, valkey: Valkey) -> None:
         self.valkey = valkey
         self.metrics = Metrics()
-        store = RedisCache(RedisServers(valkey.url, timeout=BUDGET), ttl=60, metrics=self.metrics)
+        store = RedisCache(RedisServers(valkey.url), ttl=60, metrics=self.metrics)
         self.log = KeptLog()
         self.cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=self.metrics, log=self.log)
 
@@ -151,6 +151,9 @@ NONSENSE = (
     b"$-1\r\n" * 8,
     b":7\r\n" * 8,
     b"*100000\r\n",
+    b"*2000000000\r\n",
+    b"$2000000000\r\n",
+    b"*2\r\n*2000000000\r\n",
     b"\x00\xff\xfe" * 100,
     b"",
 )
@@ -178,11 +181,11 @@ async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: byt
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     metrics = Metrics()
-    servers, held = RedisServers(f"redis://{login}{host}:{port}", timeout=BUDGET), HeldLeases(60)
+    servers, held = RedisServers(f"redis://{login}{host}:{port}"), HeldLeases(60)
     store = RedisCache(servers, ttl=60, metrics=metrics, held=held)
     log = configure("json", "error")
     cache = FailOpenCache(store, budget=BUDGET, window=0.001, metrics=metrics, log=log)
-    leases = RedisLeases(servers, held, reads=cache.reads, writes=cache.writes)
+    leases = RedisLeases(servers, held, guards=cache)
     for _ in range(3):
         assert {} == (await leases.acquire(["k", "l"])).found
         leases.release(["k", "l"])
@@ -200,7 +203,7 @@ async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: byt
 async def test_a_cluster_that_dies_is_a_cache_that_misses(tmp_path: Path) -> None:
     """With all nodes gone, or none there from the start, all is missed; once they are back it is a cache again."""
     cluster, metrics = Cluster(tmp_path), Metrics()
-    store = RedisCache(RedisServers(cluster.url, timeout=BUDGET), ttl=60, metrics=metrics)
+    store = RedisCache(RedisServers(cluster.url), ttl=60, metrics=metrics)
     cache = FailOpenCache(store, budget=BUDGET, window=WINDOW, metrics=metrics, log=configure("json", "error"))
     keys = [f"k{number}" for number in range(8)]
 

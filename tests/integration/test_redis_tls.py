@@ -75,7 +75,7 @@ async def encrypted(valkey: Locked) -> AsyncIterator[int]:
 def at(valkey: Locked, port: int, *, password: str = PASSWORD, authority: bool = True) -> RedisServers:
     """The server behind the port, as a gateway would be told of it."""
     trusted = f"?ssl_ca_certs={valkey.log.parent / 'ca.pem'}" if authority else ""
-    return RedisServers(f"rediss://:{password}@localhost:{port}/0{trusted}", timeout=20)
+    return RedisServers(f"rediss://:{password}@localhost:{port}/0{trusted}")
 
 
 def run(loop: str, test: Callable[[], Awaitable[None]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from microtome.errors import BrokenImage
 from service.application import open_cache
 from service.cache.circuit_breaker import FailOpenCache
-from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases, lease_key
+from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases, Seal, lease_key
 from service.cache.redis.client import RedisServers
 from service.core.admission import Budget
 from service.core.cache_keys import image_digest, vector_key
@@ -29,22 +29,39 @@ LONG = 60.0
 """A lease that no test waits for."""
 
 
+class Observing(Metrics):
+    """Notes the stages that requests went through."""
+
+    def __init__(self, stages: list[str]) -> None:
+        super().__init__()
+        self._seen = stages
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Note it."""
+        self._seen.append(name)
+        super().stage(name, seconds)
+
+
 class Gateway:
     """The parts of a gateway that matter here, over a model server of its own."""
 
-    def __init__(self, url: str, decoders: ThreadPoolExecutor, lease: float) -> None:
+    def __init__(self, url: str, decoders: ThreadPoolExecutor, lease: float, seal: Seal | None = None) -> None:
         self.server = FakeModelServer(card())
-        servers, held, metrics = RedisServers(url, timeout=5), HeldLeases(lease), Metrics()
-        store = RedisCache(servers, ttl=60, metrics=metrics, held=held)
+        servers, held, metrics = RedisServers(url), HeldLeases(lease), Metrics()
+        store = RedisCache(servers, ttl=60, metrics=metrics, held=held, seal=seal)
         self.cache = FailOpenCache(store, budget=5, window=60, metrics=metrics, log=configure("json", "error"))
-        self.leases = RedisLeases(servers, held, reads=self.cache.reads, writes=self.cache.writes)
+        self.notices: list[str] = []
+        self.leases = RedisLeases(
+            servers, held, guards=self.cache, notice=lambda _, text: self.notices.append(text), seal=seal
+        )
+        self.stages: list[str] = []
         self.embedder = Embedder(
             self.server,
             self.cache,
             limits=Limits(max_images=6),
             budget=Budget(640, "images"),
             decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=10_000),
-            observer=metrics,
+            observer=Observing(self.stages),
             leases=self.leases,
         )
 
@@ -135,15 +152,23 @@ async def test_a_gateway_that_dies_costs_its_lease(pair: Pair, valkey: Valkey) -
     assert 1 == len(alive.server.calls)
 
 
-async def test_nobody_waits_for_longer_than_a_lease(pair: Pair, valkey: Valkey) -> None:
-    """A claim that does not end, whoever keeps setting it, is passed by."""
+async def test_claims_without_an_end_cost_one_wait(pair: Pair, valkey: Valkey) -> None:
+    """The first that outlives its time is ended, and none is waited for after it, whoever sets as many as it likes."""
     alive = pair.gateway(lease=0.3)
-    key = vector_key(card().manifest.fingerprint, "mean", image_digest(png()))
+    keys = [vector_key(card().manifest.fingerprint, "mean", image_digest(png(seed))) for seed in range(20)]
     with valkey.client() as client:
-        client.set(lease_key(key), "for ever")
-    assert ["miss"] == await alive.sources(png())
-    with valkey.client() as client:
-        assert b"for ever" == client.get(lease_key(key))
+        for key in keys:
+            client.set(lease_key(key), "for ever")
+        assert ["miss"] == await alive.sources(png(0))
+        async with asyncio.timeout(10):
+            while client.exists(lease_key(keys[0])):  # noqa: ASYNC110, Redis tells nobody
+                await asyncio.sleep(0.01)
+    assert 1 == len(alive.notices)
+    assert "elsewhere" in alive.stages
+    alive.stages.clear()
+    assert [["miss"]] * 19 == await asyncio.gather(*(alive.sources(png(seed)) for seed in range(1, 20)))
+    assert "elsewhere" not in alive.stages
+    assert not (await alive.leases.acquire(keys)).elsewhere
 
 
 async def test_a_claim_ends_with_its_work(pair: Pair) -> None:
@@ -165,7 +190,7 @@ async def test_a_claim_ends_with_its_work(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "unwritten_bytes", "value"),
-    [({}, 0, b"1234"), ({"cache_float16": True}, 1 << 20, np.array([7e4], "<f4").tobytes())],
+    [({}, 0, b"1234"), ({"cache_float16": True}, 1 << 20, np.array([1, 1e-12], "<f4").tobytes())],
     ids=["too many wait to be written", "beyond what a float16 can hold"],
 )
 async def test_a_vector_that_is_not_written_is_not_waited_for(
@@ -182,7 +207,7 @@ async def test_a_vector_that_is_not_written_is_not_waited_for(
         **setting,
     )
     log = configure("json", "error")
-    cache, leases, _ = open_cache(settings, Metrics(), log, unwritten_bytes=unwritten_bytes)
+    cache, leases, *_ = open_cache(settings, Metrics(), log, unwritten_bytes=unwritten_bytes)
     assert not (await leases.acquire(["k", "l"])).elsewhere
     with pair.valkey.client() as client:
         assert 2 == len(client.keys("mt1-claim:*"))

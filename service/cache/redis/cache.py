@@ -1,54 +1,80 @@
 """Vectors in Redis or Valkey, shared by all gateways, and leases on those that a gateway is computing.
 
-A lease is a second key with a random token, set only if absent and with a time to live, so that of several gateways one
-computes each vector. Its gateway releases it with the write of the vector; that of a gateway that dies expires.
-Acquiring a lease reads the vector too, in the same round trip and after it: what was written meanwhile is found.
+A lease is a second key, set only if absent and with a time to live, so that of several gateways one computes each
+vector. Its gateway releases it with the write of the vector; that of a gateway that dies expires. Acquiring a lease
+reads the vector too, in the same round trip and after it: what was written meanwhile is found.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
+from hmac import compare_digest, digest
 from random import uniform
-from secrets import token_hex
 from time import monotonic
 
-from service.cache.circuit_breaker import Guard
+from service.cache.circuit_breaker import FailOpenCache
 from service.cache.coalescing import Coalescer
+from service.cache.memory import all_finite
 from service.cache.metered import HitCounter
-from service.cache.redis.client import Command, RedisServers
+from service.cache.redis.client import Command, CommandRefused, Notice, RedisServers
 from service.core.ports import Acquired
 from service.telemetry.metrics import Metrics
 
 _TTL_JITTER = 0.1
-_TAG_BYTES = 8
 _IN_FLIGHT = 2
 """Acquisitions in flight; with all of them waiting, further keys gather for the next one."""
 
-_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+_TAKEN, _FREE = "1", ""
+"""What a lease holds while it lasts, and in the millisecond that releasing it leaves to it."""
+
+_DISTRUST = 12
+"""Lengths of a lease for which no lease is waited for, after one that outlived its time."""
 
 
-def seal(key: str, value: bytes) -> bytes:
-    """Put a tag over key and value in front of the value."""
-    return _tag(key, value) + value
+class Seal:
+    """Puts a tag over key and value in front of each value, and checks it.
 
+    With a secret the tag is an HMAC: who does not know it cannot make a value, nor move one to another key. Without it
+    the tag is a plain hash: against accidents. Entries of each secret have keys of their own, so that gateways with
+    another secret, or none, miss them instead of overwriting each other's.
+    """
 
-def unseal(key: str, sealed: bytes) -> bytes | None:
-    """Return the value, or None when these bytes are not what `seal` made for this key."""
-    value = sealed[_TAG_BYTES:]
-    return value if sealed[:_TAG_BYTES] == _tag(key, value) else None
+    def __init__(self, secret: bytes = b"") -> None:
+        """Seal with a secret, or without one."""
+        self._secret = secret
+        self._suffix = f"~{digest(secret, b'microtome cache key', 'sha256').hex()[:8]}" if secret else ""
+        self._bytes = 16 if secret else 8
 
+    def name(self, key: str) -> str:
+        """Return the name in Redis of the entry with this key."""
+        return key + self._suffix
 
-def _tag(key: str, value: bytes) -> bytes:
-    # Against accidents, not against forgers, who could delete the value as well: the same value under another key has
-    # another tag. Key and value are unambiguous: keys of one form have one length but for the output's name, and
-    # values of one output one length. SHA-256 since processors have instructions for it.
-    tag = sha256(key.encode())
-    tag.update(value)
-    return tag.digest()[:_TAG_BYTES]
+    def wrap(self, key: str, value: bytes) -> bytes:
+        """Put the tag in front of the value."""
+        return self._tag(key, value) + value
+
+    def unwrap(self, key: str, sealed: object) -> bytes | None:
+        """Return the value, or None when these bytes are not what `wrap` made of finite numbers for this key."""
+        if not isinstance(sealed, bytes):
+            return None
+        value = sealed[self._bytes :]
+        valid = compare_digest(sealed[: self._bytes], self._tag(key, value)) and all_finite(value)
+        return value if valid else None
+
+    def _tag(self, key: str, value: bytes) -> bytes:
+        name = key.encode()
+        if self._secret:
+            # The length first: no part of a value can be read as part of a key.
+            return digest(self._secret, b"%d:%b" % (len(name), name) + value, "sha256")[: self._bytes]
+        # Keys of one form have one length but for the output's name, and values of one output one length. SHA-256 since
+        # processors have instructions for it.
+        tag = sha256(name)
+        tag.update(value)
+        return tag.digest()[: self._bytes]
 
 
 def lease_key(key: str) -> str:
-    """Return the key of the lease on a vector: in the same slot of a cluster, and not under the vectors' prefix."""
+    """Return the key of the lease on a vector, which is not under the vectors' prefix."""
     return f"mt1-claim:{{{key}}}"
 
 
@@ -59,27 +85,40 @@ class HeldLeases:
         """Hold leases for `seconds` each."""
         self.seconds = seconds
         self._clock = clock
-        self._held: dict[str, tuple[str, float]] = {}
+        self._held: dict[str, float] = {}
 
-    def add(self, key: str, token: str) -> None:
+    def add(self, key: str) -> None:
         """Remember a lease that was acquired just now."""
         now = self._clock()
         # Ordered by expiry, since all last equally long: expired ones are forgotten here.
-        while self._held and next(iter(self._held.values()))[1] < now:
+        while self._held and next(iter(self._held.values())) < now:
             del self._held[next(iter(self._held))]
         self._held.pop(key, None)
-        self._held[key] = (token, now + self.seconds)
+        self._held[key] = now + self.seconds
 
-    def release_commands(self, keys: Iterable[str]) -> list[Command]:
-        """Forget the leases on these keys, and return the commands that release them."""
-        held = [(key, self._held.pop(key)[0]) for key in keys if key in self._held]
-        return [("EVAL", _RELEASE, 1, lease_key(key), token) for key, token in held]
+    def release_commands(self, keys: Iterable[str], name: Callable[[str], str]) -> list[Command]:
+        """Forget the leases on these keys, and return the commands that release them, by the names of the vectors.
+
+        SET with a millisecond to live: it needs no more permission than storing a vector, as DEL and scripts do. One
+        that expired meanwhile is another gateway's: releasing that would cost an inference at most.
+        """
+        now = self._clock()
+        held = [key for key in keys if self._held.pop(key, 0.0) > now]
+        return [("SET", lease_key(name(key)), _FREE, "PX", 1) for key in held]
 
 
 class RedisCache:
-    """One MGET for all keys of a request, one pipeline for its writes; values have a checksum, see `seal`."""
+    """One MGET for all keys of a request, one pipeline for its writes; values are sealed, see `Seal`."""
 
-    def __init__(self, servers: RedisServers, *, ttl: float, metrics: Metrics, held: HeldLeases | None = None) -> None:
+    def __init__(
+        self,
+        servers: RedisServers,
+        *,
+        ttl: float,
+        metrics: Metrics,
+        held: HeldLeases | None = None,
+        seal: Seal | None = None,
+    ) -> None:
         """Keep vectors there.
 
         Args:
@@ -87,12 +126,14 @@ class RedisCache:
             ttl: seconds that an entry stays, give or take a tenth, so that what was stored together expires apart.
             metrics: count hits, misses and corrupt values.
             held: this process's leases, each released with the write of its vector.
+            seal: of the values.
         """
         self._servers = servers
         self._ttl = ttl
         self._metrics = metrics
         self._counter = HitCounter("redis", metrics)
         self._held = held or HeldLeases(1.0)
+        self._seal = seal or Seal()
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys, None for absent and for corrupt ones.
@@ -102,7 +143,7 @@ class RedisCache:
         """
         if not keys:
             return []
-        sealed = await self._servers.read(keys)
+        sealed = await self._servers.read([self._seal.name(key) for key in keys])
         values = [
             None if value is None else self._unsealed(key, value) for key, value in zip(keys, sealed, strict=True)
         ]
@@ -115,9 +156,12 @@ class RedisCache:
         Raises:
             CacheUnavailable: Redis did not answer, or answered with an error.
         """
-        stores = [("SET", key, seal(key, value), "PX", self._milliseconds()) for key, value in entries.items()]
+        seal = self._seal
+        stores = [
+            ("SET", seal.name(key), seal.wrap(key, value), "PX", self._milliseconds()) for key, value in entries.items()
+        ]
         # After the values in the same pipeline: a gateway that finds no lease finds the vector.
-        await self._servers.run([*stores, *self._held.release_commands(entries)])
+        await self._servers.run([*stores, *self._held.release_commands(entries, seal.name)])
 
     async def close(self) -> None:
         """Close the connections."""
@@ -126,39 +170,52 @@ class RedisCache:
     def _milliseconds(self) -> int:
         return max(1, int(1000 * self._ttl * uniform(1 - _TTL_JITTER, 1 + _TTL_JITTER)))  # noqa: S311, jitter is no secret
 
-    def _unsealed(self, key: str, sealed: object) -> bytes | None:
-        value = unseal(key, sealed) if isinstance(sealed, bytes) else None
+    def _unsealed(self, key: str, sealed: bytes) -> bytes | None:
+        value = self._seal.unwrap(key, sealed)
         if value is None:
             self._metrics.cache_spoiled.inc()
         return value
 
 
 class RedisLeases:
-    """Implements the core's `Leases` port. While Redis is down no leases are acquired."""
+    """Implements the core's `Leases` port. While Redis is down or refuses them no leases are acquired.
 
-    def __init__(
+    Redis is shared, and a lease is a key that all who can write to it may set. So one that outlives its time is ended,
+    and in the time after it none is waited for.
+    """
+
+    def __init__(  # noqa: PLR0913, collaborators
         self,
         servers: RedisServers,
         held: HeldLeases,
         *,
-        reads: Guard,
-        writes: Guard,
+        guards: FailOpenCache,
+        notice: Notice = lambda _name, _text: None,
+        seal: Seal | None = None,
         restored: Callable[[bytes], bytes | None] = bytes,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """Lease there.
 
         Args:
             servers: where the vectors are; closed by their cache.
             held: the leases of this process.
-            reads: while it is open nothing is leased.
-            writes: guards the calls: without writes there are no leases.
+            guards: of the same servers: `claims` guards the calls, and while reads or writes are left alone nothing is
+                leased, since no other gateway would find the vector.
+            notice: is told that leases are refused, or not trusted.
+            seal: of the values.
             restored: from a value as it is stored to the vector's bytes, None for what is no vector.
+            clock: seconds.
         """
         self._servers = servers
         self._held = held
-        self._reads = reads
-        self._writes = writes
+        self._guards = guards
+        self._notice = notice
+        self._seal = seal or Seal()
         self._restored = restored
+        self._clock = clock
+        self._distrusted_until = 0.0
+        self._refused = False
         self._acquisitions = Coalescer(self._acquire_guarded, _IN_FLIGHT)
         self._releases: set[asyncio.Task[object]] = set()
 
@@ -169,7 +226,7 @@ class RedisLeases:
 
     async def acquire(self, keys: Sequence[str]) -> Acquired:
         """Lease what is neither cached nor leased; see the port. The keys of one tick share a round trip."""
-        if self._reads.is_open:
+        if self._guards.reads.is_open or self._guards.writes.is_open or self._clock() < self._distrusted_until:
             return Acquired()
         acquisition = self._acquisitions.call(keys)
         try:
@@ -181,28 +238,44 @@ class RedisLeases:
 
     def release(self, keys: Sequence[str]) -> None:
         """Let others compute these; see the port."""
-        commands = self._held.release_commands(keys)
+        self._send(self._held.release_commands(keys, self._seal.name))
+
+    def outlived(self, keys: Sequence[str]) -> None:
+        """End these leases of others, and trust none for a while; see the port."""
+        now = self._clock()
+        if now >= self._distrusted_until:
+            self._notice(
+                "claims", f"A vector claimed elsewhere did not come in {self.seconds:g} s; none is waited for now"
+            )
+        self._distrusted_until = now + _DISTRUST * self.seconds
+        self._send([("SET", lease_key(self._seal.name(key)), _FREE, "PX", 1) for key in keys])
+
+    def _send(self, commands: Sequence[Command]) -> None:
         if commands:
-            task = asyncio.create_task(self._writes.call(lambda: self._servers.run(commands)), name="release leases")
+            task = asyncio.create_task(self._guards.claims.call(lambda: self._servers.run(commands)), name="end leases")
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
 
     async def _acquire_guarded(self, keys: list[str]) -> Acquired:
-        return await self._writes.call(lambda: self._acquire(keys)) or Acquired()
+        return await self._guards.claims.call(lambda: self._acquire(keys)) or Acquired()
 
     async def _acquire(self, keys: list[str]) -> Acquired:
-        tokens = {key: token_hex(8) for key in keys}
         milliseconds = max(1, int(1000 * self.seconds))
-        commands: list[Command] = []
-        for key, token in tokens.items():
-            commands += [("SET", lease_key(key), token, "NX", "PX", milliseconds), ("GET", key)]
-        answers = await self._servers.run(commands)
-        leased = {key for key, answer in zip(keys, answers[::2], strict=True) if answer}
+        names = [self._seal.name(key) for key in keys]
+        wanted: list[Command] = [("SET", lease_key(name), _TAKEN, "NX", "PX", milliseconds) for name in names]
+        try:
+            answers, values = await self._servers.run_and_read(wanted, names)
+        except CommandRefused as error:
+            if not self._refused:
+                self._refused = True
+                self._notice("claims", f"Gateways may compute the same vector twice, since claims are refused: {error}")
+            return Acquired()
+        leased = {key for key, answer in zip(keys, answers, strict=True) if answer}
         for key in leased:
-            self._held.add(key, tokens[key])
+            self._held.add(key)
         found = {}
-        for key, sealed in zip(keys, answers[1::2], strict=True):
-            raw = unseal(key, sealed) if isinstance(sealed, bytes) else None
+        for key, sealed in zip(keys, values, strict=True):
+            raw = self._seal.unwrap(key, sealed)
             if raw is not None and (value := self._restored(raw)):
                 found[key] = value
         self.release([key for key in found if key in leased])

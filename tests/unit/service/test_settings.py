@@ -49,6 +49,15 @@ def test_prefix_and_origins_are_read_as_they_are_used(monkeypatch: pytest.Monkey
         ("MICROTOME_PORT", "none", "MICROTOME_PORT: .*integer"),
         ("MICROTOME_MODELS", " , ", "MICROTOME_MODELS: "),
         ("MICROTOME_REDIS_URL", "localhost:6379", "MICROTOME_REDIS_URL: .*redis://"),
+        ("MICROTOME_REDIS_URL", "redis://:s/3cret@x", "MICROTOME_REDIS_URL: .*%XX"),
+        (
+            "MICROTOME_REDIS_URL",
+            "redis://x/?ssl_cert_reqs=none",
+            "MICROTOME_REDIS_URL: .*ssl_cert_reqs only with rediss",
+        ),
+        ("MICROTOME_CACHE_HMAC_KEY", "s3cret", "MICROTOME_CACHE_HMAC_KEY of at least 16 characters; received 6"),
+        ("MICROTOME_CACHE_HMAC_KEY_FILE", "/nowhere", "MICROTOME_CACHE_HMAC_KEY_FILE cannot be read: FileNotFound"),
+        ("MICROTOME_CACHE_HMAC_KEY_FILE", "/dev/null", "at least 16 characters; received 0"),
         ("MICROTOME_REDIS_ULR", "redis://x", "MICROTOME_REDIS_ULR: no such setting; did you mean MICROTOME_REDIS_URL"),
         ("MICROTOME_DEADLINE", "-1", "MICROTOME_DEADLINE: "),
         ("MICROTOME_ACCEPT_DEVIATION", "0.01", "MICROTOME_ACCEPT_DEVIATION: .*expected MODEL=NUMBER .*'0.01'"),
@@ -65,8 +74,27 @@ def test_prefix_and_origins_are_read_as_they_are_used(monkeypatch: pytest.Monkey
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
     """The error names the variable and what was expected; a misspelt one is not ignored."""
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(SettingsError, match=words) as told:
         read_settings()
+    assert "3cret" not in str(told.value)
+    assert 1 == len(str(told.value).splitlines())
+
+
+def test_the_key_for_values_comes_from_one_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A variable or a file, without its end of line; both are an error, none is no key; it is never shown."""
+    assert b"" == read_settings().hmac_key()
+    (tmp_path / "key").write_text("s3cret-of-these-gateways\n")
+    monkeypatch.setenv("MICROTOME_CACHE_HMAC_KEY_FILE", str(tmp_path / "key"))
+    assert b"s3cret-of-these-gateways" == read_settings().hmac_key()
+    monkeypatch.setenv("MICROTOME_CACHE_HMAC_KEY", "")
+    assert b"s3cret-of-these-gateways" == read_settings().hmac_key()
+    monkeypatch.setenv("MICROTOME_CACHE_HMAC_KEY", "s3cret-of-these-gateways")
+    with pytest.raises(SettingsError, match="expected one of MICROTOME_CACHE_HMAC_KEY and") as told:
+        read_settings()
+    monkeypatch.delenv("MICROTOME_CACHE_HMAC_KEY_FILE")
+    settings = read_settings()
+    assert b"s3cret-of-these-gateways" == settings.hmac_key()
+    assert "s3cret" not in repr(settings) + str(told.value)
 
 
 def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

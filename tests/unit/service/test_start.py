@@ -49,6 +49,22 @@ def environment(**settings: str) -> dict[str, str]:
     return {**os.environ, **{f"MICROTOME_{name}": value for name, value in given.items()}}
 
 
+def test_a_wrong_address_of_redis_ends_the_start_in_one_sentence() -> None:
+    """The address is configuration: it is told at start, not at each lookup, and without its password."""
+    started = subprocess.run(
+        [sys.executable, "-m", "service"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(REDIS_URL="redis://:s3cret@127.0.0.1:6379/?ssl_cert_reqs=none"),
+    )
+    assert 2 == started.returncode
+    assert ["The gateway's settings are wrong:", started.stderr.splitlines()[-1]] == started.stderr.splitlines()
+    assert "MICROTOME_REDIS_URL: " in started.stderr
+    assert "ssl_cert_reqs" in started.stderr
+    assert "s3cret" not in started.stderr
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_removed_setting_is_one_line_of_the_log(workers: str) -> None:
     """And the gateway goes on: here, until it cannot listen at its address, which is told in a line."""

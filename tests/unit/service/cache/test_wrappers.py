@@ -114,18 +114,29 @@ async def test_writes_to_a_broken_cache_are_lost_and_nothing_else_is() -> None:
     assert {"b": b"2"} == inner.entries
 
 
-async def test_half_the_memory_costs_what_is_documented() -> None:
-    """Relative errors up to 2^-11; a number that no float16 can hold is not stored; float32 values are misses."""
+@pytest.mark.parametrize("scale", [1, 0, 1e-45, 1e-40, 2e-9, 1e-5, 3e4, 7e4, 1e30])
+async def test_half_the_memory_costs_what_is_documented(scale: float) -> None:
+    """Relative errors up to 2^-11 of each number, however large or small the vector is as a whole."""
     inner = MemoryCache(1 << 20)
     cache = Float16Cache(inner)
-    exact = np.random.default_rng(1).lognormal(0, 2, 1280).astype("<f4")
-    await cache.put_many({"a": exact.tobytes(), "large": np.array([1, 7e4], "<f4").tobytes()})
-    (kept, large) = await cache.get_many(["a", "large"])
+    exact = np.random.default_rng(1).lognormal(0, 2, 1280).astype("<f4") * np.float32(scale)
+    exact[7] = 0
+    await cache.put_many({"a": exact.tobytes()})
+    (kept,), (held,) = await cache.get_many(["a"]), await inner.get_many(["a"])
     assert kept is not None
-    np.testing.assert_allclose(np.frombuffer(kept, "<f4"), exact, rtol=2**-11)
-    assert large is None
-    (held,) = await inner.get_many(["a"])
     assert held is not None
-    assert len(held) == 2 * 1280 + 1
-    await inner.put_many({"foreign": exact.tobytes()})
-    assert [None] == await cache.get_many(["foreign"])
+    np.testing.assert_allclose(np.frombuffer(kept, "<f4"), exact, rtol=2**-11)
+    assert len(held) == 2 * 1280 + 3
+
+
+async def test_what_half_the_memory_cannot_hold_is_no_answer() -> None:
+    """Numbers too far apart are not stored, nor what is not finite; float32 values are misses; old values are read."""
+    inner = MemoryCache(1 << 20)
+    dropped: list[str] = []
+    cache = Float16Cache(inner, dropped.extend)
+    numbers = {"apart": [1, 1e-12], "nan": [1, np.nan], "inf": [np.inf]}
+    await cache.put_many({name: np.array(each, "<f4").tobytes() for name, each in numbers.items()})
+    assert ["apart", "nan", "inf"] == dropped
+    old = np.array([1, 0.5], "<f2").tobytes() + b"h"
+    await inner.put_many({"foreign": np.ones(2, "<f4").tobytes(), "old": old})
+    assert [None, np.array([1, 0.5], "<f4").tobytes()] == await cache.get_many(["foreign", "old"])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 
@@ -25,7 +25,9 @@ from service.core.admission import Backlog, Budget
 from service.core.cache_keys import image_digest, vector_key
 from service.core.decoding import DecodeMemory, Decoding
 from service.core.embedder import Embedder, Limits
+from service.core.ports import Acquired, Leases
 from service.core.requests import EmbedRequest
+from service.core.single_flight import NoLeases
 from service.core.timeouts import current_deadline, within
 from service.core.timings import Timings, unobserved
 from service.telemetry.metrics import Metrics
@@ -36,7 +38,7 @@ from tests.pictures import png
 class Bench:
     """An embedder, and what it stands on."""
 
-    def __init__(self, decoders: ThreadPoolExecutor) -> None:
+    def __init__(self, decoders: ThreadPoolExecutor, leases: Leases | None = None) -> None:
         self.server = FakeModelServer(card())
         self.cache = MemoryCache(1 << 20)
         self.budget = Budget(64, "images")
@@ -48,6 +50,7 @@ class Bench:
             budget=self.budget,
             decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=10_000),
             observer=self.metrics,
+            leases=leases,
         )
 
 
@@ -326,3 +329,43 @@ async def test_images_are_counted_once_with_their_bytes(bench: Bench) -> None:
     await bench.embedder.embed(EmbedRequest("toy"), [large, small], timings)
     value = bench.metrics.registry.get_sample_value
     assert (3, 2 * len(small) + len(large)) == (value("microtome_images_total"), value("microtome_image_bytes_total"))
+
+
+class Finding(NoLeases):
+    """Leases of gateways of which another one has just stored the vector; it answers when told."""
+
+    seconds = 60.0
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def acquire(self, keys: Sequence[str]) -> Acquired:
+        """Find all that is asked for."""
+        self.asked.set()
+        await self.gate.wait()
+        return Acquired(dict.fromkeys(keys, self._value))
+
+
+async def test_refresh_never_takes_what_another_request_found() -> None:
+    """Work of a request that uses the cache may end with a cached vector; who wants a new one does not join it."""
+    leases = Finding(np.full(3, 7, "<f4").tobytes())
+    with ThreadPoolExecutor(2) as decoders:
+        bench = Bench(decoders, leases)
+        using = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
+        await leases.asked.wait()
+        refresh = EmbedRequest("toy", cache="refresh")
+        bench.server.gate.clear()
+        first = asyncio.create_task(bench.embedder.embed(refresh, [png()]))
+        await bench.server.called(1)
+        others = [
+            asyncio.create_task(bench.embedder.embed(request, [png()])) for request in (refresh, EmbedRequest("toy"))
+        ]
+        await asyncio.sleep(0)
+        leases.gate.set()
+        bench.server.gate.set()
+        fresh, (second, third), used = await first, await asyncio.gather(*others), await using
+    assert (7, "coalesced") == (used.embeddings[0].vector[0], used.embeddings[0].cache)
+    assert ["miss", "coalesced", "coalesced"] == [each.embeddings[0].cache for each in (fresh, second, third)]
+    assert all(each.embeddings[0].vector[0] != 7 for each in (fresh, second, third))
+    assert 1 == len(bench.server.calls)

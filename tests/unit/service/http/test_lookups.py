@@ -15,7 +15,7 @@ from tests.fakes.model_server import card
 from tests.fakes.vector_cache import FakeCache
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway, gateway_with
-from tests.unit.service.http.test_disconnects import listening
+from tests.unit.service.http.test_disconnects import listening, shows
 from tests.unit.service.http.test_embed import problem
 from tests.unit.service.http.test_sockets import peer_of, served
 from tests.unit.service.test_auth import line
@@ -244,3 +244,22 @@ async def test_in_an_overload_of_unknown_images_few_are_looked_up(ask: Ask, gate
     assert answers.index(200) < 16
     gateway.server.gate.set()
     assert {200} == {each.status_code for each in await asyncio.gather(*others)}
+
+
+async def test_a_caller_that_leaves_during_its_look_is_counted_once(gateway: Gateway, far: FakeCache) -> None:
+    """One request, one image, one status; nothing of it stays in flight, and it makes no room for others."""
+    far.gate.clear()
+    gateway.server.gate.clear()
+    async with listening(gateway.app, served(gateway)) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {len(png())}\r\n\r\n".encode() + png())
+        await looked(far, 1)
+        writer.close()
+        await writer.wait_closed()
+        far.gate.set()
+        await asyncio.wait_for(shows(gateway, 'microtome_requests_total{route="/embed",status="499"} 1.0'), 10)
+    lines = gateway.metrics.exposition().decode().splitlines()
+    assert 1 == len([line for line in lines if line.startswith("microtome_requests_total")])
+    assert ("1.0", "0.0") == (shown(gateway, "microtome_images_total"), shown(gateway, "microtome_images_in_flight"))
+    assert "0.0" == shown(gateway, "microtome_body_bytes_in_flight")
+    assert 1 == sum(map(len, far.asked))
