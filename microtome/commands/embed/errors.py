@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from microtome.errors import shown
+
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -36,8 +38,3 @@ def tell(out: TextIO, text: str) -> None:
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, out.fileno())
         os.close(silent)
-
-
-def shown(text: str) -> str:
-    """Return text with characters escaped that a terminal would obey, such as those of file names."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

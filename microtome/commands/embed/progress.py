@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self, TextIO
 
 from microtome.client.retries import Retry
-from microtome.commands.embed.errors import shown, tell
+from microtome.commands.embed.errors import tell
+from microtome.errors import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
