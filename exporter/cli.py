@@ -12,6 +12,7 @@ from types import ModuleType
 import exporter
 from exporter.commands import COMMANDS
 from exporter.errors import ExporterError, VerificationFailed
+from microtome.errors import shown
 
 _VERIFICATION_FAILED = 1
 _USER_ERROR = 2
@@ -31,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(arguments)
     except ExporterError as error:
-        sys.stderr.write(f"microtome: {error}\n")
+        # Names in a message may come from a file that is not trusted; some messages have several lines.
+        lines = "\n".join(map(shown, str(error).split("\n")))
+        sys.stderr.write(f"microtome: {lines}\n")
         return _VERIFICATION_FAILED if isinstance(error, VerificationFailed) else _USER_ERROR
     except BrokenPipeError:  # such as `| head`; Python's flush at exit would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -194,3 +194,8 @@ def slug(error: type[MicrotomeError]) -> str:
 @cache
 def _dashed(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+def shown(text: str) -> str:
+    """Return text for a terminal, which would obey some characters of names from strangers: these are escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from exporter.commands.arguments import add_version_to
+from microtome.errors import shown
 
 DESCRIPTION = "Print a version's manifest for people: what it is, what it returns, what it costs."
 
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("fingerprint", manifest["fingerprint"]),
         ("made", f"{manifest['created']} with {versions}"),
     ):
-        console.print(f"{name:<12}{text}", soft_wrap=True, markup=False)
+        console.print(f"{name:<12}{shown(text)}", soft_wrap=True, markup=False)
     columns = ("output", "layer", "embedding", "shape", "parameters", "MFLOPs")
     print_table(columns, [_cells(output, manifest) for output in manifest["outputs"]], console=console)
     return 0

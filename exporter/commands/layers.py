@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exporter.commands.arguments import add_backbone_to, built_backbone
+from microtome.errors import shown
 
 if TYPE_CHECKING:
     from exporter.graph.cut_points import CutPoint
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif sys.stdout.isatty():
         _print_table(chosen)
         if usual is not None:
-            print(f"The usual cut, the last feature map before the classifier: {usual.ref}")  # noqa: T201
+            print(f"The usual cut, the last feature map before the classifier: {shown(usual.ref)}")  # noqa: T201
         if len(chosen) < len(points):
             why = (
                 f"with {arguments.find!r}"
@@ -91,13 +92,14 @@ def _print_table(points: Sequence[CutPoint]) -> None:
     """Print a table that fits the terminal."""
     from rich.console import Console  # noqa: PLC0415 -- not needed in a pipe
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     table = Table(caption=_LEGEND, caption_justify="left", header_style="bold", box=None, row_styles=["", "dim"])
     for index, title in enumerate(_COLUMNS):
         # A narrow terminal wraps the types first.
         table.add_column(title, justify="left" if index in _LEFT_ALIGNED else "right", no_wrap=title != "type")
     for point in points:
-        table.add_row(*_cells(point, _short))
+        table.add_row(*map(Text, _cells(point, _short)))
     Console().print(table)
 
 
@@ -118,8 +120,8 @@ def _cells(point: CutPoint, number: Callable[[int], str]) -> tuple[str, ...]:
     seen = _sides(field.size) if field.size else "whole" if field.whole else "?"
     return (
         "-" if point.index is None else str(point.index),
-        point.ref,
-        point.kind,
+        shown(point.ref),
+        shown(point.kind),
         "x".join("N" if side is None else str(side) for side in point.shape),
         number(point.params),
         "?" if point.flops is None else number(point.flops),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.errors import ImpossibleOption, nearest
+from microtome.errors import shown
 
 if TYPE_CHECKING:
     from exporter.recipe.backbones import Scaling
@@ -94,7 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         found = sweep(request, collection)
         write(found, arguments.out, arguments.photos)
-    print(summary(found, arguments.out, time.monotonic() - started))  # noqa: T201 -- the command's result
+    for line in summary(found, arguments.out, time.monotonic() - started).splitlines():
+        print(shown(line))  # noqa: T201 -- the command's result
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.commands.arguments import add_sources_to, add_version_to
+from microtome.errors import shown
 
 if TYPE_CHECKING:
     from exporter.verify.checks import Finding
@@ -50,10 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_table(directory: Path, findings: Sequence[Finding], *, ok: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     from exporter.runtime.terminal import print_table  # noqa: PLC0415
 
     console = Console(highlight=False)
-    console.print(f"{directory}: {'verified' if ok else 'NOT as it should be'}", soft_wrap=True, markup=False)
-    rows = [("[green]ok[/]" if finding.ok else "[red]no[/]", finding.check, finding.detail) for finding in findings]
+    console.print(
+        f"{shown(str(directory))}: {'verified' if ok else 'NOT as it should be'}", soft_wrap=True, markup=False
+    )
+    good, bad = Text("ok", "green"), Text("no", "red")
+    rows = [(good if finding.ok else bad, finding.check, finding.detail) for finding in findings]
     print_table(("", "check", "found"), rows, console=console)

@@ -158,8 +158,9 @@ def _load_weights_file(model: keras.Model, backbone: str, path: str) -> str:
 def _load_keras_file(model: keras.Model, backbone: str, file: Path) -> None:
     try:
         if file.suffix == ".keras":
-            _copy_weights(model, keras.saving.load_model(file, compile=False, safe_mode=True))
+            _copy_weights(model, own_models.load_keras(file))
         else:
+            own_models.check_h5(file, file.stat().st_size)
             model.load_weights(file)
     except Exception as error:  # Keras and h5py raise many types for damaged files
         top = " with its classifier" if len(model.outputs[0].shape) == 2 else " without its classifier"

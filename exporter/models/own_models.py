@@ -1,14 +1,20 @@
 """Load the user's own models, from a `.keras` file, a function or a KerasHub preset, and resize their input."""
 
 import importlib
+import io
 import sys
+import zipfile
 from pathlib import Path
+from typing import IO
 
+import h5py
 import keras
 
 from exporter.errors import ImpossibleInput, ImpossibleModel
 from exporter.graph.network import Network
-from exporter.recipe.own_backbones import KERAS_FILE
+from exporter.models import classic_networks
+from exporter.recipe.own_backbones import KERAS_FILE, LARGEST_CONFIG
+from exporter.runtime.archives import check_inflated, opened_zip
 
 
 def load(text: str) -> tuple[keras.Model, str]:
@@ -45,12 +51,67 @@ def _from_file(path: Path) -> keras.Model:
     if not path.is_file():
         raise ImpossibleModel(f"Expected a file {path}. Received: there is none.")
     try:
-        # Safe mode refuses Lambda layers with pickled code; module:function can load those.
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return load_keras(path)
     except Exception as error:  # Keras raises many types for damaged files
         raise ImpossibleModel(
             f"Expected a model saved by Keras 3. Received: {path}, of which Keras says: {first_line(error)}"
         ) from error
+
+
+def load_keras(path: Path) -> keras.Model:
+    """Load a `.keras` file.
+
+    Raises:
+        Exception: It is damaged, inflates to more than its size allows, or needs code that is not imported; of the many
+            types that Keras raises.
+    """
+    with opened_zip(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".json") and archive.getinfo(name).file_size > LARGEST_CONFIG:
+                raise ValueError(f"{name} has {archive.getinfo(name).file_size:,} bytes.")
+            if name.endswith(".h5"):
+                with archive.open(name) as member:
+                    stored = archive.getinfo(name).compress_type == zipfile.ZIP_STORED
+                    # Going back in a packed member would inflate it again each time.
+                    check_h5(member if stored else io.BytesIO(member.read()), path.stat().st_size)
+    # Safe mode refuses Lambda layers with pickled code; module:function can load those. Layers are found by their
+    # registered names, wherever they are defined: blocks of older versions name another module.
+    layers = {"microtome>LocalResponseNormalization": classic_networks.LocalResponseNormalization}
+    return keras.saving.load_model(path, custom_objects=layers, compile=False, safe_mode=True)
+
+
+def check_h5(file: Path | IO[bytes], size: int) -> None:
+    """Check that the arrays of an HDF5 file are in it, and are no larger than its size allows.
+
+    Args:
+        file: The file.
+        size: Of the file that it is or is in, in bytes.
+
+    Raises:
+        ValueError: It refers to other files, or a few bytes stand for a large array.
+        OSError: It is no HDF5 file.
+        zipfile.BadZipFile: It inflates to more.
+    """
+    found: list[int] = []
+
+    elsewhere: list[str] = []
+
+    def see(name: str, link: object) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            elsewhere.append(name)
+
+    def measure(name: str, thing: object) -> None:
+        if isinstance(thing, h5py.Dataset):
+            found.append(thing.size * thing.dtype.itemsize)
+            if thing.external or thing.is_virtual:
+                elsewhere.append(name)
+
+    with h5py.File(file, "r") as weights:
+        weights.visititems_links(see)
+        weights.visititems(measure)
+    if elsewhere:
+        raise ValueError(f"{elsewhere[0]} is in another file.")
+    check_inflated(sum(found), size)
 
 
 def _from_function(text: str) -> keras.Model:

@@ -6,13 +6,19 @@ They are recognised by their spelling and described without TensorFlow.
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from exporter.runtime.archives import opened_zip
 
 KERAS_FILE = ".keras"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 PRESET_PREFIX = "keras_hub:"
 PRESET = re.compile(rf"{PRESET_PREFIX}.+")
+LARGEST_CONFIG = 16 << 20
+"""Bytes of a saved model's configuration."""
+
 _SIZE = 224
 
 
@@ -26,12 +32,13 @@ def own_size(text: str) -> tuple[int, int]:
     if not text.endswith(KERAS_FILE):
         return _SIZE, _SIZE
     try:
-        with zipfile.ZipFile(Path(text)) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+        with opened_zip(Path(text)) as archive:
+            if archive.getinfo("config.json").file_size > LARGEST_CONFIG:
+                return _SIZE, _SIZE
+            shape = next(_input_shapes(json.loads(archive.read("config.json"))), [])
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return _SIZE, _SIZE  # building the model reports what is wrong with the file
-    shape = next(_input_shapes(config), [None, None, None, None])
-    height, width = [*shape, None, None, None][1:3]
+    height, width = [side if isinstance(side, int) else None for side in [*shape, None, None, None][1:3]]
     return height or _SIZE, width or _SIZE
 
 

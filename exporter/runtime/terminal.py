@@ -1,7 +1,7 @@
 """Print progress and warnings on stderr and tables on stdout.
 
-A terminal gets spinners, bars and tables of its own width; pipes and files get plain lines. rich is imported late
-because `--help` does not need it.
+A terminal gets spinners, bars and tables of its own width; pipes and files get plain lines. Names come from recipes and
+models, so what a terminal or rich would obey in them is escaped. rich is imported late: `--help` does not need it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from microtome.errors import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 _WIDEST = 10_000
+_SECONDS_BETWEEN_LINES = 30
 
 Item = TypeVar("Item")
 
@@ -30,16 +34,21 @@ def stage(what: str) -> Iterator[None]:
     console = _stderr()
     started = time.monotonic()
     if console.is_terminal:
-        with console.status(f"{what} …"):
+        from rich.markup import escape  # noqa: PLC0415
+
+        plain = escape(shown(what))
+        with console.status(f"{plain} …"):
             yield
-        console.print(f"{what} ({time.monotonic() - started:.1f} s)", style="dim")
+        console.print(f"{plain} ({time.monotonic() - started:.1f} s)", style="dim")
     else:
         _write(f"{what} ...")
         yield
 
 
 def counted(items: Iterable[Item], total: int, what: str, *, delay: float = 0) -> Iterator[Item]:
-    """Yield the items and show progress: a bar on a terminal, one line per tenth elsewhere.
+    """Yield the items and show progress: a bar on a terminal; elsewhere a line each tenth and each half minute.
+
+    Both say how long it will go on.
 
     Args:
         items: The items.
@@ -57,15 +66,22 @@ def counted(items: Iterable[Item], total: int, what: str, *, delay: float = 0) -
         done += 1
     console = _stderr()
     if console.is_terminal:
+        from rich.markup import escape  # noqa: PLC0415
         from rich.progress import track  # noqa: PLC0415
 
-        yield from track(rest, description=what, total=total, completed=done, console=console, transient=True)
+        yield from track(
+            rest, description=escape(shown(what)), total=total, completed=done, console=console, transient=True
+        )
         return
-    shown = -1
+    tenth, begin = -1, time.monotonic()
+    said = begin
     for index, item in enumerate(rest, start=done):
-        if index * 10 // total > shown:
-            shown = index * 10 // total
-            _write(f"{what} {shown * 10} % ...")
+        now = time.monotonic()
+        if index * 10 // total > tenth or now - said >= _SECONDS_BETWEEN_LINES:
+            tenth, said = index * 10 // total, now
+            left = round((now - begin) / (index - done) * (total - index)) if index > done else 0
+            to_go = f" {left // 3600}:{left // 60 % 60:02}:{left % 60:02} to go" if left else ""
+            _write(f"{what} {index * 100 // total} % ...{to_go}")
         yield item
 
 
@@ -75,22 +91,27 @@ def warn(message: str) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, console: Console | None = None
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    title: str | None = None,
+    console: Console | None = None,
 ) -> None:
     """Print a table on stdout: as wide as the terminal, or unwrapped in a pipe or file.
 
     Args:
         columns: Headings.
-        rows: Cells, which may contain rich markup.
+        rows: Cells; a `Text` has its own style.
         title: Printed above the table.
         console: Another console than stdout's.
     """
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(shown(cell)) if isinstance(cell, str) else cell for cell in row))
     console = console or Console()
     if not console.is_terminal:  # half a fingerprint in a log is useless
         width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
@@ -105,5 +126,5 @@ def _stderr() -> Console:
 
 
 def _write(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{shown(line)}\n")
     sys.stderr.flush()

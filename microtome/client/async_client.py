@@ -5,7 +5,6 @@ A module apart from `client`, since importing asyncio takes longer than importin
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
@@ -116,25 +115,38 @@ class AsyncClient(Connection):
 async def in_order(
     items: AsyncIterable[T] | Iterable[T], work: Callable[[T], Awaitable[R]], workers: int
 ) -> AsyncGenerator[R, None]:
-    """Apply `work` to each item in a task and yield the results in order; cancel the rest when the caller stops."""
-    started: deque[asyncio.Future[R]] = deque()
-    room = asyncio.Semaphore(workers)
+    """Apply `work` to each item in a task and yield the results in order; cancel the rest when the caller stops.
+
+    Items are read in a task of their own, so no result waits for an item that has not arrived.
+    """
+    started: asyncio.Queue[asyncio.Future[R] | None] = asyncio.Queue()
+    tasks: set[asyncio.Future[R]] = set()
+    window, busy = asyncio.Semaphore(WINDOW * workers - 1), asyncio.Semaphore(workers)
 
     async def one(item: T) -> R:
-        async with room:
+        async with busy:
             return await work(item)
 
-    try:
+    async def read() -> None:
         async for item in asynchronously(items):
-            started.append(asyncio.ensure_future(one(item)))
-            while started and (len(started) >= WINDOW * workers or started[0].done()):
-                yield await started.popleft()
-        while started:
-            yield await started.popleft()
+            task = asyncio.ensure_future(one(item))
+            tasks.add(task)
+            started.put_nowait(task)
+            await window.acquire()
+
+    reader = asyncio.create_task(read())
+    reader.add_done_callback(lambda _: started.put_nowait(None))
+    try:
+        while (task := await started.get()) is not None:
+            yield await task
+            tasks.discard(task)
+            window.release()
+        await reader
     finally:
-        for future in started:
+        left: list[asyncio.Future[Any]] = [reader, *tasks]
+        for future in left:
             future.cancel()
-        await asyncio.gather(*started, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 async def batches(items: AsyncIterable[T] | Iterable[T], size: int) -> AsyncIterator[list[T]]:

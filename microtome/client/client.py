@@ -4,11 +4,13 @@ Requests run in threads and their results come out in order. Nothing is read ahe
 iterable takes no more memory than a short one.
 """
 
+import contextvars
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 from urllib.parse import urlsplit
 
@@ -44,7 +46,7 @@ _MAY_BE_ONE = (errors.ImageTooLarge, errors.TooManyImages, errors.ModelServerFau
 """Refusals of a whole request that one image, or their number, may have caused: each image is sent again alone."""
 
 
-class Connection:
+class Connection(ABC):
     """What both clients are made of: a transport, a policy of retries, and the loops around them.
 
     The loops are coroutines. In a `Client` every step of them blocks, so they end without an event loop.
@@ -82,8 +84,9 @@ class Connection:
         self._policy = RetryPolicy(deadline, attempt_timeout, attempts, on_retry=on_retry)
         self._closed = threading.Event()
 
+    @abstractmethod
     async def _pause(self, seconds: float, stopped: threading.Event) -> bool:
-        raise NotImplementedError
+        """Wait before the next attempt; return whether the caller has gone meanwhile."""
 
     async def _embed_group(
         self,
@@ -172,8 +175,8 @@ class Client(Connection):
         """Embed one image, or several with one version of one model.
 
         Args:
-            images: a file's path or bytes, a Pillow image, uint8 pixels [H,W,3], a function that returns bytes; or a
-                list of these.
+            images: a file's path or bytes, a file object opened with "rb", a Pillow image, uint8 pixels [H,W,3], a
+                function that returns bytes; or a list of these.
             output: the name of an output; or a list of names, `["all"]` for every one.
             options: `model`, `version`, `normalize`, `dimensions`, `dtype`, `cache`: see `EmbedOptions`.
 
@@ -204,10 +207,11 @@ class Client(Connection):
         At most 2 * `concurrency` * `batch` images are held. Images are read and encoded by the threads that send.
 
         Args:
-            images: anything that `embed` takes; read by the calling thread, a window ahead.
+            images: anything that `embed` takes; read a window ahead, by the calling thread unless `batch` is 1.
             output: the name of an output or a list of names; None for the default output.
             concurrency: requests at a time.
-            batch: images in a request; 1 where images arrive slowly and none should wait for the next.
+            batch: images in a request; 1 where images arrive slowly and none should wait for the next: a thread of its
+                own then reads them. With more, finished outcomes are yielded when the next image has been read.
             options: as for `embed`.
 
         Yields:
@@ -222,7 +226,8 @@ class Client(Connection):
         def work(group: list[ImageLike]) -> list[Outcome]:
             return _finished(self._embed_group(group, encode_all(group), wanted, stopped))
 
-        for group in in_order(batches(images, batch), work, concurrency, stopped):
+        read = read_apart if batch == 1 else read_here
+        for group in read(batches(images, batch), work, concurrency, stopped):
             yield from group
 
     def models(self) -> list[ModelInfo]:
@@ -257,17 +262,24 @@ def _finished(blocking: Coroutine[Any, Any, R]) -> R:
     raise AssertionError
 
 
-def in_order(items: Iterable[T], work: Callable[[T], R], workers: int, stopped: threading.Event) -> Iterator[R]:
-    """Apply `work` to each item in a pool of threads and yield the results in order.
+def read_here(items: Iterable[T | None], work: Callable[[T], R], workers: int, stopped: threading.Event) -> Iterator[R]:
+    """Apply `work` to each item in a pool of threads and yield the results in order; the calling thread reads.
 
     When the caller stops early, items that have not started are dropped, `stopped` is set for those that have, and
     their threads are joined: a thread that outlives its call would use connections that its caller closes.
+
+    Args:
+        items: None is no item: a moment to yield what is finished.
+        work: for one item.
+        workers: threads.
+        stopped: set at the end.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="microtome-client")
     started: deque[Future[R]] = deque()
     try:
         for item in items:
-            started.append(pool.submit(work, item))
+            if item is not None:
+                started.append(pool.submit(work, item))
             while started and (len(started) >= WINDOW * workers or started[0].done()):
                 yield started.popleft().result()
         while started:
@@ -277,10 +289,54 @@ def in_order(items: Iterable[T], work: Callable[[T], R], workers: int, stopped: 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut an iterable into lists of `size`; the last may be shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+def read_apart(
+    items: Iterable[T | None], work: Callable[[T], R], workers: int, stopped: threading.Event
+) -> Iterator[R]:
+    """As `read_here`, but a thread of its own reads: no result waits for an item that has not arrived.
+
+    A caller who stops early does not wait for the next item either. The thread ends when it has come.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="microtome-client")
+    started: SimpleQueue[Future[R] | None] = SimpleQueue()
+    window = threading.Semaphore(WINDOW * workers - 1)
+
+    def read() -> None:
+        try:
+            for item in items:
+                if item is not None and not stopped.is_set():
+                    started.put(pool.submit(work, item))
+                    window.acquire()
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001, the caller's own, raised where the caller sees it
+            failed: Future[R] = Future()
+            failed.set_exception(error)
+            started.put(failed)
+        started.put(None)
+
+    # A daemon: it may wait for an item for ever, and the program must be able to end.
+    threading.Thread(target=contextvars.copy_context().run, args=(read,), name="microtome-reader", daemon=True).start()
+    try:
+        while (future := started.get()) is not None:
+            yield future.result()
+            window.release()
+    finally:
+        stopped.set()
+        window.release()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T] | None]:
+    """Cut an iterable into lists of `size`, the last may be shorter; None while a list is being filled."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) < size:
+            yield None
+        else:
+            yield batch
+            batch = []
+    if batch:
         yield batch
 
 

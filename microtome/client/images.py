@@ -5,9 +5,10 @@ image has a tenth of the size.
 """
 
 import io
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 from microtome.client.errors import MicrotomeError, UnreadableImage
 
@@ -16,11 +17,20 @@ if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
 ImageLike: TypeAlias = Union[
-    str, Path, bytes, bytearray, memoryview, Callable[[], bytes], "PillowImage.Image", "NDArray[Any]"
+    str,
+    "os.PathLike[str]",
+    bytes,
+    bytearray,
+    memoryview,
+    IO[bytes],
+    Callable[[], bytes],
+    "PillowImage.Image",
+    "NDArray[Any]",
 ]
-"""An image: a file's path, a file's bytes, a function that returns them, a Pillow image, or pixels.
+"""An image: a file's path, its bytes, an open file, a function that returns bytes, a Pillow image, or pixels.
 
-Pixels are uint8, [H,W] grey, [H,W,3] RGB or [H,W,4] RGB and alpha.
+A file is open in binary mode and is read from its position to its end. Pixels are uint8, [H,W] grey, [H,W,3] RGB or
+[H,W,4] RGB and alpha.
 """
 
 Images: TypeAlias = ImageLike | Sequence[ImageLike]
@@ -34,11 +44,13 @@ def encode(image: ImageLike) -> bytes:
     """Return an image as the bytes of a file.
 
     Raises:
-        UnreadableImage: a missing file, pixels of another type or shape, or an object of no known kind.
+        UnreadableImage: a missing file, a file that is closed, at its end or in text mode, pixels of another type or
+            shape, or an object of no known kind.
     """
     body = _bytes(image)
     if not body:
-        raise UnreadableImage("Expected an image, received 0 bytes.")
+        at_end = " The file is at its end: call its seek(0) first." if hasattr(image, "read") else ""
+        raise UnreadableImage(f"Expected an image, received 0 bytes.{at_end}")
     return body
 
 
@@ -46,13 +58,15 @@ def _bytes(image: ImageLike) -> bytes:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     try:
-        if isinstance(image, str | Path):
-            return Path(image).read_bytes()
+        if isinstance(image, str | os.PathLike):
+            return Path(os.fsdecode(image)).read_bytes()
+        if hasattr(image, "read"):
+            return _read(cast("IO[bytes]", image))
         if callable(image):
-            return image()
+            return _checked(image(), f"{getattr(image, '__name__', type(image).__name__)}()")
     except (OSError, ValueError) as error:
-        # ValueError: a path with a zero byte.
-        name = image if isinstance(image, str | Path) else getattr(error, "filename", None)
+        # ValueError: a path with a zero byte, or a file that is closed.
+        name = image if isinstance(image, str | os.PathLike) else getattr(error, "filename", None)
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(said if name is None else f"{name}: {said}") from error
     if hasattr(image, "__array_interface__") and not hasattr(image, "save"):
@@ -60,16 +74,35 @@ def _bytes(image: ImageLike) -> bytes:
     if hasattr(image, "save"):
         return _png(cast("PillowImage.Image", image))
     raise UnreadableImage(
-        "Expected an image: a path, bytes, a function that returns bytes, a Pillow image or uint8 pixels [H,W,3]. "
-        f"Received {type(image).__name__}."
+        "Expected an image: a path, bytes, a file opened with 'rb', a function that returns bytes, a Pillow image or "
+        f"uint8 pixels [H,W,3]. Received {type(image).__name__}."
     )
+
+
+def _read(file: IO[bytes]) -> bytes:
+    try:
+        body: object = file.read()
+    except UnicodeDecodeError:
+        body = ""
+    if isinstance(body, str):
+        raise UnreadableImage("Expected a file opened in binary mode, open(path, 'rb'). Received one in text mode.")
+    return _checked(body, f"{type(file).__name__}.read()")
+
+
+def _checked(body: object, source: str) -> bytes:
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    if hasattr(body, "close"):  # a coroutine, which would warn that it was not awaited
+        body.close()
+    raise UnreadableImage(f"Expected {source} to return an image's bytes. Received {type(body).__name__}.")
 
 
 def is_one(images: object) -> bool:
     """Whether this is one image rather than several."""
     return (
-        isinstance(images, str | Path | bytes | bytearray | memoryview)
+        isinstance(images, str | os.PathLike | bytes | bytearray | memoryview)
         or callable(images)
+        or hasattr(images, "read")
         or hasattr(images, "__array_interface__")
         or hasattr(images, "save")
         # Neither an image nor several: treated as one, so that the error says what an image is.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microtome.commands.rollout.errors import CannotBegin
+from microtome.errors import shown
 
 if TYPE_CHECKING:
     from service.model_server.client import ModelServerClient
@@ -68,12 +69,12 @@ def main(argv: Sequence[str]) -> int:
         servers = list(dict.fromkeys(one for address in options.server for one in resolved(address)))
         found = asyncio.run(_verify(servers, [model.strip() for model in models]))
     except CannotBegin as error:
-        print(f"microtome: {error}", file=sys.stderr)  # noqa: T201, a command
+        print(f"microtome: {shown(str(error))}", file=sys.stderr)  # noqa: T201, a command
         return 2
     if options.json:
         print(json.dumps(found, indent=1))  # noqa: T201
     for entry in () if options.json else found:
-        print(_line(entry))  # noqa: T201
+        print(shown(_line(entry)))  # noqa: T201
     return max(2 * ("error" in entry) or 1 * (not entry["ok"]) for entry in found)
 
 

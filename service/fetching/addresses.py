@@ -1,62 +1,73 @@
-"""Which addresses may be connected to: public ones, in whatever spelling they come.
+"""Which addresses may be connected to: those of hosts on the public internet.
 
 A name that strangers choose may point anywhere: at this machine, at its neighbours, at the cloud's metadata. What is
-checked is therefore the address that is about to be connected to, never the name.
+checked is therefore the address that is about to be connected to, never the name. What is public stands here and not in
+Python's `is_global`, which changes with its patch releases.
+
+Source: IANA's registries of special-purpose addresses, https://www.iana.org/assignments/iana-ipv4-special-registry and
+https://www.iana.org/assignments/iana-ipv6-special-registry, as of November 2026.
 """
 
 import ipaddress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
-_V4_COMPATIBLE = IPv6Network("::/96")
-
-# Beyond what the standard library knows not to be global.
-_REFUSED_V4 = (
-    IPv4Network("100.64.0.0/10"),  # shared address space of providers; Alibaba's metadata service is in it
-    IPv4Network("168.63.129.16/32"),  # Azure's platform services: a public address that means the host
-    IPv4Network("192.88.99.0/24"),  # 6to4 relays
+_NOT_PUBLIC_V4 = tuple(
+    map(
+        IPv4Network,
+        (
+            "0.0.0.0/8",  # this network
+            "10.0.0.0/8",  # private
+            "100.64.0.0/10",  # shared address space of providers; Alibaba's metadata service is in it
+            "127.0.0.0/8",  # loopback
+            "168.63.129.16/32",  # Azure's platform services: a public address that means the host
+            "169.254.0.0/16",  # link-local; metadata services are in it
+            "172.16.0.0/12",  # private
+            "192.0.0.0/24",  # protocol assignments: DS-Lite, NAT64 discovery, anycast for TURN and PCP, dummies
+            "192.0.2.0/24",  # documentation
+            "192.31.196.0/24",  # AS112
+            "192.52.193.0/24",  # AMT relays
+            "192.88.99.0/24",  # 6to4 relays
+            "192.168.0.0/16",  # private
+            "192.175.48.0/24",  # AS112
+            "198.18.0.0/15",  # benchmarks
+            "198.51.100.0/24",  # documentation
+            "203.0.113.0/24",  # documentation
+            "224.0.0.0/3",  # multicast, reserved, broadcast
+        ),
+    )
 )
-_REFUSED_V6 = (
-    IPv6Network("fec0::/10"),  # site-local
-    IPv6Network("2001::/23"),  # protocol assignments, Teredo among them
-    IPv6Network("5f00::/16"),  # segment routing
+
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+_NOT_PUBLIC_V6 = tuple(
+    map(
+        IPv6Network,
+        (
+            "2001::/23",  # protocol assignments: Teredo, benchmarks, ORCHID, AMT, anycast
+            "2001:db8::/32",  # documentation
+            "2002::/16",  # 6to4, which stands for an IPv4 address
+            "2620:4f:8000::/48",  # AS112
+            "3ffe::/16",  # the 6bone, which was given back
+            "3fff::/20",  # documentation
+        ),
+    )
 )
 
 
 def is_public(address: str) -> bool:
-    """Whether an address, as the resolver writes it, belongs to the public internet.
+    """Whether an address, as the resolver writes it, belongs to a host on the public internet.
 
     Args:
-        address: IPv4 or IPv6, with or without a zone; IPv4 within IPv6 (mapped, compatible, 6to4, NAT64) is looked
-            through.
+        address: IPv4, also as the system writes it within IPv6 (`::ffff:8.8.8.8`), or IPv6. IPv6 addresses that
+            translators map to IPv4 (NAT64, 6to4) and addresses with a zone are not public.
     """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
     if isinstance(parsed, IPv4Address):
-        return _is_public_v4(parsed)
-    inner = _embedded(parsed)
-    if inner is not None:
-        return _is_public_v4(inner)
-    return (
-        parsed.scope_id is None
-        and parsed.is_global
-        and not parsed.is_multicast
-        and not any(parsed in network for network in _REFUSED_V6)
-    )
-
-
-def _is_public_v4(address: IPv4Address) -> bool:
-    return address.is_global and not address.is_multicast and not any(address in network for network in _REFUSED_V4)
-
-
-def _embedded(address: IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address stands for, if it does."""
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address in _V4_COMPATIBLE or any(address in network for network in _NAT64):
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
+        return not any(parsed in network for network in _NOT_PUBLIC_V4)
+    if parsed.scope_id is not None:
+        return False
+    if parsed.ipv4_mapped is not None:
+        return is_public(str(parsed.ipv4_mapped))
+    return parsed in _GLOBAL_UNICAST and not any(parsed in network for network in _NOT_PUBLIC_V6)

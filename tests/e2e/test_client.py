@@ -57,6 +57,8 @@ def test_one_image_is_a_vector_and_a_list_a_matrix(client: microtome.Client) -> 
     np.testing.assert_array_equal(matrix[1], vector)
     np.testing.assert_array_equal(client.embed(str(PHOTOS[1])), vector)
     np.testing.assert_array_equal(client.embed(PHOTOS[1].read_bytes()), vector)
+    with PHOTOS[1].open("rb") as file:
+        np.testing.assert_array_equal(client.embed(file), vector)
 
 
 def test_pixels_have_the_same_vector_from_an_array_and_from_pillow(client: microtome.Client) -> None:

@@ -197,20 +197,65 @@ def test_a_gateway_that_is_killed_is_waited_for(stack: Stack, directory: Path, t
     np.testing.assert_array_equal(np.load(out), expected(stack, paths))
 
 
-def test_vectors_of_two_runs_are_never_mixed(stack: Stack, directory: Path, tmp_path: Path) -> None:
-    """What was begun with other options is not gone on with, unless it is begun anew."""
+def test_vectors_of_two_runs_are_never_mixed(
+    stack: Stack, directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was begun with other options is not gone on with, unless it starts over."""
     photos(tmp_path / "photos", 60)
     out, journal = tmp_path / "vectors.jsonl", tmp_path / "vectors.jsonl.journal"
     run = Run(directory, stack, tmp_path / "photos", "--out", out, "--concurrency", "1", "--batch", "1")
     run.launch()
     eventually(lambda: journal.exists() and journal.stat().st_size > 12_000, "some vectors are in the journal")
     run.kill()
-    other = embed(stack, tmp_path / "photos", "--out", out, "--output", "early")
-    assert 2 == other.returncode
-    assert "output was [], is ['early']" in other.stderr
-    anew = embed(stack, tmp_path / "photos", "--out", out, "--output", "early", "--restart")
-    assert 0 == anew.returncode, anew.stderr
+    words = (*command(stack, (tmp_path / "photos", "--out", out, "--output", "early"))[3:],)
+    assert 2 == main(words)
+    assert "output was [], is ['early']" in capsys.readouterr().err
+    assert 0 == main([*words, "--restart"])
     assert [{"key", "early"}] * 60 == [set(row) for row in lines(out)]
+
+
+def test_a_result_is_written_by_one_run(
+    stack: Stack, directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another one beside it, also one that starts over, changes nothing and says which process it is."""
+    paths = photos(tmp_path / "photos", 9)
+    out, lock = tmp_path / "vectors.npy", tmp_path / "vectors.npy.lock"
+    words = command(stack, (tmp_path / "photos", "--out", out))[3:]
+    assert 0 == main(words)
+    # The first run waits for a gateway that does not exist.
+    run = Run(directory, stack, tmp_path / "photos", "--out", out, "--restart", "--url", "http://127.0.0.1:9")
+    run.log.unlink(missing_ok=True)
+    run.launch()
+    eventually(lambda: "waiting, and trying again" in run.last_lines(), "it holds the lock and waits")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert {out, lock} < set(before)
+    for more in ([], ["--restart"]):
+        assert 2 == main([*words, *more])
+        assert f"{out} is being written by process {run.pid} on " in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    run.kill()
+    assert 0 == main([*words, "--restart"])
+    assert [str(path) for path in paths] == keys(out)
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("vectors.npy.journal", "journal"), (".vectors.npy.unfinished", "vectors.npy")]
+)
+def test_a_full_disk_is_one_line(
+    stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    """Wherever it is full; what is done is kept, and the same command goes on when there is room."""
+    photos(tmp_path / "photos", 3)
+    (tmp_path / name).symlink_to("/dev/full")
+    words = command(stack, (tmp_path / "photos", "--out", tmp_path / "vectors.npy"))[3:]
+    assert 2 == main(words)
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if "cannot be written" in line)
+    assert f"{told} cannot be written: No space left on device. What is done so far is kept: make room" in said
+    assert not (tmp_path / "vectors.npy").exists()
+    (tmp_path / name).unlink(missing_ok=True)
+    assert 0 == main(words)
+    assert (3, 1280) == np.load(tmp_path / "vectors.npy").shape
 
 
 @pytest.mark.parametrize(
@@ -224,6 +269,7 @@ def test_vectors_of_two_runs_are_never_mixed(stack: Stack, directory: Path, tmp_
         (["{tmp}", "--out", "{tmp}/a.csv"], ".parquet, .npy, .jsonl"),
         (["{tmp}/nowhere.parquet::image", "--out", "{tmp}/a.npy"], "nothing there"),
         (["{tmp}", "--out", "{tmp}/nowhere/a.npy"], "there is no folder"),
+        (["{tmp}", "--out", "/proc/a.npy"], "/proc/a.npy.lock cannot be written"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -235,7 +281,7 @@ def test_what_cannot_be_done_is_said(
         sys.exit(main(["embed", "--url", stack.gateway.url, *(word.format(tmp=tmp_path) for word in words)]))
     assert 2 == ended.value.code
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "a.npy").exists()
+    assert not list(tmp_path.glob("a.npy*"))
 
 
 def images_asked(stack: Stack) -> int:

@@ -5,9 +5,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TextIO, get_args
 
 from microtome.client.options import Dtype, EmbedOptions
+from microtome.commands.embed.errors import EmbedError, tell
+from microtome.commands.embed.keyed_images import MAX_IMAGE_BYTES
 
 DESCRIPTION = "Embed folders, lists, tars or Parquet columns of images into one file; go on where it was stopped."
 EPILOG = """\
@@ -36,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         "list of files on standard input",
     )
     add("--out", required=True, type=_out, metavar="FILE", help="where the vectors go: .parquet, .npy or .jsonl")
-    add("--restart", action="store_true", help="forget an earlier run with this --out, and its result")
+    add("--restart", action="store_true", help="forget an earlier run with this --out; replace its result")
     url = os.environ.get("MICROTOME_URL", "http://localhost:8000")
     add("--url", default=url, help="the gateway, http(s):// or grpc(s):// (or MICROTOME_URL)")
     add("--api-key-file", type=Path, metavar="FILE", help="file with the key (or MICROTOME_API_KEY)")
@@ -49,6 +51,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=get_args(Dtype), default="float32", help="how numbers are written (%(default)s)")
     add("--concurrency", type=_positive, default=8, metavar="N", help="requests at a time (%(default)s)")
     add("--batch", type=_positive, default=8, metavar="N", help="images in a request (%(default)s)")
+    add("--follow-links", action="store_true", help="also read what links lead to out of a folder or a pattern")
+    add(
+        "--max-image-bytes",
+        type=_positive,
+        default=MAX_IMAGE_BYTES,
+        metavar="N",
+        help="larger images are listed as errors (%(default)s, the most that a gateway takes unless told otherwise)",
+    )
     add("--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster (%(default)s)")
     add("--ray-address", metavar="ADDRESS", help="of the cluster; without it Ray starts one here")
     add("--saved-model", type=Path, metavar="DIR", help="with --engine ray: no gateway, Ray's actors hold this model")
@@ -83,6 +93,8 @@ def _out(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"expected a file that ends in {', '.join(ENDINGS)}; received {text!r}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder")
     return path
 
 
@@ -102,13 +114,29 @@ def main(argv: Sequence[str]) -> int:
     # Imported after the command line has been read, so that --help is instant.
     from microtome.client.errors import MicrotomeError  # noqa: PLC0415
     from microtome.commands.embed import runner  # noqa: PLC0415
-    from microtome.commands.embed.errors import EmbedError  # noqa: PLC0415
 
     try:
-        return runner.run(options, sys.stdin, sys.stderr)
-    except (EmbedError, MicrotomeError, ValueError) as error:
-        sys.stderr.write(f"microtome embed: {error}\n")
+        return runner.run(options, _paths(sys.stdin), sys.stderr)
+    except (EmbedError, MicrotomeError, ValueError, OSError) as error:
+        tell(sys.stderr, str(error))
+        return REFUSED
+    except MemoryError:
+        tell(
+            sys.stderr,
+            "not enough memory. Give a lower --concurrency, --batch or --max-image-bytes; the run goes on from here",
+        )
         return REFUSED
     except KeyboardInterrupt:
-        sys.stderr.write("microtome embed: interrupted; the same command goes on from here\n")
+        tell(sys.stderr, "interrupted; the same command goes on from here")
         return INTERRUPTED
+
+
+def _paths(stdin: TextIO) -> TextIO:
+    """Return standard input as paths, which need not be UTF-8.
+
+    Another object, since Python cannot end while a thread waits for a line of `sys.stdin`.
+    """
+    try:
+        return open(stdin.fileno(), encoding="utf-8", errors="surrogateescape", closefd=False)
+    except (OSError, ValueError, AttributeError):  # not a file, or none
+        return stdin

@@ -12,8 +12,8 @@ from microtome.client.options import EmbedOptions
 from microtome.client.results import Outcome
 from microtome.client.retries import Retry
 from microtome.commands.embed.errors import EmbedError
+from microtome.commands.embed.keyed_images import KeyedImage
 from microtome.commands.embed.progress import Progress
-from microtome.commands.embed.sources import KeyedImage
 
 _POLL_SECONDS = 1.0
 

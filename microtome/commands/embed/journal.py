@@ -1,10 +1,9 @@
 """The results of a run so far, on disk: appended record by record, so that `kill -9` loses only work in flight.
 
-A record is its length, its CRC-32 and MessagePack. Reading stops at the first incomplete record, and writing continues
-there: a record that a killed process or a power cut left incomplete is done again.
+A record is its length, its CRC-32 and MessagePack. Reading stops at the first record that is not whole, and writing
+continues there: what a killed process or a power loss left incomplete, zeros included, is done again.
 """
 
-import fcntl
 import os
 import struct
 import time
@@ -13,14 +12,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import ormsgpack
 
-from microtome.commands.embed.errors import EmbedError
+from microtome.commands.embed.errors import EmbedError, writing
+
+FORMAT = 1
+"""Format of the journal, in its head."""
 
 _FRAME = struct.Struct("<II")
-_LONGEST = 1 << 30
+_HEAD = ormsgpack.packb({"head": {}})[:-1]
+"""How the first record begins."""
+
 _LONGEST_HEAD = 1 << 16
 _SYNC_SECONDS = 1.0
 
@@ -35,20 +39,25 @@ class Row:
 
 
 class Journal:
-    """The journal of a run. One process at a time may have it open.
+    """The journal of a run, which one process at a time may have open: `runner` holds the lock.
 
     Attributes:
         head: the run's options, as `begin` first received them; empty in a new journal.
         model: the model that answered first; None before that.
         embedded: images with vectors.
         failed: images with an error.
+        lost: bytes after the last whole record, which were cut off.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, restart: bool = False) -> None:
         """Open a journal, or create one.
 
+        Args:
+            path: where it is.
+            restart: whether to forget its results.
+
         Raises:
-            EmbedError: another process writes it, or the file is not a journal.
+            EmbedError: the file is not a journal of this release, or cannot be written.
         """
         self.path = path
         self.head: Mapping[str, Any] = {}
@@ -56,18 +65,18 @@ class Journal:
         self.embedded = self.failed = 0
         # 16 bytes for each image instead of its key; two of 10^12 images collide with a probability of 10^-15.
         self._keys: set[bytes] = set()
-        self._file: BinaryIO = path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise EmbedError(f"Another run is writing {path}. Wait for it, or choose another --out.") from None
-        try:
-            self._file.truncate(self._replay())
-        except EmbedError:
-            self._file.close()
-            raise
-        self._file.seek(0, os.SEEK_END)
+        with writing(path):
+            # Without a buffer, which would be written again when the file is closed after a full disk.
+            self._file = path.open("a+b", buffering=0)
+            try:
+                size = path.stat().st_size
+                end = self._replay(size, restart=restart)
+                if size > end:
+                    self._file.truncate(end)
+            except BaseException:
+                self._file.close()
+                raise
+        self.lost = 0 if restart else size - end
         self._synced = time.monotonic()
 
     def begin(self, head: Mapping[str, Any]) -> None:
@@ -77,8 +86,10 @@ class Journal:
             EmbedError: they are not.
         """
         if not self.head:
+            self._append({"head": head})
             self.head = dict(head)
-            self._append({"head": self.head})
+            self.sync()
+            sync_folder(self.path.parent)
             return
         other = [f"{k} was {self.head.get(k)!r}, is {head[k]!r}" for k in head if self.head.get(k) != head[k]]
         if other:
@@ -120,19 +131,23 @@ class Journal:
 
     def sync(self) -> None:
         """Sync all results to the disk."""
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
     def rows(self) -> Iterator[Row]:
         """Read all results, in the order in which they were appended."""
-        for _, record in self._records():
-            if "key" in record:
-                yield _row(record)
+        return (found for _, found in self._records() if isinstance(found, Row))
 
     def close(self) -> None:
-        """Close the file, which stays on disk."""
-        self.sync()
-        self._file.close()
+        """Close the file, which stays on disk if it has results."""
+        try:
+            if self.embedded or self.failed:
+                self.sync()
+            else:
+                self.path.unlink(missing_ok=True)
+        finally:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -142,41 +157,79 @@ class Journal:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         body = ormsgpack.packb(record)
-        self._file.write(_FRAME.pack(len(body), zlib.crc32(body)) + body)
-        self._file.flush()
+        left = memoryview(_FRAME.pack(len(body), zlib.crc32(body)) + body)
+        with writing(self.path):
+            while left:
+                left = left[self._file.write(left) :]
 
     def _count(self, row: Row) -> None:
         self.failed += row.error is not None
         self.embedded += row.error is None
 
-    def _replay(self) -> int:
+    def _replay(self, size: int, *, restart: bool) -> int:
+        """Read what is there; return the offset of its end."""
+        with self.path.open("rb") as file:
+            first = file.read(_LONGEST_HEAD)
+        body = first[_FRAME.size :][: len(_HEAD)]
+        # What a crash leaves of a first record is its beginning, or zeros.
+        ours = body.startswith(_HEAD) or (size <= len(first) and (_HEAD.startswith(body) or not any(first)))
+        if not ours:
+            raise EmbedError(f"{self.path} is no journal of a run; move it away, or choose another --out.")
+        if restart:
+            return 0
         end = 0
-        for end, record in self._records():  # noqa: B007, the last one is the journal's end
-            if "head" in record:
-                self.head = record["head"]
-            elif "model" in record:
-                self.model = record["model"]
+        for end, found in self._records():  # noqa: B007, the last one is the journal's end
+            if isinstance(found, Row):
+                self._count(found)
+                self._keys.add(_digest(found.key))
             else:
-                self._count(_row(record))
-                self._keys.add(_digest(_row(record).key))
-        if not end and self.path.stat().st_size > _LONGEST_HEAD:
-            raise EmbedError(f"{self.path} is no journal of a run; move it away.")
+                self.head = found.get("head", self.head)
+                self.model = found.get("model", self.model)
+        if end and self.head.get("format") != FORMAT:
+            raise EmbedError(
+                f"{self.path} is of another release of Microtome: expected format {FORMAT}, received "
+                f"{self.head.get('format')!r}. Go on with that release, or give --restart to start over."
+            )
+        if not end and size > _LONGEST_HEAD:
+            raise EmbedError(f"The beginning of {self.path} is damaged. Give --restart to start over.")
         return end
 
-    def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Read complete records, each with the offset of its end."""
+    def _records(self) -> Iterator[tuple[int, "Row | dict[str, Any]"]]:
+        """Read whole records, each with the offset of its end."""
         with self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             while len(frame := file.read(_FRAME.size)) == _FRAME.size:
                 length, checksum = _FRAME.unpack(frame)
-                body = file.read(min(length, _LONGEST))
-                if len(body) != length or zlib.crc32(body) != checksum:
+                # No record is empty, although zeros are a length and a checksum that agree.
+                if not 0 < length <= size - file.tell():
                     return
-                yield file.tell(), ormsgpack.unpackb(body)
+                body = file.read(length)
+                if zlib.crc32(body) != checksum:
+                    return
+                try:
+                    record = ormsgpack.unpackb(body)
+                    found = _row(record) if "key" in record else {**record}
+                except (ValueError, TypeError, KeyError, AttributeError):
+                    return
+                yield file.tell(), found
+
+
+def sync_folder(path: Path) -> None:
+    """Sync a folder, so that names of files that were created or replaced there survive a power loss."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError:  # some filesystems have no such operation
+        pass
+    finally:
+        os.close(folder)
 
 
 def _row(record: Mapping[str, Any]) -> Row:
     error = record["error"]
-    return Row(record["key"].decode("utf-8", "surrogateescape"), record["vectors"], tuple(error) if error else None)
+    return Row(
+        record["key"].decode("utf-8", "surrogateescape"), dict(record["vectors"]), tuple(error) if error else None
+    )
 
 
 def _digest(key: str) -> bytes:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self, TextIO
 
 from microtome.client.retries import Retry
+from microtome.commands.embed.errors import tell
+from microtome.errors import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -103,12 +105,10 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show a message."""
-        line = f"microtome embed: {text}"
         if self._bar:
-            self._bar.console.print(line, markup=False, soft_wrap=True)
+            self._bar.console.print(f"microtome embed: {shown(text)}", markup=False, soft_wrap=True)
         else:
-            self._out.write(line + "\n")
-            self._out.flush()
+            tell(self._out, text)
 
 
 def _duration(seconds: float) -> str:

@@ -20,8 +20,8 @@ from microtome.client.options import EmbedOptions
 from microtome.client.results import Outcome
 from microtome.commands.embed.engine import GatewayEngine
 from microtome.commands.embed.errors import EmbedError
+from microtome.commands.embed.keyed_images import ImageBytes, KeyedImage
 from microtome.commands.embed.progress import Progress
-from microtome.commands.embed.sources import ImageBytes, KeyedImage
 
 Batch = Mapping[str, Any]
 

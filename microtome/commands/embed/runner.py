@@ -1,13 +1,16 @@
 """One run: embed what the journal lacks and append it there, then turn the journal into the result.
 
 Every file of the result is written under another name, synced and renamed, so it is complete or absent. The journal is
-removed last, so a run that is killed here writes the files again.
+removed last, when the names are on the disk, so a run that is killed here writes the files again.
 """
 
+import fcntl
 import os
+import socket
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -19,16 +22,15 @@ import orjson
 from microtome.client.options import NUMPY, EmbedOptions
 from microtome.client.results import Outcome
 from microtome.commands.embed import sources
+from microtome.commands.embed.archives import pyarrow
 from microtome.commands.embed.engine import Engine, GatewayEngine
-from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.journal import Journal, Row
+from microtome.commands.embed.errors import EmbedError, tell, writing
+from microtome.commands.embed.journal import FORMAT, Journal, Row, sync_folder
+from microtome.commands.embed.keyed_images import Rules
 from microtome.commands.embed.progress import Progress
-from microtome.commands.embed.sources import pyarrow
 
 SOME_FAILED = 3
 """Exit code of a run that is complete except for images that cannot be embedded; 1 is Python's, for a traceback."""
-
-_FORMAT = 1
 
 _ROWS = 512
 """Rows of a Parquet row group: a megabyte or two of vectors."""
@@ -46,21 +48,77 @@ def run(options: Namespace, stdin: TextIO, say: TextIO) -> int:
         EmbedError: the run cannot be done as asked.
         MicrotomeError: the gateway refused it.
     """
-    path = _prepared(options)
-    total = sources.count(options.paths)
-    with Journal(path) as journal:
+    out, path = options.out, beside(options.out, "journal")
+    if out.suffix == ".parquet":
+        pyarrow()
+    with _alone(out):
+        if out.exists() and not (path.exists() or options.restart):
+            raise EmbedError(f"{out} is there already, and complete. Give --restart to replace it, or another --out.")
+        return _resume(options, path, stdin, say)
+
+
+def _resume(options: Namespace, path: Path, stdin: TextIO, say: TextIO) -> int:
+    rules = Rules(options.follow_links, options.max_image_bytes)
+    total = sources.count(options.paths, rules)
+    with Journal(path, restart=options.restart) as journal:
         done = journal.embedded + journal.failed
         with Progress(total, done, say) as progress:
+            if journal.lost:
+                progress.note(
+                    f"the last {journal.lost} bytes of {path} were incomplete; their images are embedded again"
+                )
             if done:
                 progress.note(f"going on after {done} images; --restart would start over")
             with closing(_engine(options, progress)) as engine:
                 wanted = _agreed(journal, options, engine)
-                missing = (image for image in sources.images(options.paths, stdin) if journal.claim(image.key))
+                missing = (image for image in sources.images(options.paths, stdin, rules) if journal.claim(image.key))
                 _embed(journal, options, engine.outcomes(missing, wanted), progress)
         write(journal, options.out)
         bad = f"; {journal.failed} failed, see {beside(options.out, 'errors.jsonl')}" if journal.failed else ""
-        say.write(f"microtome embed: {options.out} has {journal.embedded} vectors{bad}\n")
+        tell(say, f"{options.out} has {journal.embedded} vectors{bad}")
         return SOME_FAILED if journal.failed else 0
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the lock of a result: nothing of it is read, written or removed by two runs.
+
+    Raises:
+        EmbedError: another run holds it; the message names its process.
+    """
+    path = beside(out, "lock")
+    with writing(path):
+        file = _locked(path, out)
+    with file:
+        with writing(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path, out: Path) -> TextIO:
+    while True:
+        file = path.open("a+", encoding="utf-8", errors="replace")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its holder removes the file; a lock on what was removed locks nothing.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = file.read(500).strip() or "another process"
+            raise EmbedError(
+                f"{out} is being written by {holder}. Wait for its end, end it, or choose another --out."
+            ) from None
+        except OSError:
+            file.close()
+            raise
 
 
 def _engine(options: Namespace, progress: Progress) -> Engine:
@@ -71,19 +129,6 @@ def _engine(options: Namespace, progress: Progress) -> Engine:
     return GatewayEngine(options, progress)
 
 
-def _prepared(options: Namespace) -> Path:
-    """Check the path of the result; return the journal's."""
-    out, path = options.out, beside(options.out, "journal")
-    if options.restart:
-        for old in (path, out):
-            old.unlink(missing_ok=True)
-    elif out.exists() and not path.exists():
-        raise EmbedError(f"{out} is there already, and complete. Give --restart to replace it, or another --out.")
-    if out.suffix == ".parquet":
-        pyarrow()
-    return path
-
-
 def _agreed(journal: Journal, options: Namespace, engine: Engine) -> EmbedOptions:
     """Fix model and version for all parts of this run, so that vectors of two versions are never mixed."""
     if journal.head:
@@ -92,7 +137,7 @@ def _agreed(journal: Journal, options: Namespace, engine: Engine) -> EmbedOption
         name, version = engine.identify(options.wanted.model)
     asked: EmbedOptions = options.wanted
     wanted = replace(asked, model=asked.model or name, version=asked.version or version)
-    head = {"format": _FORMAT, **asdict(wanted), "output": list(wanted.output)}
+    head = {"format": FORMAT, **asdict(wanted), "output": list(wanted.output)}
     del head["cache"]
     journal.begin(head)
     return wanted
@@ -101,20 +146,19 @@ def _agreed(journal: Journal, options: Namespace, engine: Engine) -> EmbedOption
 def _embed(journal: Journal, options: Namespace, outcomes: Iterator[Outcome], progress: Progress) -> None:
     # A killed run may have left the file incomplete; the journal is the truth.
     write_errors(journal, options.out)
-    with beside(options.out, "errors.jsonl").open("ab") as errors:
-        for outcome in outcomes:
-            _keep(journal, errors, outcome)
-            progress.advance(failed=outcome.error is not None)
+    for outcome in outcomes:
+        _keep(journal, beside(options.out, "errors.jsonl"), outcome)
+        progress.advance(failed=outcome.error is not None)
     journal.sync()
 
 
-def _keep(journal: Journal, errors: BinaryIO, outcome: Outcome) -> None:
+def _keep(journal: Journal, errors: Path, outcome: Outcome) -> None:
     key: str = outcome.image.key
     if outcome.error is not None:
         row = Row(key, {}, (outcome.error.kind, printable(str(outcome.error))))
         journal.put(row)
-        errors.write(error_line(row))
-        errors.flush()
+        with writing(errors), errors.open("ab") as file:
+            file.write(error_line(row))
         return
     assert outcome.model is not None  # noqa: S101, for mypy: an outcome with vectors has a model
     journal.answered_by(outcome.model.name, outcome.model.version, outcome.model.fingerprint)
@@ -127,6 +171,7 @@ def write(journal: Journal, out: Path) -> None:
     write_errors(journal, out)
     with _whole(beside(out, "about.json")) as file:
         file.write(orjson.dumps(_about(journal), option=orjson.OPT_INDENT_2) + b"\n")
+    sync_folder(out.parent)
     journal.path.unlink()
 
 
@@ -221,8 +266,14 @@ WRITERS: Mapping[str, Callable[[Journal, Path], None]] = {".npy": _npy, ".jsonl"
 def _whole(path: Path) -> Iterator[BinaryIO]:
     """Write a file that is complete or absent."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    with writing(path):
+        try:
+            with unfinished.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise

@@ -21,7 +21,7 @@ from microtome.preprocessing import decode
 from service.core.vectors import shaped, written
 
 if TYPE_CHECKING:
-    from microtome.commands.embed.sources import KeyedImage
+    from microtome.commands.embed.keyed_images import KeyedImage
 
 _MAX_PIXELS = 50_000_000
 """The gateway's default."""

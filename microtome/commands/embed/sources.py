@@ -1,205 +1,112 @@
 """List images one by one: folders, globs, files, tars, Parquet columns, and lists of files from standard input.
 
-Only the names of one folder, or of one pattern, are held at a time, so memory does not grow with the images. An image
-is listed by its place and read when it is needed.
+Only the names of one folder and those around it, or of one pattern, are held at a time, so memory does not grow with
+the images. An image is listed by its place and read when it is needed.
 """
 
 import glob
-import importlib
 import os
-import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import TextIO
 
+from microtome.commands.embed.archives import TARS, column_images, is_image, rows, tar_images
 from microtome.commands.embed.errors import EmbedError
+from microtome.commands.embed.keyed_images import DEFAULT_RULES, ImageFile, KeyedImage, Rules, is_within
 
-SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Endings of images in folders and tars. A file that is named itself is always taken for an image."""
-
-_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-
-_ROWS = 64
-"""Rows of a Parquet column read at a time."""
+_LONGEST_LINE = 1 << 15
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """A file, or bytes inside one, such as a tar that is not compressed.
-
-    Attributes:
-        path: of the file, where the key is not its path.
-        size: bytes; -1 for all to the file's end.
-    """
-
-    key: str
-    path: str = ""
-    offset: int = 0
-    size: int = -1
-
-    def __call__(self) -> bytes:
-        """Read only these bytes.
-
-        Raises:
-            OSError: the file is gone or cannot be read.
-        """
-        with Path(self.path or self.key).open("rb") as file:
-            if self.offset:
-                file.seek(self.offset)
-            return file.read(self.size)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageBytes:
-    """Bytes in memory: reading what follows them in a stream has read them too."""
-
-    key: str
-    body: bytes
-
-    def __call__(self) -> bytes:
-        """Return the bytes."""
-        return self.body
-
-
-KeyedImage: TypeAlias = ImageFile | ImageBytes
-"""An image that is read by a call, may be pickled and read on another machine, and has a key, unique in a run."""
-
-
-def images(words: Iterable[str], stdin: TextIO) -> Iterator[KeyedImage]:
+def images(words: Iterable[str], stdin: TextIO, rules: Rules = DEFAULT_RULES) -> Iterator[KeyedImage]:
     """List all images.
 
     Args:
         words: paths of files and folders, patterns, tars, `FILE.parquet::COLUMN`, or `-` for a list from `stdin`.
         stdin: one path a line.
+        rules: what may be read.
 
     Raises:
-        EmbedError: a word names nothing.
+        EmbedError: a word names nothing, or something that cannot be listed.
     """
     for word in words:
         if word == "-":
-            yield from (ImageFile(line.rstrip("\r\n")) for line in stdin if line.strip())
+            yield from (ImageFile(line, max_bytes=rules.max_bytes) for line in _lines(stdin))
             continue
-        for path, column in _places(word):
-            yield from _below(path) if column is None else column_images(path, column)
+        for path, column, folder in _places(word, rules):
+            yield from _below(path, folder, rules) if column is None else column_images(path, column, rules)
 
 
-def count(words: Iterable[str]) -> int | None:
+def count(words: Iterable[str], rules: Rules = DEFAULT_RULES) -> int | None:
     """Count images; None where counting is slow, as in a tar, or impossible, as in a list on standard input."""
     total = 0
     for word in words:
         if word == "-":
             return None
-        for path, column in _places(word):
-            if column is None and path.lower().endswith(_TARS):
+        for path, column, folder in _places(word, rules):
+            if column is None and path.lower().endswith(TARS):
                 return None
-            total += sum(1 for _ in _below(path)) if column is None else rows(path)
+            total += sum(1 for _ in _below(path, folder, rules)) if column is None else rows(path)
     return total
 
 
-def _places(word: str) -> Iterator[tuple[str, str | None]]:
-    """Find the files and folders of a word, each with the column of a Parquet file, if one is named."""
+def _lines(stdin: TextIO) -> Iterator[str]:
+    while line := stdin.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise EmbedError("Expected one path a line on standard input, received a line without end.")
+        if line.strip():
+            yield line.rstrip("\r\n")
+
+
+def _places(word: str, rules: Rules) -> Iterator[tuple[str, str | None, str]]:
+    """Find the files and folders of a word, each with a Parquet file's column and the folder of a pattern, if any."""
     column: str | None = None
     pattern = word
     if "::" in word and not Path(word).exists():
         pattern, column = word.rsplit("::", 1)
     # A file may have brackets in its name.
-    found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, which has no absolute patterns
+    named = Path(pattern).exists()
+    found = [pattern] if named else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, which has no absolute patterns
     if not found:
         raise EmbedError(f"Expected images at {pattern!r}, found nothing there. The working directory is {Path.cwd()}.")
-    return ((path, column) for path in found)
+    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    folder = "" if named or rules.follow_links else os.path.realpath(fixed)
+    return ((path, column, folder) for path in found)
 
 
-def _below(path: str) -> Iterator[KeyedImage]:
+def _below(path: str, folder: str, rules: Rules) -> Iterator[KeyedImage]:
+    archive = path.lower().endswith((*TARS, ".parquet"))
+    if folder and not is_within(path, folder) and (archive or Path(path).is_dir()):
+        raise EmbedError(f"{path} is a link out of {folder}. Name it itself, or give --follow-links.")
     if Path(path).is_dir():
-        yield from _folder(path)
-    elif path.lower().endswith(_TARS):
-        yield from _tar(path)
-    elif path.lower().endswith(".parquet"):
+        yield from _folder(path, folder, rules)
+    elif path.lower().endswith(TARS):
+        yield from tar_images(path, rules)
+    elif archive:
         raise EmbedError(f"Expected FILE.parquet::COLUMN, received {path!r}. Say which column holds the images.")
     else:
-        yield ImageFile(path)
+        yield ImageFile(path, folder=folder, max_bytes=rules.max_bytes)
 
 
-def _folder(path: str) -> Iterator[KeyedImage]:
-    with os.scandir(path) as entries:
-        # Links to folders are not followed: they may form cycles.
-        found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-    for name, is_folder in found:
-        below = os.path.join(path, name)  # noqa: PTH118, ten times as fast as Path, for millions of files
-        if is_folder:
-            yield from _folder(below)
-        elif _is_image(name):
-            yield ImageFile(below)
+def _folder(path: str, folder: str, rules: Rules) -> Iterator[KeyedImage]:
+    folder = folder or ("" if rules.follow_links else os.path.realpath(path))
+    # Not by recursion, which has an end before that of paths.
+    ahead = [_names(path)]
+    while ahead:
+        name = next(ahead[-1], None)
+        if name is None:
+            ahead.pop()
+        elif name[1]:
+            ahead.append(_names(name[0]))
+        elif is_image(name[0]):
+            yield ImageFile(name[0], folder=folder, max_bytes=rules.max_bytes)
 
 
-def _tar(path: str) -> Iterator[KeyedImage]:
-    """List a tar's images; in a WebDataset a member's name is its sample's key and an ending."""
+def _names(path: str) -> Iterator[tuple[str, bool]]:
+    """Return the paths in a folder, sorted, each with whether it is a folder."""
     try:
-        with tarfile.open(path, "r:" if path.lower().endswith(".tar") else "r|*") as tar:
-            spans = path.lower().endswith(".tar")
-            while (member := tar.next()) is not None:
-                if member.isreg() and _is_image(member.name):
-                    key = f"{path}::{member.name}"
-                    if spans:
-                        yield ImageFile(key, path, member.offset_data, member.size)
-                    else:
-                        file = tar.extractfile(member)
-                        yield ImageBytes(key, file.read() if file else b"")
-                # tarfile keeps every member that it has read.
-                tar.members.clear()  # type: ignore[attr-defined]
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise EmbedError(f"{path} cannot be read as a tar: {error}. What came before is kept.") from error
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.rsplit("/", 1)[-1].startswith("._")  # noqa: PTH122
-
-
-def pyarrow(module: str = "pyarrow.parquet") -> Any:  # noqa: ANN401, pyarrow has no types
-    """Import pyarrow.
-
-    Raises:
-        EmbedError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise EmbedError(
-            "Parquet needs pyarrow, which is not installed: pip install pyarrow, or --out vectors.npy or vectors.jsonl."
-        ) from None
-
-
-def rows(path: str) -> int:
-    """Count a file's rows."""
-    return int(_file(path).metadata.num_rows)
-
-
-def column_images(path: str, column: str) -> Iterator[KeyedImage]:
-    """List the images of a column; their keys are the numbers of their rows.
-
-    The column holds bytes, or structs with a field `bytes`, as Hugging Face's datasets do.
-
-    Raises:
-        EmbedError: no such file or column, or one of another type.
-    """
-    file, place = _file(path), 0
-    if column not in file.schema_arrow.names:
-        raise EmbedError(f"Expected a column of {path}: {', '.join(file.schema_arrow.names)}. Received {column!r}.")
-    for batch in file.iter_batches(_ROWS, columns=[column]):
-        for value in batch.column(0).to_pylist():
-            body = value.get("bytes") if isinstance(value, dict) else value
-            if body is not None and not isinstance(body, bytes):
-                raise EmbedError(f"Expected bytes in column {column!r} of {path}, found {type(body).__name__}.")
-            yield ImageBytes(f"{path}::{place}", body or b"")
-            place += 1
-
-
-def _file(path: str) -> Any:  # noqa: ANN401
-    parquet = pyarrow()
-    if not Path(path).is_file():
-        raise EmbedError(f"Expected FILE.parquet::COLUMN, and there is no file {path}.")
-    try:
-        return parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise EmbedError(f"{path} cannot be read as Parquet: {error}") from error
+        with os.scandir(path) as entries:
+            # Links to folders are not followed: they may form cycles.
+            return iter(sorted((entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries))
+    except OSError as error:
+        raise EmbedError(f"The folder {path} cannot be listed: {error.strerror or error}.") from error

@@ -13,6 +13,7 @@ from microtome.commands.rollout.configuration import Store, changed, configured
 from microtome.commands.rollout.errors import CannotBegin, TimedOut, VersionFailed
 from microtome.commands.rollout.gateways import Gateway
 from microtome.commands.rollout.servers import Server, Unreachable
+from microtome.errors import shown
 
 POLL_SECONDS = 0.5
 
@@ -157,7 +158,7 @@ class Rolling:
 
 def say(text: str) -> None:
     """Tell the user, also where the output is a file that another program reads."""
-    print(text, flush=True)  # noqa: T201, a command
+    print(shown(text), flush=True)  # noqa: T201, a command
 
 
 def status_lines(store: Store, servers: Sequence[Server], gateways: Sequence[Gateway], model: str) -> Iterator[str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from exporter.errors import (
     WeightsUnavailable,
 )
 from exporter.graph.tensors import find_tensor
+from exporter.models import classic_networks
 from exporter.models.building import build
 from exporter.models.own_models import load
 from exporter.recipe.backbones import BACKBONES, find_backbone
@@ -83,6 +89,76 @@ def test_size_of_a_file_that_is_no_model_is_the_usual_one(tmp_path: Path) -> Non
     assert own_size(str(tmp_path / "text.keras")) == (224, 224)
     with pytest.raises(ImpossibleModel, match=r"Expected a model saved by Keras 3\. Received: .*text\.keras"):
         load(str(tmp_path / "text.keras"))
+
+
+def rewritten(source: Path, target: Path, **members: Callable[[bytes], bytes]) -> Path:
+    """Write a `.keras` file whose members are changed, and compressed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, members.get(name.split(".")[0], bytes)(old.read(name)))
+    return target
+
+
+def _replaced(new: bytes, _: bytes) -> bytes:
+    return new
+
+
+def h5(write: Callable[[h5py.File], object]) -> bytes:
+    """Return an HDF5 file."""
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        write(file)
+    return out.getvalue()
+
+
+def test_keras_files_that_inflate_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    """A large configuration, a deep one, arrays that are nowhere, and arrays in other files; sizes are not guessed."""
+    small_model().save(tmp_path / "sound.keras")
+    elsewhere = {
+        "a few bytes for much": (lambda f: f.create_dataset("x", (1 << 30,), "f4"), "inflate to 4,294,967,296"),
+        "packed": (
+            lambda f: f.create_dataset("x", data=np.zeros(20 << 20), compression="gzip"),
+            "inflate to 167,772,160",
+        ),
+        "link": (lambda f: f.__setitem__("x", h5py.ExternalLink("/etc/passwd", "x")), "x is in another file"),
+        "file": (
+            lambda f: f.create_dataset("x", (9,), "f8", external=[("/etc/passwd", 0, 72)]),
+            "x is in another file",
+        ),
+    }
+    for write, told in elsewhere.values():
+        path = rewritten(
+            tmp_path / "sound.keras", tmp_path / "crafted.keras", model=functools.partial(_replaced, h5(write))
+        )
+        with pytest.raises(ImpossibleModel, match=rf"crafted\.keras, of which Keras says: .*{told}"):
+            load(str(path))
+        (tmp_path / "crafted.h5").write_bytes(h5(write))
+        with pytest.raises(WeightsFileBroken, match=told):
+            build(LITE0, str(tmp_path / "crafted.h5"), SMALL)
+    for config, told in (
+        (lambda body: body + b" " * (65 << 20), "inflate to 6"),
+        (lambda body: body + b" " * (17 << 20), "config.json has 17,"),
+        (lambda _: b"[" * 100_000 + b"]" * 100_000, "recursion"),
+    ):
+        path = rewritten(tmp_path / "sound.keras", tmp_path / "crafted.keras", config=config)
+        assert own_size(str(path)) == (224, 224)
+        with pytest.raises(ImpossibleModel, match=told):
+            load(str(path))
+
+
+def test_blocks_of_older_versions_are_read(tmp_path: Path) -> None:
+    """They name the module in which a layer of ours was defined then."""
+    images = keras.Input((8, 8, 3))
+    keras.Model(images, classic_networks.LocalResponseNormalization(radius=1)(images)).save(tmp_path / "new.keras")
+    new, old = classic_networks.__name__.encode(), b"exporter.architectures.local_response"
+    path = rewritten(tmp_path / "new.keras", tmp_path / "old.keras", config=lambda body: body.replace(new, old))
+    assert old in zipfile.ZipFile(path).read("config.json")
+    registered = keras.saving.get_custom_objects().pop("microtome>LocalResponseNormalization")
+    try:
+        model, _ = load(str(path))
+    finally:
+        keras.saving.get_custom_objects()["microtome>LocalResponseNormalization"] = registered
+    assert (1, "LocalResponseNormalization") == (model.layers[1].radius, type(model.layers[1]).__name__)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from exporter.errors import WeightsFileBroken
+from exporter.models import pytorch_file
 from exporter.models.efficientnet_lite import _weights_file
 from exporter.models.pytorch_file import read_state_dict
 
@@ -136,6 +137,83 @@ def test_views_that_leave_their_storage_are_refused(tmp_path: Path, hostile: _Ca
     """Strides and offsets from a file never read memory that is not the file's."""
     with pytest.raises(WeightsFileBroken):
         read_state_dict(zipped(tmp_path / "w.pth", {"weight": hostile}))
+
+
+def raw(path: Path, *, numbers: bytes = NUMBERS.tobytes(), body: bytes) -> Path:
+    """Write a zip whose pickle is written by hand, and compressed."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights/data.pkl", body)
+        archive.writestr("weights/data/0", numbers)
+    return path
+
+
+DEEP = b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s."  # a dict whose key is a tuple in a tuple in a tuple …
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (DEEP, "a dict whose keys are no texts"),
+        (b"\x80\x02)" + b"\x85" * 200_000 + b"Q.", "it describes a storage|not enough values"),
+        (b"\x80\x02" + b"(" * 200_000 + b"t" * 200_000 + b".", "expected tensors by name, received tuple"),
+        (b"\x80\x02]q\x00h\x00a" + b"R.", "takes more values|cannot be called|unpack"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "received dict"),
+        (b"\x80\x04\x8d" + b"\xff" * 7 + b"\x00.", "bytes8|has .* bytes"),
+        (b"\x80\x02\x8b\xff\xff\xff\x7f.", "has 2,147,483,647 bytes"),
+        (b"\x80\x02" + b"N" * 600_000 + b".", "more than 500,000 operations"),
+        (b"\x80\x02c" + b"a" * 1_000_000 + b"\nb\n.", "no newline|newline"),
+        (b"\x80\x02C\x01a.", "SHORT_BINBYTES, which no state dict needs"),
+        (b"\x80\x02t.", "pop from empty list"),
+    ],
+    ids=["deep key", "deep storage", "deep tuples", "call of a list", "far memo", "long text", "long number",
+         "many operations", "long name", "bytes", "no mark"],
+)  # fmt: skip
+def test_crafted_pickles_neither_crash_nor_fill_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, told: str
+) -> None:
+    """Deep nesting crashes Python's own unpickler where it is hashed; a small file may ask for much memory."""
+    monkeypatch.setattr(pytorch_file, "_MOST_OPERATIONS", 500_000)
+    with pytest.raises(WeightsFileBroken, match=rf"w\.pth, which is truncated or something else: .*({told})"):
+        read_state_dict(raw(tmp_path / "w.pth", body=body))
+
+
+@pytest.mark.parametrize(
+    ("hostile", "told"),
+    [
+        (tensor(shape=(1 << 40,), strides=(0,)), r"1\.1e\+12 numbers, more than its storage of 6"),
+        (tensor(shape=(0, 1 << 62), strides=(1, 1)), "more than its storage of 6"),
+        (tensor(shape=(1,) * 33, strides=(1,) * 33), "too many sides"),
+        (tensor(shape=(3, True), strides=(1, 1)), "not made of a storage"),
+    ],
+)
+@pytest.mark.parametrize("write", [zipped, streamed])
+def test_tensors_are_no_larger_than_their_storage(tmp_path: Path, write: Write, hostile: _Call, told: str) -> None:
+    """A stride of zero repeats one number as often as the file says."""
+    with pytest.raises(WeightsFileBroken, match=told):
+        read_state_dict(write(tmp_path / "w.pth", {"weight": hostile}))
+
+
+def test_an_empty_tensor_is_a_tensor(tmp_path: Path) -> None:
+    """Of any strides."""
+    state = read_state_dict(zipped(tmp_path / "w.pth", {"a": tensor(shape=(0, 3)), "b": tensor(shape=(), strides=())}))
+    assert {"a": (0, 3), "b": ()} == {name: array.shape for name, array in state.items()}
+
+
+def test_tensors_of_one_storage_share_its_memory(tmp_path: Path) -> None:
+    """Thousands of them over a large storage are read once."""
+    state = read_state_dict(zipped(tmp_path / "w.pth", {f"w{number}": tensor() for number in range(50)}))
+    assert all(np.shares_memory(one, state["w0"]) for one in state.values())
+
+
+def test_zips_that_inflate_or_list_too_much_are_refused(tmp_path: Path) -> None:
+    """Before anything is read: by their list of members, and by that list's own size."""
+    path = raw(tmp_path / "w.pth", body=pickled({"weight": tensor()}), numbers=bytes(80 << 20))
+    with pytest.raises(WeightsFileBroken, match=r"its [\d,]+ bytes inflate to 83,8"):
+        read_state_dict(path)
+    end = zipped(path, {"weight": tensor()}).read_bytes()
+    path.write_bytes(end[:-10] + (1 << 30).to_bytes(4, "little") + end[-6:])
+    with pytest.raises(WeightsFileBroken, match="its list of members has 1,073,741,824 bytes"):
+        read_state_dict(path)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 10, 100, 10_000, 1_000_000, -1])

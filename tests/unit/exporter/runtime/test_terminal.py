@@ -36,7 +36,48 @@ def test_nothing_is_told_of_what_is_soon_done(
     assert list(terminal.counted(range(3), 3, "counting", delay=10)) == [0, 1, 2]
     assert not capsys.readouterr().err
     assert list(terminal.counted(range(10), 10, "counting", delay=5)) == list(range(10))
-    assert capsys.readouterr().err.splitlines() == [f"counting {tenth} % ..." for tenth in range(40, 100, 10)]
+    lines = ["counting 40 % ..."]
+    lines += [
+        f"counting {tenth} % ... 0:00:{left:02} to go" for tenth, left in ((50, 10), (60, 6), (70, 4), (80, 2), (90, 1))
+    ]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_long_tenth_has_lines_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One each half minute, with the time that is left: in a log too it is seen that things go on."""
+    monkeypatch.setattr(terminal, "time", Clock())
+    assert len(list(terminal.counted(range(20_000), 20_000, "counting"))) == 20_000
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == ["counting 0 % ...", "counting 0 % ... 5:43:56 to go", "counting 0 % ... 5:37:52 to go"]
+    assert len(lines) > 600
+
+
+NAME = "conv[/] \x1b[2J\u202e"
+
+
+def test_names_are_shown_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of a model that strangers made do not move the cursor, and are no markup."""
+    with terminal.stage(f"cutting at {NAME}"):
+        terminal.warn(f"{NAME} is odd")
+    assert list(terminal.counted([1], 1, NAME)) == [1]
+    console = Console(force_terminal=True, width=80, color_system=None)
+    terminal.print_table(["layer"], [[NAME]], console=console)
+    printed = capsys.readouterr()
+    for text in (printed.err, printed.out):
+        assert r"conv[/] \x1b[2J\u202e" in text
+        assert "\x1b[2J" not in text
+
+
+def test_names_are_shown_escaped_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of stages and bars."""
+    monkeypatch.setattr(terminal, "_stderr", lambda: Console(stderr=True, force_terminal=True, color_system=None))
+    with terminal.stage(NAME):
+        assert list(terminal.counted([1, 2], 2, NAME)) == [1, 2]
+    text = capsys.readouterr().err
+    assert r"conv[/] \x1b[2J\u202e" in text
+    assert "\x1b[2J" not in text
 
 
 def test_table_in_a_pipe_is_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

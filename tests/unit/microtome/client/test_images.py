@@ -1,6 +1,9 @@
 """Whatever callers have for an image becomes the bytes of a file, with the same pixels."""
 
 import io
+import os
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,51 @@ def test_bytes_and_files_go_as_they_are(tmp_path: Path) -> None:
     for picture in (photo, bytearray(photo), memoryview(photo), path, str(path), path.read_bytes):
         assert photo == encode(picture)
         assert is_one(picture)
+
+
+def test_open_files_are_read_to_their_end(tmp_path: Path) -> None:
+    """Of every kind that reads bytes; they are one image, not a list of lines."""
+    (tmp_path / "photo.png").write_bytes(png())
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(tmp_path / "photo.png", "photo.png")
+    with (
+        (tmp_path / "photo.png").open("rb") as buffered,
+        (tmp_path / "photo.png").open("rb", buffering=0) as raw,
+        zipfile.ZipFile(tmp_path / "photos.zip").open("photo.png") as member,
+        os.scandir(tmp_path) as entries,
+    ):
+        (entry,) = (entry for entry in entries if entry.name == "photo.png")
+        for picture in (buffered, raw, member, io.BytesIO(png()), entry):
+            assert is_one(picture)
+            assert png() == encode(picture)
+
+
+def test_open_files_that_give_no_bytes_are_told_why(tmp_path: Path) -> None:
+    """In text mode, closed, at their end, for writing only, or to be awaited."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(png())
+
+    class Awaited:
+        async def read(self) -> bytes:
+            return b""
+
+    with path.open() as text, path.open("ab") as unreadable, path.open("rb") as at_end:
+        at_end.read()
+        closed = path.open("rb")
+        closed.close()
+        for picture, told in (
+            (text, "open(path, 'rb'). Received one in text mode"),
+            (io.StringIO("photo"), "Received one in text mode"),
+            (closed, "closed file"),
+            (at_end, "0 bytes. The file is at its end: call its seek(0) first"),
+            (unreadable, "read"),
+            (Awaited(), "Expected Awaited.read() to return an image's bytes. Received coroutine"),
+            ((line for line in (b"1", b"2")), "Received generator"),
+            (lambda: "photo.png", "to return an image's bytes. Received str"),
+            (tmp_path, f"{tmp_path}: Is a directory"),
+        ):
+            with pytest.raises(UnreadableImage, match=re.escape(told)):
+                encode(picture)  # type: ignore[arg-type]  # some are wrong on purpose
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])

@@ -1,8 +1,12 @@
 """The journal of `microtome embed`: wherever it is torn, what came before is there, and it goes on from there."""
 
+import resource
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import ormsgpack
 import pytest
 
 from microtome.commands.embed.errors import EmbedError
@@ -14,6 +18,11 @@ ROWS = [
     Row("b\udcff.jpg", {}, ("not-an-image", "no image")),
     Row("c.jpg", {"top": b"\1" * 40}),
 ]
+
+
+def record(body: bytes) -> bytes:
+    """Frame a record as a journal does."""
+    return struct.pack("<II", len(body), zlib.crc32(body)) + body
 
 
 @pytest.fixture
@@ -62,10 +71,67 @@ def test_a_flipped_bit_ends_what_is_believed(path: Path) -> None:
         assert list(journal.rows()) == ROWS[:2]
 
 
-def test_two_runs_do_not_write_one_journal(path: Path) -> None:
-    """The second says so."""
-    with Journal(path), pytest.raises(EmbedError, match="Another run"):
+@pytest.mark.parametrize(
+    "tail",
+    [
+        bytes(100_000),
+        bytes(8),
+        b"\xff" * 5000,
+        b"\x05\0\0\0garbage after a length",
+        record(b"no MessagePack \xc1"),
+        record(ormsgpack.packb([1, 2])),
+        record(ormsgpack.packb({"key": b"d.jpg"})),
+    ],
+    ids=["zeros", "one frame of zeros", "ones", "garbage", "another record", "a list", "half a result"],
+)
+def test_what_a_power_loss_leaves_at_the_end_is_cut_off(path: Path, tail: bytes) -> None:
+    """The run goes on with what is whole, in a file that was shorter than its length says or holds old blocks."""
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    with Journal(path) as journal:
+        assert (list(journal.rows()), len(tail)) == (ROWS, journal.lost)
+        journal.put(Row("d.jpg", {"top": b"\2" * 40}))
+    with Journal(path) as journal:
+        assert (4, 0) == (len(list(journal.rows())), journal.lost)
+
+
+def test_a_hole_in_the_middle_ends_what_is_believed(path: Path) -> None:
+    """What follows is embedded again: where its records begin is not known."""
+    whole = path.read_bytes()
+    for hole in (bytes(60), b""):
+        path.write_bytes(whole[:-130] + hole + whole[-70:])
+        with Journal(path) as journal:
+            assert ROWS[: journal.embedded + journal.failed] == list(journal.rows())
+            assert journal.lost > 0
+
+
+def test_a_record_that_has_no_room_is_an_error_and_the_others_stay(path: Path) -> None:
+    """A real limit on the file's size, in the middle of a record; with room again the run goes on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 30, before[1]))
+    try:
+        with Journal(path) as journal, pytest.raises(EmbedError, match=r"journal cannot be written: .*make room"):
+            journal.put(Row("d.jpg", {"top": b"\2" * 40}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with Journal(path) as journal:
+        assert (ROWS, 30) == (list(journal.rows()), journal.lost)
+
+
+def test_a_journal_of_another_release_is_left_alone(path: Path) -> None:
+    """Its head says so; --restart forgets it."""
+    path.write_bytes(record(ormsgpack.packb({"head": {"format": 2, "models": ["lite0"]}})))
+    with pytest.raises(EmbedError, match="expected format 1, received 2"):
         Journal(path)
+    with Journal(path, restart=True) as journal:
+        assert ({}, []) == (journal.head, list(journal.rows()))
+
+
+def test_a_run_without_results_leaves_no_journal(tmp_path: Path) -> None:
+    """Such as one that asks for an output which does not exist: its options bind no other run."""
+    with Journal(tmp_path / "j") as journal:
+        journal.begin(HEAD)
+    assert not (tmp_path / "j").exists()
 
 
 def test_another_model_version_is_not_kept(path: Path) -> None:
@@ -82,13 +148,15 @@ def test_other_options_are_another_run(path: Path) -> None:
         journal.begin({**HEAD, "model": "lite1"})
 
 
-def test_a_large_file_that_is_no_journal_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [12, 200_000])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, size: int, restart: bool) -> None:
     """Nothing of it is cut off."""
     path = tmp_path / "holiday.mp4"
-    path.write_bytes(b"film" * 50_000)
+    path.write_bytes(b"film" * (size // 4))
     with pytest.raises(EmbedError, match="no journal"):
-        Journal(path)
-    assert 200_000 == path.stat().st_size
+        Journal(path, restart=restart)
+    assert size == path.stat().st_size
 
 
 def test_files_that_are_not_utf8_have_a_place(tmp_path: Path) -> None:

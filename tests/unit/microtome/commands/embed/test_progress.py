@@ -1,9 +1,12 @@
 """What a long run says: how far, how fast, until when, and once for each time that it has to wait."""
 
 import io
+import os
+from pathlib import Path
 
 from microtome.client.errors import Unreachable
 from microtome.client.retries import Retry
+from microtome.commands.embed.errors import tell
 from microtome.commands.embed.progress import Progress
 
 GONE = Unreachable("http://gateway:8000 cannot be reached")
@@ -56,3 +59,20 @@ def test_waiting_is_said_once_and_so_is_its_end() -> None:
         "microtome embed: waiting, and trying again: http://gateway:8000 cannot be reached",
         "microtome embed: the gateway answers again",
     ] == out.getvalue().splitlines()
+
+
+def test_messages_without_a_reader_end_no_run() -> None:
+    """A closed pipe and a full disk: what follows goes nowhere, also when the file is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed, Path("/dev/full").open("w", encoding="utf-8") as full:
+        for out in (closed, full):
+            tell(out, "some are done")
+            tell(out, "all are done")
+
+
+def test_names_do_not_move_the_cursor() -> None:
+    """What a terminal would obey is shown as an escape, other letters as they are."""
+    out = io.StringIO()
+    tell(out, "caf\u00e9 \x1b[2J\n\u202e\udcff.jpg")
+    assert "microtome embed: caf\u00e9 \\x1b[2J\\n\\u202e\\udcff.jpg\n" == out.getvalue()
