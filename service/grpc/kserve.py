@@ -19,9 +19,13 @@ from service.core.requests import Embedded
 from service.errors import of_model
 from service.grpc.embed import CallLimits, embedded_for, parsed, received
 from service.grpc.middleware import Call, Calls
-from service.kserve import PARAMETERS, InferRequest, Tensor, element, images_in, one_input, read_request
+from service.kserve import PARAMETERS, InferRequest, Tensor, images_in, one_input, read_request, shape_of
 
 SERVICE = "inference.GRPCInferenceService"
+
+
+_NAMED = 4
+"""Inputs that a message names when there are more than the one that is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +111,16 @@ def _inputs(request: pb.ModelInferRequest) -> list[Tensor]:
         raise BadRequest(
             f"Expected raw_input_contents of all {len(request.inputs)} inputs or of none; received {len(raw)}."
         )
-    found = []
-    for number, entry in enumerate(request.inputs):
-        if any(size < 0 for size in entry.shape):
-            raise BadRequest(f"Expected sizes as `shape` of {entry.name[:40]!r}; received {list(entry.shape)[:8]}.")
-        data = raw[number] if raw else _listed(entry)
-        found.append(Tensor(entry.name, entry.datatype, tuple(entry.shape), data))
-    return found
+    if len(request.inputs) != 1:
+        return [Tensor(entry.name, entry.datatype, (), b"") for entry in request.inputs[:_NAMED]]
+    (entry,) = request.inputs
+    shape = shape_of(entry.shape, entry.name)
+    return [Tensor(entry.name, entry.datatype, shape, raw[0] if raw else _listed(entry))]
 
 
-def _listed(entry: pb.InferInputTensor) -> bytes:
+def _listed(entry: pb.InferInputTensor) -> bytes | list[bytes]:
     if entry.datatype == "BYTES":
-        return b"".join(map(element, entry.contents.bytes_contents))
+        return list(entry.contents.bytes_contents)
     if entry.datatype == "UINT8":
         try:
             return bytes(entry.contents.uint_contents)
