@@ -17,7 +17,7 @@ from service.core.embedder import Intake
 from service.core.ports import available_versions
 from service.core.requests import Embedded
 from service.errors import of_model
-from service.grpc.embed import CallLimits, embedded_for, parsed, received
+from service.grpc.embed import CallLimits, embedded_for, named, received
 from service.grpc.middleware import Call, Calls
 from service.kserve import PARAMETERS, InferRequest, Tensor, images_in, one_input, read_request, shape_of
 
@@ -55,7 +55,7 @@ class Inference:
         return pb.ServerReadyResponse(ready=self.intake.ready()).SerializeToString()
 
     async def _model_ready(self, call: Call) -> bytes:
-        request = parsed(pb.ModelReadyRequest, await call.read() or b"")
+        request = await named(call, pb.ModelReadyRequest)
         ready = of_model(request.name, self.intake.models.readiness()) is None
         if ready:
             await kserve.card_of(self.intake.models, request.name, request.version)
@@ -65,7 +65,7 @@ class Inference:
         return pb.ServerMetadataResponse(name=kserve.NAME, version=__version__).SerializeToString()
 
     async def _model_metadata(self, call: Call) -> bytes:
-        request = parsed(pb.ModelMetadataRequest, await call.read() or b"")
+        request = await named(call, pb.ModelMetadataRequest)
         card = await kserve.card_of(self.intake.models, request.name, request.version)
         return pb.ModelMetadataResponse(
             name=card.name,
@@ -85,8 +85,11 @@ class Inference:
             self.intake.check(
                 asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.datatype == "INT8"
             )
+            identity = request.id
+            # They have the bytes of all images once more.
+            del request, tensor
             embedded = await embedded_for(call, self.intake, asked.request, images)
-            return _response(request.id, asked, embedded).SerializeToString()
+            return _response(identity, asked, embedded).SerializeToString()
 
 
 def _response(identity: str, asked: InferRequest, embedded: Embedded) -> pb.ModelInferResponse:

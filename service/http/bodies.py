@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope
 
 from microtome.errors import BadRequest, BodyTooSlow, ImageTooLarge, RequestRejected, TooManyImages
 from service.core.admission import Budget
-from service.core.remote_images import Image, Url
+from service.core.remote_images import MAX_ADDRESS, Image, Url
 from service.core.timeouts import SharedTimeout
 from service.http.bounded_json import LongText, read_object
 from service.http.middleware import headers_of
@@ -34,9 +34,6 @@ _HEAD_LETTERS = 128
 
 _WRAPPED = 1.1
 """How much longer base64 is with line breaks and JSON's escapes."""
-
-MAX_ADDRESS = 4096
-"""Characters of an image's address."""
 
 T = TypeVar("T")
 
