@@ -19,7 +19,7 @@ from service.http.bodies import BodyLimits, BodyReader
 from service.http.compat.handler import CompatHandler
 from service.http.embed import PATH, EmbedEndpoint
 from service.http.health import Dependencies, operations_router
-from service.http.middleware import Authentication, RecordRequests, RequestLog, RequireKey
+from service.http.middleware import Authentication, IgnoreQueryAndCookies, RecordRequests, RequestLog, RequireKey
 from service.http.openapi import ModelAnswer, ModelsAnswer
 from service.http.response_cache import ResponseCache
 from service.telemetry.logs import Logger
@@ -103,6 +103,7 @@ def http_app(  # noqa: PLR0913, collaborators
     if authentication:
         app.add_middleware(RequireKey, authentication=authentication, metrics=metrics, public_paths=public_paths)
     app.add_middleware(RecordRequests, request_log=request_log)
+    app.add_middleware(IgnoreQueryAndCookies)
     return EmbedEndpoint(
         app,
         route=embed.routes[0],

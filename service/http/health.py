@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from service.core.embedder import Intake
 from service.http import problems
 from service.http.connection_limits import limited_protocol
+from service.http.middleware import IgnoreQueryAndCookies
 from service.http.openapi import Readiness
 from service.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -88,6 +89,7 @@ async def operations_server(  # noqa: PLR0913, collaborators
     app = FastAPI(title="Microtome, operations", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(operations_router(intake, metrics, dependencies))
     problems.install(app, metrics)
+    app.add_middleware(IgnoreQueryAndCookies)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, reuse_port=shared) as listener:
         server = _Server(
