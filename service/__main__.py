@@ -12,7 +12,7 @@ import uvicorn
 
 from microtome.parent import follow_parent
 from service.application import build
-from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings
+from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, risks
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
 
@@ -85,7 +85,7 @@ def main() -> int:
     log = configure(settings.log_format, settings.log_level)
     if words.listen_fd is None:
         # Once, not in each worker.
-        for line in removed_settings():
+        for line in removed_settings() + risks(settings):
             log.warning(line)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))

@@ -14,6 +14,7 @@ FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 PRESET_PREFIX = "keras_hub:"
 PRESET = re.compile(rf"{PRESET_PREFIX}.+")
 _SIZE = 224
+_MOST_CONFIG_BYTES = 64 << 20
 
 
 def is_own(text: str) -> bool:
@@ -26,9 +27,10 @@ def own_size(text: str) -> tuple[int, int]:
     if not text.endswith(KERAS_FILE):
         return _SIZE, _SIZE
     try:
-        with zipfile.ZipFile(Path(text)) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+        with zipfile.ZipFile(Path(text)) as archive, archive.open("config.json") as member:
+            # Whatever size the archive claims: a megabyte of it can inflate to a gigabyte.
+            config = json.loads(member.read(_MOST_CONFIG_BYTES))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RecursionError, NotImplementedError, RuntimeError):
         return _SIZE, _SIZE  # building the model reports what is wrong with the file
     shape = next(_input_shapes(config), [None, None, None, None])
     height, width = [*shape, None, None, None][1:3]
