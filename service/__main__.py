@@ -14,7 +14,7 @@ import uvicorn
 from microtome.parent import follow_parent
 from service.application import build
 from service.http.connection_limits import listener
-from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, traces_wanted
+from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, risks, traces_wanted
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
 
@@ -87,7 +87,7 @@ def main() -> int:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if words.listen_fd is None:
         # Once, not in each worker.
-        for line in removed_settings():
+        for line in removed_settings() + risks(settings):
             log.warning(line)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))

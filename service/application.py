@@ -56,6 +56,9 @@ _URL_TIMEOUT = 5.0
 _MAX_GRPC_CALLS = 1000
 """gRPC calls open at a time, streams included."""
 
+_MAX_GRPC_CALLS_EACH = 256
+"""Of these the calls of one caller, so that none takes all places: of a key's owner, or of an address without keys."""
+
 _MAX_STREAM_IMAGES = 64
 """Images in flight in one EmbedStream; beyond it the stream is not read."""
 
@@ -248,6 +251,7 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
         metrics,
         log,
         limit=_MAX_GRPC_CALLS,
+        limit_each=_MAX_GRPC_CALLS_EACH,
         keyring=keyring,
         log_access=settings.access_log,
         spans=tracing.call if tracing else untraced,

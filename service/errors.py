@@ -3,12 +3,19 @@
 from collections.abc import Iterable, Mapping
 from copy import copy
 from difflib import get_close_matches
+from reprlib import Repr
 from typing import TypeVar
 
 from microtome.errors import BadRequest, ModelNotReady, UnknownModel
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
+
+
+_MOST_SHOWN = 80
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = _MOST_SHOWN
 
 
 class CacheUnavailable(Exception):
@@ -26,12 +33,19 @@ def restated(error: E, message: str | None = None) -> E:
     return fresh.with_traceback(None)
 
 
+def shown(value: object) -> str:
+    """Return a caller's value as messages show it, cut: the rest may be long, or deeper than Python can write."""
+    text = _repr.repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown name: the name received, and the nearest known names, or all of a few."""
     names = sorted(known)
-    shown = names if len(names) <= 8 else get_close_matches(name, names, n=3, cutoff=0.0)
-    listed = ", ".join(repr(n) for n in shown)
-    return f"Unknown {kind} {name[:80]!r}. {'Known' if len(names) <= 8 else 'Nearest'}: {listed or 'none'}."
+    name = name[:_MOST_SHOWN]
+    near = names if len(names) <= 8 else get_close_matches(name, names, n=3, cutoff=0.0)
+    listed = ", ".join(map(repr, near))
+    return f"Unknown {kind} {name!r}. {'Known' if len(names) <= 8 else 'Nearest'}: {listed or 'none'}."
 
 
 def of_model(name: str, models: Mapping[str, T]) -> T:

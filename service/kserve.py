@@ -19,8 +19,9 @@ from microtome.manifest import ModelCard
 from microtome.preprocessing import RAW_PIXELS
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
-from service.core.requests import CacheUse, Embedded, EmbedRequest
+from service.core.requests import MOST_OUTPUTS, CacheUse, Embedded, EmbedRequest
 from service.core.vectors import Dtype, shaped, written
+from service.errors import shown
 
 NAME = "microtome"
 PLATFORM = "microtome_tensorflow"
@@ -35,6 +36,10 @@ PARAMETERS = ("normalize", "dimensions", "datatype", "cache")
 IMAGE = "image"
 _NAMES = (IMAGE, "images")
 _LENGTH = struct.Struct("<I")
+_LARGEST_VERSION = 2**63 - 1
+_LONGEST_VERSION = 40
+_MOST_DIMENSIONS = 8
+_LARGEST_DIMENSION = 2**31
 _EXPECTED = (
     "Expected one input `image`: datatype BYTES and shape [N], each element an encoded image; or UINT8 and "
     "[N, height, width, 3]"
@@ -49,6 +54,20 @@ class TensorMetadata(NamedTuple):
     shape: tuple[int, ...]
 
 
+def shape_of(sizes: Sequence[object], name: str) -> tuple[int, ...]:
+    """Check the sizes of a tensor's dimensions, before they are multiplied.
+
+    Raises:
+        BadRequest: more dimensions than 8, or a size that is no whole number from 0 to 2^31.
+    """
+    if len(sizes) > _MOST_DIMENSIONS:
+        raise BadRequest(f"{_EXPECTED}. Received {len(sizes)} dimensions of {name[:40]!r}.")
+    found = tuple(size for size in sizes if isinstance(size, int) and not isinstance(size, bool))
+    if len(found) != len(sizes) or not all(0 <= size <= _LARGEST_DIMENSION for size in found):
+        raise BadRequest(f"Expected `shape` of input {name[:40]!r} to be sizes, whole numbers from 0 to 2^31.")
+    return found
+
+
 INPUTS = (TensorMetadata(IMAGE, "BYTES", (-1,)),)
 
 
@@ -59,9 +78,26 @@ def outputs_of(card: ModelCard) -> tuple[TensorMetadata, ...]:
     return tuple(TensorMetadata(output.name, "FP32", (-1, output.dim)) for output in ordered)
 
 
+Data = bytes | memoryview | Sequence[Image]
+"""Of an input: its bytes, or the elements of a BYTES tensor, each as it is or as what is wrong with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: values as little-endian bytes in row-major order, BYTES elements each after its length (uint32)."""
+    """One input, of at most 8 dimensions.
+
+    Attributes:
+        data: values as little-endian bytes in row-major order, BYTES elements each after its length (uint32).
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Data
+
+
+class OutputTensor(NamedTuple):
+    """One output: values as little-endian bytes in row-major order."""
 
     name: str
     datatype: str
@@ -84,7 +120,7 @@ class InferRequest:
     dimensions: int | None
     datatype: str
 
-    def answers(self, embedded: Embedded) -> list[Tensor]:
+    def answers(self, embedded: Embedded) -> list[OutputTensor]:
         """Write the answer's tensors, in the order of the request."""
         card = embedded.card
         rows: dict[str, list[NDArray[np.float32]]] = {}
@@ -95,7 +131,7 @@ class InferRequest:
         for name, output in self.names or ((card.manifest.default_output, ""),):
             spec = card.outputs[output or card.manifest.default_output]
             matrix = written(np.stack(rows[spec.name]), DATATYPES[self.datatype], spec)
-            tensors.append(Tensor(name, self.datatype, matrix.shape, matrix.tobytes()))
+            tensors.append(OutputTensor(name, self.datatype, matrix.shape, matrix.tobytes()))
         return tensors
 
 
@@ -114,14 +150,16 @@ def read_request(
     Raises:
         BadRequest: an unknown output, parameter or value.
     """
+    if len(outputs) > MOST_OUTPUTS:
+        raise BadRequest(f"Expected at most {MOST_OUTPUTS} outputs, received {len(outputs)}.")
     names = tuple((name, "" if name == EMBEDDING and name not in known else name) for name in dict.fromkeys(outputs))
     asked = [name for _, name in names]
     # The default output is requested by leaving names out; together with others it has to be named.
     if "" in asked and len(asked) > 1:
         raise BadRequest(f"Expected `{EMBEDDING}` alone or the names of outputs: {', '.join(known)}.")
     datatype = parameters.get("datatype", "FP32")
-    if datatype not in DATATYPES:
-        raise BadRequest(f"Expected `datatype` to be one of {', '.join(DATATYPES)}; received {str(datatype)[:40]!r}.")
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise BadRequest(f"Expected `datatype` to be one of {', '.join(DATATYPES)}; received {shown(datatype)}.")
     return InferRequest(
         EmbedRequest(
             model,
@@ -132,7 +170,7 @@ def read_request(
         names,
         _flag("normalize", parameters.get("normalize", False)),
         _dimensions(parameters.get("dimensions")),
-        str(datatype),
+        datatype,
     )
 
 
@@ -155,26 +193,28 @@ def version_number(version: str) -> int | None:
     """
     if not version:
         return None
-    if not (version.isascii() and version.isdecimal() and 0 < int(version[:20]) < 2**63):
+    # Without leading zeros, since Python refuses to read thousands of digits.
+    digits = version[:_LONGEST_VERSION].lstrip("0") if version.isascii() and version.isdecimal() else ""
+    if len(version) > _LONGEST_VERSION or not digits or int(digits) > _LARGEST_VERSION:
         raise BadRequest(f"Expected a version's number, from 1 up; received {version[:40]!r}.")
-    return int(version)
+    return int(digits)
 
 
 def _cache(value: object) -> CacheUse:
     if value == "use" or value == "refresh" or value == "bypass":  # noqa: PLR1714, a type checker understands this
         return value
-    raise BadRequest(f"Expected `cache` to be use, refresh or bypass; received {str(value)[:40]!r}.")
+    raise BadRequest(f"Expected `cache` to be use, refresh or bypass; received {shown(value)}.")
 
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise BadRequest(f"Expected `{name}` to be true or false; received {str(value)[:40]!r}.")
+        raise BadRequest(f"Expected `{name}` to be true or false; received {shown(value)}.")
     return value
 
 
 def _dimensions(value: object) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise BadRequest(f"Expected `dimensions` to be a whole number from 1 up; received {str(value)[:40]!r}.")
+        raise BadRequest(f"Expected `dimensions` to be a whole number from 1 up; received {shown(value)}.")
     return value
 
 
@@ -205,32 +245,37 @@ def images_in(tensor: Tensor, *, max_images: int, max_bytes: int) -> list[Image]
     count = tensor.shape[0] if tensor.shape else 0
     if count > max_images:
         raise TooManyImages(f"Expected at most {max_images} images a request, received {count}.")
+    data = tensor.data
     if tensor.datatype == "BYTES" and count >= 1 and prod(tensor.shape) == count:
-        found = elements(tensor.data, count)
+        found = _elements(data, count)
     elif tensor.datatype == "UINT8" and len(tensor.shape) == 4 and tensor.shape[3] == 3 and prod(tensor.shape) > 0:
-        found = _pictures(tensor)
+        found = _pictures(tensor.shape, data)
     else:
-        raise BadRequest(f"{_EXPECTED}. Received {tensor.datatype[:20]} and {list(tensor.shape)[:8]}.")
+        raise BadRequest(f"{_EXPECTED}. Received {tensor.datatype[:20]} and {list(tensor.shape)}.")
     return [
         image
-        if len(image) <= max_bytes
+        if not isinstance(image, bytes) or len(image) <= max_bytes
         else ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received {len(image)}.")
         for image in found
     ]
 
 
-def elements(data: bytes, count: int) -> list[bytes]:
+def _elements(data: Data, count: int) -> Sequence[Image]:
     """Take the elements of a BYTES tensor apart.
 
     Raises:
-        BadRequest: the lengths do not add up.
+        BadRequest: the lengths do not add up, or there are more or fewer.
     """
+    if not isinstance(data, bytes | memoryview):
+        if len(data) != count:
+            raise BadRequest(f"Expected {count} elements, as `shape` says; received {len(data)}.")
+        return data
     found: list[bytes] = []
     at = 0
     while at + _LENGTH.size <= len(data) and len(found) < count:
         (length,) = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size
-        found.append(data[at : at + length])
+        found.append(bytes(data[at : at + length]))
         at += length
     if at != len(data) or len(found) != count:
         raise BadRequest(
@@ -245,14 +290,14 @@ def element(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-def _pictures(tensor: Tensor) -> list[bytes]:
+def _pictures(shape: Sequence[int], data: Data) -> Sequence[Image]:
     """Write pixels as Netpbm, the plainest format: the core takes encoded images, and names them by hash.
 
     The comment in its head makes it one that is read whichever formats are switched on.
     """
-    count, height, width, _ = tensor.shape
+    count, height, width, _ = shape
     size = height * width * 3
-    if len(tensor.data) != count * size:
-        raise BadRequest(f"Expected {count * size} bytes for shape {list(tensor.shape)}, received {len(tensor.data)}.")
+    if len(data) != count * size or not isinstance(data, bytes | memoryview):
+        raise BadRequest(f"Expected {count * size} bytes for shape {list(shape)}, received {len(data)}.")
     head = RAW_PIXELS + b"%d %d 255\n" % (width, height)
-    return [head + tensor.data[number * size : (number + 1) * size] for number in range(count)]
+    return [head + bytes(data[number * size : (number + 1) * size]) for number in range(count)]

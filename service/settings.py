@@ -235,9 +235,7 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field("console", description="`console` for people, `json` for machines.")
     log_level: LogLevel = Field("info", description="`debug`, `info`, `warning` or `error`.")
 
-    @field_validator(
-        "models", "model_server", "url_hosts", "required_models", "cors_origins", "formats", mode="before"
-    )
+    @field_validator("models", "model_server", "url_hosts", "required_models", "cors_origins", "formats", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -430,6 +428,16 @@ def removed_settings() -> list[str]:
         for name, value in _REMOVED.items()
         if name in os.environ
     ]
+
+
+def risks(settings: Settings) -> list[str]:
+    """Return one line for each choice that is allowed and that an operator should have made on purpose."""
+    if settings.grpc_port and settings.key_records() and settings.grpc_certificate is None:
+        return [
+            f"API keys are sent in clear over gRPC: set {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY, unless a proxy "
+            "or a mesh encrypts what comes to this port"
+        ]
+    return []
 
 
 def _can_trace() -> bool:

@@ -18,7 +18,7 @@ from exporter.recipe.preprocessing import CROPS, INTERPOLATIONS, RESIZES
 from exporter.recipe.presets import PRESETS
 
 _TEXT = {"type": "string", "minLength": 1}
-_COUNT = {"type": "integer", "minimum": 1}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def _optional(description: str | None) -> Any:  # noqa: ANN401, as pydantic's Fi
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """A string that is a valid directory, URL segment and graph node."""
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Layer = Annotated[
     Text,
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
@@ -113,7 +114,7 @@ class RandomEntry(_Entry):
     """`{random: 128, seed: 7}`."""
 
     random: Count
-    seed: int = Field(default_factory=int, ge=0)
+    seed: int = Field(default_factory=int, ge=0, le=2**63 - 1)
 
     def as_projection(self) -> resolved.Projection:
         """Return the projection."""
@@ -192,7 +193,7 @@ class ModelEntry(_Entry):
     max_batch_size: Count = Field(
         resolved.DEFAULT_MAX_BATCH_SIZE, description="The largest batch that a model server runs."
     )
-    version: Count = _optional("The next free one if left out.")
+    version: Version = _optional("The next free one if left out.")
     calibration: Annotated[CalibrationEntry, _Shorthand(str, _TEXT, lambda folder: {"folder": folder})] = _optional(
         "A folder of images like those to come, for pca and int8."
     )

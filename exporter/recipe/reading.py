@@ -21,7 +21,7 @@ from exporter.recipe.pooling_names import SPELLINGS
 from exporter.recipe.preprocessing import impossibilities, resolve
 from exporter.recipe.presets import write_out_presets
 from exporter.recipe.resolved import OWN_WEIGHTS, WEIGHTS, Calibration, ModelRecipe, OutputRecipe, Recipe
-from exporter.recipe.yaml_tree import Loc, YamlTree, read_yaml, shown
+from exporter.recipe.yaml_tree import Loc, YamlTree, listed, read_yaml, shown
 from microtome.manifest import TOLERANCES, InputSpec
 
 WEIGHTS_FILES = (".h5", ".hdf5", ".keras", ".pt", ".pth")
@@ -101,7 +101,7 @@ def _message(tree: YamlTree, problem: ErrorDetails) -> str:
     near = ""
     received = shown(given)
     if kind == "missing":
-        expected, received = f"the key {key}", f"only {', '.join(tree.keys(loc[:-1])) or 'nothing'}"
+        expected, received = f"the key {key}", f"only {listed(tree.keys(loc[:-1])) or 'nothing'}"
     elif kind == "extra_forbidden":
         return _unknown_key(tuple(part for part in loc if isinstance(part, str)))
     elif kind == "union_tag_not_found" and isinstance(given, dict):
@@ -122,6 +122,8 @@ def _message(tree: YamlTree, problem: ErrorDetails) -> str:
         near = nearest(str(given), [name.partition("(")[0] for name in SPELLINGS])
     elif key == "size" and isinstance(given, list):
         expected, received = "pixels, or [height, width] in pixels", f"a list of {len(given)}"
+    elif kind == "less_than_equal" and key != "tolerance":
+        expected = f"a whole number of at most {problem['ctx']['le']}"
     else:
         expected = _EXPECTED["int_type" if key == "size" else kind].format(least=0 if key == "seed" else 1)
     return f"expected {expected}. Received: {received}. {near}".rstrip()
@@ -232,7 +234,7 @@ class _Model:
         words = (OWN_WEIGHTS,) if own else WEIGHTS
         if "weights" not in self._entry.model_fields_set:
             if not own and self._keys and "weights" not in self._keys:
-                self._tree.note(self._loc, f"expected the key weights. Received: only {', '.join(self._keys)}.")
+                self._tree.note(self._loc, f"expected the key weights. Received: only {listed(self._keys)}.")
             return OWN_WEIGHTS
         if text.endswith(WEIGHTS_FILES):
             return self._file("weights", text)
@@ -257,7 +259,7 @@ class _Model:
         missing = [key for key in wanted if key not in given]
         if missing:
             expected = f"expected input: with {' and '.join(missing)} for a backbone of your own"
-            self._note("input", f"{expected}. Received: {', '.join(given) or 'nothing'}.")
+            self._note("input", f"{expected}. Received: {listed(given) or 'nothing'}.")
 
     def _input(self, default: InputSpec) -> InputSpec:
         entry = self._entry.input
@@ -273,7 +275,7 @@ class _Model:
         loc = (*self._loc, "outputs", index)
         keys = self._tree.keys(loc)
         if isinstance(self._tree.value(loc), dict) and ("layer" in keys) == ("layers" in keys):
-            received = "both" if "layer" in keys else f"only {', '.join(keys) or 'nothing'}"
+            received = "both" if "layer" in keys else f"only {listed(keys) or 'nothing'}"
             self._tree.note(loc, f"expected the key layer, or layers for several. Received: {received}.")
         layer, *more = [entry.layer] if "layer" in entry.model_fields_set else entry.layers or [""]
         if more and entry.pooling == "none":

@@ -1,11 +1,24 @@
-"""A YAML file's data with the place of every value, and the problems that are found in it."""
+"""A YAML file's data with the place of every value, and the problems that are found in it.
 
+A recipe may come from elsewhere. So bytes, levels and values are bounded while it is read, with what aliases stand for.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from exporter.errors import RecipeInvalid, RecipeUnreadable
+
+_MOST_BYTES = 1 << 20
+_MOST_LEVELS = 16
+_MOST_VALUES = 20_000
+_MOST_PROBLEMS = 100
+_MOST_KEYS = 20
+_LONGEST_NUMBER = 40
+_LONGEST_SHOWN = 200
 
 Loc = tuple[str | int, ...]
 """A value's keys and indices from the root, as pydantic's `loc`: `("models", 0, "outputs", 1, "layer")`."""
@@ -24,7 +37,7 @@ class YamlTree:
         self.file = file
         self.data: Any = None
         self.places: dict[Loc, tuple[str, int]] = {(): ("", 1)}
-        self._problems: list[tuple[int, str]] = []
+        self._problems: dict[str, int] = {}
 
     def place(self, loc: Loc) -> tuple[str, int]:
         """Return the path and line of a value, or of the nearest enclosing one that the file has."""
@@ -53,27 +66,36 @@ class YamlTree:
         text = str(problem)
         text = f"{text[:1].lower()}{text[1:]}" if isinstance(problem, Exception) else text
         line_text = f"{self.file}:{line}:{f' {path}:' if path else ''} {text}"
-        if (line, line_text) not in self._problems:
-            self._problems.append((line, line_text))
+        self._problems.setdefault(line_text, line)
 
     def finish(self) -> None:
         """Raise the noted problems, if any.
 
         Raises:
-            RecipeInvalid: With every problem, in the order of the file.
+            RecipeInvalid: With every problem, or the first hundred, in the order of the file.
         """
         if self._problems:
-            raise RecipeInvalid([text for _, text in sorted(self._problems, key=lambda problem: problem[0])])
+            found = sorted(self._problems, key=self._problems.__getitem__)
+            more = [f"{self.file}: and {len(found) - _MOST_PROBLEMS} more."] if len(found) > _MOST_PROBLEMS else []
+            raise RecipeInvalid([*found[:_MOST_PROBLEMS], *more])
 
 
 def read_yaml(path: Path) -> YamlTree:
     """Read a YAML file; repeated keys, of which YAML keeps the last, are noted as problems.
 
     Raises:
-        RecipeUnreadable: The file does not exist, or is not YAML.
+        RecipeUnreadable: The file does not exist, is not YAML, or has more bytes, levels or values than a recipe needs.
     """
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if path.exists() and not path.is_file():
+            raise RecipeUnreadable(f"Expected a recipe file. Received: {path}, which is not a regular file.")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise RecipeUnreadable(
+                f"Expected a recipe file of at most {_MOST_BYTES} bytes. Received: {path}, with more."
+            )
+        root = yaml.compose(content.decode("utf-8"), Loader=_BoundedLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise RecipeUnreadable(f"Expected a recipe file. Received: {path}: {reason}.") from error
@@ -87,23 +109,62 @@ def read_yaml(path: Path) -> YamlTree:
     return tree
 
 
+class _BoundedLoader(yaml.SafeLoader):
+    """PyYAML's loader, which stops at more values or levels than a recipe can need."""
+
+    _levels = _values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401, as PyYAML has it
+        self._levels += 1
+        self._values += 1
+        if self._levels > _MOST_LEVELS or self._values > 2 * _MOST_VALUES:  # keys count here, too
+            raise yaml.MarkedYAMLError(problem=_TOO_MUCH, problem_mark=self.get_mark())
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._levels -= 1
+
+
+_TOO_MUCH = f"expected at most {_MOST_LEVELS} levels and {_MOST_VALUES} values, with those that aliases repeat"
+
+
 def _add(tree: YamlTree, node: yaml.Node, loc: Loc, path: str) -> Any:  # noqa: ANN401, any YAML
-    tree.places[loc] = (path, node.start_mark.line + 1)
+    line = node.start_mark.line + 1
+    if len(loc) > _MOST_LEVELS or len(tree.places) > _MOST_VALUES:
+        raise RecipeUnreadable(f"{tree.file}:{line}: {_TOO_MUCH}. Received: more.")
+    tree.places[loc] = (path, line)
     if isinstance(node, yaml.SequenceNode):
         return [_add(tree, item, (*loc, index), f"{path}[{index}]") for index, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value)
+            if not isinstance(key_node, yaml.ScalarNode):
+                tree.note(loc, "expected names as keys. Received: a list or a mapping as a key.")
+                continue
+            key = _printable(key_node.value)
             repeated = key in found
             found[key] = _add(tree, value_node, (*loc, key), f"{path}.{key}" if path else key)
             if repeated:
                 tree.note((*loc, key), f"expected {key} once. Received: it again.")
         return found
+    if len(node.value) > _LONGEST_NUMBER:  # Python reads numbers of thousands of digits slowly, or not at all
+        return node.value
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
     except (yaml.YAMLError, ValueError):  # an unknown tag, or a date such as 2026-99-99
         return node.value
+
+
+def _printable(key: str) -> str:
+    """Return a key as paths and messages show it: cut, and without control characters."""
+    key = key if len(key) <= _LONGEST_SHOWN else f"{key[:_LONGEST_SHOWN]}…"
+    return key if key.isprintable() else repr(key)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as messages list them: some, if there are many."""
+    more = f" and {len(names) - _MOST_KEYS} more" if len(names) > _MOST_KEYS else ""
+    return ", ".join(islice(names, _MOST_KEYS)) + more
 
 
 def shown(value: object) -> str:
@@ -112,4 +173,5 @@ def shown(value: object) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    return "nothing" if value is None else repr(value)
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

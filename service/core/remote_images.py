@@ -7,6 +7,9 @@ from typing import Protocol
 
 from microtome.errors import RequestRejected, UrlNotAllowed
 
+MAX_ADDRESS = 4096
+"""Characters of an image's address."""
+
 
 @dataclass(frozen=True, slots=True)
 class Url:

@@ -11,6 +11,9 @@ CacheUse = Literal["use", "refresh", "bypass"]
 OnError = Literal["fail", "skip"]
 Source = Literal["hit", "miss", "coalesced"]
 
+MOST_OUTPUTS = 1000
+"""Outputs that one request may name; no backbone has so many layers to cut at."""
+
 ALL = "all"
 """As the only output: every output of the model, unless one of them bears this name."""
 

@@ -1,17 +1,19 @@
 """The method Embed, and how messages with images are read and bounded; the other methods use that too."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller
 from service.core.embedder import Intake
-from service.core.remote_images import Image, Url
+from service.core.remote_images import MAX_ADDRESS, Image, Url
 from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
 from service.core.timings import Timings, timed
@@ -19,6 +21,15 @@ from service.grpc.encoding import field, read_options, results, version_of
 from service.grpc.middleware import Call
 
 M = TypeVar("M", bound=Message)
+
+_SMALL_BYTES = 8 << 10
+"""A message up to this size is parsed as it is: its objects take less than 1 MB."""
+
+_MOST_FIELDS = 5000
+_MOST_NUMBERS = 400_000
+"""Bytes of numbers in lists: the pixels of a picture of 300 by 300."""
+
+_TEXT = object()
 
 _MODEL, _RESULTS = pb.EmbedResponse.MODEL_FIELD_NUMBER, pb.EmbedResponse.RESULTS_FIELD_NUMBER
 
@@ -44,21 +55,104 @@ class CallLimits:
 
 
 def parsed(kind: type[M], raw: bytes) -> M:
-    """Read a message.
+    """Read a message. Fields are counted first: protobuf makes up to 100 bytes of an empty one of two bytes.
 
     Raises:
-        BadRequest: the bytes are no such message.
+        BadRequest: the bytes are no such message, or have more fields or numbers than a request can need.
     """
     try:
+        if len(raw) > _SMALL_BYTES:
+            _FieldCount().add(raw, 0, len(raw), kind.DESCRIPTOR)
         return kind.FromString(raw)
-    except DecodeError:
+    except (DecodeError, IndexError):
         name = kind.DESCRIPTOR.full_name
         raise BadRequest(f"Expected a {name}, received {len(raw)} bytes that are none.") from None
+
+
+@cache
+def _kinds(message: Any) -> Mapping[int, Any]:  # noqa: ANN401, its stubs name two types
+    """Return the fields of a message that are not text or bytes: messages, and None for numbers."""
+    text = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+    return {field.number: field.message_type for field in message.fields if field.type not in text}
+
+
+class _FieldCount:
+    """Counts the fields of a message and of those within it, and the bytes of lists of numbers."""
+
+    def __init__(self) -> None:
+        self._fields = 0
+        self._numbers = 0
+
+    def add(self, raw: bytes, at: int, end: int, message: Any) -> None:  # noqa: ANN401, as above
+        """Count what `raw` has from `at` to `end`.
+
+        Raises:
+            BadRequest: there are too many.
+            DecodeError, IndexError: this is no message.
+        """
+        kinds = _kinds(message)
+        while at < end:
+            tag, at = _varint(raw, at)
+            self._fields += 1
+            if self._fields > _MOST_FIELDS:
+                raise BadRequest(f"Expected at most {_MOST_FIELDS} fields in a message, received more.")
+            match tag & 7:
+                case 2:
+                    size, at = _varint(raw, at)
+                    kind = kinds.get(tag >> 3, _TEXT)
+                    if at + size > end:
+                        raise DecodeError
+                    if kind is None:
+                        self._numbers += size
+                        if self._numbers > _MOST_NUMBERS:
+                            raise BadRequest(f"Expected lists of at most {_MOST_NUMBERS} bytes, received more.")
+                    elif kind is not _TEXT:
+                        self.add(raw, at, at + size, kind)
+                    at += size
+                case 0:
+                    _, at = _varint(raw, at)
+                case 1:
+                    at += 8
+                case 5:
+                    at += 4
+                case 6 | 7:
+                    raise DecodeError
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    """Read a number, and return where it ends."""
+    value = raw[at]
+    at += 1
+    if value < 128:
+        return value, at
+    value &= 127
+    for shift in range(7, 70, 7):
+        byte = raw[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise DecodeError
+
+
+async def named(call: Call, kind: type[M]) -> M:
+    """Read the message of a call that names a model.
+
+    Raises:
+        BadRequest: another message, or a longer one than names need.
+        BodyTooSlow: it does not come.
+    """
+    raw = await call.first() or b""
+    if len(raw) > _SMALL_BYTES:
+        raise BadRequest(f"Expected a message of at most {_SMALL_BYTES} bytes, received {len(raw)}.")
+    return parsed(kind, raw)
 
 
 def image_of(message: pb.Image, max_bytes: int) -> Image:
     """Return the image of a message, or what is wrong with it, which may concern this image only."""
     if message.WhichOneof("source") == "url":
+        if len(message.url) > MAX_ADDRESS:
+            return BadRequest(f"Expected an address of at most {MAX_ADDRESS} characters, received {len(message.url)}.")
         return Url(message.url)
     data = message.data
     if not data:
@@ -83,6 +177,8 @@ async def embed(intake: Intake, limits: CallLimits, call: Call) -> bytes:
                 f"Expected at most {limits.max_images} images a request, received {len(request.images)}."
             )
         images = [image_of(image, limits.max_image_bytes) for image in request.images]
+        # It has the bytes of all images once more.
+        del request
         intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8")
         embedded = await embedded_for(call, intake, asked.request, images)
         with timed(intake.observer.stage, "encode"):
@@ -104,7 +200,9 @@ async def received(call: Call, intake: Intake, kind: type[M]) -> AsyncIterator[M
         if raw is None:
             raise BadRequest(f"Expected a {kind.DESCRIPTOR.full_name}, received the call's end.")
         with holding(intake, call.caller, len(raw)):
-            yield parsed(kind, raw)
+            # The block takes the images out of the message and drops it: then their bytes are held once.
+            messages, raw = [parsed(kind, raw)], None
+            yield messages.pop()
 
 
 async def embedded_for(call: Call, intake: Intake, request: EmbedRequest, images: Sequence[Image]) -> Embedded:

@@ -16,7 +16,7 @@ from microtome.errors import BadRequest
 from microtome.manifest import ModelCard, OutputSpec
 from microtome.protobuf import field_prefix
 from microtome.v1 import embedding_pb2 as pb
-from service.core.requests import CacheUse, Embedded, Embedding, EmbedRequest, OnError, Source
+from service.core.requests import MOST_OUTPUTS, CacheUse, Embedded, Embedding, EmbedRequest, OnError, Source
 from service.core.vectors import Dtype, checked_dimensions, shaped, written
 from service.grpc.errors import described
 
@@ -44,6 +44,8 @@ def read_options(options: pb.EmbedOptions, default_model: str) -> CallOptions:
     Raises:
         BadRequest: a value that does not fit, or that this server does not know.
     """
+    if len(options.outputs) > MOST_OUTPUTS:
+        raise BadRequest(f"Expected at most {MOST_OUTPUTS} `outputs`, received {len(options.outputs)}.")
     if "" in options.outputs:
         raise BadRequest("Expected `outputs` to be names of outputs, or `all`; received an empty name.")
     request = EmbedRequest(
@@ -166,6 +168,11 @@ class StreamWriter:
         self._announced = announcing.SerializeToString() if announcing else b""
         self._ready: deque[Answer] = deque()
         self._writing = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message is being written, for which the caller has to read."""
+        return self._writing
 
     async def put(self, answers: Sequence[Answer]) -> None:
         """Write answers, or leave them to the call that is writing already."""

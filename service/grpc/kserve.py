@@ -19,15 +19,19 @@ from service.core.embedder import Intake
 from service.core.ports import available_versions
 from service.core.requests import Embedded
 from service.errors import of_model
-from service.grpc.embed import CallLimits, embedded_for, parsed, received
+from service.grpc.embed import CallLimits, embedded_for, named, received
 from service.grpc.middleware import Call, Calls, Work
-from service.kserve import PARAMETERS, InferRequest, Tensor, element, images_in, one_input, read_request
+from service.kserve import PARAMETERS, InferRequest, Tensor, images_in, one_input, read_request, shape_of
 
 _PACKAGE = "inference"
 SERVICE = f"{_PACKAGE}.GRPCInferenceService"
 
 _PUBLIC = frozenset({"ServerLive", "ServerReady", "ServerMetadata"})
 """Health checks and what this is need no key, as over REST."""
+
+
+_NAMED = 4
+"""Inputs that a message names when there are more than the one that is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Inference:
         return pb.ServerReadyResponse(ready=self.intake.ready()).SerializeToString()
 
     async def _model_ready(self, call: Call) -> bytes:
-        request = parsed(pb.ModelReadyRequest, await call.read() or b"")
+        request = await named(call, pb.ModelReadyRequest)
         ready = of_model(request.name, self.intake.models.readiness()) is None
         if ready:
             await kserve.card_of(self.intake.models, request.name, request.version)
@@ -85,7 +89,7 @@ class Inference:
         return pb.ServerMetadataResponse(name=kserve.NAME, version=__version__).SerializeToString()
 
     async def _model_metadata(self, call: Call) -> bytes:
-        request = parsed(pb.ModelMetadataRequest, await call.read() or b"")
+        request = await named(call, pb.ModelMetadataRequest)
         card = await kserve.card_of(self.intake.models, request.name, request.version)
         return pb.ModelMetadataResponse(
             name=card.name,
@@ -105,8 +109,11 @@ class Inference:
             self.intake.check(
                 asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.datatype == "INT8"
             )
+            identity = request.id
+            # They have the bytes of all images once more.
+            del request, tensor
             embedded = await embedded_for(call, self.intake, asked.request, images)
-            return _response(request.id, asked, embedded).SerializeToString()
+            return _response(identity, asked, embedded).SerializeToString()
 
 
 def _response(identity: str, asked: InferRequest, embedded: Embedded) -> pb.ModelInferResponse:
@@ -131,18 +138,16 @@ def _inputs(request: pb.ModelInferRequest) -> list[Tensor]:
         raise BadRequest(
             f"Expected raw_input_contents of all {len(request.inputs)} inputs or of none; received {len(raw)}."
         )
-    found = []
-    for number, entry in enumerate(request.inputs):
-        if any(size < 0 for size in entry.shape):
-            raise BadRequest(f"Expected sizes as `shape` of {entry.name[:40]!r}; received {list(entry.shape)[:8]}.")
-        data = raw[number] if raw else _listed(entry)
-        found.append(Tensor(entry.name, entry.datatype, tuple(entry.shape), data))
-    return found
+    if len(request.inputs) != 1:
+        return [Tensor(entry.name, entry.datatype, (), b"") for entry in request.inputs[:_NAMED]]
+    (entry,) = request.inputs
+    shape = shape_of(entry.shape, entry.name)
+    return [Tensor(entry.name, entry.datatype, shape, raw[0] if raw else _listed(entry))]
 
 
-def _listed(entry: pb.InferInputTensor) -> bytes:
+def _listed(entry: pb.InferInputTensor) -> bytes | list[bytes]:
     if entry.datatype == "BYTES":
-        return b"".join(map(element, entry.contents.bytes_contents))
+        return list(entry.contents.bytes_contents)
     if entry.datatype == "UINT8":
         try:
             return bytes(entry.contents.uint_contents)

@@ -1,6 +1,7 @@
 """The outermost layer of every call: API key, request id, metrics, access log, and a status for every error."""
 
 import asyncio
+from collections import Counter as TallyCounter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass, field
@@ -13,8 +14,9 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from prometheus_client import Counter, Histogram
 
-from microtome.errors import Overloaded, ServiceError
+from microtome.errors import BodyTooSlow, Overloaded, ServiceError
 from service.auth import Caller, Keyring, key_in
+from service.core.timeouts import SharedTimeout
 from service.grpc.errors import COUNTED_AS, INTERNAL_ERROR, describe_unexpected, described
 from service.telemetry.logs import Logger, request_id
 from service.telemetry.metrics import Metrics
@@ -30,6 +32,7 @@ class Call:
 
     Attributes:
         caller: of its API key; None where none is required.
+        first_message: bounds the time until a call that names something has said what.
         streamed: how many images of a stream have been answered; None when this is no stream.
         public: whether it needs no key.
         facts: for the access log: names and counts; never a secret, never an image.
@@ -39,6 +42,7 @@ class Call:
     method: str
     request_id: str
     caller: Caller | None
+    first_message: SharedTimeout
     public: bool = False
     streamed: int | None = None
     facts: dict[str, object] = field(default_factory=dict)
@@ -48,10 +52,27 @@ class Call:
         message = await self.context.read()
         return message if isinstance(message, bytes) else None
 
+    async def first(self) -> bytes | None:
+        """Return the first message of a call whose messages are small, None if it has none.
+
+        Raises:
+            BodyTooSlow: it does not come.
+        """
+        try:
+            async with self.first_message.bounded():
+                return await self.read()
+        except TimeoutError:
+            raise BodyTooSlow("Expected the call's message within seconds, received none.") from None
+
     def allowed(self, longest: float) -> float:
         """Return the seconds that the call may take: until its own deadline, but no more than `longest`."""
         left = self.context.time_remaining()
         return longest if left is None else min(longest, left)
+
+
+def host_of(context: Any) -> str:  # noqa: ANN401, of servicers with and without types
+    """Return the address that a call comes from, without its port: `ipv4:10.0.0.1`."""
+    return str(context.peer()).rpartition(":")[0]
 
 
 Work: TypeAlias = Callable[[Call], Awaitable[Any]]
@@ -76,6 +97,8 @@ class Calls:
 
     Attributes:
         limit: calls in flight.
+        limit_each: calls in flight of one caller: of the keys of one name, or of one address where there are no keys.
+        pause: seconds until the first message of a call that is small.
         keyring: the API keys; None serves all callers.
         spans: traces calls.
     """
@@ -84,11 +107,19 @@ class Calls:
     log: Logger
     _: KW_ONLY
     limit: int
+    limit_each: int
     keyring: Keyring | None
+    pause: float = 10.0
     log_access: bool = False
     spans: Spans = untraced
     _open: int = field(default=0, init=False)
+    _open_of: TallyCounter[str] = field(default_factory=TallyCounter, init=False)
+    _first_message: SharedTimeout = field(init=False)
     _counters: dict[tuple[str, StatusCode], tuple[Counter, Histogram]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Share one timer between all calls."""
+        self._first_message = SharedTimeout(self.pause)
 
     def unary(
         self, methods: Mapping[str, Work], public: Collection[str] = ()
@@ -106,7 +137,9 @@ class Calls:
         async def answer(_: object, context: Context) -> Any:  # noqa: ANN401
             given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
             with self.spans(f"grpc:{method}", given) as ended:
-                call = Call(context, method, request_id(given.get("x-request-id", "")), None, public)
+                call = Call(
+                    context, method, request_id(given.get("x-request-id", "")), None, self._first_message, public
+                )
                 return await self._answer(call, work, given, ended)
 
         return answer
@@ -116,10 +149,10 @@ class Calls:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
         context.set_trailing_metadata((("x-request-id", call.request_id),))
-        start, code = perf_counter(), StatusCode.CANCELLED
+        start, code, admitted = perf_counter(), StatusCode.CANCELLED, ""
         self._open += 1
         try:
-            self._admit(call, given)
+            admitted = self._admit(call, given)
             done = await work(call)
         except ServiceError as error:
             status = self.failed(error, call)
@@ -135,6 +168,7 @@ class Calls:
             return done
         finally:
             self._open -= 1
+            self._left(admitted)
             self._note(call, code, perf_counter() - start)
             ended(code.value[0], code.name, call.facts)
         details = ("grpc-status-details-bin", status.SerializeToString())
@@ -167,13 +201,29 @@ class Calls:
         counters[0].inc()
         counters[1].observe(seconds)
 
-    def _admit(self, call: Call, given: Mapping[str, str]) -> None:
+    def _admit(self, call: Call, given: Mapping[str, str]) -> str:
+        """Count a call among those of its caller, and return who that is."""
         if self.keyring is not None and not call.public:
             call.caller = self.keyring.identify(key_in(given.get("authorization", ""), given.get("x-api-key")))
             self.metrics.key_requests.labels(call.caller.name).inc()
             call.facts["key"] = call.caller.name
         if self._open > self.limit:
             raise Overloaded(f"The server already answers {self.limit} calls. Try again in a second.", reason="calls")
+        whose = call.caller.name if call.caller else host_of(call.context)
+        if self._open_of[whose] >= self.limit_each:
+            raise Overloaded(
+                f"The server already answers {self.limit_each} calls of this caller. Try again in a second.",
+                reason="caller-calls",
+            )
+        self._open_of[whose] += 1
+        return whose
+
+    def _left(self, whose: str) -> None:
+        if self._open_of[whose] > 1:
+            self._open_of[whose] -= 1
+        else:
+            # Addresses that have gone are not kept.
+            del self._open_of[whose]
 
     def _note(self, call: Call, code: StatusCode, seconds: float) -> None:
         if call.streamed is None or code is not StatusCode.OK:

@@ -6,8 +6,9 @@ same. So a message is read after its call has been admitted, and its bytes are c
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,16 +23,18 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from microtome.errors import BadRequest
 from microtome.manifest import ModelCard
 from microtome.v1 import embedding_pb2 as pb
 from service.core.embedder import Intake
 from service.core.ports import ModelServer, available_versions
+from service.core.timeouts import within
 from service.errors import of_model
-from service.grpc.embed import CallLimits, embed, parsed
+from service.grpc.embed import CallLimits, embed, named, parsed
 from service.grpc.encoding import read_options
-from service.grpc.middleware import Call, Calls
+from service.grpc.middleware import Call, Calls, host_of
 from service.grpc.stream import Stream
 
 _POLL_SECONDS = 0.2
@@ -52,6 +55,18 @@ _KEEPING_ALIVE = (
     # Callers may ping more often than gRPC's default of 5 minutes.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
+
+_CLOSING = (
+    # A connection that says nothing, or not enough of TLS and HTTP/2.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    # A connection without calls; its caller connects again as soon as it has one.
+    ("grpc.max_connection_idle_ms", 300_000),
+)
+
+_MAX_SIDE_CALLS, _MAX_SIDE_CALLS_EACH = 200, 50
+"""Calls of health and reflection that are open at a time: in all, and of one address. They need no key."""
+
+_REFLECTION_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +107,13 @@ class Methods:
         return pb.ListModelsResponse(models=described).SerializeToString()
 
     async def _get_model(self, call: Call) -> bytes:
-        request = parsed(pb.GetModelRequest, await call.read() or b"")
+        request = await named(call, pb.GetModelRequest)
         card = of_model(request.name, self.intake.models.cards())
         return pb.GetModelResponse(model=_described(self.intake.models, request.name, card)).SerializeToString()
 
     async def _embed_stream(self, call: Call) -> None:
-        raw = await call.read()
+        async with within(call.allowed(self.intake.deadline)):
+            raw = await call.read()
         if raw is None:
             return
         first = parsed(pb.EmbedStreamRequest, raw)
@@ -118,14 +134,57 @@ class Methods:
             self._streams.discard(stream)
 
 
+class _Places:
+    """Bounds the calls of health and reflection that stay open."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def taken(self, context: Any) -> Iterator[bool]:  # noqa: ANN401, its package ships no types
+        """Take a place while the block runs; false if there is none."""
+        host = host_of(context)
+        free = self._open.total() < _MAX_SIDE_CALLS and self._open[host] < _MAX_SIDE_CALLS_EACH
+        self._open[host] += free
+        try:
+            yield free
+        finally:
+            self._open[host] -= free
+            if not self._open[host]:
+                del self._open[host]
+
+
+class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # its package ships no types
+    """Describes the services to callers that ask at once: no call stays open."""
+
+    def __init__(self, names: Sequence[str], pool: DescriptorPool, places: _Places) -> None:
+        super().__init__(names, pool=pool)
+        self._places = places
+
+    async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401, N802
+        """Answer each request."""
+        with self._places.taken(context) as free:
+            if not free:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many calls of reflection are open.")
+            try:
+                async with asyncio.timeout(_REFLECTION_SECONDS):
+                    async for answer in super().ServerReflectionInfo(requests, context):
+                        yield answer
+            except TimeoutError:
+                await context.abort(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, f"Expected all requests within {_REFLECTION_SECONDS:g} s."
+                )
+
+
 class Health(HealthServicer):  # type: ignore[misc]  # its package ships no types
     """Answers from the models' readiness; while the gateway stops, nothing is ready."""
 
-    def __init__(self, intake: Intake, services: Sequence[str]) -> None:
+    def __init__(self, intake: Intake, services: Sequence[str], places: _Places) -> None:
         self._intake = intake
         self._models = intake.models
         self._whole = ("", *services)
         self._stopping = asyncio.Event()
+        self._places = places
 
     def stop(self) -> None:
         """Report everything as not serving, and end the watches."""
@@ -138,20 +197,24 @@ class Health(HealthServicer):  # type: ignore[misc]  # its package ships no type
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Known: {', '.join(map(repr, self._names()))}.")
         return health_pb2.HealthCheckResponse(status=status)
 
-    async def Watch(self, request: Any, _: Any) -> AsyncIterator[Any]:  # noqa: ANN401, N802
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401, N802
         """Return whether a name serves, now and at every change, until the gateway stops."""
-        last = None
-        while True:
-            stopping = self._stopping.is_set()
-            status = self._status(request.service)
-            if status != last:
-                last = status
-                yield health_pb2.HealthCheckResponse(status=status)
-            if stopping:
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_SECONDS):
-                    await self._stopping.wait()
+        with self._places.taken(context) as free:
+            if not free:
+                # gRPC's clients take this for a server that cannot be watched, and call it without watching.
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Too many watchers. Ask with Check.")
+            last = None
+            while True:
+                stopping = self._stopping.is_set()
+                status = self._status(request.service)
+                if status != last:
+                    last = status
+                    yield health_pb2.HealthCheckResponse(status=status)
+                if stopping:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL_SECONDS):
+                        await self._stopping.wait()
 
     async def List(self, _: Any, __: Any) -> Any:  # noqa: ANN401, N802
         """Return all statuses."""
@@ -242,15 +305,20 @@ async def grpc_server(
             ("grpc.max_receive_message_length", methods.limits.max_message_bytes + _FRAME),
             ("grpc.max_send_message_length", -1),
             *_KEEPING_ALIVE,
-        )
+            *_CLOSING,
+        ),
+        # Beyond this a call is refused before anything of it is read.
+        maximum_concurrent_rpcs=methods.calls.limit + 2 * _MAX_SIDE_CALLS,
     )
     contracts: tuple[Contract, ...] = (methods, *also)
     server.add_generic_rpc_handlers([contract.handlers() for contract in contracts])
     files = [contract.described() for contract in contracts]
     services = [f"{file.package}.{service.name}" for file in files for service in file.service]
-    health = Health(methods.intake, services)
+    places = _Places()
+    health = Health(methods.intake, services, places)
     add_HealthServicer_to_server(health, server)
-    reflection.enable_server_reflection((*services, _HEALTH, reflection.SERVICE_NAME), server, _pool(files))
+    names = (*services, _HEALTH, reflection.SERVICE_NAME)
+    add_ServerReflectionServicer_to_server(_Reflection(names, _pool(files), places), server)
     _bind(server, listening)
     await server.start()
 

@@ -14,7 +14,15 @@ from typing import NamedTuple, TypeVar
 import grpc.aio
 from google.rpc.status_pb2 import Status
 
-from microtome.errors import BadRequest, DeadlineExceeded, ModelServerDown, Overloaded, ServiceError, TooManyImages
+from microtome.errors import (
+    BadRequest,
+    BodyTooSlow,
+    DeadlineExceeded,
+    ModelServerDown,
+    Overloaded,
+    ServiceError,
+    TooManyImages,
+)
 from microtome.v1 import embedding_pb2 as pb
 from service.core.embedder import Intake
 from service.core.remote_images import Image
@@ -26,6 +34,9 @@ from service.grpc.encoding import Answer, CallOptions, StreamWriter, field, resu
 from service.grpc.middleware import Call, Calls
 
 T = TypeVar("T")
+
+_LONGEST_SILENCE = 60.0
+"""Seconds without an image or an answer after which a stream ends."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 """Seconds between two attempts."""
@@ -75,6 +86,10 @@ class Stream:
         self._reading: asyncio.Task[None] | None = None
         self._ended_by: ServiceError | None = None
         self._accepting = False
+        self._running: asyncio.Task[object] | None = None
+        self._moved = 0.0
+        """When a message was read or an answer written last, as the event loop counts."""
+        self._silence: asyncio.TimerHandle
 
     async def run(self, first: pb.EmbedStreamRequest) -> None:
         """Answer the first message, if it holds images, and all that follow it.
@@ -82,22 +97,44 @@ class Stream:
         Raises:
             ServiceError: the stream cannot go on; all that was read before has been answered.
         """
+        loop = asyncio.get_running_loop()
+        self._running, self._moved = asyncio.current_task(), loop.time()
+        self._check_silence()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._reading = tasks.create_task(self._read(first, tasks))
         except BaseExceptionGroup as group:
             # Only writing fails here, and all failures have one cause: the caller has gone.
             raise group.exceptions[0] from None
+        finally:
+            self._silence.cancel()
         if self._ended_by is not None:
             raise self._ended_by
 
     def stop(self) -> None:
         """Stop reading; what has been read is answered, then the stream ends with ModelServerDown."""
+        self._end(ModelServerDown("The gateway is stopping. Send what has no answer yet to another one."))
+
+    def _end(self, error: ServiceError) -> None:
         if self._reading is not None and not self._reading.done():
-            self._ended_by = ModelServerDown("The gateway is stopping. Send what has no answer yet to another one.")
+            self._ended_by = error
             # While it handles a message the reader checks this itself: a write must not be cancelled halfway.
             if not self._accepting:
                 self._reading.cancel()
+
+    def _check_silence(self) -> None:
+        """End a stream in which nothing moves: it would hold its place for ever."""
+        loop = asyncio.get_running_loop()
+        # Answers may take as long as the deadline.
+        longest = max(_LONGEST_SILENCE, 2 * self._intake.deadline)
+        left = self._moved + longest - loop.time()
+        if left > 0:
+            self._silence = loop.call_later(left, self._check_silence)
+        elif self._writer.busy and self._running is not None:
+            # The caller reads no answers, so it would not read this one either.
+            self._running.cancel()
+        else:
+            self._end(BodyTooSlow(f"Expected the next image within {longest:g} s, received none. Open a new stream."))
 
     async def _read(self, first: pb.EmbedStreamRequest, tasks: asyncio.TaskGroup) -> None:
         try:
@@ -124,6 +161,7 @@ class Stream:
             TooManyImages: more than one message may hold.
         """
         self._accepting = True
+        self._moved = asyncio.get_running_loop().time()
         try:
             start = perf_counter()
             named = [(each.id, each.image) for each in message.more]
@@ -202,6 +240,7 @@ class Stream:
 
     def _written(self, answer: Answer) -> None:
         """Count an answer that has been written, and free its place."""
+        self._moved = asyncio.get_running_loop().time()
         self._calls.image_answered(self._call, answer.code, perf_counter() - answer.start)
         self._places.release()
 

@@ -5,31 +5,40 @@ is recognised by its first brace, which no image has.
 """
 
 import asyncio
-import binascii
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from math import inf
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import orjson
+import pybase64
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
 from microtome.errors import BadRequest, BodyTooSlow, DeadlineExceeded, ImageTooLarge, RequestRejected, TooManyImages
 from service.core.admission import Budget
-from service.core.remote_images import Image, Url
+from service.core.remote_images import MAX_ADDRESS, Image, Url
 from service.core.timeouts import SharedTimeout
+from service.http.bounded_json import LongText, read_object
 from service.http.middleware import headers_of
 from service.http.parameters import OPTIONS, unknown_name
 
 _JSON_TO_BYTES = 3
-"""Memory for each byte of a JSON body while it is read: the body, its strings, its images."""
+"""Memory for each byte of a JSON body while it is read: the body twice while its pieces are joined, then its images."""
 
-_JSON_OFF_LOOP_BYTES = 1 << 20
+JSON_OFF_LOOP_BYTES = 1 << 18
 """Larger JSON is parsed in a thread, so that it does not delay other requests."""
+
+_HEAD_LETTERS = 128
+"""Within which a data URI has its comma."""
+
+_WRAPPED = 1.1
+"""How much longer base64 is with line breaks and JSON's escapes."""
+
+T = TypeVar("T")
 
 _IMAGE_BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
 
@@ -125,8 +134,10 @@ class BodyReader:
             )
         if not is_json(body, content_type):
             return Received([body], {})
-        read = partial(read_json, max_images=self.limits.max_images, max_image_bytes=self.limits.max_image_bytes)
-        return await asyncio.to_thread(read, body) if len(body) > _JSON_OFF_LOOP_BYTES else read(body)
+        # `size` has counted what says that it is JSON.
+        more = 0 if _says_json(content_type) else (_JSON_TO_BYTES - 1) * len(body)
+        with self.budget.hold(more):
+            return await read_off_loop(partial(read_json, limits=self.limits), body)
 
     async def whole(self, receive: Receive, *, image: bool = False, until: float = inf) -> bytes:
         """Read a body as it is.
@@ -277,27 +288,37 @@ def _broken_form(what: str) -> BadRequest:
     )
 
 
-def read_json(body: bytes, *, max_images: int, max_image_bytes: int) -> Received:
+async def read_off_loop(read: Callable[[bytes], T], body: bytes) -> T:
+    """Read a body, in a thread if it is large."""
+    return await asyncio.to_thread(read, body) if len(body) > JSON_OFF_LOOP_BYTES else read(body)
+
+
+def read_json(body: bytes, *, limits: BodyLimits) -> Received:
     """Read a JSON body: base64, data URIs, addresses, and options.
 
     Raises:
         BadRequest: not JSON, not an object, without images in one of the two forms, or with unknown fields.
-        TooManyImages: more than `max_images`.
+        TooManyImages: more images than the limit.
     """
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"Expected a JSON object, received what is no JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise BadRequest(f"{_JSON_EXPECTED}; received JSON that is no object.")
+    value = read_object(body)
     for name in value:
         if name not in OPTIONS and name not in _JSON_FIELDS:
             raise unknown_name(name, (*OPTIONS, *_JSON_FIELDS))
-    items = _items(value)
-    if len(items) > max_images:
-        raise TooManyImages(f"Expected at most {max_images} images a request, received {len(items)}.")
     options = {name: value for name, value in value.items() if name not in _JSON_FIELDS}
-    return Received([_json_image(item, max_image_bytes) for item in items], options)
+    images = (_json_image(item, limits.max_image_bytes) for item in _items(value))
+    return Received(at_most(limits.max_images, images), options)
+
+
+def at_most(most: int, images: Iterable[Image]) -> list[Image]:
+    """Take images while they are read, and no more of them than one request may have.
+
+    Raises:
+        TooManyImages: there are more.
+    """
+    found = list(islice(images, most + 1))
+    if len(found) > most:
+        raise TooManyImages(f"Expected at most {most} images a request, received more.")
+    return found
 
 
 def _items(value: Mapping[str, object]) -> list[object]:
@@ -315,7 +336,7 @@ def _json_image(item: object, max_bytes: int) -> Image:
     """Decode one item; an error is returned, since it may concern this image only."""
     match item:
         case {"url": str(address), **rest} if not rest:
-            return Url(address)
+            return from_address(address)
         case {"b64": str(text), **rest} if not rest:
             return from_base64(text, max_bytes)
         case {"data_uri": str(uri), **rest} if not rest:
@@ -323,26 +344,36 @@ def _json_image(item: object, max_bytes: int) -> Image:
     return BadRequest(f"Expected an object with one of {', '.join(_JSON_FORMS)}, which is a string.")
 
 
+def from_address(address: str) -> Url | RequestRejected:
+    """Take an address, of which no more is checked here than its length; an error is returned."""
+    if len(address) > MAX_ADDRESS or isinstance(address, LongText):
+        return BadRequest(f"Expected an address of at most {MAX_ADDRESS} characters; received {address[:40]!r}…")
+    return Url(address)
+
+
 def from_data_uri(uri: str, max_bytes: int) -> bytes | RequestRejected:
     """Decode data:image/…;base64,…; an error is returned."""
-    head, comma, text = uri.partition(",")
-    if head[:5].lower() != "data:" or not comma or not head.lower().endswith(";base64"):
+    comma = uri.find(",", 0, _HEAD_LETTERS)
+    head = uri[: max(comma, 0)].lower()
+    if not head.startswith("data:") or not head.endswith(";base64"):
         return BadRequest(f"Expected data:image/…;base64,…; received {uri[:40]!r}.")
-    return from_base64(text, max_bytes)
+    return from_base64(uri.after_comma() if isinstance(uri, LongText) else uri[comma + 1 :], max_bytes)
 
 
 def from_base64(text: str, max_bytes: int) -> bytes | RequestRejected:
     """Decode base64; an error is returned."""
     # base64 has four letters for three bytes.
-    if len(text) // 4 * 3 > max_bytes + 3:
-        return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received about {len(text) // 4 * 3}.")
-    if "\n" in text:
-        # `base64 photo.jpg` wraps its lines.
-        text = text.replace("\r", "").replace("\n", "")
+    length = len(text.raw) if isinstance(text, LongText) else len(text)
+    if length // 4 * 3 > _WRAPPED * max_bytes + 3:
+        return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received about {length // 4 * 3}.")
     try:
-        decoded = binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as error:
-        return BadRequest(f"Expected base64 (the standard alphabet, padded); received {text[:24]!r}…: {error}.")
+        letters = text.unescaped() if isinstance(text, LongText) else text.encode("ascii")
+        if b"\n" in letters:
+            # `base64 photo.jpg` wraps its lines.
+            letters = letters.replace(b"\r", b"").replace(b"\n", b"")
+        decoded = pybase64.b64decode(letters, validate=True)
+    except ValueError:
+        return BadRequest(f"Expected base64 (the standard alphabet, padded); received {text[:24]!r}…")
     if len(decoded) > max_bytes:
         return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received {len(decoded)}.")
     return decoded

@@ -1,4 +1,4 @@
-"""Limits on connections that uvicorn lacks: endless heads, requests that never end, responses that are never read.
+"""Limits on connections that uvicorn lacks: silent ones, endless heads and requests, responses that are never read.
 
 `bodies.py` limits the bytes of bodies. All other bytes of a connection are limited here, idle connections are closed,
 and offers to upgrade are declined.
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _BACKLOG = 2048
 """Connections that may wait to be accepted."""
 
-_MAX_HEAD_BYTES = 1 << 16
-"""Bytes that may arrive without completing a head or adding to a body, apart from the current piece."""
+_MAX_HEAD_BYTES = 1 << 15
+"""Bytes that may arrive without completing a head or adding to a body, and the most that are parsed in one go."""
 
 _LINGER_SECONDS = 30.0
 """For the rest of a body that has been answered to arrive, and for the caller to read any of a response."""
@@ -59,7 +59,8 @@ def limited_protocol(metrics: Metrics, *, head_seconds: float) -> type[HttpTools
 
     Args:
         metrics: count what is refused.
-        head_seconds: that a request's head may take to arrive, from its first byte.
+        head_seconds: that a request's head may take to arrive, from its first byte; and that a new connection may take
+            to send that byte.
     """
     return type("LimitedProtocol", (_LimitedProtocol,), {"metrics": metrics, "head_seconds": head_seconds})
 
@@ -96,9 +97,12 @@ class _LimitedProtocol(HttpToolsProtocol):
         """Until the rest of a body that has been answered has to arrive."""
         self._unread_timer: asyncio.TimerHandle | None = None
         """Until the caller has to read some of a large response."""
+        self._quiet_after: object = _Parser
+        """The cycle after which the connection waits for a request."""
+        self._quiet_until = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Start the keep-alive timer: uvicorn starts it only after a request."""
+        """Wait for the first request: uvicorn waits only after a request."""
         super().connection_made(transport)
         self._wait_for_a_request()
 
@@ -193,7 +197,13 @@ class _LimitedProtocol(HttpToolsProtocol):
         return cycle is not None and cycle.response_started and not cycle.response_complete
 
     def _wait_for_a_request(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        now = self.loop.time()
+        # Blank lines between requests give no more time.
+        if self._quiet_after is not self.cycle:
+            self._quiet_after = self.cycle
+            self._quiet_until = now + (self.head_seconds if self.cycle is None else self.timeout_keep_alive)
+        left = max(0.0, self._quiet_until - now)
+        self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
 
     def _refuse_late_head(self) -> None:
         self._head_timer = None
@@ -233,6 +243,11 @@ class _Parser(httptools.HttpRequestParser):
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # what uvicorn feeds it
         """Parse a piece, and check the progress of its message."""
         protocol = self._protocol
+        if len(data) > _MAX_HEAD_BYTES:
+            for at in range(0, len(data), _MAX_HEAD_BYTES):
+                if not protocol.transport.is_closing():
+                    self.feed_data(data[at : at + _MAX_HEAD_BYTES])
+            return
         cycle = protocol.cycle
         protocol.got_body = False
         try:

@@ -39,6 +39,10 @@ FORMS = (JSON, ROWS, NPY, NPZ, MSGPACK)
 _ALIASES = {"application/x-msgpack": MSGPACK.media_type, "application/vnd.msgpack": MSGPACK.media_type}
 
 
+_LONGEST_ACCEPT = 2000
+"""Characters of an Accept header; what follows is not read, nor kept in the cache."""
+
+
 def chosen(accept: str, encoding: Encoding | None, *, several: bool) -> tuple[Form, Encoding]:
     """Choose the media type of the response and the encoding of its numbers.
 
@@ -50,7 +54,7 @@ def chosen(accept: str, encoding: Encoding | None, *, several: bool) -> tuple[Fo
     Raises:
         NotAcceptable: no media type fits.
     """
-    for form in _accepted(accept):
+    for form in _accepted(accept[:_LONGEST_ACCEPT]):
         if (form.several or not several) and (encoding is None or encoding in form.encodings):
             return form, encoding or form.encodings[0]
     raise NotAcceptable(
@@ -81,7 +85,7 @@ def _accepted(accept: str) -> tuple[Form, ...]:
 
 
 def _ranges(accept: str) -> Iterator[tuple[str, float]]:
-    for part in accept[:2000].split(","):
+    for part in accept.split(","):
         name, *parameters = (word.strip().lower() for word in part.split(";"))
         quality = 1.0
         for parameter in parameters:

@@ -15,7 +15,8 @@ from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
 from microtome.errors import BadRequest
-from service.core.requests import ALL, CacheUse, EmbedRequest, OnError
+from service.core.requests import ALL, MOST_OUTPUTS, CacheUse, EmbedRequest, OnError
+from service.errors import shown
 from service.http.middleware import headers_of
 from service.http.negotiation import Encoding, Form, chosen
 
@@ -24,6 +25,9 @@ _TIMEOUT = TIMEOUT_HEADER.lower().encode()
 
 _LARGEST_INTEGER = 2**63 - 1
 _SHOWN = 80
+
+_MOST_PAIRS = MOST_OUTPUTS + 20
+"""Options of a query string: each output, and all others."""
 
 _CACHED = 256
 _CACHED_LENGTH = 512
@@ -80,8 +84,8 @@ def _switch(value: object) -> bool:
 
 def _names(value: object) -> tuple[str, ...]:
     values = value if isinstance(value, list | tuple) else [value]
-    if not values or not all(isinstance(name, str) and name for name in values):
-        raise ValueError("the name of an output, several of them, or `all`")
+    if not 0 < len(values) <= MOST_OUTPUTS or not all(isinstance(name, str) and name for name in values):
+        raise ValueError(f"the name of an output, up to {MOST_OUTPUTS} of them, or `all`")
     return tuple(dict.fromkeys(values))
 
 
@@ -149,13 +153,16 @@ def read_options(
         BadRequest: an unknown name, a value that does not fit, an option given twice.
     """
     given: dict[str, object] = {}
+    outputs: list[str] = []
     for name, value in query:
         if name == "output":
-            given["output"] = (*given.get("output", ()), value)  # type: ignore[misc]
+            outputs.append(value)
+        elif name in given:
+            raise BadRequest(f"Expected `{name[:_SHOWN]}` once, received it twice in the query string.")
         else:
-            if name in given:
-                raise BadRequest(f"Expected `{name[:_SHOWN]}` once, received it twice in the query string.")
             given[name] = value
+    if outputs:
+        given["output"] = outputs
     for name, field in fields.items():
         if name in given:
             raise BadRequest(f"Expected `{name[:_SHOWN]}` once, received it in the query string and in the body.")
@@ -180,9 +187,7 @@ def _value(name: str, value: object) -> object:
     try:
         return option.read(value)
     except ValueError as error:
-        shown = repr(value)
-        shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
-        raise BadRequest(f"Expected `{name}` to be {error}; received {shown}.") from None
+        raise BadRequest(f"Expected `{name}` to be {error}; received {shown(value)}.") from None
 
 
 def unknown_name(name: str, known: Iterable[str]) -> BadRequest:
@@ -191,6 +196,18 @@ def unknown_name(name: str, known: Iterable[str]) -> BadRequest:
     near = get_close_matches(name[:_SHOWN], names, n=1, cutoff=0.5)
     hint = f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(names)}."
     return BadRequest(f"Unknown option {name[:_SHOWN]!r}. {hint}")
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    """Take a query string apart.
+
+    Raises:
+        BadRequest: it has more options than there are.
+    """
+    given = query.count(b"&") + 1
+    if given > _MOST_PAIRS:
+        raise BadRequest(f"Expected at most {_MOST_PAIRS} options in the query string, received {given}.")
+    return QueryParams(query).multi_items()
 
 
 class Parameters(NamedTuple):
@@ -232,7 +249,7 @@ class ParameterReader:
     def _read(
         self, query: bytes, accept: bytes, no_cache: bool, fields: Mapping[str, object] | None = None
     ) -> Parameters:
-        items = QueryParams(query).multi_items() if query else ()
+        items = _pairs(query) if query else ()
         options = read_options(items, fields or {}, no_cache=no_cache)
         several = len(options.output) > 1 or options.output == (ALL,)
         form, encoding = chosen(accept.decode("latin-1"), options.encoding, several=several)

@@ -179,7 +179,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
             case HTTPException():
                 status = HTTPStatus(error.status_code)
                 kind = status.phrase.lower().replace(" ", "-")
-                detail = f"{request.method} {request.url.path[:200]}: {error.detail}. See /docs for what there is."
+                detail = f"{request.method} {request.scope['path'][:200]}: {error.detail}. See /docs for what there is."
                 headers = dict(error.headers or {})
                 if headers.get("Allow") == "GET":
                     headers["Allow"] = "GET, HEAD"

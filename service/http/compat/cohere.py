@@ -1,6 +1,6 @@
 """Cohere's POST /v2/embed for images. One request may ask for several number types."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from uuid import uuid4
 
@@ -10,6 +10,7 @@ from starlette.responses import Response
 from microtome.errors import BadRequest, UnsupportedModality
 from service.core.remote_images import Image
 from service.core.requests import Embedded
+from service.http.bodies import BodyLimits, at_most
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import NUMBERS, PHOTO, TEXT, WHOLE, an_array, an_object, described, one_of
@@ -48,17 +49,18 @@ _DESCRIBED = described(
 )
 
 
-def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
+def read(body: bytes, *, default_model: str, limits: BodyLimits) -> CompatRequest:
     """Parse a request's body.
 
     Raises:
         BadRequest: not a request of the contract.
         UnsupportedModality: text where images are expected.
+        TooManyImages: more images than the limit.
     """
     fields = json_fields(body, _FIELDS, _IGNORED)
     kinds = _kinds(fields)
     shape = shape_of(fields, dimensions="output_dimension")
-    images = _images(fields, max_bytes)
+    images = at_most(limits.max_images, _images(fields, limits.max_image_bytes))
     return CompatRequest(
         embed_request(fields, default_model),
         images,
@@ -80,14 +82,14 @@ def _kinds(fields: Mapping[str, object]) -> list[str]:
     )
 
 
-def _images(fields: Mapping[str, object], max_bytes: int) -> list[Image]:
+def _images(fields: Mapping[str, object], max_bytes: int) -> Iterator[Image]:
     match fields:
         case {"texts": [_, *_]}:
             raise UnsupportedModality(NO_TEXT)
         case {"images": [_, *_] as images} if "inputs" not in fields:
-            return [image_of(image, max_bytes) for image in images]
+            return (image_of(image, max_bytes) for image in images)
         case {"inputs": [_, *_] as inputs} if "images" not in fields:
-            return [_input(one, max_bytes) for one in inputs]
+            return (_input(one, max_bytes) for one in inputs)
     raise BadRequest(f"{_EXPECTED}; received neither, both, or an empty list.")
 
 

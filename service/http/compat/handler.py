@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from microtome.errors import BadRequest, TooManyImages
+from microtome.errors import BadRequest
 from service.core.embedder import Intake
 from service.core.ports import Observer
 from service.core.remote_images import Image
@@ -20,7 +20,7 @@ from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
 from service.core.timings import Timings, timed
 from service.core.vectors import checked_dimensions
-from service.http.bodies import BodyLimits, BodyReader
+from service.http.bodies import BodyLimits, BodyReader, read_off_loop
 from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects
 from service.http.middleware import caller_of, note
 from service.http.parameters import seconds_allowed
@@ -85,10 +85,10 @@ class CompatHandler:
         Args:
             router: gets the route.
             path: of the route.
-            read: parses the body; called with it, and with `default_model` and `max_bytes` of an image.
+            read: parses the body; called with it, and with `default_model` and `limits`.
             documentation: name, summary, description and further arguments of the route for the OpenAPI document.
         """
-        reader = partial(read, default_model=self.intake.default_model, max_bytes=self.limits.max_image_bytes)
+        reader = partial(read, default_model=self.intake.default_model, limits=self.limits)
 
         async def endpoint(request: Request) -> Response:
             return await self.serve(request, reader)
@@ -100,7 +100,7 @@ class CompatHandler:
 
         Args:
             request: with its body unread; its Content-Type does not matter.
-            read: parses the body; raises leaves of the error tree.
+            read: parses the body, in a thread if it is large, and counts its images; raises leaves of the error tree.
 
         Raises:
             ServiceError: any leaf; the contract's error writer writes it.
@@ -119,7 +119,8 @@ class CompatHandler:
         with self.reader.budget.hold(size), caller.bodies.hold(size) if caller and caller.bodies else _UNLIMITED:
             body = await self.reader.whole(request.receive)
             timings.stage("read", perf_counter() - start)
-            asked = read(body)
+            asked = await read_off_loop(read, body)
+            del body
             self._check(asked)
             note(request.scope, images=len(asked.images), model=asked.request.model[:80])
             with self._disconnects.watched(request.receive):
@@ -138,10 +139,6 @@ class CompatHandler:
     def _check(self, asked: CompatRequest) -> None:
         if not asked.images:
             raise BadRequest("Expected at least one image, received none.")
-        if len(asked.images) > self.limits.max_images:
-            raise TooManyImages(
-                f"Expected at most {self.limits.max_images} images a request, received {len(asked.images)}."
-            )
         self.intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.int8)
 
 

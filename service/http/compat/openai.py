@@ -20,7 +20,8 @@ from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
 from service.core.requests import Embedded
-from service.errors import of_model
+from service.errors import of_model, shown
+from service.http.bodies import BodyLimits, at_most
 from service.http.compat.errors import embedding_status, error_response
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import (
@@ -106,22 +107,23 @@ _MODEL = an_object(
 _MODELS = an_object("OpenAIModels", {"object": TEXT, "data": an_array(_MODEL)})
 
 
-def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
+def read(body: bytes, *, default_model: str, limits: BodyLimits) -> CompatRequest:
     """Parse a request's body.
 
     Raises:
         BadRequest: not a request of the contract.
         UnsupportedModality: text where images are expected.
+        TooManyImages: more images than the limit.
     """
     fields = json_fields(body, _FIELDS, _IGNORED)
     if fields.get("modality", "image") != "image":
-        raise UnsupportedModality(f"Expected `modality` to be image, received {str(fields['modality'])[:40]!r}.")
+        raise UnsupportedModality(f"Expected `modality` to be image, received {shown(fields['modality'])}.")
     if fields.get("return_multivector"):
         raise BadRequest("Expected no `return_multivector`: there is one vector for each image here.")
     writer = _writer(fields, default_model)
     return CompatRequest(
         embed_request(fields, default_model),
-        _images(fields, max_bytes),
+        at_most(limits.max_images, _images(fields, limits.max_image_bytes)),
         writer,
         dimensions=writer.shape.dimensions,
         int8=writer.kind in CALIBRATED,
@@ -138,7 +140,7 @@ _TOKENS = (
 )
 
 
-def _images(fields: Mapping[str, object], max_bytes: int) -> list[Image]:
+def _images(fields: Mapping[str, object], max_bytes: int) -> Iterator[Image]:
     """Read the images of a request, in any form that clients of this contract send.
 
     | from | items of `input` |
@@ -159,11 +161,11 @@ def _images(fields: Mapping[str, object], max_bytes: int) -> list[Image]:
         case {"input": _, "messages": _}:
             raise BadRequest(f"{_EXPECTED}, not both.")
         case {"messages": [_, *_] as messages}:
-            return [found for message in messages for found in _message(message, max_bytes)]
+            return (found for message in messages for found in _message(message, max_bytes))
         case {"input": [_, *_] as items}:
-            return [_item(item, max_bytes) for item in items]
+            return (_item(item, max_bytes) for item in items)
         case {"input": str() | dict() as item}:
-            return [_item(item, max_bytes)]
+            return iter([_item(item, max_bytes)])
     raise BadRequest(f"{_EXPECTED}; received neither, or an empty list.")
 
 
@@ -182,12 +184,12 @@ def _item(item: object, max_bytes: int) -> Image:
     raise BadRequest(f"{_EXPECTED}; received an item that is something else.")
 
 
-def _message(message: object, max_bytes: int) -> list[Image]:
+def _message(message: object, max_bytes: int) -> Iterator[Image]:
     match message:
         case {"content": str()}:
             raise UnsupportedModality(NO_TEXT)
         case {"content": [*parts]}:
-            return [found for part in parts for found in _part(part, max_bytes)]
+            return (found for part in parts for found in _part(part, max_bytes))
     raise BadRequest(f"{_EXPECTED}; received a message without a list of contents.")
 
 

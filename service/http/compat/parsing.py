@@ -6,12 +6,12 @@ may follow the model's name: `lite0` is the default output, `lite0/block5` anoth
 
 from collections.abc import Collection, Mapping
 
-import orjson
-
 from microtome.errors import BadRequest
-from service.core.remote_images import Image, Url
+from service.core.remote_images import Image
 from service.core.requests import ALL, EmbedRequest
-from service.http.bodies import from_base64, from_data_uri
+from service.errors import shown
+from service.http.bodies import from_address, from_base64, from_data_uri
+from service.http.bounded_json import LongText, read_object
 from service.http.parameters import read_options, unknown_name
 
 NO_TEXT = (
@@ -35,7 +35,7 @@ def image_of(text: object, max_bytes: int) -> Image:
     if not isinstance(text, str):
         return BadRequest(f"Expected an image as a string, received {type(text).__name__}.")
     if is_address(text):
-        return Url(text)
+        return from_address(text)
     return from_data_uri(text, max_bytes) if is_data_uri(text) else from_base64(text, max_bytes)
 
 
@@ -76,16 +76,22 @@ def json_fields(body: bytes, known: Collection[str], ignored: Collection[str] = 
         BadRequest: not JSON, not an object, or an unknown field: a misspelt option would otherwise be ignored, and its
             vectors be stored for years.
     """
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"Expected a JSON object as the body, received what is no JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise BadRequest("Expected a JSON object as the body, received JSON that is no object.")
+    value = read_object(body)
     for name in value:
         if name not in known and name not in ignored:
             raise unknown_name(name, known)
     return {name: field for name, field in value.items() if field is not None and name in known}
+
+
+def short(value: object, name: str) -> object:
+    """Return a field that the answer repeats.
+
+    Raises:
+        BadRequest: it is no text or number, or too long to be repeated.
+    """
+    if isinstance(value, LongText) or not isinstance(value, str | int | float):
+        raise BadRequest(f"Expected `{name}` to be text of at most 1024 bytes; received {shown(value)}.")
+    return value
 
 
 def choice(fields: Mapping[str, object], name: str, choices: Collection[str], default: str) -> str:
@@ -96,5 +102,5 @@ def choice(fields: Mapping[str, object], name: str, choices: Collection[str], de
     """
     value = fields.get(name, default)
     if not isinstance(value, str) or value not in choices:
-        raise BadRequest(f"Expected `{name}` to be one of {', '.join(choices)}; received {str(value)[:80]!r}.")
+        raise BadRequest(f"Expected `{name}` to be one of {', '.join(choices)}; received {shown(value)}.")
     return value

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from microtome.errors import BadRequest, UnsupportedModality
 from service.core.remote_images import Image
 from service.core.requests import Embedded
+from service.http.bodies import BodyLimits, at_most
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import COUNT, PHOTO, TEXT, VECTOR, WHOLE, an_array, an_object, described, one_of
@@ -46,18 +47,19 @@ _DESCRIBED = described(
 )
 
 
-def read(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
+def read(body: bytes, *, default_model: str, limits: BodyLimits) -> CompatRequest:
     """Parse a request's body.
 
     Raises:
         BadRequest: not a request of the contract.
         UnsupportedModality: text or video where images are expected.
+        TooManyImages: more images than the limit.
     """
     fields = json_fields(body, _FIELDS, _IGNORED)
     inputs = fields.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise BadRequest(f"{_EXPECTED}; received none.")
-    images = [_input(one, max_bytes) for one in inputs]
+    images = at_most(limits.max_images, (_input(one, limits.max_image_bytes) for one in inputs))
     kind = choice(fields, "output_dtype", NUMBER_TYPES, "float")
     shape = shape_of(fields, dimensions="output_dimension")
     base64 = choice(fields, "encoding_format", ("float", "base64"), "float") == "base64"

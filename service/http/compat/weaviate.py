@@ -13,10 +13,11 @@ from starlette.responses import Response
 from microtome.errors import BadRequest, ModelNotReady, UnsupportedModality
 from service.core.requests import Embedded, EmbedRequest
 from service.errors import of_model
+from service.http.bodies import BodyLimits, at_most
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import NUMBERS, TEXT, WHOLE, an_array, described
-from service.http.compat.parsing import NO_TEXT, image_of, json_fields
+from service.http.compat.parsing import NO_TEXT, image_of, json_fields, short
 from service.http.compat.responses import json_response
 from service.http.openapi import RED_PNG
 
@@ -33,7 +34,7 @@ _IMG2VEC_DOCS = described(
 )
 
 
-def read_img2vec(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
+def read_img2vec(body: bytes, *, default_model: str, limits: BodyLimits) -> CompatRequest:
     """Parse a request's body, `{"id": …, "image": "<bare base64>"}`.
 
     Raises:
@@ -42,13 +43,13 @@ def read_img2vec(body: bytes, *, default_model: str, max_bytes: int) -> CompatRe
     fields = json_fields(body, ("id", "image"))
     if "image" not in fields:
         raise BadRequest('Expected {"id": "…", "image": "<base64>"}; received no image.')
-    identity = fields.get("id", "")
+    identity = short(fields.get("id", ""), "id")
 
     def answer(embedded: Embedded) -> Response:
         (embedding,) = embedded.embeddings
         return json_response({"id": identity, "vector": embedding.vector, "dim": len(embedding.vector)})
 
-    return CompatRequest(EmbedRequest(default_model), [image_of(fields["image"], max_bytes)], answer)
+    return CompatRequest(EmbedRequest(default_model), [image_of(fields["image"], limits.max_image_bytes)], answer)
 
 
 def _add_img2vec_routes(router: APIRouter, handler: CompatHandler) -> None:
@@ -103,12 +104,13 @@ _CLIP_DOCS = described(
 )
 
 
-def read_clip(body: bytes, *, default_model: str, max_bytes: int) -> CompatRequest:
+def read_clip(body: bytes, *, default_model: str, limits: BodyLimits) -> CompatRequest:
     """Parse a request's body, `{"images": ["<base64>", …]}`.
 
     Raises:
         UnsupportedModality: it has texts.
         BadRequest: not a request of the contract.
+        TooManyImages: more images than the limit.
     """
     fields = json_fields(body, ("texts", "images"))
     if fields.get("texts"):
@@ -116,7 +118,8 @@ def read_clip(body: bytes, *, default_model: str, max_bytes: int) -> CompatReque
     images = fields.get("images")
     if not isinstance(images, list) or not images:
         raise BadRequest('Expected {"images": ["<base64>", …]}; received no images.')
-    return CompatRequest(EmbedRequest(default_model), [image_of(image, max_bytes) for image in images], _clip_answer)
+    found = at_most(limits.max_images, (image_of(image, limits.max_image_bytes) for image in images))
+    return CompatRequest(EmbedRequest(default_model), found, _clip_answer)
 
 
 def _clip_answer(embedded: Embedded) -> Response:

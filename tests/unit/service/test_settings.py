@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings
+from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, risks
 
 NEEDED = {
     "MICROTOME_MODEL_SERVER": "localhost:8500",
@@ -171,3 +171,16 @@ def test_a_removed_setting_is_ignored_and_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MICROTOME_BODY_PAUSE", "3")
     assert 8000 == read_settings().port
     assert ["MICROTOME_BODY_PAUSE is no longer a setting and is ignored; it is always 10 s"] == removed_settings()
+
+
+def test_keys_in_clear_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where there are keys, gRPC and no certificate."""
+    monkeypatch.setenv("MICROTOME_GRPC_PORT", "8001")
+    assert [] == risks(read_settings())
+    monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
+    monkeypatch.setenv("MICROTOME_API_KEYS", f"shop sha256:{'0' * 64}")
+    (line,) = risks(read_settings())
+    assert "in clear over gRPC" in line
+    monkeypatch.setenv("MICROTOME_GRPC_CERTIFICATE", "cert.pem")
+    monkeypatch.setenv("MICROTOME_GRPC_KEY", "key.pem")
+    assert [] == risks(read_settings())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -418,3 +419,50 @@ def test_text_that_is_no_entry_is_refused(text: str) -> None:
     """A damaged recipe.json is told from a recipe."""
     with pytest.raises(ValueError, match=r"Expecting|not a recipe entry"):
         ModelRecipe.from_canonical(text)
+
+
+def _aliases(levels: int) -> str:
+    lines = ["models: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _aliases(9),
+        "models: &a [*a]",
+        "[" * 100_000,
+        "{a: " * 900 + "1" + "}" * 900,
+        f"models: [{'a, ' * 50_000}]",
+        "#" * (1 << 20) + "\n" + SMALLEST,
+    ],
+    ids=["aliases", "itself", "lists", "mappings", "items", "bytes"],
+)
+def test_a_recipe_is_bounded_while_it_is_read(tmp_path: Path, text: str) -> None:
+    """Nine levels of nine aliases would be 400 million values, and PyYAML takes quadratic time for brackets."""
+    with pytest.raises(RecipeUnreadable, match=r"expected at most|of at most"):
+        read_recipe(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "9" * 30, "1:" * 3000 + "1", "1" * 5000 + ".0"])
+def test_numbers_of_many_digits_are_refused(tmp_path: Path, number: str) -> None:
+    """Python refuses to read the first; each is refused as no version, and shown cut."""
+    (problem,) = problems(tmp_path, SMALLEST.replace("name: a", f"name: a\n    version: {number}"))
+    assert "expected a whole number of at " in problem
+    assert len(problem) < 400
+
+
+def test_a_recipe_is_a_regular_file(tmp_path: Path) -> None:
+    """A pipe would be waited for, for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RecipeUnreadable, match="not a regular file"):
+        read_recipe(tmp_path / "pipe")
+
+
+def test_many_problems_are_told_in_part(tmp_path: Path) -> None:
+    """The first hundred; and a key cannot write to the terminal."""
+    found = problems(tmp_path, "\n".join(f"key{number}: 1" for number in range(5000)) + '\n"\\e[2J": 1\n')
+    assert len(found) == 101
+    assert "and 4902 more" in found[-1]
+    assert all(line.isprintable() for line in found)

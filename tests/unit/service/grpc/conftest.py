@@ -67,6 +67,8 @@ async def service_with(
     fetcher: Fetcher | None = None,
     cache: VectorCache | None = None,
     open_calls: int = 100,
+    calls_each: int = 100,
+    pause: float = 10,
     images_in_flight: int = 100,
     body_bytes_in_flight: int = 1 << 20,
     deadline: float = 10,
@@ -86,7 +88,9 @@ async def service_with(
         cache=cache,
         deadline=deadline,
     )
-    calls = Calls(metrics, log, limit=open_calls, keyring=keyring, log_access=log_access)
+    calls = Calls(
+        metrics, log, limit=open_calls, limit_each=calls_each, keyring=keyring, log_access=log_access, pause=pause
+    )
     port, stopping = free_port(), asyncio.Event()
     listening = Listening("127.0.0.1", port, shared=False, drain=5, encryption=encryption)
     methods = Methods(calls, intake, own)

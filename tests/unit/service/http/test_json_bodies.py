@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from microtome.errors import BadRequest, RequestRejected, UrlNotFetched
 from service.core.remote_images import Url
-from service.http.bodies import read_json
+from service.http.bodies import BodyLimits, read_json
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway, gateway_with
 from tests.unit.service.http.test_embed import problem
@@ -139,7 +139,7 @@ def test_any_json_is_read_or_refused(value: object, name: str) -> None:
     """Whatever stands in a body, each image is bytes, an address or an error, or the whole is refused."""
     for body in (json.dumps(value), json.dumps({name: value}), json.dumps({"images": [value]})):
         try:
-            images = read_json(body.encode(), max_images=3, max_image_bytes=100).images
+            images = read_json(body.encode(), limits=BodyLimits(100, 1000, 3)).images
         except RequestRejected:
             continue
         assert all(isinstance(image, bytes | Url | BadRequest) for image in images)

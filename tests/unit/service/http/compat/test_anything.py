@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from microtome.errors import RequestRejected
 from service.core.remote_images import Url
+from service.http.bodies import BodyLimits
 from service.http.compat import cohere, openai, voyage
 from service.http.compat.handler import CompatRequest
 from tests.unit.service.http.test_parameters import JSON
@@ -36,7 +37,7 @@ FIELDS = st.sampled_from(
 def test_any_json_is_read_or_refused(read: Callable[..., CompatRequest], fields: dict[str, object]) -> None:
     """The result is a question whose images are images, or an error that the caller is told."""
     try:
-        question = read(json.dumps(fields).encode(), default_model="toy", max_bytes=100)
+        question = read(json.dumps(fields).encode(), default_model="toy", limits=BodyLimits(100, 1000, 8))
     except RequestRejected:
         return
     assert question.images
@@ -48,4 +49,4 @@ def test_any_json_is_read_or_refused(read: Callable[..., CompatRequest], fields:
 def test_what_is_no_object_is_refused(read: Callable[..., CompatRequest], body: bytes) -> None:
     """With words that say what was expected."""
     with pytest.raises(RequestRejected, match="Expected a JSON object"):
-        read(body, default_model="toy", max_bytes=100)
+        read(body, default_model="toy", limits=BodyLimits(100, 1000, 8))

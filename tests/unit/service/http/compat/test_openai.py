@@ -10,6 +10,7 @@ import pytest
 
 from microtome.errors import ModelServerDown
 from service.core.remote_images import Url
+from service.http.bodies import BodyLimits
 from service.http.compat.openai import read
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway
@@ -237,5 +238,5 @@ def test_addresses_are_left_to_the_fetcher() -> None:
     """They are read as addresses wherever an image may stand, and fetched by the rules of the core."""
     address = "https://example.com/cat.jpg"
     items = [address, {"image": address}, {"url": address}]
-    question = read(json.dumps({"input": items}).encode(), default_model="toy", max_bytes=10)
+    question = read(json.dumps({"input": items}).encode(), default_model="toy", limits=BodyLimits(10, 1000, 8))
     assert [Url(address)] * 3 == list(question.images)
