@@ -1,14 +1,189 @@
 """The tensors that a network can be cut at, with what a cut at each costs and sees."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import keras
+from keras import layers
 
 from exporter.graph.cost import call_flops, total
 from exporter.graph.network import Call, Network, bits
-from exporter.graph.receptive_field import Field, fields
 from exporter.graph.tensors import shortest_ref
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The pixels that a position sees along one axis.
+
+    Attributes:
+        stride: Pixels from one position to the next.
+        first: First pixel that position 0 sees; negative within the padding.
+        last: Last pixel that position 0 sees.
+    """
+
+    stride: Fraction = Fraction(1)
+    first: Fraction = Fraction(0)
+    last: Fraction = Fraction(0)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels."""
+        return int(self.last - self.first) + 1
+
+    def windowed(self, size: int, stride: int, padding: int) -> Span:
+        """Return the span after a sliding window.
+
+        Args:
+            size: Positions in the window, including dilation.
+            stride: Positions from one window to the next.
+            padding: Positions by which the first window begins before the first position.
+        """
+        first = self.first - self.stride * padding
+        return Span(self.stride * stride, first, self.last + self.stride * (size - 1 - padding))
+
+    def enlarged(self, factor: int) -> Span:
+        """Return the span after an enlargement that repeats positions."""
+        stride = self.stride / factor
+        return Span(stride, self.first - stride * (factor - 1), self.last)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """The receptive field of a tensor's positions.
+
+    Attributes:
+        spans: Along height and along width; None once the tensor has no positions.
+        whole: Whether the whole image is seen: after global pooling, and where a gate (squeeze and excite) multiplies
+            each position by a value computed from all of them.
+        known: Whether all layers up to here are of known kinds.
+    """
+
+    spans: tuple[Span, Span] | None = (Span(), Span())
+    whole: bool = False
+    known: bool = True
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width in pixels, gates ignored; None without positions or if unknown."""
+        return (self.spans[0].size, self.spans[1].size) if self.known and self.spans else None
+
+    @property
+    def stride(self) -> tuple[Fraction, Fraction] | None:
+        """Vertical and horizontal pixels per position; None without positions or if unknown."""
+        return (self.spans[0].stride, self.spans[1].stride) if self.known and self.spans else None
+
+    def over(self, height: Span, width: Span) -> Field:
+        """Return the field with other spans."""
+        return replace(self, spans=(height, width))
+
+
+PIXELS = Field()
+EVERYTHING = Field(spans=None, whole=True)
+UNKNOWN = Field(spans=None, known=False)
+
+
+def merged(fields: Iterable[Field]) -> Field:
+    """Return the union of the fields of several tensors, position by position."""
+    several = list(fields)
+    if not all(field.known for field in several):
+        return UNKNOWN
+    spatial = [field.spans for field in several if field.spans is not None]
+    whole = any(field.whole for field in several)
+    if not spatial:
+        return Field(spans=None, whole=whole)
+    axes = [_union([spans[axis] for spans in spatial]) for axis in range(2)]
+    if axes[0] is None or axes[1] is None:
+        return UNKNOWN
+    return Field((axes[0], axes[1]), whole=whole)
+
+
+def _union(spans: list[Span]) -> Span | None:
+    if len({span.stride for span in spans}) > 1:
+        return None
+    return Span(spans[0].stride, min(span.first for span in spans), max(span.last for span in spans))
+
+
+_WINDOWED = (
+    layers.Conv2D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv2D,
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+)
+_WHOLE = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
+# Layers that act on each position separately, by class name: Keras does not export those of ConvNeXt and
+# InceptionResNetV2, nor the operations that keras.ops and expressions such as x + y leave in a model.
+_POINTWISE = (
+    "Activation", "Add", "AlphaDropout", "Average", "BatchNormalization", "Clip", "Concatenate", "CustomScaleLayer",
+    "Dense", "Divide", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Gelu", "HardSigmoid", "HardSwish",
+    "Identity", "InputLayer", "LayerScale", "LeakyReLU", "LocalResponseNormalization", "Maximum", "Minimum", "Multiply",
+    "Normalization", "PReLU", "ReLU", "Relu", "Relu6", "Rescaling", "Sigmoid", "Silu", "SpatialDropout2D",
+    "StochasticDepth", "Subtract", "Tanh",
+)  # fmt: skip
+
+
+def fields(network: Network, entering: Field = PIXELS) -> list[Field]:
+    """Return the receptive field of each call's outputs, in the order of the calls.
+
+    Args:
+        network: A model with one input.
+        entering: The field of that input.
+    """
+    found: list[Field] = []
+    for call in network.calls:
+        seen = [found[network.position(tensor)] for tensor in call.inputs]
+        found.append(_through(call, merged(seen) if seen else entering))
+    return found
+
+
+def _through(call: Call, seen: Field) -> Field:
+    layer = call.layer
+    if isinstance(layer, keras.Model):
+        inner = Network(layer)
+        return fields(inner, seen)[inner.position(inner.model.outputs[0])] if len(layer.outputs) == 1 else UNKNOWN
+    if not seen.known:
+        return UNKNOWN
+    if isinstance(layer, layers.LayerNormalization):
+        return seen if _axes(layer) == [3] or seen.spans is None else UNKNOWN
+    if call.kind in _POINTWISE:
+        return seen
+    if isinstance(layer, _WHOLE) or seen.spans is None:
+        return EVERYTHING
+    height, width = (_along(call, axis, span) for axis, span in enumerate(seen.spans))
+    return UNKNOWN if height is None or width is None else seen.over(height, width)
+
+
+def _axes(layer: keras.Layer) -> list[int]:
+    return [axis % 4 for axis in ([layer.axis] if isinstance(layer.axis, int) else layer.axis)]
+
+
+def _along(call: Call, axis: int, span: Span) -> Span | None:
+    layer = call.layer
+    if isinstance(layer, layers.ZeroPadding2D):
+        return span.windowed(1, 1, layer.padding[axis][0])
+    if isinstance(layer, layers.Cropping2D):
+        return span.windowed(1, 1, -layer.cropping[axis][0])
+    if isinstance(layer, layers.UpSampling2D) and layer.interpolation == "nearest":
+        return span.enlarged(layer.size[axis])
+    if isinstance(layer, _WINDOWED) and layer.data_format == "channels_last":
+        return _windowed(layer, axis, span, call.inputs[0].shape[1 + axis])
+    return None
+
+
+def _windowed(layer: keras.Layer, axis: int, span: Span, positions: int | None) -> Span:
+    size = layer.kernel_size[axis] if hasattr(layer, "kernel_size") else layer.pool_size[axis]
+    size = (size - 1) * getattr(layer, "dilation_rate", (1, 1))[axis] + 1
+    stride = layer.strides[axis]
+    if layer.padding != "same":
+        return span.windowed(size, stride, 0)
+    # The odd pixel of padding goes to the end; an unknown size counts as one that the stride divides.
+    last = (positions or stride) - 1
+    missing = last // stride * stride + size - (last + 1)
+    return span.windowed(size, stride, max(missing, 0) // 2)
+
 
 _MERGES = ("Add", "Concatenate", "Average")
 _FOLLOWERS = (

@@ -1,13 +1,183 @@
-"""The page of a report: one HTML file with its style and its script, tables, and photos as data."""
+"""The page of a report: one HTML file with its style and its script, charts as SVG, tables, and photos as data."""
 
 import base64
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageOps
+
+_WIDTH, _HEIGHT = 900, 420
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 16, 20, 58
+_LABEL_GAP = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point of a scatter chart.
+
+    Attributes:
+        x: Positive.
+        y: The figure.
+        interval: Of the figure; drawn if `marked` or `front`.
+        radius: In pixels.
+        title: Shown when pointed at.
+        kind: `dot`, `front`, `recommended`, `best` or `default`.
+        label: Shown beside it; empty for none.
+    """
+
+    x: float
+    y: float
+    interval: tuple[float, float]
+    radius: float
+    title: str
+    kind: str = "dot"
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The coordinates of a chart."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    logarithmic: bool = False
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return the place of a point, in pixels."""
+        low, high = self.x
+        share = (
+            math.log(x / low) / max(math.log(high / low), 1e-9)
+            if self.logarithmic
+            else (x - low) / max(high - low, 1e-9)
+        )
+        part = (y - self.y[0]) / max(self.y[1] - self.y[0], 1e-9)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - part * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def scatter(points: Sequence[Point], x_title: str, y_title: str, chance: float) -> str:
+    """Return points over a logarithmic axis, those of interest with error bars and labels."""
+    shown = [point for point in points if point.x > 0]
+    if not shown:
+        return ""
+    ends = [end for point in shown if point.kind != "dot" for end in point.interval]
+    values = [*(point.y for point in shown), *ends, chance]
+    low, high = min(point.x for point in shown), max(point.x for point in shown)
+    frame = Frame(
+        (low / 1.15, high * 1.3), (max(0, min(values) - 0.02), min(1.02, max(values) + 0.02)), logarithmic=True
+    )
+    ticks = [(step * 10**power) for power in range(-2, 13) for step in (1, 2, 5) if low <= step * 10**power <= high]
+    parts = [_axes(frame, [(tick, short(tick)) for tick in ticks], x_title, y_title), _chance(frame, chance)]
+    order = {"dot": 0, "front": 1, "default": 2, "best": 3, "recommended": 4}
+    for point in sorted(shown, key=lambda point: order[point.kind]):
+        x, y = frame.at(point.x, point.y)
+        if point.kind != "dot":
+            (_, bottom), (_, top) = (frame.at(point.x, end) for end in point.interval)
+            caps = f"M{x - 4:.1f} {bottom:.1f}h8M{x - 4:.1f} {top:.1f}h8"
+            parts.append(f'<path class="bar" d="M{x:.1f} {bottom:.1f}V{top:.1f}{caps}"/>')
+        parts.append(
+            f'<circle class="dot {point.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{point.radius:.1f}">'
+            f"<title>{escape(point.title)}</title></circle>"
+        )
+    parts += _labels(frame, [point for point in shown if point.label])
+    return _svg(parts, f"{y_title} over {x_title}")
+
+
+def lines(
+    series: Sequence[tuple[str, Sequence[tuple[float, float, str]]]], x_title: str, y_title: str, chance: float
+) -> str:
+    """Return a line for each series of (x, y, title), and a legend."""
+    values = [y for _, points in series for _, y, _ in points]
+    if not values:
+        return ""
+    frame = Frame((0, 1), (max(0, min(*values, chance) - 0.02), min(1.02, max(values) + 0.02)))
+    ticks = [(0.0, "first"), (0.5, "middle"), (1.0, "last")]
+    parts = [_axes(frame, ticks, x_title, y_title), _chance(frame, chance)]
+    legend = []
+    for index, (name, points) in enumerate(series):
+        places = [frame.at(x, y) for x, y, _ in points]
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+        colour = f"c{index % 6}"
+        parts.append(f'<path class="line {colour}" d="M{path}"/>')
+        parts += [
+            f'<circle class="{colour}" fill="transparent" cx="{x:.1f}" cy="{y:.1f}" r="4">'
+            f"<title>{escape(title)}</title></circle>"
+            for (x, y), (_, _, title) in zip(places, points, strict=True)
+        ]
+        legend.append(
+            f'<span><svg viewBox="0 0 24 6"><path class="line {colour}" d="M0 3H24"/></svg>{escape(name)}</span>'
+        )
+    return f'<div class="legend">{"".join(legend)}</div>' + _svg(parts, f"{y_title} over {x_title}")
+
+
+def short(number: float) -> str:
+    """Write a large number shortly: 390,000,000 as 390 M."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _labels(frame: Frame, points: Sequence[Point]) -> list[str]:
+    """Place labels beside their points, one below the other where they would meet."""
+    parts: list[str] = []
+    taken: list[float] = []
+    for point in sorted(points, key=lambda point: -point.y):
+        x, y = frame.at(point.x, point.y)
+        left = x > _WIDTH * 0.6
+        place = y - point.radius - 6
+        while any(abs(place - other) < _LABEL_GAP for other in taken):
+            place += _LABEL_GAP / 2
+        taken.append(place)
+        at = x - point.radius - 8 if left else x + point.radius + 8
+        anchor = "end" if left else "start"
+        parts.append(
+            f'<text class="name {point.kind}" x="{at:.1f}" y="{place:.1f}" text-anchor="{anchor}">'
+            f"{escape(point.label)}</text>"
+        )
+    return parts
+
+
+def _axes(frame: Frame, ticks: Sequence[tuple[float, str]], x_title: str, y_title: str) -> str:
+    low, high = frame.y
+    step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / step <= 8 or step == 0.5)
+    parts = []
+    for index in range(math.ceil(low / step), math.floor(high / step) + 1):
+        _, y = frame.at(frame.x[0] or 0, index * step)
+        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
+        parts.append(f'<text class="axis" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{index * step:.2f}</text>')
+    last = -math.inf
+    for tick, text in ticks:
+        x, _ = frame.at(tick, low)
+        if x - last < 76:
+            continue
+        last = x
+        parts.append(f'<path class="grid" d="M{x:.1f} {_HEIGHT - _BOTTOM}v5"/>')
+        parts.append(f'<text class="axis" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 22}" text-anchor="middle">{text}</text>')
+    parts.append(
+        f'<text class="axis" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{escape(x_title)}</text>'
+    )
+    parts.append(f'<text class="axis" x="4" y="{_TOP - 8}">{escape(y_title)}</text>')
+    return "".join(parts)
+
+
+def _chance(frame: Frame, chance: float) -> str:
+    if not frame.y[0] <= chance <= frame.y[1]:
+        return ""
+    _, y = frame.at(frame.x[0] or 0, chance)
+    line = f'<path class="chance" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>'
+    return f'{line}<text class="axis" x="{_LEFT + 6}" y="{y - 5:.1f}">chance</text>'
+
+
+def _svg(parts: Sequence[str], title: str) -> str:
+    inner = "\n".join(parts)
+    box = f"0 -8 {_WIDTH} {_HEIGHT + 8}"
+    return f'<div class="wide"><svg viewBox="{box}" role="img" aria-label="{escape(title)}">\n{inner}\n</svg></div>'
+
 
 _PHOTO = 80
 _QUALITY = 50

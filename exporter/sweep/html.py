@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.report.charts import Point, lines, scatter, short
-from exporter.report.page import confusion, page, paragraph, photo, table
+from exporter.report.page import Point, confusion, lines, page, paragraph, photo, scatter, short, table
 from exporter.sweep.measures import Neighbours
 from exporter.sweep.pipeline import Sweep
 from exporter.sweep.statistics import SPLITS

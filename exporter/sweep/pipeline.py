@@ -13,8 +13,7 @@ import keras
 import numpy as np
 
 from exporter.errors import ImpossibleOption
-from exporter.features.extraction import dimensions, extract, frozen
-from exporter.features.store import FeatureStore, State
+from exporter.features.store import FeatureStore, State, dimensions, extract, frozen
 from exporter.models.building import Built, build
 from exporter.recipe.preprocessing import recorded
 from exporter.runtime.terminal import counted, stage, warn

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from exporter.calibration import calibrate
 from exporter.errors import CalibrationImageBroken, ImpossibleProjection
-from exporter.export import measure
+from exporter.export import calibrate, measure
 from exporter.head.embedding import whole_head
 from exporter.head.projection import FittedPca, read_projections, write_projections
 from exporter.head.slicing import cut

@@ -10,9 +10,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from exporter.graph.cut_points import cut_points
+from exporter.graph.cut_points import Field, cut_points, fields
 from exporter.graph.network import Network
-from exporter.graph.receptive_field import Field, fields
 from exporter.graph.tensors import find_tensor
 from exporter.models.building import build
 from exporter.recipe.backbones import BACKBONES
