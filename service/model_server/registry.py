@@ -20,8 +20,8 @@ from service.core.ports import Pixels, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, timed, unobserved
 from service.errors import of_model, restated
-from service.model_server.replica import AVAILABLE
 from service.model_server.replicas import Replicas
+from service.model_server.versions import AVAILABLE
 from service.model_server.watcher import ModelState, Watcher, WatchTiming
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics

@@ -22,8 +22,9 @@ from microtome.errors import (
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
-from service.model_server.replica import AVAILABLE, Replica, UnforeseenFault, same
+from service.model_server.replica import Replica
 from service.model_server.replicas import Replicas
+from service.model_server.versions import AVAILABLE, UnforeseenFault, same
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -285,7 +286,7 @@ class Watcher:
         One where it deviates is not waited for, while it is one of a few: its calls go to the others.
         """
         holders = self._servers.holders(card.name)
-        able = {replica for replica in holders if not replica.refuses(card)}
+        able = {replica for replica in holders if not replica.versions.refuses(card)}
         return able <= set(servers) and 2 * len(able) >= len(holders)
 
     def _refused(self, name: str, version: int, error: ServiceError) -> None:
