@@ -259,12 +259,16 @@ class Intake:
 
         Without one of the models that are required, nothing counts.
         """
-        troubles = self.models.readiness()
-        if any(troubles.get(name, "It is not served.") is not None for name in self.required):
+        troubles = self.troubles()
+        if any(troubles[name] is not None for name in self.required):
             return False
         if any(trouble is None for trouble in troubles.values()):
             return True
         return self.cache_answers() and any(card is not None for card in self.models.cards().values())
+
+    def troubles(self) -> dict[str, str | None]:
+        """Return what is wrong with each model, None for nothing; also with one that is required and not there."""
+        return {**dict.fromkeys(self.required, "No model server has it."), **self.models.readiness()}
 
     def check(self, request: EmbedRequest, *, dimensions: int | None, normalize: bool, int8: bool) -> None:
         """Refuse, before any work, what the model's outputs do not have.

@@ -58,7 +58,7 @@ def operations_router(
         """Yes, while one model or the cache can, and each model that is required. `models` names those that cannot."""
         answer = Readiness(
             ready=intake.ready(),
-            models=dict(intake.models.readiness()),
+            models=intake.troubles(),
             dependencies={name: trouble() for name, trouble in dependencies.items()},
         )
         return JSONResponse(answer.model_dump(), HTTPStatus.OK if answer.ready else HTTPStatus.SERVICE_UNAVAILABLE)

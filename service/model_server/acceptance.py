@@ -17,7 +17,7 @@ from microtome.golden import GoldenCheck
 from microtome.manifest import ModelCard
 from service.model_server.client import Predict
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
-from service.model_server.replica import IDENTIFY_SECONDS, VersionRefused, answers_an_image
+from service.model_server.versions import IDENTIFY_SECONDS, VersionRefused, answers_an_image
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -75,7 +75,7 @@ class Acceptance:
         return ModelCard(card.name, card.version, replace(card.manifest, fingerprint=fingerprint))
 
     async def admit(self, card: ModelCard, target: str, start: int, client: Predict) -> ModelCard:
-        """Check a version on one server; see `replica.Admit`. Without golden vectors, one black image needs an answer.
+        """Check a version on one server; see `versions.Admit`. Without golden vectors, one black image needs an answer.
 
         Raises:
             VersionRefused: it deviates; says by how much, and which setting accepts it.

@@ -20,8 +20,8 @@ from service.core.ports import Pixels, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, timed, unobserved
 from service.errors import of_model, restated
-from service.model_server.replica import AVAILABLE
 from service.model_server.replicas import Replicas
+from service.model_server.versions import AVAILABLE
 from service.model_server.watcher import ModelState, Watcher, WatchTiming
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -128,7 +128,7 @@ class ModelRegistry:
             else:
                 self._unlisted = ""
                 await self._adopt(listed)
-                self._drop(listed)
+                await self._drop(listed)
             await asyncio.sleep(self._timing.poll)
 
     async def _adopt(self, listed: Collection[str]) -> None:
@@ -147,10 +147,13 @@ class ModelRegistry:
             else:
                 self._servers.drop(name)
 
-    def _drop(self, listed: Collection[str]) -> None:
+    async def _drop(self, listed: Collection[str]) -> None:
         """Drop each model that is listed no more once no server has a version of it."""
-        for name in list(self._models):
-            if name not in self._fixed and name not in listed and not self._servers.anywhere(name):
+        for name, model in list(self._models.items()):
+            if name in self._fixed or name in listed or self._servers.anywhere(name):
+                continue
+            # Not while it is polled.
+            async with model.lock:
                 del self._models[name]
                 self._servers.drop(name)
                 self._metrics.model_dropped(name)
@@ -213,7 +216,7 @@ class ModelRegistry:
     async def _renew(self, model: ModelState, card: ModelCard) -> None:
         for _ in range(_LOOKS):
             async with model.lock:
-                if model.card == card:
+                if model.card == card and self._models.get(card.name) is model:
                     await self._watcher.poll(card.name)
             if model.card != card or model.error is not None:
                 break

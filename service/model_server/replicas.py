@@ -23,7 +23,8 @@ from service.errors import restated
 from service.model_server.client import Outgoing, untraced
 from service.model_server.names import Lookup, Name, Place, looked_up, understood
 from service.model_server.predict_encoding import WireTensor
-from service.model_server.replica import AVAILABLE, Admit, Replica, answers_an_image, same
+from service.model_server.replica import Replica
+from service.model_server.versions import AVAILABLE, Admit, answers_an_image, same
 
 _LOOKUP_SECONDS = 1.0
 _ATTEMPTS = 4
@@ -112,7 +113,7 @@ class Replicas:
 
     def refusing(self, model: str) -> int:
         """Return how many servers are refused a version of a model by admission."""
-        return sum(replica.refusal(model) is not None for replica in self._replicas.values())
+        return sum(replica.versions.refusal(model) is not None for replica in self._replicas.values())
 
     async def cards(
         self, model: str, version: int, *, wait: float, patience: float = 0.0
@@ -129,7 +130,7 @@ class Replicas:
             The models that have this number, the newest first, each with its servers; and an error of one that refused.
         """
         replicas = [one for one in self.holders(model) if one.states[model].get(version) == AVAILABLE]
-        reading = {asyncio.create_task(replica.card(model, version)): replica for replica in replicas}
+        reading = {asyncio.create_task(replica.versions.card(model, version)): replica for replica in replicas}
         if not reading:
             return [], None
         end = monotonic() + patience
@@ -164,7 +165,7 @@ class Replicas:
     async def recheck(self, model: str, *, timeout: float, wait: float) -> bool:  # noqa: ASYNC109, gRPC's own deadline
         """Read all versions that are known again on all servers; whether any of them has answered within `wait`."""
         tasks = [
-            asyncio.create_task(replica.recheck(model, timeout=timeout))
+            asyncio.create_task(replica.versions.recheck(model, timeout=timeout))
             for replica in self._replicas.values()
             if replica.health == "up"
         ]
@@ -217,7 +218,7 @@ class Replicas:
         holders = [one for one in self.holders(model) if one.states[model].get(version) == AVAILABLE]
         if not holders:
             raise ModelNotReady(f"No model server has version {version} of {model!r} ready.")
-        return await holders[0].manifest(model, version, timeout=timeout)
+        return await holders[0].versions.manifest(model, version, timeout=timeout)
 
     async def labelled(
         self,
@@ -292,14 +293,14 @@ class Replicas:
             for one in all_of_them[turn:] + all_of_them[:turn]
             if one.reachable and (one, one.start) not in tried and one.may_serve(card)
         ]
-        return min(usable, key=lambda one: (not one.well, not one.serves(card), one.in_flight), default=None)
+        return min(usable, key=lambda one: (not one.well, not one.versions.serves(card), one.in_flight), default=None)
 
     def _elsewhere(
         self, card: ModelCard, tried: set[tuple[Replica, int]], now: tuple[Replica, int]
     ) -> Callable[[], bool]:
         def elsewhere() -> bool:
             return any(
-                one is not now[0] and one.well and (one, one.start) not in tried and one.serves(card)
+                one is not now[0] and one.well and (one, one.start) not in tried and one.versions.serves(card)
                 for one in self._replicas.values()
             )
 
@@ -309,7 +310,7 @@ class Replicas:
         if not any(replica.reachable for replica in self._replicas.values()):
             return ModelServerDown(_UNREACHABLE)
         for replica in self._replicas.values():
-            if refusal := replica.refusal(card.name, card.version):
+            if refusal := replica.versions.refusal(card.name, card.version):
                 return restated(refusal)
         return ModelNotReady(f"No model server has version {card.version} of {card.name!r} ready.", retry_after=2)
 

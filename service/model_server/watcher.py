@@ -22,8 +22,9 @@ from microtome.errors import (
 from microtome.manifest import ModelCard
 from service.core.ports import Pixels, Vectors
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
-from service.model_server.replica import AVAILABLE, Replica, UnforeseenFault, same
+from service.model_server.replica import Replica
 from service.model_server.replicas import Replicas
+from service.model_server.versions import AVAILABLE, UnforeseenFault, same
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -126,7 +127,7 @@ class Watcher:
                 pass
 
     async def poll(self, name: str) -> None:
-        """Ask for the versions and use the first choice that answers. Hold the model's lock."""
+        """Ask for the versions and use the first choice that answers. Hold the model's lock: it must not be dropped."""
         model = self._models[name]
         try:
             model.versions = await self._servers.versions(name, timeout=self._timing.call)
@@ -147,7 +148,8 @@ class Watcher:
         found, refusal = await self._servers.cards(name, version, wait=self._timing.infer)
         if not found:
             raise refusal or ModelNotReady(f"No model server has version {version} of {name!r} ready.")
-        self._models[name].answered_at = self._clock()
+        if model := self._models.get(name):
+            model.answered_at = self._clock()
         return found[0][0]
 
     async def predict(
@@ -188,14 +190,16 @@ class Watcher:
         self._poll_now.set()
 
     async def _refresh(self, name: str) -> None:
-        model = self._models[name]
-        async with model.lock:
-            await self.poll(name)
-        if self._models.get(name) is not model:
+        model = self._models.get(name)
+        if model is None:
             return  # dropped meanwhile
-        ready = model.trouble(self._clock(), self._timing) is None
-        self._metrics.model_ready.labels(name).set(ready)
-        self._metrics.golden_refusals.labels(name).set(self._servers.refusing(name))
+        async with model.lock:
+            if self._models.get(name) is not model:
+                return
+            await self.poll(name)
+            ready = model.trouble(self._clock(), self._timing) is None
+            self._metrics.model_ready.labels(name).set(ready)
+            self._metrics.golden_refusals.labels(name).set(self._servers.refusing(name))
 
     async def _choices(self, name: str, available: Collection[int]) -> list[int]:
         """Return the versions in the order of preference: the newest first, or the labelled one.
@@ -285,7 +289,7 @@ class Watcher:
         One where it deviates is not waited for, while it is one of a few: its calls go to the others.
         """
         holders = self._servers.holders(card.name)
-        able = {replica for replica in holders if not replica.refuses(card)}
+        able = {replica for replica in holders if not replica.versions.refuses(card)}
         return able <= set(servers) and 2 * len(able) >= len(holders)
 
     def _refused(self, name: str, version: int, error: ServiceError) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.named_servers import BothWays, Servers
+from tests.e2e.load import Load
+from tests.e2e.named_servers import Servers
 from tests.e2e.processes import Gateway, free_port
 from tests.exported_models import SQUASHED, export
 
@@ -27,13 +28,13 @@ def servers(lite0_models: Path) -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="module")
-def load(servers: Servers) -> Iterator[BothWays]:
+def load(servers: Servers) -> Iterator[Load]:
     """Callers of a gateway that go on from the first test to the last."""
     grpc_port = free_port()
     gateway = Gateway(servers.directory, servers.address, cache_bytes=0, grpc_port=grpc_port)
     try:
         gateway.start()
-        with BothWays(gateway, grpc_port) as load:
+        with Load(gateway.url, f"127.0.0.1:{grpc_port}", query="?cache=refresh") as load:
             load.more(10)
             yield load
     finally:
@@ -42,7 +43,7 @@ def load(servers: Servers) -> Iterator[BothWays]:
 
 @pytest.fixture(autouse=True)
 def _harmless(
-    load: BothWays, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+    load: Load, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> Iterator[None]:
     yield
     load.more(20)
@@ -50,7 +51,7 @@ def _harmless(
     load.harmless()
 
 
-def test_two_become_four_and_two_again(servers: Servers, load: BothWays) -> None:
+def test_two_become_four_and_two_again(servers: Servers, load: Load) -> None:
     """New ones are used within seconds; those that leave are out of the name for a while before they are stopped."""
     old = list(servers.all)
     new = [servers.begin(), servers.begin()]
@@ -63,7 +64,7 @@ def test_two_become_four_and_two_again(servers: Servers, load: BothWays) -> None
     load.more(30)
 
 
-def test_all_are_replaced_at_once(servers: Servers, load: BothWays) -> None:
+def test_all_are_replaced_at_once(servers: Servers, load: Load) -> None:
     """The name stands for two new addresses only, and the old ones end two lookups later."""
     old = servers.serving()
     new = [servers.begin(), servers.begin()]
@@ -74,7 +75,7 @@ def test_all_are_replaced_at_once(servers: Servers, load: BothWays) -> None:
     load.more(30)
 
 
-def test_one_is_killed_and_replaced_at_another_address(servers: Servers, load: BothWays) -> None:
+def test_one_is_killed_and_replaced_at_another_address(servers: Servers, load: Load) -> None:
     """The name stands for the dead one for a while longer."""
     dead, left = servers.serving()
     dead.kill()
@@ -83,7 +84,7 @@ def test_one_is_killed_and_replaced_at_another_address(servers: Servers, load: B
     load.more(20)
 
 
-def test_another_model_under_the_same_number(servers: Servers, load: BothWays, lite0_models: Path) -> None:
+def test_another_model_under_the_same_number(servers: Servers, load: Load, lite0_models: Path) -> None:
     """One server after the other is replaced by one that has it: an answer has the fingerprint of what computed it."""
     models = Path(shutil.copytree(lite0_models, servers.directory / "other", copy_function=os.link))
     (servers.directory / "squashed.yaml").write_text(SQUASHED)

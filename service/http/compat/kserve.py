@@ -302,7 +302,7 @@ class _Endpoints:
     async def ready(self) -> dict[str, bool]:
         """Say whether anything can be answered, as /readyz does."""
         if not self._ready():
-            troubles = [trouble for trouble in self._models.readiness().values() if trouble is not None]
+            troubles = [trouble for trouble in self._handler.intake.troubles().values() if trouble is not None]
             raise ModelNotReady(troubles[0] if troubles else "No model is served yet.", retry_after=2)
         # kserve's client reads both keys from here.
         return {"live": True, "ready": True}

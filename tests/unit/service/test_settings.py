@@ -28,6 +28,19 @@ def test_names_are_split_and_defaults_hold() -> None:
     assert (("a", "b"), 8000, None) == (settings.models, settings.port, settings.redis_url)
 
 
+@pytest.mark.parametrize(("required", "models"), [("b", "a,b"), ("lite4", "a,lite*")])
+def test_a_required_model_is_served(monkeypatch: pytest.MonkeyPatch, required: str, models: str) -> None:
+    """By its name, or by a pattern that it matches."""
+    monkeypatch.setenv("MICROTOME_MODELS", models)
+    monkeypatch.setenv("MICROTOME_REQUIRED_MODELS", required)
+    assert read_settings().required_models == (required,)
+    monkeypatch.setenv("MICROTOME_REQUIRED_MODELS", "other")
+    with pytest.raises(
+        SettingsError, match="MICROTOME_REQUIRED_MODELS names other; expected names that MICROTOME_MODELS"
+    ):
+        read_settings()
+
+
 def test_accepted_deviations_are_read_by_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several models, or all of them."""
     monkeypatch.setenv("MICROTOME_ACCEPT_DEVIATION", "a=0.01, *=1e-3")

@@ -48,6 +48,7 @@ class Two(FakeModelServer):
         ("gone", None, True, ("toy",), False),
         (None, "gone", True, ("toy",), True),
         (None, "gone", True, ("toy", "other"), False),
+        (None, None, True, ("toy", "absent"), False),
     ],
 )
 def test_ready_is_who_can_answer_something(
@@ -58,7 +59,9 @@ def test_ready_is_who_can_answer_something(
     server.failure, server.other = ModelServerDown(toy) if toy else None, other
     with ThreadPoolExecutor(1) as decoders:
         intake = intake_over(server, decoders, Metrics(), bodies=LIMITS)
-    assert ready == replace(intake, required=required, cache_answers=lambda: cache).ready()
+    asked = replace(intake, required=required, cache_answers=lambda: cache)
+    assert ready == asked.ready()
+    assert ("absent" in required) == (asked.troubles().get("absent") == "No model server has it.")
 
 
 async def test_a_model_that_has_never_answered_makes_nothing_ready(gateway: Gateway) -> None:

@@ -16,7 +16,7 @@ from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
 from service.model_server.acceptance import Acceptance
 from service.model_server.predict_encoding import WireTensor
-from service.model_server.replica import IDENTIFY_SECONDS, VersionRefused
+from service.model_server.versions import IDENTIFY_SECONDS, VersionRefused
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import SIZE, card
 from tests.unit.service.http.conftest import KeptLog

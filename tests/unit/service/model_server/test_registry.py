@@ -31,8 +31,8 @@ from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
 from service.model_server.client import ModelServerClient
 from service.model_server.predict_encoding import pixels_tensor
 from service.model_server.registry import ModelRegistry
-from service.model_server.replica import VersionRefused
 from service.model_server.replicas import Replicas
+from service.model_server.versions import VersionRefused
 from service.model_server.watcher import WatchTiming
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import SIZE, card
