@@ -1,7 +1,6 @@
 """Fit projections and find each dimension's int8 range on the calibration images."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +19,7 @@ from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.runtime.terminal import counted
 from exporter.savedmodel.freezing import freeze
 from exporter.savedmodel.manifest import Calibrated
+from microtome.machine import cores
 
 LARGEST_QUANTIZED = 16_384
 _MOST_BYTES = 4 << 30
@@ -110,7 +110,7 @@ def _features(name: str, slice_: Slice, files: Sequence[Path]) -> dict[str, Arra
     """Run the images through the slice, each batch on one core, so that the result is the same on any machine."""
     starts = range(0, len(files), _BATCH)
     found: dict[str, list[Array]] = {output.recipe.name: [] for output in slice_.outputs}
-    with freeze(slice_, pooled_head).session(threads=1) as run, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with freeze(slice_, pooled_head).session(threads=1) as run, ThreadPoolExecutor(cores()) as pool:
 
         def run_batch(start: int) -> dict[str, Array]:
             return run(np.stack([read_pixels(path, slice_.pixels) for path in files[start : start + _BATCH]]))

@@ -309,8 +309,8 @@ def _plain_webp(data: bytes) -> bytes:
         end = at + 8 + size + (size & 1)
         chunk = data[at:end]
         if kind == b"VP8X" and size >= 10:
-            # Its flags announce a colour profile, EXIF data and XMP, which are left out.
-            kept.append(chunk[:8] + bytes([chunk[8] & 0b0001_0010]) + chunk[9:])
+            # Its flags announce a colour profile and XMP, which are left out, and EXIF data.
+            kept.append(chunk[:8] + bytes([chunk[8] & 0b0001_1010]) + chunk[9:])
         elif kind in {b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"} and end <= len(data) + (size & 1):
             kept.append(chunk)
         elif kind == b"EXIF" and (upright := _only_orientation(chunk[8:])):

@@ -1,7 +1,6 @@
 """Compute the vectors of many outputs of one backbone, for all photos, in one forward pass each."""
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from exporter.head.slicing import Slice
 from exporter.runtime.memory import release
 from exporter.runtime.terminal import counted
 from exporter.savedmodel.freezing import FrozenGraph, frozen_graph
+from microtome.machine import cores
 
 BATCH = 8
 _HASH_SIDE = 16
@@ -59,7 +59,7 @@ def extract(graph: FrozenGraph, read: Callable[[int], Array], store: FeatureStor
     starts = [start for start in range(0, store.count, BATCH) if missing[start : start + BATCH].any()]
     if not starts:
         return problems
-    with graph.session(threads=1) as run, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with graph.session(threads=1) as run, ThreadPoolExecutor(cores()) as pool:
 
         def run_batch(start: int) -> tuple[int, Mapping[str, Array], dict[int, Array], dict[int, str]]:
             words: dict[int, Array] = {}
@@ -108,7 +108,7 @@ def _ahead(
     waiting: deque[Future[Any]] = deque()
     for start in starts:
         waiting.append(pool.submit(run, start))
-        if len(waiting) > 2 * (os.cpu_count() or 1):
+        if len(waiting) > 2 * cores():
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
