@@ -49,6 +49,7 @@ def worst_files() -> dict[str, Callable[[], bytes]]:
     small = rng.integers(0, 256, (SIDE // 128, SIDE // 128, 3), np.uint8)
     rgb = Image.fromarray(small).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     grey, cmyk, rgba = rgb.convert("L"), rgb.convert("CMYK"), rgb.convert("RGBA")
+    flat = Image.fromarray(rng.integers(0, 256, (8, 8, 4), np.uint8)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     rgba.putalpha(Image.fromarray(small[..., 0]).resize((SIDE, SIDE), Image.Resampling.NEAREST))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -69,11 +70,11 @@ def worst_files() -> dict[str, Callable[[], bytes]]:
         "PNG, RGBA, turned": made(rgba, "PNG", compress_level=1, exif=exif),
         "PNG, 16 bit": made(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG", compress_level=1),
         "WebP, lossy": made(rgb, "WEBP", quality=30, method=0),
-        "WebP, lossless RGBA": made(rgba, "WEBP", lossless=True, quality=0, method=0),
+        "WebP, lossless RGBA": made(flat, "WEBP", lossless=True, quality=0, method=0),
         "GIF": made(rgb.quantize(64), "GIF"),
         "BMP, 1 bit": made(grey.convert("1"), "BMP"),
         "BMP, run lengths": run_length_bmp,
-        "TIFF, LZW RGBA": made(rgba, "TIFF", compression="tiff_lzw"),
+        "TIFF, LZW RGBA": made(flat, "TIFF", compression="tiff_lzw"),
         "TIFF, deflate, one strip, turned": made(rgb, "TIFF", **tiff, strip_size=1 << 30, tiffinfo={274: 6}),
         "TIFF, JPEG": made(rgb, "TIFF", compression="jpeg"),
         "TIFF, LZMA": made(rgb, "TIFF", compression="lzma"),
@@ -81,7 +82,7 @@ def worst_files() -> dict[str, Callable[[], bytes]]:
         "TIFF, float": made(grey.convert("F"), "TIFF", **tiff),
         "AVIF, 4:4:4": made(rgb, "AVIF", quality=40, speed=10, subsampling="4:4:4"),
         "AVIF, RGBA": made(rgba, "AVIF", quality=40, speed=10, subsampling="4:4:4"),
-        "JPEG 2000": made(rgb, "JPEG2000", quality_layers=[100]),
+        "JPEG 2000, 36 MP": made(rgb.resize((6000, 6000)), "JPEG2000", quality_layers=[100]),
     }
 
 

@@ -412,8 +412,9 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
     passing, kept, apart = 0, 0, image.format in {"JPEG2000", "PPM"} and not encoded.startswith(RAW_PIXELS)
     match image.format:
         case "JPEG" | "MPO":
-            # Coefficients of the whole picture, unless they come in one scan.
-            passing = 2 * bands * pixels if encoded.count(b"\xff\xda") > 1 else 0
+            # Coefficients of the whole picture, unless they come in one scan; not counted where it makes no odds.
+            many = pixels < 1 << 20 or encoded.count(b"\xff\xda") > 1
+            passing = 2 * bands * pixels if many else 0
         case "WEBP":
             passing, kept = 4 * pixels, 8 * pixels + 3 * len(encoded)
             apart = pixels > _MANY_PIXELS

@@ -109,6 +109,7 @@ def faulty() -> Iterator[tuple[str, bytes]]:
         (0xE1, b'http://ns.adobe.com/xap/1.0/\0\xff tiff:Orientation="'),
     ):  # fmt: skip
         yield f"JPEG, {marker:x} {data[:12]!r} of {len(data)} bytes", jpeg_with((marker, data))
+    yield "JPEG, filled up", (jpeg := jpeg_with())[:2] + b"\xff" * (1 << 22) + jpeg[2:]
     yield "JPEG, EXIF in twenty parts", jpeg_with(*[(0xE1, b"Exif\0\0" + EXIF["garbage"])] * 20)
     gif = encoded(PICTURE.quantize(32), "GIF")
     head = 13 + (6 << (gif[10] & 7))
@@ -283,8 +284,10 @@ def test_images_of_another_kind_are_called_neither() -> None:
         png_with(chunk(b"abCd", b"") * (MOST_PARTS + 1), late=True),
         b"GIF89a\1\0\1\0\0\0\0" + b"!\xfe\0" * (MOST_PARTS + 1),
         b"GIF89a\1\0\1\0\0\0\0" + b"!\xfe" + b"\1a" * (MOST_PARTS + 1),
+        encoded(PICTURE, "WEBP") + b"ANMF\0\0\0\0" * MOST_PARTS,
+        encoded(PICTURE, "AVIF") + b"stsz" + bytes(4) + struct.pack(">II", 1, MOST_PARTS + 1),
     ],
-    ids=["JPEG", "PNG", "PNG, late", "GIF", "GIF, one comment"],
+    ids=["JPEG", "PNG", "PNG, late", "GIF", "GIF, one comment", "WEBP", "AVIF"],
 )
 def test_files_of_very_many_parts_are_refused(data: bytes) -> None:
     """Each part costs a loop of the interpreter, which all requests share."""
