@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +37,7 @@ from exporter.verify.keras_reference import reference
 from exporter.verify.sample_images import cosines, with_images
 from exporter.verify.verification import verify
 from microtome.golden import INPUTS, SEED, golden_pixels, relative_l2
+from microtome.machine import cores
 
 LARGEST_QUANTIZED = 16_384
 _MOST_BYTES = 4 << 30
@@ -128,7 +128,7 @@ def _features(name: str, slice_: Slice, files: Sequence[Path]) -> dict[str, Arra
     """Run the images through the slice, each batch on one core, so that the result is the same on any machine."""
     starts = range(0, len(files), _BATCH)
     found: dict[str, list[Array]] = {output.recipe.name: [] for output in slice_.outputs}
-    with freeze(slice_, pooled_head).session(threads=1) as run, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with freeze(slice_, pooled_head).session(threads=1) as run, ThreadPoolExecutor(cores()) as pool:
 
         def run_batch(start: int) -> dict[str, Array]:
             return run(np.stack([read_pixels(path, slice_.pixels) for path in files[start : start + _BATCH]]))

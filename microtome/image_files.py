@@ -142,7 +142,7 @@ def _of_brands(data: bytes) -> str:
 
 
 def require_few_parts(data: bytes, kind: str) -> bool:
-    """Bound the parts that Pillow loops over.
+    """Bound the parts that Pillow loops over, or that a decoder keeps in memory before the size is known.
 
     Returns:
         False where the metadata alone would cost too much, so that it must be left out.
@@ -150,20 +150,38 @@ def require_few_parts(data: bytes, kind: str) -> bool:
     Raises:
         ImageTooLarge: the file has too many parts.
     """
-    if kind == "JPEG":
-        exif = sum(marker == 0xE1 and data[at + 4 : at + 8] == b"Exif" for marker, at, _ in _jpeg_segments(data))
-        return exif <= 16
-    if kind == "PNG":
-        for _ in _png_chunks(data):
-            pass
-    elif kind == "GIF":
-        _gif_picture(data)
+    match kind:
+        case "JPEG":
+            # Pillow joins parts of EXIF data again and again, and passes over bytes between segments one by one.
+            last, between, exif = 2, 0, 0
+            for marker, start, end in _jpeg_segments(data):
+                between, last = between + start - last, end
+                exif += marker == 0xE1 and data[start + 4 : start + 8] == b"Exif"
+            return exif <= _MOST_EXIF and between <= _MOST_BETWEEN
+        case "PNG":
+            for _ in _png_chunks(data):
+                pass
+        case "WEBP":
+            for _ in _webp_chunks(data):
+                pass
+        case "GIF":
+            _gif_picture(data)
+        case "AVIF":
+            # A table of a few bytes can stand for millions of frames.
+            for found in re.finditer(rb"stsz.{8}(.{4})", data, re.DOTALL):
+                _bounded(int.from_bytes(found[1], "big"), kind, "frames")
     return True
+
+
+_MOST_EXIF = 16
+_MOST_BETWEEN = 4096
 
 
 def _bounded(count: int, kind: str, what: str) -> None:
     if count > MOST_PARTS:
-        raise ImageTooLarge(f"Expected a {kind} of at most {MOST_PARTS} {what}. Save it again with another program.")
+        raise ImageTooLarge(
+            f"Expected at most {MOST_PARTS} {what} in {kind}. Save the picture again with another program."
+        )
 
 
 def without_metadata(data: bytes, kind: str) -> bytes | None:  # noqa: PLR0911, one for each format
@@ -237,23 +255,28 @@ def _boxes_reach(data: bytes) -> int:
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield marker, start and end of each segment up to the first scan, whose end is that of the file."""
-    at, count = 2, 0
-    while (at := data.find(b"\xff", at)) >= 0:
-        run = _FILL.match(data, at)
-        at = run.end() - 1 if run else at
-        if at + 1 >= len(data):
-            return
-        _bounded(count := count + 1, "JPEG", "segments")
+    at, count, last = 2, 0, len(data) - 1
+    while at < last:
         marker = data[at + 1]
+        if data[at] != 0xFF or marker == 0xFF:
+            # Bytes between segments; any number of 0xFF may stand before a marker.
+            at = data.find(b"\xff", at)
+            fill = _FILL.match(data, at) if at >= 0 else None
+            if fill is None or fill.end() > last:
+                return
+            at, marker = fill.end() - 1, data[fill.end()]
+        count += 1
+        if count > MOST_PARTS:
+            _bounded(count, "JPEG", "segments")
         if marker == 0xDA:
             yield marker, at, len(data)
             return
         if marker in _WITHOUT_LENGTH:
             at += 2
             continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        end = at + 2 + (int.from_bytes(data[at + 2 : at + 4], "big") or 2)
         yield marker, at, end
-        at = max(end, at + 4)
+        at = end
 
 
 _FILL = re.compile(rb"\xff+")
@@ -302,21 +325,27 @@ def _plain_png(data: bytes) -> bytes:
     return b"".join([*kept, b"\0\0\0\0" + _PNG_END])
 
 
-def _plain_webp(data: bytes) -> bytes:
-    kept, at = [b"WEBP"], 12
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, start and end of each chunk, with its padding."""
+    at, count = 12, 0
     while at + 8 <= len(data):
-        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        end = at + 8 + size + (size & 1)
-        chunk = data[at:end]
-        if kind == b"VP8X" and size >= 10:
-            # Its flags announce a colour profile, EXIF data and XMP, which are left out.
-            kept.append(chunk[:8] + bytes([chunk[8] & 0b0001_0010]) + chunk[9:])
-        elif kind in {b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"} and end <= len(data) + (size & 1):
+        _bounded(count := count + 1, "WEBP", "chunks")
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        yield data[at : at + 4], at, at + 8 + size + (size & 1)
+        at += 8 + size + (size & 1)
+
+
+def _plain_webp(data: bytes) -> bytes:
+    kept = [b"WEBP"]
+    for kind, start, end in _webp_chunks(data):
+        chunk = data[start:end]
+        if kind == b"VP8X" and len(chunk) > 8:
+            # Its flags announce a colour profile and XMP, which are left out, and EXIF data.
+            kept.append(chunk[:8] + bytes([chunk[8] & 0b0001_1010]) + chunk[9:])
+        elif kind in {b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"} and end <= len(data) + 1:
             kept.append(chunk)
         elif kind == b"EXIF" and (upright := _only_orientation(chunk[8:])):
             kept.append(kind + struct.pack("<I", len(upright)) + upright)
-        _bounded(len(kept), "WEBP", "chunks")
-        at = end
     body = b"".join(kept)
     return b"RIFF" + struct.pack("<I", len(body)) + body
 

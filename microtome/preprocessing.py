@@ -74,6 +74,7 @@ _UPRIGHT = {
 
 _TRANSPOSED = frozenset({5, 6, 7, 8})
 
+_ORIENTATION = 0x0112
 _ROWS, _TILE_WIDTH, _TILE_LENGTH, _BITS = 278, 322, 323, 258
 _SMALL_TILE = 2048 * 2048
 
@@ -91,11 +92,12 @@ class Cost(NamedTuple):
 
     Attributes:
         memory: bytes at its peak, beside the encoded image; measured by `python -m bench.decoding`.
-        holds_interpreter: whether it lets no other thread of its process run for longer than some 10 ms.
+        apart: whether decoding belongs into another process, since no other thread runs for longer than some 10 ms:
+            while its decoder works, while Pillow copies, or while it allocates and frees the picture.
     """
 
     memory: int
-    holds_interpreter: bool
+    apart: bool
 
 
 class Picture:
@@ -387,10 +389,11 @@ def _named_faults(format_: str | None, encoded: bytes) -> Iterator[None]:
 _BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 """Of Pillow's images by their mode; all others have 4."""
 
-_LONG_HOLD_PIXELS = 4_000_000
-"""The plugins of WebP and AVIF copy the decoded picture while they hold the interpreter, some 3 ms a million pixels."""
-
+_LARGE = 128 << 20
+_MANY_PIXELS = 4_000_000
 _MANY_TILES = 4096
+_PROCESS = 48 << 20
+"""What another process takes beside the picture."""
 
 
 def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: InputSpec) -> Cost:
@@ -402,39 +405,47 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
         encoded: the file's bytes.
         spec: the manifest's `input`.
     """
-    pixels, width, height = stored[0] * stored[1], *image.size
-    depth = _BYTES_A_PIXEL.get(image.mode, 4)
-    memory = width * height * (depth + (0 if image.mode == "RGB" else 4))
-    turned = _orientation(image) != 1 or image.format == "TIFF" or (image.format == "PNG" and b"eXIf" in encoded)
-    if spec.exif_orientation and turned:
-        memory += width * height * depth
-    resized = place(image.size, spec).size[0]
-    memory += 4 * min(max(resized, spec.width), width, _LARGEST_DETOUR * spec.width) * max(width, height)
-    holds = image.format in {"JPEG2000", "PPM"} and not encoded.startswith(RAW_PIXELS)
+    pixels, (width, height) = stored[0] * stored[1], image.size
+    bands, depth = len(image.getbands()), _BYTES_A_PIXEL.get(image.mode, 4)
+    tags = getattr(image, "tag_v2", {})
+    # What the decoder has while it works, and what it keeps until the picture is closed.
+    passing, kept, apart = 0, 0, image.format in {"JPEG2000", "PPM"} and not encoded.startswith(RAW_PIXELS)
     match image.format:
         case "JPEG" | "MPO":
-            # Coefficients of the whole picture, unless they come in one scan.
-            if encoded.count(b"\xff\xda") > 1:
-                memory += 2 * len(image.getbands()) * pixels
+            # Coefficients of the whole picture, unless they come in one scan; not counted where it makes no odds.
+            many = pixels < 1 << 20 or encoded.count(b"\xff\xda") > 1
+            passing = 2 * bands * pixels if many else 0
         case "WEBP":
-            memory += 12 * pixels + 3 * len(encoded)
-            holds = pixels > _LONG_HOLD_PIXELS
+            passing, kept = 4 * pixels, 8 * pixels + 3 * len(encoded)
+            apart = pixels > _MANY_PIXELS
         case "AVIF":
             found = re.search(rb"av1C..(.)", encoded, re.DOTALL)
-            deep = found is None or found[1][0] & 0x40
-            memory += (12 if deep else 8) * pixels + 2 * len(encoded)
-            holds = pixels > _LONG_HOLD_PIXELS
+            planes = 2 if found is None or found[1][0] & 0x40 else 1
+            passing, kept = bands * pixels, int((planes * bands + 1.5) * pixels) + 2 * len(encoded)
+            apart = pixels > _MANY_PIXELS
         case "JPEG2000":
-            memory += int(5.5 * len(image.getbands()) * pixels)
+            passing = int(5.5 * bands * pixels)
         case "TIFF":
             tiles = len(getattr(image, "tile", ()))
-            memory += _tiff_buffers(getattr(image, "tag_v2", {}), stored) + len(encoded) + 500 * tiles
-            holds = tiles > _MANY_TILES
-        case "BMP" if "bmp_rle" in str(getattr(image, "tile", "")):
+            passing, kept = _tiff_buffers(tags, stored), len(encoded) + 500 * tiles
+            apart = tiles > _MANY_TILES
+        case "BMP" if _is_run_length(image):
             # Decoded in Python, where a few bytes may stand for a row.
-            memory += 3 * pixels
-            holds = pixels > _LONG_HOLD_PIXELS // 16 or len(encoded) > 1 << 16
-    return Cost(int(1.05 * memory) + (2 << 20), holds)
+            passing = 3 * pixels
+            apart = pixels > _MANY_PIXELS // 16 or len(encoded) > 1 << 16
+    late = image.format == "PNG" and b"eXIf" in encoded
+    turned = late or _orientation(image) != 1 or tags.get(_ORIENTATION, 1) != 1
+    copies = (depth if turned and spec.exif_orientation else 0) + (0 if image.mode == "RGB" else 4)
+    resized = place(image.size, spec).size[0]
+    rows = 4 * min(max(resized, spec.width), width, _LARGEST_DETOUR * spec.width) * max(width, height)
+    memory = kept + depth * width * height + max(passing, copies * width * height) + rows
+    memory = int(1.05 * memory) + (2 << 20)
+    apart = apart or memory > _LARGE
+    return Cost(memory + _PROCESS * apart, apart)
+
+
+def _is_run_length(image: Image.Image) -> bool:
+    return any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ()))
 
 
 def _tiff_buffers(tags: object, stored: tuple[int, int]) -> int:
@@ -464,6 +475,12 @@ def _check_cost(image: Image.Image, encoded: bytes) -> None:
         scans = encoded.count(b"\xff\xda")
         if scans > MAX_SCANS:
             raise ImageTooLarge(f"Expected a JPEG of at most {MAX_SCANS} scans, received {scans}.")
+    elif image.format == "BMP":
+        if _is_run_length(image) and image.width * image.height > _MANY_PIXELS:
+            raise ImageTooLarge(
+                f"Expected a run-length encoded BMP of at most {_MANY_PIXELS} pixels, received "
+                f"{image.width} x {image.height}. Save it without compression, or as PNG."
+            )
     elif image.format == "TIFF":
         # libtiff decodes whole tiles, also where they reach far beyond the picture.
         tags = getattr(image, "tag_v2", {})

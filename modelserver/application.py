@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvloop
 
+from microtome.machine import cores
 from microtome.manifest import TOLERANCES
 from modelserver.api.grpc_server import Servicer, create_grpc_server, listen
 from modelserver.api.handlers import Handlers
@@ -23,7 +24,7 @@ from modelserver.config.options import Options
 from modelserver.config.text_protos import read_metrics_path
 from modelserver.engines.engine import Engine
 from modelserver.engines.openvino_runtime import OpenVinoSettings
-from modelserver.engines.parallelism import LoadAffinity, cores
+from modelserver.engines.parallelism import LoadAffinity
 from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
 from modelserver.errors import CannotListen, NothingToServe, ServingError
 from modelserver.metrics import Metrics

@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import math
-import os
 import shutil
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from exporter.head.slicing import Slice
 from exporter.runtime.memory import release
 from exporter.runtime.terminal import counted
 from exporter.savedmodel.freezing import FrozenGraph, frozen_graph
+from microtome.machine import cores
 
 Array = np.ndarray[Any, Any]
 
@@ -197,7 +197,7 @@ def extract(graph: FrozenGraph, read: Callable[[int], Array], store: FeatureStor
     starts = [start for start in range(0, store.count, BATCH) if missing[start : start + BATCH].any()]
     if not starts:
         return problems
-    with graph.session(threads=1) as run, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with graph.session(threads=1) as run, ThreadPoolExecutor(cores()) as pool:
 
         def run_batch(
             start: int,
@@ -248,7 +248,7 @@ def _ahead(
     waiting: deque[Future[Any]] = deque()
     for start in starts:
         waiting.append(pool.submit(run, start))
-        if len(waiting) > 2 * (os.cpu_count() or 1):
+        if len(waiting) > 2 * cores():
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
-from modelserver.engines.parallelism import cores
+from microtome.machine import cores
 from modelserver.errors import FailedPrecondition
 
 _ABSENT = (

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from microtome.machine import cores
 from modelserver.config.manifest import most_flops
 
 LIGHT_FLOPS = 2e9
@@ -22,11 +23,6 @@ LIGHT_FLOPS = 2e9
 small that waking a second thread costs more than it saves (docs/decisions/performance.md)."""
 
 _THREADS = Path("/proc/self/task")
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_within(directory: Path) -> int:

@@ -15,8 +15,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.framework.ops import dismantle_graph
 
+from microtome.machine import cores
 from modelserver.engines.cuts import Cuts, Tensors
-from modelserver.engines.parallelism import cores, threads_within
+from modelserver.engines.parallelism import threads_within
 from modelserver.errors import CODES, Internal, NotFound, ServingError
 from modelserver.tensors.codec import Array
 from modelserver.tensors.signatures import Signatures, copy_signatures

@@ -1,6 +1,7 @@
 """500 files that have broken decoders before: none of them breaks ours, and what Keras reads we read the same."""
 
 import io
+import os
 import subprocess
 import sys
 import zlib
@@ -223,3 +224,60 @@ def test_bombs_are_refused_in_little_memory(tmp_path: Path, shared_data: Callabl
     assert int(megabytes) < 20
     # One of Pillow's bombs is a GIF of 8 frames, of which we read one, and harmless.
     assert len(refused) >= len(bombs) - 1
+
+
+PEAKS = """
+import sys, warnings
+from pathlib import Path
+from microtome.preprocessing import FORMATS, decode, prepared
+from microtome.manifest import InputSpec
+warnings.simplefilter("ignore")
+spec = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=False)
+def kilobytes(field):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1])
+for name in sys.argv[1:]:
+    data = Path(name).read_bytes()
+    for _ in range(2):  # the first imports the decoder
+        with prepared(data, spec, max_pixels=10**7, formats=FORMATS) as picture:
+            Path("/proc/self/clear_refs").write_text("5")
+            before = kilobytes("VmRSS")
+            picture.pixels()
+            needed = kilobytes("VmHWM") - before
+    print(name, needed >> 10, picture.cost.memory >> 20, picture.cost.apart)
+"""
+
+
+def test_decoding_needs_no_more_memory_than_its_header_says(tmp_path: Path) -> None:
+    """Files of 2 million pixels of each format: the peak of the process is below the estimate, and not far below."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)).resize((1400, 1400), 0)
+    alpha = picture.convert("RGBA")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    made: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
+        "jpeg": (picture, "JPEG", {}),
+        "progressive": (picture.convert("CMYK"), "JPEG", {"progressive": True, "subsampling": 0}),
+        "png": (picture, "PNG", {"compress_level": 1}),
+        "turned": (alpha, "PNG", {"compress_level": 1, "exif": exif}),
+        "gif": (picture.quantize(32), "GIF", {}),
+        "bmp": (picture.convert("1"), "BMP", {}),
+        "webp": (picture, "WEBP", {"method": 0, "quality": 10}),
+        "lossless": (alpha, "WEBP", {"method": 0, "quality": 0, "lossless": True}),
+        "avif": (alpha, "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
+        "tiff": (picture, "TIFF", {"compression": "tiff_lzw", "strip_size": 1 << 30, "tiffinfo": {274: 6}}),
+        "float": (picture.convert("F"), "TIFF", {"compression": "tiff_adobe_deflate"}),
+        "jp2": (picture, "JPEG2000", {"quality_layers": [50]}),
+    }
+    for name, (image, form, options) in made.items():
+        image.save(tmp_path / name, form, **options)
+    words = [sys.executable, "-c", PEAKS, *(str(tmp_path / name) for name in made)]
+    # So that what one image has freed is not there for the next one.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    run = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    wrong = []
+    for line in run.stdout.splitlines():
+        name, peak, estimate, apart = line.rsplit(" ", 3)
+        # Another process has 48 MB of its own, and the allocator's granularity is 4.
+        room = 52 if apart == "True" else 4
+        if not int(peak) <= int(estimate) <= 1.6 * int(peak) + room:
+            wrong.append(f"{Path(name).name}: {peak} of {estimate} MB")
+    assert [] == wrong

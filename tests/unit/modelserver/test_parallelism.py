@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from microtome.machine import cores
 from modelserver.config.manifest import MANIFEST
 from modelserver.engines.openvino_runtime import OpenVinoSettings
-from modelserver.engines.parallelism import LIGHT_FLOPS, LoadAffinity, cores, threads_within
+from modelserver.engines.parallelism import LIGHT_FLOPS, LoadAffinity, threads_within
 from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
 from tests.contract.tfserving.requests import images
 from tests.contract.tfserving.tiny_models import write_tiny

@@ -73,6 +73,9 @@ def test_prefix_and_origins_are_read_as_they_are_used(monkeypatch: pytest.Monkey
         ("MICROTOME_CACHE_HMAC_KEY_FILE", "/dev/null", "at least 16 characters; received 0"),
         ("MICROTOME_REDIS_ULR", "redis://x", "MICROTOME_REDIS_ULR: no such setting; did you mean MICROTOME_REDIS_URL"),
         ("MICROTOME_DEADLINE", "-1", "MICROTOME_DEADLINE: "),
+        ("MICROTOME_FORMATS", "jpeg,heic", "MICROTOME_FORMATS: .*'heic'; expected some of avif, bmp"),
+        ("MICROTOME_FORMATS", ",", "MICROTOME_FORMATS: "),
+        ("MICROTOME_DECODE_BYTES", "1000", "MICROTOME_DECODE_BYTES: "),
         ("MICROTOME_ACCEPT_DEVIATION", "0.01", "MICROTOME_ACCEPT_DEVIATION: .*expected MODEL=NUMBER .*'0.01'"),
         ("MICROTOME_ACCEPT_DEVIATION", "a=0.1,b=2", "MICROTOME_ACCEPT_DEVIATION: .*expected MODEL=NUMBER .*'b=2'"),
         ("MICROTOME_PATH_PREFIX", "api", "MICROTOME_PATH_PREFIX: .*expected a path such as /api/images.*'api'"),
@@ -117,6 +120,20 @@ def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as error:
         read_settings()
     assert {"MICROTOME_PORT", "MICROTOME_MODELS"} == {line.split(":")[0] for line in str(error.value).splitlines()}
+
+
+def test_decoding_follows_the_machine_and_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads by the cores that the process may use, memory by its limit, both divided by the workers."""
+    monkeypatch.setattr("service.settings.cores", lambda: 6)
+    monkeypatch.setattr("service.settings.memory", lambda: 1536 << 20)
+    settings = read_settings()
+    assert (6, int(0.6 * (1536 << 20))) == (settings.decode_threads, settings.decode_bytes)
+    assert ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif") == settings.formats
+    monkeypatch.setenv("MICROTOME_WORKERS", "4")
+    monkeypatch.setenv("MICROTOME_FORMATS", "PNG, jpeg2000")
+    settings = read_settings()
+    assert (2, int(0.15 * (1536 << 20))) == (settings.decode_threads, settings.decode_bytes)
+    assert ("png", "jpeg2000") == settings.formats
 
 
 KEY = "a sha256:" + "0" * 64
