@@ -321,6 +321,8 @@ class _Sentinels(Sentinel):
 
     def __init__(self, nodes: Sequence[tuple[str, int]], arguments: Options) -> None:
         super().__init__(nodes, sentinel_kwargs=arguments)  # type: ignore[no-untyped-call]
+        for each in self.sentinels:
+            each.connection_pool.connection_kwargs["parser_class"] = BoundedParser
         self._asking = asyncio.Lock()
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
