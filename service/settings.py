@@ -267,9 +267,11 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, value: str | None) -> str | None:
-        if value:
-            place(value)
-        return value or None
+        # A Secret made from a file ends in a newline.
+        address = (value or "").strip()
+        if address:
+            place(address)
+        return address or None
 
     @field_validator("path_prefix")
     @classmethod

@@ -11,6 +11,7 @@ from panels import Panel, dashboard
 
 NS = 'namespace=~"$namespace"'
 MODEL = f'{NS},model=~"$model"'
+VECTORS = 'operation=~"read|write"'
 GREEN_RED = ((None, "green"), (1, "red"))
 RED_GREEN = ((None, "red"), (1, "green"))
 TFS = ":tensorflow:serving:"
@@ -77,8 +78,8 @@ GLANCE = (
     ),
     Panel(
         "Without Redis", "Gateways that stopped using Redis after a failure. Callers only get slower answers.", "short",
-        {"without": f"sum(max by (namespace, instance) (microtome_cache_breaker_open{{{NS}}}))"}, 2, stat=True,
-        steps=GREEN_RED,
+        {"without": f"sum(max by (namespace, instance) (microtome_cache_breaker_open{{{NS},{VECTORS}}}))"}, 2,
+        stat=True, steps=GREEN_RED,
     ),
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ V = TypeVar("V")
 
 ENTRY_OVERHEAD = 300
 """Bytes that an entry costs besides its value: key string, bytes header, dict slot and links (CPython 3.11)."""
+_FLOAT32 = np.dtype("<f4")
 _LARGEST = float(np.finfo(np.float16).max)
 _SMALLEST = float(np.finfo(np.float16).smallest_normal)
 _HIGHEST = 15
@@ -245,4 +246,7 @@ def all_finite(value: bytes) -> bool:
     """Whether a stored value, float32 or float16, is a vector of finite numbers."""
     # Widened, since an exponent may take finite numbers beyond float32. What no form fits is a miss for its reader.
     wide = widened(value) if len(value) % 2 else value
-    return wide is None or (len(wide) % 4 == 0 and bool(np.isfinite(np.frombuffer(wide, "<f4")).all()))
+    if wide is None or len(wide) % 4:
+        return wide is None
+    # Half the time of `all()`.
+    return b"\0" not in np.isfinite(np.frombuffer(wide, _FLOAT32)).tobytes()

@@ -93,7 +93,8 @@ class ModelServerPod(Pod):
 def gateway_pods(directory: Path, network: str, redis_url: str, names: str) -> list[GatewayPod]:
     """As many gateways as are stated; model servers are looked up at `names`."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
-    told = stated("gateway", {"api-keys/keys": f"drill sha256:{digest}", "managed-redis/url": redis_url})
+    secrets = {"api-keys/keys": f"drill sha256:{digest}", "managed-redis/url": redis_url}
+    told = stated("gateway", {**secrets, "managed-redis/hmac-key": "of the gateways of the drill"})
     places = {"dns:///model-server": f"dns://{names}/model-server", CONFIGURATION: str(directory)}
     return [GatewayPod(directory, f"{network}.{11 + one}", told, places) for one in range(told.replicas)]
 

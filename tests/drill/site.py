@@ -87,7 +87,7 @@ def running(directory: Path, models: Path) -> Iterator[Site]:
         # Where a master that has a replica writes its dump.
         vectors.master.place = directory
         gateways = gateway_pods(directory, network, vectors.url, names.authority)
-        told = stated("gateway", {"api-keys/keys": "", "managed-redis/url": ""})
+        told = stated("gateway", dict.fromkeys(("api-keys/keys", "managed-redis/url", "managed-redis/hmac-key"), ""))
         balancer = Balancer(directory, f"{network}.2", dict(told.ports), dict(told.ready))
         servers = model_server_pods(directory, network, models)
         site = Site(directory / "models.config", balancer, gateways, servers, names, vectors, stack)

@@ -14,6 +14,7 @@ import redis
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases
 from service.cache.redis.client import RedisServers
+from service.errors import CacheUnavailable
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
@@ -198,6 +199,34 @@ async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: byt
     # Every connection has been closed by us, whatever was said over it.
     async with asyncio.timeout(10):
         await asyncio.gather(*talking)
+
+
+@pytest.mark.parametrize("address", ["redis://{}", "redis+sentinel://{}/vectors", "redis+cluster://{}"])
+@pytest.mark.parametrize("announced", [b"*2000000000\r\n", b"$2000000000\r\n"])
+async def test_what_a_server_announces_is_bounded_whatever_it_is(address: str, announced: bytes) -> None:
+    """Redis, a Sentinel or a node: no memory is taken, and the reason is told."""
+
+    talking: list[asyncio.Task[Any] | None] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talking.append(asyncio.current_task())
+        with suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                writer.write(announced)
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    servers = RedisServers(address.format(f"{host}:{port}"))
+    with pytest.raises(CacheUnavailable, match="one that announces 2000000000"):
+        async with asyncio.timeout(20):
+            await servers.read(["k"])
+    await servers.close()
+    server.close()
+    # Every connection has been closed by us.
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(task for task in talking if task))
+        await asyncio.sleep(0.01)
 
 
 async def test_a_cluster_that_dies_is_a_cache_that_misses(tmp_path: Path) -> None:

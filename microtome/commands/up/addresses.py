@@ -15,7 +15,6 @@ from microtome.commands.up.errors import CannotStart
 # A socket's path has at most 108 bytes on Linux and 104 on macOS, its name included.
 LONGEST_DIRECTORY = 80
 SOCKET_NAME = "models.sock"
-REDIS_SCHEMES = {"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"}
 LISTENING = "0A"
 
 
@@ -88,12 +87,15 @@ def check_redis(url: str) -> None:
     """Refuse anything but the address of a Redis server.
 
     Raises:
-        CannotStart: With the forms that are accepted.
+        CannotStart: With what is expected; the address may hold a password, and is not repeated.
     """
-    scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in REDIS_SCHEMES:
-        accepted = "redis://host:port/0, rediss://, unix://, or one with +sentinel or +cluster"
-        raise CannotStart(f"--redis expects {accepted}. Received: {url!r}")
+    # Imported here since the command has options to check that need nothing of the gateway.
+    from service.cache.redis.url import place  # noqa: PLC0415
+
+    try:
+        place(url)
+    except ValueError as error:
+        raise CannotStart(f"--redis: {error}") from None
 
 
 def claim(host: str, port: int, option: str = "--port") -> int:

@@ -62,15 +62,15 @@ class Seal:
         return value if valid else None
 
     def _tag(self, key: str, value: bytes) -> bytes:
-        name = key.encode()
         if self._secret:
             # The length first: no part of a value can be read as part of a key.
-            return digest(self._secret, b"%d:%b" % (len(name), name) + value, "sha256")[: self._bytes]
+            name = key.encode()
+            return digest(self._secret, b"%d:%b%b" % (len(name), name, value), "sha256")[:16]
         # Keys of one form have one length but for the output's name, and values of one output one length. SHA-256 since
         # processors have instructions for it.
-        tag = sha256(name)
+        tag = sha256(key.encode())
         tag.update(value)
-        return tag.digest()[: self._bytes]
+        return tag.digest()[:8]
 
 
 def lease_key(key: str) -> str:

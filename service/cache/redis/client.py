@@ -82,7 +82,11 @@ class RedisServers:
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of the keys; see `run_and_read`."""
-        return (await self.run_and_read((), keys))[1]
+        if self._connections is None or len(keys) > _MOST_KEYS:
+            return (await self.run_and_read((), keys))[1]
+        (values,) = await self.run((("MGET", *keys),), (len(keys),))
+        found: list[bytes | None] = values
+        return found
 
     async def run_and_read(
         self, before: Sequence[Command], keys: Sequence[str]
@@ -220,8 +224,13 @@ class _Connections:
             connection = await self._take()
             try:
                 await connection.send_packed_command(packed, check_health=False)
-                answers = [await _answer(connection) for _ in commands]
-                refusal = next((answer for answer in answers if isinstance(answer, ResponseError)), None)
+                answers, refusal = [], None
+                for _ in commands:
+                    try:
+                        answers.append(await connection.read_response(timeout=inf))
+                    except ResponseError as error:
+                        # It ends no connection: the answers after it are read too.
+                        refusal = error if refusal is None or _refuses(refusal) else refusal
                 if refusal is None:
                     _check(answers, values)
                 elif not _refuses(refusal):
@@ -312,6 +321,8 @@ class _Sentinels(Sentinel):
 
     def __init__(self, nodes: Sequence[tuple[str, int]], arguments: Options) -> None:
         super().__init__(nodes, sentinel_kwargs=arguments)  # type: ignore[no-untyped-call]
+        for each in self.sentinels:
+            each.connection_pool.connection_kwargs["parser_class"] = BoundedParser
         self._asking = asyncio.Lock()
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
@@ -321,16 +332,8 @@ class _Sentinels(Sentinel):
         return found
 
 
-async def _answer(connection: AbstractConnection) -> Any:  # noqa: ANN401, as Redis answers
-    """Read an answer; an error that ends no connection is returned, so that the answers after it are read too."""
-    try:
-        return await connection.read_response(timeout=inf)
-    except ResponseError as error:
-        return error
-
-
 def _check(answers: Sequence[Any], values: Sequence[int | None]) -> None:
-    for answer, expected in zip(answers, values, strict=False):
+    for expected, answer in zip(values, answers, strict=False):
         if expected is not None and not (isinstance(answer, list) and len(answer) == expected):
             raise CacheUnavailable(f"Expected {expected} values, received {str(answer)[:100]}")
 

@@ -1,11 +1,8 @@
 """Read replies of Redis within bounds: of what a reply announces, and of what it has."""
 
-from typing import Any
-
-import hiredis
-from redis._parsers.hiredis import NOT_ENOUGH_DATA
+from redis._parsers.socket import SERVER_CLOSED_CONNECTION_ERROR
 from redis.asyncio.connection import AbstractConnection, DefaultParser
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import ConnectionError, InvalidResponse, ResponseError  # noqa: A004, redis-py's own name
 
 _LONGEST_LINE = 1 << 16
 _MOST_ELEMENTS = 1 << 16
@@ -13,59 +10,55 @@ _MOST_VALUE_BYTES = 16 << 20
 _MOST_REPLY_BYTES = 64 << 20
 """Of one reply; a vector of a million numbers has 4 MB."""
 
+_BULK = ord("$")
+_STRINGS = b"!="
+_AGGREGATES = b"*%~>|"
+"""RESP's marks of strings and of aggregates; all else has no more than its line."""
 
-class BoundedReader(hiredis.Reader):
-    """hiredis with limits on what a reply announces, checked before hiredis makes room for it.
+
+class Meter:
+    """Follows replies by what they announce, and refuses those that go beyond the bounds.
 
     hiredis makes a list as long as it is announced, and waits for a string of any announced length.
     """
 
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401, hiredis' own
-        super().__init__(**options)
-        self._nothing = options.get("notEnoughData", False)
-        self._skip = self._elements = self._bytes = 0
+    def __init__(self) -> None:
+        self._skip = self._bytes = self._elements = 0
+        self._left = 1
         self._head = b""
 
-    def feed(self, data: bytes, *place: int) -> None:  # type: ignore[override]  # what redis-py feeds it
-        """Take a piece of a reply.
+    def take(self, data: bytes) -> None:
+        """Take the next piece, before hiredis gets it: read the first line of each part, and skip strings.
 
         Raises:
-            InvalidResponse: it announces more than a reply may have, or has it.
+            InvalidResponse: a reply announces more than it may have, or has it.
         """
         self._bytes += len(data)
-        if self._bytes > _MOST_REPLY_BYTES:
-            raise InvalidResponse(f"Expected at most {_MOST_REPLY_BYTES} bytes in a reply, received more.")
-        self._walk(data)
-        super().feed(data, *place)
-
-    def gets(self, *options: bool) -> object:
-        """Return a reply, if there is a whole one."""
-        reply = super().gets(*options)
-        if reply is not self._nothing:
-            self._bytes = self._elements = 0
-        return reply
-
-    def _walk(self, data: bytes) -> None:
-        """Read the first line of each part of a reply, and skip strings."""
         if self._head:
             data, self._head = self._head + data, b""
-        at, size = self._skip, len(data)
+        at, size, left = self._skip, len(data), self._left
         while at < size:
             end = data.find(b"\r\n", at)
             if end < 0:
                 self._head, at = data[at:], size
-                if len(self._head) > _LONGEST_LINE:
-                    raise InvalidResponse(f"Expected a line of at most {_LONGEST_LINE} bytes in a reply.")
                 break
-            # RESP's marks of strings and of aggregates; all else has no more than its line.
-            if data[at] in b"$!=":
+            kind = data[at]
+            if kind == _BULK or kind in _STRINGS:
                 announced = _number(data[at + 1 : end], _MOST_VALUE_BYTES, "bytes")
                 at = end + 2 if announced < 0 else end + 4 + announced
-                continue
-            if data[at] in b"*%~>|":
-                self._elements += max(0, _number(data[at + 1 : end], _MOST_ELEMENTS - self._elements, "elements"))
-            at = end + 2
-        self._skip = at - size
+            else:
+                if kind in _AGGREGATES:
+                    announced = _number(data[at + 1 : end], _MOST_ELEMENTS - self._elements, "elements")
+                    if announced > 0:
+                        self._elements += announced
+                        left += announced
+                at = end + 2
+            left -= 1
+            if not left:
+                self._elements, self._bytes, left = 0, size - at, 1
+        self._skip, self._left = at - size, left
+        if self._bytes > _MOST_REPLY_BYTES or len(self._head) > _LONGEST_LINE:
+            raise InvalidResponse(f"Expected at most {_MOST_REPLY_BYTES} bytes in a reply, received more.")
 
 
 def _number(digits: bytes, most: int, what: str) -> int:
@@ -84,9 +77,21 @@ class BoundedParser(DefaultParser):  # type: ignore[misc, valid-type]  # a varia
     def on_connect(self, connection: AbstractConnection) -> None:
         """Begin to read from a new connection."""
         super().on_connect(connection)
-        self._reader = BoundedReader(
-            protocolError=InvalidResponse, replyError=self.parse_error, notEnoughData=NOT_ENOUGH_DATA
-        )
+        self._meter = Meter()
+
+    async def read_from_socket(self) -> bool:
+        """Read the next piece.
+
+        Raises:
+            ConnectionError: the server closed the connection.
+            InvalidResponse: a reply goes beyond the bounds.
+        """
+        data = await self._stream.read(self._read_size)
+        if not data:
+            raise ConnectionError(SERVER_CLOSED_CONNECTION_ERROR)
+        self._meter.take(data)
+        self._reader.feed(data)
+        return True
 
     @classmethod
     def parse_error(cls, response: str) -> ResponseError | None:

@@ -96,6 +96,14 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
     assert 1 == len(str(told.value).splitlines())
 
 
+def test_an_address_of_redis_may_end_in_a_newline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a Secret made from a file; an empty one is none."""
+    monkeypatch.setenv("MICROTOME_REDIS_URL", "redis://:x@one\n")
+    assert "redis://:x@one" == read_settings().redis_url
+    monkeypatch.setenv("MICROTOME_REDIS_URL", "")
+    assert read_settings().redis_url is None
+
+
 def test_the_key_for_values_comes_from_one_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A variable or a file, without its end of line; both are an error, none is no key; it is never shown."""
     assert b"" == read_settings().hmac_key()

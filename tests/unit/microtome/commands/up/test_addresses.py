@@ -61,5 +61,8 @@ def test_addresses_of_redis() -> None:
     """A bare host is not a Redis URL, and is refused before anything has been exported."""
     check_redis("redis://localhost:6379/0")
     check_redis("redis+sentinel://localhost:26379/vectors/0")
-    with pytest.raises(CannotStart, match="expects redis://"):
+    with pytest.raises(CannotStart, match="expected an address that begins with one of redis://"):
         check_redis("localhost:6379")
+    with pytest.raises(CannotStart, match="%XX") as told:
+        check_redis("redis://:s3/cret@localhost")
+    assert "s3" not in str(told.value)
