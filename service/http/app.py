@@ -25,6 +25,7 @@ from service.http.middleware import (
     PUBLIC,
     Authentication,
     HeadAsGet,
+    PageHeaders,
     PathPrefix,
     RecordRequests,
     RequestLog,
@@ -131,6 +132,7 @@ def http_app(  # noqa: PLR0913, collaborators
     if authentication:
         app.add_middleware(RequireKey, authentication=authentication, metrics=metrics, public_paths=public_paths)
     app.add_middleware(RecordRequests, request_log=request_log)
+    app.add_middleware(PageHeaders)
     served: ASGIApp = EmbedEndpoint(
         app,
         route=embed.routes[0],
