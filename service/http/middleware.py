@@ -177,7 +177,7 @@ class PathPrefix:
 class PageHeaders:
     """Outermost middleware of FastAPI's routes: a browser shows what they answer as nothing but itself.
 
-    An answer loads and runs nothing, unless it brings a policy of its own. It is not framed nor guessed to be of another
+    An answer loads and runs nothing, unless it brings a policy of its own. It is not framed, nor taken for another
     type, and links that lead away do not tell from where.
     """
 
