@@ -26,6 +26,7 @@ from service.http.middleware import (
     Authentication,
     HeadAsGet,
     IgnoreQueryAndCookies,
+    PageHeaders,
     PathPrefix,
     RecordRequests,
     RequestLog,
@@ -133,6 +134,7 @@ def http_app(  # noqa: PLR0913, collaborators
         app.add_middleware(RequireKey, authentication=authentication, metrics=metrics, public_paths=public_paths)
     app.add_middleware(RecordRequests, request_log=request_log)
     app.add_middleware(IgnoreQueryAndCookies)
+    app.add_middleware(PageHeaders)
     served: ASGIApp = EmbedEndpoint(
         app,
         route=embed.routes[0],

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from service.core.embedder import Intake
 from service.http import problems
 from service.http.connection_limits import limited_protocol, listener
-from service.http.middleware import HeadAsGet, IgnoreQueryAndCookies, prefix_of
+from service.http.middleware import HeadAsGet, IgnoreQueryAndCookies, PageHeaders, prefix_of
 from service.http.openapi import Readiness
 from service.telemetry.metrics import Metrics, exposition_format
 
@@ -96,6 +96,7 @@ async def operations_server(  # noqa: PLR0913, collaborators
     problems.install(app, metrics)
     app.add_middleware(HeadAsGet)
     app.add_middleware(IgnoreQueryAndCookies)
+    app.add_middleware(PageHeaders)
     with listener(host, port, shared=shared) as opened:
         server = _Server(
             uvicorn.Config(

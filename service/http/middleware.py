@@ -1,4 +1,4 @@
-"""ASGI middleware: HEAD, request ids, access log, metrics, API keys, traces and path prefix; and what a scope holds."""
+"""ASGI middleware: HEAD, ids, access log, metrics, API keys, traces, path prefix, browsers; and what a scope holds."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -48,6 +48,10 @@ _PREFIX = "microtome.prefix"
 _HEADERS = "microtome.headers"
 _FACTS = "microtome.facts"
 _CALLER = "microtome.caller"
+
+_POLICY = b"content-security-policy"
+_NOTHING_LOADED = (_POLICY, b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+_PAGE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 
 _LISTS = frozenset({b"accept", b"cache-control"})
 """Headers that are lists, which a proxy may spread over several lines; joined by commas they mean the same."""
@@ -168,6 +172,29 @@ class PathPrefix:
             if not path or path.startswith("/"):
                 scope["path"] = path or "/"
         await self._app(scope, receive, send)
+
+
+class PageHeaders:
+    """Outermost middleware of FastAPI's routes: a browser shows what they answer as nothing but itself.
+
+    An answer loads and runs nothing, unless it brings a policy of its own. It is not framed, nor taken for another
+    type, and links that lead away do not tell from where.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def send_page(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message.get("headers", ()))
+                own = any(name == _POLICY for name, _ in headers)
+                message["headers"] = [*headers, *_PAGE_HEADERS, *(() if own else (_NOTHING_LOADED,))]
+            await send(message)
+
+        await self._app(scope, receive, send_page if scope["type"] == "http" else send)
 
 
 class HeadAsGet:

@@ -3,13 +3,16 @@
 Responses are encoded by hand; a test compares them with these schemas.
 """
 
+import re
+from base64 import b64encode
 from collections.abc import Collection, Mapping
+from hashlib import sha256
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from microtome.manifest import Manifest
@@ -233,7 +236,24 @@ _PAGE = get_swagger_ui_html(
     swagger_js_url=f"{ASSETS[1:]}/swagger-ui-bundle.js",
     swagger_css_url=f"{ASSETS[1:]}/swagger-ui.css",
     swagger_favicon_url=f"{ASSETS[1:]}/favicon.png",
+).body
+
+_SCRIPTS = [sha256(script).digest() for script in re.findall(rb"<script>(.*?)</script>", _PAGE, re.DOTALL)]
+
+_PAGE_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' " + " ".join(f"'sha256-{b64encode(digest).decode()}'" for digest in _SCRIPTS),
+        # Swagger UI sets styles of elements.
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
 )
+"""What /docs may do: load its own files, run its own script, and call the gateway."""
 
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key as `Authorization: Bearer KEY`."},
@@ -260,7 +280,7 @@ def install(app: FastAPI, public_paths: Collection[str] | None) -> None:
         return JSONResponse(served, headers={"Vary": "X-Forwarded-Prefix"})
 
     async def page(_: Request) -> Response:
-        return _PAGE
+        return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     app.add_route("/openapi.json", document, include_in_schema=False)
     app.add_route("/docs", page, include_in_schema=False)

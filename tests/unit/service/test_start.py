@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_all_of_both_families_is_all_of_both(tmp_path: Path) -> None:
         try:
             for address in ("127.0.0.1", "::1"):
                 for port in ports:
-                    eventually(lambda at=(address, port): answers(*at), f"{address} port {port} answers")
+                    eventually(partial(answers, address, port), f"{address} port {port} answers")
         finally:
             it.terminate()
     assert 0 == it.returncode, (tmp_path / "log").read_text()

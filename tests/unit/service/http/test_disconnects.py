@@ -110,8 +110,12 @@ async def test_operators_have_a_port_of_their_own(decoders: ThreadPoolExecutor) 
             operations_server(intake, gateway.metrics, {}, host="127.0.0.1", port=port, shared=False),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
         ):
-            for path in ("/metrics", "/livez", "/readyz"):
-                assert 200 == (await client.get(path)).status_code, path
+            for path in ("/metrics", "/livez", "/readyz", "/health", "/healthz"):
+                # Over one connection: the body that HEAD is spared must not be read as the next answer.
+                answers = [await client.request(method, path) for method in ("GET", "HEAD", "GET")]
+                assert [200] * 3 == [answer.status_code for answer in answers], path
+                assert [True, False, True] == [bool(answer.content) for answer in answers], path
+                assert "default-src 'none'" in answers[0].headers["content-security-policy"]
             assert (404, "not-found") == problem(await client.post("/embed", content=png()))
         assert 404 == (await gateway.client.get("/metrics")).status_code
         assert "metrics" not in (await gateway.client.get("/")).json()

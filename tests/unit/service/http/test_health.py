@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -85,7 +86,7 @@ async def test_other_names_of_the_probe_say_the_same(gateway: Gateway) -> None:
 
 
 async def test_head_is_answered_like_get_on_every_route(gateway: Gateway) -> None:
-    """The same status and headers without the body, also of errors; other methods are told of both."""
+    """The same status and headers without the body, also of errors; a browser makes nothing else of any."""
     await gateway.client.post("/embed", content=png())
     paths = (await gateway.client.get("/openapi.json")).json()["paths"]
     readable = [
@@ -104,6 +105,10 @@ async def test_head_is_answered_like_get_on_every_route(gateway: Gateway) -> Non
         assert {name: got.headers[name] for name in same} == {name: asked.headers[name] for name in same}, path
         # Metrics have other numbers at each look.
         assert path == "/metrics" or got.headers.get("content-length") == asked.headers.get("content-length"), path
+        own = "script-src 'self' 'sha256-" if path == "/docs" else "default-src 'none'; frame-ancestors 'none'"
+        assert own in got.headers["content-security-policy"], path
+        assert "frame-ancestors 'none'" in got.headers["content-security-policy"], path
+        assert ("nosniff", "no-referrer") == (got.headers["x-content-type-options"], got.headers["referrer-policy"])
     assert "GET, HEAD" == (await gateway.client.delete("/livez")).headers["allow"]
     post_only = await gateway.client.head("/embed")
     assert (405, "POST") == (post_only.status_code, post_only.headers["allow"])
@@ -116,7 +121,8 @@ async def test_metrics_come_as_openmetrics_when_that_is_asked_for(gateway: Gatew
         "/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
     )
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    read: Any = text_string_to_metric_families
+    families = {family.name: family for family in read(answer.text)}
     assert answer.text.endswith("# EOF\n")
     assert [1.0] == [one.value for one in families["microtome_requests"].samples if one.labels["route"] == "/embed"]
     for accept in ("", "*/*", "text/plain", "application/openmetrics-text; version=x"):

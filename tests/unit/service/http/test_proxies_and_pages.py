@@ -121,10 +121,10 @@ async def test_a_page_of_an_allowed_origin_can_embed_and_another_cannot(decoders
         await HTMLResponse(page[0])(scope, receive, send)
 
     async with listening(site) as own:
-        allowed, other = {"cors_origins": (f"http://127.0.0.1:{own}",)}, {"cors_origins": ("https://other.example",)}
+        allowed, other = f"http://127.0.0.1:{own}", "https://other.example"
         async with (
-            gateway_with(decoders, keyring=keyring, **allowed) as first,
-            gateway_with(decoders, keyring=keyring, **other) as second,
+            gateway_with(decoders, keyring=keyring, cors_origins=(allowed,)) as first,
+            gateway_with(decoders, keyring=keyring, cors_origins=(other,)) as second,
             gateway_with(decoders, keyring=keyring) as third,
             listening(first.app) as one,
             listening(second.app) as two,

@@ -5,6 +5,7 @@ import gc
 import weakref
 from collections.abc import Sequence
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ async def test_a_shared_call_is_one_span_that_every_request_leads_to() -> None:
     await asyncio.gather(first, unseen, *requests)
 
     assert [1, 4] == bench.sizes()
-    spans = {span.name: span for span in kept.get_finished_spans()}
+    spans: dict[str, Any] = {span.name: span for span in kept.get_finished_spans()}
     assert 1 == len([span for span in kept.get_finished_spans() if span.name == "infer"])
     one, two, three = (spans[f"POST {name}"] for name in names)
     infer = spans["infer"]
