@@ -103,7 +103,7 @@ async def told(rpc: Replicas, servers: list[Labelled], *labels: Mapping[str, int
 
 
 async def looked(catalogue: ModelRegistry) -> int:
-    """Let the catalogue look anew, and return the version that it uses then."""
+    """Let the catalogue look again, and return the version that it uses then."""
     return (await catalogue.renewed(catalogue.card("lite0"))).version
 
 
@@ -125,7 +125,7 @@ async def test_the_label_decides_and_not_the_number(
 async def test_a_label_that_stands_for_nothing_changes_nothing(
     rpc: Replicas, servers: list[Labelled], catalogue: ModelRegistry
 ) -> None:
-    """The version in use stays in use; whoever comes then takes the newest."""
+    """The version in use stays in use; later callers take the newest."""
     assert catalogue.card("lite0").version == 1
     await told(rpc, servers, {}, {})
     assert await looked(catalogue) == 1
@@ -138,6 +138,6 @@ async def test_a_label_that_stands_for_nothing_changes_nothing(
 
 async def test_a_server_that_is_down_is_not_waited_for(servers: list[Labelled]) -> None:
     """What the living ones say of the label goes."""
-    rpc = Replicas([servers[0].address, f"unix:{servers[0].models}/nobody"])
+    rpc = Replicas([servers[0].address, f"unix:{servers[0].models}/absent"])
     assert await rpc.labelled("lite0", "stable", timeout=2.0) == 1
     await rpc.close()

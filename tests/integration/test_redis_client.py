@@ -130,7 +130,7 @@ async def test_after_a_failure_all_idle_connections_are_closed(valkey: Valkey) -
     with pytest.raises(CacheUnavailable, match="unknown command"):
         await servers.run([("NONSENSE",)])
     async with asyncio.timeout(10):
-        while ours():  # noqa: ASYNC110, Redis tells nobody
+        while ours():  # noqa: ASYNC110, Redis does not tell
             await asyncio.sleep(0.01)
     assert [None] == await servers.read(["k"])
     assert 1 == ours()
