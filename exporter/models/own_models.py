@@ -93,7 +93,6 @@ def check_h5(file: Path | IO[bytes], size: int) -> None:
         zipfile.BadZipFile: It inflates to more.
     """
     found: list[int] = []
-
     elsewhere: list[str] = []
 
     def see(name: str, link: object) -> None:

@@ -1,6 +1,7 @@
 """Zip files from strangers: opened only when their list of members and what they inflate to fit the file's size."""
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,10 +49,10 @@ def _directory_bytes(path: Path) -> int:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - _LONGEST_END, 0))
         tail = file.read(_LONGEST_END)
-    sizes = []
-    for mark, start, width in ((_END, 12, 4), (_END_64, 40, 8)):
-        at = tail.rfind(mark)
-        if at >= 0:
-            sizes.append(int.from_bytes(tail[at + start : at + start + width], "little"))
-    # 0xFFFFFFFF refers to the larger record.
+    # A comment may hold further ends, real or not. 0xFFFFFFFF refers to the larger record.
+    sizes = [
+        int.from_bytes(tail[at + start : at + start + width], "little")
+        for mark, start, width in ((_END, 12, 4), (_END_64, 40, 8))
+        for at in (found.start() for found in re.finditer(re.escape(mark), tail))
+    ]
     return max((size for size in sizes if size != 0xFFFFFFFF), default=0)

@@ -96,6 +96,8 @@ def _words(found: Sweep) -> Iterator[str]:
                 f"{found.optimism.held_out:+.3f} on the other half, where it beats the default in "
                 f"{found.optimism.share:.0%} of {SPLITS} splits."
             )
+    if found.choice:
+        yield found.choice
     tied = sum(found.comparison.tied)
     yield f"{tied} of {len(found.deciding)} are tied with the best: these photos cannot tell them apart."
     widths = [(high - low) / 2 for low, high in found.comparison.against_default if high > low]

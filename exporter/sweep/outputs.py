@@ -67,8 +67,8 @@ def recipe_text(found: Sweep, photos: Path) -> str:
         # The recommended one comes first, and clients get it unless they ask for another.
         names = [found.candidates[index].output.name for index in outputs]
         entry["default_output"] = names[0]
-        text = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)
-        lines += [f"  {line}" for line in text.splitlines()]
+        written = [f"{key}: {_in_one_line(value)}" for key, value in entry.items()]
+        lines += [f"  {'-' if place == 0 else ' '} {line}" for place, line in enumerate(written)]
         lines.append("    outputs:")
         for index, said in outputs.items():
             candidate = found.candidates[index]
@@ -92,8 +92,9 @@ def _shorter(found: Sweep, index: int) -> str:
     )
 
 
-def _in_one_line(entry: dict[str, Any]) -> str:
-    return str(yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=1000)).strip()
+def _in_one_line(value: object) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1 << 30)
+    return text.removesuffix("...\n").strip()
 
 
 def _output(output: OutputRecipe) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def numbers(found: Sweep) -> dict[str, Any]:
             for photo in found.collection.photos
         ],
         "left_out": [{"name": name, "why": why} for name, why in found.collection.left_out],
-        "notes": [*found.collection.warnings, *found.setting.notes],
+        "notes": [*found.collection.warnings, *found.setting.notes, *([found.choice] if found.choice else [])],
     }
     return {**_rounded(document), "timing": timing}
 

@@ -95,6 +95,18 @@ class Sweep:
         """Index of what to deploy."""
         return self.deciding[self.decision.recommended]
 
+    @property
+    def choice(self) -> str:
+        """What the held-out figure leaves out; empty where it repeats the whole choice."""
+        if self.measure != PROBE:
+            return ""
+        return (
+            f"{len(self.deciding)} of {len(self.candidates)} candidates got a linear probe: the default, and those "
+            "that 20-NN put on the front on all of these photos. The held-out figure does not repeat that step, and "
+            "each photo's class was predicted by probes that knew photos of both halves, so it still flatters a "
+            "little. Photos that took no part tell for sure."
+        )
+
 
 def sweep(request: Request, collection: Collection) -> Sweep:
     """Run a sweep.

@@ -2,7 +2,7 @@
 
 PyTorch reads the packaged weights itself and runs its own convolutions, written out here after the paper; nothing of
 the exporter is used. The file is small enough to keep: for each layer the mean, the standard deviation and sixteen
-values. Made once; to make it anew, in an environment of its own:
+values. Made once; to make it again, in an environment of its own:
 
     python -m venv torch-venv && torch-venv/bin/pip install torch==2.13.0 numpy
     torch-venv/bin/python tests/assets/make_lite0_reference.py path/to/efficientnet-lite0-57934424.pth

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tests.e2e.photos import EXAMPLES, NAMES
 from tests.e2e.processes import Gateway, free_port, serving
 
-# Before the clients are imported: none of them asks anybody but the gateway.
+# Before the clients are imported: none of them asks anything but the gateway.
 os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
 
 KEY = "a-key-for-clients"

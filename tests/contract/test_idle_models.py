@@ -1,4 +1,4 @@
-"""What a gateway asks of a model that nobody else asks, over real model servers and a clock that the test moves."""
+"""What a gateway asks of a model without requests, over real model servers and a clock that the test moves."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -112,7 +112,7 @@ async def test_a_model_is_ready_while_it_answers(server: ModelServer) -> None:
 async def test_another_model_under_the_same_number_is_noticed(
     server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when no call has failed and no connection was lost, as when a version is deleted and published anew."""
+    """Also when no call has failed and no connection was lost, as when a version is deleted and published again."""
     recipe = tmp_path / "squashed.yaml"
     recipe.write_text(SQUASHED)
     exported = export(recipe, tmp_path / "models")

@@ -159,7 +159,7 @@ async def told(rpc: Replicas, servers: list[Labelled], *labels: Mapping[str, int
 
 
 async def looked(catalogue: ModelRegistry) -> int:
-    """Let the catalogue look anew, and return the version that it uses then."""
+    """Let the catalogue look again, and return the version that it uses then."""
     return (await catalogue.renewed(catalogue.card("lite0"))).version
 
 
@@ -227,6 +227,6 @@ async def test_a_gateway_that_starts_takes_the_label_that_a_server_knows(
 
 async def test_a_server_that_is_down_is_not_waited_for(servers: list[Labelled]) -> None:
     """What the living ones say of the label goes."""
-    rpc = Replicas([servers[0].address, f"unix:{servers[0].models}/nobody"])
+    rpc = Replicas([servers[0].address, f"unix:{servers[0].models}/absent"])
     assert await rpc.labelled("lite0", "stable", timeout=2.0) == [1]
     await rpc.close()

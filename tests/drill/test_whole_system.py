@@ -97,7 +97,7 @@ def test_every_model_server_is_replaced(site: Site, load: Load) -> None:
 
 
 def test_a_model_server_is_killed(site: Site, load: Load) -> None:
-    """In the middle of what it computes, and nobody was told; it comes back at the same address."""
+    """In the middle of what it computes, without notice; it comes back at the same address."""
     site.model_servers[0].kill()
     load.more(BETWEEN)
     site.published(site.model_servers[0])
@@ -123,7 +123,7 @@ def test_valkey_fails_over(site: Site, load: Load) -> None:
 
 
 def test_a_version_is_rolled_forward_and_back(site: Site, load: Load) -> None:
-    """Each answer's vector is its own version's; afterwards everybody answers with the one in use."""
+    """Each answer's vector is its own version's; afterwards all answer with the one in use."""
     for version in (2, 1):
         site.rollout(str(version))
         load.versions.clear()

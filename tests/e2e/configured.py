@@ -6,7 +6,7 @@ from tests.e2e.processes import ModelServer
 
 
 class ConfiguredModelServer(ModelServer):
-    """Reads `served.config` beside the models directory: not the one within, which exports write anew."""
+    """Reads `served.config` beside the models directory: not the one within, which exports write again."""
 
     def words(self) -> list[str]:
         """Flags that TensorFlow Serving has as well, but for the last."""

@@ -69,7 +69,7 @@ class Watched:
         self.master = Valkey(directory)
         self.replica = Replica(directory, self.master)
         self.sentinel = SentinelProcess(directory, self.master)
-        # The first address is of nobody: one Sentinel of several may be down.
+        # The first address has no listener: one Sentinel of several may be down.
         self.url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{self.sentinel.port}/{SERVICE}/0"
 
     def processes(self) -> Sequence[Process]:

@@ -22,7 +22,7 @@ def test_warm_stats_and_clear(stack: Stack, tmp_path: Path) -> None:
     known = ("--redis", stack.valkey.url, "--model", "lite0", "--model-server", stack.model_server.address)
     with stack.valkey.client() as client:
         client.flushdb()
-        client.set("somebody else's", "value")
+        client.set("another program's", "value")
         client.set("mt1:" + 64 * "0" + ":digest:top", "another model's")
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     warmed = cache("warm", "--gateway", stack.gateway.url, str(EXAMPLES), str(tmp_path))

@@ -37,7 +37,7 @@ def test_killing_valkey_under_load_fails_nothing(stack: Stack, record_property: 
 
 
 def refuses_strangers(client: redis.Redis) -> None:
-    """Demand a password that nobody was told, also of those who are connected."""
+    """Demand a password that no gateway has, also of those who are connected."""
     client.config_set("requirepass", "secret")
     client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # type: ignore[no-untyped-call]
 
@@ -67,7 +67,7 @@ def test_a_valkey_that_refuses_under_load_fails_nothing(
         ready = client.get("/readyz")
         assert ready.status_code == httpx.codes.OK
         assert ready.json()["dependencies"]["redis"].startswith("Left alone after a failure: ")
-        # Started anew it has forgotten its trouble.
+        # Started again it has forgotten its trouble.
         stack.valkey.kill()
         stack.valkey.start()
         drill.until(lambda _: stack.valkey.keys() > 0, "vectors are written again")

@@ -75,7 +75,7 @@ def test_several_files_of_one_form_are_answered_in_order(stack: Stack) -> None:
 def test_what_cannot_be_embedded_is_a_problem_document(
     stack: Stack, parameters: dict[str, str], body: bytes | None, status: int
 ) -> None:
-    """Errors say in words what to change, and harm nobody: the next request is served."""
+    """Errors say in words what to change, and do no harm: the next request is served."""
     content = example("cat") if body is None else body
     with stack.gateway.client() as client:
         response = client.post("/embed", params=parameters, content=content, headers={"content-type": "image/jpeg"})

@@ -1,4 +1,4 @@
-"""Which engine computes is nobody's business but the model server's: the gateway gets the same vectors."""
+"""Which engine computes is the model server's business alone: the gateway gets the same vectors."""
 
 from __future__ import annotations
 

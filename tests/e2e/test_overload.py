@@ -81,7 +81,7 @@ def test_overload_is_refused_and_what_is_accepted_is_right(
 
 
 def test_a_client_that_goes_away_cancels_its_work(crowd: Crowd) -> None:
-    """What nobody waits for is held no longer, and its place is free for others."""
+    """What is not waited for is held no longer, and its place is free for others."""
     gateway = crowd.gateway
 
     def held(images: int) -> Callable[[], bool]:

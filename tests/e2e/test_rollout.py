@@ -50,7 +50,7 @@ def site(directory: Path, models: Path, tmp_path_factory: pytest.TempPathFactory
     """Two model servers that serve version 1 of a model which has two, and two gateways that follow its label."""
     recipe = tmp_path_factory.mktemp("recipe") / "squashed.yaml"
     recipe.write_text(SQUASHED)
-    # Not the one in the models directory, which exports write anew.
+    # Not the one in the models directory, which exports write again.
     config = directory / "served.config"
     servers: list[ModelServer] = []
     for name in ("a", "b"):

@@ -27,8 +27,8 @@ class Crew(Gateway):
 
 @pytest.fixture(scope="module")
 def crew(directory: Path) -> Iterator[Gateway]:
-    """A gateway of two workers, with nobody behind it."""
-    gateway = Crew(directory, f"unix:{directory}/nobody.sock", workers=1)
+    """A gateway of two workers, with nothing behind it."""
+    gateway = Crew(directory, f"unix:{directory}/absent.sock", workers=1)
     gateway.launch()
     eventually(gateway.alive, "it answers")
     yield gateway

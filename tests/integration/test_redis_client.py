@@ -137,7 +137,7 @@ async def test_after_a_failure_all_idle_connections_are_closed(valkey: Valkey) -
     with pytest.raises(CacheUnavailable, match="wrong number of arguments"):
         await servers.run([("GET",)])
     async with asyncio.timeout(10):
-        while connections(valkey):  # noqa: ASYNC110, Redis tells nobody
+        while connections(valkey):  # noqa: ASYNC110, Redis does not tell
             await asyncio.sleep(0.01)
     assert [None] == await values(servers, "k")
     assert 1 == connections(valkey)

@@ -69,7 +69,7 @@ def dead(valkey: Valkey) -> None:
 
 
 def refusing(valkey: Valkey) -> None:
-    """Demand a password that nobody was told."""
+    """Demand a password that no client has."""
     with valkey.client() as client:
         client.config_set("requirepass", "secret")
         client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
@@ -110,7 +110,7 @@ async def test_a_broken_redis_costs_the_budget_once_a_window(guarded: Guarded, f
     assert guarded.failures() <= 1 + (time.monotonic() - start) / WINDOW
     mended(fault, guarded.valkey)
     async with asyncio.timeout(20):
-        while not await guarded.answers():  # noqa: ASYNC110, Redis tells nobody that it is back
+        while not await guarded.answers():  # noqa: ASYNC110, Redis does not tell that it is back
             await asyncio.sleep(0.05)
     assert guarded.metrics.registry.get_sample_value("microtome_cache_breaker_open", {"operation": "read"}) == 0
     told = [line for line in guarded.log.events if line["operation"] == "read"]
@@ -244,7 +244,7 @@ async def test_a_cluster_that_dies_is_a_cache_that_misses(tmp_path: Path) -> Non
         assert not await answers()
         cluster.start()
         async with asyncio.timeout(60):
-            while not await answers():  # noqa: ASYNC110, Redis tells nobody that it is there
+            while not await answers():  # noqa: ASYNC110, Redis does not tell that it is there
                 await asyncio.sleep(0.05)
         for node in cluster.nodes:
             node.kill()

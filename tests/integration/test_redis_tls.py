@@ -20,7 +20,7 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 class Locked(Valkey):
-    """A Valkey server that answers nobody without the password."""
+    """A Valkey server that answers only with the password."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -96,7 +96,7 @@ async def _everything(valkey: Locked) -> None:
         keys = [["absent", f"k{number}", f"k{39 - number}"] for number in range(40)]
         expected = [[values.get(key) for key in each] for each in keys]
         assert expected == await asyncio.gather(*(servers.read(each) for each in keys))
-        # One that is closed by the other side, as a proxy that is restarted does, is opened anew.
+        # One that is closed by the other side, as a proxy that is restarted does, is opened again.
         with valkey.client() as client:
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         with suppress(CacheUnavailable):

@@ -112,7 +112,7 @@ async def pair(valkey: Valkey) -> AsyncIterator[Pair]:
 
 
 async def test_what_one_gateway_computes_another_waits_for(pair: Pair) -> None:
-    """Fifty requests over two gateways are one inference; nobody but the first is told that it was a miss."""
+    """Fifty requests over two gateways are one inference; only the first is told that it was a miss."""
     one, two = pair.gateway(), pair.gateway()
     one.server.gate.clear()
     first = asyncio.create_task(one.sources(png()))
@@ -126,7 +126,7 @@ async def test_what_one_gateway_computes_another_waits_for(pair: Pair) -> None:
 
 
 async def test_two_gateways_that_want_each_others_outputs_both_answer(pair: Pair) -> None:
-    """Each computes first what it claimed, and then looks for what the other has: nobody waits in a circle."""
+    """Each computes first what it claimed, and then looks for what the other has: no two wait for each other."""
     one, two = pair.gateway(), pair.gateway()
     one.server.gate.clear()
     two.server.gate.clear()
@@ -143,7 +143,7 @@ async def test_two_gateways_that_want_each_others_outputs_both_answer(pair: Pair
 
 
 async def test_a_gateway_that_dies_costs_its_lease(pair: Pair, valkey: Valkey) -> None:
-    """A claim that nobody keeps ends by itself, and whoever waited computes."""
+    """A claim that no gateway keeps ends by itself, and those that waited compute."""
     alive = pair.gateway(lease=30.0)
     key = vector_key(card().manifest.fingerprint, "mean", image_digest(png()))
     with valkey.client() as client:
@@ -161,7 +161,7 @@ async def test_claims_without_an_end_cost_one_wait(pair: Pair, valkey: Valkey) -
             client.set(lease_key(key), "for ever")
         assert ["miss"] == await alive.sources(png(0))
         async with asyncio.timeout(10):
-            while client.exists(lease_key(keys[0])):  # noqa: ASYNC110, Redis tells nobody
+            while client.exists(lease_key(keys[0])):  # noqa: ASYNC110, Redis does not tell
                 await asyncio.sleep(0.01)
     assert 1 == len(alive.notices)
     assert "elsewhere" in alive.stages
@@ -213,7 +213,7 @@ async def test_a_vector_that_is_not_written_is_not_waited_for(
         assert 2 == len(client.keys("mt1-claim:*"))
         await cache.put_many({"k": value})
         async with asyncio.timeout(10):
-            while len(client.keys("mt1-claim:*")) > 1:  # noqa: ASYNC110, Redis tells nobody
+            while len(client.keys("mt1-claim:*")) > 1:  # noqa: ASYNC110, Redis does not tell
                 await asyncio.sleep(0.01)
     await cache.close()
 

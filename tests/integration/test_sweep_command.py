@@ -1,4 +1,4 @@
-"""`microtome sweep` as people use it: mistakes, a killed run, equal runs, and the recipe that it writes."""
+"""`microtome sweep` as people use it: mistakes, a killed run, equal runs; `test_sweep_of_lite0.py` has its recipe."""
 
 from __future__ import annotations
 
@@ -89,60 +89,6 @@ def test_six_lines_three_files_and_photos_that_were_left_out(
     report = (place / "one" / "report.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in report
     assert not [word for word in ("http://", "https://", 'src="//', "@import") if word in report]
-
-
-def test_the_exported_recipe_gives_the_vectors_of_the_sweep(
-    place: Path, swept: subprocess.CompletedProcess[str]
-) -> None:
-    """Bit for bit, for every output of the recipe, also one image at a time as the gateway may send it."""
-    assert swept.returncode == 0
-    done = subprocess.run(
-        [sys.executable, "-m", "exporter", "export", "one/recipe.yaml", "--out", "models"], cwd=place,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (script := place / "compare.py").write_text(COMPARE, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=place, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) >= 1
-
-
-COMPARE = """
-import json
-from pathlib import Path
-import numpy as np
-from exporter.features.store import FeatureStore, State
-from exporter.recipe.images import read_pixels
-from exporter.recipe.preprocessing import resolve
-from exporter.recipe.backbones import find_backbone
-from exporter.runtime.tensorflow_ready import tensorflow_ready
-
-found = json.loads(Path("one/sweep.json").read_text())
-candidates = {one["name"]: one for one in found["candidates"]}
-photos = sorted(Path("photos").rglob("*.png"))
-(directory,) = Path("one/features").iterdir()
-head = json.loads((directory / "head.json").read_text())
-store = FeatureStore(directory, {name: one["dimension"] for name, one in candidates.items()}, head["count"])
-names = [one for one in photos if str(one.relative_to("photos")) not in ("green/copy.png", "blue/03.png")]
-assert len(names) == head["count"]
-with tensorflow_ready():
-    from exporter.savedmodel.saved_model import loaded
-    (version,) = Path("models").glob("*/1")
-    spec = resolve(find_backbone("mine:make").preprocessing, {"resize": "squash", "height": 224, "width": 224})
-    with loaded(version) as model:
-        done = np.flatnonzero(store.states == State.DONE)
-        pixels = np.stack([read_pixels(names[index], spec) for index in done])
-        checked = 0
-        for batch in (8, 1):
-            for start in range(0, len(done), batch):
-                for name, vectors in model.run(pixels[start : start + batch]).items():
-                    np.testing.assert_array_equal(vectors, store.vectors(name)[done[start : start + batch]], name)
-                    checked += 1
-print(checked)
-"""
 
 
 def test_a_killed_run_goes_on_where_it_was(place: Path, swept: subprocess.CompletedProcess[str]) -> None:

@@ -19,9 +19,6 @@ from microtome.commands.embed.keyed_images import ImageBytes, ImageFile, KeyedIm
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings of images in folders and tars. A file that is named itself is always taken for an image."""
 
-MAX_IMAGE_BYTES = 64 << 20
-"""The largest body that a gateway takes by default."""
-
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Endings of tars. Whether one is packed, and how, its first bytes say."""
 
@@ -54,8 +51,8 @@ def tar_images(path: str, rules: Rules) -> Iterator[KeyedImage]:
         with regular(path) as file, _TarBytes(file) as plain, _Tar(fileobj=cast("IO[bytes]", plain)) as tar:
             at = -1
             while (member := tar.next()) is not None:
-                if member.offset <= at:
-                    raise tarfile.ReadError("a member begins before its predecessor")
+                if member.offset <= at or member.size < 0:
+                    raise tarfile.ReadError(f"the member at byte {member.offset} leads backwards")
                 at = member.offset
                 if member.isreg() and is_image(member.name):
                     yield _member(path, member, plain, rules.max_bytes)

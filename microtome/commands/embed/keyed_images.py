@@ -59,7 +59,8 @@ class ImageFile:
         path = self.path or self.key
         if self.folder and not is_within(path, self.folder):
             raise UnreadableImage(f"{path} is a link out of {self.folder}. --follow-links reads it.")
-        with regular(path) as file:
+        # Where the links lead is what is opened: they may be others a moment later.
+        with regular(path) if not self.folder else regular(os.path.realpath(path), os.O_NOFOLLOW) as file:
             size = os.fstat(file.fileno()).st_size if self.size < 0 else self.size
             if size <= self.max_bytes:
                 file.seek(self.offset)
@@ -103,8 +104,12 @@ def is_within(path: str, folder: str) -> bool:
     return os.path.realpath(path).startswith(os.path.join(folder, ""))  # noqa: PTH118, folder may be the root
 
 
-def regular(path: str) -> BinaryIO:
+def regular(path: str, flags: int = 0) -> BinaryIO:
     """Open a file that ends and does not wait.
+
+    Args:
+        path: of the file.
+        flags: of `os.open`, in addition.
 
     Raises:
         OSError: it is gone or cannot be read.
@@ -113,7 +118,7 @@ def regular(path: str) -> BinaryIO:
     kind = os.stat(path).st_mode  # noqa: PTH116
     if stat.S_ISREG(kind):
         # Without O_NONBLOCK a pipe that took the file's place would wait for its writer.
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags), "rb")
         kind = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(kind):
             return file

@@ -35,7 +35,7 @@ def eventually(true: Callable[[], object], what: str, seconds: float = 20.0) -> 
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
+    """Return a TCP port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -159,7 +159,7 @@ def test_2_a_broken_version_ends_with_its_error_and_the_old_one_serves_on(follow
 
 
 def test_2_a_broken_version_is_tried_again_once_it_was_away(follower: Client, models: Path) -> None:
-    """Removing it and publishing it anew is the way to repair it."""
+    """Removing it and publishing it again is the way to repair it."""
     model = models / "mended"
     _serve(follower, model, 1)
     _break(model, 2)
@@ -175,7 +175,7 @@ def test_2_a_broken_version_is_tried_again_once_it_was_away(follower: Client, mo
 
 
 def test_2_rollback_by_removing_the_newest(follower: Client, models: Path) -> None:
-    """Version 1, which had ended, begins anew."""
+    """Version 1, which had ended, begins again."""
     model = models / "rollback"
     _serve(follower, model, 1)
     _serve(follower, model, 2)
@@ -210,11 +210,11 @@ def test_4_warm_up_records_run_before_a_version_is_available(
 
 def test_4_a_failing_warm_up_record_fails_the_load(follower: Client, models: Path) -> None:
     """The version ends with the record's error."""
-    write_tiny(models / "cold" / "1", warm_up=[predict(signature="nobody")])
+    write_tiny(models / "cold" / "1", warm_up=[predict(signature="absent")])
 
     eventually(lambda: follower.states("cold") == {1: "END"}, "ended")
 
-    assert (grpc.StatusCode.FAILED_PRECONDITION.value[0], 'Serving signature key "nobody" not found.') == _error(
+    assert (grpc.StatusCode.FAILED_PRECONDITION.value[0], 'Serving signature key "absent" not found.') == _error(
         follower, "cold", 1
     )
 

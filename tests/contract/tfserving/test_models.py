@@ -59,7 +59,7 @@ def test_1_4_metadata_holds_every_signature(client: Client) -> None:
         (_metadata(None), INVALID, "Missing ModelSpec"),
         (_metadata("tiny"), INVALID, "GetModelMetadataRequest must specify at least one metadata_field"),
         (_metadata("tiny", "colour"), INVALID, "Metadata field colour is not supported"),
-        (_metadata("nobody", "signature_def"), NOT_FOUND, "Servable not found for request: Latest(nobody)"),
+        (_metadata("absent", "signature_def"), NOT_FOUND, "Servable not found for request: Latest(absent)"),
         (
             _metadata("tiny", "signature_def", version=9),
             NOT_FOUND,
@@ -99,7 +99,7 @@ def test_1_5_a_version_means_that_one_and_a_label_is_ignored(client: Client) -> 
     [
         (_status(None), INVALID, "Missing ModelSpec"),
         (_status(""), NOT_FOUND, "Could not find any versions of model "),
-        (_status("nobody"), NOT_FOUND, "Could not find any versions of model nobody"),
+        (_status("absent"), NOT_FOUND, "Could not find any versions of model absent"),
         (_status("tiny", 9), NOT_FOUND, "Could not find version 9 of model tiny"),
     ],
 )

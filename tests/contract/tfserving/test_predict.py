@@ -83,12 +83,12 @@ def test_1_2_the_answer_names_the_signature_that_was_used(client: Client) -> Non
         pytest.param(predict_pb2.PredictRequest(), INVALID, "Missing ModelSpec", id="model_spec unset"),
         pytest.param(predict(""), INVALID, "ModelSpec has no name specified.", id="name empty"),
         pytest.param(
-            predict(label="nobody"), INVALID, "Unrecognized servable version label: nobody", id="unknown label"
+            predict(label="absent"), INVALID, "Unrecognized servable version label: absent", id="unknown label"
         ),
         pytest.param(
-            predict("nobody"),
+            predict("absent"),
             grpc.StatusCode.NOT_FOUND,
-            "Servable not found for request: Latest(nobody)",
+            "Servable not found for request: Latest(absent)",
             id="unknown model",
         ),
         pytest.param(
@@ -104,9 +104,9 @@ def test_1_2_the_answer_names_the_signature_that_was_used(client: Client) -> Non
             id="label of a version that is not loaded",
         ),
         pytest.param(
-            predict(signature="nobody"),
+            predict(signature="absent"),
             grpc.StatusCode.FAILED_PRECONDITION,
-            'Serving signature key "nobody" not found.',
+            'Serving signature key "absent" not found.',
             id="unknown signature",
         ),
         pytest.param(
@@ -144,9 +144,9 @@ def test_1_2_the_answer_names_the_signature_that_was_used(client: Client) -> Non
             id="extra name alongside defaults",
         ),
         pytest.param(
-            predict("tiny", "nobody"),
+            predict("tiny", "absent"),
             INVALID,
-            "output tensor alias not found in signature: nobody Outputs expected to be in the set {early,top}.",
+            "output tensor alias not found in signature: absent Outputs expected to be in the set {early,top}.",
             id="unknown output_filter alias",
         ),
         pytest.param(
@@ -237,10 +237,10 @@ def test_1_3_unparsable_tensor(client: Client) -> None:
 
 def test_1_3_inputs_are_checked_before_outputs(client: Client) -> None:
     """Of two errors, the first in the order of the table is told."""
-    request = predict("tiny", "nobody", inputs={"images": images(1).astype(np.float32)})
+    request = predict("tiny", "absent", inputs={"images": images(1).astype(np.float32)})
     assert "output tensor alias not found" in status_of(lambda: client.predict(request))[1]
 
-    request = predict("tiny", "nobody", inputs={})
+    request = predict("tiny", "absent", inputs={})
     assert "input size does not match" in status_of(lambda: client.predict(request))[1]
 
 

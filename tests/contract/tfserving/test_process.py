@@ -81,7 +81,7 @@ def test_sigterm_while_loading_is_obeyed(start: Start, tmp_path: Path) -> None:
 def test_a_stale_socket_is_replaced_and_one_in_use_is_not(
     start: Start, flags: tuple[str, ...], socket_directory: Path
 ) -> None:
-    """What a killed server left behind is in nobody's way; a living one keeps its socket and its port."""
+    """What a killed server left behind is in no process's way; a living one keeps its socket and its port."""
     where, port = socket_directory / "socket in use", free_port()
     dead = start(*flags, where=where).ready()
     dead.kill()

@@ -104,11 +104,11 @@ def test_6_rest_errors(rest: tuple[str, str], method: str, path: str, status: in
 def test_1_3_unknown_signature_over_rest(rest: tuple[str, str]) -> None:
     """Only ``:predict`` takes a signature, and it is not offered: 501 whether there is such a signature or not.
 
-    The row's own answer, 400 and 'Serving signature name: "nobody" not found in signature def', is the real server's.
+    The row's own answer, 400 and 'Serving signature name: "absent" not found in signature def', is the real server's.
     """
     answers = {
         _call(f"{rest[0]}/v1/models/tiny:predict", "POST", json.dumps({"signature_name": name, "instances": []}))
-        for name in ("nobody", "serving_default")
+        for name in ("absent", "serving_default")
     }
 
     assert {(501, "application/json", '{ "error": "predict over REST is not implemented; use gRPC" }')} == answers
@@ -133,10 +133,10 @@ def test_6_requests_are_counted_over_both_ports(rest: tuple[str, str]) -> None:
         client.predict(predict())
         client.states("tiny")
         with pytest.raises(grpc.RpcError):
-            client.predict(predict("nobody"))
+            client.predict(predict("absent"))
     _call(f"{url}/v1/models/tiny")
     _call(f"{url}/v1/models/tiny/metadata")
-    _call(f"{url}/v1/models/nobody")
+    _call(f"{url}/v1/models/absent")
 
     after = _requests(url)
     assert {("tiny", "OK"): 3, ("(unknown)", "NOT_FOUND"): 2} == {

@@ -31,7 +31,7 @@ def test_2_a_missing_base_path_is_complained_of_and_waited_for(start: Start, tmp
 
 
 def test_1_3_label_map_never_initialised(start: Start, tmp_path: Path) -> None:
-    """UNAVAILABLE, as in the real server, but by nobody listening: labels are read before the first call is taken.
+    """UNAVAILABLE, as in the real server, but since nothing listens: labels are read before the first call is taken.
 
     So the row's text, "Model labels does not init yet", cannot be had from this server.
     """
@@ -43,14 +43,14 @@ def test_1_3_label_map_never_initialised(start: Start, tmp_path: Path) -> None:
         'version_labels { key: "stable" value: 1 } } }'
     )
     server = start(f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models", *QUICK)
-    wrong = predict("held", inputs={}, label="nobody")
+    wrong = predict("held", inputs={}, label="absent")
     with Client(server.address) as client:
         assert grpc.StatusCode.UNAVAILABLE is status_of(lambda: client.predict(wrong))[0]
 
     release.touch()
 
     with Client(server.ready().address) as client:
-        assert (grpc.StatusCode.INVALID_ARGUMENT, "Unrecognized servable version label: nobody") == status_of(
+        assert (grpc.StatusCode.INVALID_ARGUMENT, "Unrecognized servable version label: absent") == status_of(
             lambda: client.predict(wrong)
         )
         known = predict("held", inputs={"x": np.ones(1, np.float32)}, label="stable")

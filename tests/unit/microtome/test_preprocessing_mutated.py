@@ -81,7 +81,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.filterwarnings("ignore")  # as in the gateway, where Pillow's warnings are nobody's errors
+@pytest.mark.filterwarnings("ignore")  # as in the gateway, where Pillow's warnings are no errors
 @settings(max_examples=250, deadline=None)
 @given(damaged())
 @example(b"\xff\xd8\xff")

@@ -218,7 +218,7 @@ class RememberingModel(DoublingModel):
 
 
 def test_3_batches_are_padded_with_the_first_row_of_the_last_task() -> None:
-    """Up to the next allowed size; nobody sees the padding."""
+    """Up to the next allowed size; no caller sees the padding."""
     model = RememberingModel()
     limits = BatchLimits(8, allowed_sizes=(2, 4, 8))
 

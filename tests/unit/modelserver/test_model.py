@@ -78,7 +78,7 @@ async def test_a_retry_can_succeed(catalogue: Catalogue, loader: FolderLoader, t
 async def test_a_version_that_goes_while_it_is_retried_is_given_up(
     catalogue: Catalogue, loader: FolderLoader, tmp_path: Path
 ) -> None:
-    """And begins anew, whole, when it comes back."""
+    """And begins again, whole, when it comes back."""
     broken = _version(tmp_path, 1, broken=True)
     (model,) = catalogue.apply([ModelConfig("m", tmp_path)])
     await asyncio.wait_for(model.attempted.wait(), 10)

@@ -180,7 +180,7 @@ def test_threads_get_their_own_answers(tiny: LoadedModel) -> None:
 
 
 def test_more_sets_of_outputs_than_are_kept_are_answered(openvino: Engine, exported: Path) -> None:
-    """Those that were not asked for longest are dropped, and compiled anew."""
+    """Those that were not asked for longest are dropped, and compiled again."""
     model = openvino.load(exported / "heads" / "1")
     outputs = list(model.signatures["serving_default"].outputs)
     sets = [list(wanted) for size in (1, 2) for wanted in itertools.combinations(outputs, size)]

@@ -50,7 +50,7 @@ def test_a_load_and_the_threads_it_makes_keep_to_one_core_and_are_let_go_at_its_
 
 @needs_two_cores
 def test_before_anything_is_served_loads_have_all_cores() -> None:
-    """There is nobody to keep out of the way of."""
+    """There is no other to keep out of the way of."""
     with LoadAffinity().load():
         assert len(os.sched_getaffinity(0)) > 1
 
@@ -74,7 +74,7 @@ def test_a_light_network_is_one_whose_every_output_is(tmp_path: Path, flops: lis
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"outputs": 3}'])
 def test_a_model_of_which_nothing_is_known_has_all_cores(tmp_path: Path, text: str | None) -> None:
-    """No manifest, or somebody else's file of that name."""
+    """No manifest, or another program's file of that name."""
     if text is not None:
         tells(tmp_path, text)
     assert cores() == threads_within(tmp_path)

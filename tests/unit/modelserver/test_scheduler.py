@@ -92,7 +92,7 @@ async def test_requests_of_different_kinds_do_not_meet(threads: ThreadPoolExecut
 
 
 async def test_a_full_queue_refuses_at_once_and_room_is_given_back(threads: ThreadPoolExecutor) -> None:
-    """Whoever leaves makes room for another."""
+    """A request that leaves makes room for another."""
     model = DoublingModel(open_at_once=False)
     version = Version("m", 1, model, BatchLimits(1, max_enqueued_batches=2))
     scheduler = Scheduler(threads, 1, Metrics())
@@ -165,7 +165,7 @@ async def test_without_batching_everyone_runs_alone_whatever_the_shape(threads: 
 
 
 async def test_a_failing_run_fails_its_requests_and_frees_its_slot(threads: ThreadPoolExecutor) -> None:
-    """An exception that nobody foresaw is INTERNAL, with its cause for the log alone; the next request is answered."""
+    """An unforeseen exception is INTERNAL, with its cause for the log alone; the next request is answered."""
     scheduler = Scheduler(threads, 1, Metrics())
     version = Version("m", 1, DoublingModel(), BatchLimits())
 

@@ -17,7 +17,7 @@ import asyncio, gc, uvicorn
 from service.__main__ import _Server
 
 async def application(scope, receive, send):
-    raise AssertionError("nobody asks")
+    raise AssertionError("it is not asked")
 
 async def main():
     config = uvicorn.Config(application, port=0, log_level="error", lifespan="off")
@@ -110,6 +110,6 @@ def answers(address: str, port: int) -> bool:
 
 
 def test_what_the_start_has_made_is_kept_from_the_collector() -> None:
-    """A full collection would hold everybody up for as long as Redis has time to answer."""
+    """A full collection would hold all up for as long as Redis has time to answer."""
     started = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
     assert started.stdout.split() == ["0", "True"]

@@ -84,7 +84,7 @@ def test_random_projection_is_the_same_wherever_it_is_drawn() -> None:
 
 
 def test_another_seed_is_another_projection() -> None:
-    """Whoever wants independent projections says so."""
+    """Independent projections have to be asked for."""
     one, two = (random_projection("a", 100, Projection("random", 8, seed=seed)) for seed in (1, 2))
     assert one.signs.tolist() != two.signs.tolist()
 

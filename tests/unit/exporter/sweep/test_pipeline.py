@@ -66,6 +66,9 @@ def test_classification_by_a_linear_probe(photos: Path, tmp_path: Path) -> None:
     assert found.measure == "linear probe"
     assert {found.default, found.recommended, found.best} <= set(found.deciding) == {*found.front, found.default}
     assert max(one.estimate for one in found.decisive) > 0.8
+    assert f"{len(found.deciding)} of {len(found.candidates)} candidates got a linear probe" in found.choice
+    assert found.choice in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert numbers(found)["notes"][-1] == found.choice
 
 
 def test_unlabelled_photos_find_what_was_made_of_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A stream of images: grouped as the server allows, bounded whoever is slow, and ended when one side ends."""
+"""A stream of images: grouped as the server allows, bounded whichever side is slow, and ended when one side ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -115,7 +115,7 @@ async def test_messages_of_several_images_are_short() -> None:
 
 @pytest.mark.parametrize("kind", ["ordinary", "asynchronous"])
 async def test_no_more_images_are_held_than_may_be_under_way(kind: str) -> None:
-    """While nobody takes the answers, nothing is read from the images; an endless iterable is no mistake."""
+    """While the answers are not taken, nothing is read from the images; an endless iterable is no mistake."""
     read = 0
 
     def endless() -> Iterator[tuple[str, bytes]]:
@@ -134,7 +134,7 @@ async def test_no_more_images_are_held_than_may_be_under_way(kind: str) -> None:
         stream = embed_stream(stub, endless() if kind == "ordinary" else later(), under_way=8)
         for taken in range(1, 51):
             assert (await anext(stream)).id
-            # One beside those under way is in the hand of whoever waits for a place.
+            # One beside those under way is in the hand of the task that waits for a place.
             assert read <= taken + 8 + 4 + 1
         await stream.aclose()
 

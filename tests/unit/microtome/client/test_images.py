@@ -111,7 +111,7 @@ def test_what_is_no_image_is_said_before_anything_is_sent(picture: Any, expected
 
 @pytest.mark.parametrize("thing", [7, None, object()])
 def test_what_is_no_image_at_all_counts_as_one(thing: object) -> None:
-    """So that whoever passes it is told what an image is, not that it cannot be iterated over."""
+    """So that its caller is told what an image is, not that it cannot be iterated over."""
     assert is_one(thing)
     several: list[object] = [[], (), iter(())]
     assert not any(map(is_one, several))

@@ -1,4 +1,4 @@
-"""After a failure nobody asks for a window, and then one does."""
+"""After a failure no caller asks for a window, and then one does."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ class Clock:
 
 
 def test_breaker_opens_probes_and_closes() -> None:
-    """One failure opens it; after the window one caller may probe; its success lets everybody in."""
+    """One failure opens it; after the window one caller may probe; its success lets all in."""
     clock = Clock()
     breaker = Breaker(5.0, clock)
     assert breaker.allows()

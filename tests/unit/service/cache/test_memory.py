@@ -7,7 +7,7 @@ from service.cache.memory import ENTRY_OVERHEAD, MemoryCache
 
 
 async def test_the_least_recently_used_leaves_first() -> None:
-    """Reading an entry keeps it; the one nobody read makes room."""
+    """Reading an entry keeps it; the one that was not read makes room."""
     cache = MemoryCache(2 * (ENTRY_OVERHEAD + 4))
     await cache.put_many({"a": b"1234", "b": b"1234"})
     await cache.get_many(["a"])

@@ -23,7 +23,7 @@ async def test_lookups_of_one_tick_are_one_question() -> None:
 
 
 async def test_a_lookup_that_is_given_up_costs_the_others_nothing() -> None:
-    """Whoever asked in the same tick still gets an answer."""
+    """Others that asked in the same tick still get an answer."""
     inner = FakeCache()
     inner.entries = {"a": b"1"}
     inner.gate.clear()
@@ -38,7 +38,7 @@ async def test_a_lookup_that_is_given_up_costs_the_others_nothing() -> None:
 
 
 async def test_a_failed_question_fails_all_who_asked() -> None:
-    """And the next tick asks anew."""
+    """And the next tick asks again."""
     inner = FakeCache()
     inner.failure = CacheUnavailable("gone")
     cache = CoalescingCache(inner)
@@ -92,7 +92,7 @@ async def test_what_goes_beyond_the_bound_is_dropped_and_counted() -> None:
     await cache.put_many({"a": b"123456", "b": b"123456"})
     assert 1 == metrics.registry.get_sample_value("microtome_cache_writes_dropped_total")
     inner.gate.set()
-    while not inner.entries:  # noqa: ASYNC110, the fake tells nobody
+    while not inner.entries:  # noqa: ASYNC110, the fake does not tell
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     await cache.put_many({"b": b"123456"})
@@ -106,7 +106,7 @@ async def test_writes_to_a_broken_cache_are_lost_and_nothing_else_is() -> None:
     inner.failure = CacheUnavailable("gone")
     cache = behind(inner, Metrics())
     await cache.put_many({"a": b"1"})
-    while not inner.told:  # noqa: ASYNC110, the fake tells nobody
+    while not inner.told:  # noqa: ASYNC110, the fake does not tell
         await asyncio.sleep(0)
     inner.failure = None
     await cache.put_many({"b": b"2"})

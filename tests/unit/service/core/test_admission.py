@@ -52,7 +52,7 @@ def test_who_would_wait_too_long_is_refused_and_told_when_to_come() -> None:
 
 
 def test_a_standstill_lets_the_estimate_grow() -> None:
-    """When nothing leaves any more, nobody is let in on the strength of better times."""
+    """When nothing leaves any more, no request is let in on the strength of better times."""
     line = Line()
     line.come(20)
     line.leave(10, 0.01)

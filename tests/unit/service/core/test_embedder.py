@@ -214,7 +214,7 @@ async def test_overlapping_outputs_are_computed_once(bench: Bench) -> None:
 
 
 async def test_a_leader_who_goes_away_harms_no_follower(bench: Bench) -> None:
-    """The work goes on for whoever stays; without any it is cancelled, and the next request starts another one."""
+    """The work goes on for those that stay; without any it is cancelled, and the next request starts another one."""
     bench.server.gate.clear()
     leader = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png()]))
     await bench.server.called(1)
@@ -244,7 +244,7 @@ async def test_the_model_server_is_told_until_when_somebody_waits(bench: Bench) 
 
 
 async def test_who_joins_those_in_a_hurry_is_answered_all_the_same(bench: Bench) -> None:
-    """What was sent with their deadline and failed for it is sent again for whoever waits longer."""
+    """What was sent with their deadline and failed for it is sent again for those that wait longer."""
     bench.server.gate.clear()
     bench.server.failure = DeadlineExceeded("Too late.")
     async with within(60):
@@ -291,7 +291,7 @@ async def test_skipped_images_are_named_beside_the_vectors_of_the_good_ones(benc
 
 
 async def test_the_cache_is_used_as_the_request_says(bench: Bench) -> None:
-    """Bypassed it is neither asked nor told; refreshed it is told anew."""
+    """Bypassed it is neither asked nor told; refreshed it is told again."""
     assert "miss" == (await bench.embedder.embed(EmbedRequest("toy", cache="bypass"), [png()])).embeddings[0].cache
     assert 0 == bench.cache.size
     for cache, expected in (("use", "miss"), ("refresh", "miss"), ("bypass", "miss"), ("use", "hit")):

@@ -10,7 +10,7 @@ from service.core.timeouts import SharedTimeout, SharedTimer
 
 
 async def test_alarms_ring_in_the_order_in_which_they_were_set() -> None:
-    """The timer is set anew for whoever is next."""
+    """The timer is set again for the next."""
     rung: list[str] = []
     over = asyncio.Event()
     alarms = SharedTimer(0.01)

@@ -181,7 +181,7 @@ async def test_a_name_that_points_inward_is_not_asked(server: Server, host: str)
 
 
 async def test_a_name_is_asked_at_all_its_addresses_in_turn(server: Server) -> None:
-    """An address where nobody listens is passed by; when nobody listens anywhere the caller is told."""
+    """An address without a listener is passed by; when there is none anywhere the caller is told."""
     server.answers["/"] = ok(PHOTO)
     assert PHOTO == await get(server, "/", "half-dead.test", "half-dead.test")
     with pytest.raises(UrlNotFetched, match="connection failed"):
@@ -233,7 +233,7 @@ async def test_a_server_that_does_not_answer_costs_the_time_allowed(server: Serv
     with pytest.raises(UrlNotFetched, match=r"within 0\.1 s"):
         await get(server, "/silent", seconds=0.1)
     with pytest.raises(UrlNotFetched, match="not found"):
-        await get(server, "/", "nobody.photos.test")
+        await get(server, "/", "absent.photos.test")
 
 
 async def test_certificates_are_verified_for_the_host_that_was_named(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 async def service(decoders: ThreadPoolExecutor) -> AsyncIterator[Service]:
-    """The server that serves everybody."""
+    """The server that serves all callers."""
     async with service_with(decoders) as found:
         yield found
 

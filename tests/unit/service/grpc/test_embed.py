@@ -70,7 +70,7 @@ async def test_options_are_those_of_http(service: Service) -> None:
 
 
 async def test_the_cache_can_be_refreshed_and_bypassed(service: Service) -> None:
-    """Both compute anew."""
+    """Both compute again."""
     for use in (pb.CACHE_USE_USE, pb.CACHE_USE_REFRESH, pb.CACHE_USE_BYPASS):
         answer = await service.stub.Embed(request(png(), cache=use))
         assert pb.CACHE_RESULT_MISS == answer.results[0].embeddings[0].cache
@@ -192,7 +192,7 @@ async def test_no_answer_in_time(decoders: ThreadPoolExecutor) -> None:
 
 
 async def test_a_caller_that_goes_away_cancels_its_work(service: Service) -> None:
-    """Nobody computes what nobody waits for."""
+    """What no caller waits for is not computed."""
     service.server.gate.clear()
     call = service.stub.Embed(request(png()))
     await service.server.called(1)

@@ -85,7 +85,7 @@ async def test_health_of_the_inference_protocol_needs_no_key(guarded: Service) -
 
 @pytest.mark.parametrize("metadata", [SMALL, FEW], ids=["bytes", "images"])
 async def test_a_keys_own_limits_hold(guarded: Service, metadata: tuple[tuple[str, str], ...]) -> None:
-    """Its second call is refused while its first is in flight, and nobody else's is; in a stream it waits instead."""
+    """Its second call is refused while its first is in flight, and no other key's is; in a stream it waits instead."""
     guarded.server.gate.clear()
     first = asyncio.ensure_future(embed(guarded, 1, metadata))
     await guarded.server.called(1)

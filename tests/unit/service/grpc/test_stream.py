@@ -292,7 +292,7 @@ async def test_a_stopping_gateway_answers_what_it_has_read(service: Service) -> 
     await service.server.called(1)
     complete = asyncio.ensure_future(said(service, message(png(2), "b")))
     await service.server.called(2)
-    # That the second has said all comes behind its image, and nobody can see it arrive.
+    # That the second has said all comes behind its image, and its arrival cannot be seen.
     await asyncio.sleep(0.2)
     service.stopping.set()
     service.server.gate.set()

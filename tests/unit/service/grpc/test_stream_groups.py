@@ -243,7 +243,7 @@ async def test_images_of_one_message_are_looked_up_together(decoders: ThreadPool
 
 
 async def test_what_is_ready_meanwhile_goes_out_together() -> None:
-    """In messages of at most a megabyte, unless a single answer is larger; whoever left it there does not wait."""
+    """In messages of at most a megabyte, unless a single answer is larger; its writer does not wait."""
     messages: list[list[int]] = []
     written: list[str] = []
     writable = asyncio.Event()

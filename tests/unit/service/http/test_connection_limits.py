@@ -1,4 +1,4 @@
-"""Nobody brings the gateway down, or reaches it unseen, by what comes before, between and behind requests."""
+"""No caller brings the gateway down, or reaches it unseen, by what comes before, between and behind requests."""
 
 import asyncio
 from contextlib import suppress
@@ -47,7 +47,7 @@ async def test_what_never_becomes_a_request_is_refused(gateway: Gateway, begin: 
         reading = asyncio.create_task(refused(peer, 400, b"bad-request"))
         sent = 0
         while not reading.done() and sent < 64 << 20:
-            # What is refused is closed under whoever still sends.
+            # What is refused is closed while its caller still sends.
             peer.writer.write(more * 16)
             sent += 16 * len(more)
             await asyncio.sleep(0)
@@ -186,7 +186,7 @@ async def test_offers_may_come_by_the_thousand(gateway: Gateway) -> None:
 
 
 async def test_what_follows_connect_is_no_request(gateway: Gateway) -> None:
-    """It would be for whoever the connection led to, which is closed therefore."""
+    """It would be for the one that the connection led to, which is closed therefore."""
     async with listening(gateway.app, served(gateway), keep_alive=60) as port, peer_of(port) as peer:
         await peer.send(b"CONNECT /embed HTTP/1.1\r\nHost: x\r\n\r\n" + REQUEST)
         assert 405 == (await peer.answer())[0]

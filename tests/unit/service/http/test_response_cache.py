@@ -20,7 +20,7 @@ def key(digest: str) -> Key:
 
 
 def test_the_bound_holds_and_the_least_recently_used_leave() -> None:
-    """What was asked for again stays; what nobody wanted goes; what is larger than all room is not kept."""
+    """What was asked for again stays; what was not asked for goes; what is larger than all room is not kept."""
     table = ByteBoundedLRU(10_000, entry_cost)
     for name in ("a", "b", "c"):
         table.put(key(name), entry(1_500))

@@ -225,7 +225,7 @@ async def test_who_wants_the_connection_closed_gets_it_closed_after_a_look(decod
 
 
 async def test_a_caller_that_goes_away_cancels_its_work(gateway: Gateway, port: int) -> None:
-    """Whoever reads the body of a request: a disconnection is seen."""
+    """Where the body of a request is read: a disconnection is seen."""
     gateway.server.gate.clear()
     new = png(8)
     async with peer_of(port) as peer:

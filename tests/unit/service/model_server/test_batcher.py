@@ -1,4 +1,4 @@
-"""Images of different requests share a call, nobody waits for company, and nobody suffers for another."""
+"""Images of different requests share a call, none waits for company, and none suffers for another."""
 
 import asyncio
 import gc
@@ -91,7 +91,7 @@ def image(grey: int) -> Pixels:
 
 
 async def test_an_idle_batcher_sends_at_once(bench: Bench) -> None:
-    """With a slot free an image waits for nobody."""
+    """With a slot free an image does not wait."""
     assert 5 == await bench.ask(5)
     assert [1] == bench.sizes()
 

@@ -285,7 +285,7 @@ async def unknown(catalogue: ModelRegistry, version: int) -> bool:
 
 
 async def test_a_version_asked_for_by_number_is_read_again() -> None:
-    """Deleted and published anew while the connection stays: its requests belong to the new model soon."""
+    """Deleted and published again while the connection stays: its requests belong to the new model soon."""
     serving = Serving()
     serving.versions = {1: MANIFEST, 2: MANIFEST}
     async with catalogue_over(serving, KeptLog(), replace(FAST, ask_after=0.05)) as catalogue:

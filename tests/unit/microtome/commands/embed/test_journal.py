@@ -1,5 +1,6 @@
 """The journal of `microtome embed`: wherever it is torn, what came before is there, and it goes on from there."""
 
+import os
 import resource
 import struct
 import zlib
@@ -11,6 +12,7 @@ import pytest
 
 from microtome.commands.embed.errors import EmbedError
 from microtome.commands.embed.journal import Journal, Row
+from microtome.commands.embed.runner import write
 
 HEAD = {"format": 1, "model": "lite0", "output": ["top"]}
 ROWS = [
@@ -166,3 +168,35 @@ def test_files_that_are_not_utf8_have_a_place(tmp_path: Path) -> None:
         journal.put(Row("\udc80.jpg", {"top": b""}))
         rows: Iterator[Row] = journal.rows()
         assert "\udc80.jpg" == next(rows).key
+
+
+def test_the_result_is_on_the_disk_before_the_journal_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power loss in between must find one of them: files, then their names are synced, and then it is removed."""
+    out, done = tmp_path / "out.npy", list[str]()
+    unlink, replace = Path.unlink, Path.replace
+
+    def removed(path: Path, *, missing_ok: bool = False) -> None:
+        done.append(f"remove {path.name}")
+        unlink(path, missing_ok=missing_ok)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(f"name {target.name}")
+        return replace(path, target)
+
+    def synced(file: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{file}').readlink().name}")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "unlink", removed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with Journal(tmp_path / "out.npy.journal") as journal:
+        journal.begin({**HEAD, "dtype": "float32"})
+        assert done == ["sync out.npy.journal", f"sync {tmp_path.name}"]
+        journal.put(ROWS[0])
+        done.clear()
+        write(journal, out)
+    files = ("out.npy.keys.jsonl", "out.npy", "out.npy.errors.jsonl", "out.npy.about.json")
+    steps = [step for name in files for step in (f"sync .{name}.unfinished", f"name {name}")]
+    assert [step for step in done if "remove out.npy.errors" not in step] == [
+        *steps, f"sync {tmp_path.name}", "remove out.npy.journal", "sync out.npy.journal (deleted)"
+    ]  # fmt: skip

@@ -254,6 +254,7 @@ def test_bombs_in_tars_are_refused_in_little_memory(tmp_path: Path, monkeypatch:
         "plain pax": photo + member("./PaxHeaders", 1 << 34, b"x", tarfile.XHDTYPE),
         "pax upon pax": photo + member("./PaxHeaders", 10, b"9 a=12345\n", tarfile.XHDTYPE) * 5000,
         "backwards": photo + member("2.txt", -1024) + END,
+        "image backwards": photo + member("2.jpg", -1024) + END,
         "damaged": photo + member("2.jpg", 5, b"photo").replace(b"2.jpg", b"3.jpg") + END,
         "damaged and packed": gzip.compress(photo + b"no header" + bytes(503) + END),
         "xz of much memory": lzma.compress(

@@ -1,4 +1,4 @@
-"""The configuration's file is replaced whole, and never over somebody else's change."""
+"""The configuration's file is replaced whole, and never over another's change."""
 
 from pathlib import Path
 

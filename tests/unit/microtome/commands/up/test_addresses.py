@@ -26,7 +26,7 @@ def test_the_printed_address_can_be_visited(host: str, url: str) -> None:
 
 
 def test_the_socket_lies_in_a_private_directory_that_goes_away() -> None:
-    """Nobody else may talk to the model server, and nothing stays behind."""
+    """No other user may talk to the model server, and nothing stays behind."""
     with private_socket() as path:
         assert path.parent.stat().st_mode & 0o777 == 0o700
         path.touch()

@@ -1,4 +1,4 @@
-"""Whom `microtome up` serves when nobody has said so."""
+"""Whom `microtome up` serves when it is not told."""
 
 import pytest
 

@@ -15,7 +15,7 @@ from modelserver.config import options
     ("given", "expected"), [([], "--engine=tensorflow"), (["--engine", "openvino"], "--engine=openvino")]
 )
 def test_the_engine_reaches_the_model_server(monkeypatch: pytest.MonkeyPatch, given: list[str], expected: str) -> None:
-    """By its own flag, TensorFlow when nobody says."""
+    """By its own flag, TensorFlow without one."""
     monkeypatch.delenv("MICROTOME_MODEL_SERVER", raising=False)
 
     made = plan.make(command.build_parser().parse_args(given), ("lite0",), Endpoint("127.0.0.1", 8000), Path("socket"))

@@ -32,7 +32,7 @@ def test_a_taken_port_names_its_holder_and_a_way_out(taken: int) -> None:
 
 
 def test_the_suggested_port_is_free(taken: int) -> None:
-    """Whoever follows the message gets through."""
+    """Following the message gets through."""
     with pytest.raises(CannotStart) as refusal:
         addresses.claim("127.0.0.1", taken)
     suggested = int(str(refusal.value).rsplit(" ", 1)[1])

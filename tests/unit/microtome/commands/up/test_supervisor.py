@@ -159,7 +159,7 @@ def grandchild(session: Session) -> int | None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie that nobody reaps does not."""
+    """Whether a process runs; a zombie that is not reaped does not."""
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What all dialects share: limits, keys, switches, and errors in the words of whoever is spoken to."""
+"""What all dialects share: limits, keys, switches, and errors in the words of the caller's system."""
 
 import asyncio
 import json
