@@ -125,7 +125,10 @@ OPTIONS: Mapping[str, Option] = {
         OnError, "`fail`: one bad image fails the request. `skip`: good ones are answered, bad ones named.", "fail"
     ),
     "cache": _choice(
-        CacheUse, "`refresh` computes again and stores, `bypass` computes again and does not store.", "use"
+        CacheUse,
+        "`refresh` computes again and stores, `bypass` computes again and does not store, `private` uses vectors of "
+        "this API key's owner only.",
+        "use",
     ),
 }
 

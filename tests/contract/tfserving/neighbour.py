@@ -203,7 +203,7 @@ def tried(address: str, attempt: Attempt, target: Target, memory: Memory, second
     return Outcome(len(message), " | ".join(sorted(answers)), took, max(memory.read("VmHWM") - before, 0))
 
 
-def _answer(call: Any) -> str:  # noqa: ANN401, a future of grpc
+def _answer(call: Any) -> str:
     try:
         call.result()
     except grpc.RpcError as error:
