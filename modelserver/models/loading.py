@@ -81,7 +81,8 @@ class Loader:
             with self.affinity.load():
                 model = self._read(version_dir)
                 try:
-                    self._warm_up(model, version_dir, limits, bounds)
+                    # Rows as its queue allows: the records of other exporters may be larger than requests are.
+                    self._warm_up(model, version_dir, limits, replace(bounds, rows=None))
                     prove(model, version_dir, limits, accepted=self.accepted)
                 except BaseException:
                     model.close()
