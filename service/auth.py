@@ -9,6 +9,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from time import time
 from typing import Protocol
 
@@ -121,18 +122,21 @@ class Rate:
         self._counts = counts
         self._on_uncounted = on_uncounted
         self._clock = clock
-        self._refused_until = 0.0
-        self._refused_for = ""
+        self._refused_until: dict[str, float] = {}
 
-    def require(self) -> None:
+    def require(self, *kinds: str) -> None:
         """Refuse a request, before its body is read, while it is known that the least would be too much.
+
+        Args:
+            kinds: `requests`, `images`; none means both.
 
         Raises:
             Overloaded: see `take`.
         """
-        left = self._refused_until - self._clock()
-        if left > 0:
-            raise self._refusal(self._refused_for, left)
+        for kind in kinds or self._refused_until:
+            left = self._refused_until.get(kind, 0.0) - self._clock()
+            if left > 0:
+                raise self._refusal(kind, left)
 
     async def take(self, images: int, requests: int = 1) -> None:
         """Count a request and its images.
@@ -141,7 +145,8 @@ class Rate:
             Overloaded: it would be more than a minute allows; with the seconds until it would not.
             TooManyImages: a request of so many images is never allowed.
         """
-        self.require()
+        asked = {"requests": requests, "images": images}
+        self.require(*(kind for kind, amount in asked.items() if amount))
         most = self._limits["images"]
         if most is not None and images > most:
             raise TooManyImages(
@@ -153,7 +158,6 @@ class Rate:
         if counted is None:
             self._on_uncounted()
             return
-        asked = {"requests": requests, "images": images}
         longest, refused_for = 0.0, ""
         for kind, total, before in zip(asked, counted[:2], counted[2:], strict=True):
             limit, others = self._limits[kind], total - asked[kind]
@@ -162,17 +166,15 @@ class Rate:
             wait = _seconds_until(limit, others, before, asked[kind], elapsed)
             if wait > longest:
                 longest, refused_for = wait, kind
-            # Known to be too much for the least, too: no further request is counted until then.
-            least = now + _seconds_until(limit, others, before, 1, elapsed)
-            if least > max(now, self._refused_until):
-                self._refused_until, self._refused_for = least, kind
+            # Where it is too much for the least, too, no further request is counted until then.
+            self._refused_until[kind] = now + _seconds_until(limit, others, before, 1, elapsed)
         if refused_for:
             await self._counts.add(self._name, minute, -requests, -images)
             raise self._refusal(refused_for, longest)
 
     def _refusal(self, kind: str, seconds: float) -> Overloaded:
         return Overloaded(
-            f"{self._name} may embed {self._limits[kind]} {kind} a minute, and has. Try again in {seconds:.0f} s.",
+            f"{self._name} may embed {self._limits[kind]} {kind} a minute. Try again in {ceil(seconds)} s.",
             retry_after=seconds,
             reason=f"key-{kind}-per-minute",
         )

@@ -151,6 +151,17 @@ async def test_images_are_counted_beside_requests_and_a_refused_one_is_taken_bac
         await Minute().rate.take(101)
 
 
+async def test_a_stream_that_is_open_needs_no_request() -> None:
+    """Its images are counted as images, also when the requests of the minute are used up."""
+    minute = Minute()
+    for _ in range(10):
+        await minute.rate.take(1)
+    await minute.refused()
+    await minute.rate.take(64, requests=0)
+    with pytest.raises(Overloaded, match="100 images a minute"):
+        await minute.rate.take(64, requests=0)
+
+
 async def test_gateways_share_a_minute() -> None:
     """What one counts, the other knows."""
     here = Minute()
