@@ -217,7 +217,7 @@ async def test_sets_of_outputs_that_warm_up_has_not_seen_are_not_asked_for() -> 
 
 
 async def test_images_that_want_different_sets_share_a_batch(bench: Bench) -> None:
-    """Those of several outputs; whoever wants one alone has no other computed."""
+    """Those of several outputs; for an image that wants one alone no other is computed."""
     first = await bench.occupied()
     waiting = [bench.ask(7, names) for names in (("mean", "corner"), ("corner", "mean"), ("mean",))]
     await asyncio.sleep(0)
