@@ -105,7 +105,7 @@ HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
 # Exec form: the server is process 1 and handles SIGTERM itself. It starts no children that an init would have to reap.
 ENTRYPOINT ["python", "-m", "modelserver"]
 # With batching: requests that wait share a batch, and the queue is bounded.
-CMD ["--host=0.0.0.0", "--port=8500", "--models_dir=/models", "--enable_batching=true", \
+CMD ["--host=0.0.0.0", "--port=8500", "--models_dir=/models", "--enable_batching=true", "--grpc_max_threads=256", \
      "--enable_serialization_as_tensor_content=true", "--enable_grpc_healthcheck_service=true"]
 ARG REVISION=unknown
 LABEL org.opencontainers.image.revision="${REVISION}"

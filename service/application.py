@@ -1,7 +1,7 @@
 """The composition root: the only module that imports every concrete class."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from microtome import __version__
 from service.auth import Keyring
-from service.cache.circuit_breaker import FailOpenCache
+from service.cache.circuit_breaker import FailOpenCache, Guard
 from service.cache.coalescing import CoalescingCache, WriteBehindCache
 from service.cache.memory import Float16Cache, MemoryCache, NullCache, TieredCache, widened
 from service.cache.metered import HitCounter
@@ -23,6 +23,7 @@ from service.core.embedder import Embedder, Intake, Limits
 from service.core.ports import Leases, VectorCache
 from service.core.remote_images import Fetcher, fetching
 from service.core.single_flight import NoLeases
+from service.errors import CacheUnavailable
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
 from service.http.compat import kserve, spoken
@@ -110,7 +111,7 @@ def build(settings: Settings, log: Logger) -> Application:
         max_pixels=settings.max_image_pixels,
         formats=[name.upper() for name in settings.formats],
     )
-    keyring = Keyring(keys) if (keys := settings.key_records()) else None
+    keyring, counts = _open_keyring(settings, metrics, log)
     stopping = asyncio.Event()
 
     @asynccontextmanager
@@ -129,6 +130,8 @@ def build(settings: Settings, log: Logger) -> Application:
                 with suppress(asyncio.CancelledError):
                     await task
             await cache.close()
+            if counts:
+                await counts.close()
             await rpc.close()
             if tracing:
                 await tracing.close()
@@ -193,6 +196,59 @@ def _publish_limits(settings: Settings, metrics: Metrics) -> None:
         "cache_bytes": settings.cache_bytes,
     }.items():
         metrics.limit.labels(limit).set(amount)
+
+
+class _SharedCounts:
+    """Counts by the minute in Redis, of all gateways that share it; over connections of their own.
+
+    Args:
+        settings: of the gateway.
+        guard: bounds the time, and leaves Redis alone after a failure.
+    """
+
+    def __init__(self, settings: Settings, guard: Guard) -> None:
+        # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
+        from service.cache.redis.client import RedisServers  # noqa: PLC0415
+
+        self._servers = RedisServers(settings.redis_url or "", timeout=settings.cache_budget)
+        self._guard = guard
+
+    async def add(self, name: str, minute: int, requests: int, images: int) -> Sequence[int] | None:
+        """Add to the counts of a minute; see `MinuteCounts`."""
+        return await self._guard.call(lambda: self._add(name, minute, requests, images))
+
+    async def _add(self, name: str, minute: int, requests: int, images: int) -> Sequence[int]:
+        # In braces what a cluster finds the slot by: both minutes in one.
+        now, before = (f"mt1-rate:{{{name}}}:{number}" for number in (minute, minute - 1))
+        answers = await self._servers.run(
+            [
+                ("HINCRBY", now, "requests", requests),
+                ("HINCRBY", now, "images", images),
+                ("EXPIRE", now, 180),
+                ("HMGET", before, "requests", "images"),
+            ]
+        )
+        try:
+            return [int(answers[0]), int(answers[1]), *(int(value or 0) for value in answers[3])]
+        except (TypeError, ValueError):
+            raise CacheUnavailable(f"Expected counts, received {str(answers)[:100]}") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._servers.close()
+
+
+def _open_keyring(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Keyring | None, _SharedCounts | None]:
+    """Return the known keys, and the counts by the minute if any key needs them and gateways share a Redis."""
+    keys = settings.key_records()
+    if not keys:
+        return None, None
+    rated = any(key.limits.requests_per_minute or key.limits.images_per_minute for key in keys)
+    if not rated or not settings.redis_url:
+        return Keyring(keys), None
+    guard = Guard("rate", budget=settings.cache_budget, window=settings.cache_breaker_window, metrics=metrics, log=log)
+    counts = _SharedCounts(settings, guard)
+    return Keyring(keys, counts, on_uncounted=metrics.uncounted.inc), counts
 
 
 def _open_tracing() -> "Tracing":

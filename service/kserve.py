@@ -201,9 +201,10 @@ def version_number(version: str) -> int | None:
 
 
 def _cache(value: object) -> CacheUse:
-    if value == "use" or value == "refresh" or value == "bypass":  # noqa: PLR1714, a type checker understands this
+    # A type checker understands this.
+    if value == "use" or value == "refresh" or value == "bypass" or value == "private":  # noqa: PLR1714
         return value
-    raise BadRequest(f"Expected `cache` to be use, refresh or bypass; received {shown(value)}.")
+    raise BadRequest(f"Expected `cache` to be use, refresh, bypass or private; received {shown(value)}.")
 
 
 def _flag(name: str, value: object) -> bool:

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from microtome.machine import cores, memory
 from microtome.preprocessing import DEFAULT_FORMATS, FORMATS
-from service.auth import KeyRecord, read_keys
+from service.auth import KeyLimits, KeyRecord, read_keys, with_defaults
 from service.cache.redis.url import place
 from service.telemetry.logs import LogFormat, LogLevel
 
@@ -34,6 +34,8 @@ _DECODE_SHARE = 0.6
 """Of the memory, for decoding; the rest is for the interpreter, request bodies and caches."""
 
 _HMAC_KEY_CHARACTERS = 16
+
+_OF_KEYS = ("key_images_in_flight", "key_requests_per_minute", "key_images_per_minute", "cache_private")
 
 _REMOVED = {
     f"{PREFIX}BODY_PAUSE": "10 s",
@@ -160,11 +162,32 @@ class Settings(BaseSettings):
     )
     api_keys: str = Field(
         "",
-        description="API keys, one a line or separated by `;`, each `NAME sha256:HASH [images=N] [bytes=N]`: its "
-        'owner, what `printf %s "$KEY" | sha256sum` prints, and what the owner may have in flight. An owner may have '
+        description="API keys, one a line or separated by `;`, each `NAME sha256:HASH` with any of `images=N bytes=N "
+        "requests_per_minute=N images_per_minute=N cache=private`: its owner, what "
+        '`printf %s "$KEY" | sha256sum` prints, and what the owner may do, see docs/tenants.md. An owner may have '
         "several.",
     )
     api_keys_file: Path | None = Field(None, description="File with more API keys, one a line; `#` begins a comment.")
+    key_images_in_flight: int | None = Field(
+        None,
+        gt=0,
+        description="Images that the owner of a key may have in flight unless the key says `images=N`. Unset: half of "
+        "MICROTOME_MAX_IMAGES_IN_FLIGHT where there are several owners; half of the bytes, too.",
+    )
+    key_requests_per_minute: int | None = Field(
+        None,
+        gt=0,
+        description="Requests with images that the owner of a key may send in a minute to all gateways that share "
+        "Redis, unless the key says `requests_per_minute=N`; beyond it they are answered 429. Unset: any number.",
+    )
+    key_images_per_minute: int | None = Field(
+        None, gt=0, description="The same for images, and for `images_per_minute=N`; images of streams wait instead."
+    )
+    cache_private: bool = Field(
+        False,
+        description="Each owner of a key uses only vectors that its own requests have computed, as with "
+        "`cache=private`. Otherwise any caller can tell whether another has embedded a given file.",
+    )
     allow_anonymous: bool = Field(
         False, description="Serve all callers without API keys. Without keys the gateway only starts if this is true."
     )
@@ -316,6 +339,8 @@ class Settings(BaseSettings):
                 f"expected {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or {PREFIX}ALLOW_ANONYMOUS=true to serve all "
                 "callers"
             )
+        if self.allow_anonymous and (named := [name for name in _OF_KEYS if getattr(self, name)]):
+            raise ValueError(f"{PREFIX}{named[0].upper()} is about owners of API keys, and there are none")
         return self
 
     @model_validator(mode="after")
@@ -364,7 +389,7 @@ class Settings(BaseSettings):
         return key.encode()
 
     def key_records(self) -> list[KeyRecord]:
-        """Read the API keys of both settings.
+        """Read the API keys of both settings, with the limits that hold where a key has none of its own.
 
         Raises:
             ValueError: a key in another form, or a file that cannot be read.
@@ -376,7 +401,16 @@ class Settings(BaseSettings):
                 lines += self.api_keys_file.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"{PREFIX}API_KEYS_FILE cannot be read: {type(error).__name__}") from None
-        return read_keys(lines)
+        records = read_keys(lines)
+        several = len({record.name for record in records}) > 1
+        defaults = KeyLimits(
+            self.key_images_in_flight or (max(1, self.max_images_in_flight // 2) if several else None),
+            max(1, self.max_body_bytes_in_flight // 2) if several else None,
+            self.key_requests_per_minute,
+            self.key_images_per_minute,
+            self.cache_private,
+        )
+        return with_defaults(records, defaults)
 
 
 def traces_wanted() -> bool:

@@ -27,7 +27,9 @@ MODELS_CONFIG = "models.config"
 BATCHING_CONFIG = "batching.config"
 MONITORING_CONFIG = "monitoring.config"
 
-_TIMEOUT_MICROS = 2000
+_TIMEOUT_MICROS = 500
+"""Gateways batch by themselves: who waits longer waits for other gateways only."""
+
 _ENQUEUED_BATCHES = 64
 
 # With per-model parameters, TensorFlow Serving reads only the threads from here.
@@ -48,6 +50,9 @@ def batching_params(largest: int) -> str:
     sizes = "".join(f"allowed_batch_sizes: {size}\n" for size in batch_sizes(largest))
     return (
         f"max_batch_size {{ value: {largest} }}\n"
+        # Two requests of 20 are then computed as 32 and 8, not as 32 and 32 of which 24 are padding.
+        "enable_large_batch_splitting { value: true }\n"
+        f"max_execution_batch_size {{ value: {largest} }}\n"
         f"batch_timeout_micros {{ value: {_TIMEOUT_MICROS} }}\n"
         f"max_enqueued_batches {{ value: {_ENQUEUED_BATCHES} }}\n{sizes}"
     )

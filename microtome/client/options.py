@@ -13,7 +13,7 @@ NUMPY: Mapping[str, str] = {"float32": "<f4", "float16": "<f2", "int8": "i1", "b
 OutputNames = list[str] | tuple[str, ...]
 """Names of outputs; `["all"]` for every one."""
 
-CacheUse = Literal["use", "refresh", "bypass"]
+CacheUse = Literal["use", "refresh", "bypass", "private"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class EmbedOptions:
         dimensions: keep only so many numbers from the vector's beginning; None keeps all.
         dtype: how numbers are sent and returned. `int8` needs a model with calibrated ranges; `binary` packs signs,
             eight to a byte, most significant bit first.
-        cache: `refresh` recomputes and stores, `bypass` recomputes and does not store.
+        cache: `refresh` recomputes and stores, `bypass` recomputes and does not store, `private` uses vectors that
+            requests of the same API key's owner have computed, and no others.
     """
 
     model: str | None = None

@@ -28,6 +28,7 @@ class CacheUse(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CACHE_USE_USE: _ClassVar[CacheUse]
     CACHE_USE_REFRESH: _ClassVar[CacheUse]
     CACHE_USE_BYPASS: _ClassVar[CacheUse]
+    CACHE_USE_PRIVATE: _ClassVar[CacheUse]
 
 class CacheResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -47,6 +48,7 @@ CACHE_USE_UNSPECIFIED: CacheUse
 CACHE_USE_USE: CacheUse
 CACHE_USE_REFRESH: CacheUse
 CACHE_USE_BYPASS: CacheUse
+CACHE_USE_PRIVATE: CacheUse
 CACHE_RESULT_UNSPECIFIED: CacheResult
 CACHE_RESULT_HIT: CacheResult
 CACHE_RESULT_MISS: CacheResult

@@ -10,7 +10,7 @@ import numpy as np
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
 
 from modelserver.batching.scheduler import Scheduler
-from modelserver.errors import InvalidArgument, Unavailable
+from modelserver.errors import InvalidArgument, ResourceExhausted
 from modelserver.metrics import Metrics
 from modelserver.models.catalogue import Catalogue
 from modelserver.tensors.codec import encode
@@ -52,7 +52,7 @@ class Handlers:
 
         Raises:
             ServingError: In the order of TensorFlow Serving's checks.
-            Unavailable: The inputs of other requests take the memory.
+            ResourceExhausted: The inputs take too much memory, alone or with those of other requests.
         """
         version = self.catalogue.find(_model_spec(request))
         signature = find_signature(version.model.signatures, request.model_spec.signature_name)
@@ -81,7 +81,7 @@ class Handlers:
     def _holding(self, size: int) -> Iterator[None]:
         """Count the inputs of a request while it waits and runs: a few bytes each may be as many gigabytes together."""
         if self._held and self._held + size > self.most_bytes:
-            raise Unavailable(
+            raise ResourceExhausted(
                 f"The requests in flight hold {self._held} bytes, and this one {size}; expected at most "
                 f"{self.most_bytes} together. Try again later"
             )

@@ -89,7 +89,7 @@ class RestApp:
         spec = model_pb2.ModelSpec(name=match["name"])
         if match["version"]:
             if len(match["version"]) > _MOST_DIGITS or int(match["version"]) > _LARGEST_VERSION:
-                raise InvalidArgument(f"Failed to convert version: {match['version']} to numeric.")
+                raise InvalidArgument(f"Failed to convert version: {match['version'][:40]} to numeric.")
             spec.version.value = int(match["version"])
         elif match["label"]:
             spec.version_label = match["label"]

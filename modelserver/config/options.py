@@ -65,8 +65,8 @@ class Options:
     model_config_file_poll_wait_seconds: float = _flag(0.0, "Time between two readings of that file; 0 reads it once.")
     enable_reload_requests: bool = _flag(
         False,
-        "Let callers replace the models by HandleReloadConfigRequest, with others in --models_dir. Whoever may call it "
-        f"decides which graphs run here.{OWN}",
+        "Let callers replace the models by HandleReloadConfigRequest, with others below --models_dir: they decide "
+        f"then which graphs run here.{OWN}",
     )
     allow_version_labels_for_unavailable_models: bool = _flag(False, "Let new labels name versions not loaded yet.")
     file_system_poll_wait_seconds: float = _flag(1.0, "Time between two looks at the disk; 0 looks once, <0 never.")

@@ -127,6 +127,8 @@ def _config(settings: SessionSettings, threads: int) -> config_pb2.ConfigProto:
         use_per_session_threads=True,
     )
     config.gpu_options.allow_growth = True
+    # Or each set of outputs would keep a second copy of its weights, for a debugger.
+    config.experimental.disable_output_partition_graphs = True
     rewrites = config.graph_options.rewrite_options
     # It saves memory of GPUs only; searching for that takes a third of the time of a large model's first run.
     rewrites.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT

@@ -8,6 +8,15 @@ def image_digest(encoded: bytes) -> str:
     return sha256(encoded).hexdigest()
 
 
+def private_digest(digest: str, tenant: str) -> str:
+    """Return a digest that only this tenant's requests have, for an image's; that of all others if there is no tenant.
+
+    Everything that is shared is found by the digest: vectors in memory and in Redis, leases, work in flight, written
+    responses. So nothing of one tenant's answers is found by another.
+    """
+    return sha256(f"{tenant}\n{digest}".encode()).hexdigest() if tenant else digest
+
+
 def vector_key(fingerprint: str, output: str, digest: str) -> str:
     """The cache key of one output's vector for one image.
 

@@ -14,7 +14,7 @@ from time import perf_counter
 from microtome.errors import BadRequest, ModelNotReady, NoImageEmbedded, ServiceError, TooManyImages
 from microtome.manifest import ModelCard
 from service.core.admission import Backlogs, Budget
-from service.core.cache_keys import image_digest
+from service.core.cache_keys import image_digest, private_digest
 from service.core.compute import Computation, RequestVectors, flight_key
 from service.core.decoding import Decoding
 from service.core.lookup import Lookup
@@ -64,13 +64,14 @@ class Embedder:
         self._computation = Computation(models, cache, decoding, self._backlogs, leases=leases)
         self._single_flight = SingleFlight()
 
-    def digests(self, images: Sequence[bytes], timings: Timings) -> list[str] | None:
-        """Hash images on the event loop; None when one of them is so large that it is worth a thread."""
+    def digests(self, images: Sequence[bytes], timings: Timings, tenant: str = "") -> list[str] | None:
+        """Hash images on the event loop, for a tenant; None when one of them is so large that it is worth a thread."""
         if max(map(len, images)) > _HASH_OFF_LOOP_BYTES:
             return None
         self._observer.images_arrived(len(images), sum(map(len, images)))
         with timed(timings.stage, "hash"):
-            return [image_digest(image) for image in images]
+            digests = [image_digest(image) for image in images]
+            return [private_digest(digest, tenant) for digest in digests] if tenant else digests
 
     def require_room(self, images: int, lookup: Lookup | None = None) -> None:
         """Refuse so many images now if `embed` would: under overload refusing is most of the work.
@@ -159,20 +160,21 @@ class Embedder:
             request: which model, outputs and options.
             images: encoded, at least one.
             timings: told how long the stages of this request took.
-            digests: of the images, when they are known already.
+            digests: of the images for the request's tenant, when they are known already.
             lookup: a lookup in all tiers, when it has been done already; it is not repeated then.
 
         Raises:
             ServiceError: any leaf of the tree. What is wrong with one image begins with "Image 3: "; it is raised
                 unless bad images are skipped. What is wrong with the model server is always raised.
         """
+        request.require_tenant()
         if not images:
             raise BadRequest("Expected at least one image, received none.")
         if len(images) > self._limits.max_images:
             raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received {len(images)}.")
         own = timings or Timings(self._observer.stage)
         with self._budget.hold(len(images)):
-            digests = digests or await self._digests(images, own.stage)
+            digests = digests or await self._digests(images, own.stage, request.tenant)
             card = await self._card(request)
             try:
                 return await self._answer(card, request, digests, images, own, lookup)
@@ -218,15 +220,16 @@ class Embedder:
         self._observer.vectors_answered(card.name, [embedding.cache for embedding in embeddings])
         return Embedded(card, embeddings, collected.errors(digests))
 
-    async def _digests(self, images: Sequence[bytes], stages: Stages) -> list[str]:
+    async def _digests(self, images: Sequence[bytes], stages: Stages, tenant: str) -> list[str]:
         self._observer.images_arrived(len(images), sum(map(len, images)))
         with timed(stages, "hash"):
-            return [
+            digests = [
                 await asyncio.to_thread(image_digest, image)
                 if len(image) > _HASH_OFF_LOOP_BYTES
                 else image_digest(image)
                 for image in images
             ]
+            return [private_digest(digest, tenant) for digest in digests]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +300,11 @@ class Intake:
         if int8:
             require_quantization(outputs)
 
-    def digests(self, images: Sequence[Image], timings: Timings) -> list[str] | None:
-        """Hash images now; None when one of them has not arrived, or is large enough to be worth a thread."""
+    def digests(self, images: Sequence[Image], timings: Timings, tenant: str = "") -> list[str] | None:
+        """Hash images now, for a tenant; None when one has not arrived, or is large enough to be worth a thread."""
         if not images or not all(isinstance(image, bytes) for image in images):
             return None
-        return self.embedder.digests(images, timings)  # type: ignore[arg-type]  # all are bytes
+        return self.embedder.digests(images, timings, tenant)  # type: ignore[arg-type]  # all are bytes
 
     async def embed(  # noqa: PLR0913, one step, with all that is known before
         self,
@@ -320,7 +323,7 @@ class Intake:
             images: as they came, at least one.
             timings: told how long the stages took.
             own: the budget of the caller's key, in images.
-            digests: of the images, when they are known already.
+            digests: of the images for the request's tenant, when they are known already.
             lookup: a lookup in all tiers, when it has been done already.
 
         Raises:

@@ -1,13 +1,13 @@
 """Requests to the core and its answers, as types that all transports use."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from microtome.errors import ServiceError
+from microtome.errors import BadRequest, ServiceError
 from microtome.manifest import ModelCard
 from service.core.ports import Vectors
 
-CacheUse = Literal["use", "refresh", "bypass"]
+CacheUse = Literal["use", "refresh", "bypass", "private"]
 OnError = Literal["fail", "skip"]
 Source = Literal["hit", "miss", "coalesced"]
 
@@ -26,8 +26,10 @@ class EmbedRequest:
         model: its name.
         version: exactly this version, or None for the one in use.
         outputs: names of its outputs; none means its default output, `("all",)` all of them.
-        cache: `use` it; `refresh` computes and stores again; `bypass` neither reads nor writes it.
+        cache: `use` it; `refresh` computes and stores again; `bypass` neither reads nor writes it; `private` uses
+            only what requests of the same tenant have computed, and becomes `use` with a tenant.
         on_error: whether one bad image fails the request, or is skipped and reported with the good ones' vectors.
+        tenant: whose vectors are used, found, joined in flight and stored; empty for those that all share.
     """
 
     model: str
@@ -35,6 +37,24 @@ class EmbedRequest:
     outputs: tuple[str, ...] = ()
     cache: CacheUse = "use"
     on_error: OnError = "fail"
+    tenant: str = ""
+
+    def of_tenant(self, name: str, *, always: bool) -> "EmbedRequest":
+        """Return this request with a tenant, if it is `private` or if all requests of this tenant are."""
+        if not always and self.cache != "private":
+            return self
+        return replace(self, tenant=name, cache="use" if self.cache == "private" else self.cache)
+
+    def require_tenant(self) -> None:
+        """Refuse a private request of which it is not known whose it is.
+
+        Raises:
+            BadRequest: it has no tenant.
+        """
+        if self.cache == "private":
+            raise BadRequest(
+                "Expected an API key with `cache=private`, which says whose vectors are used; there is none."
+            )
 
 
 @dataclass(frozen=True, slots=True)

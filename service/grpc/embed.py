@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from microtome.v1 import embedding_pb2 as pb
-from service.auth import Caller
+from service.auth import Caller, asked_by
 from service.core.embedder import Intake
 from service.core.remote_images import MAX_ADDRESS, Image, Url
 from service.core.requests import Embedded, EmbedRequest
@@ -192,9 +192,11 @@ async def received(call: Call, intake: Intake, kind: type[M]) -> AsyncIterator[M
 
     Raises:
         BadRequest: there is no message, or another one.
-        Overloaded: there is no room for its bytes.
+        Overloaded: there is no room for its bytes, or its key has used up its minute.
         DeadlineExceeded: the block took too long.
     """
+    if call.caller and call.caller.rate:
+        call.caller.rate.require()
     async with within(call.allowed(intake.deadline)):
         raw = await call.read()
         if raw is None:
@@ -206,14 +208,16 @@ async def received(call: Call, intake: Intake, kind: type[M]) -> AsyncIterator[M
 
 
 async def embedded_for(call: Call, intake: Intake, request: EmbedRequest, images: Sequence[Image]) -> Embedded:
-    """Embed images for a call: within the budget of its key, and noted for the access log.
+    """Embed images for a call: within what its key may do, and noted for the access log.
 
     Raises:
         ServiceError: any leaf of the tree.
     """
     call.facts.update(images=len(images), model=request.model[:80])
     own = call.caller.images if call.caller else None
-    return await intake.embed(request, images, Timings(intake.observer.stage), own=own)
+    if call.caller and call.caller.rate:
+        await call.caller.rate.take(len(images))
+    return await intake.embed(asked_by(call.caller, request), images, Timings(intake.observer.stage), own=own)
 
 
 @contextmanager

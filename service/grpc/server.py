@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 from microtome.errors import BadRequest
 from microtome.manifest import ModelCard
 from microtome.v1 import embedding_pb2 as pb
+from service.auth import asked_by
 from service.core.embedder import Intake
 from service.core.ports import ModelServer, available_versions
 from service.core.timeouts import within
@@ -124,6 +125,10 @@ class Methods:
         self.intake.check(
             asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8"
         )
+        asked = replace(asked, request=asked_by(call.caller, asked.request))
+        asked.request.require_tenant()
+        if call.caller and call.caller.rate:
+            await call.caller.rate.take(images=0)
         call.facts["model"] = asked.request.model[:80]
         call.streamed = 0
         stream = Stream(call, self.calls, self.intake, self.limits, asked, grouped=first.reads_more)

@@ -173,6 +173,7 @@ class Stream:
             for _ in named[1:]:
                 await self._places.acquire()
             images = [image_of(image, self._limits.max_image_bytes) for _, image in named]
+            await self._until_rate_allows(len(images))
             digests, known = self._from_memory(images)
             # No task, no budget: only the caller is waited for, who reads answers before more is read from it.
             await self._writer.put(
@@ -185,16 +186,34 @@ class Stream:
         finally:
             self._accepting = False
 
+    async def _until_rate_allows(self, images: int) -> None:
+        """Count images by the minute. As with all that is limited, a stream waits, however long its call may take.
+
+        Raises:
+            TooManyImages: a minute never allows so many.
+            ModelServerDown: the gateway stops.
+        """
+        rate = self._call.caller.rate if self._call.caller else None
+        while rate:
+            try:
+                await rate.take(images, requests=0)
+            except Overloaded as error:
+                if self._ended_by is not None:
+                    raise restated(self._ended_by) from None
+                await asyncio.sleep(min(error.retry_after, _LONGEST_PAUSE))
+            else:
+                return
+
     def _from_memory(self, images: Sequence[Image]) -> tuple[Sequence[str | None], Sequence[bytes | None]]:
         """Return the images' digests and the bodies of their answers, None where that takes waiting."""
-        together = self._intake.digests(images, self._timings())
+        together = self._intake.digests(images, self._timings(), self._asked.request.tenant)
         if together is not None and (bodies := self._known(together)):
             return together, bodies
         digests: Sequence[str | None] = together or [self._digest(image) for image in images]
         return digests, [self._body(digest) for digest in digests] if len(images) > 1 else [None]
 
     def _digest(self, image: Image) -> str | None:
-        found = self._intake.digests([image], self._timings())
+        found = self._intake.digests([image], self._timings(), self._asked.request.tenant)
         return found[0] if found else None
 
     def _timings(self) -> Timings:

@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from microtome.errors import ServiceError
-from service.auth import Caller
+from service.auth import Caller, asked_by
 from service.core.admission import HitRatio
 from service.core.embedder import Intake
 from service.core.lookup import Lookup
@@ -116,21 +116,27 @@ class EmbedEndpoint:
         seconds = seconds_allowed(scope, self._intake.deadline)
         parameters = self._parameters.read(scope)
         size, caller = self._reader.size(scope), caller_of(scope)
+        rate = caller.rate if caller else None
+        if rate:
+            rate.require()
         with self._reader.budget.hold(size), caller.bodies.hold(size) if caller and caller.bodies else _UNLIMITED:
             start = perf_counter()
             received = await self._reader.images(scope, receive, seconds)
-            timings.stage("read", elapsed := perf_counter() - start)
-            digests = self._intake.digests(received.images, timings)
+            timings.stage("read", perf_counter() - start)
+            if rate:
+                await rate.take(len(received.images))
+            if received.options:
+                parameters = self._parameters.read(scope, received.options)
+            request = asked_by(caller, parameters.request) if caller else parameters.request
+            digests = self._intake.digests(received.images, timings, request.tenant)
             cacheable = None if received.options or parameters.no_cache else _only(digests)
             if cacheable and (cached := self._responses.find(scope, cacheable, timings)):
                 self._hit_ratio.count(hit=True)
                 return cached
-            if received.options:
-                parameters = self._parameters.read(scope, received.options)
             self._check(scope, parameters, len(received.images))
             # Not before, since a timer is a twentieth of what an answer of the response cache costs.
-            async with within(seconds - elapsed, of=seconds):
-                embedded = await self._embedded(parameters.request, received, digests, timings, caller, receive)
+            async with within(seconds - (perf_counter() - start), of=seconds):
+                embedded = await self._embedded(request, received, digests, timings, caller, receive)
                 return self._written(scope, embedded, parameters, timings, cacheable)
 
     def _check(self, scope: Scope, parameters: Parameters, images: int) -> None:

@@ -134,7 +134,9 @@ OPTIONS: Mapping[str, Option] = {
         OnError, "`fail` (default): one bad image fails the request. `skip`: good ones are answered, bad ones named."
     ),
     "cache": _choice(
-        CacheUse, "`use` (default); `refresh` computes again and stores, `bypass` computes again and does not store."
+        CacheUse,
+        "`use` (default); `refresh` computes again and stores, `bypass` computes again and does not store, `private` "
+        "uses vectors of this API key's owner only.",
     ),
 }
 

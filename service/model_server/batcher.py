@@ -3,7 +3,9 @@
 A model has a few slots on each server that serves it. With a slot free, images are sent immediately; while all are
 busy, they gather, up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy
 one makes batches as large as its model server is slow. Images share a batch when they go to the same version and want
-the same outputs.
+one and the same output, or several: then all are computed, and those that were not asked for are dropped. Each set of
+outputs costs the model server a copy of the weights, and its first caller a second; warm-up has paid for each output
+alone and for all, and callers choose among 2^n sets.
 
 Once enough have gathered, one call goes beyond the slots, so that the model server has work while an answer travels
 and the next call is made; few images wait for a slot, since each call costs something.
@@ -39,6 +41,9 @@ class _Waiting(NamedTuple):
 
     card: ModelCard
     outputs: tuple[str, ...]
+    """Those computed."""
+    wanted: tuple[str, ...]
+    """Those asked for."""
     pixels: Pixels
     stages: Stages
     deadline: Deadline
@@ -127,7 +132,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(card.name) or self._lanes.setdefault(card.name, _Lane(partial(self._slots, card.name)))
         facts = (stages, deadline or Deadline(), perf_counter(), copy_context())
-        mine = [_Waiting(card, tuple(outputs), image, *facts, loop.create_future()) for image in images]
+        computed, wanted = warmed(card, outputs), tuple(outputs)
+        mine = [_Waiting(card, computed, wanted, image, *facts, loop.create_future()) for image in images]
         lane.waiting += mine
         if lane.open:
             self._soon(lane)
@@ -205,7 +211,7 @@ class Batcher:
             return
         for row, entry in enumerate(batch):
             if not entry.answer.done():
-                entry.answer.set_result({name: vectors[name][row : row + 1] for name in first.outputs})
+                entry.answer.set_result({name: vectors[name][row : row + 1] for name in entry.wanted})
 
 
 class _Deserted:
@@ -218,6 +224,11 @@ class _Deserted:
     def __call__(self, _: asyncio.Future[dict[str, Vectors]]) -> None:
         if all(entry.answer.cancelled() for entry in self._batch):
             self._task.cancel()
+
+
+def warmed(card: ModelCard, outputs: Sequence[str]) -> tuple[str, ...]:
+    """Return the smallest set of outputs that the exporter's warm-up covers and that has these: one alone, or all."""
+    return tuple(outputs) if len(outputs) == 1 else tuple(card.outputs)
 
 
 def _next_batch(lane: _Lane) -> list[_Waiting]:

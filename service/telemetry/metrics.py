@@ -188,8 +188,9 @@ class Metrics:
         self.overloads = counter(
             "microtome_overloads",
             "Requests refused since there was too much work, by the limit that was reached: `images` or `bytes` in "
-            "flight, those of an API key (`key-images`, `key-bytes`), `wait` (it would have waited too long), gRPC "
-            "`calls`, or `model-server` (its queue was full).",
+            "flight, those of an API key (`key-images`, `key-bytes`, `key-requests-per-minute`, "
+            "`key-images-per-minute`), `wait` (it would have waited too long), gRPC `calls`, or `model-server` (its "
+            "queue was full).",
             ["reason"],
         )
         for reason in ("images", "bytes", "key-images", "key-bytes", "wait", "calls", "model-server"):
@@ -198,6 +199,10 @@ class Metrics:
             "microtome_key_requests",
             "Requests by the name of their API key; names are those of the configuration.",
             ["key"],
+        )
+        self.uncounted = counter(
+            "microtome_key_uncounted",
+            "Requests of keys with a limit by the minute that were admitted uncounted, since Redis did not count them.",
         )
         self.cache_lookups = counter(
             "microtome_cache_lookups",
@@ -219,7 +224,8 @@ class Metrics:
         )
         self.cache_breaker_open = gauge(
             "microtome_cache_breaker_open",
-            "1 while Redis is left alone after a failure, 0 while it is used, by operation (`read`, `write`, `claim`).",
+            "1 while Redis is left alone after a failure, 0 while it is used, by operation (`read`, `write`, `claim`; "
+            "`rate`, where keys are limited by the minute).",
             ["operation"],
             multiprocess_mode="livemax",
         )

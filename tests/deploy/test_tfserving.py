@@ -19,6 +19,9 @@ WANTED = {
     "num_unload_threads": "1",
     "enable_serialization_as_tensor_content": "true",
     "enable_grpc_healthcheck_service": "true",
+    "enable_batching": "true",
+    "enable_per_model_batching_parameters": "true",  # else batches of sizes that no warm-up has seen
+    "tensorflow_session_config_file": "/etc/tfserving/session.config",  # else another copy of the weights for each set
 }
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -72,7 +75,7 @@ def test_tensorflow_serving_knows_every_flag(place: str, arguments: list[str]) -
     options, ignored = parse(arguments)
     own = {field.name for field in fields(Options) if field.metadata["help"].endswith(OWN)}
     assert not own & given.keys()
-    assert {"enable_profiler", "num_unload_threads"} == set(ignored) <= set(IGNORED)
+    assert {"enable_profiler", "num_unload_threads", "tensorflow_session_config_file"} == set(ignored) <= set(IGNORED)
     assert WANTED == {name: given[name] for name in WANTED}
     # Threads that wait in batches: twice the largest batch at least.
     assert options.grpc_max_threads >= 64
@@ -87,13 +90,14 @@ def test_the_embedded_server_knows_every_flag(place: str, arguments: list[str]) 
     # Rollouts change the file, which may name models of that directory only; callers change nothing.
     assert ("/models", False) == (options.models_dir, options.enable_reload_requests)
     assert options.enable_batching
+    assert options.enable_per_model_batching_parameters
 
 
 @pytest.mark.parametrize("place", [*command_lines()])
 def test_files_on_the_command_line_are_there(place: str) -> None:
     """Every file under /etc/tfserving is one of those that are mounted there."""
     files = [file for argument in command_lines()[place] if (file := local_file(argument))]
-    assert 3 == len(files)
+    assert 4 == len(files)
     assert [] == [file for file in files if not file.is_file()]
 
 
@@ -142,12 +146,19 @@ def test_models_config_is_what_the_official_schema_allows() -> None:
     assert [",".join([*models, "*"])] == asked
 
 
-def test_batching_config_is_what_tensorflow_serving_accepts() -> None:
-    """Sizes grow, the last is the largest batch: anything else fails the load of every model."""
+def test_batching_config_has_the_threads_of_all_models() -> None:
+    """And nothing else: sizes are those of each version's own file, which the exporter writes."""
     config = text_format.Parse(text("batching.config"), official_messages()["BatchingParameters"]())
-    sizes = list(config.allowed_batch_sizes)  # type: ignore[attr-defined]
-    assert sorted(set(sizes)) == sizes
-    assert config.max_batch_size.value == sizes[-1]  # type: ignore[attr-defined]
+    assert ["num_batch_threads"] == [field.name for field, _ in config.ListFields()]
+
+
+def test_session_config_keeps_one_copy_of_the_weights_for_each_set_of_outputs() -> None:
+    """By TensorFlow's own schema."""
+    from tensorflow.core.protobuf import config_pb2  # noqa: PLC0415, takes seconds
+
+    config = text_format.Parse(text("session.config"), config_pb2.ConfigProto())
+    assert config.experimental.disable_output_partition_graphs
+    assert ["experimental"] == [field.name for field, _ in config.ListFields()]
 
 
 def test_monitoring_config_turns_prometheus_on() -> None:

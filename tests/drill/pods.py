@@ -102,5 +102,5 @@ def gateway_pods(directory: Path, network: str, redis_url: str, names: str) -> l
 def model_server_pods(directory: Path, network: str, models: Path) -> list[ModelServerPod]:
     """As many model servers as are stated, all over one configuration and one models directory."""
     told = stated("model-server", {})
-    places = {CONFIGURATION: str(directory), f"{MODELS}/": f"{models}/"}
+    places = {CONFIGURATION: str(directory), f"--models_dir={MODELS}": f"--models_dir={models}"}
     return [ModelServerPod(directory, f"{network}.{21 + one}", told, places) for one in range(told.replicas)]

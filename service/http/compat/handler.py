@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from microtome.errors import BadRequest
+from service.auth import asked_by
 from service.core.embedder import Intake
 from service.core.ports import Observer
 from service.core.remote_images import Image
@@ -115,6 +116,9 @@ class CompatHandler:
         timings = Timings(self.observer.stage)
         note(request.scope, stages=timings.seconds)
         caller, size = caller_of(request.scope), self.reader.size(request.scope, json=True)
+        rate = caller.rate if caller else None
+        if rate:
+            rate.require()
         start = perf_counter()
         with self.reader.budget.hold(size), caller.bodies.hold(size) if caller and caller.bodies else _UNLIMITED:
             body = await self.reader.whole(request.receive)
@@ -122,10 +126,12 @@ class CompatHandler:
             asked = await read_off_loop(read, body)
             del body
             self._check(asked)
+            if rate:
+                await rate.take(len(asked.images))
             note(request.scope, images=len(asked.images), model=asked.request.model[:80])
             with self._disconnects.watched(request.receive):
                 own = caller.images if caller else None
-                embedded = await self.intake.embed(asked.request, asked.images, timings, own=own)
+                embedded = await self.intake.embed(asked_by(caller, asked.request), asked.images, timings, own=own)
         # Again, since another version may have come into use since the first check.
         checked_dimensions(asked.dimensions, [embedded.card.outputs[e.output] for e in embedded.embeddings[:64]])
         with timed(timings.stage, "encode"):

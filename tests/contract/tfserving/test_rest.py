@@ -86,6 +86,8 @@ def test_6_rest_metadata(rest: tuple[str, str], path: str, version: str) -> None
         ("GET", "/v1/models/tiny/labels/x/metadata", 400, "Unrecognized servable version label: x"),
         ("GET", "/v1/models", 400, "Missing model name in request."),
         ("GET", "/v1/models/tiny/versions/99999999999999999999", 400, "Failed to convert version: 9"),
+        ("GET", f"/v1/models/tiny/versions/{'9' * 5000}", 400, f"Failed to convert version: {'9' * 40} to numeric."),
+        ("GET", "/v1/models/tiny/versions/%D9%A1", 400, "Malformed request: GET /v1/models/tiny/versions/"),
         ("GET", "/v1/models/tiny/else", 400, "Malformed request: GET /v1/models/tiny/else"),
         ("PUT", "/v1/models/tiny", 400, "Malformed request: PUT /v1/models/tiny"),
         ("POST", "/v1/models/tiny:predict", 501, "predict over REST is not implemented; use gRPC"),

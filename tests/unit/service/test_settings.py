@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from service.auth import KeyLimits
 from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, risks
 
 NEEDED = {
@@ -167,14 +168,39 @@ def test_keys_come_from_both_places(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(SettingsError, match="MICROTOME_API_KEYS_FILE cannot be read: FileNotFoundError"):
         read_settings()
     (tmp_path / "keys").write_text(f"# search\nc sha256:{'2' * 64}  # new\n\n")
-    assert [("a", 2), ("b", None), ("c", None)] == [(key.name, key.images) for key in read_settings().key_records()]
+    found = [(key.name, key.limits.images) for key in read_settings().key_records()]
+    assert [("a", 2), ("b", 128), ("c", 128)] == found
 
 
 def test_keys_are_read_as_a_secret_made_from_a_file_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """One a line, with comments and an end of the last line, in the variable too."""
     monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
     monkeypatch.setenv("MICROTOME_API_KEYS", f"# whose\n{KEY} images=2  # the search team's\n\nb sha256:{'1' * 64}\n")
-    assert [("a", 2), ("b", None)] == [(key.name, key.images) for key in read_settings().key_records()]
+    assert [("a", 2), ("b", 128)] == [(key.name, key.limits.images) for key in read_settings().key_records()]
+
+
+def test_no_owner_of_a_key_holds_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the images and bytes in flight, or what is set, where there are several owners; one has all."""
+    monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
+    monkeypatch.setenv("MICROTOME_API_KEYS", f"{KEY}; a sha256:{'1' * 64}")
+    assert [KeyLimits()] * 2 == [key.limits for key in read_settings().key_records()]
+    monkeypatch.setenv("MICROTOME_API_KEYS", f"{KEY} bytes=1000; b sha256:{'1' * 64}")
+    half = read_settings().max_body_bytes_in_flight // 2
+    assert [KeyLimits(128, 1000), KeyLimits(128, half)] == [key.limits for key in read_settings().key_records()]
+    given = {"KEY_IMAGES_IN_FLIGHT": "9", "KEY_REQUESTS_PER_MINUTE": "8", "KEY_IMAGES_PER_MINUTE": "7"}
+    for name, value in {**given, "CACHE_PRIVATE": "true"}.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    assert KeyLimits(9, half, 8, 7, private=True) == read_settings().key_records()[1].limits
+
+
+@pytest.mark.parametrize(
+    "name", ["KEY_IMAGES_IN_FLIGHT", "KEY_REQUESTS_PER_MINUTE", "KEY_IMAGES_PER_MINUTE", "CACHE_PRIVATE"]
+)
+def test_limits_of_keys_need_keys(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without keys they would hold for none, and an operator would rely on them."""
+    monkeypatch.setenv(PREFIX + name, "1")
+    with pytest.raises(SettingsError, match=f"MICROTOME_{name} is about owners of API keys, and there are none"):
+        read_settings()
 
 
 def test_a_key_in_clear_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

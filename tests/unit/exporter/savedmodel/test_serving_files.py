@@ -59,7 +59,11 @@ def test_batching_parameters_allow_what_the_warmup_has_seen(largest: int) -> Non
     parsed = text_format.Parse(batching_params(largest), message("BatchingParameters", BATCHING))
     assert list(parsed.allowed_batch_sizes) == batch_sizes(largest)
     assert parsed.allowed_batch_sizes[-1] == parsed.max_batch_size.value == largest
-    assert parsed.batch_timeout_micros.value > 0
+    # Large batches are divided into sizes that the warm-up has seen.
+    assert parsed.enable_large_batch_splitting.value
+    assert parsed.max_execution_batch_size.value == largest
+    # Less than gateways wait for each other: they batch by themselves.
+    assert 0 < parsed.batch_timeout_micros.value <= 500
     assert not parsed.pad_variable_length_inputs
 
 

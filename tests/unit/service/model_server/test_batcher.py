@@ -4,6 +4,8 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 from time import monotonic
 from typing import Any
 
@@ -13,6 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from microtome.errors import DeadlineExceeded, ModelServerDown, ModelServerFault
+from microtome.manifest import ModelCard
 from service.core.ports import Pixels
 from service.core.timeouts import Deadline
 from service.model_server.batcher import Batcher
@@ -228,3 +231,40 @@ async def test_one_image_that_is_not_finite_harms_no_batch_mate(bench: Bench) ->
     assert (1, 2, 3) == (await first, await good, await fine)
     with pytest.raises(ModelServerFault):
         await bad
+
+
+async def test_sets_of_outputs_that_warm_up_has_not_seen_are_not_asked_for() -> None:
+    """One output alone, or all: any other set would be another copy of the weights. Callers get what they asked for."""
+    toy = card()
+    third = replace(toy.manifest.outputs[0], name="third")
+    three = replace(toy, manifest=replace(toy.manifest, outputs=(*toy.manifest.outputs, third)))
+    server = Recording(three)
+    batcher = Batcher(server, slots=lambda _: 1, metrics=Metrics())
+    sets = [names for size in (1, 2, 3) for names in combinations(("mean", "corner", "third"), size)]
+    for names in sets:
+        assert set(names) == (await batcher.infer(three, names, [image(5)])).keys()
+    assert {("mean",), ("corner",), ("third",), ("mean", "corner", "third")} == {
+        outputs for _, outputs, _ in server.calls
+    }
+
+
+async def test_images_that_want_different_sets_share_a_batch(bench: Bench) -> None:
+    """Those of several outputs; for an image that wants one alone no other is computed."""
+    first = await bench.occupied()
+    waiting = [bench.ask(7, names) for names in (("mean", "corner"), ("corner", "mean"), ("mean",))]
+    await asyncio.sleep(0)
+    bench.server.gate.set()
+    assert [1, 7, 7, 7] == [await task for task in (first, *waiting)]
+    assert [1, 1, 2] == sorted(bench.sizes())
+
+
+class Recording(FakeModelServer):
+    """Computes a third output, which is the first."""
+
+    async def infer(self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], *more: Any) -> Any:
+        """Compute, and remember what was asked."""
+        known = [name for name in outputs if name != "third"] or ["mean"]
+        found = dict(await super().infer(card, known, images, *more))
+        version, _, size = self.calls.pop()
+        self.calls.append((version, tuple(outputs), size))
+        return {name: found["mean" if name == "third" and "mean" in found else name] for name in outputs}
