@@ -309,10 +309,8 @@ def removed_settings() -> list[str]:
 def risks(settings: Settings) -> list[str]:
     """Return one line for each choice that is allowed and that an operator should have made on purpose."""
     if settings.grpc_port and settings.key_records() and settings.grpc_certificate is None:
-        return [
-            f"API keys are sent in clear over gRPC: set {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY, unless a proxy "
-            "or a mesh encrypts what comes to this port"
-        ]
+        line = f"API keys are sent in clear over gRPC: set {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY"
+        return [f"{line}, unless a proxy or a mesh encrypts what comes to this port"]
     return []
 
 

@@ -110,18 +110,33 @@ class BodyReader:
         content_type = _content_type(scope)
         if content_type.lower().startswith("multipart/form-data"):
             return Received(await read_form(content_type, self._pieces(receive), self.limits), {})
-        body = await self.whole(receive, image=not _says_json(content_type))
+        said = _says_json(content_type)
+        body = await (self.text(receive) if said else self.whole(receive, image=True))
         if not body:
             raise BadRequest(
                 "Expected an image as the body, images as file parts of multipart/form-data, or JSON; received 0 "
                 "bytes. With curl: --data-binary @photo.jpg"
             )
         if not is_json(body, content_type):
-            return Received([body], {})
+            return Received([bytes(body)], {})
         # `size` has counted what says that it is JSON.
-        more = 0 if _says_json(content_type) else (_JSON_TO_BYTES - 1) * len(body)
+        more = 0 if said else (_JSON_TO_BYTES - 1) * len(body)
         with self.budget.hold(more):
             return await read_off_loop(partial(read_json, limits=self.limits), body)
+
+    async def text(self, receive: Receive) -> bytes | bytearray:
+        """Read a body of JSON: into one piece as it comes, since joining a large one holds the event loop.
+
+        Raises:
+            BodyTooSlow, ImageTooLarge: as `images` does.
+        """
+        first, more = await self._next_piece(receive)
+        if not more:
+            return first
+        body = bytearray(first)
+        async for piece in self._pieces(receive, len(body)):
+            body += piece
+        return body
 
     async def whole(self, receive: Receive, *, image: bool = False) -> bytes:
         """Read a body as it is.
@@ -145,8 +160,8 @@ class BodyReader:
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _pieces(self, receive: Receive) -> AsyncIterator[bytes]:
-        received, limit, more = 0, self.limits.max_body_bytes, True
+    async def _pieces(self, receive: Receive, received: int = 0) -> AsyncIterator[bytes]:
+        limit, more = self.limits.max_body_bytes, True
         while more:
             piece, more = await self._next_piece(receive)
             received += len(piece)
@@ -180,7 +195,7 @@ def _says_json(content_type: str) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def is_json(body: bytes, content_type: str) -> bool:
+def is_json(body: bytes | bytearray, content_type: str) -> bool:
     """Tell JSON from an image by the first bytes; by the Content-Type if they are neither's."""
     return body[:64].lstrip().startswith(b"{") or (_says_json(content_type) and not body.startswith(_IMAGE_BEGINNINGS))
 
@@ -249,12 +264,12 @@ def _broken_form(what: str) -> BadRequest:
     )
 
 
-async def read_off_loop(read: Callable[[bytes], T], body: bytes) -> T:
+async def read_off_loop(read: Callable[[bytes | bytearray], T], body: bytes | bytearray) -> T:
     """Read a body, in a thread if it is large."""
     return await asyncio.to_thread(read, body) if len(body) > JSON_OFF_LOOP_BYTES else read(body)
 
 
-def read_json(body: bytes, *, limits: BodyLimits) -> Received:
+def read_json(body: bytes | bytearray, *, limits: BodyLimits) -> Received:
     """Read a JSON body: base64, data URIs, addresses, and options.
 
     Raises:
