@@ -224,7 +224,7 @@ class _Requests:
         elif kind < 0.95:
             headers.setdefault("Content-Type", "multipart/form-data; boundary=x")
             head = f'--x\r\nContent-Disposition: form-data; name="a"; filename="{self._text()[:500]}"\r\n\r\n'
-            raw = (head.encode() + self._image + b"\r\n") * self._size(3) + b"--x--\r\n"
+            raw = (head.encode() + self._image + b"\r\n") * self._random.choice((1, 3, 65, 2000)) + b"--x--\r\n"
         else:
             raw = self._random.randbytes(self._size(300))
         return self._torn(raw)
@@ -244,8 +244,9 @@ class _Requests:
 
     def _message(self, descriptor: Any, levels: int) -> bytes:
         """Return a message of known fields, right or wrong."""
-        pieces = []
-        for _ in range(self._size(4)):
+        pieces: list[bytes] = []
+        # Within a message few fields; around them few or many of them.
+        for _ in range(self._random.choice((1, 2, 4))):
             field = self._random.choice(descriptor.fields)
             if field.type == FieldDescriptor.TYPE_MESSAGE:
                 inside = self._message(field.message_type, levels - 1) if levels else b""
@@ -257,8 +258,9 @@ class _Requests:
                 continue
             else:
                 inside = varint(self._random.choice((1, 3, 2**63 - 1))) * self._size(4)
-            pieces.append(varint(field.number << 3 | 2) + varint(len(inside)) + inside)
-        return self._torn(b"".join(pieces)[: 8 << 20])
+            many = self._size(3) if len(inside) < 3000 else 1
+            pieces.append((varint(field.number << 3 | 2) + varint(len(inside)) + inside) * many)
+        return self._torn(b"".join(pieces)[: 16 << 20])
 
 
 def table(seconds: float, seed: int) -> bool:
