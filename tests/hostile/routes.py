@@ -106,7 +106,8 @@ def _filled(image: str, text: str) -> str:
 def _kserve() -> Iterator[Case]:
     infer, headers = "/v2/models/toy/infer", {"Content-Type": _JSON}
     head = '{"inputs":[{"name":"image","datatype":"UINT8","shape":[%s],"data":[%s]}]}'
-    yield Case(infer, "dimensions: 200,000 of 2^63", (head % (_many("9223372036854775808", 4 * _MB), "0")).encode)
+    shape = head.replace("UINT8", "BYTES") % (f"1,{_many('9223372036854775808', 4 * _MB)}", '"AAAA"')
+    yield Case(infer, "dimensions: 200,000 of 2^63", shape.encode)
     yield Case(infer, "elements: numbers, 10 MB", (head % ("1,256,256,3", _many("255"))).encode, headers=headers)
     pixels = json.dumps([[[[200, 30, 4]] * 256] * 256])[1:-1]
     yield Case(infer, "elements: 256 by 256 pixels", (head % ("1,256,256,3", pixels)).encode, headers=headers)
@@ -186,8 +187,10 @@ def _calls() -> Iterator[Case]:
             + _inner(3, b"\x01\x01\x01\x03")
             + _inner(5, _inner(4, b"\x01" * 390_000)),
         ),
-        "dimensions: 4 MB": lambda: _inner(5, tensor + _inner(3, b"\xff" * 8 + b"\x7f" + b"\x01" * 4 * _MB)),
-        "dimensions: 5,000 of 2^63": lambda: _inner(5, tensor + _inner(3, (b"\xff" * 8 + b"\x7f") * 5_000)),
+        "dimensions: 460,000 of 2^63": lambda: _inner(
+            5, tensor + _inner(3, b"\x01" + (b"\xff" * 8 + b"\x7f") * (4 * _MB // 9))
+        ),
+        "dimensions: 5,000 of 2^63": lambda: _inner(5, tensor + _inner(3, b"\x01" + (b"\xff" * 8 + b"\x7f") * 5_000)),
         "digits: version": lambda: inference.ModelInferRequest(
             model_name="toy",
             model_version="9" * 5000,

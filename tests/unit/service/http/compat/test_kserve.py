@@ -178,12 +178,15 @@ def pixels(shape: list[int], data: object) -> dict[str, object]:
     return {"inputs": [{"name": "image", "datatype": "UINT8", "shape": shape, "data": data}]}
 
 
-@pytest.mark.parametrize("shape", [[2**63 - 1] * 1000, [2**63] * 4, [1] * 9, [-1], [True], [1.5], [2**31] * 8])
+@pytest.mark.parametrize("shape", [[1, *[2**63] * 300], [1, 2**63], [1] * 9, [-1], [True], [1.5], [1, 2**31 + 1]])
 async def test_shapes_are_bounded_before_they_are_multiplied(gateway: Gateway, shape: list[int]) -> None:
     """200,000 dimensions of 2^63 held the event loop for 115 s."""
-    answer = await gateway.client.post("/v2/models/toy/infer", json=pixels(shape, [1]))
-    assert 400 == answer.status_code
-    assert len(answer.text) < 400
+    request = texts(grey(7))
+    request["inputs"][0]["shape"] = shape
+    for body in (request, pixels(shape, [1])):
+        answer = await gateway.client.post("/v2/models/toy/infer", json=body)
+        assert (400, True) == (answer.status_code, len(answer.text) < 400)
+        assert "dimensions" in answer.text or "to be sizes" in answer.text
 
 
 @pytest.mark.parametrize(
