@@ -110,17 +110,17 @@ def _contracts() -> Iterator[Parser]:
         ("Weaviate", weaviate.read_clip, '{"images":'),
     ):
 
+        def few(n: int, before: str = before) -> bytes:
+            return (before + "[" + '"a",' * (n // 4) + '"a"]}').encode()
+
+        def one(n: int, before: str = before) -> bytes:
+            return f'{before}["data:;base64,{"A" * (n // 4 * 4)}"]}}'.encode()
+
         def ask(body: bytes, read: Callable[..., object] = read) -> object:
             return read(body, default_model="toy", limits=_LIMITS)
 
-        yield name, "images, 30 kB", lambda n, b=before: (b + "[" + '"a",' * (n // 4) + '"a"]}').encode(), ask, 15_000
-        yield (
-            name,
-            "one image",
-            lambda n, b=before: (f'{b}["data:;base64,{"A" * (n // 4 * 4)}"]}}').encode(),
-            ask,
-            4 << 20,
-        )
+        yield name, "images, 30 kB", few, ask, 15_000
+        yield name, "one image", one, ask, 4 << 20
 
 
 def _forms() -> Iterator[Parser]:

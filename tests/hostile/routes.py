@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -74,29 +75,28 @@ def cases() -> Iterator[Case]:
     """Yield every case."""
     headers = {"Content-Type": _JSON}
     for route, (before, image, after) in _CONTRACTS.items():
-
-        def made(inside: Callable[[], str], before: str = before, after: str = after) -> Callable[[], bytes]:
-            return f"{before}{inside()}{after}".encode
-
-        whole = b64encode(bytes(20 * _MB)).decode()
-        yield Case(route, "bytes: one image of 20 MB", made(lambda t=whole, i=image: _filled(i, t)), headers=headers)
-        yield Case(route, "bytes: a text of 60 MB", made(lambda: f'"{"a" * 60 * _MB}"'), headers=headers)
-        yield Case(
-            route, "bytes: escapes, 10 MB", made(lambda i=image: _filled(i, "\\/" * (_LARGE // 2))), headers=headers
-        )
-        yield Case(route, "elements: images, 10 MB", made(lambda i=image: _many(i)), headers=headers)
-        yield Case(route, 'elements: "a", 10 MB', made(lambda: _many('"a"')), headers=headers)
-        yield Case(route, "elements: [], 10 MB", made(lambda: _many("[]")), headers=headers)
-        yield Case(route, 'elements: {"a":{}}, 10 MB', made(lambda: _many('{"a":{}}')), headers=headers)
-        yield Case(route, "elements: images, 200 kB", made(lambda i=image: _many(i, 200_000)), headers=headers)
-        yield Case(route, "depth: [, 10 MB", made(lambda: _nested("[", "]")), headers=headers)
-        yield Case(route, 'depth: {"a":, 1000 levels', made(lambda: _nested('{"a":', "}", 6_000)), headers=headers)
-        yield Case(route, "digits: a number of 10 MB", made(lambda: "9" * _LARGE), headers=headers)
+        for large, inside in _large(image):
+            yield Case(route, large, f"{before}{inside}{after}".encode, headers=headers)
         yield Case(route, "digits: version", lambda: json.dumps({"version": "9" * 5000}).encode(), headers=headers)
     yield from _kserve()
     yield from _forms()
     yield from _heads()
     yield from _calls()
+
+
+def _large(image: str) -> Iterator[tuple[str, str]]:
+    """Yield what stands in the place of a contract's images."""
+    yield "bytes: one image of 20 MB", _filled(image, b64encode(bytes(20 * _MB)).decode())
+    yield "bytes: a text of 60 MB", f'"{"a" * 60 * _MB}"'
+    yield "bytes: escapes, 10 MB", _filled(image, "\\/" * (_LARGE // 2))
+    yield "elements: images, 10 MB", _many(image)
+    yield 'elements: "a", 10 MB', _many('"a"')
+    yield "elements: [], 10 MB", _many("[]")
+    yield 'elements: {"a":{}}, 10 MB', _many('{"a":{}}')
+    yield "elements: images, 200 kB", _many(image, 200_000)
+    yield "depth: [, 10 MB", _nested("[", "]")
+    yield 'depth: {"a":, 1000 levels', _nested('{"a":', "}", 6_000)
+    yield "digits: a number of 10 MB", "9" * _LARGE
 
 
 def _filled(image: str, text: str) -> str:
@@ -235,13 +235,12 @@ def _post(gateway: Running, case: Case, seconds: float) -> str:
 
 def _call(gateway: Running, case: Case, seconds: float) -> str:
     with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc}", [("grpc.max_send_message_length", -1)]) as channel:
+        method: Any = channel.stream_stream(case.route)
         try:
-            for _ in channel.stream_stream(case.route)(
-                iter([case.body()]), metadata=(("authorization", f"Bearer {KEY}"),), timeout=seconds
-            ):
-                pass
+            list(method(iter([case.body()]), metadata=(("authorization", f"Bearer {KEY}"),), timeout=seconds))
         except grpc.RpcError as error:
-            return str(error.code().name)  # type: ignore[attr-defined]  # of calls
+            call: Any = error
+            return str(call.code().name)
     return "OK"
 
 
