@@ -27,7 +27,7 @@ _SMALL_BYTES = 8 << 10
 
 _MOST_FIELDS = 5000
 _MOST_NUMBERS = 400_000
-"""Bytes of numbers in lists: the pixels of a picture of 300 by 300."""
+"""Bytes of numbers in lists: the pixels of a picture of 256 by 256, two bytes each."""
 
 _TEXT = object()
 

@@ -125,19 +125,38 @@ class BodyReader:
         """
         content_type, until = _content_type(scope), monotonic() + seconds
         if content_type.lower().startswith("multipart/form-data"):
-            return Received(await read_form(content_type, self._pieces(receive, until), self.limits), {})
-        body = await self.whole(receive, image=not _says_json(content_type), until=until)
+            return Received(await read_form(content_type, self._pieces(receive, until=until), self.limits), {})
+        said = _says_json(content_type)
+        body = await (self.text(receive, until) if said else self.whole(receive, image=True, until=until))
         if not body:
             raise BadRequest(
                 "Expected an image as the body, images as file parts of multipart/form-data, or JSON; received 0 "
                 "bytes. With curl: --data-binary @photo.jpg"
             )
         if not is_json(body, content_type):
-            return Received([body], {})
+            return Received([bytes(body)], {})
         # `size` has counted what says that it is JSON.
-        more = 0 if _says_json(content_type) else (_JSON_TO_BYTES - 1) * len(body)
+        more = 0 if said else (_JSON_TO_BYTES - 1) * len(body)
         with self.budget.hold(more):
             return await read_off_loop(partial(read_json, limits=self.limits), body)
+
+    async def text(self, receive: Receive, until: float = inf) -> bytes | bytearray:
+        """Read a body of JSON: into one piece as it comes, since joining a large one holds the event loop.
+
+        Args:
+            receive: of the request.
+            until: when the body has to have come, as `time.monotonic` counts.
+
+        Raises:
+            BodyTooSlow, DeadlineExceeded, ImageTooLarge: as `images` does.
+        """
+        first, more = await self._next_piece(receive, until)
+        if not more:
+            return first
+        body = bytearray(first)
+        async for piece in self._pieces(receive, len(body), until):
+            body += piece
+        return body
 
     async def whole(self, receive: Receive, *, image: bool = False, until: float = inf) -> bytes:
         """Read a body as it is.
@@ -162,8 +181,8 @@ class BodyReader:
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _pieces(self, receive: Receive, until: float) -> AsyncIterator[bytes]:
-        received, limit, more = 0, self.limits.max_body_bytes, True
+    async def _pieces(self, receive: Receive, received: int = 0, until: float = inf) -> AsyncIterator[bytes]:
+        limit, more = self.limits.max_body_bytes, True
         while more:
             piece, more = await self._next_piece(receive, until)
             received += len(piece)
@@ -201,7 +220,7 @@ def _says_json(content_type: str) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def is_json(body: bytes, content_type: str) -> bool:
+def is_json(body: bytes | bytearray, content_type: str) -> bool:
     """Tell JSON from an image by the first bytes; by the Content-Type if they are neither's."""
     return body[:64].lstrip().startswith(b"{") or (_says_json(content_type) and not body.startswith(_IMAGE_BEGINNINGS))
 
@@ -288,12 +307,12 @@ def _broken_form(what: str) -> BadRequest:
     )
 
 
-async def read_off_loop(read: Callable[[bytes], T], body: bytes) -> T:
+async def read_off_loop(read: Callable[[bytes | bytearray], T], body: bytes | bytearray) -> T:
     """Read a body, in a thread if it is large."""
     return await asyncio.to_thread(read, body) if len(body) > JSON_OFF_LOOP_BYTES else read(body)
 
 
-def read_json(body: bytes, *, limits: BodyLimits) -> Received:
+def read_json(body: bytes | bytearray, *, limits: BodyLimits) -> Received:
     """Read a JSON body: base64, data URIs, addresses, and options.
 
     Raises:

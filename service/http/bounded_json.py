@@ -20,12 +20,13 @@ _LONG_BYTES = 1024
 
 _MOST_QUOTES = 20_000
 _MOST_BYTES, _MOST_VALUES = 1 << 18, 20_000
-_MOST_BYTES_OF_NUMBERS, _MOST_NUMBERS = 1 << 22, 400_000
-"""Pixels of one picture of 300 by 300, each a number in a list of three, also if each has a line of its own."""
+_MOST_BYTES_OF_NUMBERS, _MOST_NUMBERS = 1 << 22, 270_000
+"""Pixels of one picture of 256 by 256, each a number in a list of three, also if each has a line of its own."""
 
 _HEAD_BYTES = 160
 _CHUNK_BYTES = 1 << 18
 _LONGEST_ESCAPE = 6
+_MOST_ESCAPES = 16
 _MOST_BACKSLASHES = 64
 _DEEPEST = 8
 """Lists and objects around an image in the contracts that are spoken here are fewer."""
@@ -64,16 +65,19 @@ class LongText(str):
         while at < len(whole):
             end = min(at + _CHUNK_BYTES, len(whole))
             # Never within an escape.
-            while end < len(whole) and (cut := whole.rfind(b"\\", max(at, end - _LONGEST_ESCAPE), end)) >= 0:
+            for _ in range(_MOST_ESCAPES):
+                cut = whole.rfind(b"\\", max(at, end - _LONGEST_ESCAPE), end) if end < len(whole) else -1
+                if cut < 0:
+                    break
                 end = cut
-            if end == at:
+            else:
                 raise ValueError("many escapes in a row")
             pieces.append(orjson.loads(b'"%b"' % whole[at:end]).encode())
             at = end
         return b"".join(pieces)
 
 
-def read_object(body: bytes, *, numbers: bool = False) -> dict[str, Any]:
+def read_object(body: bytes | bytearray, *, numbers: bool = False) -> dict[str, Any]:
     """Read a JSON object. Strings of more than 1,024 bytes may come as `LongText`.
 
     Args:
@@ -106,14 +110,14 @@ def read_object(body: bytes, *, numbers: bool = False) -> dict[str, Any]:
 _ADVICE = "Send images as file parts of multipart/form-data to /embed, or in base64."
 
 
-def _without_long(body: bytes, token: bytes, most_bytes: int) -> tuple[bytes, list[LongText]]:
+def _without_long(body: bytes | bytearray, token: bytes, most_bytes: int) -> tuple[bytes, list[LongText]]:
     """Replace each long string by `token` and its number.
 
     Raises:
         BadRequest: more strings, or more bytes apart from long strings, than a request can need.
     """
     view = memoryview(body)
-    kept: list[bytes] = []
+    kept: list[bytes | bytearray] = []
     found: list[LongText] = []
     # `start` is the current string's opening quote, if there is one; what comes before `begin` has been kept.
     begin, at, start, size = 0, 0, -1, 0
@@ -144,7 +148,7 @@ def _without_long(body: bytes, token: bytes, most_bytes: int) -> tuple[bytes, li
     return b"".join(kept), found
 
 
-def _escaped(body: bytes, quote: int) -> bool:
+def _escaped(body: bytes | bytearray, quote: int) -> bool:
     """Tell whether an odd number of backslashes precedes a quote.
 
     Raises:

@@ -49,7 +49,7 @@ _DESCRIBED = described(
 )
 
 
-def read(body: bytes, *, default_model: str, limits: BodyLimits) -> CompatRequest:
+def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> CompatRequest:
     """Parse a request's body.
 
     Raises:

@@ -96,7 +96,7 @@ class CompatHandler:
 
         router.add_api_route(path, endpoint, methods=["POST"], response_class=Response, **documentation)
 
-    async def serve(self, request: Request, read: Callable[[bytes], CompatRequest]) -> Response:
+    async def serve(self, request: Request, read: Callable[[bytes | bytearray], CompatRequest]) -> Response:
         """Read a request's body, ask the core, and write the response.
 
         Args:
@@ -112,7 +112,7 @@ class CompatHandler:
         except CallerGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    async def _served(self, request: Request, read: Callable[[bytes], CompatRequest]) -> Response:
+    async def _served(self, request: Request, read: Callable[[bytes | bytearray], CompatRequest]) -> Response:
         timings = Timings(self.observer.stage)
         note(request.scope, stages=timings.seconds)
         caller, size = caller_of(request.scope), self.reader.size(request.scope, json=True)
@@ -121,7 +121,7 @@ class CompatHandler:
             rate.require()
         start = perf_counter()
         with self.reader.budget.hold(size), caller.bodies.hold(size) if caller and caller.bodies else _UNLIMITED:
-            body = await self.reader.whole(request.receive)
+            body = await self.reader.text(request.receive)
             timings.stage("read", perf_counter() - start)
             asked = await read_off_loop(read, body)
             del body

@@ -63,7 +63,7 @@ class _Body:
     binary_by_default: bool
 
 
-def _read_body(body: bytes, header_length: str | None, limits: BodyLimits) -> _Body:
+def _read_body(body: bytes | bytearray, header_length: str | None, limits: BodyLimits) -> _Body:
     """Read a request.
 
     Args:
@@ -86,11 +86,11 @@ def _read_body(body: bytes, header_length: str | None, limits: BodyLimits) -> _B
             f"beginning; received {header_length[:40]!r}."
         )
     if length == 0:
-        return _Body(None, {}, [Tensor("image", "BYTES", (1,), [body])], (), {}, binary_by_default=False)
+        return _Body(None, {}, [Tensor("image", "BYTES", (1,), [bytes(body)])], (), {}, binary_by_default=False)
     return _read_json(body[:length], memoryview(body)[length:], limits)
 
 
-def _read_json(head: bytes, rest: memoryview, limits: BodyLimits) -> _Body:
+def _read_json(head: bytes | bytearray, rest: memoryview, limits: BodyLimits) -> _Body:
     value = read_object(head, numbers=True)
     if not value.keys() <= _FIELDS | _IGNORED:
         raise BadRequest(f"Expected a JSON object with some of {', '.join(sorted(_FIELDS))}, and nothing else.")
@@ -270,7 +270,7 @@ class _Endpoints:
         header_length = request.headers.get(_HEADER)
         return await self._handler.serve(request, lambda body: self._parsed(model, version, body, header_length))
 
-    def _parsed(self, model: str, version: str, raw: bytes, header_length: str | None) -> CompatRequest:
+    def _parsed(self, model: str, version: str, raw: bytes | bytearray, header_length: str | None) -> CompatRequest:
         limits = self._handler.limits
         body = _read_body(raw, header_length, limits)
         for name in body.parameters:

@@ -107,7 +107,7 @@ _MODEL = an_object(
 _MODELS = an_object("OpenAIModels", {"object": TEXT, "data": an_array(_MODEL)})
 
 
-def read(body: bytes, *, default_model: str, limits: BodyLimits) -> CompatRequest:
+def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> CompatRequest:
     """Parse a request's body.
 
     Raises:

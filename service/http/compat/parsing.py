@@ -64,7 +64,7 @@ def embed_request(fields: Mapping[str, object], default_model: str) -> EmbedRequ
     return EmbedRequest(model, options.version, outputs, options.cache)
 
 
-def json_fields(body: bytes, known: Collection[str], ignored: Collection[str] = ()) -> Mapping[str, object]:
+def json_fields(body: bytes | bytearray, known: Collection[str], ignored: Collection[str] = ()) -> Mapping[str, object]:
     """Read a JSON object, without fields that are null.
 
     Args:

@@ -34,7 +34,7 @@ _IMG2VEC_DOCS = described(
 )
 
 
-def read_img2vec(body: bytes, *, default_model: str, limits: BodyLimits) -> CompatRequest:
+def read_img2vec(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> CompatRequest:
     """Parse a request's body, `{"id": …, "image": "<bare base64>"}`.
 
     Raises:
@@ -104,7 +104,7 @@ _CLIP_DOCS = described(
 )
 
 
-def read_clip(body: bytes, *, default_model: str, limits: BodyLimits) -> CompatRequest:
+def read_clip(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> CompatRequest:
     """Parse a request's body, `{"images": ["<base64>", …]}`.
 
     Raises:

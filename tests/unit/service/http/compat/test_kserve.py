@@ -171,3 +171,52 @@ async def test_server_and_models_describe_themselves(gateway: Gateway) -> None:
     told = (await gateway.client.get("/v2/models/toy")).json()
     assert [{"name": "image", "datatype": "BYTES", "shape": [-1]}] == told["inputs"]
     assert [("mean", [-1, 3]), ("corner", [-1, 4])] == [(o["name"], o["shape"]) for o in told["outputs"]]
+
+
+def pixels(shape: list[int], data: object) -> dict[str, object]:
+    """A request of pixels in JSON."""
+    return {"inputs": [{"name": "image", "datatype": "UINT8", "shape": shape, "data": data}]}
+
+
+@pytest.mark.parametrize("shape", [[1, *[2**63] * 300], [1, 2**63], [1] * 9, [-1], [True], [1.5], [1, 2**31 + 1]])
+async def test_shapes_are_bounded_before_they_are_multiplied(gateway: Gateway, shape: list[int]) -> None:
+    """200,000 dimensions of 2^63 held the event loop for 115 s."""
+    request = texts(grey(7))
+    request["inputs"][0]["shape"] = shape
+    for body in (request, pixels(shape, [1])):
+        answer = await gateway.client.post("/v2/models/toy/infer", json=body)
+        assert (400, True) == (answer.status_code, len(answer.text) < 400)
+        assert "dimensions" in answer.text or "to be sizes" in answer.text
+
+
+@pytest.mark.parametrize(
+    "data", [[1, [2, 3]], [[1, 2], 3], [[[[[1]]]]], [1.5], ["1"], [256], [-1], [None], {}, [{}], "12", [[]], [[[]], 1]]
+)
+async def test_pixels_have_one_depth_and_whole_numbers(gateway: Gateway, data: object) -> None:
+    """Each is a sentence; a fraction was cut before."""
+    answer = await gateway.client.post("/v2/models/toy/infer", json=pixels([1, 1, 1, 3], data))
+    assert (400, True) == (answer.status_code, "Expected" in answer.json()["error"]), answer.text
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "9" * 20, "0" * 5000 + "1", "0", "-1", "1.0"])
+async def test_numbers_of_many_digits_are_refused(gateway: Gateway, digits: str) -> None:
+    """In a path and in a header: they were an unexpected error."""
+    for path in (f"/v2/models/toy/versions/{digits}", f"/v2/models/toy/versions/{digits}/ready"):
+        assert 400 == (await gateway.client.get(path)).status_code
+    infer = "/v2/models/toy/versions/{}/infer"
+    assert 400 == (await gateway.client.post(infer.format(digits), json=texts(grey(7)))).status_code
+    if digits != "0":
+        headers = {"Inference-Header-Content-Length": digits}
+        assert 400 == (await gateway.client.post(infer.format(1), content=b"{}", headers=headers)).status_code
+
+
+async def test_images_in_json_have_errors_of_their_own(gateway: Gateway) -> None:
+    """As in the other contracts; and the first beyond the limit ends the request."""
+    answer = await gateway.client.post("/v2/models/toy/infer", json=texts(grey(7), b"no image"))
+    assert (400, True) == (answer.status_code, answer.json()["error"].startswith("Image 1: "))
+    request = texts(grey(7))
+    request["inputs"][0]["data"] = ["*"]
+    answer = await gateway.client.post("/v2/models/toy/infer", json=request)
+    assert "Image 0: Expected base64" in answer.json()["error"]
+    request["inputs"][0].update(data=["AAAA"] * 4, shape=[4])
+    assert "at most 3 images" in (await gateway.client.post("/v2/models/toy/infer", json=request)).json()["error"]
