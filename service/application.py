@@ -210,7 +210,7 @@ class _SharedCounts:
         # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
         from service.cache.redis.client import RedisServers  # noqa: PLC0415
 
-        self._servers = RedisServers(settings.redis_url or "", timeout=settings.cache_budget)
+        self._servers = RedisServers(settings.redis_url or "")
         self._guard = guard
 
     async def add(self, name: str, minute: int, requests: int, images: int) -> Sequence[int] | None:
@@ -246,7 +246,7 @@ def _open_keyring(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Ke
     rated = any(key.limits.requests_per_minute or key.limits.images_per_minute for key in keys)
     if not rated or not settings.redis_url:
         return Keyring(keys), None
-    guard = Guard("rate", budget=settings.cache_budget, window=settings.cache_breaker_window, metrics=metrics, log=log)
+    guard = Guard("rate", budget=settings.cache_budget, window=_BREAKER_WINDOW, metrics=metrics, log=log)
     counts = _SharedCounts(settings, guard)
     return Keyring(keys, counts, on_uncounted=metrics.uncounted.inc), counts
 

@@ -137,7 +137,7 @@ async def _serve(ports: tuple[int, int], stalls: Any) -> None:
         )
     )
     watching = asyncio.create_task(_watch(stalls))
-    also = (Inference(calls, intake, own).handlers(),)
+    also = (Inference(calls, intake, own),)
     async with grpc_server(Methods(calls, intake, own), listening, asyncio.Event(), also):
         await server.serve()
     watching.cancel()

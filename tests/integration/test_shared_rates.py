@@ -61,9 +61,10 @@ async def gateway(url: str) -> AsyncIterator[Gateway]:
         redis_url=url,
         api_keys=KEY,
         cache_budget=1.0,
-        cache_breaker_window=0.05,
     )
-    keyring, counts = _open_keyring(settings, metrics, log)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("service.application._BREAKER_WINDOW", 0.05)
+        keyring, counts = _open_keyring(settings, metrics, log)
     assert keyring is not None
     assert counts is not None
     caller = keyring.identify("key")
