@@ -49,6 +49,9 @@ def test_it_reads_what_a_parser_reads(ascii_only: bool, value: dict[str, object]
         found = whole(read_object(body))
     except ValueError:  # many escapes in a row, of which no image consists
         return
+    except BadRequest:
+        assert b"\\" * 64 in body
+        return
     assert orjson.loads(body) == found
 
 
