@@ -201,6 +201,8 @@ class Stream:
                 if self._ended_by is not None:
                     raise restated(self._ended_by) from None
                 await asyncio.sleep(min(error.retry_after, _LONGEST_PAUSE))
+                # The gateway waits here, not the caller.
+                self._moved = asyncio.get_running_loop().time()
             else:
                 return
 

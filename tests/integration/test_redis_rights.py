@@ -73,7 +73,7 @@ def allowed(valkey: Valkey, rules: str, database: str = "0") -> str:
     """Give a user these rights, empty the server, and return the address with the user's password."""
     with valkey.client() as client:
         client.flushall()
-        client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">s3cret", *rules.split())
+        client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">s3cret", *re.findall(r"\(.*?\)|\S+", rules))
         client.config_resetstat()
     return f"redis://app:s3cret@127.0.0.1:{valkey.port}/{database}"
 

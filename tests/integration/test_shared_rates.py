@@ -1,5 +1,6 @@
 """Limits by the minute across gateways that share a real Redis, and without it."""
 
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from service.auth import Caller
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
+from tests.integration.test_redis_rights import page_rule
 from tests.unit.service.http.conftest import KeptLog
 from tests.unit.service.test_auth import line
 
@@ -102,3 +104,15 @@ async def test_a_redis_that_counts_something_else_costs_nothing(valkey: Valkey) 
     async with gateway(valkey.url) as here:
         assert [True] * 10 == [await here.take() for _ in range(10)]
         assert 10 == here.uncounted
+
+
+async def test_the_rights_of_the_page_are_enough(valkey: Valkey) -> None:
+    """The user that docs/redis.md tells operators to copy may count, and nothing else by these commands."""
+    with valkey.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "app", "reset", "on", ">s3cret", *re.findall(r"\(.*?\)|\S+", page_rule("microtome"))
+        )
+    async with gateway(f"redis://app:s3cret@127.0.0.1:{valkey.port}/0") as here:
+        assert [True] * 6 == [await here.take() for _ in range(6)]
+        assert not await here.take()
+        assert 0 == here.uncounted
