@@ -1,13 +1,12 @@
 """The composition root: the only module that imports every concrete class."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -64,14 +63,17 @@ class Application:
     """The gateway, ready to be run.
 
     Attributes:
-        asgi: serves HTTP; its lifespan starts and stops everything else.
+        asgi: serves HTTP.
         protocol: uvicorn's HTTP protocol with limits.
         stopping: set it when the server stops, so that HTTP and gRPC drain at the same time.
+        lifespan: starts everything else, and stops it at the block's end. Raises OSError when a port cannot be listened
+            at, or a file cannot be read.
     """
 
     asgi: ASGIApp
     protocol: type[HttpToolsProtocol]
     stopping: asyncio.Event
+    lifespan: Callable[[], AbstractAsyncContextManager[None]]
 
 
 def build(settings: Settings, log: Logger) -> Application:
@@ -92,7 +94,7 @@ def build(settings: Settings, log: Logger) -> Application:
     stopping = asyncio.Event()
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan() -> AsyncIterator[None]:
         keeping = asyncio.create_task(catalogue.run(), name="catalogue")
         try:
             async with (
@@ -149,13 +151,12 @@ def build(settings: Settings, log: Logger) -> Application:
         ),
         metrics=metrics,
         log=log,
-        lifespan=lifespan,
         keyring=keyring,
         dependencies=dependencies,
         tracing=tracing,
     )
     protocol = limited_protocol(metrics, head_seconds=_BODY_PAUSE)
-    return Application(app, protocol, stopping)
+    return Application(app, protocol, stopping, lifespan)
 
 
 def _publish_limits(settings: Settings, metrics: Metrics) -> None:
