@@ -20,7 +20,7 @@ from service.workers import supervise
 
 
 async def serve(settings: Settings, log: Logger, opened: socket.socket) -> bool:
-    """Serve until SIGTERM or SIGINT, drain, and return whether the start succeeded.
+    """Serve until SIGTERM or SIGINT, drain, and return whether the start succeeded; if not, stderr has a line on why.
 
     Args:
         settings: of the gateway.
@@ -37,6 +37,8 @@ async def serve(settings: Settings, log: Logger, opened: socket.socket) -> bool:
         log_level="warning",
         access_log=False,
         server_header=False,
+        # Run here, where a start that fails is a line and no traceback.
+        lifespan="off",
         # Nothing here depends on the caller's address or scheme.
         proxy_headers=False,
         timeout_graceful_shutdown=settings.drain,
@@ -44,11 +46,17 @@ async def serve(settings: Settings, log: Logger, opened: socket.socket) -> bool:
         timeout_keep_alive=95,
     )
     server = _Server(config, application.stopping)
-    log.info("listening", host=settings.host, port=settings.port, model_server=settings.model_server)
-    # uvicorn handles these signals and, once drained, raises them again for the previous handlers: a clean stop.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    await server.serve(sockets=[opened])
+    try:
+        async with application.lifespan():
+            log.info("listening", host=settings.host, port=settings.port, model_server=settings.model_server)
+            # uvicorn handles these signals and, once drained, raises them again for the handlers before: a clean stop.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
+            await server.serve(sockets=[opened])
+    except OSError as error:
+        if server.started:
+            raise
+        sys.stderr.write(f"{error}\n")
     return server.started
 
 

@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -75,14 +74,17 @@ class Application:
     """The gateway, ready to be run.
 
     Attributes:
-        asgi: serves HTTP; its lifespan starts and stops everything else.
+        asgi: serves HTTP.
         protocol: uvicorn's HTTP protocol with limits.
         stopping: set it when the server stops, so that HTTP and gRPC drain at the same time.
+        lifespan: starts everything else, and stops it at the block's end. Raises OSError when a port cannot be listened
+            at, or a file cannot be read.
     """
 
     asgi: ASGIApp
     protocol: type[HttpToolsProtocol]
     stopping: asyncio.Event
+    lifespan: Callable[[], AbstractAsyncContextManager[None]]
 
 
 def build(settings: Settings, log: Logger) -> Application:
@@ -115,7 +117,7 @@ def build(settings: Settings, log: Logger) -> Application:
     stopping = asyncio.Event()
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan() -> AsyncIterator[None]:
         keeping = asyncio.create_task(catalogue.run(), name="catalogue")
         trying = asyncio.create_task(beginning(), name="redis at start")
         try:
@@ -177,13 +179,12 @@ def build(settings: Settings, log: Logger) -> Application:
         ),
         metrics=metrics,
         log=log,
-        lifespan=lifespan,
         keyring=keyring,
         dependencies=dependencies,
         tracing=tracing,
     )
     protocol = limited_protocol(metrics, head_seconds=_BODY_PAUSE)
-    return Application(app, protocol, stopping)
+    return Application(app, protocol, stopping, lifespan)
 
 
 def _publish_limits(settings: Settings, metrics: Metrics) -> None:

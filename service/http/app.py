@@ -87,8 +87,8 @@ def http_app(  # noqa: PLR0913, collaborators
     options: HttpOptions,
     metrics: Metrics,
     log: Logger,
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     keyring: Keyring | None = None,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     dependencies: Dependencies = MappingProxyType({}),
     tracing: "Tracing | None" = None,
 ) -> ASGIApp:
@@ -99,8 +99,8 @@ def http_app(  # noqa: PLR0913, collaborators
         options: static configuration.
         metrics: registry.
         log: logger.
-        lifespan: starts and stops the application's dependencies.
         keyring: the API keys; None serves all callers.
+        lifespan: for servers that run one; `python -m service` has its own.
         dependencies: reported by /readyz.
         tracing: makes a span of each request; None traces nothing.
     """

@@ -1,6 +1,7 @@
 """What the process does at its start, beside what the application does."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -80,6 +81,22 @@ def test_a_removed_setting_is_one_line_of_the_log(workers: str) -> None:
     assert "Cannot listen on 192.0.2.1 port 8000: Cannot assign requested address\n" in started.stderr
     assert (1, False) == (started.returncode, "Traceback" in started.stderr)
     assert 1 == started.stderr.count("MICROTOME_URL_TIMEOUT is no longer a setting")
+
+
+@pytest.mark.parametrize("name", ["OPERATIONS_PORT", "GRPC_PORT"])
+def test_a_port_that_is_taken_is_a_line(name: str) -> None:
+    """Of whichever server; the gateway ends with 1 and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        started = subprocess.run(
+            [sys.executable, "-m", "service"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(PORT=str(free_port()), **{name: str(port)}),
+        )
+    assert (1, False) == (started.returncode, "Traceback" in started.stderr), started.stderr
+    assert re.search(rf"^Cannot listen on 127\.0\.0\.1(:| port ){port}", started.stderr, re.MULTILINE), started.stderr
 
 
 def test_all_of_both_families_is_all_of_both(tmp_path: Path) -> None:

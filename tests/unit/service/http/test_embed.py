@@ -148,3 +148,15 @@ async def test_every_answer_has_a_request_id(gateway: Gateway) -> None:
     assert "abc" == answer.headers["x-request-id"]
     replaced = await gateway.client.get("/nix", headers={"X-Request-ID": "x" * 1000})
     assert len(replaced.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("named", [b'filename="caf\xe9.jpg"', b"filename*=utf-8''caf%C3%A9.jpg"])
+async def test_an_upload_by_any_name_is_embedded(gateway: Gateway, named: bytes) -> None:
+    """As curl sends it where file names are Latin-1, and Python's requests before urllib3 1.25."""
+    head = b'--XyZ\r\nContent-Disposition: form-data; name="image"; ' + named + b"\r\n\r\n"
+    answer = await gateway.client.post(
+        "/embed",
+        content=head + png() + b"\r\n--XyZ--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=XyZ"},
+    )
+    assert (200, 1) == (answer.status_code, len(answer.json()["embeddings"]))
