@@ -121,10 +121,10 @@ class ModelRegistry:
             try:
                 listed = await self._listing()
             except ServiceError as error:
-                # What is known stays.
-                if self._unlisted != str(error):
-                    self._unlisted = str(error)
+                # What is known stays. A server that is down has a line of its own.
+                if self._unlisted != str(error) and isinstance(error, ModelServerFault):
                     self._log.warning("models_not_listed", reason=str(error), advice=_UNLISTED)
+                self._unlisted = str(error)
             else:
                 self._unlisted = ""
                 await self._adopt(listed)

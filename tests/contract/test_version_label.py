@@ -108,7 +108,7 @@ async def test_a_server_without_a_list_is_named_with_the_setting(rpc: Replicas) 
     async with asyncio.timeout(30):
         while not log.events:  # noqa: ASYNC110, polled like a log
             await asyncio.sleep(0.01)
-    assert "MICROTOME_MODELS_CONFIG" in log.events[0]["advice"]
+    assert "MICROTOME_MODELS_CONFIG" in str(log.events[0]["advice"])
     assert catalogue.cards() == {}
     keeping.cancel()
     with suppress(asyncio.CancelledError):
