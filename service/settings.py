@@ -28,6 +28,9 @@ _MB = 1 << 20
 _DECODE_SHARE = 0.6
 """Of the memory, for decoding; the rest is for the interpreter, request bodies and caches."""
 
+_FORMAT_NAMES = {"jpg": "jpeg", "tif": "tiff", "jp2": "jpeg2000"}
+"""Formats by the names of their files."""
+
 _REMOVED = {
     f"{PREFIX}BODY_PAUSE": "10 s",
     f"{PREFIX}CACHE_UNWRITTEN_BYTES": "32 MiB",
@@ -226,7 +229,7 @@ class Settings(BaseSettings):
     @field_validator("formats")
     @classmethod
     def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(name.lower() for name in value))
+        names = tuple(dict.fromkeys(_FORMAT_NAMES.get(name.lower(), name.lower()) for name in value))
         known = {name.lower() for name in FORMATS}
         for name in names:
             if name not in known:
