@@ -4,7 +4,8 @@
 
 The first table decodes each file alone in a process: bytes a pixel at the peak, what `Picture.cost` estimates, and the
 longest time that no other thread ran. The second sends each file four times at once to a gateway with the manifests'
-limits: 1.5 GiB, of which 60 % for decoding, and two threads. Its memory is that of all its processes.
+limits: 1.5 GiB, of which 60 % for decoding, and two threads. Its memory is that of all its processes. Beside its
+`/livez` stands that of a second gateway without work: what both wait for is the machine.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from bench.processes.usage import descendants
 from microtome.errors import RequestRejected
 from microtome.manifest import InputSpec
 from microtome.preprocessing import FORMATS, decode, prepared
-from tests.e2e.processes import serving
+from tests.e2e.processes import Gateway, serving
 from tests.exported_models import REPOSITORY, export_once
 
 SIDE = 7071
@@ -172,12 +173,13 @@ def costs(files: dict[str, Path]) -> None:
 
 
 class Watch:
-    """Samples the gateway's memory and the time of GET /livez until it is stopped."""
+    """Samples the gateway's memory and the time of GET /livez, its own and an idle one's, until it is stopped."""
 
-    def __init__(self, pid: int, port: int) -> None:
-        self.peak, self.latencies, self._pid, self._port = 0.0, list[float](), pid, port
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._memory), threading.Thread(target=self._livez)]
+    def __init__(self, gateway: Gateway, idle: Gateway) -> None:
+        self.peak, self._pid, self._stop = 0.0, gateway.pid, threading.Event()
+        self.latencies: dict[int, list[float]] = {gateway.port: [], idle.port: []}
+        self._threads = [threading.Thread(target=self._memory)]
+        self._threads += [threading.Thread(target=self._livez, args=[port]) for port in self.latencies]
 
     def __enter__(self) -> "Watch":
         for thread in self._threads:
@@ -195,17 +197,18 @@ class Watch:
             own, *others = descendants(self._pid)
             self.peak = max(self.peak, status(own, "VmRSS") + sum(status(pid, "RssAnon") for pid in others))
 
-    def _livez(self) -> None:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+    def _livez(self, port: int) -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
         while not self._stop.wait(0.005):
             begin = time.perf_counter()
             connection.request("GET", "/livez")
             connection.getresponse().read()
-            self.latencies.append((time.perf_counter() - begin) * 1000)
+            self.latencies[port].append((time.perf_counter() - begin) * 1000)
 
-    def percentile(self, part: float) -> float:
-        """Return a percentile of the latencies, in ms."""
-        return sorted(self.latencies)[min(len(self.latencies) - 1, int(part * len(self.latencies)))]
+    def told(self) -> str:
+        """Return median, 99th percentile and maximum of both, in ms."""
+        rows = map(sorted, self.latencies.values())
+        return " | ".join(f"{row[len(row) // 2]:.1f}, {row[len(row) * 99 // 100]:.1f}, {row[-1]:.1f}" for row in rows)
 
 
 def beside(files: dict[str, Path], models: Path, seconds: float) -> None:
@@ -213,13 +216,15 @@ def beside(files: dict[str, Path], models: Path, seconds: float) -> None:
     settings = {
         "decode_threads": 2, "decode_bytes": int(0.6 * LIMIT), "formats": ",".join(FORMATS).lower(), "deadline": 120,
     }  # fmt: skip
-    print("\n| file, four at once | answers | images/s | peak of all processes, MB | /livez p50, p99, max, ms |")
-    print("|---|---|---|---|---|")
+    print("\n| file, four at once | answers | images/s | peak, MB | /livez p50, p99, max, ms | of an idle gateway |")
+    print("|---|---|---|---|---|---|")
     with (
         tempfile.TemporaryDirectory(prefix="microtome-decoding-") as place,
+        tempfile.TemporaryDirectory(prefix="microtome-idle-") as other,
         serving(Path(place), models, **settings) as gateway,
+        serving(Path(other), models) as idle,
     ):
-        with Watch(gateway.pid, gateway.port) as watch:
+        with Watch(gateway, idle) as watch:
             time.sleep(seconds)
         print(_row("nothing", watch, {}, seconds), flush=True)
         for name, path in files.items():
@@ -231,7 +236,7 @@ def beside(files: dict[str, Path], models: Path, seconds: float) -> None:
                 return connection.getresponse().status
 
             begin = time.perf_counter()
-            with Watch(gateway.pid, gateway.port) as watch, ThreadPoolExecutor(AT_ONCE) as callers:
+            with Watch(gateway, idle) as watch, ThreadPoolExecutor(AT_ONCE) as callers:
                 while time.perf_counter() - begin < seconds:
                     for code in callers.map(post, range(AT_ONCE)):
                         answers[code] = answers.get(code, 0) + 1
@@ -240,8 +245,7 @@ def beside(files: dict[str, Path], models: Path, seconds: float) -> None:
 
 def _row(name: str, watch: Watch, answers: dict[int, int], seconds: float) -> str:
     told = ", ".join(f"{count} x {code}" for code, count in sorted(answers.items()))
-    times = f"{watch.percentile(0.5):.1f}, {watch.percentile(0.99):.1f}, {max(watch.latencies):.1f}"
-    return f"| {name} | {told} | {sum(answers.values()) / seconds:.1f} | {watch.peak:.0f} | {times} |"
+    return f"| {name} | {told} | {sum(answers.values()) / seconds:.1f} | {watch.peak:.0f} | {watch.told()} |"
 
 
 def main() -> None:

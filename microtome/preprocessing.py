@@ -14,8 +14,9 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -249,19 +250,26 @@ def _read_header(data: bytes, kind: str) -> Image.Image:
         raise SyntaxError(str(error)) from error
 
 
+_PLUGINS = {
+    "WEBP": "WebPImagePlugin",
+    "TIFF": "TiffImagePlugin",
+    "AVIF": "AvifImagePlugin",
+    "JPEG2000": "Jpeg2KImagePlugin",
+}
+"""Modules of the decoders that Pillow does not import at its start."""
+
+
 @cache
 def _prepare(kind: str) -> None:
     """Import a format's decoder, and set what it does beside decoding."""
     # Without a handler of its own, what Pillow logs of callers' files would go to the standard error.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     Image.preinit()
-    if kind not in Image.OPEN:
-        Image.init()
+    # Image.init would import all decoders that Pillow has.
+    plugin: Any = import_module(f"PIL.{_PLUGINS[kind]}") if kind in _PLUGINS else None
     if kind == "AVIF":
-        from PIL import AvifImagePlugin  # noqa: PLC0415, a library that most processes do not need
-
         # A thread for each core, for each image, would multiply threads and memory; the callers' threads are enough.
-        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+        plugin.DEFAULT_MAX_THREADS = 1
     elif kind == "TIFF":
         _silence_libtiff()
 

@@ -33,6 +33,9 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[
 _DECODE_SHARE = 0.6
 """Of the memory, for decoding; the rest is for the interpreter, request bodies and caches."""
 
+_FORMAT_NAMES = {"jpg": "jpeg", "tif": "tiff", "jp2": "jpeg2000"}
+"""Formats by the names of their files."""
+
 _HMAC_KEY_CHARACTERS = 16
 
 _OF_KEYS = ("key_images_in_flight", "key_requests_per_minute", "key_images_per_minute", "cache_private")
@@ -280,7 +283,7 @@ class Settings(BaseSettings):
     @field_validator("formats")
     @classmethod
     def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(name.lower() for name in value))
+        names = tuple(dict.fromkeys(_FORMAT_NAMES.get(name.lower(), name.lower()) for name in value))
         known = {name.lower() for name in FORMATS}
         for name in names:
             if name not in known:

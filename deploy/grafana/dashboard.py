@@ -311,8 +311,13 @@ PROCESSES = (
         },
     ),
     Panel(
-        "Bodies in flight", "Bytes of request bodies that each gateway holds.", "bytes",
-        {"{{instance}}": f"microtome_body_bytes_in_flight{{{NS}}}"}, stacked=True,
+        "Bodies and decoding", "Bytes of request bodies that each gateway holds, and of memory that images being "
+        "decoded need, partly in other processes.", "bytes",
+        {
+            "{{instance}}": f"microtome_body_bytes_in_flight{{{NS}}}",
+            "{{instance}}: decoding": f"microtome_decode_bytes_in_flight{{{NS}}}",
+        },
+        stacked=True,
     ),
 )  # fmt: skip
 

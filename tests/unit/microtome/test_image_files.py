@@ -115,14 +115,14 @@ def faulty() -> Iterator[tuple[str, bytes]]:
     head = 13 + (6 << (gif[10] & 7))
     for data in (b"!\xf9\1\1\0", b"!\xf9\0", b"!\xff\x0bNETSCAPE2.0\0", b"!\xfe\5abcde\0"):
         yield f"GIF, {data!r}", gif[:head] + data + gif[head:]
-    for tag, kind, value in (
+    for tag, type_, value in (
         (282, 2, b"abc\0"), (282, 5, b"\xff\xff\xff\x7f"), (34665, 4, b"\xff" * 4), (34853, 2, b"abc\0"),
         (700, 2, b"abc\0"), (34675, 7, b"abc\0"), (274, 5, bytes(4)), (274, 3, b"\x63\0\0\0"), (270, 2, b"abcd"),
         (33723, 4, b"abcd"),
     ):  # fmt: skip
         for compression in ("raw", "tiff_lzw"):
-            data = tiff_with(tag, kind, 1 << 28 if tag == 270 else 1, value, compression)
-            yield f"TIFF, {compression}, {tag} of type {kind} as {value!r}", data
+            data = tiff_with(tag, type_, 1 << 28 if tag == 270 else 1, value, compression)
+            yield f"TIFF, {compression}, {tag} of type {type_} as {value!r}", data
     turned = Image.Exif()
     turned[0x112] = 6
     turned[0x10F] = "maker"

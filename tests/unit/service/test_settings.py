@@ -139,7 +139,7 @@ def test_decoding_follows_the_machine_and_the_workers(monkeypatch: pytest.Monkey
     assert (6, int(0.6 * (1536 << 20))) == (settings.decode_threads, settings.decode_bytes)
     assert ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif") == settings.formats
     monkeypatch.setenv("MICROTOME_WORKERS", "4")
-    monkeypatch.setenv("MICROTOME_FORMATS", "PNG, jpeg2000")
+    monkeypatch.setenv("MICROTOME_FORMATS", "PNG, jp2,jpeg2000")
     settings = read_settings()
     assert (2, int(0.15 * (1536 << 20))) == (settings.decode_threads, settings.decode_bytes)
     assert ("png", "jpeg2000") == settings.formats
