@@ -205,7 +205,6 @@ async def test_a_server_that_talks_nonsense_is_a_cache_that_misses(nonsense: byt
 @pytest.mark.parametrize("announced", [b"*2000000000\r\n", b"$2000000000\r\n"])
 async def test_what_a_server_announces_is_bounded_whatever_it_is(address: str, announced: bytes) -> None:
     """Redis, a Sentinel or a node: no memory is taken, and the reason is told."""
-
     talking: list[asyncio.Task[Any] | None] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
