@@ -183,7 +183,7 @@ async def test_a_cluster_named_as_one_server_is_used_as_a_cluster_and_told_once(
     cluster.flush()
     async with gateway(f"redis://{login}127.0.0.1:{cluster.nodes[0].port}") as one:
         async with asyncio.timeout(20):
-            while not await one.works():  # noqa: ASYNC110, Redis tells nobody
+            while not await one.works():  # noqa: ASYNC110, Redis tells none
                 await asyncio.sleep(0.02)
         assert ["cluster"] == [what for what, _ in one.notices]
         assert "redis+cluster://" in one.notices[0][1]
