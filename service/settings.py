@@ -487,7 +487,8 @@ def _can_trace() -> bool:
 
 def _fault(where: tuple[int | str, ...], message: str) -> str:
     # A message about several variables names them itself.
-    return f"{PREFIX}{str(where[0]).upper()}: {message}" if where else message.removeprefix("Value error, ")
+    told = message.removeprefix("Value error, ")
+    return f"{PREFIX}{str(where[0]).upper()}: {told}" if where else told
 
 
 def _nearest(name: str, known: set[str]) -> str:

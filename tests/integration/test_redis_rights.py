@@ -13,6 +13,7 @@ import redis
 from service.cache.circuit_breaker import FailOpenCache
 from service.cache.redis.cache import HeldLeases, RedisCache, RedisLeases, Seal, lease_key
 from service.cache.redis.client import RedisServers
+from service.cache_command import main
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import Valkey
 from tests.e2e.redis_topologies import Cluster
@@ -182,7 +183,7 @@ async def test_a_cluster_named_as_one_server_is_used_as_a_cluster_and_told_once(
     cluster.flush()
     async with gateway(f"redis://{login}127.0.0.1:{cluster.nodes[0].port}") as one:
         async with asyncio.timeout(20):
-            while not await one.works():  # noqa: ASYNC110, Redis tells nobody
+            while not await one.works():  # noqa: ASYNC110, Redis tells none
                 await asyncio.sleep(0.02)
         assert ["cluster"] == [what for what, _ in one.notices]
         assert "redis+cluster://" in one.notices[0][1]
@@ -242,6 +243,41 @@ async def test_gateways_with_another_secret_have_entries_of_their_own(valkey: Va
         assert [VALUES[KEYS[0]]] == await old.cache.get_many(KEYS[:1])
         assert [VALUES[KEYS[1]]] == await new.cache.get_many(KEYS[:1])
         assert not new.metrics.registry.get_sample_value("microtome_cache_spoiled_total")
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
+def test_operators_count_and_clear_with_the_rights_of_the_page(
+    kind: str, valkey: Valkey, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`microtome cache` finds signed and unsigned entries of a fingerprint, and a refusal is a sentence."""
+    nodes = [valkey] if kind == "redis" else cluster.nodes
+    for node in nodes:
+        with node.client() as client:
+            client.flushall()
+            client.execute_command(
+                "ACL", "SETUSER", "app", "reset", "on", ">s3cret", "~mt1*", *CASE.split(), "+cluster"
+            )
+            rules = page_rule("microtome-admin").split()
+            client.execute_command("ACL", "SETUSER", "admin", "reset", "on", ">s3cret", *rules)
+    where = f"127.0.0.1:{nodes[0].port}"
+    fingerprint = 64 * "a"
+    names = [seal.name(f"mt1:{fingerprint}:{number}:top") for number in range(8) for seal in (Seal(), Seal(b"x" * 16))]
+    filled = redis.Redis.from_url(valkey.url) if kind == "redis" else redis.RedisCluster("127.0.0.1", nodes[0].port)
+    with filled as client:
+        for name in names:
+            client.set(name, b"1234")
+    words = ["--redis", f"{kind}://admin:s3cret@{where}", "--fingerprint", fingerprint]
+    assert 0 == main(["cache", "stats", *words])
+    assert 0 == main(["cache", "clear", *words])
+    assert 0 == main(["cache", "stats", *words])
+    told = capsys.readouterr().out
+    assert [f" {number} vectors" in line for number, line in zip((16, 16, 0), told.splitlines(), strict=True)] == [
+        True
+    ] * 3
+    assert 1 == main(["cache", "stats", "--redis", f"{kind}://app:s3cret@{where}", "--fingerprint", fingerprint])
+    refused = capsys.readouterr().err
+    assert 1 == len(refused.splitlines())
+    assert "s3cret" not in refused
 
 
 async def test_a_redis_that_is_not_there_at_start_is_told_in_one_line_and_found_later(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ reads the vector too, in the same round trip and after it: what was written mean
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from hmac import compare_digest, digest
 from random import uniform
@@ -200,8 +201,8 @@ class RedisLeases:
         Args:
             servers: where the vectors are; closed by their cache.
             held: the leases of this process.
-            guards: of the same servers: `claims` guards the calls, and while reads or writes are left alone nothing is
-                leased, since no other gateway would find the vector.
+            guards: of the same servers: `claims` guards acquiring, for which callers wait, and `writes` ending leases;
+                while reads or writes are left alone nothing is leased, since no other gateway would find the vector.
             notice: is told that leases are refused, or not trusted.
             seal: of the values.
             restored: from a value as it is stored to the vector's bytes, None for what is no vector.
@@ -251,8 +252,13 @@ class RedisLeases:
         self._send([("SET", lease_key(self._seal.name(key)), _FREE, "PX", 1) for key in keys])
 
     def _send(self, commands: Sequence[Command]) -> None:
+        async def sent() -> None:
+            with suppress(CommandRefused):
+                await self._servers.run(commands)
+
         if commands:
-            task = asyncio.create_task(self._guards.claims.call(lambda: self._servers.run(commands)), name="end leases")
+            # As a write, since nothing waits for it.
+            task = asyncio.create_task(self._guards.writes.call(sent), name="end leases")
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
 

@@ -55,7 +55,7 @@ def test_without_a_secret_entries_are_as_earlier_releases_made_them() -> None:
     ids=["float32", "float16"],
 )
 def test_what_is_not_finite_is_no_vector(seal: Seal, form: Callable[[float], bytes], number: float) -> None:
-    """Whoever made it, and however well it is sealed: it is a miss."""
+    """However well it is sealed: it is a miss."""
     assert seal.unwrap("k", seal.wrap("k", form(number))) is None
     assert seal.unwrap("k", seal.wrap("k", form(2.0))) is not None
 
