@@ -17,6 +17,7 @@ import keras
 from exporter.graph.cut_points import CutPoint, cut_points
 from exporter.graph.network import Network, bits
 from exporter.graph.tensors import find_tensor
+from microtome.errors import shown
 
 _BLOCK = re.compile(r"(?:[A-Za-z]+\d*_)*?block_?\d+[a-z]?(?=_|$)")
 _MERGES = ("Add", "Concatenate", "Average")
@@ -234,4 +235,4 @@ def _line(start: tuple[float, float], end: tuple[float, float], colour: str, mor
 def _text(x: float, y: float, text: str, *, size: int = 14, **style: str) -> str:
     attributes = {"fill": "#0f172a", **style}
     written = " ".join(f'{key.replace("_", "-")}="{value}"' for key, value in attributes.items())
-    return f'<text x="{x}" y="{y}" font-size="{size}" {written}>{escape(text)}</text>'
+    return f'<text x="{x}" y="{y}" font-size="{size}" {written}>{escape(shown(text))}</text>'

@@ -71,6 +71,15 @@ def test_picture_is_svg_with_every_box_and_cut(resnet: keras.Model) -> None:
     assert "cut at conv3_block4_out: 8\u00d78\u00d7512, 1 tensor crosses, 512 numbers after average pooling" in texts
 
 
+def test_names_do_not_break_the_picture() -> None:
+    """Characters that XML has no place for are escaped."""
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, keras.layers.Conv2D(2, 3, name="a\x1b<b>\x00")(images))
+    picture = draw("a model", outline(model, [], expand=True))
+    texts = [element.text or "" for element in ElementTree.fromstring(picture).iter() if element.tag.endswith("text")]
+    assert any(r"a\x1b<b>\x00" in text for text in texts), texts
+
+
 def test_dense_blocks_are_one_box_each() -> None:
     """Layers of a dense block are alike but for the channels that they add; the box tells from how many to how many."""
     model = build(BACKBONES["DenseNet121"], None, input_spec(64, 64, shortest_side=64)).model
