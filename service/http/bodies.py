@@ -92,8 +92,8 @@ class BodyReader:
         if coding not in {"", "identity"}:
             raise BadRequest(f"Expected a body without Content-Encoding, received {coding[:40]!r}. Images are compact.")
         stated = headers.get(b"content-length")
-        # The HTTP parser accepts digits only.
-        length = limit if stated is None else int(stated)
+        # The HTTP parser accepts digits only, and any number of zeros before them, where Python does not.
+        length = limit if stated is None else int(stated.lstrip(b"0") or b"0")
         if length > limit:
             raise ImageTooLarge(f"Expected at most {limit} bytes a request, received {length}.")
         return length * _JSON_TO_BYTES if json or _says_json(_content_type(scope)) else length
@@ -119,10 +119,16 @@ class BodyReader:
             )
         if not is_json(body, content_type):
             return Received([bytes(body)], {})
-        # `size` has counted what says that it is JSON.
-        more = 0 if said else (_JSON_TO_BYTES - 1) * len(body)
-        with self.budget.hold(more):
-            return await read_off_loop(partial(read_json, limits=self.limits), body)
+        read = partial(read_json, limits=self.limits)
+        if said:
+            return await read_off_loop(read, body)
+        # `size` has not counted it as JSON. It is in memory already, so it is not refused, and others wait.
+        more = (_JSON_TO_BYTES - 1) * len(body)
+        self.budget.change(more)
+        try:
+            return await read_off_loop(read, body)
+        finally:
+            self.budget.change(-more)
 
     async def text(self, receive: Receive) -> bytes | bytearray:
         """Read a body of JSON: into one piece as it comes, since joining a large one holds the event loop.

@@ -121,7 +121,9 @@ class _Requests:
         if self._maybe(0.1):
             route = f"{route}/{quote(self._text()[:2000])}"
         if self._maybe(0.2):
-            route += "?" + "&".join(f"{quote(self._name())}={quote(self._text()[:3000])}" for _ in range(self._size(40)))
+            route += "?" + "&".join(
+                f"{quote(self._name())}={quote(self._text()[:3000])}" for _ in range(self._size(40))
+            )
         headers = (
             {self._random.choice(_HEADERS): self._header() for _ in range(self._size(3))} if self._maybe(0.3) else {}
         )
