@@ -6,23 +6,22 @@ is recognised by its first brace, which no image has.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from math import inf
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
-import pybase64
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
 from microtome.errors import BadRequest, BodyTooSlow, DeadlineExceeded, ImageTooLarge, RequestRejected, TooManyImages
 from service.core.admission import Budget
-from service.core.remote_images import MAX_ADDRESS, Image, Url
+from service.core.remote_images import Image
 from service.core.timeouts import SharedTimeout
-from service.http.bounded_json import LongText, read_object
+from service.http.bounded_json import read_object
+from service.http.json_images import at_most, from_address, from_base64, from_data_uri
 from service.http.middleware import headers_of
 from service.http.parameters import OPTIONS, unknown_name
 
@@ -31,12 +30,6 @@ _JSON_TO_BYTES = 3
 
 JSON_OFF_LOOP_BYTES = 1 << 18
 """Larger JSON is parsed in a thread, so that it does not delay other requests."""
-
-_HEAD_LETTERS = 128
-"""Within which a data URI has its comma."""
-
-_WRAPPED = 1.1
-"""How much longer base64 is with line breaks and JSON's escapes."""
 
 T = TypeVar("T")
 
@@ -102,8 +95,8 @@ class BodyReader:
         if coding not in {"", "identity"}:
             raise BadRequest(f"Expected a body without Content-Encoding, received {coding[:40]!r}. Images are compact.")
         stated = headers.get(b"content-length")
-        # The HTTP parser accepts digits only.
-        length = limit if stated is None else int(stated)
+        # The HTTP parser accepts digits only, and any number of zeros before them, where Python does not.
+        length = limit if stated is None else int(stated.lstrip(b"0") or b"0")
         if length > limit:
             raise ImageTooLarge(f"Expected at most {limit} bytes a request, received {length}.")
         return length * _JSON_TO_BYTES if json or _says_json(_content_type(scope)) else length
@@ -135,10 +128,16 @@ class BodyReader:
             )
         if not is_json(body, content_type):
             return Received([bytes(body)], {})
-        # `size` has counted what says that it is JSON.
-        more = 0 if said else (_JSON_TO_BYTES - 1) * len(body)
-        with self.budget.hold(more):
-            return await read_off_loop(partial(read_json, limits=self.limits), body)
+        read = partial(read_json, limits=self.limits)
+        if said:
+            return await read_off_loop(read, body)
+        # `size` has not counted it as JSON. It is in memory already, so it is not refused, and others wait.
+        more = (_JSON_TO_BYTES - 1) * len(body)
+        self.budget.change(more)
+        try:
+            return await read_off_loop(read, body)
+        finally:
+            self.budget.change(-more)
 
     async def text(self, receive: Receive, until: float = inf) -> bytes | bytearray:
         """Read a body of JSON: into one piece as it comes, since joining a large one holds the event loop.
@@ -328,18 +327,6 @@ def read_json(body: bytes | bytearray, *, limits: BodyLimits) -> Received:
     return Received(at_most(limits.max_images, images), options)
 
 
-def at_most(most: int, images: Iterable[Image]) -> list[Image]:
-    """Take images while they are read, and no more of them than one request may have.
-
-    Raises:
-        TooManyImages: there are more.
-    """
-    found = list(islice(images, most + 1))
-    if len(found) > most:
-        raise TooManyImages(f"Expected at most {most} images a request, received more.")
-    return found
-
-
 def _items(value: Mapping[str, object]) -> list[object]:
     match value:
         case {"image": _, "images": _}:
@@ -361,38 +348,3 @@ def _json_image(item: object, max_bytes: int) -> Image:
         case {"data_uri": str(uri), **rest} if not rest:
             return from_data_uri(uri, max_bytes)
     return BadRequest(f"Expected an object with one of {', '.join(_JSON_FORMS)}, which is a string.")
-
-
-def from_address(address: str) -> Url | RequestRejected:
-    """Take an address, of which no more is checked here than its length; an error is returned."""
-    if len(address) > MAX_ADDRESS or isinstance(address, LongText):
-        return BadRequest(f"Expected an address of at most {MAX_ADDRESS} characters; received {address[:40]!r}…")
-    return Url(address)
-
-
-def from_data_uri(uri: str, max_bytes: int) -> bytes | RequestRejected:
-    """Decode data:image/…;base64,…; an error is returned."""
-    comma = uri.find(",", 0, _HEAD_LETTERS)
-    head = uri[: max(comma, 0)].lower()
-    if not head.startswith("data:") or not head.endswith(";base64"):
-        return BadRequest(f"Expected data:image/…;base64,…; received {uri[:40]!r}.")
-    return from_base64(uri.after_comma() if isinstance(uri, LongText) else uri[comma + 1 :], max_bytes)
-
-
-def from_base64(text: str, max_bytes: int) -> bytes | RequestRejected:
-    """Decode base64; an error is returned."""
-    # base64 has four letters for three bytes.
-    length = len(text.raw) if isinstance(text, LongText) else len(text)
-    if length // 4 * 3 > _WRAPPED * max_bytes + 3:
-        return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received about {length // 4 * 3}.")
-    try:
-        letters = text.unescaped() if isinstance(text, LongText) else text.encode("ascii")
-        if b"\n" in letters:
-            # `base64 photo.jpg` wraps its lines.
-            letters = letters.replace(b"\r", b"").replace(b"\n", b"")
-        decoded = pybase64.b64decode(letters, validate=True)
-    except ValueError:
-        return BadRequest(f"Expected base64 (the standard alphabet, padded); received {text[:24]!r}…")
-    if len(decoded) > max_bytes:
-        return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received {len(decoded)}.")
-    return decoded

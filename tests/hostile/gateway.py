@@ -4,6 +4,7 @@ The model server is a fake, in the same process: what is measured is what a requ
 """
 
 import asyncio
+import gc
 import hashlib
 import multiprocessing
 import resource
@@ -136,6 +137,8 @@ async def _serve(ports: tuple[int, int], stalls: Any) -> None:
             timeout_keep_alive=95,
         )
     )
+    # As the gateway does: else collecting all modules' objects would be the longest stall.
+    gc.freeze()
     watching = asyncio.create_task(_watch(stalls))
     also = (Inference(calls, intake, own),)
     async with grpc_server(Methods(calls, intake, own), listening, asyncio.Event(), also):

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from microtome.errors import BadRequest, UnsupportedModality
 from service.core.remote_images import Image
 from service.core.requests import Embedded
-from service.http.bodies import BodyLimits, at_most
+from service.http.bodies import BodyLimits
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import NUMBERS, PHOTO, TEXT, WHOLE, an_array, an_object, described, one_of
@@ -24,6 +24,7 @@ from service.http.compat.responses import (
     json_response,
     shape_of,
 )
+from service.http.json_images import at_most
 
 _FIELDS = (*MODEL_FIELDS, "images", "inputs", "texts", "embedding_types", "output_dimension", "normalize")
 _IGNORED = ("input_type", "truncate", "max_tokens", "priority")

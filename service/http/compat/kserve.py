@@ -21,12 +21,13 @@ from service import kserve
 from service.core.ports import available_versions
 from service.core.requests import Embedded
 from service.errors import of_model, shown
-from service.http.bodies import BodyLimits, at_most, from_base64, from_data_uri
+from service.http.bodies import BodyLimits
 from service.http.bounded_json import read_object
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import TEXT, described
 from service.http.compat.parsing import is_data_uri, short
+from service.http.json_images import at_most, from_base64, from_data_uri
 from service.http.openapi import RED_PNG
 from service.http.parameters import unknown_name
 from service.kserve import PARAMETERS, Data, OutputTensor, Tensor, images_in, one_input, read_request, shape_of

@@ -21,7 +21,7 @@ from service.core.ports import ModelServer
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.errors import of_model, shown
-from service.http.bodies import BodyLimits, at_most
+from service.http.bodies import BodyLimits
 from service.http.compat.errors import embedding_status, error_response
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import (
@@ -46,6 +46,7 @@ from service.http.compat.parsing import (
     json_fields,
 )
 from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, json_response, listed, shape_of
+from service.http.json_images import at_most
 from service.http.problems import Failure
 
 _VECTOR_FIELDS = (

@@ -10,8 +10,8 @@ from microtome.errors import BadRequest
 from service.core.remote_images import Image
 from service.core.requests import ALL, EmbedRequest
 from service.errors import shown
-from service.http.bodies import from_address, from_base64, from_data_uri
 from service.http.bounded_json import LongText, read_object
+from service.http.json_images import from_address, from_base64, from_data_uri
 from service.http.parameters import read_options, unknown_name
 
 NO_TEXT = (

@@ -9,12 +9,13 @@ from starlette.responses import Response
 from microtome.errors import BadRequest, UnsupportedModality
 from service.core.remote_images import Image
 from service.core.requests import Embedded
-from service.http.bodies import BodyLimits, at_most
+from service.http.bodies import BodyLimits
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import COUNT, PHOTO, TEXT, VECTOR, WHOLE, an_array, an_object, described, one_of
 from service.http.compat.parsing import MODEL_FIELDS, NO_TEXT, choice, embed_request, image_of, json_fields
 from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, image_facts, json_response, listed, shape_of
+from service.http.json_images import at_most
 
 _FIELDS = (*MODEL_FIELDS, "inputs", "output_dtype", "output_dimension", "encoding_format", "normalize")
 _IGNORED = ("input_type", "truncation")

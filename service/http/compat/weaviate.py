@@ -13,12 +13,13 @@ from starlette.responses import Response
 from microtome.errors import BadRequest, ModelNotReady, UnsupportedModality
 from service.core.requests import Embedded, EmbedRequest
 from service.errors import of_model
-from service.http.bodies import BodyLimits, at_most
+from service.http.bodies import BodyLimits
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import NUMBERS, TEXT, WHOLE, an_array, described
 from service.http.compat.parsing import NO_TEXT, image_of, json_fields, short
 from service.http.compat.responses import json_response
+from service.http.json_images import at_most
 from service.http.openapi import RED_PNG
 
 _IMG2VEC_DOCS = described(

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microtome.errors import BadRequest, RequestRejected, TooManyImages
-from service.http.bodies import BodyLimits, from_base64, from_data_uri, read_json
+from service.http.bodies import BodyLimits, read_json
 from service.http.bounded_json import LongText, read_object
 from service.http.compat import cohere, openai, voyage, weaviate
+from service.http.json_images import from_base64, from_data_uri
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway
 

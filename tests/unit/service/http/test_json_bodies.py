@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from microtome.errors import BadRequest, RequestRejected, UrlNotFetched
 from service.core.remote_images import Url
+from service.http import bodies
 from service.http.bodies import BodyLimits, read_json
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway, gateway_with
@@ -143,3 +145,20 @@ def test_any_json_is_read_or_refused(value: object, name: str) -> None:
         except RequestRejected:
             continue
         assert all(isinstance(image, bytes | Url | BadRequest) for image in images)
+
+
+@pytest.mark.parametrize("said", [True, False])
+async def test_json_is_counted_as_what_it_takes(gateway: Gateway, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times its bytes while it is read, also where no Content-Type says that it is JSON."""
+    held = []
+
+    def noted(*given: Any, **more: Any) -> Any:
+        held.append(gateway.metrics.registry.get_sample_value("microtome_body_bytes_in_flight"))
+        return read_json(*given, **more)
+
+    monkeypatch.setattr(bodies, "read_json", noted)
+    body = json.dumps({"image": B64}).encode()
+    headers = {"Content-Type": "application/json"} if said else {}
+    assert 200 == (await gateway.client.post("/embed", content=body, headers=headers)).status_code
+    assert [3 * len(body)] == held
+    assert 0 == gateway.metrics.registry.get_sample_value("microtome_body_bytes_in_flight")

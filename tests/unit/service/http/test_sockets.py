@@ -271,3 +271,14 @@ async def test_requests_leave_nothing_to_the_collector(decoders: ThreadPoolExecu
             finally:
                 gc.enable()
     assert left < 50, f"{left} objects of 50 requests"
+
+
+async def test_a_length_may_begin_with_zeros(port: int) -> None:
+    """With thousands of them too: Python refuses to read so many digits, which was an unexpected error."""
+    async with peer_of(port) as peer:
+        for zeros in (3, 5000):
+            head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: %b%d\r\n\r\n" % (b"0" * zeros, len(IMAGE))
+            await peer.send(head + IMAGE)
+            assert 200 == (await peer.answer())[0]
+        await peer.send(b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\n\r\n" % (b"9" * 5000))
+        assert 400 == (await peer.answer())[0]
