@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from service.fetching.addresses import is_public
+from service.fetching.fetcher import is_public
 
 INWARD = ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0"]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from microtome.errors import ImageTooLarge, UrlNotAllowed, UrlNotFetched
-from service.fetching.addresses import is_public
-from service.fetching.fetcher import UrlFetcher
+from service.fetching.fetcher import UrlFetcher, is_public
 from tests.certificates import make_certificates
 
 PHOTO = b"\xff\xd8 a photo"
