@@ -34,7 +34,7 @@ _PROCESS_SECONDS = 60.0
 _IDLE_SECONDS = 10.0
 """Seconds after which a process without work is ended: it takes 40 MB, and 0.4 s to start."""
 
-_MOST_IDLE = 2
+_MOST_IDLE = 4
 
 _LENGTH = 8
 
