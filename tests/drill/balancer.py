@@ -45,6 +45,8 @@ class Balancer(Process):
             str(self._configuration),
             "--concurrency",
             "1",
+            # Another Envoy on this machine has the socket of the default one.
+            "--use-dynamic-base-id",
             "--log-level",
             "warning",
         ]

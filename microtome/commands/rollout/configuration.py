@@ -102,19 +102,21 @@ class FileStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read: str | None = None
+        self._own: set[str] = set()
+        """What the file may have: the text that was read or written, and one that is being written."""
 
     def read(self) -> str:
         """Return the file's text; see the protocol."""
         try:
-            self._read = self._path.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8")
         except OSError as error:
             raise CannotBegin(f"Expected the model server's models.config at {self._path}: {error.strerror}.") from None
-        return self._read
+        self._own = {text}
+        return text
 
     def write(self, text: str) -> None:
         """Replace the file; see the protocol."""
-        if self._path.read_text(encoding="utf-8") != self._read:
+        if self._path.read_text(encoding="utf-8") not in self._own:
             raise RolloutError(f"{self._path} was changed by another program meanwhile. Check it, then start again.")
         # In the same folder, since a rename needs one file system; with the same mode, so that the server can read it.
         draft = self._path.with_name(f".{self._path.name}.rollout")
@@ -124,11 +126,13 @@ class FileStore:
                 file.flush()
                 os.fchmod(file.fileno(), self._path.stat().st_mode & 0o777)
                 os.fsync(file.fileno())
+            # Before the rename: an interruption right after it must still be able to restore the old text.
+            self._own.add(text)
             draft.rename(self._path)
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise RolloutError(f"Expected to be allowed to replace {self._path}: {error.strerror}.") from None
-        self._read = text
+        self._own = {text}
 
 
 class ConfigMapStore:
