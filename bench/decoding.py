@@ -252,7 +252,7 @@ def main() -> None:
     """Run it by hand."""
     parser = argparse.ArgumentParser(prog="python -m bench.decoding", description="The worst image of each format.")
     parser.add_argument("--models", type=Path, help="directory with lite0; else it is exported")
-    parser.add_argument("--files", type=Path, help="where the files are kept; else they are made anew")
+    parser.add_argument("--files", type=Path, help="where the files are kept; else they are made again")
     parser.add_argument("--seconds", type=float, default=8.0, help="of load for each file (8)")
     parser.add_argument("--only", default="", help="files whose name has this in it")
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
