@@ -5,6 +5,7 @@ and offers to upgrade are declined.
 """
 
 import asyncio
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ _BACKLOG = 2048
 
 _MAX_HEAD_BYTES = 1 << 15
 """Bytes that may arrive without completing a head or adding to a body, and the most that are parsed in one go."""
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
 
 _LINGER_SECONDS = 30.0
 """For the rest of a body that has been answered to arrive, and for the caller to read any of a response."""
@@ -242,12 +245,23 @@ class _Parser(httptools.HttpRequestParser):
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # what uvicorn feeds it
         """Parse a piece, and check the progress of its message."""
-        protocol = self._protocol
-        if len(data) > _MAX_HEAD_BYTES:
+        if len(data) > _MAX_HEAD_BYTES and not self._begins_one_request(data):
             for at in range(0, len(data), _MAX_HEAD_BYTES):
-                if not protocol.transport.is_closing():
-                    self.feed_data(data[at : at + _MAX_HEAD_BYTES])
-            return
+                if not self._protocol.transport.is_closing():
+                    self._feed(data[at : at + _MAX_HEAD_BYTES])
+        else:
+            self._feed(data)
+
+    def _begins_one_request(self, data: bytes) -> bool:
+        """Whether a piece has a head of no more than is parsed in one go, and otherwise its body: most uploads do."""
+        if self._protocol.whole is not self._protocol.scope:
+            return False
+        end = data.find(b"\r\n\r\n", 0, _MAX_HEAD_BYTES)
+        length = _CONTENT_LENGTH.search(data, 0, end + 2) if end >= 0 else None
+        return length is not None and end + 4 + int(length[1]) >= len(data)
+
+    def _feed(self, data: bytes) -> None:
+        protocol = self._protocol
         cycle = protocol.cycle
         protocol.got_body = False
         try:
