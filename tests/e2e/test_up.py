@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -71,8 +72,9 @@ class Up(Process):
         return found
 
     def member(self, module: str) -> int | None:
-        """The process id of the child that runs a module."""
-        return next((pid for pid, words in self.family().items() if f"-m {module} " in words), None)
+        """The process id of the child that runs a module, itself or by `microtome.parent`."""
+        runs = re.compile(rf"-m (microtome\.parent [0-9]+ )?{module} ")
+        return next((pid for pid, words in self.family().items() if runs.search(words)), None)
 
     def kill_member(self, module: str) -> int:
         """Kill the child that runs a module and return its process id."""

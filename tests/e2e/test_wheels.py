@@ -39,6 +39,7 @@ LACKING = {
     "sweep": (["photos/"], SERVER),
     "recipe": (["schema"], SERVER),
     "cache": (["stats", "--model=lite0", "--redis=redis://127.0.0.1:1"], SERVER),
+    "doctor": ([], SERVER),
     "rollout": (["lite0", "2", "--config=models.config", "--server=127.0.0.1:1"], GRPC),
     "embed": (["cat.jpg", "--out=v.npy", "--url=grpc://127.0.0.1:1"], GRPC),
 }

@@ -63,6 +63,29 @@ def read_by_keras(data: bytes, interpolation: str) -> np.ndarray | None:
     return np.asarray(image)
 
 
+def without_metadata(data: bytes) -> bytes:
+    """Leave of a PNG the chunks that make its picture, and of a JPEG all but its application segments."""
+    if data.startswith(b"\x89PNG"):
+        kept, at = data[:8], 8
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 4], "big")
+            kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+            if kind in {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}:
+                kept += size.to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+            at += 12 + size
+        return kept
+    kept, at = data[:2], 2
+    while data[at + 1] != 0xDA:
+        # Lengths below 2 count as 2, and what is no marker is skipped, as in libjpeg.
+        end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+        if data[at + 1] == 0xEE or data[at + 1] >> 4 != 0xE:
+            kept += data[at:end]
+        at = data.index(b"\xff", end)
+        while data[at + 1] in {0x01, 0xFF}:
+            at = data.index(b"\xff", at + 1)
+    return kept + data[at:]
+
+
 def known_format(data: bytes) -> bool:
     """Whether this is a format that we name."""
     try:
@@ -75,7 +98,10 @@ def known_format(data: bytes) -> bool:
 def test_what_keras_reads_is_read_bit_for_bit(
     files: list[Path], photos: list[Path], record_property: Callable[[str, object], None]
 ) -> None:
-    """With `jpeg_draft: false` pixels equal `keras.utils.load_img` for every file, or the file is beyond a limit."""
+    """With `jpeg_draft: false` pixels equal `keras.utils.load_img` for every file, or the file is beyond a limit.
+
+    Of a file whose metadata has a fault that Keras does not stand, they are those of the file without metadata.
+    """
     equal, different = 0, []
     for number, path in enumerate(files + photos):
         data = path.read_bytes()
@@ -87,6 +113,9 @@ def test_what_keras_reads_is_read_bit_for_bit(
             if theirs is not None and known_format(data):
                 different.append(f"{path}: only Keras reads it")
             continue
+        if theirs is None and data.startswith((b"\x89PNG", b"\xff\xd8")):
+            # A fault of metadata, for which Keras refuses the picture.
+            theirs = read_by_keras(without_metadata(data), interpolation)
         if theirs is None or not np.array_equal(ours, theirs):
             different.append(f"{path}: differs")
         equal += 1
