@@ -1,5 +1,6 @@
 """OpenAI's embeddings API for images, as OpenAI's, infinity's, Jina's, Haystack's and vLLM's clients use it."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -116,7 +117,13 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         UnsupportedModality: text where images are expected.
         TooManyImages: more images than the limit.
     """
-    fields = json_fields(body, _FIELDS, _IGNORED)
+    try:
+        fields = json_fields(body, _FIELDS, _IGNORED)
+    except BadRequest:
+        # Those of a photo's data URI are more numbers than JSON may have here.
+        if _TOKEN_IDS.search(body, 0, _TOKEN_IDS_WITHIN):
+            raise UnsupportedModality(_TOKENS) from None
+        raise
     if fields.get("modality", "image") != "image":
         raise UnsupportedModality(f"Expected `modality` to be image, received {shown(fields['modality'])}.")
     if fields.get("return_multivector"):
@@ -130,6 +137,9 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         int8=writer.kind in CALIBRATED,
     )
 
+
+_TOKEN_IDS = re.compile(rb'"input"\s*:\s*\[\s*(?:\[\s*)?[0-9]')
+_TOKEN_IDS_WITHIN = 4096
 
 _EXPECTED = (
     "Expected `input` to be images: data URIs or https:// addresses as strings, or objects such as "

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microtome.errors import BadRequest, RequestRejected, TooManyImages
+from microtome.errors import BadRequest, RequestRejected, TooManyImages, UnsupportedModality
 from service.http.bodies import BodyLimits, read_json
 from service.http.bounded_json import LongText, read_object
 from service.http.compat import cohere, openai, voyage, weaviate
@@ -192,3 +192,10 @@ async def test_values_of_any_depth_are_refused(gateway: Gateway, path: str, name
         answer = await gateway.client.post(path, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code in {400, 413}, (levels, answer.text)
         assert len(answer.content) < 2000
+
+
+def test_more_token_ids_than_json_may_have_are_told_as_such() -> None:
+    """LangChain sends them for a photo's data URI, and is told how it sends the photo."""
+    body = b'{"input": [[' + b"100," * 200_000 + b'1]], "model": "m"}'
+    with pytest.raises(UnsupportedModality, match="check_embedding_ctx_length=False"):
+        openai.read(body, default_model="m", limits=LIMITS)
