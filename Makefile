@@ -45,10 +45,10 @@ run: setup            ## serve the default recipe on port 8000, until Ctrl-C (AR
 	@exec $(PY) -m microtome up $(ARGS)
 
 test: setup            ## run all tests, real processes included (ARGS="-k cache" passes options on)
-	@$(PY) -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/deploy --ignore=tests/clients --ignore=tests/drill $(ARGS)
+	@$(PY) -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile --ignore=tests/deploy --ignore=tests/clients --ignore=tests/drill $(ARGS)
 
 test-deploy: $(VENV)/.deploy-ready            ## check what is under deploy/: image, compose, manifests, rules
-	@$(PY) -m pytest --numprocesses=2 --dist=loadfile $(or $(ARGS),tests/deploy)
+	@$(PY) -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile $(or $(ARGS),tests/deploy)
 
 $(VENV)/.deploy-ready: requirements/deploy.txt $(VENV)/.ready
 	@$(PY) requirements/install.py requirements/deploy.txt
