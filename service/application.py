@@ -1,7 +1,7 @@
 """The composition root: the only module that imports every concrete class."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -22,7 +22,6 @@ from service.core.embedder import Embedder, Intake, Limits
 from service.core.ports import Leases, VectorCache
 from service.core.remote_images import Fetcher, fetching
 from service.core.single_flight import NoLeases
-from service.errors import CacheUnavailable
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
 from service.http.compat import kserve, spoken
@@ -39,6 +38,7 @@ from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from service.cache.redis.cache import SharedCounts
     from service.telemetry.tracing import Tracing
 
 _RESPONSES_SHARE = 0.25
@@ -199,47 +199,7 @@ def _publish_limits(settings: Settings, metrics: Metrics) -> None:
         metrics.limit.labels(limit).set(amount)
 
 
-class _SharedCounts:
-    """Counts by the minute in Redis, of all gateways that share it; over connections of their own.
-
-    Args:
-        settings: of the gateway.
-        guard: bounds the time, and leaves Redis alone after a failure.
-    """
-
-    def __init__(self, settings: Settings, guard: Guard) -> None:
-        # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
-        from service.cache.redis.client import RedisServers  # noqa: PLC0415
-
-        self._servers = RedisServers(settings.redis_url or "")
-        self._guard = guard
-
-    async def add(self, name: str, minute: int, requests: int, images: int) -> Sequence[int] | None:
-        """Add to the counts of a minute; see `MinuteCounts`."""
-        return await self._guard.call(lambda: self._add(name, minute, requests, images))
-
-    async def _add(self, name: str, minute: int, requests: int, images: int) -> Sequence[int]:
-        # In braces what a cluster finds the slot by: both minutes in one.
-        now, before = (f"mt1-rate:{{{name}}}:{number}" for number in (minute, minute - 1))
-        answers = await self._servers.run(
-            [
-                ("HINCRBY", now, "requests", requests),
-                ("HINCRBY", now, "images", images),
-                ("EXPIRE", now, 180),
-                ("HMGET", before, "requests", "images"),
-            ]
-        )
-        try:
-            return [int(answers[0]), int(answers[1]), *(int(value or 0) for value in answers[3])]
-        except (TypeError, ValueError):
-            raise CacheUnavailable(f"Expected counts, received {str(answers)[:100]}") from None
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._servers.close()
-
-
-def _open_keyring(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Keyring | None, _SharedCounts | None]:
+def _open_keyring(settings: Settings, metrics: Metrics, log: Logger) -> "tuple[Keyring | None, SharedCounts | None]":
     """Return the known keys, and the counts by the minute if any key needs them and gateways share a Redis."""
     keys = settings.key_records()
     if not keys:
@@ -247,8 +207,12 @@ def _open_keyring(settings: Settings, metrics: Metrics, log: Logger) -> tuple[Ke
     rated = any(key.limits.requests_per_minute or key.limits.images_per_minute for key in keys)
     if not rated or not settings.redis_url:
         return Keyring(keys), None
+    # Imported here since it costs a gateway without Redis 10 MB and 50 ms.
+    from service.cache.redis.cache import SharedCounts  # noqa: PLC0415
+    from service.cache.redis.client import RedisServers  # noqa: PLC0415
+
     guard = Guard("rate", budget=settings.cache_budget, window=_BREAKER_WINDOW, metrics=metrics, log=log)
-    counts = _SharedCounts(settings, guard)
+    counts = SharedCounts(RedisServers(settings.redis_url), guard)
     return Keyring(keys, counts, on_uncounted=metrics.uncounted.inc), counts
 
 

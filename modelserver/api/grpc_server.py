@@ -23,6 +23,7 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
+from microtome.protobuf import BYTES, fields
 from modelserver.api.handlers import Handlers
 from modelserver.config.options import Options
 from modelserver.config.text_protos import read_credentials
@@ -88,9 +89,9 @@ def parse(kind: type[M], raw: bytes) -> M:
     """
     counts = _Counts()
     try:
-        counts.add(kind.DESCRIPTOR, memoryview(raw), DEEPEST)
+        counts.add(kind.DESCRIPTOR, raw, 0, len(raw), DEEPEST)
         return kind.FromString(raw)
-    except (DecodeError, IndexError, RecursionError):
+    except (DecodeError, ValueError, RecursionError):
         raise InvalidArgument(
             f"Expected a {kind.DESCRIPTOR.full_name}. Received {len(raw)} bytes that are none"
         ) from None
@@ -103,35 +104,26 @@ class _Counts:
         self.fields = 0
         self.numbers = 0
 
-    def add(self, kind: Any, raw: memoryview, deeper: int) -> None:  # noqa: ANN401, protobuf has two such types
-        """Count the fields of one message and of those within it.
+    def add(self, kind: Any, raw: bytes, at: int, end: int, deeper: int) -> None:  # noqa: ANN401, protobuf has two types
+        """Count the fields of one message, ``raw`` from ``at`` to ``end``, and of those within it.
 
         Raises:
             InvalidArgument: There are too many.
-            DecodeError, IndexError: The bytes are no message.
+            ValueError: The bytes are no message.
         """
-        at, known = 0, kind.fields_by_number
-        while at < len(raw):
+        known = kind.fields_by_number
+        for number, form, begin, finish in fields(raw, at, end):
             self.fields += 1
-            tag, at = _varint(raw, at)
-            field, form = known.get(tag >> 3), tag & 7
-            if form == _VARINT:
-                _, at = _varint(raw, at)
-            elif form == _BYTES:
-                size, at = _varint(raw, at)
-                content, at = raw[at : at + size], at + size
-                if field is not None and field.message_type is not None:
+            if form in _GROUPS:
+                raise ValueError("groups are not used")
+            field = known.get(number)
+            if form == BYTES and field is not None:
+                if field.message_type is not None:
                     self._require(deeper=deeper)
-                    self.add(field.message_type, content, deeper - 1)
-                elif field is not None and field.is_repeated and field.cpp_type in _NUMBERS:
-                    self.numbers += size
-            elif form in _FIXED:
-                at += _FIXED[form]
-            else:
-                raise DecodeError("groups are not used")
+                    self.add(field.message_type, raw, begin, finish, deeper - 1)
+                elif field.is_repeated and field.cpp_type in _NUMBERS:
+                    self.numbers += finish - begin
             self._require(deeper=deeper)
-        if at > len(raw):
-            raise DecodeError("cut short")
 
     def _require(self, *, deeper: int) -> None:
         if self.fields > MOST_FIELDS or self.numbers > MOST_NUMBERS or deeper < 1:
@@ -141,8 +133,8 @@ class _Counts:
             )
 
 
-_VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}
-"""Wire types of protobuf, and the sizes of those that have one."""
+_GROUPS = {3, 4}
+"""Wire types that mark a group's beginning and end."""
 
 _NUMBERS = {
     FieldDescriptor.CPPTYPE_INT32,
@@ -153,19 +145,6 @@ _NUMBERS = {
     FieldDescriptor.CPPTYPE_ENUM,
 }
 """Types that a byte may hold, and that take up to eight in memory; of other numbers a message has all bytes."""
-
-
-def _varint(raw: memoryview, at: int) -> tuple[int, int]:
-    """Read a varint; returns it and where it ends."""
-    number = shift = 0
-    while shift < 70:
-        byte = raw[at]
-        at += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, at
-        shift += 7
-    raise DecodeError("a number of more than ten bytes")
 
 
 class Servicer:

@@ -10,6 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
+from microtome.protobuf import BYTES, fields
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller, asked_by
 from service.core.embedder import Intake
@@ -64,7 +65,7 @@ def parsed(kind: type[M], raw: bytes) -> M:
         if len(raw) > _SMALL_BYTES:
             _FieldCount().add(raw, 0, len(raw), kind.DESCRIPTOR)
         return kind.FromString(raw)
-    except (DecodeError, IndexError):
+    except (DecodeError, ValueError):
         name = kind.DESCRIPTOR.full_name
         raise BadRequest(f"Expected a {name}, received {len(raw)} bytes that are none.") from None
 
@@ -88,51 +89,22 @@ class _FieldCount:
 
         Raises:
             BadRequest: there are too many.
-            DecodeError, IndexError: this is no message.
+            ValueError: this is no message.
         """
         kinds = _kinds(message)
-        while at < end:
-            tag, at = _varint(raw, at)
+        for number, form, begin, finish in fields(raw, at, end):
             self._fields += 1
             if self._fields > _MOST_FIELDS:
                 raise BadRequest(f"Expected at most {_MOST_FIELDS} fields in a message, received more.")
-            match tag & 7:
-                case 2:
-                    size, at = _varint(raw, at)
-                    kind = kinds.get(tag >> 3, _TEXT)
-                    if at + size > end:
-                        raise DecodeError
-                    if kind is None:
-                        self._numbers += size
-                        if self._numbers > _MOST_NUMBERS:
-                            raise BadRequest(f"Expected lists of at most {_MOST_NUMBERS} bytes, received more.")
-                    elif kind is not _TEXT:
-                        self.add(raw, at, at + size, kind)
-                    at += size
-                case 0:
-                    _, at = _varint(raw, at)
-                case 1:
-                    at += 8
-                case 5:
-                    at += 4
-                case 6 | 7:
-                    raise DecodeError
-
-
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    """Read a number, and return where it ends."""
-    value = raw[at]
-    at += 1
-    if value < 128:
-        return value, at
-    value &= 127
-    for shift in range(7, 70, 7):
-        byte = raw[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise DecodeError
+            kind = kinds.get(number, _TEXT)
+            if form != BYTES or kind is _TEXT:
+                continue
+            if kind is not None:
+                self.add(raw, begin, finish, kind)
+                continue
+            self._numbers += finish - begin
+            if self._numbers > _MOST_NUMBERS:
+                raise BadRequest(f"Expected lists of at most {_MOST_NUMBERS} bytes, received more.")
 
 
 async def named(call: Call, kind: type[M]) -> M:

@@ -1,4 +1,4 @@
-"""Vectors in Redis or Valkey, shared by all gateways, and leases on those that a gateway is computing.
+"""What gateways share in Redis or Valkey: vectors, leases on those that one is computing, and counts by the minute.
 
 A lease is a second key, set only if absent and with a time to live, so that of several gateways one computes each
 vector. Its gateway releases it with the write of the vector; that of a gateway that dies expires. Acquiring a lease
@@ -13,12 +13,13 @@ from hmac import compare_digest, digest
 from random import uniform
 from time import monotonic
 
-from service.cache.circuit_breaker import FailOpenCache
+from service.cache.circuit_breaker import FailOpenCache, Guard
 from service.cache.coalescing import Coalescer
 from service.cache.memory import all_finite
 from service.cache.metered import HitCounter
 from service.cache.redis.client import Command, CommandRefused, Notice, RedisServers
 from service.core.ports import Acquired
+from service.errors import CacheUnavailable
 from service.telemetry.metrics import Metrics
 
 _TTL_JITTER = 0.1
@@ -286,3 +287,40 @@ class RedisLeases:
                 found[key] = value
         self.release([key for key in found if key in leased])
         return Acquired(found, frozenset(key for key in keys if key not in leased and key not in found))
+
+
+class SharedCounts:
+    """Counts by the minute in Redis, of all gateways that share it; over connections of their own.
+
+    Args:
+        servers: of Redis.
+        guard: bounds the time, and leaves Redis alone after a failure.
+    """
+
+    def __init__(self, servers: RedisServers, guard: Guard) -> None:
+        self._servers = servers
+        self._guard = guard
+
+    async def add(self, name: str, minute: int, requests: int, images: int) -> Sequence[int] | None:
+        """Add to the counts of a minute; see `service.auth.MinuteCounts`."""
+        return await self._guard.call(lambda: self._add(name, minute, requests, images))
+
+    async def _add(self, name: str, minute: int, requests: int, images: int) -> Sequence[int]:
+        # In braces what a cluster finds the slot by: both minutes in one.
+        now, before = (f"mt1-rate:{{{name}}}:{number}" for number in (minute, minute - 1))
+        answers = await self._servers.run(
+            [
+                ("HINCRBY", now, "requests", requests),
+                ("HINCRBY", now, "images", images),
+                ("EXPIRE", now, 180),
+                ("HMGET", before, "requests", "images"),
+            ]
+        )
+        try:
+            return [int(answers[0]), int(answers[1]), *(int(value or 0) for value in answers[3])]
+        except (TypeError, ValueError):
+            raise CacheUnavailable(f"Expected counts, received {str(answers)[:100]}") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._servers.close()
