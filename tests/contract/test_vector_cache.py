@@ -52,15 +52,6 @@ TOPOLOGIES = ("sentinel", "cluster", "everything over sentinel", "everything ove
 
 
 @pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """One Valkey server for the module."""
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    yield server
-    server.destroy()
-
-
-@pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """One master under Sentinel for the module."""
     servers = Watched(tmp_path_factory.mktemp("watched"))

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -40,17 +40,13 @@ class Tally:
         return f"{counts}, slowest {self.slowest:.2f} s"
 
 
-class Drill:
-    """Sends from several clients at once for the length of a `with` block: new photos and known ones in turn."""
+class Sending:
+    """Threads that send for the length of a `with` block; each ends once `_over` is set."""
 
-    def __init__(self, gateway: Gateway, photos: Mapping[str, bytes], judge: Judge, clients: int = 3) -> None:
-        self.tally = Tally()
-        self._gateway = gateway
-        self._photos = photos
-        self._judge = judge
+    def __init__(self, threads: Sequence[threading.Thread]) -> None:
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._send, args=(number,)) for number in range(clients)]
+        self._threads = threads
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -61,6 +57,17 @@ class Drill:
         self._over.set()
         for thread in self._threads:
             thread.join()
+
+
+class Drill(Sending):
+    """Sends from several clients at once for the length of a `with` block: new photos and known ones in turn."""
+
+    def __init__(self, gateway: Gateway, photos: Mapping[str, bytes], judge: Judge, clients: int = 3) -> None:
+        self.tally = Tally()
+        self._gateway = gateway
+        self._photos = photos
+        self._judge = judge
+        super().__init__([threading.Thread(target=self._send, args=(number,)) for number in range(clients)])
 
     def more(self, answers: int) -> None:
         """Wait until so many further requests have ended."""

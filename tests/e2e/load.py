@@ -5,8 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import grpc
 import httpx
@@ -15,7 +14,7 @@ import numpy as np
 from microtome.v1 import embedding_pb2 as pb
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from tests.e2e.answers import Vector, relative_error, vector
-from tests.e2e.drill import SAME
+from tests.e2e.drill import SAME, Sending
 from tests.e2e.photos import NAMES, example, unseen
 from tests.e2e.processes import eventually
 
@@ -35,7 +34,7 @@ Reference = Callable[[str, Answer], Vector]
 """Returns what an answer to the photo of this name should have been."""
 
 
-class Load:
+class Load(Sending):
     """Sends for the length of a `with` block: known photos, and photos that no cache has seen.
 
     Attributes:
@@ -81,20 +80,8 @@ class Load:
         self._first: dict[tuple[str, str], Vector] = {}
         self._reference = reference or self._as_before
         self._tolerance = tolerance
-        self._lock = threading.Lock()
-        self._over = threading.Event()
         ways = (("http", self._over_http), ("grpc", self._over_grpc))
-        self._threads = [threading.Thread(target=run, args=(way,)) for way, run in ways for _ in range(clients)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__([threading.Thread(target=run, args=(way,)) for way, run in ways for _ in range(clients)])
 
     def __str__(self) -> str:
         """The line for the report."""

@@ -61,15 +61,6 @@ async def gateway(url: str, secret: bytes = b"") -> AsyncIterator[Gateway]:
     await found.cache.close()
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """One server for the module."""
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    yield server
-    server.destroy()
-
-
 def allowed(valkey: Valkey, rules: str, database: str = "0") -> str:
     """Give a user these rights, empty the server, and return the address with the user's password."""
     with valkey.client() as client:

@@ -1,7 +1,7 @@
 """Gateways that share a Redis compute each vector once, and none waits for another that is gone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -70,15 +70,6 @@ class Gateway:
         answer = await self.embedder.embed(EmbedRequest("toy", outputs=tuple(outputs)), images)
         assert all(np.isfinite(e.vector).all() for e in answer.embeddings)
         return [e.cache for e in answer.embeddings]
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """One Valkey server for the module."""
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    yield server
-    server.destroy()
 
 
 class Pair:
@@ -153,7 +144,7 @@ async def test_a_gateway_that_dies_costs_its_lease(pair: Pair, valkey: Valkey) -
 
 
 async def test_claims_without_an_end_cost_one_wait(pair: Pair, valkey: Valkey) -> None:
-    """The first that outlives its time is ended, and none is waited for after it, whoever sets as many as it likes."""
+    """The first that outlives its time is ended, and none is waited for after it, however many are set."""
     alive = pair.gateway(lease=0.3)
     keys = [vector_key(card().manifest.fingerprint, "mean", image_digest(png(seed))) for seed in range(20)]
     with valkey.client() as client:
