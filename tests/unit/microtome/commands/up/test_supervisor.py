@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pytest
 from microtome.commands.up import addresses, supervisor
 from microtome.commands.up.errors import GatewayEnded, ModelServerFailed
 from microtome.commands.up.plan import Plan
-from microtome.commands.up.signals import StopRequests, listening
+from microtome.commands.up.signals import StopRequests
 from microtome.commands.up.supervisor import supervise
 from microtome.commands.up.terminal import Terminal
 from tests.unit.microtome.commands.up import stand_ins
@@ -166,13 +167,38 @@ def alive(pid: int) -> bool:
         return False
 
 
+# What a process does with signals is tried on a process of its own: a signal ends the one that does not handle it.
+SIGNALLED = """
+import asyncio, signal
+from microtome.commands.up.signals import listening
+
+# A shell's job in the background inherits that SIGINT is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+async def main():
+    with listening() as stop:
+        print("listening", flush=True)
+        await stop.requested.wait()
+        print("requested", stop.forced.is_set(), flush=True)
+        await stop.forced.wait()
+        print("forced", flush=True)
+
+asyncio.run(main())
+"""
+
+
 async def test_signals_become_requests() -> None:
     """Ctrl-C and SIGTERM both ask; the second of either says at once."""
-    with listening() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", SIGNALLED, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout
+    try:
         async with asyncio.timeout(DEADLINE):
-            await stop.requested.wait()
-        assert not stop.forced.is_set()
-        os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(DEADLINE):
-            await stop.forced.wait()
+            assert await process.stdout.readline() == b"listening\n"
+            process.send_signal(signal.SIGINT)
+            assert await process.stdout.readline() == b"requested False\n"
+            process.send_signal(signal.SIGTERM)
+            assert await process.stdout.readline() == b"forced\n"
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
