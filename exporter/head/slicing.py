@@ -71,7 +71,7 @@ def prepare(recipe: ModelRecipe) -> Slice:
         ExporterError: It cannot be built or cut as the recipe says.
     """
     keras.utils.clear_session()  # frees the model before this one
-    row = find_backbone(recipe.backbone)
+    row = find_backbone(recipe.backbone, recipe.weights)
     if recipe.scaling is not None:
         row = replace(row, scaling=cast("Scaling", recipe.scaling))
     with stage(f"{recipe.name}: building {recipe.backbone} with {recipe.weights} weights"):

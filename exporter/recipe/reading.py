@@ -236,7 +236,7 @@ class _Model:
         elif name.startswith(PRESET_PREFIX) and self._path(name.removeprefix(PRESET_PREFIX)).is_dir():
             name = f"{PRESET_PREFIX}{self._path(name.removeprefix(PRESET_PREFIX))}"
         try:
-            return name, find_backbone(name)
+            return name, find_backbone(name, self._entry.weights)
         except UnknownBackbone as error:
             self._note("backbone", error)
             return name, next(iter(BACKBONES.values()))
