@@ -8,7 +8,7 @@ import keras
 
 from exporter.errors import CutError, ImpossibleClasses
 from exporter.graph.cost import count_flops, count_params
-from exporter.graph.network import Call, Network
+from exporter.graph.network import Call, Network, functional
 from exporter.graph.tensors import find_tensor
 from exporter.head.pooling import pooled_output_shape
 from exporter.models.building import Built, build
@@ -157,8 +157,8 @@ def _with_activation(model: keras.Model, output: OutputRecipe) -> OutputRecipe:
 
 
 def _call(model: keras.Model, ref: str) -> Call:
-    """Return the call that gives the tensor which a recipe names."""
-    wanted = find_tensor(model, ref)
+    """Return the call that gives the tensor which a recipe names, or the network's own output for the last layer."""
+    wanted = functional(model).outputs[0] if ref == LAST_LAYER else find_tensor(model, ref)
     return next(call for call in Network(model).calls if any(tensor is wanted for tensor in call.outputs))
 
 

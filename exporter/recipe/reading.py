@@ -52,6 +52,7 @@ _EXPECTED = {
     "less_than_equal": "a number above 0 and at most 1",
 }
 """What each type of error of pydantic expects."""
+_RANGES = {"temperature": "a number above 0", "threshold": "a number from 0 to 1"}
 _BETWEEN = (
     "A model that is served begins with an image; what lies between two layers is saved by microtome split BACKBONE "
     "--from LAYER --to LAYER."
@@ -134,6 +135,8 @@ def _message(tree: YamlTree, problem: ErrorDetails) -> str:
         near = nearest(str(given), [name.partition("(")[0] for name in SPELLINGS])
     elif key == "size" and isinstance(given, list):
         expected, received = "pixels, or [height, width] in pixels", f"a list of {len(given)}"
+    elif key in _RANGES:
+        expected = _RANGES[str(key)]
     elif kind == "less_than_equal" and key != "tolerance":
         expected = f"a whole number of at most {problem['ctx']['le']}"
     else:
