@@ -181,12 +181,19 @@ def _check_fingerprint(directory: Path, recipe: ModelRecipe, slice_: Slice, proj
         for output in manifest["outputs"]
         if output["quantization"]
     }
-    again = fingerprint(frozen_graph(slice_, projections, recipe.precision), recipe.input, ranges, recipe.tolerances)
+
+    def built(*, folded: bool) -> str:
+        frozen = frozen_graph(slice_, projections, recipe.precision, folded=folded)
+        return fingerprint(frozen, recipe.input, ranges, recipe.tolerances)
+
+    again, wanted, detail = built(folded=True), manifest["fingerprint"], ""
+    if again != wanted and built(folded=False) == wanted:
+        again, detail = wanted, ", of a release that did not fold batch norms: a new export is faster"
     return expect(
         "built again, the fingerprint is the same",
-        again == manifest["fingerprint"],
-        again,
-        f"Expected the fingerprint {manifest['fingerprint']}. Received: {again} when built again.",
+        again == wanted,
+        f"{again}{detail}",
+        f"Expected the fingerprint {wanted}. Received: {again} when built again.",
     )
 
 
