@@ -18,8 +18,10 @@ import tensorflow as tf
 Array = np.ndarray[Any, Any]
 
 _FOLDED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+_LINEAR = ("Add", "AddV2", "BiasAdd", "Mul", "Sub")
 _FORWARDING = ("Cast", "Identity")
 _UNROUNDED: Mapping[str, Callable[..., Array]] = {
+    "Add": np.add,
     "AddV2": np.add,
     "Cast": np.asarray,
     "Identity": np.asarray,
@@ -175,7 +177,7 @@ def _chains(graph: _Graph, chain: _Chain, rank: int) -> Iterator[_Chain]:
         taker = takers[0]
         if taker.op == "Cast" and taker.attr["DstT"].type in (start, tf.float32.as_datatype_enum):
             chain = replace(chain, end=taker, dtype=taker.attr["DstT"].type)
-        elif taker.op in ("AddV2", "BiasAdd", "Mul", "Sub"):
+        elif taker.op in _LINEAR and not _is_other_layout(taker):
             longer = _longer(graph, chain, taker, rank)
             if longer is None:
                 return

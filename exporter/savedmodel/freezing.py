@@ -135,7 +135,7 @@ def frozen_graph(
         slice_: Computes in float32.
         projections: By output name.
         precision: `float32`, `bfloat16` or `float16`.
-        folded: False for the graph that releases before folding wrote, whose fingerprints are still verified.
+        folded: False for the graph of versions from before folding, whose fingerprints are still verified.
 
     Raises:
         ImpossibleModel: A layer does not exist in that precision.
