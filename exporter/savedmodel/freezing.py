@@ -1,7 +1,7 @@
 """Turn a Keras slice into a frozen, flat graph, in float32, bfloat16 or float16.
 
-Variables become constants, so TensorFlow can fold normalisations into convolutions; functions are inlined into the main
-graph, so only the fetched outputs are computed. See docs/decisions/0010.
+Variables become constants and functions are inlined into the main graph, so only the fetched outputs are computed. See
+docs/decisions/0010.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from exporter.head.projection import Fitted
 from exporter.head.scaling import scale
 from exporter.head.slicing import Slice
 from exporter.runtime.memory import lean_session, release
+from exporter.savedmodel.folding import constant, fold_batch_norms, without_order
 
 INPUT = "images"
 _KEEP = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
@@ -54,12 +55,13 @@ class FrozenGraph:
                 yield lambda pixels: session.run(fetches, {f"{INPUT}:0": pixels})
 
 
-def freeze(slice_: Slice, head: Head) -> FrozenGraph:
+def freeze(slice_: Slice, head: Head, *, folded: bool = True) -> FrozenGraph:
     """Freeze a slice together with its scaling and its head.
 
     Args:
         slice_: Its outputs become the graph's.
         head: Computes each output.
+        folded: Whether batch norms are folded into the weights, as in every export.
     """
     scaling, pixels = slice_.built.row.scaling, slice_.pixels
 
@@ -68,11 +70,11 @@ def freeze(slice_: Slice, head: Head) -> FrozenGraph:
         return {output.recipe.name: head(features, output) for output in slice_.outputs}
 
     signature = [tf.TensorSpec([None, pixels.height, pixels.width, 3], tf.uint8, name=INPUT)]
-    return FrozenGraph(*freeze_function(embed, signature))
+    return FrozenGraph(*freeze_function(embed, signature, folded=folded))
 
 
 def freeze_function(
-    function: Callable[..., dict[str, tf.Tensor]], signature: list[tf.TensorSpec]
+    function: Callable[..., dict[str, tf.Tensor]], signature: list[tf.TensorSpec], *, folded: bool = True
 ) -> tuple[tf.compat.v1.GraphDef, dict[str, str]]:
     """Return a function's frozen, flat graph, and the name of the node of each output.
 
@@ -83,6 +85,7 @@ def freeze_function(
     Args:
         function: From tensors to named tensors.
         signature: Its arguments; their names become those of the input nodes.
+        folded: Whether batch norms are folded into the weights.
     """
 
     def inlined(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -100,8 +103,12 @@ def freeze_function(
         ends = tf.import_graph_def(constants, name="", return_elements=[tensor.name for tensor in traced.outputs])
         for node, end in zip(outputs.values(), ends, strict=True):
             tf.identity(end, name=node)
+    definition = graph.as_graph_def()
+    del constants, traced, data, graph
+    if folded:
+        fold_batch_norms(definition)
     needed = [*(spec.name for spec in signature), *outputs.values()]
-    return tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), needed), outputs
+    return tf.compat.v1.graph_util.extract_sub_graph(definition, needed), outputs
 
 
 @contextlib.contextmanager
@@ -119,20 +126,23 @@ def _functions_inlined() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def frozen_graph(slice_: Slice, projections: Mapping[str, Fitted], precision: str) -> FrozenGraph:
+def frozen_graph(
+    slice_: Slice, projections: Mapping[str, Fitted], precision: str, *, folded: bool = True
+) -> FrozenGraph:
     """Freeze a slice as it will be served.
 
     Args:
         slice_: Computes in float32.
         projections: By output name.
         precision: `float32`, `bfloat16` or `float16`.
+        folded: False for the graph of versions from before folding, whose fingerprints are still verified.
 
     Raises:
         ImpossibleModel: A layer does not exist in that precision.
     """
-    frozen = freeze(_lowered(slice_, precision), whole_head(projections))
+    frozen = freeze(_lowered(slice_, precision), whole_head(projections), folded=folded)
     if precision != "float32":
-        frozen = _fold_weight_casts(frozen)
+        frozen = _fold_weight_casts(frozen, ordered=not folded)
     release()
     return frozen
 
@@ -158,8 +168,13 @@ def _lowered(slice_: Slice, precision: str) -> Slice:
     return replace(slice_, model=model)
 
 
-def _fold_weight_casts(frozen: FrozenGraph) -> FrozenGraph:
-    """Store each weight in the precision of its use: a cast of a float32 constant becomes a constant."""
+def _fold_weight_casts(frozen: FrozenGraph, *, ordered: bool) -> FrozenGraph:
+    """Store each weight in the precision of its use alone: a cast of a float32 constant becomes a constant.
+
+    Args:
+        frozen: The graph.
+        ordered: Whether the function's control inputs stay, and with them the float32 weights.
+    """
     definition = tf.compat.v1.GraphDef()
     definition.CopyFrom(frozen.definition)
     by_name = {node.name: node for node in definition.node}
@@ -167,17 +182,10 @@ def _fold_weight_casts(frozen: FrozenGraph) -> FrozenGraph:
         source = node
         while source.op in ("Cast", "Identity") and source.input:
             source = by_name[source.input[0].partition(":")[0]]
-        if node.op != "Cast" or source.op != "Const":
-            continue
-        dtype = tf.as_dtype(node.attr["DstT"].type)
-        values = tf.make_ndarray(source.attr["value"].tensor).astype(dtype.as_numpy_dtype)
-        folded = tf.compat.v1.NodeDef(name=node.name, op="Const")
-        folded.attr["dtype"].type = dtype.as_datatype_enum
-        # By hand, because make_tensor_proto writes halves as varints, which are larger than float32.
-        tensor = folded.attr["value"].tensor
-        tensor.dtype = dtype.as_datatype_enum
-        tensor.tensor_shape.CopyFrom(tf.TensorShape(values.shape).as_proto())
-        tensor.tensor_content = np.ascontiguousarray(values).tobytes()
-        node.CopyFrom(folded)
+        if node.op == "Cast" and source.op == "Const":
+            values = tf.make_ndarray(source.attr["value"].tensor)
+            node.CopyFrom(constant(node.name, values, tf.as_dtype(node.attr["DstT"].type)))
+    if not ordered:
+        without_order(definition)
     needed = [INPUT, *frozen.outputs.values()]
     return replace(frozen, definition=tf.compat.v1.graph_util.extract_sub_graph(definition, needed))

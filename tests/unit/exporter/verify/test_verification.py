@@ -26,7 +26,7 @@ from exporter.savedmodel.serving_files import WARMUP_FILE, write_warmup
 from exporter.verify.checks import require
 from exporter.verify.golden_vectors import recorded
 from exporter.verify.sample_images import cosines, relative_errors
-from exporter.verify.verification import verify
+from exporter.verify.verification import check_fingerprint, verify
 from microtome.manifest import Golden
 from tests.unit.exporter.small_models import DEEP, MAP, PIXELS, VECTOR, small_backbone, small_recipe
 
@@ -178,3 +178,18 @@ def test_relative_error_is_that_of_the_worst_image(actual: object, expected: obj
     """An image with small values is held to its own scale, not to its neighbour's."""
     found = relative_errors(np.array(actual, np.float32), np.array(expected, np.float32)).max()
     assert found == pytest.approx(error, rel=1e-4, nan_ok=True)
+
+
+def test_versions_from_before_folding_are_recognised() -> None:
+    """Built again with batch norms folded or left, the fingerprint is found; any other is told."""
+    recipe = small_recipe(OutputRecipe("a", "bn"))
+    slice_ = cut(small_backbone(), recipe)
+    new, old = (fingerprint(freeze(slice_, whole_head({}), folded=folded), PIXELS) for folded in (True, False))
+    findings = [
+        check_fingerprint({"fingerprint": text, "outputs": []}, recipe, slice_, {})
+        for text in (new, old, f"sha256:{'0' * 64}")
+    ]
+    assert [finding.ok for finding in findings] == [True, True, False]
+    assert findings[0].detail == new
+    assert findings[1].detail.startswith(f"{old}, from before batch norms were folded")
+    assert findings[2].detail.endswith(f"Received: {new} when built again.")
