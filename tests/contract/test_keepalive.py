@@ -1,7 +1,7 @@
 """Pings of a gateway's channel into a call without data, against gRPC's C core, on which TensorFlow Serving is built.
 
 A stock server closes a connection at the third ping within five minutes between which it sent nothing. All intervals
-are a hundredth of the real ones, but for the server's five minutes.
+are a tenth of the real ones, but for the server's five minutes.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import NoReturn
 
 import grpc
 import pytest
@@ -23,9 +24,7 @@ from service.model_server.names import Place
 from service.model_server.predict_encoding import query_tensor
 from tests.exported_models import REPOSITORY
 
-FASTER = 100
-PINGS = 12
-"""That fit into the call; a stock server stands three."""
+FASTER = 10
 
 Arguments = list[tuple[str, int]]
 
@@ -71,50 +70,44 @@ def serving(arguments: Arguments) -> Iterator[tuple[str, threading.Event]]:
 @pytest.fixture
 def interval(monkeypatch: pytest.MonkeyPatch) -> float:
     """Make the gateway's channels ping faster; return the seconds between two pings."""
-    options = dict(client._OPTIONS)
-    milliseconds = options["grpc.keepalive_time_ms"] // FASTER
-    options["grpc.keepalive_time_ms"] = milliseconds
-    monkeypatch.setattr(client, "_OPTIONS", tuple(options.items()))
+    milliseconds = dict(client._OPTIONS)["grpc.keepalive_time_ms"] // FASTER
+    options = [*client._OPTIONS, ("grpc.keepalive_time_ms", milliseconds)]
+    monkeypatch.setattr(client, "_OPTIONS", tuple(dict(options).items()))
     return milliseconds / 1000
 
 
-async def predict(rpc: ModelServerClient) -> None:
+async def call(rpc: ModelServerClient) -> None:
     """Make a call that lasts until the server is told to answer."""
     await rpc.predict("lite0", 1, "manifest", {"query": query_tensor()}, [], timeout=60.0)
 
 
-async def test_a_stock_server_closes_a_connection_that_is_pinged_without_data(interval: float) -> None:
-    """This is what the arguments in deploy/ and the gateway's questions are for."""
-    with serving([]) as (address, _):
-        rpc = ModelServerClient(Place(address))
+async def asking(rpc: ModelServerClient, interval: float) -> NoReturn:
+    """Ask for the status ten times as often as the channel pings, as a gateway does."""
+    while True:
+        await asyncio.sleep(interval / 10)
+        await rpc.versions("lite0", timeout=10.0)
+
+
+async def test_who_is_cut_off_in_a_call_without_data(interval: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stock server only who pings on and on, neither a gateway nor its channel alone; by a server of deploy/ none.
+
+    gRPC's channels stop after two pings without data. Older ones, and those that are told to, do not.
+    """
+    assert dict(deployed())["grpc.http2.min_ping_interval_without_data_ms"] <= 1000 * interval / 2
+    with serving([]) as (stock, stock_done), serving(deployed()) as (ours, ours_done):
+        stands = [ModelServerClient(Place(stock))]
+        monkeypatch.setattr(client, "_OPTIONS", (*client._OPTIONS, ("grpc.http2.max_pings_without_data", 0)))
+        stands += [ModelServerClient(Place(stock)), ModelServerClient(Place(ours))]
+        falls = ModelServerClient(Place(stock))
+        calls = [asyncio.create_task(call(rpc)) for rpc in stands]
+        talk = asyncio.create_task(asking(stands[1], interval))
         with pytest.raises(ModelServerDown):
-            await predict(rpc)
-        await rpc.close()
-
-
-async def test_a_stock_server_stands_a_gateway(interval: float) -> None:
-    """The status that it asks for each second, ten times as often as it pings, brings data."""
-    with serving([]) as (address, done):
-        rpc = ModelServerClient(Place(address))
-        call = asyncio.create_task(predict(rpc))
-        for _ in range(10 * PINGS):
-            await asyncio.sleep(interval / 10)
-            await rpc.versions("lite0", timeout=10.0)
-        assert not call.done()
-        done.set()
-        await call
-        await rpc.close()
-
-
-async def test_a_server_of_deploy_stands_pings_alone(interval: float) -> None:
-    """Its arguments allow twice as many as a gateway sends."""
-    arguments = deployed()
-    assert dict(arguments)["grpc.http2.min_ping_interval_without_data_ms"] <= 1000 * interval / 2
-    with serving(arguments) as (address, done):
-        rpc = ModelServerClient(Place(address))
-        call = asyncio.create_task(predict(rpc))
-        await asyncio.sleep(PINGS * interval)
-        assert not call.done()
-        done.set()
-        await call
-        await rpc.close()
+            await call(falls)
+        assert [False] * 3 == [one.done() for one in calls]
+        assert not talk.done()
+        stock_done.set()
+        ours_done.set()
+        await asyncio.gather(*calls)
+        talk.cancel()
+        for rpc in (*stands, falls):
+            await rpc.close()
