@@ -1,8 +1,8 @@
 """deploy/gpu/accept: does TensorFlow Serving do on this GPU what Microtome promises?
 
-Starts the image as Kubernetes would, on the first GPU, and makes an assertion with a figure of each property that nothing
-but a GPU can show: driver, arithmetic, spread of replicas, memory of sets of outputs, changes of versions, speed,
-signals. Ends with 0 when all hold, with 1 when one does not, with 2 when it cannot begin.
+Starts the image as Kubernetes would, on the first GPU, and makes an assertion with a figure of each property that
+nothing but a GPU can show: driver, arithmetic, spread of replicas, memory of sets of outputs, changes of versions,
+speed, signals. Ends with 0 when all hold, with 1 when one does not, with 2 when it cannot begin.
 
 Writes OUT/acceptance.json and OUT/acceptance.md, and with a GPU docs/gpu.json, which docs/capacity.md is made from
 (python -m bench.capacity). With --cpu the procedure is tried on the embedded model server; what needs a GPU is skipped.
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import steps
 from machine import REPOSITORY, DockerServer, EmbeddedServer, Gpu, NotStarted, Server
@@ -33,22 +34,25 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     gpu = None if options.cpu else Gpu.found()
     if gpu is None and not options.cpu:
-        print("Expected an NVIDIA GPU that nvidia-smi shows. Received none: --cpu tries the procedure without.", file=sys.stderr)  # noqa: T201
-        return 2
+        return _cannot(
+            "Expected an NVIDIA GPU that nvidia-smi shows. Received none: --cpu tries the procedure without."
+        )
     if gpu is not None and shutil.which("docker") is None:
-        print("Expected Docker with NVIDIA's container toolkit. Received none: docker is not installed.", file=sys.stderr)  # noqa: T201
-        return 2
+        return _cannot("Expected Docker with NVIDIA's container toolkit. Received: docker is not installed.")
     models = options.models or _exported(options.model)
     version = max(
-        (path for path in (models / options.model).glob("*/") if path.name.isdecimal()), key=lambda p: int(p.name), default=None
+        (path for path in (models / options.model).glob("*/") if path.name.isdecimal()),
+        key=lambda p: int(p.name),
+        default=None,
     )
     if version is None:
-        print(f"Expected a version of {options.model} in {models}. Received none.", file=sys.stderr)  # noqa: T201
-        return 2
+        return _cannot(f"Expected a version of {options.model} in {models}. Received none.")
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="accept-") as directory:
         place = Path(directory)
-        server: Server = DockerServer(place, options.model, options.image) if gpu else EmbeddedServer(place, options.model)
+        server: Server = (
+            DockerServer(place, options.model, options.image) if gpu else EmbeddedServer(place, options.model)
+        )
         trial = Trial(options.model, version, server, gpu, options.quick, place, _say)
         began = time.monotonic()
         try:
@@ -66,6 +70,11 @@ def main(argv: Sequence[str]) -> int:
         print(f"docs/gpu.json is written; pin the image: {about['image']['digest']}")  # noqa: T201
     print(page(about).splitlines()[2])  # noqa: T201
     return int(bool(failed))
+
+
+def _cannot(why: str) -> int:
+    print(f"deploy/gpu/accept: {why}", file=sys.stderr)  # noqa: T201
+    return 2
 
 
 def _try_all(trial: Trial) -> None:
@@ -104,7 +113,7 @@ def _say(finding: Finding) -> None:
     print(f"{finding.step} {WORDS[finding.holds]:8}{finding.asked}: {finding.figure}", flush=True)  # noqa: T201
 
 
-def _about(trial: Trial, server: Server, seconds: float) -> dict[str, object]:
+def _about(trial: Trial, server: Server, seconds: float) -> dict[str, Any]:
     revision = subprocess.run(  # noqa: S603 - constant
         ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"],  # noqa: S607
         capture_output=True,
@@ -114,7 +123,9 @@ def _about(trial: Trial, server: Server, seconds: float) -> dict[str, object]:
     manifest = json.loads((trial.version / "assets.extra" / "manifest.json").read_text(encoding="utf-8"))
     return {
         "gpu": None if trial.gpu is None else asdict(trial.gpu),
-        "image": server.about() if isinstance(server, DockerServer) else {"digest": "python -m modelserver", "cudnn": "-"},
+        "image": server.about()
+        if isinstance(server, DockerServer)
+        else {"digest": "python -m modelserver", "cudnn": "-"},
         "model": trial.model,
         "fingerprint": manifest["fingerprint"],
         "revision": revision.stdout.strip(),
@@ -125,18 +136,18 @@ def _about(trial: Trial, server: Server, seconds: float) -> dict[str, object]:
     }
 
 
-def page(about: "dict[str, object]") -> str:
+def page(about: "dict[str, Any]") -> str:
     """Lay out what was found, as Markdown."""
-    findings = [Finding(**found) for found in about["findings"]]  # type: ignore[attr-defined]
+    findings = [Finding(**found) for found in about["findings"]]
     counts = {word: sum(WORDS[finding.holds] == word for finding in findings) for word in WORDS.values()}
     gpu, image = about["gpu"], about["image"]
     told = ", ".join(f"{count} {word}" for word, count in counts.items())
     rows = [f"| {f.step} | {f.asked} | {WORDS[f.holds]} | {f.figure.replace(chr(10), ' ')} |" for f in findings]
     return "\n".join(
         [
-            f"# Acceptance of {about['model']} on {gpu['name'] if gpu else 'the CPU'}",  # type: ignore[index]
+            f"# Acceptance of {about['model']} on {gpu['name'] if gpu else 'the CPU'}",
             "",
-            f"{told}, in {about['seconds']} s; {image['digest']}, cuDNN {image['cudnn']}.",  # type: ignore[index]
+            f"{told}, in {about['seconds']} s; {image['digest']}, cuDNN {image['cudnn']}.",
             "",
             "| step | asked | | figure |",
             "|---|---|---|---|",
@@ -159,7 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deploy/gpu/accept", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", type=Path, help="a directory as `microtome export` writes it (models/, by recipe.yaml)")
+    parser.add_argument(
+        "--models", type=Path, help="a directory as `microtome export` writes it (models/, by recipe.yaml)"
+    )
     parser.add_argument("--model", default="lite0", help="the model of it that is tried (lite0)")
     parser.add_argument("--image", default=IMAGE, help=f"TensorFlow Serving with CUDA ({IMAGE})")
     parser.add_argument("--cpu", action="store_true", help="try the procedure on the embedded model server")
@@ -172,5 +185,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except NotStarted as error:
-        print(f"deploy/gpu/accept: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        sys.exit(_cannot(str(error)))

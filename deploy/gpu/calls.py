@@ -41,7 +41,7 @@ class Caller:
 
     def __init__(self, address: str, *options: tuple[str, int]) -> None:
         self.channel = grpc.insecure_channel(address, options=[*OPTIONS, *options])
-        self._predict = self.channel.unary_unary(
+        self._predict: grpc.UnaryUnaryMultiCallable[bytes, PredictResponse] = self.channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict", response_deserializer=PredictResponse.FromString
         )
 
@@ -72,7 +72,8 @@ class Caller:
 
     def watch_health(self, seconds: float) -> str:
         """Keep a call open over which nothing is sent; return why it ended, or nothing when it lasted."""
-        call = self.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=seconds)
+        watch: grpc.UnaryStreamMultiCallable[bytes, bytes] = self.channel.unary_stream("/grpc.health.v1.Health/Watch")
+        call = watch(b"", timeout=seconds)
         try:
             for _ in call:
                 pass

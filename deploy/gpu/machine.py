@@ -92,7 +92,7 @@ def arguments(manifest: Path, changed: Mapping[str, str]) -> list[str]:
     first = next(yaml.safe_load_all(manifest.read_text(encoding="utf-8")))
     (container,) = [one for one in first["spec"]["template"]["spec"]["containers"] if one["name"] == "model-server"]
     flags = dict(word.removeprefix("--").split("=", 1) for word in container["args"])
-    return [f"--{name}={value}" for name, value in (flags | changed).items()]
+    return [f"--{name}={value}" for name, value in {**flags, **changed}.items()]
 
 
 class Server(ABC):
@@ -131,7 +131,7 @@ class Server(ABC):
         began = time.monotonic()
         self._launch(environment, read_only=read_only)
         with grpc.insecure_channel(self.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
             while time.monotonic() < began + seconds:
                 with suppress(grpc.RpcError):
                     if check(b"", timeout=2.0) == SERVING:
@@ -288,7 +288,7 @@ class DockerServer(Server):
 
     def about(self) -> dict[str, str]:
         """Return the image's digest and its cuDNN, whose version depends on the day that the image was built."""
-        digests = run("docker", "image", "inspect", "--format", "{{join .RepoDigests \" \"}}", self.image)
+        digests = run("docker", "image", "inspect", "--format", '{{join .RepoDigests " "}}', self.image)
         words = ("docker", "run", "--rm", "--env", "NVIDIA_VISIBLE_DEVICES=void", "--entrypoint", "bash", self.image)
         libraries = run(*words, "-c", "ls /usr/lib/x86_64-linux-gnu")
         versions: Sequence[str] = re.findall(r"libcudnn\.so\.(\d+\.\d+\.\d+)", libraries)

@@ -54,7 +54,9 @@ def serving(arguments: Arguments) -> Iterator[tuple[str, threading.Event]]:
 
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0), *arguments])
     for service, (method, answer) in answers.items():
-        handler = grpc.unary_unary_rpc_method_handler(lambda _, __, answer=answer: respond(answer))
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
+            lambda _, __, answer=answer: respond(answer)
+        )
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", {method: handler}),)
         )

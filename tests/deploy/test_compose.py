@@ -103,7 +103,9 @@ def test_who_is_waited_for_can_say_so(name: str) -> None:
 
 def test_every_server_has_a_health_check() -> None:
     """All but the jobs that end."""
-    assert ["exporter", "gpu-preflight", "rollout"] == [name for name, service in SERVICES.items() if "healthcheck" not in service]
+    assert ["exporter", "gpu-preflight", "rollout"] == [
+        name for name, service in SERVICES.items() if "healthcheck" not in service
+    ]
 
 
 @pytest.mark.parametrize("profile", MODEL_SERVERS)
@@ -114,7 +116,9 @@ def test_each_profile_has_one_model_server(profile: str) -> None:
     assert ["model-server"] == SERVICES[servers[0]]["networks"]["inside"]["aliases"]
     assert "model-server" in chosen(profile)["gateway"]["environment"]["MICROTOME_MODEL_SERVER"]
     first = ["exporter", "gpu-preflight"] if profile == "gpu" else ["exporter"]
-    assert {name: {"condition": "service_completed_successfully"} for name in first} == SERVICES[servers[0]]["depends_on"]
+    assert {name: {"condition": "service_completed_successfully"} for name in first} == SERVICES[servers[0]][
+        "depends_on"
+    ]
 
 
 def test_a_profile_is_chosen_where_the_caller_chooses_none() -> None:
