@@ -62,7 +62,7 @@ keeps them out.
 *Weights* are those of the SavedModel (`saved_model.pb`), in the precision in which it stores them. Two versions
 are loaded, and a third only once the oldest is gone. A Vision Transformer of 1.2 GB with four outputs and two
 versions: 1.2 + (1.2 x 6 + 0.1) x 2 = 15.8 GB of host memory, 1.5 + 1.2 x 5 x 2 = 13.5 GB of device memory and
-activations. With 2^4 - 1 sets it would be 40 and 37 GB. The limit of `components/gpu` is 16 GiB. Fewer outputs in
+activations. With 2^4 - 1 sets it would be 40 and 38 GB. The limit of `components/gpu` is 16 GiB. Fewer outputs in
 a recipe need less.
 
 ## Measured
@@ -98,7 +98,7 @@ def page(data: Json) -> str:
         loads.append((name, *times, f"{found['in_turn']['grown']:+.0f} MB"))
     about = (
         f"{CALLERS} callers for {SECONDS:.0f} s each, of one image at a time, while others used the machine too: compare "
-        "the columns, not the numbers with others. Sets of several outputs share batches."
+        "the two columns only. Sets of several outputs share batches."
     )
     return f"{ABOUT}{table(HEAD, rows)}\n{about}\n\n{table(LOAD_HEAD, loads)}"
 
