@@ -97,8 +97,8 @@ def page(data: Json) -> str:
         times = [f"{found[load]['p50']:.0f}, {found[load]['p99']:.0f} ms" for load in ("alone", "in_turn")]
         loads.append((name, *times, f"{found['in_turn']['grown']:+.0f} MB"))
     about = (
-        f"{CALLERS} callers for {SECONDS:.0f} s each, of one image at a time, while others used the machine too: compare "
-        "the two columns only. Sets of several outputs share batches."
+        f"{CALLERS} callers for {SECONDS:.0f} s each, of one image at a time, while others used the machine too: "
+        "compare the two columns only. Sets of several outputs share batches."
     )
     return f"{ABOUT}{table(HEAD, rows)}\n{about}\n\n{table(LOAD_HEAD, loads)}"
 
