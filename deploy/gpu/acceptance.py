@@ -90,6 +90,9 @@ def _try_all(trial: Trial) -> None:
         # Otherwise all of the device's memory is taken from the start on, and what sets of outputs need does not show.
         steps.again(trial, growth=True)
 
+    # Before a gateway asks for anything.
+    _made(trial, "e", lambda: steps.sizes(trial))
+
     def behind_a_gateway() -> None:
         with trial.gateway() as gateway:
             _made(trial, "e", lambda: steps.sets(trial, gateway))

@@ -312,6 +312,32 @@ def sets(trial: Trial, gateway: Gateway) -> None:
         trial.found("e", asked, f"{device:.0f} MB, {more:+.0f} MB", holds=more < allowed)
 
 
+def sizes(trial: Trial) -> None:
+    """e: every set that a gateway asks for, in every size of a batch, has had its algorithms chosen by warm-up."""
+    asked = "each warmed set in batches of 1, 8 and 32, the first answer: 3 times the second or 0.1 s"
+    if trial.gpu is None:
+        trial.skipped("e", asked, "a CPU chooses no algorithms by trying them")
+        return
+    slowest = (0.0, 0.0, "")
+    with Caller(trial.server.address) as caller:
+        card = caller.card(trial.model)
+        images = inputs(card, trial.photos)
+        for some in [*([name] for name in card.outputs), list(card.outputs)]:
+            for size in (size for size in (1, 8, 32) if size <= card.manifest.max_batch_size):
+                batch = images[[index % len(images) for index in range(size)]]
+                first, second = (_timed(partial(caller.predict, card, batch, some)) for _ in range(2))
+                slowest = max(slowest, (first, second, f"{'+'.join(some)} in batches of {size}"))
+    first, second, which = slowest
+    figure = f"{which}: {1e3 * first:.0f}, then {1e3 * second:.0f} ms"
+    trial.found("e", asked, figure, holds=first < max(3 * second, 0.1))
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
 def _embedded(http: httpx.Client, photo: bytes, outputs: tuple[str, ...]) -> float:
     began = time.perf_counter()
     answer = http.post("/embed", params=[("output", name) for name in outputs], content=photo)
