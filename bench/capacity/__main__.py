@@ -7,9 +7,11 @@ import json
 import math
 import statistics
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from bench.capacity.costs import Costs, redis_bytes
+from bench.capacity.costs import Costs, gpu_rates, redis_bytes
 from bench.capacity.simulation import Cluster, Simulation
 from bench.load.corpus import REPOSITORY
 from bench.reporting.marks import fill
@@ -26,18 +28,20 @@ CALLERS = 32
 
 def main(path: Path) -> None:
     """Write what docs/capacity.md shows."""
-    costs = Costs.measured(path)
-    parts = {"check": check(path, costs), "costs": described(costs), "clusters": clusters(costs)}
+    costs, rates = Costs.measured(path), gpu_rates()
+    costs = replace(costs, gpu=1 / min(rates.values()))
+    parts = {"check": check(path, costs), "costs": described(costs, rates), "clusters": clusters(costs, rates)}
     parts |= {"events": cold_cache(costs), "memory": memory()}
     PAGE.write_text(fill(PAGE.read_text(), parts))
     print(parts["check"])
 
 
-def described(costs: Costs) -> str:
+def described(costs: Costs, rates: Mapping[str, float]) -> str:
     """List the costs that the simulation uses."""
+    gpus = ", ".join(f"{1e3 / rate:.1f} ({name})" for name, rate in rates.items())
     return (
         f"Core milliseconds: hit {1e3 * costs.hit:.2f}, miss {1e3 * costs.miss:.2f}, Redis {1e3 * costs.redis:.3f}, "
-        f"inference of MobileNetV2 {1e3 * costs.inference:.1f}. GPU milliseconds, assumed: {1e3 * costs.gpu:.1f}."
+        f"inference of MobileNetV2 {1e3 * costs.inference:.1f}. GPU milliseconds: {gpus}."
     )
 
 
@@ -58,17 +62,20 @@ def check(path: Path, costs: Costs) -> str:
     )
 
 
-def clusters(costs: Costs) -> str:
-    """Count cores, GPUs and Redis shards for several rates and hit rates."""
+def clusters(costs: Costs, rates: Mapping[str, float]) -> str:
+    """Count cores, GPUs of each rate and Redis shards for several rates and hit rates."""
+    columns = "".join(f" GPUs ({name}) |" for name in rates)
     rows = [
-        "| images/s | hit rate | gateway cores | GPUs | Redis cores | first bottleneck |",
-        "|---|---|---|---|---|---|",
+        f"| images/s | hit rate | gateway cores |{columns} Redis cores | most of all |",
+        f"|---|---|---|{'---|' * len(rates)}---|---|",
     ]
     for rate in RATES:
         for hit_rate in HIT_RATES:
-            cores, gpus, redis = needed(costs, rate, hit_rate)
-            first = max((cores, "gateways"), (gpus, "GPUs"), (redis, "Redis"))[1]
-            rows.append(f"| {rate:,} | {hit_rate:.0%} | {cores:,} | {gpus:,} | {redis:,} | {first} |")
+            cores, _, redis = needed(costs, rate, hit_rate)
+            gpus = [needed(replace(costs, gpu=1 / each), rate, hit_rate)[1] for each in rates.values()]
+            first = max((cores, "gateways"), (max(gpus), "GPUs"), (redis, "Redis"))[1]
+            cells = " | ".join(f"{number:,}" for number in (cores, *gpus, redis))
+            rows.append(f"| {rate:,} | {hit_rate:.0%} | {cells} | {first} |")
     return "\n".join(rows)
 
 

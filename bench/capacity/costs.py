@@ -6,6 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from bench.load.corpus import REPOSITORY
+
+GPU_RECORD = REPOSITORY / "docs" / "gpu.json"
+"""Written by deploy/gpu/accept on a machine with a GPU."""
+ASSUMED_RATES = (500.0, 2500.0)
+"""Images a second of one GPU, as long as none has been measured: about twice what has been published of TensorFlow
+Serving (270 of ResNet50 on a V100), and what a modern card should give with MobileNetV2."""
+
 ENTRY_OVERHEAD = 225
 """Bytes of an entry without its numbers: key, checksum, object, slot, expiry. Measured on Valkey 9.1 as the growth
 of used_memory over 5,000 entries of 512 to 2,048 numbers: 220 to 236."""
@@ -27,7 +35,7 @@ class Costs:
     redis: float
     miss: float
     inference: float
-    gpu: float = 1 / 2500  # assumed, not measured
+    gpu: float = 1 / ASSUMED_RATES[0]
 
     @classmethod
     def measured(cls, path: Path, model: str = "mobilenet_v2") -> Self:
@@ -58,3 +66,21 @@ class Costs:
 def redis_bytes(vectors: int, dimensions: int, bytes_per_number: int) -> int:
     """Return the memory of vectors in Redis, in bytes."""
     return vectors * (dimensions * bytes_per_number + ENTRY_OVERHEAD)
+
+
+def gpu_rates(record: Path = GPU_RECORD) -> dict[str, float]:
+    """Return images a second of one GPU at its best batch size, by where the figure comes from.
+
+    Raises:
+        SystemExit: The record is of no GPU, or not one of deploy/gpu/accept.
+    """
+    if not record.is_file():
+        return {f"assumed {rate:,.0f}/s": rate for rate in ASSUMED_RATES}
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        gpu, best = str(found["gpu"]["name"]), max(float(rate) for rate in found["images/s"].values())
+    except (KeyError, TypeError, ValueError) as error:
+        raise SystemExit(
+            f"Expected the record of deploy/gpu/accept in {record}, with gpu and images/s. Received: {error!r}."
+        ) from error
+    return {f"{gpu}, {found['model']}: {best:,.0f}/s": best}

@@ -46,20 +46,26 @@ def combinations() -> list[Combination]:
 @functools.cache
 def render(combination: Combination) -> tuple[Manifest, ...]:
     """Let kubectl render an overlay with components, put together the way deploy/README.md says."""
-    overlay, *components = combination
     with tempfile.TemporaryDirectory() as directory:
-        above = os.path.relpath(KUBERNETES.resolve(), Path(directory).resolve())
-        kustomization = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "namespace": "microtome",
-            "resources": [f"{above}/overlays/{overlay}"],
-            "components": [f"{above}/components/{component}" for component in components],
-        }
-        (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
-        done = subprocess.run(
-            [tool("kubectl"), "kustomize", directory], capture_output=True, text=True, check=False, timeout=60
-        )
+        return render_in(Path(directory), combination, {})
+
+
+def render_in(directory: Path, combination: Combination, added: Mapping[str, Any]) -> tuple[Manifest, ...]:
+    """Let kubectl render an overlay with components and what an operator's kustomization has beside."""
+    overlay, *components = combination
+    above = os.path.relpath(KUBERNETES.resolve(), directory.resolve())
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "microtome",
+        "resources": [f"{above}/overlays/{overlay}"],
+        "components": [f"{above}/components/{component}" for component in components],
+        **added,
+    }
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+    done = subprocess.run(
+        [tool("kubectl"), "kustomize", str(directory)], capture_output=True, text=True, check=False, timeout=60
+    )
     assert 0 == done.returncode, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
 

@@ -23,6 +23,7 @@ KEYS = {
     "image",
     "init",
     "mem_limit",
+    "network_mode",
     "networks",
     "pids_limit",
     "ports",
@@ -46,6 +47,11 @@ def chosen(profile: str) -> dict[str, Any]:
     return {name: s for name, s in SERVICES.items() if profile in s.get("profiles", [profile])}
 
 
+def _networks(service: dict[str, Any]) -> list[str]:
+    """The names of a service's networks."""
+    return [] if service.get("network_mode") == "none" else list(service["networks"])
+
+
 @every_service
 def test_keys_are_those_that_compose_knows(name: str) -> None:
     """A misspelt key is an error to Docker; here it is one too."""
@@ -56,7 +62,7 @@ def test_keys_are_those_that_compose_knows(name: str) -> None:
 def test_what_is_referred_to_exists(name: str) -> None:
     """Networks, volumes, files and the services waited for."""
     service, document = SERVICES[name], compose()
-    assert set(service["networks"]) <= set(document["networks"])
+    assert set(_networks(service)) <= set(document["networks"])
     for volume in service.get("volumes", []):
         source = volume.partition(":")[0]
         assert (COMPOSE.parent / source).exists() if source.startswith(".") else source in document["volumes"], source
@@ -65,10 +71,13 @@ def test_what_is_referred_to_exists(name: str) -> None:
 
 @every_service
 def test_services_are_bounded_and_locked_down(name: str) -> None:
-    """Memory and processes have a limit; nothing is writable but what is said; no capability is left."""
+    """Memory and processes have a limit; nothing is writable but what is said; no capability is left.
+
+    NVIDIA's container toolkit writes into the root of a container that gets a GPU.
+    """
     service = SERVICES[name]
     assert {"mem_limit", "pids_limit", "restart"} <= service.keys()
-    assert (True, ["ALL"], ["no-new-privileges:true"]) == (
+    assert ("devices" not in str(service.get("deploy")), ["ALL"], ["no-new-privileges:true"]) == (
         service["read_only"],
         service["cap_drop"],
         service["security_opt"],
@@ -94,7 +103,9 @@ def test_who_is_waited_for_can_say_so(name: str) -> None:
 
 def test_every_server_has_a_health_check() -> None:
     """All but the jobs that end."""
-    assert ["exporter", "rollout"] == [name for name, service in SERVICES.items() if "healthcheck" not in service]
+    assert ["exporter", "gpu-preflight", "rollout"] == [
+        name for name, service in SERVICES.items() if "healthcheck" not in service
+    ]
 
 
 @pytest.mark.parametrize("profile", MODEL_SERVERS)
@@ -104,7 +115,10 @@ def test_each_profile_has_one_model_server(profile: str) -> None:
     assert [MODEL_SERVERS[profile]] == servers
     assert ["model-server"] == SERVICES[servers[0]]["networks"]["inside"]["aliases"]
     assert "model-server" in chosen(profile)["gateway"]["environment"]["MICROTOME_MODEL_SERVER"]
-    assert {"exporter": {"condition": "service_completed_successfully"}} == SERVICES[servers[0]]["depends_on"]
+    first = ["exporter", "gpu-preflight"] if profile == "gpu" else ["exporter"]
+    assert {name: {"condition": "service_completed_successfully"} for name in first} == SERVICES[servers[0]][
+        "depends_on"
+    ]
 
 
 def test_a_profile_is_chosen_where_the_caller_chooses_none() -> None:
@@ -136,7 +150,7 @@ def test_the_gateway_may_drain() -> None:
 
 def test_the_model_server_is_reached_by_nobody_else() -> None:
     """It and Redis are on a network without a way out, and publish nothing; who is on it has work there."""
-    inside = {name for name, service in SERVICES.items() if "inside" in service["networks"]}
+    inside = {name for name, service in SERVICES.items() if "inside" in _networks(service)}
     assert {"exporter", "gateway", "prometheus", "redis", "rollout", *MODEL_SERVERS.values()} == inside
     assert compose()["networks"]["inside"]["internal"] is True
     for name in (*MODEL_SERVERS.values(), "redis"):

@@ -141,7 +141,13 @@ def in_flight(gateway: Gateway) -> float:
 
 def scrape(*gateways: Gateway) -> Series:
     """Scrape as Prometheus does, which adds `up` and where it was found."""
-    found: dict[str, list[Mapping[str, str]]] = {"up": [JOB, {**JOB, "job": "microtome-model-server"}]}
+    found: dict[str, list[Mapping[str, str]]] = {
+        "up": [JOB, {**JOB, "job": "microtome-model-server"}],
+        # Needs a GPU: as dcgm-exporter has it in Kubernetes (default-counters.csv, and labels of the pod).
+        "DCGM_FI_DEV_XID_ERRORS": [
+            dict.fromkeys(("gpu", "UUID", "namespace", "pod"), "x") | {"container": "model-server"}
+        ],
+    }
     for gateway in gateways:
         for name, series in parsed(told(gateway), JOB).items():
             found.setdefault(name, []).extend(series)

@@ -47,7 +47,8 @@ def gpu_environments() -> dict[str, dict[str, str]]:
                 if "nvidia.com/gpu" in one["resources"].get("limits", {}) or _is_gpu_server(one):
                     found["+".join(combination)] = {entry["name"]: entry["value"] for entry in one.get("env", [])}
     for name, service in compose()["services"].items():
-        if "devices" in str(service.get("deploy")) or service["image"].endswith("-gpu"):
+        serves = service["image"].endswith("-gpu") and "tensorflow_model_server" in str(service.get("entrypoint"))
+        if serves or "devices" in str(service.get("deploy")):
             found[name] = service.get("environment", {})
     return dict(sorted(found.items()))
 

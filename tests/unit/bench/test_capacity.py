@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.capacity.__main__ import needed
-from bench.capacity.costs import Costs, redis_bytes
+from bench.capacity.__main__ import clusters, needed
+from bench.capacity.costs import ASSUMED_RATES, Costs, gpu_rates, redis_bytes
 from bench.capacity.simulation import Cluster, Simulation
 
 COSTS = Costs(hit=0.001, redis=0.0001, miss=0.004, inference=0.006, gpu=0.001)
@@ -67,3 +67,16 @@ def test_costs_are_medians_of_a_result_and_a_result_without_them_is_refused(tmp_
     path.write_text(json.dumps({"comparisons": [hits]}))
     with pytest.raises(SystemExit, match="none of P4 mobilenet_v2"):
         Costs.measured(path)
+
+
+def test_a_measured_gpu_replaces_the_assumptions(tmp_path: Path) -> None:
+    """At its best batch size; a record of something else is refused."""
+    record = tmp_path / "gpu.json"
+    assert sorted(ASSUMED_RATES) == sorted(gpu_rates(record).values())
+    record.write_text(json.dumps({"gpu": {"name": "NVIDIA L4"}, "model": "lite0", "images/s": {"1": 90, "32": 900.5}}))
+    assert {"NVIDIA L4, lite0: 900/s": 900.5} == gpu_rates(record)
+    table = clusters(COSTS, gpu_rates(record))
+    assert "| GPUs (NVIDIA L4, lite0: 900/s) |" in table
+    record.write_text(json.dumps({"gpu": None, "images/s": {"1": 90}}))
+    with pytest.raises(SystemExit, match="Expected the record of deploy/gpu/accept"):
+        gpu_rates(record)
