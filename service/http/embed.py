@@ -143,7 +143,9 @@ class EmbedEndpoint:
         """Refuse what the model's outputs do not have."""
         request, options = parameters.request, parameters.options
         int8 = parameters.encoding == "int8"
-        self._intake.check(request, dimensions=options.dimensions, normalize=options.normalize, int8=int8)
+        self._intake.check(
+            request, dimensions=options.dimensions, normalize=options.normalize, int8=int8, heat=options.heat
+        )
         note(scope, images=images, model=request.model[:80])
 
     async def _embedded(  # noqa: PLR0913, PLR0917, what the steps before have found out

@@ -53,6 +53,7 @@ def gateway(options: Namespace, models: tuple[str, ...], endpoint: Endpoint, add
         # The embedded server finds models that are exported later, and can list them.
         "MICROTOME_MODELS": ",".join(models if options.model_server else (*models, "*")),
         "MICROTOME_LOG_LEVEL": log_level(),
+        "MICROTOME_PAGE": os.environ.get("MICROTOME_PAGE") or "true",
         **admission(endpoint.host),
     }
     if endpoint.grpc_port is not None:
