@@ -167,7 +167,8 @@ EMBED_REQUEST: dict[str, Any] = {
         "required": True,
         "description": "One image as it is, several as file parts, or JSON. Formats are recognised by their bytes.",
         "content": {
-            "application/json": _JSON_BODY,
+            # First, since /docs then opens with a file chooser.
+            "image/*": {"schema": _BINARY},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -175,7 +176,7 @@ EMBED_REQUEST: dict[str, Any] = {
                     "properties": {"image": {"type": "array", "items": _BINARY}},
                 }
             },
-            "image/*": {"schema": _BINARY},
+            "application/json": _JSON_BODY,
             "application/octet-stream": {"schema": _BINARY},
         },
     },

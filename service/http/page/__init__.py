@@ -53,7 +53,7 @@ class Page:
         """Serve the style and the script."""
 
         async def file(request: Request) -> Response:
-            name = str(request.scope["route"].path).rpartition("/")[2]
+            name = request.scope["path"].rpartition("/")[2]
             return _answer(request, self._files[name], {"Content-Type": _TYPES[name]})
 
         for path in PAGE_FILES:
@@ -65,7 +65,7 @@ class Page:
             return None
         # Below a prefix the page's address may end without a slash, so that relative addresses would lead elsewhere.
         prefix = prefix_of(request.scope)
-        html = self._html.replace('="./', f'="{prefix}/' if prefix else '="')
+        html = self._html.replace('="./', f'="{prefix or "."}/')
         return _answer(request, html.encode(), {"Content-Type": "text/html; charset=utf-8", **_HEADERS})
 
 

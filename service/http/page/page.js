@@ -7,7 +7,7 @@ const NEIGHBOURS = 5;
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 
 const $ = (id) => document.getElementById(id);
-const state = { models: [], model: null, photos: [], chosen: null, other: null, epoch: 0, group: GROUP, working: false };
+const state = { models: [], model: null, photos: [], chosen: null, other: null, fingerprint: "", epoch: 0, group: GROUP, working: false };
 
 // ---- what is sent, and what comes back
 
@@ -107,11 +107,18 @@ async function loadModels() {
 function add(files) {
   const room = MOST - state.photos.length;
   for (const file of [...files].slice(0, room)) {
-    state.photos.push({ file, name: file.name || "pasted", vectors: null, heat: new Map(), sources: {}, tries: 0, fault: "", thumb: "" });
+    state.photos.push({ file, name: file.name || "pasted", vectors: null, heat: new Map(), sources: {}, fault: "", thumb: "" });
   }
   if (files.length > room) report(new Problem(`This page holds ${MOST} photos; ${files.length - room} were left out.`));
-  state.chosen ||= state.photos[0];
+  if (files.length === 1 && room) pick(state.photos.at(-1));
+  state.chosen ||= state.photos[0] || null;
   if (files.length) work();
+}
+
+/** Choose a photo to show; the one before is what it is compared with, where that was itself or a photo just added. */
+function pick(photo) {
+  if (state.other === photo || !photo.vectors) state.other = state.chosen;
+  state.chosen = photo;
 }
 
 const pending = () => state.photos.filter((photo) => !photo.vectors && !photo.fault);
@@ -122,6 +129,7 @@ async function work() {
   state.working = true;
   try {
     if (!state.model) await loadModels();
+    state.renewals = 0;
     while (pending().length) {
       const waiting = pending();
       const done = state.photos.length - waiting.length;
@@ -168,7 +176,7 @@ async function embed(group) {
   }
   const told = await answer.json();
   if (epoch !== state.epoch) return;
-  if (told.fingerprint !== manifest().fingerprint) {
+  if (told.fingerprint !== (state.fingerprint ||= told.fingerprint)) {
     await renew();
     return;
   }
@@ -187,12 +195,15 @@ const isAboutThePhoto = (error) => /image|too-large/.test(error.type);
 
 /** Another version has come into use: vectors of two fingerprints do not compare. */
 async function renew() {
+  state.renewals += 1;
+  if (state.renewals > 3) throw new Problem("Versions of the model change from answer to answer, so photos cannot be compared. Try again in a minute.");
   forget();
   await loadModels();
 }
 
 function forget() {
   state.epoch += 1;
+  state.fingerprint = "";
   for (const photo of state.photos) Object.assign(photo, { vectors: null, heat: new Map(), sources: {}, fault: "", labels: null, cropped: null });
 }
 
@@ -296,8 +307,10 @@ const number = (text) => element("td", { textContent: text, className: "n" });
 const count = (amount, what) => `${amount} ${what}${amount === 1 ? "" : "s"}`;
 const rows = (...made) => element("tbody", {}, ...made);
 
+/** A table's first row; a name that begins with ">" stands over numbers, and an empty one over bars. */
 function head(...names) {
-  return element("thead", {}, element("tr", {}, ...names.map((name) => heading(name, "col"))));
+  return element("thead", {}, element("tr", {}, ...names.map((name) => (
+    name ? heading(name.replace(">", ""), "col", name.startsWith(">") ? "n" : "") : element("td")))));
 }
 
 function bar(share) {
@@ -349,6 +362,16 @@ function pixels(values, width, height, canvas = document.createElement("canvas")
   return canvas;
 }
 
+/** At most 1024 numbers, each the mean of neighbours: a canvas has no more pixels than that to show them. */
+function bins(vector) {
+  const size = Math.ceil(vector.length / 1024);
+  if (size === 1) return vector;
+  return Float32Array.from({ length: Math.ceil(vector.length / size) }, (_, index) => {
+    const part = vector.subarray(index * size, (index + 1) * size);
+    return part.reduce((sum, value) => sum + value, 0) / part.length;
+  });
+}
+
 const short = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3));
 const norm = (vector) => Math.sqrt(vector.reduce((sum, value) => sum + value * value, 0));
 
@@ -363,7 +386,7 @@ function cosine(a, b) {
 async function show() {
   showGallery();
   const good = state.photos.filter((photo) => photo.vectors);
-  if (state.chosen?.fault || !state.photos.includes(state.chosen)) state.chosen = good[0] || null;
+  if (state.chosen?.fault || !state.photos.includes(state.chosen)) state.chosen = good.includes(state.other) ? state.other : good[0] || null;
   const photo = state.chosen;
   $("views").hidden = !photo?.vectors;
   if (!photo?.vectors) return;
@@ -408,7 +431,7 @@ function showGallery() {
 function galleryItem(photo) {
   const image = element("img", { alt: photo.name, title: photo.name });
   const button = element("button", { type: "button" }, image);
-  button.addEventListener("click", () => { state.chosen = photo; shown(); });
+  button.addEventListener("click", () => { pick(photo); shown(); });
   return Object.assign(element("li", {}, button), { photo, image });
 }
 
@@ -426,9 +449,9 @@ function showPhoto(photo) {
 
 function showTimes({ stages, whole, photos }) {
   const within = stages.reduce((sum, [, time]) => sum + time, 0);
-  const all = [...stages, ["network and queue", Math.max(0, whole - within)]];
+  const all = [...stages, ["network, browser", Math.max(0, whole - within)]];
   const longest = Math.max(...all.map(([, time]) => time));
-  $("times").replaceChildren(head("Stage", "ms", ""), rows(...all.map(([name, time]) => (
+  $("times").replaceChildren(head("Stage", ">ms", ""), rows(...all.map(([name, time]) => (
     element("tr", {}, heading(name), number(time.toFixed(1)), bar(time / longest))))));
   $("times-note").textContent = `${whole.toFixed(0)} ms from this browser${photos > 1 ? `, for ${photos} photos together` : ""}. `
     + "The gateway's own times are its Server-Timing header.";
@@ -437,7 +460,7 @@ function showTimes({ stages, whole, photos }) {
 function showOutputs(photo) {
   const all = byDepth(manifest().outputs.filter((one) => !isClasses(one)));
   $("outputs").replaceChildren(
-    head("Output", "Numbers", "Length", "Least to most", "Zeros", "The vector", "From"),
+    head("Output", "From", "The vector", ">Numbers", ">Norm", ">Least to most", ">Zeros"),
     rows(...all.map((output) => outputRow(photo, output))),
   );
 }
@@ -446,26 +469,23 @@ function outputRow(photo, output) {
   const vector = photo.vectors.get(output.name) || photo.heat.get(output.name);
   const name = heading(output.name);
   name.append(element("small", { textContent: output.layer }));
-  const row = element("tr", {}, name, number(output.shape.join("×")));
-  if (!vector) {
-    row.append(element("td", { colSpan: 5, textContent: "…" }));
-    return row;
-  }
+  if (!vector) return element("tr", {}, name, element("td", { colSpan: 6, textContent: "…" }));
   const [low, high] = range(vector);
   const zeros = vector.reduce((sum, value) => sum + (value === 0), 0) / vector.length;
   const whole = photo.vectors.has(output.name);
-  const strip = pixels(vector, vector.length, 1);
+  const binned = bins(vector);
+  const strip = pixels(binned, binned.length, 1);
   strip.setAttribute("role", "img");
   strip.setAttribute("aria-label", `${count(vector.length, whole ? "number" : "position")} of ${output.name}, from ${short(low)} to ${short(high)}`);
   const source = photo.sources[output.name];
-  row.append(
-    number(short(norm(vector))),
-    number(whole ? `${short(low)} to ${short(high)}` : "a map, see below"),
-    number(whole ? `${Math.round(100 * zeros)} %` : ""),
-    element("td", {}, strip),
+  return element("tr", {}, name,
     element("td", {}, element("span", { className: `from ${source}`, textContent: source })),
-  );
-  return row;
+    element("td", {}, strip),
+    number(output.shape.join("×")),
+    number(short(norm(vector))),
+    // Of a map the page has the lengths at each position, and not the numbers.
+    number(whole ? `${short(low)} to ${short(high)}` : "map"),
+    number(whole ? `${Math.round(100 * zeros)} %` : ""));
 }
 
 async function showClasses(photo) {
@@ -474,7 +494,7 @@ async function showClasses(photo) {
   await fetchLabels(photo);
   if (photo !== state.chosen || !photo.labels) return;
   const best = [...photo.labels.labels].sort((a, b) => b.score - a.score).slice(0, 5);
-  $("labels").replaceChildren(head("Class", "Score", ""), rows(...best.map((one) => (
+  $("labels").replaceChildren(head("Class", ">Score", ""), rows(...best.map((one) => (
     element("tr", {}, heading(one.label), number(one.score.toFixed(3)), bar(one.score))))));
   $("classes-note").textContent = photo.labels.rejected ? "The model rejects this photo: no class is likely enough." : "";
 }
@@ -484,7 +504,8 @@ function showHeat(photo) {
   $("heat-shown").hidden = !outputs.length;
   $("heat-none").hidden = Boolean(outputs.length);
   if (!outputs.length) {
-    const { layer } = vectorOutputs().at(-1);
+    const embeddings = vectorOutputs();
+    const { layer } = embeddings[Math.floor(embeddings.length / 2)];
     $("heat-none").textContent = "No output of this model keeps its map. Add one to its recipe and export again: "
       + `- {name: my_map, layer: ${layer}, pooling: none}`;
     return;
@@ -553,7 +574,7 @@ function showCompare(photo, good) {
   const least = found.reduce((a, b) => (b[1] < a[1] ? b : a));
   $("compare-words").textContent = `${photo.name} and ${state.other.name} are most alike at ${most[0].name} (${most[1].toFixed(3)})`
     + `${found.length > 1 ? ` and least alike at ${least[0].name} (${least[1].toFixed(3)})` : ""}.`;
-  $("cosines").replaceChildren(head("Layer, early to late", "Cosine", ""), rows(...found.map(([output, value]) => {
+  $("cosines").replaceChildren(head("Layer, early to late", ">Cosine", ""), rows(...found.map(([output, value]) => {
     const name = heading(output.name);
     name.append(element("small", { textContent: output.layer }));
     return element("tr", {}, name, number(value.toFixed(3)), bar(value));
@@ -576,7 +597,7 @@ function showNeighbours(photo, good) {
 }
 
 function neighbour(photo, value) {
-  const image = element("img", { alt: `Compare with ${photo.name}`, title: photo.name, src: photo.thumb || "data:," });
+  const image = element("img", { alt: `Compare with ${photo.name}`, title: photo.name, ...(photo.thumb && { src: photo.thumb }) });
   const button = element("button", { type: "button" }, image);
   button.addEventListener("click", () => {
     state.other = photo;
@@ -589,6 +610,7 @@ function neighbour(photo, value) {
 
 // ---- the same, to copy
 
+const listed = (texts) => JSON.stringify(texts).replaceAll('","', '", "');
 const quoted = (text) => (/^[\w@%+:,./=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 function showCode(photo) {
@@ -607,8 +629,12 @@ function showCode(photo) {
   $("python").textContent = `${keyed ? "import os\n\n" : ""}import microtome
 
 with microtome.Client(${JSON.stringify(root)}${keyed ? ', api_key=os.environ["KEY"]' : ""}) as client:
-    vectors = client.embed(${JSON.stringify(files)}, model=${JSON.stringify(state.model.name)},
-                           output=${JSON.stringify(names)}, normalize=True)
+    vectors = client.embed(
+        ${listed(files)},
+        model=${JSON.stringify(state.model.name)},
+        output=${listed(names)},
+        normalize=True,
+    )
 for output, rows in vectors.items():
     print(output, rows.shape, rows[0] @ rows[-1])  # the cosine of the first and the last photo`;
 }
