@@ -66,7 +66,7 @@ def test_by_keyboard_alone(comes: Callable[..., Person]) -> None:
 
 
 @pytest.mark.parametrize(("motion", "moves"), [("reduce", False), ("no-preference", True)])
-def test_nothing_moves_for_those_who_ask(comes: Callable[..., Person], motion: str, moves: bool) -> None:  # noqa: FBT001
+def test_nothing_moves_for_those_who_ask(comes: Callable[..., Person], motion: str, moves: bool) -> None:
     """Bars grow at once with reduced motion."""
     person = comes(reduced_motion=motion)
     person.drops(CAT)

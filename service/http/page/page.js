@@ -27,7 +27,8 @@ async function call(path, options = {}) {
   for (let attempt = 0; ; attempt += 1) {
     let answer;
     try {
-      answer = await fetch(new URL(path, base), { ...options, headers, cache: "no-store" });
+      // Without a `cache` of fetch: it would send Cache-Control, which makes the gateway compute again.
+      answer = await fetch(new URL(path, base), { ...options, headers });
     } catch {
       throw new Problem("The gateway does not answer. Is it still running, and does the network work?");
     }
@@ -420,7 +421,7 @@ function showGallery() {
     return item;
   });
   // Only what changed, so that the focus stays where it is.
-  for (const item of gallery.children) if (!items.includes(item)) item.remove();
+  for (const item of [...gallery.children]) if (!items.includes(item)) item.remove();
   items.forEach((item, index) => { if (gallery.children[index] !== item) gallery.insertBefore(item, gallery.children[index] || null); });
   const faults = state.photos.filter((photo) => photo.fault);
   $("faults").replaceChildren(...faults.map((photo) => element("li", { textContent: `${photo.name}: ${photo.fault}` })));
