@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
-SETS := build gateway tensorflow openvino sweep dev deploy bench clients
+SETS := build gateway tensorflow openvino sweep dev deploy bench clients page
 STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -19,7 +19,7 @@ ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
 $(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
 endif
 
-.PHONY: help setup run test test-deploy test-clients drill conformance wheels images check lint format types contracts protos \
+.PHONY: help setup run test test-deploy test-clients test-page drill conformance wheels images check lint format types contracts protos \
 	protos-check bench bench-full docs lock clean
 
 help:            ## show the verbs
@@ -45,7 +45,7 @@ run: setup            ## serve the default recipe on port 8000, until Ctrl-C (AR
 	@exec $(PY) -m microtome up $(ARGS)
 
 test: setup            ## run all tests, real processes included (ARGS="-k cache" passes options on)
-	@$(PY) -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile --ignore=tests/deploy --ignore=tests/clients --ignore=tests/drill $(ARGS)
+	@$(PY) -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile --ignore=tests/deploy --ignore=tests/clients --ignore=tests/drill --ignore=tests/page $(ARGS)
 
 test-deploy: $(VENV)/.deploy-ready            ## check what is under deploy/: image, compose, manifests, rules
 	@$(PY) -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile $(or $(ARGS),tests/deploy)
@@ -64,6 +64,13 @@ test-clients: $(VENV)/.clients-ready $(VENV)/kserve/.ready $(VENV)/typescript/.r
 
 $(VENV)/.clients-ready: requirements/clients.txt $(VENV)/.ready
 	@$(PY) requirements/install.py requirements/clients.txt
+	@touch $@
+
+test-page: $(VENV)/.page-ready            ## use the page at / as a person does, in the system's Chromium; skips where there is none
+	@$(PY) -m pytest $(or $(ARGS),tests/page)
+
+$(VENV)/.page-ready: requirements/page.txt $(VENV)/.ready
+	@$(PY) requirements/install.py requirements/page.txt
 	@touch $@
 
 # Types for TypeScript are generated and compiled where npm is installed; the test says what it lacks elsewhere.

@@ -176,6 +176,7 @@ def build(settings: Settings, log: Logger) -> Application:
             response_cache_bytes=int(_RESPONSES_SHARE * settings.cache_bytes),
             path_prefix=settings.path_prefix,
             cors_origins=settings.cors_origins,
+            page=settings.page,
         ),
         metrics=metrics,
         log=log,

@@ -215,6 +215,11 @@ class Settings(BaseSettings):
         description="Origins whose pages may call the gateway from a browser, separated by commas, such as "
         "`https://shop.example.com`; `*` for all. Unset: none.",
     )
+    page: bool = Field(
+        False,
+        description="Answer browsers at `/` with a page to drop photos on, which calls the public endpoints; see "
+        "docs/page.md. Other callers get JSON there in any case. `microtome up` sets it to true.",
+    )
     operations_port: int | None = Field(
         None,
         ge=1,

@@ -10,11 +10,17 @@ import pytest
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
+def chromium() -> str:
+    """Return the path of an installed Chromium; skips where there is none."""
+    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        pytest.skip(f"needs a browser: none of {', '.join(_NAMES)} is installed")
+    return found
+
+
 async def page_of(url: str) -> str:
     """Return the HTML of a page after its scripts and requests have ended; skips where there is no Chromium."""
-    browser = next(filter(None, map(shutil.which, _NAMES)), None)
-    if browser is None:
-        pytest.skip(f"needs a browser: none of {', '.join(_NAMES)} is installed")
+    browser = chromium()
     with tempfile.TemporaryDirectory(prefix="microtome-browser-", ignore_cleanup_errors=True) as profile:
         words = ("--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server", f"--user-data-dir={profile}")
         # Virtual time stands still while a request is under way.

@@ -23,7 +23,7 @@ from service.core.remote_images import Fetch, Image, Url
 from service.core.requests import ALL, Embedded, Embedding, EmbedRequest, ImageError
 from service.core.single_flight import SingleFlight
 from service.core.timings import Stages, Timings, timed
-from service.core.vectors import checked_dimensions, require_quantization
+from service.core.vectors import checked_dimensions, require_maps, require_quantization
 from service.errors import restated
 
 _NOTHING = nullcontext()
@@ -273,7 +273,9 @@ class Intake:
         """Return what is wrong with each model, None for nothing; also with one that is required and not there."""
         return {**dict.fromkeys(self.required, "No model server has it."), **self.models.readiness()}
 
-    def check(self, request: EmbedRequest, *, dimensions: int | None, normalize: bool, int8: bool) -> None:
+    def check(
+        self, request: EmbedRequest, *, dimensions: int | None, normalize: bool, int8: bool, heat: bool = False
+    ) -> None:
         """Refuse, before any work, what the model's outputs do not have.
 
         Args:
@@ -281,16 +283,18 @@ class Intake:
             dimensions: how many numbers of each vector are asked for, None for all.
             normalize: whether vectors shall have the length 1.
             int8: whether they shall be written by calibrated ranges.
+            heat: whether the activity at each position of a map is asked for.
 
         Raises:
-            BadRequest: a cut longer than a vector; int8 of an output without ranges, or of normalised vectors.
+            BadRequest: a cut longer than a vector; int8 of an output without ranges, or of normalised vectors; heat of
+                an output without a map.
             ServiceError: the model cannot be asked now.
         """
         if int8 and normalize:
             raise BadRequest(
                 "Expected int8 without `normalize`: its ranges are those of vectors as the model makes them."
             )
-        if dimensions is None and not int8:
+        if dimensions is None and not int8 and not heat:
             return
         card = self.models.card(request.model)
         names = request.outputs if request.outputs and request.outputs != (ALL,) else tuple(card.outputs)
@@ -299,6 +303,8 @@ class Intake:
         checked_dimensions(dimensions, outputs)
         if int8:
             require_quantization(outputs)
+        if heat:
+            require_maps(outputs)
 
     def digests(self, images: Sequence[Image], timings: Timings, tenant: str = "") -> list[str] | None:
         """Hash images now, for a tenant; None when one has not arrived, or is large enough to be worth a thread."""

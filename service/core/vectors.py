@@ -38,6 +38,38 @@ def shaped(vector: NDArray[np.float32], *, normalize: bool, dimensions: int | No
     return cut if length == 0.0 else (wide / length).astype(np.float32)
 
 
+def heat(vector: NDArray[np.float32], output: OutputSpec) -> NDArray[np.float32]:
+    """Return where a layer is active: at each position of its map the length of the vector there.
+
+    Args:
+        vector: float32 [H * W * C], row by row.
+        output: whose `shape` is (H, W, C).
+
+    Returns:
+        float32 [H * W], row by row, none below 0. Its length is that of `vector`.
+
+    Raises:
+        BadRequest: the output keeps no map.
+    """
+    require_maps([output])
+    wide = vector.reshape(-1, output.shape[-1]).astype(np.float64)
+    return np.sqrt(np.einsum("pc,pc->p", wide, wide)).astype(np.float32)
+
+
+def require_maps(outputs: Sequence[OutputSpec]) -> None:
+    """Refuse `heat` where there is no map, before any work.
+
+    Raises:
+        BadRequest: an output's shape is not (height, width, channels).
+    """
+    for output in outputs:
+        if len(output.shape) != 3:
+            raise BadRequest(
+                f"Expected outputs that keep their map, which `heat` needs; output {output.name!r} has the shape "
+                f"{list(output.shape)}. Ask for another, or export one with `pooling: none`."
+            )
+
+
 def checked_dimensions(dimensions: int | None, outputs: Sequence[OutputSpec]) -> None:
     """Refuse a cut that is longer than a vector.
 

@@ -22,6 +22,7 @@ from service.http.compat.handler import CompatHandler
 from service.http.embed import CLASSIFY_PATH, PATH, ClassifyEndpoint, EmbedEndpoint
 from service.http.health import Dependencies, operations_router
 from service.http.middleware import (
+    PAGE_FILES,
     PUBLIC,
     Authentication,
     HeadAsGet,
@@ -34,6 +35,7 @@ from service.http.middleware import (
     RequireKey,
 )
 from service.http.openapi import ModelAnswer, ModelsAnswer
+from service.http.page import Page
 from service.http.response_cache import ResponseCache
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -70,6 +72,7 @@ class HttpOptions:
         response_cache_bytes: memory for written responses; 0 switches the response cache off.
         path_prefix: the path below which a proxy shows the gateway, such as /api/images; empty for none.
         cors_origins: origins whose pages may call, or `*`; empty for none.
+        page: whether browsers get a page at /.
     """
 
     limits: BodyLimits
@@ -80,6 +83,7 @@ class HttpOptions:
     response_cache_bytes: int = 0
     path_prefix: str = ""
     cors_origins: Collection[str] = ()
+    page: bool = False
 
 
 def http_app(  # noqa: PLR0913, collaborators
@@ -123,10 +127,14 @@ def http_app(  # noqa: PLR0913, collaborators
     app.include_router(embed, tags=["embeddings"])
     app.include_router(classify, tags=["classes"])
     app.include_router(models_router(intake.models, intake.default_model), tags=["models"])
-    operations = operations_router(intake, metrics, dependencies, show_metrics=options.show_metrics)
+    page = Page() if options.page else None
+    operations = operations_router(intake, metrics, dependencies, show_metrics=options.show_metrics, page=page)
     app.include_router(operations, tags=["operations"])
     problems.install(app, metrics)
     public_paths = compat.install(app, compat.spoken(options.dialects), CompatHandler(intake, reader, metrics))
+    if page:
+        page.install(app)
+        public_paths = {*public_paths, *PAGE_FILES}
     request_log = RequestLog(metrics, log, log_access=options.log_access)
     authentication = Authentication(keyring, metrics) if keyring else None
     openapi.install(app, PUBLIC.union(public_paths) if authentication else None)

@@ -150,7 +150,9 @@ class EmbedEndpoint:
         """Refuse what the model's outputs do not have."""
         request, options = parameters.request, parameters.options
         int8 = parameters.encoding == "int8"
-        self._intake.check(request, dimensions=options.dimensions, normalize=options.normalize, int8=int8)
+        self._intake.check(
+            request, dimensions=options.dimensions, normalize=options.normalize, int8=int8, heat=options.heat
+        )
         if self.classes:
             require_classes(self._intake.models.card(request.model), request.outputs)
         note(scope, images=images, model=request.model[:80])

@@ -14,6 +14,7 @@ from service.http import problems
 from service.http.connection_limits import limited_protocol, listener
 from service.http.middleware import HeadAsGet, IgnoreQueryAndCookies, PageHeaders, prefix_of
 from service.http.openapi import Readiness
+from service.http.page import Page
 from service.telemetry.metrics import Metrics, exposition_format
 
 _HEAD_SECONDS = 10.0
@@ -24,16 +25,26 @@ Dependencies = Mapping[str, Callable[[], str | None]]
 
 
 def operations_router(
-    intake: Intake, metrics: Metrics, dependencies: Dependencies, *, show_metrics: bool = True
+    intake: Intake,
+    metrics: Metrics,
+    dependencies: Dependencies,
+    *,
+    show_metrics: bool = True,
+    page: Page | None = None,
 ) -> APIRouter:
-    """Build the routes: GET /, the health checks and, unless they are served elsewhere, the metrics."""
+    """Build the routes: GET /, the health checks and, unless they are served elsewhere, the metrics.
+
+    With a page, GET / answers browsers with it.
+    """
     router = APIRouter()
 
-    @router.get("/", summary="Say what this is")
-    async def root(request: Request, response: Response) -> dict[str, str]:
+    @router.get("/", summary="Say what this is", response_model=dict[str, str])
+    async def root(request: Request, response: Response) -> Response | dict[str, str]:
         """What this is, and where to go on."""
+        if page and (html := page.html(request)):
+            return html
         prefix = prefix_of(request.scope)
-        response.headers["Vary"] = "X-Forwarded-Prefix"
+        response.headers["Vary"] = "Accept, X-Forwarded-Prefix" if page else "X-Forwarded-Prefix"
         return {
             "service": "Microtome: image embeddings from any layer of a pretrained vision backbone",
             "embed": f"POST {prefix}/embed",

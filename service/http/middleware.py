@@ -28,13 +28,16 @@ PUBLIC = PROBES | {"/", "/docs", "/openapi.json"}
 ASSETS = "/docs-assets"
 """Path of the scripts and styles of /docs."""
 
+PAGE_FILES = ("/page/page.css", "/page/page.js")
+"""Paths of what the page at / loads."""
+
 _PUBLIC_PREFIX = f"{ASSETS}/"
 _UNTRACED = PROBES | {"/metrics"}
 
 ROUTES = frozenset(
     {
         *("classify", "docs", "docs-assets", "embed", "health", "healthz", "livez", "metrics", "models"),
-        *("openapi.json", "readyz"),
+        *("openapi.json", "page", "readyz"),
         *(".well-known", "embeddings", "meta", "v1", "v2", "vectorize", "vectors"),
     }
 )

@@ -68,6 +68,13 @@ def chosen(
     )
 
 
+def asks_for_html(accept: str) -> bool:
+    """Whether a caller names text/html, and likes JSON no better; `*/*` asks for nothing."""
+    asked = dict(_ranges(accept[:_LONGEST_ACCEPT]))
+    html = asked.get("text/html", 0.0)
+    return html > 0 and html >= asked.get(JSON.media_type, 0.0)
+
+
 @lru_cache(maxsize=256)
 def _accepted(accept: str) -> tuple[Form, ...]:
     """Return the forms that the caller accepts, best first."""

@@ -212,7 +212,8 @@ def _request(verb: str, options: Mapping[str, Option], several: str, given: Mapp
             "required": True,
             "description": "One image as it is, several as file parts, or JSON. Formats are recognised by their bytes.",
             "content": {
-                "application/json": json_body,
+                # First, since /docs then opens with a file chooser.
+                "image/*": {"schema": _BINARY},
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
@@ -220,7 +221,7 @@ def _request(verb: str, options: Mapping[str, Option], several: str, given: Mapp
                         "properties": {"image": {"type": "array", "items": _BINARY}},
                     }
                 },
-                "image/*": {"schema": _BINARY},
+                "application/json": json_body,
                 "application/octet-stream": {"schema": _BINARY},
             },
         },

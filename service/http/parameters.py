@@ -44,6 +44,7 @@ class EmbedOptions:
     output: tuple[str, ...] = ()
     normalize: bool = False
     dimensions: int | None = None
+    heat: bool = False
     encoding: Encoding | None = None
     on_error: OnError = "fail"
     cache: CacheUse = "use"
@@ -146,6 +147,12 @@ OPTIONS: Mapping[str, Option] = {
         {"type": "integer", "minimum": 1, "maximum": _LARGEST_INTEGER},
         "Keep only so many numbers from the vector's beginning.",
     ),
+    "heat": Option(
+        _switch,
+        {"type": "boolean"},
+        "Where an output that keeps its map is active: at each position the Euclidean length over the channels, row by "
+        "row, instead of the vector. Goes without `normalize`, `dimensions` and the encodings int8 and binary.",
+    ),
     "encoding": _choice(
         Encoding,
         "How numbers are written: `float` or `base64` (of little-endian float32) in JSON; `float32`, `float16`, `int8` "
@@ -224,7 +231,12 @@ def read_options(
     values = {name: _value(name, value, known) for name, value in given.items()}
     if no_cache:
         values.setdefault("cache", "refresh")
-    return kind(**values)  # type: ignore[arg-type]  # each value comes from its option's reader
+    options = kind(**values)  # type: ignore[arg-type]  # each value comes from its option's reader
+    if options.heat and (options.normalize or options.dimensions or options.encoding in {"int8", "binary"}):
+        raise BadRequest(
+            "Expected `heat` without `normalize` and `dimensions`, and with an encoding other than int8 and binary."
+        )
+    return options
 
 
 _DEFAULTS = {kind: kind() for kind in (EmbedOptions, ClassifyOptions)}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from http import HTTPStatus
+from math import prod
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 from zipfile import ZipFile
@@ -18,10 +19,11 @@ import orjson
 import ormsgpack
 from numpy.typing import NDArray
 
+from microtome.manifest import OutputSpec
 from service.core.classes import ClassOptions, predictions
 from service.core.requests import Embedded, Embedding, ImageError
 from service.core.timings import Timings, timed
-from service.core.vectors import Dtype, shaped, written
+from service.core.vectors import Dtype, heat, shaped, written
 from service.http import negotiation
 from service.http.negotiation import Encoding
 from service.http.parameters import ClassifyOptions, EmbedOptions, Parameters
@@ -86,6 +88,7 @@ _Answer = tuple[bytes, Mapping[str, str]]
 def _document(
     embedded: Embedded, options: EmbedOptions, vector: Callable[[Embedding], object], **more: object
 ) -> dict[str, Any]:
+    outputs = embedded.card.outputs
     return {
         "model": embedded.card.name,
         "version": embedded.card.version,
@@ -95,7 +98,7 @@ def _document(
             {
                 "index": e.index,
                 "output": e.output,
-                "dim": options.dimensions or len(e.vector),
+                "dim": options.dimensions or (prod(outputs[e.output].shape[:-1]) if options.heat else len(e.vector)),
                 "vector": vector(e),
                 "cache": e.cache,
             }
@@ -105,17 +108,20 @@ def _document(
     }
 
 
-def _letters(embedding: Embedding, options: EmbedOptions) -> str:
-    return b64encode(_cut(embedding, options).astype("<f4", copy=False).tobytes()).decode("ascii")
+def _letters(embedding: Embedding, options: EmbedOptions, outputs: Mapping[str, OutputSpec]) -> str:
+    return b64encode(_cut(embedding, options, outputs).astype("<f4", copy=False).tobytes()).decode("ascii")
 
 
-def _cut(embedding: Embedding, options: EmbedOptions) -> NDArray[np.float32]:
+def _cut(embedding: Embedding, options: EmbedOptions, outputs: Mapping[str, OutputSpec]) -> NDArray[np.float32]:
+    if options.heat:
+        return heat(embedding.vector, outputs[embedding.output])
     return shaped(embedding.vector, normalize=options.normalize, dimensions=options.dimensions)
 
 
 def _json(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
     # A partial of a module's function: an inner function's annotations would be evaluated for each response.
-    document = _document(embedded, options, partial(_letters if encoding == "base64" else _cut, options=options))
+    vector = _letters if encoding == "base64" else _cut
+    document = _document(embedded, options, partial(vector, options=options, outputs=embedded.card.outputs))
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), {}
 
 
@@ -134,7 +140,7 @@ def _msgpack(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _
     outputs = embedded.card.outputs
 
     def vector(embedding: Embedding) -> object:
-        cut = _cut(embedding, options)
+        cut = _cut(embedding, options, outputs)
         if encoding == "float":
             return cut
         return written(cut[np.newaxis], _dtype(encoding), outputs[embedding.output]).tobytes()
@@ -183,9 +189,9 @@ def _dtype(encoding: Encoding) -> Dtype:
 def _matrices(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> dict[str, NDArray[np.generic]]:
     """Return the vectors by output, [N, D] each: one row for each image that has them, in the order of the images."""
     vectors: dict[str, list[NDArray[np.float32]]] = {}
-    for embedding in embedded.embeddings:
-        vectors.setdefault(embedding.output, []).append(_cut(embedding, options))
     outputs = embedded.card.outputs
+    for embedding in embedded.embeddings:
+        vectors.setdefault(embedding.output, []).append(_cut(embedding, options, outputs))
     return {name: written(np.stack(rows), _dtype(encoding), outputs[name]) for name, rows in vectors.items()}
 
 

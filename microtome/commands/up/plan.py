@@ -32,6 +32,11 @@ class Plan:
     model_server: Command | None
     socket: Path
 
+    @property
+    def page(self) -> bool:
+        """Whether the gateway has a page for browsers at /; its setting is read there."""
+        return self.gateway.environment.get("MICROTOME_PAGE", "").lower() not in {"false", "0", "no", "off", "f", "n"}
+
     def models_loaded(self) -> bool:
         """Whether the embedded model server serves; true when another one is used."""
         return self.model_server is None or self.socket.exists()
@@ -53,6 +58,7 @@ def gateway(options: Namespace, models: tuple[str, ...], endpoint: Endpoint, add
         # The embedded server finds models that are exported later, and can list them.
         "MICROTOME_MODELS": ",".join(models if options.model_server else (*models, "*")),
         "MICROTOME_LOG_LEVEL": log_level(),
+        "MICROTOME_PAGE": os.environ.get("MICROTOME_PAGE") or "true",
         **admission(endpoint.host),
     }
     if endpoint.grpc_port is not None:

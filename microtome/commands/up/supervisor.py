@@ -93,7 +93,7 @@ async def _greet(plan: Plan, terminal: Terminal) -> None:
         terminal.waiting(what + (reasons if now - changed >= PATIENCE else ""), now - begin)
         await asyncio.sleep(READY_INTERVAL)
     terminal.waiting(None)
-    terminal.say(welcome(plan.endpoint, plan.models, time.monotonic() - begin))
+    terminal.say(welcome(plan.endpoint, plan.models, time.monotonic() - begin, page=plan.page))
 
 
 def _obstacle(gateway: Endpoint) -> tuple[str, str] | None:
@@ -181,14 +181,15 @@ class ModelServerKeeper:
         return served
 
 
-def welcome(gateway: Endpoint, models: tuple[str, ...], seconds: float) -> str:
+def welcome(gateway: Endpoint, models: tuple[str, ...], seconds: float, *, page: bool = True) -> str:
     """Return the text."""
+    photos = f"photos    {gateway.url}/ in a browser\n" if page else ""
     return f"""
 Microtome serves {", ".join(models)} on {gateway.url} (ready after {seconds:.1f} s). Try
 
     {curl_line(gateway, example_image(Path.cwd()), os.environ)}
 
-docs      {gateway.url}/docs
+{photos}docs      {gateway.url}/docs
 metrics   {gateway.url}/metrics
 gRPC      {gateway.grpc_target or "none"}
 stop      Ctrl-C

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from microtome.errors import BadRequest
-from service.core.vectors import checked_dimensions, shaped, written
+from service.core.vectors import checked_dimensions, heat, shaped, written
 from tests.fakes.model_server import card
 
 MEAN = card().outputs["mean"]
@@ -33,6 +33,21 @@ def test_nothing_asked_for_costs_nothing() -> None:
     """Without options the very array comes back."""
     vector = np.arange(3, dtype=np.float32)
     assert shaped(vector, normalize=False, dimensions=None) is vector
+
+
+def test_heat_is_the_length_at_each_position() -> None:
+    """Row by row, without overflow; all positions together have the length of the vector."""
+    map_ = np.arange(24, dtype=np.float32) * np.float32(2.0**90)
+    found = heat(map_, replace(MEAN, shape=(2, 3, 4)))
+    np.testing.assert_allclose(found, np.linalg.norm(map_.reshape(6, 4).astype(np.float64), axis=1), rtol=1e-6)
+    assert (np.float32, (6,)) == (found.dtype, found.shape)
+    assert np.linalg.norm(found.astype(np.float64)) == pytest.approx(np.linalg.norm(map_.astype(np.float64)), rel=1e-6)
+
+
+def test_heat_needs_a_map() -> None:
+    """The error says what there is, and what to do."""
+    with pytest.raises(BadRequest, match=r"'mean' has the shape \[3\].*`pooling: none`"):
+        heat(np.ones(3, np.float32), MEAN)
 
 
 @pytest.mark.parametrize("dimensions", [0, 4, -1])

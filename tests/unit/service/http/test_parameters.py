@@ -42,6 +42,10 @@ def test_the_query_and_the_body_say_the_same() -> None:
         ("model=", "`model` to be a name"),
         ("model=a&model=b", "`model` once"),
         ("output=", "`output`"),
+        ("heat=yes", "`heat` to be true or false"),
+        ("heat=true&normalize=true", "`heat` without `normalize`"),
+        ("heat=true&dimensions=2", "`heat` without `normalize` and `dimensions`"),
+        ("heat=true&encoding=int8", "an encoding other than int8 and binary"),
     ],
 )
 def test_a_wrong_option_is_named(query: str, words: str) -> None:

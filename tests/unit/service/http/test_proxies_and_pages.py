@@ -3,6 +3,7 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.auth import Keyring, read_keys
-from service.http.middleware import ROUTES
+from service.http import page
+from service.http.middleware import PAGE_FILES, ROUTES
 from tests.browser import page_of
 from tests.pictures import png
 from tests.unit.service.http.conftest import Gateway, gateway_with
@@ -40,9 +42,9 @@ async def test_the_documentation_works_below_a_prefix(gateway: Gateway) -> None:
     """In a browser: the page finds its scripts and the document, and shows the routes and where they are."""
     assert [] == re.findall(r"""["'](/[^"']*)["']""", (await gateway.client.get("/docs")).text)
     async with listening(Proxy(gateway.app, TOLD)) as port:
-        page = await page_of(f"http://127.0.0.1:{port}{PREFIX}/docs")
-    assert 'id="operations-embeddings' in page
-    assert f'<option value="{PREFIX}">' in page
+        shown = await page_of(f"http://127.0.0.1:{port}{PREFIX}/docs")
+    assert 'id="operations-embeddings' in shown
+    assert f'<option value="{PREFIX}">' in shown
 
 
 async def test_addresses_have_the_prefix_that_the_caller_sees(gateway: Gateway) -> None:
@@ -92,13 +94,71 @@ async def test_a_stated_prefix_opens_no_door(decoders: ThreadPoolExecutor, prefi
                     assert answer.status_code in {401, 404}, (path, told)
 
 
-async def test_no_prefix_can_be_taken_for_a_route(gateway: Gateway) -> None:
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+PAGE = Path(page.__file__).parent
+
+
+async def test_browsers_get_the_page_and_others_json(decoders: ThreadPoolExecutor) -> None:
+    """Only those that name text/html, and none where it is off."""
+    async with gateway_with(decoders, page=True) as on, gateway_with(decoders) as off:
+        asked = {"*/*": False, "": False, "application/json, text/html;q=0.5": False, "text/html;q=0": False}
+        for accept, wanted in {**asked, BROWSER["Accept"]: True, "text/html": True}.items():
+            answer = await on.client.get("/", headers={"Accept": accept})
+            assert wanted == answer.headers["content-type"].startswith("text/html"), accept
+            assert "Accept, X-Forwarded-Prefix" == answer.headers["vary"]
+        assert "Microtome" in (await off.client.get("/", headers=BROWSER)).json()["service"]
+        assert [404, 404] == [(await off.client.get(path)).status_code for path in PAGE_FILES]
+        assert (200, b"") == ((head := await on.client.head("/", headers=BROWSER)).status_code, head.content)
+
+
+async def test_the_page_runs_its_own_files_and_stays_small(decoders: ThreadPoolExecutor) -> None:
+    """Headers of all three; 60 kB in all; nothing inline, and no address that leads elsewhere."""
+    async with gateway_with(decoders, page=True, keyring=Keyring(read_keys(KEYS))) as gateway:
+        html, *files = [await gateway.client.get(path, headers=BROWSER) for path in ("/", *PAGE_FILES)]
+        policy = html.headers["content-security-policy"]
+        assert {"default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'"} < set(
+            policy.split("; ")
+        )
+        assert "unsafe" not in policy
+        assert "same-origin" == html.headers["cross-origin-opener-policy"]
+        for answer in (html, *files):
+            assert (200, "no-referrer", "nosniff") == (
+                answer.status_code,
+                answer.headers["referrer-policy"],
+                answer.headers["x-content-type-options"],
+            )
+            tag = answer.headers["etag"]
+            again = await gateway.client.get(answer.url.path, headers={**BROWSER, "If-None-Match": f'"x", W/{tag}'})
+            assert (304, b"", tag) == (again.status_code, again.content, again.headers["etag"])
+            assert 200 == (await gateway.client.get(answer.url.path, headers={"If-None-Match": '"x"'})).status_code
+        assert 401 == (await gateway.client.get("/models")).status_code
+    assert sum(len(path.read_bytes()) for path in PAGE.iterdir() if path.suffix in {".html", ".css", ".js"}) <= 60_000
+    text = html.text + "".join(file.text for file in files)
+    assert [] == re.findall(r"https?://(?!www\.w3\.org/2000/svg)[^'\"\s]+|<style|<script>| style=| on\w+=", text)
+    assert "innerHTML" not in text
+
+
+async def test_the_page_finds_its_files_below_a_prefix(decoders: ThreadPoolExecutor) -> None:
+    """Whether the page's address ends in a slash or not; the copy that a browser keeps is not another prefix's."""
+    async with gateway_with(decoders, page=True) as gateway:
+        told = await gateway.client.get("/", headers={**BROWSER, **TOLD})
+        plain = await gateway.client.get("/", headers=BROWSER)
+    assert {f"{PREFIX}/docs", *(f"{PREFIX}{path}" for path in PAGE_FILES)} == set(LINKS.findall(told.text))
+    assert {"./docs", *(f".{path}" for path in PAGE_FILES)} == set(LINKS.findall(plain.text))
+    assert told.headers["etag"] != plain.headers["etag"]
+
+
+LINKS = re.compile(r'(?:href|src)="([^"#:]+)"')
+
+
+async def test_no_prefix_can_be_taken_for_a_route(decoders: ThreadPoolExecutor) -> None:
     """ROUTES has the first segment of every route, documented or not."""
-    served: Any = gateway.app
-    while not hasattr(served, "routes"):  # the endpoints before FastAPI
-        served = served._app
-    routes = [getattr(route, "path", "/") for route in served.routes]
-    documented = (await gateway.client.get("/openapi.json")).json()["paths"]
+    async with gateway_with(decoders, page=True) as gateway:
+        served: Any = gateway.app
+        while not hasattr(served, "routes"):  # the endpoints before FastAPI
+            served = served._app
+        routes = [getattr(route, "path", "/") for route in served.routes]
+        documented = (await gateway.client.get("/openapi.json")).json()["paths"]
     assert ROUTES == {"health", "healthz"} | {path.split("/")[1] for path in (*routes, *documented)} - {""}
 
 
@@ -117,10 +177,10 @@ Promise.all(%s.map(ask)).then(all => { document.getElementById("answers").textCo
 
 async def test_a_page_of_an_allowed_origin_can_embed_and_another_cannot(decoders: ThreadPoolExecutor) -> None:
     """In a browser, with a key and so a preflight: it reads status, headers and vectors; another gets nothing."""
-    keyring, page = Keyring(read_keys(KEYS)), [""]
+    keyring, site_html = Keyring(read_keys(KEYS)), [""]
 
     async def site(scope: Scope, receive: Receive, send: Send) -> None:
-        await HTMLResponse(page[0])(scope, receive, send)
+        await HTMLResponse(site_html[0])(scope, receive, send)
 
     async with listening(site) as own:
         allowed, other = f"http://127.0.0.1:{own}", "https://other.example"
@@ -132,7 +192,7 @@ async def test_a_page_of_an_allowed_origin_can_embed_and_another_cannot(decoders
             listening(second.app) as two,
             listening(third.app) as three,
         ):
-            page[0] = ASK % (list(png()), json.dumps([f"http://127.0.0.1:{port}" for port in (one, two, three)]))
+            site_html[0] = ASK % (list(png()), json.dumps([f"http://127.0.0.1:{port}" for port in (one, two, three)]))
             shown = await page_of(f"http://127.0.0.1:{own}/")
     answers = re.search(r'<pre id="answers">(.*?)</pre>', shown)
     assert answers

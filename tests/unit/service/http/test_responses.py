@@ -92,6 +92,29 @@ async def test_base64_is_little_endian_float32(gateway: Gateway) -> None:
     np.testing.assert_array_equal(found, vectors)
 
 
+@pytest.mark.parametrize("media_type", [JSON.media_type, ROWS.media_type, NPY.media_type, MSGPACK.media_type])
+async def test_heat_in_every_form(gateway: Gateway, media_type: str) -> None:
+    """One number for each position of a map, cached or not; an output without a map is refused before any work."""
+    lengths = np.linalg.norm(await expected(gateway), axis=1, keepdims=True)
+    model = gateway.server.current
+    mean, corner = model.manifest.outputs
+    outputs = (replace(mean, shape=(1, 1, 3)), corner)
+    gateway.server.current = replace(model, manifest=replace(model.manifest, outputs=outputs))
+    for _ in range(2):
+        answer = await gateway.client.post("/embed?heat=true", files=PICTURES, headers={"Accept": media_type})
+        assert 200 == answer.status_code
+        if media_type == JSON.media_type:
+            found = np.array([e["vector"] for e in answer.json()["embeddings"]])
+            assert {1} == {e["dim"] for e in answer.json()["embeddings"]}
+        else:
+            found = {ROWS.media_type: rows, NPY.media_type: npy, MSGPACK.media_type: msgpack}[media_type](answer)
+        np.testing.assert_allclose(found, lengths, rtol=1e-6)
+    before = len(gateway.server.calls)
+    refused = await gateway.client.post("/embed?heat=true&output=corner&cache=bypass", files=PICTURES)
+    assert "outputs that keep their map" in refused.json()["detail"]
+    assert before == len(gateway.server.calls)
+
+
 async def test_cut_and_normalised_in_every_form(gateway: Gateway) -> None:
     """`dimensions=2&normalize=true` are unit vectors of the first two numbers, and `dim` says so."""
     query = "normalize=true&dimensions=2"

@@ -15,6 +15,8 @@ def test_the_real_address_is_printed() -> None:
     for address in ("http://127.0.0.1:9000/embed", "http://127.0.0.1:9000/docs", "http://127.0.0.1:9000/metrics"):
         assert address in text
     assert "gRPC      127.0.0.1:9001\n" in text
+    assert "photos    http://127.0.0.1:9000/ in a browser\n" in text
+    assert "browser" not in welcome(GATEWAY, ("lite0",), 3.2, page=False)
 
 
 def test_the_photo_exists_from_wherever_it_is_started(tmp_path: Path) -> None:
