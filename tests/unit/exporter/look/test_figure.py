@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -72,7 +73,7 @@ def test_a_look_goes_on_where_it_was_and_names_what_it_leaves_out(
     photos = tuple(sorted(tmp_path.glob("*.png")))
     request = replace(REQUEST, photos=photos, folder=tmp_path, out=tmp_path / "look.html")
     found = look(Subject(built, PIXELS, "head"), request)
-    assert (found.photos, {name for name, _ in found.left_out}) == (5, {"0.png", "torn.png"})
+    assert (found.photos, {name for name, _ in found.left_out}) == (5, {"copy.png", "torn.png"})
     assert [len(cells) for _, cells in found.channels] == [5] * 4
     peaks = [cells[0].peak for _, cells in found.channels]
     assert peaks == sorted(peaks, reverse=True) or np.mean(peaks[:2]) > np.mean(peaks[2:])
@@ -109,10 +110,16 @@ def test_layers_without_a_map_and_networks_without_relu(built: Built) -> None:
     subject = Subject(built, PIXELS, "head")
     with pytest.raises(ImpossibleOption, match="no --class without a classifier"):
         subject.want(replace(REQUEST, class_index=0))
-    subject.network.model.get_layer("body").activation = lambda x: x * 2
-    with pytest.raises(ImpossibleOption, match="Received: the <lambda> of body .* --channels 0 for the heat maps"):
-        subject.want(REQUEST)
-    subject.want(replace(REQUEST, channels=0))
+    with pytest.raises(ImpossibleOption, match=r"Received: the tanh of stem .* --channels 0 for the heat maps"):
+        bent(built).want(REQUEST)
+    bent(built).want(replace(REQUEST, channels=0))
+
+
+def bent(built: Built) -> Subject:
+    """Return a subject whose first layer has no ReLU."""
+    model = make()
+    model.get_layer("stem").activation = keras.activations.tanh
+    return Subject(replace(built, model=model), PIXELS, "head")
 
 
 @pytest.mark.parametrize(
