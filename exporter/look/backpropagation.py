@@ -165,7 +165,6 @@ def _ceiling(layer: keras.Operation) -> float | None:
 
 
 def _relu(ceiling: float, rule: Rule) -> Callable[[tf.Tensor], tf.Tensor]:
-    @tf.custom_gradient  # type: ignore[untyped-decorator] # TensorFlow has no types
     def relu(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         outputs = tf.nn.relu(inputs)
         if ceiling < math.inf:
@@ -179,4 +178,5 @@ def _relu(ceiling: float, rule: Rule) -> Callable[[tf.Tensor], tf.Tensor]:
 
         return outputs, back
 
-    return relu
+    found: Callable[[tf.Tensor], tf.Tensor] = tf.custom_gradient(relu)
+    return found

@@ -65,7 +65,7 @@ def eigen_cam(maps: Array) -> Array:
         said = flat @ np.linalg.eigh(flat.T @ flat)[1][:, -1]
     if np.maximum(said, 0).sum() < np.maximum(-said, 0).sum():
         said = -said
-    return np.maximum(said, 0).reshape(height, width)
+    return np.asarray(np.maximum(said, 0).reshape(height, width))
 
 
 def layer_cam(network: Network, images: tf.Tensor, tensor: keras.KerasTensor, target: Target) -> Array:
@@ -140,7 +140,7 @@ def over_pixels(heat: Array, field: Field, height: int, width: int) -> Array:
             stride = side / count
             first = (stride - 1) / 2
         centres = first + stride * np.arange(count)
-        heat = np.apply_along_axis(lambda line, at=centres, to=side: np.interp(np.arange(to), at, line), axis, heat)
+        heat = np.apply_along_axis(partial(np.interp, np.arange(side), centres), axis, heat)
     return heat / (heat.max() or 1)
 
 
@@ -222,4 +222,4 @@ def _over(subject: Subject, pixels: Array, heat: Array) -> Array:
 
 
 def _unit(vectors: Array) -> Array:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
