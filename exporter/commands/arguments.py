@@ -22,7 +22,7 @@ def add_backbone_to(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--size",
-        type=_size,
+        type=parse_size,
         metavar="HxW",
         help="input size in pixels, such as 224 or 300x400 (the backbone's own; any other leaves the classifier out)",
     )
@@ -70,7 +70,8 @@ def add_sources_to(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """Parse `224` or `300x400` as height and width in pixels."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise argparse.ArgumentTypeError(f"expected pixels, such as 224 or 300x400. Received: {text!r}.")

@@ -9,6 +9,8 @@ from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 _WIDTH, _HEIGHT = 900, 420
@@ -181,6 +183,7 @@ def _svg(parts: Sequence[str], title: str) -> str:
 
 _PHOTO = 80
 _QUALITY = 50
+_SMALL = 24
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -253,10 +256,23 @@ def photo(path: Path, caption: str, kind: str = "") -> str:
             image = ImageOps.fit(ImageOps.exif_transpose(opened).convert("RGB"), (_PHOTO, _PHOTO))
     except (OSError, ValueError, SyntaxError):
         image = Image.new("RGB", (_PHOTO, _PHOTO), "grey")
+    shown = escape(caption)
+    return f'<figure class="photo {kind}" title="{shown}"><img alt="{shown}" src="{_data(image)}">{shown}</figure>'
+
+
+def picture(pixels: NDArray[np.uint8], title: str) -> str:
+    """Return a picture at its own size, such as a heat map.
+
+    Args:
+        pixels: [height, width, 3], RGB.
+        title: Shown when pointed at, and read out.
+    """
+    shown = escape(title)
+    return f'<img alt="{shown}" title="{shown}" src="{_data(Image.fromarray(pixels))}">'
+
+
+def _data(image: Image.Image) -> str:
+    """Return an image as an address that holds it; small ones without loss, where it would show most."""
     encoded = BytesIO()
-    image.save(encoded, "WEBP", quality=_QUALITY, method=6)
-    data = base64.b64encode(encoded.getvalue()).decode("ascii")
-    return (
-        f'<figure class="photo {kind}" title="{escape(caption)}"><img alt="{escape(caption)}" '
-        f'src="data:image/webp;base64,{data}">{escape(caption)}</figure>'
-    )
+    image.save(encoded, "WEBP", quality=_QUALITY, method=6, lossless=max(image.size) <= _SMALL)
+    return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"

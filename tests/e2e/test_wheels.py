@@ -37,6 +37,7 @@ LACKING = {
     "inspect": (["models/lite0/1"], SERVER),
     "bench": (["models/lite0/1"], SERVER),
     "sweep": (["photos/"], SERVER),
+    "look": (["VGG16", "--layer=block3_conv3"], SERVER),
     "recipe": (["schema"], SERVER),
     "cache": (["stats", "--model=lite0", "--redis=redis://127.0.0.1:1"], SERVER),
     "doctor": ([], SERVER),
