@@ -21,6 +21,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
+from microtome.arriving import Arriving
 from microtome.parent import follow_parent
 from service.auth import Keyring, read_keys
 from service.grpc.embed import CallLimits
@@ -123,7 +124,8 @@ async def _serve(ports: tuple[int, int], stalls: Any) -> None:
         keyring=keyring,
     )
     own = CallLimits(limits.max_image_bytes, limits.max_body_bytes, limits.max_images, 64)
-    calls = Calls(metrics, log, limit=1000, limit_each=256, keyring=keyring)
+    arriving = Arriving(lambda: max(intake.bodies.left(), limits.max_body_bytes), limits.max_body_bytes)
+    calls = Calls(metrics, log, limit=1000, limit_each=256, arriving=arriving, keyring=keyring)
     listening = Listening("127.0.0.1", ports[1], shared=False, drain=1)
     server = uvicorn.Server(
         uvicorn.Config(
