@@ -193,7 +193,7 @@ class Metrics:
             "(`caller-calls`), or `model-server` (its queue was full).",
             ["reason"],
         )
-        for reason in ("images", "bytes", "key-images", "key-bytes", "wait", "calls", "caller-calls", "model-server"):
+        for reason in ("images", "bytes", "key-images", "key-bytes", "wait", "calls", "caller-calls", "arriving", "model-server"):
             self.overloads.labels(reason)  # shown as 0, so that rate() sees the first refusal
         self.key_requests = counter(
             "microtome_key_requests",

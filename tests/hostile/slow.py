@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from tests.hostile.gateway import KEY, MEMORY, report, running
@@ -63,10 +63,10 @@ class SlowCalls:
             self._rooms[stream], self.left[stream] = self._first_room - len(begin), size - short
             self._room -= len(begin)
 
-    def send(self, until: float) -> None:
-        """Send what the server takes, until then as `time.monotonic` counts, or until it closes the connection."""
+    def send(self, until: float, enough: Callable[[], bool] = lambda: False) -> None:
+        """Send what the server takes, until then as `time.monotonic` counts, or it is enough, or it closes the connection."""
         try:
-            while time.monotonic() < until:
+            while time.monotonic() < until and not enough():
                 sent = self._send_some()
                 self._socket.settimeout(0.001 if sent else 0.05)
                 try:
@@ -119,10 +119,10 @@ class SlowCalls:
                 self.ended.add(stream)
 
 
-def send_all(connections: Sequence[SlowCalls], seconds: float) -> None:
-    """Send on all connections at a time, for so long."""
+def send_all(connections: Sequence[SlowCalls], seconds: float, enough: Callable[[], bool] = lambda: False) -> None:
+    """Send on all connections at a time, for so long or until it is enough."""
     until = time.monotonic() + seconds
-    threads = [threading.Thread(target=each.send, args=(until,)) for each in connections]
+    threads = [threading.Thread(target=each.send, args=(until, enough)) for each in connections]
     for thread in threads:
         thread.start()
     for thread in threads:

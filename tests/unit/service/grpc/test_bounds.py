@@ -195,6 +195,12 @@ async def test_watchers_and_reflection_have_few_places(service: Service, monkeyp
     assert grpc.StatusCode.DEADLINE_EXCEEDED is await code_of(call)
 
 
+async def test_compressed_messages_are_refused(service: Service) -> None:
+    """Forty of 50 kB became 2 GB at a time in gRPC, before one of them was looked at. HTTP refuses them as well."""
+    call = service.stub.Embed(pb.EmbedRequest(images=[pb.Image(data=png())]), compression=grpc.Compression.Gzip)
+    assert grpc.StatusCode.UNIMPLEMENTED is await code_of(call)
+
+
 async def test_messages_that_never_end_hold_little(decoders: ThreadPoolExecutor) -> None:
     """Forty of 4 MB held 160 MB in gRPC, and thirty of 60 MB the pod's 1.5 GB. Others are served meanwhile."""
     limits = {"max_image_bytes": 4 << 20, "max_message_bytes": 4 << 20, "body_bytes_in_flight": 8 << 20}
