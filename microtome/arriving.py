@@ -7,12 +7,12 @@ their calls. Only Linux counts (tcp_info in linux/tcp.h, `tcpi_bytes_received`);
 """
 
 import asyncio
-import os
 import socket
 import struct
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heapreplace
 from operator import itemgetter
+from pathlib import Path
 from types import TracebackType
 from urllib.parse import unquote
 
@@ -167,9 +167,9 @@ class Arriving:
     def _bound(self, connections: list[_Connection]) -> None:
         """End messages until no more is held than may be.
 
-        Of the caller that holds most, the latest on the connection that holds most. Which of a connection's messages has
-        its bytes is not known, so each counts alike here, and what it counted for is only believed to be free when so
-        many have ended that the others cannot hold more.
+        Of the caller that holds most, the latest on the connection that holds most. Which of a connection's messages
+        has its bytes is not known, so each counts alike here, and what it counted for is only believed to be free when
+        so many have ended that the others cannot hold more.
         """
         total, allowed = sum(each.held for each in connections), self._allowed()
         if total <= allowed:
@@ -233,7 +233,7 @@ def _find(connections: Iterable[_Connection]) -> None:
     if not wanted or not hasattr(socket, "TCP_INFO"):
         return
     try:
-        names = os.listdir("/proc/self/fd")
+        names = [path.name for path in Path("/proc/self/fd").iterdir()]
     except OSError:
         return
     for name in names:

@@ -267,7 +267,6 @@ async def create_grpc_server(options: Options, servicer: Servicer, catalogue: Ca
     pairs = (pair.split("=", 1) for pair in options.grpc_channel_arguments.split(",") if pair)
     server = grpc.aio.server(
         options=[
-            # Of the bytes that arrive, and of those that they are decompressed to.
             ("grpc.max_receive_message_length", options.max_request_bytes + _FRAME),
             ("grpc.max_send_message_length", -1),
             # Of a message that nothing reads yet, 64 kB.

@@ -54,12 +54,12 @@ class Call:
         """Return the next message as it came, None after the last.
 
         Raises:
-            Overloaded: it came slowly, while its caller held most of the memory of such messages, and there was none left.
+            Overloaded: it came slowly, its caller held most of the memory of such messages, and there was none left.
         """
         peer = str(self.context.peer())
         try:
             with self.arriving.reading(peer, self.caller.name if self.caller else peer.rpartition(":")[0]):
-                message = await self.context.read()
+                message: object = await self.context.read()
         except NotWhole:
             raise Overloaded(
                 "Too many large messages of this caller are on their way at a time. Send fewer, or faster.",

@@ -67,10 +67,10 @@ _CLOSING = (
 _HOLDING = (
     # Of a message that nothing reads yet, 64 kB; gRPC would measure the network and take more.
     ("grpc.http2.bdp_probe", 0),
-    # A message of 60 kB could become one of 64 MB, and as many as there are calls at a time. Images are compact.
+    # A message of 60 kB would become one of 64 MB, of as many calls at a time as there are. Images are compact.
     ("grpc.compression_enabled_algorithms_bitset", 1),
-    # Each takes up to 150 kB before it says anything.
-    ("grpc.max_allowed_incoming_connections", 2000),
+    # Each takes 17 kB as soon as it is open.
+    ("grpc.max_allowed_incoming_connections", 5000),
 )
 
 _MAX_SIDE_CALLS, _MAX_SIDE_CALLS_EACH = 200, 50

@@ -36,7 +36,9 @@ class SlowCalls:
         ended: the calls that the server has ended, by their number.
     """
 
-    def __init__(self, port: int, calls: int, size: int, *, short: int = 1000, path: str = _EMBED, key: str = "") -> None:
+    def __init__(
+        self, port: int, calls: int, size: int, *, short: int = 1000, path: str = _EMBED, key: str = ""
+    ) -> None:
         """Connect and begin the calls.
 
         Args:
@@ -64,7 +66,7 @@ class SlowCalls:
             self._room -= len(begin)
 
     def send(self, until: float, enough: Callable[[], bool] = lambda: False) -> None:
-        """Send what the server takes, until then as `time.monotonic` counts, or it is enough, or it closes the connection."""
+        """Send what the server takes: until then, as `time.monotonic` counts, it is enough, or the connection is closed."""
         try:
             while time.monotonic() < until and not enough():
                 sent = self._send_some()

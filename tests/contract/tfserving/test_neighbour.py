@@ -161,4 +161,3 @@ def test_compressed_messages_are_refused(batching_address: str) -> None:
         method: Method = channel.unary_unary(PREDICT)
         with pytest.raises(grpc.RpcError, match=r"UNIMPLEMENTED"):
             method(images(TINY, 16), timeout=60)
-

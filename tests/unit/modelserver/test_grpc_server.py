@@ -31,7 +31,7 @@ class Answering:
         """Return it."""
         return {"PredictionService": {"Predict": self.predict}}
 
-    async def predict(self, raw: bytes, _: object) -> Any:  # noqa: ANN401, a message of protobuf
+    async def predict(self, raw: bytes, _: object) -> Any:
         """Return an empty message."""
         assert raw
         return Empty()
@@ -56,8 +56,8 @@ async def test_messages_that_never_end_hold_little() -> None:
         )
         assert 26 <= sum(len(each.ended) for each in senders) < 30
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            answered: Any = await channel.unary_unary(PREDICT)(b"a", timeout=20)
-            assert answered == b""
+            ask: Any = channel.unary_unary(PREDICT)
+            assert await ask(b"a", timeout=20) == b""
     finally:
         for each in senders:
             each.close()

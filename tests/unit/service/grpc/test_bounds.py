@@ -203,7 +203,7 @@ async def test_compressed_messages_are_refused(service: Service) -> None:
 
 async def test_messages_that_never_end_hold_little(decoders: ThreadPoolExecutor) -> None:
     """Forty of 4 MB held 160 MB in gRPC, and thirty of 60 MB the pod's 1.5 GB. Others are served meanwhile."""
-    limits = {"max_image_bytes": 4 << 20, "max_message_bytes": 4 << 20, "body_bytes_in_flight": 8 << 20}
+    limits: Any = {"max_image_bytes": 4 << 20, "max_message_bytes": 4 << 20, "body_bytes_in_flight": 8 << 20}
     async with service_with(decoders, **limits, deadline=60) as service, AsyncExitStack() as open_connections:
         arriving = service.methods.calls.arriving
         large = [SlowCalls(service.port, 10, 4 << 20) for _ in range(4)]
