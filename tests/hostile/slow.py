@@ -66,7 +66,7 @@ class SlowCalls:
             self._room -= len(begin)
 
     def send(self, until: float, enough: Callable[[], bool] = lambda: False) -> None:
-        """Send what the server takes: until then, as `time.monotonic` counts, it is enough, or the connection is closed."""
+        """Send what the server takes until then, as `time.monotonic` counts, until it is enough or it ends."""
         try:
             while time.monotonic() < until and not enough():
                 sent = self._send_some()
