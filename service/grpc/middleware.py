@@ -24,6 +24,8 @@ from service.telemetry.metrics import Metrics
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
+_LARGE_BYTES = 1 << 20
+
 _CODES = {code.value[0]: code for code in StatusCode}
 
 
@@ -68,6 +70,9 @@ class Call:
         if not isinstance(message, bytes):
             return None
         self.arriving.handed(peer, len(message))
+        if len(message) > _LARGE_BYTES:
+            # Copying it has held the event loop, and reading it will; others have a turn between the two.
+            await asyncio.sleep(0)
         return message
 
     async def first(self) -> bytes | None:
