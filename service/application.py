@@ -255,6 +255,7 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
     if settings.grpc_port is None:
         return nullcontext()
     # Imported here since it costs a gateway without it 3 MB and 40 ms.
+    from microtome.arriving import Arriving  # noqa: PLC0415
     from service.grpc.embed import CallLimits  # noqa: PLC0415
     from service.grpc.kserve import Inference  # noqa: PLC0415
     from service.grpc.middleware import Calls, untraced  # noqa: PLC0415
@@ -274,6 +275,8 @@ def _grpc(  # noqa: PLR0913, PLR0917, collaborators
         log,
         limit=_MAX_GRPC_CALLS,
         limit_each=_MAX_GRPC_CALLS_EACH,
+        # What bodies leave; one message comes through however many bodies there are.
+        arriving=Arriving(lambda: max(intake.bodies.left(), settings.max_body_bytes), settings.max_body_bytes),
         keyring=keyring,
         log_access=settings.access_log,
         spans=tracing.call if tracing else untraced,

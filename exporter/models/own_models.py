@@ -2,10 +2,13 @@
 
 import importlib
 import io
+import json
+import math
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import h5py
 import keras
@@ -14,7 +17,16 @@ from exporter.errors import ImpossibleInput, ImpossibleModel
 from exporter.graph.network import Network
 from exporter.models import classic_networks
 from exporter.recipe.own_backbones import KERAS_FILE, LARGEST_CONFIG
-from exporter.runtime.archives import check_inflated, opened_zip
+from exporter.runtime.archives import FREE_BYTES, MOST_TIMES, check_inflated, opened_zip
+
+_LAYERS = {"microtome>LocalResponseNormalization": classic_networks.LocalResponseNormalization}
+"""Found by their registered names, wherever they are defined: blocks of older versions name another module."""
+
+_MOST_CALLS = 100_000
+"""Of layers, initialisers and the like; NASNetMobile has 3,790. Models within models multiply theirs."""
+
+_MOST_VALUES = 1 << 28
+"""Of one tensor, for one image: 1 GB. The largest of EfficientNetB7, at 600x600 pixels, has 35 million."""
 
 
 def load(text: str) -> tuple[keras.Model, str]:
@@ -66,6 +78,7 @@ def load_keras(path: Path) -> keras.Model:
             types that Keras raises.
     """
     with opened_zip(path) as archive:
+        size = path.stat().st_size
         for name in archive.namelist():
             if name.endswith(".json") and archive.getinfo(name).file_size > LARGEST_CONFIG:
                 raise ValueError(f"{name} has {archive.getinfo(name).file_size:,} bytes.")
@@ -73,11 +86,46 @@ def load_keras(path: Path) -> keras.Model:
                 with archive.open(name) as member:
                     stored = archive.getinfo(name).compress_type == zipfile.ZIP_STORED
                     # Going back in a packed member would inflate it again each time.
-                    check_h5(member if stored else io.BytesIO(member.read()), path.stat().st_size)
-    # Safe mode refuses Lambda layers with pickled code; module:function can load those. Layers are found by their
-    # registered names, wherever they are defined: blocks of older versions name another module.
-    layers = {"microtome>LocalResponseNormalization": classic_networks.LocalResponseNormalization}
-    return keras.saving.load_model(path, custom_objects=layers, compile=False, safe_mode=True)
+                    check_h5(member if stored else io.BytesIO(member.read()), size)
+        config = json.loads(archive.read("config.json"))
+    # A thread has a Keras session of its own: what is not computed there is not computed later either.
+    with ThreadPoolExecutor(1, "sizes") as apart:
+        apart.submit(_check_sizes, config, size).result()
+    # Safe mode refuses Lambda layers with pickled code; module:function can load those.
+    return keras.saving.load_model(path, custom_objects=_LAYERS, compile=False, safe_mode=True)
+
+
+def _check_sizes(config: Any, size: int) -> None:  # noqa: ANN401, what is in the file
+    """Build a configuration without its weights, which Keras would otherwise make before it looks for them in the file.
+
+    Raises:
+        ValueError: It has more weights than the file can hold, or a tensor or calls beyond what networks have.
+        Exception: Keras cannot build it.
+    """
+    if (calls := _calls(config)) > _MOST_CALLS:
+        raise ValueError(f"its layers are called {calls:,} times; at most {_MOST_CALLS:,} are read.")
+    if isinstance(config, dict):
+        config["compile_config"] = None
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.models.model_from_json(json.dumps(config), custom_objects=_LAYERS)
+        if (weights := model.count_params()) * 4 > FREE_BYTES + MOST_TIMES * size:
+            raise ValueError(f"its layers have {weights:,} weights, and the file has {size:,} bytes.")
+        for layer in model._flatten_layers():  # noqa: SLF001, also those of models within it
+            for operation in (layer, *getattr(layer, "operations", ())):
+                for tensor in (tensor for node in operation._inbound_nodes for tensor in node.output_tensors):  # noqa: SLF001, as in graph/network
+                    if (values := math.prod(side or 1 for side in tensor.shape)) > _MOST_VALUES:
+                        raise ValueError(f"its layer {operation.name} gives {values:,} values for an image.")
+
+
+def _calls(config: object) -> int:
+    """Count the layers of a configuration, each as often as it and the models around it are called."""
+    if isinstance(config, list):
+        return sum(map(_calls, config))
+    if not isinstance(config, dict):
+        return 0
+    times = config.get("inbound_nodes")
+    own = sum(map(_calls, config.values())) + ("class_name" in config)
+    return own * (len(times) if isinstance(times, list) and times else 1)
 
 
 def check_h5(file: Path | IO[bytes], size: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.errors import CalibrationImageBroken
+from exporter.recipe.files import photo_bytes
 from microtome.errors import ImageTooLarge, RequestRejected
 from microtome.machine import cores, memory
 from microtome.manifest import InputSpec
@@ -29,6 +30,7 @@ def read_pixels(path: Path, spec: InputSpec) -> NDArray[np.uint8]:
         CalibrationImageBroken: It cannot be read or decoded.
     """
     try:
+        photo_bytes(path)
         with prepared(path.read_bytes(), spec, max_pixels=_MAX_PIXELS) as picture:
             needed, there = picture.cost.memory, memory()
             if needed > there:

@@ -400,4 +400,8 @@ class _Model:
         if not files:
             self._tree.note(at, f"expected a folder with images. Received: {folder}, which has none.")
             return None
-        return Calibration(str(folder), entry.images, images_digest(files))
+        try:
+            return Calibration(str(folder), entry.images, images_digest(files))
+        except OSError as error:
+            self._tree.note(at, f"expected images that can be read. Received: {error}.")
+            return None

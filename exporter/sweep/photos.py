@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from exporter.errors import ImpossibleOption
-from exporter.recipe.files import SUFFIXES, file_digest
+from exporter.recipe.files import SUFFIXES, photo_digest
 from exporter.runtime.terminal import counted
 
 Kind = Literal["classes", "pairs", "unlabelled"]
@@ -164,7 +164,7 @@ def _checked(found: Collection, source: Path, use: Use) -> Collection:
 def _with_digests(found: Collection) -> Collection:
     photos = counted(found.photos, len(found.photos), "Reading the photos", delay=1)
     try:
-        return replace(found, photos=tuple(replace(photo, digest=file_digest(photo.path)) for photo in photos))
+        return replace(found, photos=tuple(replace(photo, digest=photo_digest(photo.path)) for photo in photos))
     except OSError as error:
         raise ImpossibleOption(f"Expected photos that can be read. Received: {error}.") from error
 

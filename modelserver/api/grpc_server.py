@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
@@ -23,6 +24,7 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
+from microtome.arriving import Arriving, NotWhole
 from microtome.protobuf import BYTES, fields
 from modelserver.api.handlers import Handlers
 from modelserver.config.options import Options
@@ -238,24 +240,48 @@ class Health(health_aio.HealthServicer):  # type: ignore[misc]  # its package sh
         return health_pb2.HealthListResponse(statuses=found)
 
 
+_MESSAGES_ON_THEIR_WAY = 4
+"""The largest messages that may be in memory before they have come whole; of smaller ones, as many more."""
+
+
+def _reads(method: Callable[[bytes, Context], Awaitable[Any]], arriving: Arriving) -> Any:  # noqa: ANN401, gRPC's types know threaded servers
+    """Return the handler of a method, which reads its message itself, so that slow ones can be ended."""
+
+    async def answer(_: object, context: Context) -> Any:  # noqa: ANN401, as above
+        peer = context.peer()
+        try:
+            with arriving.reading(peer, peer.rpartition(":")[0]):
+                raw = await context.read()
+        except NotWhole:
+            await context.abort(StatusCode.RESOURCE_EXHAUSTED, "Too many large messages are on their way at a time")
+        if not isinstance(raw, bytes):
+            await context.abort(StatusCode.INVALID_ARGUMENT, "Expected a message. Received the call's end")
+        arriving.handed(peer, len(raw))
+        return await method(raw, context)
+
+    return grpc.stream_unary_rpc_method_handler(answer, None, methodcaller("SerializeToString"))
+
+
 async def create_grpc_server(options: Options, servicer: Servicer, catalogue: Catalogue) -> "grpc.aio.Server":
     """Create a server without an address."""
     pairs = (pair.split("=", 1) for pair in options.grpc_channel_arguments.split(",") if pair)
     server = grpc.aio.server(
         options=[
-            # Of the bytes that arrive, and of those that they are decompressed to.
             ("grpc.max_receive_message_length", options.max_request_bytes + _FRAME),
             ("grpc.max_send_message_length", -1),
+            # Of a message that nothing reads yet, 64 kB.
+            ("grpc.http2.bdp_probe", 0),
+            # Gateways send none that are compressed, and 100 kB could become the most that a message may have.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
             ("grpc.so_reuseport", 0),  # or a second server on the same port would take half of the calls
             *((key, int(value) if value.lstrip("-").isdigit() else value) for key, value in pairs),
         ],
         maximum_concurrent_rpcs=options.grpc_max_threads or None,
     )
-    write = methodcaller("SerializeToString")
+    most = options.max_request_bytes
+    arriving = Arriving(lambda: _MESSAGES_ON_THEIR_WAY * most, most)
     for service, methods in servicer.methods().items():
-        handlers: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(method, None, write) for name, method in methods.items()
-        }
+        handlers = {name: _reads(method, arriving) for name, method in methods.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(f"{PACKAGE}.{service}", handlers),))
     names = [*_served_names(), reflection.SERVICE_NAME]
     if options.enable_grpc_healthcheck_service or options.models_dir:

@@ -47,9 +47,7 @@ class Options:
     rest_api_port: int = _flag(0, "TCP port of status, metadata and metrics over HTTP; 0 for none.")
     monitoring_config_file: str = _flag("", "Offer metrics there: a MonitoringConfig in protobuf's text format.")
     grpc_max_threads: int = _flag(0, "Most calls at a time, more are refused; 0 for no limit (there: 4 per core).")
-    max_request_bytes: int = _flag(
-        128 << 20, f"Most bytes of a message, decompressed, and of a request's tensors, decoded.{OWN}"
-    )
+    max_request_bytes: int = _flag(128 << 20, f"Most bytes of a message, and of a request's tensors, decoded.{OWN}")
     max_request_rows: int = _flag(
         0, f"Most rows of a request; 0 for its version's largest batch: of its manifest, of batching, or 64.{OWN}"
     )

@@ -62,6 +62,10 @@ class Budget:
                 reason=self._reason,
             )
 
+    def left(self) -> int:
+        """Return what there is room for; less than nothing when more is held than the limit."""
+        return self._limit - self._held
+
     def hold(self, amount: int) -> "_Held":
         """Hold `amount` while the block runs.
 

@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from prometheus_client import Counter, Histogram
 
+from microtome.arriving import Arriving, NotWhole
 from microtome.errors import BodyTooSlow, Overloaded, ServiceError
 from service.auth import Caller, Keyring, key_in
 from service.core.timeouts import SharedTimeout
@@ -22,6 +23,8 @@ from service.telemetry.logs import Logger, request_id
 from service.telemetry.metrics import Metrics
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+
+_LARGE_BYTES = 1 << 20
 
 _CODES = {code.value[0]: code for code in StatusCode}
 
@@ -32,6 +35,7 @@ class Call:
 
     Attributes:
         caller: of its API key; None where none is required.
+        arriving: bounds what is held of messages on their way.
         first_message: bounds the time until a call that names something has said what.
         streamed: how many images of a stream have been answered; None when this is no stream.
         public: whether it needs no key.
@@ -42,15 +46,34 @@ class Call:
     method: str
     request_id: str
     caller: Caller | None
+    arriving: Arriving
     first_message: SharedTimeout
     public: bool = False
     streamed: int | None = None
     facts: dict[str, object] = field(default_factory=dict)
 
     async def read(self) -> bytes | None:
-        """Return the next message as it came, None after the last."""
-        message = await self.context.read()
-        return message if isinstance(message, bytes) else None
+        """Return the next message as it came, None after the last.
+
+        Raises:
+            Overloaded: it came slowly, its caller held most of the memory of such messages, and there was none left.
+        """
+        peer = str(self.context.peer())
+        try:
+            with self.arriving.reading(peer, self.caller.name if self.caller else peer.rpartition(":")[0]):
+                message: object = await self.context.read()
+        except NotWhole:
+            raise Overloaded(
+                "Too many large messages of this caller are on their way at a time. Send fewer, or faster.",
+                reason="arriving",
+            ) from None
+        if not isinstance(message, bytes):
+            return None
+        self.arriving.handed(peer, len(message))
+        if len(message) > _LARGE_BYTES:
+            # Copying it has held the event loop, and reading it will; others have a turn between the two.
+            await asyncio.sleep(0)
+        return message
 
     async def first(self) -> bytes | None:
         """Return the first message of a call whose messages are small, None if it has none.
@@ -98,6 +121,7 @@ class Calls:
     Attributes:
         limit: calls in flight.
         limit_each: calls in flight of one caller: of the keys of one name, or of one address where there are no keys.
+        arriving: bounds what is held of messages on their way.
         pause: seconds until the first message of a call that is small.
         keyring: the API keys; None serves all callers.
         spans: traces calls.
@@ -108,6 +132,7 @@ class Calls:
     _: KW_ONLY
     limit: int
     limit_each: int
+    arriving: Arriving
     keyring: Keyring | None
     pause: float = 10.0
     log_access: bool = False
@@ -138,7 +163,13 @@ class Calls:
             given = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
             with self.spans(f"grpc:{method}", given) as ended:
                 call = Call(
-                    context, method, request_id(given.get("x-request-id", "")), None, self._first_message, public
+                    context,
+                    method,
+                    request_id(given.get("x-request-id", "")),
+                    None,
+                    self.arriving,
+                    self._first_message,
+                    public,
                 )
                 return await self._answer(call, work, given, ended)
 

@@ -64,6 +64,15 @@ _CLOSING = (
     ("grpc.max_connection_idle_ms", 300_000),
 )
 
+_HOLDING = (
+    # Of a message that nothing reads yet, 64 kB; gRPC would measure the network and take more.
+    ("grpc.http2.bdp_probe", 0),
+    # A message of 60 kB would become one of 64 MB, of as many calls at a time as there are. Images are compact.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    # Each takes 17 kB as soon as it is open.
+    ("grpc.max_allowed_incoming_connections", 5000),
+)
+
 _MAX_SIDE_CALLS, _MAX_SIDE_CALLS_EACH = 200, 50
 """Calls of health and reflection that are open at a time: in all, and of one address. They need no key."""
 
@@ -312,6 +321,7 @@ async def grpc_server(
             ("grpc.max_send_message_length", -1),
             *_KEEPING_ALIVE,
             *_CLOSING,
+            *_HOLDING,
         ),
         # Beyond this a call is refused before anything of it is read.
         maximum_concurrent_rpcs=methods.calls.limit + 2 * _MAX_SIDE_CALLS,

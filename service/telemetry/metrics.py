@@ -190,10 +190,21 @@ class Metrics:
             "Requests refused since there was too much work, by the limit that was reached: `images` or `bytes` in "
             "flight, those of an API key (`key-images`, `key-bytes`, `key-requests-per-minute`, "
             "`key-images-per-minute`), `wait` (it would have waited too long), gRPC `calls`, in all or of one caller "
-            "(`caller-calls`), or `model-server` (its queue was full).",
+            "(`caller-calls`), `arriving` (gRPC messages that had not come whole), or `model-server` (its queue was "
+            "full).",
             ["reason"],
         )
-        for reason in ("images", "bytes", "key-images", "key-bytes", "wait", "calls", "caller-calls", "model-server"):
+        for reason in (
+            "images",
+            "bytes",
+            "key-images",
+            "key-bytes",
+            "wait",
+            "calls",
+            "caller-calls",
+            "arriving",
+            "model-server",
+        ):
             self.overloads.labels(reason)  # shown as 0, so that rate() sees the first refusal
         self.key_requests = counter(
             "microtome_key_requests",

@@ -275,7 +275,7 @@ def table(seconds: float, seed: int) -> bool:
         served(gateway)
         gateway.peak()
         gateway.stalled()
-        worst = [0.0]
+        worst = [0.0, 0.0]
 
         def work(number: int) -> None:
             requests = _Requests(1000 * seed + number)
@@ -284,10 +284,11 @@ def table(seconds: float, seed: int) -> bool:
                 status = send(gateway, case, 30)
                 answers[status] += 1
                 own, _ = gateway.stalled()
-                worst[0] = max(worst[0], own)
+                worst[0], worst[1] = max(worst[0], own), max(worst[1], collected := gateway.collected())
                 if status in {"500", "INTERNAL", "UNKNOWN", "TimeoutError", "DEADLINE_EXCEEDED"} or own > _STALL_MS:
                     bad.append(
-                        f"{status} {own:.0f} ms {case.method} {case.route[:200]} {case.headers} {case.body()[:300]!r}"
+                        f"{status} {own:.0f} ms, {collected:.0f} of them to collect garbage: {case.method} "
+                        f"{case.route[:200]} {case.headers} {case.body()[:300]!r}"
                     )
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(_THREADS)]
@@ -297,7 +298,10 @@ def table(seconds: float, seed: int) -> bool:
             thread.join()
         peak, alive = gateway.peak(), gateway.process.is_alive()
     report(f"{answers.total()} requests in {seconds:g} s, seed {seed}: {dict(answers.most_common())}")
-    report(f"longest stall of the event loop {worst[0]:.1f} ms of the processor; peak {peak:.0f} of {MEMORY >> 20} MB")
+    report(
+        f"longest stall of the event loop {worst[0]:.1f} ms of the processor, longest garbage collection "
+        f"{worst[1]:.1f} ms; peak {peak:.0f} of {MEMORY >> 20} MB"
+    )
     for line in bad[:20]:
         report(line[:700])
     return alive and not bad

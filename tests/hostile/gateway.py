@@ -10,7 +10,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
+from microtome.arriving import Arriving
 from microtome.parent import follow_parent
 from service.auth import Keyring, read_keys
 from service.grpc.embed import CallLimits
@@ -57,7 +58,7 @@ class Running:
 
     Attributes:
         stalls: shared with it: the longest time between two ticks of its loop since this was read last, in seconds: of
-            its processor, and by the clock.
+            its processor, and by the clock; and the longest garbage collection within it, of the processor.
     """
 
     http: int
@@ -78,12 +79,17 @@ class Running:
         self.stalls[0] = self.stalls[1] = 0.0
         return found
 
+    def collected(self) -> float:
+        """Return the longest garbage collection in milliseconds of the processor; the count begins again."""
+        found, self.stalls[2] = self.stalls[2] * 1000, 0.0
+        return float(found)
+
 
 @contextmanager
 def running() -> Iterator[Running]:
     """Run a gateway with the default limits and one known key."""
     context = multiprocessing.get_context("spawn")
-    ports, stalls = (free_port(), free_port()), context.Array("d", 2, lock=False)
+    ports, stalls = (free_port(), free_port()), context.Array("d", 3, lock=False)
     process = context.Process(target=_run, args=(ports, stalls), daemon=True)
     process.start()
     try:
@@ -123,7 +129,8 @@ async def _serve(ports: tuple[int, int], stalls: Any) -> None:
         keyring=keyring,
     )
     own = CallLimits(limits.max_image_bytes, limits.max_body_bytes, limits.max_images, 64)
-    calls = Calls(metrics, log, limit=1000, limit_each=256, keyring=keyring)
+    arriving = Arriving(lambda: max(intake.bodies.left(), limits.max_body_bytes), limits.max_body_bytes)
+    calls = Calls(metrics, log, limit=1000, limit_each=256, arriving=arriving, keyring=keyring)
     listening = Listening("127.0.0.1", ports[1], shared=False, drain=1)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -139,6 +146,7 @@ async def _serve(ports: tuple[int, int], stalls: Any) -> None:
     )
     # As the gateway does: else collecting all modules' objects would be the longest stall.
     gc.freeze()
+    gc.callbacks.append(_collecting(stalls))
     watching = asyncio.create_task(_watch(stalls))
     also = (Inference(calls, intake, own),)
     async with grpc_server(Methods(calls, intake, own), listening, asyncio.Event(), also):
@@ -149,6 +157,18 @@ async def _serve(ports: tuple[int, int], stalls: Any) -> None:
 @asynccontextmanager
 async def _nothing(_: FastAPI) -> AsyncIterator[None]:
     yield
+
+
+def _collecting(stalls: Any) -> Callable[[str, Any], None]:
+    begun = [0.0]
+
+    def note(phase: str, _: Any) -> None:
+        if phase == "start":
+            begun[0] = time.thread_time()
+        else:
+            stalls[2] = max(stalls[2], time.thread_time() - begun[0])
+
+    return note
 
 
 async def _watch(stalls: Any) -> None:

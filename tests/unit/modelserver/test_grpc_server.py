@@ -1,8 +1,19 @@
-"""The text of a status."""
+"""The text of a status, and the memory of messages that are on their way."""
 
 from __future__ import annotations
 
-from modelserver.api.grpc_server import cut
+import asyncio
+import time
+from typing import Any
+
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
+
+from modelserver.api.grpc_server import create_grpc_server, cut
+from modelserver.config.options import Options
+from tests.hostile.slow import SlowCalls
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def test_a_message_is_cut_at_1024_bytes_not_characters() -> None:
@@ -11,3 +22,43 @@ def test_a_message_is_cut_at_1024_bytes_not_characters() -> None:
     assert "a" * 1024 + "...TRUNCATED" == cut("a" * 1025)
     assert "é" * 512 + "...TRUNCATED" == cut("é" * 513)
     assert "a" + "é" * 511 + "...TRUNCATED" == cut("a" + "é" * 513)
+
+
+class Answering:
+    """The services, of which one method answers nothing."""
+
+    def methods(self) -> dict[str, dict[str, Any]]:
+        """Return it."""
+        return {"PredictionService": {"Predict": self.predict}}
+
+    async def predict(self, raw: bytes, _: object) -> Any:
+        """Return an empty message."""
+        assert raw
+        return Empty()
+
+
+async def test_messages_that_never_end_hold_little() -> None:
+    """Of thirty of 4 MB that are sent but for their last bytes four stay, which is what all may hold."""
+    servicer: Any = Answering()
+    catalogue: Any = None
+    server = await create_grpc_server(Options(max_request_bytes=4 << 20), servicer, catalogue)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    senders = [SlowCalls(port, 10, 4 << 20, path=PREDICT) for _ in range(3)]
+    try:
+        await asyncio.gather(
+            *(
+                asyncio.to_thread(
+                    each.send, time.monotonic() + 20, lambda: sum(len(each.ended) for each in senders) >= 26
+                )
+                for each in senders
+            )
+        )
+        assert 26 <= sum(len(each.ended) for each in senders) < 30
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ask: Any = channel.unary_unary(PREDICT)
+            assert await ask(b"a", timeout=20) == b""
+    finally:
+        for each in senders:
+            each.close()
+        await server.stop(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import sys
 import zipfile
 from collections.abc import Callable
@@ -144,6 +145,50 @@ def test_keras_files_that_inflate_are_refused_before_they_are_read(tmp_path: Pat
         assert own_size(str(path)) == (224, 224)
         with pytest.raises(ImpossibleModel, match=told):
             load(str(path))
+
+
+def test_a_configuration_without_its_weights_is_not_built(tmp_path: Path) -> None:
+    """Keras makes all weights before it looks for them in the file: 2 kB would take 36 GB."""
+    images = keras.Input((8, 8, 3))
+    flat = layers.Flatten()(images)
+    heads = {
+        "units": layers.Dense(7)(flat),
+        "filters": layers.Conv2D(7, 3)(images),
+        "input_dim": layers.Embedding(7, 9)(flat),
+        "kernel_size": layers.DepthwiseConv2D((7, 7), padding="same")(images),
+        "depth_multiplier": layers.SeparableConv2D(4, 3, depth_multiplier=7)(images),
+        "size": layers.UpSampling2D((7, 7))(images),
+        "padding": layers.ZeroPadding2D(((7, 7), (7, 7)))(images),
+        "n": layers.RepeatVector(7)(flat),
+    }
+    for name, head in heads.items():
+        keras.Model(images, head).save(tmp_path / "small.keras")
+
+        def huge(body: bytes, name: str = name) -> bytes:
+            at = body.rindex(f'"{name}":'.encode())
+            ends = body.index(b'"', at + len(name) + 3)
+            return body[:at] + body[at:ends].replace(b"7", b"%d" % 10**9) + body[ends:]
+
+        path = rewritten(tmp_path / "small.keras", tmp_path / "huge.keras", config=huge)
+        with pytest.raises(ImpossibleModel, match=r"have .* weights, and the file has|gives .* values for an image"):
+            load(str(path))
+        if name == "units":
+            with pytest.raises(WeightsFileBroken, match="193,000,000,000 weights, and the file has"):
+                build(LITE0, str(path), SMALL)
+    inner = keras.Model(images, layers.ReLU()(images))
+    outer = keras.Input((8, 8, 3))
+    keras.Model(outer, inner(outer)).save(tmp_path / "small.keras")
+
+    def often(body: bytes) -> bytes:
+        config = json.loads(body)
+        called = config["config"]["layers"][1]
+        called["inbound_nodes"] *= 400
+        called["config"]["layers"][1]["inbound_nodes"] *= 400
+        return json.dumps(config).encode()
+
+    path = rewritten(tmp_path / "small.keras", tmp_path / "often.keras", config=often)
+    with pytest.raises(ImpossibleModel, match=r"its layers are called .*,... times; at most 100,000 are read"):
+        load(str(path))
 
 
 def test_blocks_of_older_versions_are_read(tmp_path: Path) -> None:

@@ -348,6 +348,10 @@ def test_other_calibration_images_make_another_recipe(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "recipe.yaml").models[0].canonical() == before
     photo.write_bytes(b"two")
     assert read_recipe(tmp_path / "recipe.yaml").models[0].canonical() != before
+    # A hole of 2 TB, which would be read for hours.
+    os.truncate(photo, 2 << 40)
+    (problem,) = problems(tmp_path, FULL)
+    assert "expected images that can be read. Received: [Errno 27] File too large" in problem
 
 
 def test_files_of_ones_own_are_found_beside_the_recipe_and_told_apart(tmp_path: Path) -> None:

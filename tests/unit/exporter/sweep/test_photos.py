@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,14 @@ def test_photos_that_cannot_be_swept(tmp_path: Path, names: tuple[str, ...], use
     """An empty folder, one class, classes of one photo, no labels to classify by."""
     with pytest.raises(ImpossibleOption, match=said):
         read_collection(folder(tmp_path, *names), use, None)  # type: ignore[arg-type]
+
+
+def test_a_photo_without_end_is_not_read(tmp_path: Path) -> None:
+    """A hole of 2 TB takes nothing on the disk, and hours to read."""
+    photos = folder(tmp_path, "hat/a.jpg", "hat/b.jpg", "shoe/c.jpg", "shoe/d.jpg")
+    os.truncate(photos / "hat" / "a.jpg", 2 << 40)
+    with pytest.raises(ImpossibleOption, match=r"Expected photos that can be read.*File too large"):
+        read_collection(photos, "search", None)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from microtome.arriving import Arriving
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from service.auth import Keyring
 from service.core.ports import VectorCache
@@ -89,7 +90,14 @@ async def service_with(
         deadline=deadline,
     )
     calls = Calls(
-        metrics, log, limit=open_calls, limit_each=calls_each, keyring=keyring, log_access=log_access, pause=pause
+        metrics,
+        log,
+        limit=open_calls,
+        limit_each=calls_each,
+        arriving=Arriving(lambda: max(intake.bodies.left(), own.max_message_bytes), own.max_message_bytes),
+        keyring=keyring,
+        log_access=log_access,
+        pause=pause,
     )
     port, stopping = free_port(), asyncio.Event()
     listening = Listening("127.0.0.1", port, shared=False, drain=5, encryption=encryption)

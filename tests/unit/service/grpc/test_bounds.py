@@ -1,6 +1,7 @@
 """Messages are counted before protobuf makes objects of them, and calls that are silent do not stay."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -23,6 +24,7 @@ from microtome.v1 import embedding_pb2 as pb
 from service.auth import Keyring, read_keys
 from service.grpc import server, stream
 from service.grpc.embed import parsed
+from tests.hostile.slow import SlowCalls
 from tests.pictures import png
 from tests.unit.service.grpc.conftest import Service, service_with
 
@@ -191,3 +193,33 @@ async def test_watchers_and_reflection_have_few_places(service: Service, monkeyp
         await asyncio.sleep(0.02)
     assert 3 <= len(answer.list_services_response.service)
     assert grpc.StatusCode.DEADLINE_EXCEEDED is await code_of(call)
+
+
+async def test_compressed_messages_are_refused(service: Service) -> None:
+    """Forty of 50 kB became 2 GB at a time in gRPC, before one of them was looked at. HTTP refuses them as well."""
+    call = service.stub.Embed(pb.EmbedRequest(images=[pb.Image(data=png())]), compression=grpc.Compression.Gzip)
+    assert grpc.StatusCode.UNIMPLEMENTED is await code_of(call)
+
+
+async def test_messages_that_never_end_hold_little(decoders: ThreadPoolExecutor) -> None:
+    """Forty of 4 MB held 160 MB in gRPC, and thirty of 60 MB the pod's 1.5 GB. Others are served meanwhile."""
+    limits: Any = {"max_image_bytes": 4 << 20, "max_message_bytes": 4 << 20, "body_bytes_in_flight": 8 << 20}
+    async with service_with(decoders, **limits, deadline=60) as service, AsyncExitStack() as open_connections:
+        arriving = service.methods.calls.arriving
+        large = [SlowCalls(service.port, 10, 4 << 20) for _ in range(4)]
+        small = SlowCalls(service.port, 1, 100_000, path="/inference.GRPCInferenceService/ModelInfer")
+        for each in (*large, small):
+            open_connections.callback(each.close)
+        sending = [asyncio.create_task(asyncio.to_thread(each.send, time.monotonic() + 20)) for each in (*large, small)]
+        async with asyncio.timeout(15):
+            await service.until(lambda: sum(len(each.ended) for each in large) >= 38)
+            await service.until(lambda: 0 < arriving.held() <= 8 << 20)
+        answer = await service.stub.Embed(pb.EmbedRequest(images=[pb.Image(data=png())]))
+        assert 1 == len(answer.results)
+        assert 38 <= service.counted("microtome_overloads_total", reason="arriving")
+        assert not small.ended
+        for each in (*large, small):
+            each.close()
+        await asyncio.gather(*sending)
+        async with asyncio.timeout(15):
+            await service.until(lambda: not arriving.held())
