@@ -1,4 +1,4 @@
-"""Import TensorFlow for a command: on the CPU, as Keras' backend, without its native log lines.
+"""Import TensorFlow for a command: on the CPU unless a GPU is asked for, as Keras' backend, without native log lines.
 
 TensorFlow's C++ code logs devices and optimisation passes to stderr whatever the log level is, because it logs before
 logging is initialised. Only the file descriptor distinguishes its output from Python's: descriptor 2 is pointed at a
@@ -18,17 +18,28 @@ _STDERR = 2
 
 
 @contextlib.contextmanager
-def tensorflow_ready() -> Iterator[None]:
-    """Import TensorFlow with fixed settings, whatever the user's are, and hide native log lines during the block."""
+def tensorflow_ready(*, gpu: bool = False) -> Iterator[None]:
+    """Import TensorFlow with fixed settings, whatever the user's are, and hide native log lines during the block.
+
+    Args:
+        gpu: Whether a GPU that is there is used. Its arithmetic is float32, and the same in every run.
+    """
     with native_stderr_hidden():
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TF32 on a GPU exceeds the error that we promise
+        if not gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TF32 on a GPU exceeds the error that we promise
         os.environ["KERAS_BACKEND"] = "tensorflow"
         with stage("Loading TensorFlow"):
             import keras  # noqa: PLC0415 -- takes seconds; commands check their arguments first
             import tensorflow as tf  # noqa: PLC0415
 
         tf.get_logger().setLevel("ERROR")
+        devices = tf.config.list_physical_devices("GPU") if gpu else []
+        for device in devices:
+            tf.config.experimental.set_memory_growth(device, enable=True)
+        if devices:
+            tf.config.experimental.enable_tensor_float_32_execution(enabled=False)  # exceeds the error that we promise
+            tf.config.experimental.enable_op_determinism()
         keras.config.set_image_data_format("channels_last")
         keras.config.set_floatx("float32")
         yield

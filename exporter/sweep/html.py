@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from exporter.report.page import Point, confusion, lines, page, paragraph, photo, scatter, short, table
-from exporter.sweep.measures import Neighbours
+from exporter.sweep.measures import NEIGHBOURS, Neighbours
 from exporter.sweep.pipeline import Sweep
+from exporter.sweep.probe import NAME as PROBE
 from exporter.sweep.statistics import SPLITS
 from exporter.sweep.tasks import VIEWS
 
@@ -35,7 +36,7 @@ def _parts(found: Sweep) -> Iterator[str]:
     yield f"<h2>{_escaped(found.request.measure)} and cost</h2>"
     yield paragraph(
         "A point is a layer with a pooling; its size is the bytes of a vector. Points of the front, to which nothing "
-        "cheaper is as good, are strong and have bars: 95 % intervals.",
+        "cheaper is as good, are strong and have bars: 95 % intervals. Point at one for its name.",
         "soft",
     )  # fmt: skip
     points = [_point(found, index) for index in range(len(found.candidates))]
@@ -128,9 +129,9 @@ def _point(found: Sweep, index: int) -> Point:
         f"{_name(found, index)}: {scores.estimate:.3f} [{low:.3f}, {high:.3f}], {short(one.flops or 0)}FLOP, "
         f"{4 * one.dimension:,} bytes"
     )
-    label = f"{kind}: {one.output.name}" if kind in {"recommended", "best", "default"} else ""
-    radius = min(14.0, max(3.0, 0.25 * math.sqrt(one.dimension)))
-    return Point(float(one.flops or 0), scores.estimate, (low, high), radius, title, kind, label)
+    roles = [role for role in ("recommended", "best", "default") if getattr(found, role) == index]
+    radius = min(10.0, max(2.2, 0.18 * math.sqrt(one.dimension)))
+    return Point(float(one.flops or 0), scores.estimate, (low, high), radius, title, kind, ", ".join(roles))
 
 
 def _depths(found: Sweep) -> Iterator[str]:
@@ -150,7 +151,9 @@ def _confusions(found: Sweep) -> Iterator[str]:
     if not isinstance(task, Neighbours) or not 1 < len(classes) <= _MOST_CLASSES:
         return
     yield "<h2>What is taken for what</h2>"
-    yield paragraph("A row for each true class; columns are what the nearest photos (or the probe) say.", "soft")
+    who = {PROBE: "linear probe says", f"{NEIGHBOURS}-NN": f"{NEIGHBOURS} nearest photos say"}
+    said = who.get(found.measure, "nearest photo says")
+    yield paragraph(f"A row for each true class, a column for each that the {said}.", "soft")
     yield '<div class="matrices">'
     for role, index in {found.best: "best", found.default: "default"}.items():
         scores = found.decisive[found.deciding.index(role)]
@@ -180,7 +183,7 @@ def _neighbours(found: Sweep) -> Iterator[str]:
                 _photo(found, other, "right" if task.labels[other] == task.labels[query] else "wrong") for other in near
             )
             roles = [role for role in ("recommended", "best", "default") if getattr(found, role) == index]
-            lists.append(f'<div class="row"><span>{"<br>".join(roles)}</span>{shown}</div>')
+            lists.append(f'<div class="row"><span>{", ".join(roles)}</span>{shown}</div>')
         yield f'<div class="query">{_photo(found, query, "")}<div class="rows">{"".join(lists)}</div></div>'
 
 
@@ -212,7 +215,7 @@ def _shorter(found: Sweep) -> Iterator[str]:
     yield "<h2>Shorter and coarser vectors</h2>"
     yield paragraph(
         f"Change of {found.request.measure}. pca is fitted on half of the photos and measured on the other, both ways. "
-        "int8 takes a quarter of the bytes, binary a thirty-second.", "soft",
+        "int8 takes a quarter of the bytes, binary a thirty-second. sweep.json has the others of the front.", "soft",
     )  # fmt: skip
 
     def cell(change: float | None) -> tuple[str, float | None]:
@@ -262,10 +265,9 @@ def _table(found: Sweep) -> str:
 
 
 def _left_out(found: Sweep) -> Iterator[str]:
-    notes = [*found.collection.warnings, *found.setting.notes]
-    if notes or found.collection.left_out:
+    if found.notes or found.collection.left_out:
         yield "<h2>Notes</h2>"
-    for note in notes:
+    for note in found.notes:
         yield paragraph(note)
     if found.collection.left_out:
         yield paragraph(f"{len(found.collection.left_out)} photos were left out:")
