@@ -159,7 +159,8 @@ def _axes(frame: Frame, ticks: Sequence[tuple[float, str]], x_title: str, y_titl
             continue
         last = x
         parts.append(f'<path class="grid" d="M{x:.1f} {_HEIGHT - _BOTTOM}v5"/>')
-        parts.append(f'<text class="axis" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 22}" text-anchor="middle">{text}</text>')
+        place = f'x="{x:.1f}" text-anchor="{"end" if x > _WIDTH - _RIGHT - 20 else "middle"}"'
+        parts.append(f'<text class="axis" {place} y="{_HEIGHT - _BOTTOM + 22}">{text}</text>')
     parts.append(
         f'<text class="axis" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{escape(x_title)}</text>'
     )
