@@ -1,9 +1,9 @@
 """What `microtome sweep` costs for some numbers of photos: processor time by stage, memory, disk.
 
-    python -m bench.sweep_cost --photos 500 5000
+    python -m bench.sweep_cost --photos 500 5000 25000 --pooling avg
 
 The photos are cuts of those in `--source` (the ImageNet sample, else the examples), ten classes; the backbone is
-EfficientNet-Lite0 with all layers in three poolings. A row of Markdown for each number.
+EfficientNet-Lite0 with all layers, in three poolings unless others are given. A row of Markdown for each number.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
     """Print the rows as they are measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sample = REPOSITORY.parent / "shared" / "data" / "imagenet1k_256"
-    parser.add_argument("--photos", type=int, nargs="+", default=[500, 5_000])
+    parser.add_argument("--photos", type=int, nargs="+", default=[500, 5_000, 25_000])
     parser.add_argument("--source", type=Path, default=sample if sample.is_dir() else REPOSITORY / "examples")
     parser.add_argument("--pooling", default="avg,max,gem(3)")
     arguments = parser.parse_args()

@@ -2,8 +2,9 @@
 
     python -m bench.sweep_coverage --sets 500
 
-The population has 50,000 photos of 20 classes, seen by two candidates with different noise. For mAP the truth is the
-measure on all of it; for recall and nearest neighbours, which grow with a collection, the mean over the sets.
+The population has 50,000 photos of 20 classes, seen by two candidates with different noise. The truth is the same
+measure on all of it. Recalls grow with a collection; theirs is for collections as large as a set, drawn from the
+population: computed from the ranks of all 50,000. Only for votes of 20 neighbours is it the mean over the sets.
 """
 
 import argparse
@@ -20,8 +21,6 @@ Array = np.ndarray[Any, Any]
 
 POPULATION, CLASSES, WIDTH = 50_000, 20, 12
 MEASURES = ("recall@1", "recall@5", "mAP", "1-NN", "20-NN")
-QUERIES = 4_000
-"""Of the population, whose mAP among all of it is the truth."""
 
 
 def population() -> tuple[Array, list[Array]]:
@@ -33,16 +32,37 @@ def population() -> tuple[Array, list[Array]]:
     return labels, [(shown + noise * numbers.normal(size=shown.shape)).astype(np.float32) for noise in (0.5, 0.6)]
 
 
-def average_precision(labels: Array, vectors: Array) -> float:
-    """Return the mAP of some photos among the whole population."""
+def truths(labels: Array, vectors: Array, share: float) -> dict[str, float]:
+    """Return the measures on the whole population.
+
+    Recall@k is its expectation where each other photo is in the collection with a probability: the first match that is
+    there is the j-th with (1 - share)^(j - 1) share, and it is found if fewer than k of those before it are there.
+    """
     unit, found = normalised(vectors), []
-    for start in range(0, QUERIES, 100):
+    few = {k: fewer_than(k, share) for k in (1, 5)}
+    for start in range(0, POPULATION, 100):
         cosines = unit[start : start + 100] @ unit.T
         cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -np.inf
         ranked = labels[np.argsort(-cosines, axis=1)[:, :-1]] == labels[start : start + len(cosines), None]
-        precision = ranked.cumsum(axis=1) / np.arange(1, ranked.shape[1] + 1)
-        found.append((ranked * precision).sum(axis=1) / ranked.sum(axis=1))
-    return float(np.concatenate(found).mean())
+        for row in ranked:
+            ranks = np.flatnonzero(row)
+            order = np.arange(len(ranks))
+            first = share * (1 - share) ** order
+            precision = ((order + 1) / (ranks + 1)).mean()
+            found.append([precision, *(first @ each[ranks - order] for each in few.values())])
+    average, one, five = np.mean(found, axis=0).tolist()
+    return {"mAP": average, "recall@1": one, "recall@5": five, "1-NN": one}
+
+
+def fewer_than(count: int, share: float) -> Array:
+    """Return the probability that fewer than `count` of n are there, float64 [POPULATION] by n: binomial."""
+    n = np.arange(POPULATION)
+    term = (1 - share) ** n
+    total = term.copy()
+    for there in range(1, count):
+        term = term * (n - there + 1) / there * share / (1 - share)
+        total += term
+    return total
 
 
 def main() -> int:
@@ -52,7 +72,7 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=300)
     arguments = parser.parse_args()
     labels, seen = population()
-    whole = average_precision(labels, seen[1]) - average_precision(labels, seen[0])
+    first, second = (truths(labels, vectors, (arguments.photos - 1) / (POPULATION - 1)) for vectors in seen)
     every = np.arange(arguments.photos)
     drawn = resamples(arguments.photos, 0)
     print("| measure | true difference | scatter of differences | standard error of intervals | coverage |")
@@ -68,7 +88,7 @@ def main() -> int:
             found = compare([one.estimate, other.estimate], [one.errors, other.errors], 0, 0.0, [0, 1])
             differences.append(other.estimate - one.estimate)
             intervals.append(found.against_default[1])
-        truth = whole if primary == "mAP" else float(np.mean(differences))
+        truth = second[primary] - first[primary] if primary in first else float(np.mean(differences))
         sides = np.array(intervals)
         held = float(((sides[:, 0] <= truth) & (truth <= sides[:, 1])).mean())
         error = float((sides[:, 1] - sides[:, 0]).mean() / 2 / 1.96)

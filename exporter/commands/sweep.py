@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ImpossibleOption(f"Expected a folder for the results. Received: {arguments.out}: {error}.") from error
-    with tensorflow_ready():
+    with tensorflow_ready(gpu=True):
         from exporter.sweep.candidates import POOLINGS, parse_poolings  # noqa: PLC0415
         from exporter.sweep.outputs import summary, write  # noqa: PLC0415
         from exporter.sweep.pipeline import sweep  # noqa: PLC0415

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-_WIDTH, _HEIGHT = 900, 420
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 16, 20, 58
-_LABEL_GAP = 24
+_WIDTH, _HEIGHT = 640, 360
+"""Units of a chart: small, so that text is legible where a chart is as wide as a phone."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 24, 58
+_LABEL_GAP = 22
+_TICK_GAP = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def lines(
         colour = f"c{index % 6}"
         parts.append(f'<path class="line {colour}" d="M{path}"/>')
         parts += [
-            f'<circle class="{colour}" fill="transparent" cx="{x:.1f}" cy="{y:.1f}" r="4">'
+            f'<circle class="{colour}" fill="transparent" cx="{x:.1f}" cy="{y:.1f}" r="2.8">'
             f"<title>{escape(title)}</title></circle>"
             for (x, y), (_, _, title) in zip(places, points, strict=True)
         ]
@@ -130,7 +132,7 @@ def _labels(frame: Frame, points: Sequence[Point]) -> list[str]:
     taken: list[float] = []
     for point in sorted(points, key=lambda point: -point.y):
         x, y = frame.at(point.x, point.y)
-        left = x > _WIDTH * 0.6
+        left = x > _WIDTH * 0.5
         place = y - point.radius - 6
         while any(abs(place - other) < _LABEL_GAP for other in taken):
             place += _LABEL_GAP / 2
@@ -155,11 +157,12 @@ def _axes(frame: Frame, ticks: Sequence[tuple[float, str]], x_title: str, y_titl
     last = -math.inf
     for tick, text in ticks:
         x, _ = frame.at(tick, low)
-        if x - last < 76:
+        if x - last < _TICK_GAP:
             continue
         last = x
         parts.append(f'<path class="grid" d="M{x:.1f} {_HEIGHT - _BOTTOM}v5"/>')
-        parts.append(f'<text class="axis" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 22}" text-anchor="middle">{text}</text>')
+        place = f'x="{x:.1f}" text-anchor="{"end" if x > _WIDTH - _RIGHT - 20 else "middle"}"'
+        parts.append(f'<text class="axis" {place} y="{_HEIGHT - _BOTTOM + 22}">{text}</text>')
     parts.append(
         f'<text class="axis" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{escape(x_title)}</text>'
     )

@@ -65,5 +65,6 @@ def lean_session(*, threads: int = 0) -> tf.compat.v1.ConfigProto:
     config.experimental.optimize_for_static_graph = True
     config.experimental.disable_output_partition_graphs = True
     # This pass saves GPU memory, and holds two more copies of the weights during the first run.
+    config.gpu_options.allow_growth = True  # beside a model server, which may hold the most of it
     config.graph_options.rewrite_options.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
     return config

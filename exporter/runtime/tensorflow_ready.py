@@ -1,4 +1,4 @@
-"""Import TensorFlow for a command: on the CPU unless asked otherwise, as Keras' backend, without its native log lines.
+"""Import TensorFlow for a command: on the CPU unless a GPU is asked for, as Keras' backend, without native log lines.
 
 TensorFlow's C++ code logs devices and optimisation passes to stderr whatever the log level is, because it logs before
 logging is initialised. Only the file descriptor distinguishes its output from Python's: descriptor 2 is pointed at a
@@ -22,7 +22,7 @@ def tensorflow_ready(*, gpu: bool = False) -> Iterator[None]:
     """Import TensorFlow with fixed settings, whatever the user's are, and hide native log lines during the block.
 
     Args:
-        gpu: Use a GPU if there is one: for pictures, not for vectors that are promised to a digit.
+        gpu: Whether a GPU that is there is used. Its arithmetic is float32, and the same in every run.
     """
     with native_stderr_hidden():
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -34,12 +34,14 @@ def tensorflow_ready(*, gpu: bool = False) -> Iterator[None]:
             import tensorflow as tf  # noqa: PLC0415
 
         tf.get_logger().setLevel("ERROR")
+        devices = tf.config.list_physical_devices("GPU") if gpu else []
+        for device in devices:
+            tf.config.experimental.set_memory_growth(device, enable=True)
+        if devices:
+            tf.config.experimental.enable_tensor_float_32_execution(enabled=False)  # exceeds the error that we promise
+            tf.config.experimental.enable_op_determinism()
         keras.config.set_image_data_format("channels_last")
         keras.config.set_floatx("float32")
-        if gpu:
-            tf.config.experimental.enable_tensor_float_32_execution(False)
-            for device in tf.config.list_physical_devices("GPU"):
-                tf.config.experimental.set_memory_growth(device, enable=True)
         yield
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from exporter.report.page import Point, confusion, lines, page, paragraph, photo, scatter, short, table
-from exporter.sweep.measures import Neighbours
+from exporter.sweep.measures import NEIGHBOURS, Neighbours
 from exporter.sweep.pipeline import Sweep
+from exporter.sweep.probe import NAME as PROBE
 from exporter.sweep.statistics import SPLITS
 from exporter.sweep.tasks import VIEWS
 
@@ -35,7 +36,7 @@ def _parts(found: Sweep) -> Iterator[str]:
     yield f"<h2>{_escaped(found.request.measure)} and cost</h2>"
     yield paragraph(
         "A point is a layer with a pooling; its size is the bytes of a vector. Points of the front, to which nothing "
-        "cheaper is as good, are strong and have bars: 95 % intervals.",
+        "cheaper is as good, are strong and have bars: 95 % intervals. Point at one for its name.",
         "soft",
     )  # fmt: skip
     points = [_point(found, index) for index in range(len(found.candidates))]
@@ -64,12 +65,13 @@ def _name(found: Sweep, index: int) -> str:
     return f"{one.output.name} ({found.request.variants[one.variant].name})" if several else one.output.name
 
 
+def _roles(found: Sweep, index: int) -> list[str]:
+    return [role for role in ("recommended", "best", "default") if getattr(found, role) == index]
+
+
 def _kind(found: Sweep, index: int) -> str:
     # One that is several things at once is shown as the first of these.
-    for role, at in (("recommended", found.recommended), ("best", found.best), ("default", found.default)):
-        if at == index:
-            return role
-    return "front" if index in found.front else "dot"
+    return next(iter(_roles(found, index)), "front" if index in found.front else "dot")
 
 
 def _words(found: Sweep) -> Iterator[str]:
@@ -106,15 +108,16 @@ def _words(found: Sweep) -> Iterator[str]:
 
 
 def _cards(found: Sweep) -> Iterator[str]:
-    roles = (("recommended", found.recommended), ("best", found.best), ("default", found.default))
-    for role, index in roles:
+    for index in dict.fromkeys((found.recommended, found.best, found.default)):
+        roles = _roles(found, index)
         one, place = found.candidates[index], found.deciding.index(index)
         low, high = found.comparison.intervals[place]
         took = found.timing.get("milliseconds", {}).get(index)
         cost = f"{short(one.flops) if one.flops else '?'}FLOP, {4 * one.dimension:,} bytes a vector"
         cost += f", {took[0]:.1f} ms a photo ({took[1]:.1f} ms of processor time)" if took else ""
         yield (
-            f'<div class="card {role}"><span class="soft">{role}</span><b>{_escaped(_name(found, index))}</b>'
+            f'<div class="card {roles[0]}"><span class="soft">{", ".join(roles)}</span>'
+            f"<b>{_escaped(_name(found, index))}</b>"
             f'<span class="figure">{found.decisive[place].estimate:.3f}</span> '
             f'<span class="soft">{low:.3f} to {high:.3f}</span><br><span class="soft">{cost}</span></div>'
         )
@@ -128,9 +131,10 @@ def _point(found: Sweep, index: int) -> Point:
         f"{_name(found, index)}: {scores.estimate:.3f} [{low:.3f}, {high:.3f}], {short(one.flops or 0)}FLOP, "
         f"{4 * one.dimension:,} bytes"
     )
-    label = f"{kind}: {one.output.name}" if kind in {"recommended", "best", "default"} else ""
-    radius = min(14.0, max(3.0, 0.25 * math.sqrt(one.dimension)))
-    return Point(float(one.flops or 0), scores.estimate, (low, high), radius, title, kind, label)
+    radius = min(10.0, max(2.2, 0.18 * math.sqrt(one.dimension)))
+    return Point(
+        float(one.flops or 0), scores.estimate, (low, high), radius, title, kind, ", ".join(_roles(found, index))
+    )
 
 
 def _depths(found: Sweep) -> Iterator[str]:
@@ -150,7 +154,9 @@ def _confusions(found: Sweep) -> Iterator[str]:
     if not isinstance(task, Neighbours) or not 1 < len(classes) <= _MOST_CLASSES:
         return
     yield "<h2>What is taken for what</h2>"
-    yield paragraph("A row for each true class; columns are what the nearest photos (or the probe) say.", "soft")
+    who = {PROBE: "linear probe says", f"{NEIGHBOURS}-NN": f"{NEIGHBOURS} nearest photos say"}
+    said = who.get(found.measure, "nearest photo says")
+    yield paragraph(f"A row for each true class, a column for the class that the {said}.", "soft")
     yield '<div class="matrices">'
     for role, index in {found.best: "best", found.default: "default"}.items():
         scores = found.decisive[found.deciding.index(role)]
@@ -179,8 +185,8 @@ def _neighbours(found: Sweep) -> Iterator[str]:
             shown = "".join(
                 _photo(found, other, "right" if task.labels[other] == task.labels[query] else "wrong") for other in near
             )
-            roles = [role for role in ("recommended", "best", "default") if getattr(found, role) == index]
-            lists.append(f'<div class="row"><span>{"<br>".join(roles)}</span>{shown}</div>')
+            roles = _roles(found, index)
+            lists.append(f'<div class="row"><span>{", ".join(roles)}</span>{shown}</div>')
         yield f'<div class="query">{_photo(found, query, "")}<div class="rows">{"".join(lists)}</div></div>'
 
 
@@ -212,7 +218,7 @@ def _shorter(found: Sweep) -> Iterator[str]:
     yield "<h2>Shorter and coarser vectors</h2>"
     yield paragraph(
         f"Change of {found.request.measure}. pca is fitted on half of the photos and measured on the other, both ways. "
-        "int8 takes a quarter of the bytes, binary a thirty-second.", "soft",
+        "int8 takes a quarter of the bytes, binary a thirty-second. sweep.json has the others of the front.", "soft",
     )  # fmt: skip
 
     def cell(change: float | None) -> tuple[str, float | None]:
@@ -262,10 +268,9 @@ def _table(found: Sweep) -> str:
 
 
 def _left_out(found: Sweep) -> Iterator[str]:
-    notes = [*found.collection.warnings, *found.setting.notes]
-    if notes or found.collection.left_out:
+    if found.notes or found.collection.left_out:
         yield "<h2>Notes</h2>"
-    for note in notes:
+    for note in found.notes:
         yield paragraph(note)
     if found.collection.left_out:
         yield paragraph(f"{len(found.collection.left_out)} photos were left out:")

@@ -161,7 +161,7 @@ def numbers(found: Sweep) -> dict[str, Any]:
             for photo in found.collection.photos
         ],
         "left_out": [{"name": name, "why": why} for name, why in found.collection.left_out],
-        "notes": [*found.collection.warnings, *found.setting.notes, *([found.choice] if found.choice else [])],
+        "notes": [*found.notes, *([found.choice] if found.choice else [])],
     }
     return {**_rounded(document), "timing": timing}
 

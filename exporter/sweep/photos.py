@@ -4,7 +4,9 @@ All mistakes that can be seen without decoding are found here, before TensorFlow
 """
 
 import csv
+import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,9 @@ FEW = 10
 FOLDER = "folder"
 """The value of `--groups` that takes the folder of a photo for its group."""
 
+_NOT_CLASSES = frozenset({"__macosx"})
+"""Folders that an archive brings along; folders whose name begins with a dot are not entered either."""
+_PATHS = frozenset({"path", "a", "b"})
 _SPLITS = frozenset({"train", "training", "test", "val", "valid", "validation"})
 _YES = frozenset({"1", "true", "yes", "same"})
 _NO = frozenset({"0", "false", "no", "different"})
@@ -71,7 +76,7 @@ def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
 
     Args:
         photos: A folder with a folder for each class, with `pairs.csv`, or with photos alone; or a CSV file with the
-            columns a, b, same, or path, label and perhaps group.
+            columns a, b, same, or path, label and perhaps group. Links are followed; what is hidden is passed over.
         use: What the vectors are for.
         groups: `folder`, or a regular expression whose first group (or whole match) in a photo's name is its group.
 
@@ -81,10 +86,9 @@ def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
     pattern = _pattern(groups)
     if photos.is_dir():
         listed = photos / "pairs.csv"
-        found = _from_pairs(listed) if listed.is_file() else _from_folder(photos, groups)
+        found = _from_pairs(listed) if listed.is_file() else _from_folder(photos)
     elif photos.is_file() and photos.suffix.lower() == ".csv":
-        with photos.open(encoding="utf-8-sig", newline="") as file:
-            columns = next(csv.reader(file), [])
+        columns, _ = _read(photos)
         found = _from_pairs(photos) if {"a", "b", "same"} <= set(columns) else _from_index(photos)
     else:
         raise ImpossibleOption(
@@ -92,9 +96,13 @@ def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
             f"Received: {photos}, which is {'another file' if photos.exists() else 'not there'}."
         )
     if not found.photos:
-        raise ImpossibleOption(f"Expected photos in {photos}. Received: none ({', '.join(sorted(SUFFIXES))}).")
-    if pattern is not None:
-        found = replace(found, photos=tuple(replace(one, group=_group(pattern, one.name)) for one in found.photos))
+        raise ImpossibleOption(
+            f"Expected photos in {photos}, which end in {', '.join(sorted(SUFFIXES))}. Received: none. "
+            + " ".join(found.warnings)
+        )
+    if groups is not None:
+        group = _folder_of if pattern is None else lambda photo: _group(pattern, photo.name)
+        found = replace(found, photos=tuple(replace(one, group=group(one)) for one in found.photos))
     found = _with_digests(found)
     return _checked(found if found.kind == "pairs" else without_copies(found), photos, use)
 
@@ -122,14 +130,28 @@ def check_classes(found: Collection, source: object) -> None:
         ImpossibleOption: There are fewer than two classes, or no class has two photos.
     """
     sizes = Counter(photo.label for photo in found.photos)
+    left = f" {len(found.left_out)} are left out, such as {' '.join(found.left_out[0])}." if found.left_out else ""
     if len(sizes) < 2:
         only = f"only {next(iter(sizes))!r}" if sizes else "none"
-        raise ImpossibleOption(f"Expected photos of at least two classes in {source}. Received: {only}.")
+        raise ImpossibleOption(
+            f"Expected photos of at least two classes in {source}. Received: {only}.{left}{_deeper(found, source)}"
+        )
     if max(sizes.values()) < 2:
         raise ImpossibleOption(
             f"Expected classes with two photos or more in {source}, to find one by the other. Received: "
-            f"{len(sizes)} classes of one photo each."
+            f"{len(sizes)} classes of one photo each.{left}"
         )
+
+
+def _deeper(found: Collection, source: object) -> str:
+    """Return a hint where the classes, or photos without any, seem to be a folder further down."""
+    if not isinstance(source, Path) or not source.is_dir() or not found.photos:
+        return ""
+    folders = {_folder_of(photo) for photo in found.photos}
+    shared = source / os.path.commonpath(folders)
+    if len(folders) > 1:
+        return f" If the folders in {shared} are the classes, give that one."
+    return f" To sweep photos without labels, give {shared}."
 
 
 def _checked(found: Collection, source: Path, use: Use) -> Collection:
@@ -158,6 +180,13 @@ def _checked(found: Collection, source: Path, use: Use) -> Collection:
         shown = ", ".join(few[:5]) + (", …" if len(few) > 5 else "")
         said = f"{len(few)} of {len(sizes)} classes have fewer than {FEW} photos ({shown}): expect wide intervals."
         found = replace(found, warnings=(*found.warnings, said))
+    alike = defaultdict(list)
+    for label in sizes:
+        alike[unicodedata.normalize("NFC", label).casefold()].append(label)
+    same = [", ".join(map(repr, labels)) for labels in alike.values() if len(labels) > 1]
+    if same:
+        said = f"Classes whose names differ in case or encoding only are taken for different ones: {'; '.join(same)}."
+        found = replace(found, warnings=(*found.warnings, said))
     return found
 
 
@@ -169,43 +198,90 @@ def _with_digests(found: Collection) -> Collection:
         raise ImpossibleOption(f"Expected photos that can be read. Received: {error}.") from error
 
 
-def _from_folder(folder: Path, groups: str | None) -> Collection:
+def _from_folder(folder: Path) -> Collection:
     """Take the first folder below for the class, below folders such as `train` and `test`, which count as one."""
-    files = sorted(
-        (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()),
-        key=lambda path: path.relative_to(folder).as_posix(),
-    )
+    files, broken, others, empty = _walk(folder)
+    warnings = []
+    if others:
+        shown = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common(5))
+        warnings.append(
+            f"Files that do not end as photos do are passed over: {shown}{', …' if len(others) > 5 else ''}."
+        )
+    if empty:
+        shown = ", ".join(sorted(_name(path, folder) for path in empty)[:5]) + (", …" if len(empty) > 5 else "")
+        warnings.append(f"Folders without photos: {shown}.")
     parts = {path: path.relative_to(folder).parts[:-1] for path in files}
     tops = {above[0] for above in parts.values() if above}
     below = 1 if tops and {top.casefold() for top in tops} <= _SPLITS and all(parts.values()) else 0
     labelled = [path for path in files if len(parts[path]) > below]
+    left_out = [(_name(path, folder), "a link to no file") for path in broken]
     if not labelled:
-        photos = tuple(Photo(path, path.relative_to(folder).as_posix(), "") for path in files)
-        return Collection("unlabelled", photos)
-    photos = tuple(
-        Photo(
-            path,
-            path.relative_to(folder).as_posix(),
-            "",
-            parts[path][below],
-            "/".join(parts[path]) if groups == FOLDER else None,
-        )
-        for path in labelled
-    )
-    loose = [
-        (path.relative_to(folder).as_posix(), "in no class's folder") for path in files if path not in set(labelled)
-    ]
-    return Collection("classes", photos, left_out=tuple(loose))
+        photos = tuple(Photo(path, _name(path, folder), "") for path in files)
+        return Collection("unlabelled", photos, left_out=tuple(left_out), warnings=tuple(warnings))
+    photos = tuple(Photo(path, _name(path, folder), "", _printable(parts[path][below])) for path in labelled)
+    left_out += [(_name(path, folder), "in no class's folder") for path in files if len(parts[path]) <= below]
+    return Collection("classes", photos, left_out=tuple(left_out), warnings=tuple(warnings))
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[Path], Counter[str], list[Path]]:
+    """Look through a folder, by path.
+
+    Returns:
+        Photos, links to none, how many other files have which ending, and folders that hold nothing of all that.
+    """
+    files: list[Path] = []
+    broken: list[Path] = []
+    others: Counter[str] = Counter()
+    empty: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        here = Path(place)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and name.casefold() not in _NOT_CLASSES and not _above(here, name, folder)
+        ]
+        paths = [here / name for name in names if not name.startswith(".")]
+        photos = [path for path in paths if path.suffix.lower() in SUFFIXES]
+        files += [path for path in photos if path.is_file()]
+        broken += [path for path in photos if not path.is_file()]
+        others.update(path.suffix.lower() for path in paths if path.suffix.lower() not in SUFFIXES)
+        if not photos and not folders and here != folder:
+            empty.append(here)
+    files, broken = (sorted(some, key=lambda path: path.relative_to(folder).as_posix()) for some in (files, broken))
+    return files, broken, others, empty
+
+
+def _above(here: Path, name: str, folder: Path) -> bool:
+    """Whether a folder is a link to one that it is in, which would go round for ever."""
+    inside = [here, *here.parents][: len(here.relative_to(folder).parts) + 1]
+    return (here / name).is_symlink() and os.path.realpath(here / name) in map(os.path.realpath, inside)
+
+
+def _refuse(error: OSError) -> None:
+    raise ImpossibleOption(f"Expected folders that can be read. Received: {error}.") from error
+
+
+def _name(path: Path, folder: Path) -> str:
+    return _printable(path.relative_to(folder).as_posix())
+
+
+def _printable(name: str) -> str:
+    r"""Return a file's name as text that any file takes: bytes that are no UTF-8 as in `\udcff`."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _folder_of(photo: Photo) -> str:
+    return photo.name.rpartition("/")[0]
 
 
 def _from_index(path: Path) -> Collection:
     rows = list(_rows(path, ("path", "label"), optional=("group",)))
-    grouped = any(row.get("group") for _, row in rows)
+    grouped = any(row["group"] for _, row in rows)
     photos = {}
     for line, row in rows:
         if row["path"] in photos:
             raise ImpossibleOption(f"Expected each path once in {path}. Received: {row['path']!r} twice, line {line}.")
-        group = (row.get("group") or row["path"]) if grouped else None
+        group = (row["group"] or row["path"]) if grouped else None
         photos[row["path"]] = Photo(_existing(path, line, row["path"]), row["path"], "", row["label"], group)
     return Collection("classes", tuple(sorted(photos.values(), key=lambda photo: photo.name)))
 
@@ -215,41 +291,67 @@ def _from_pairs(path: Path) -> Collection:
     names = sorted({row[side] for _, row in rows for side in ("a", "b")})
     places = {name: index for index, name in enumerate(names)}
     first = {row[side]: line for line, row in reversed(rows) for side in ("a", "b")}
-    pairs = []
+    pairs: dict[tuple[int, int], bool] = {}
     for line, row in rows:
-        word = row["same"].strip().casefold()
+        word = row["same"].casefold()
         if word not in _YES | _NO:
             raise ImpossibleOption(f"Expected 1 or 0 as same in {path}, line {line}. Received: {row['same']!r}.")
-        pairs.append((places[row["a"]], places[row["b"]], word in _YES))
+        one, other = sorted((places[row["a"]], places[row["b"]]))
+        if one == other:
+            raise ImpossibleOption(
+                f"Expected two photos in each line of {path}. Received: {row['a']} twice, line {line}."
+            )
+        if pairs.setdefault((one, other), word in _YES) != (word in _YES):
+            raise ImpossibleOption(
+                f"Expected one answer for each pair in {path}. Received: {row['a']} and {row['b']} as same and as "
+                f"different, line {line}."
+            )
     photos = tuple(Photo(_existing(path, first[name], name), name, "") for name in names)
-    return Collection("pairs", photos, tuple(pairs))
+    return Collection("pairs", photos, tuple((one, other, same) for (one, other), same in pairs.items()))
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the columns of a CSV file, and its lines with their numbers."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, line) for line in reader if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImpossibleOption(f"Expected a CSV file in UTF-8. Received: {path}: {error}.") from error
+    return [name.strip().casefold() for name in lines[0][1]] if lines else [], lines[1:]
 
 
 def _rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            given = reader.fieldnames or []
-            if not set(columns) <= set(given):
-                raise ImpossibleOption(
-                    f"Expected the columns {', '.join(columns)} in {path}. Received: {', '.join(given) or 'none'}."
-                )
-            for row in reader:
-                if any(not row.get(column) for column in columns):
-                    raise ImpossibleOption(
-                        f"Expected {', '.join(columns)} in each line of {path}. Received: line {reader.line_num} "
-                        "without one of them."
-                    )
-                yield reader.line_num, {column: row.get(column) or "" for column in (*columns, *optional)}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImpossibleOption(f"Expected a CSV file in UTF-8. Received: {path}: {error}.") from error
+    given, lines = _read(path)
+    if not set(columns) <= set(given):
+        raise ImpossibleOption(
+            f"Expected the columns {', '.join(columns)} in {path}, separated by commas. Received: "
+            f"{', '.join(given) or 'none'}."
+        )
+    for line, cells in lines:
+        row = {
+            name: cell if name in _PATHS and _there(path.parent / cell) else cell.strip()
+            for name, cell in zip(given, cells, strict=False)
+        }
+        if any(not row.get(column) for column in columns):
+            raise ImpossibleOption(
+                f"Expected {', '.join(columns)} in each line of {path}. Received: line {line} without one of them."
+            )
+        yield line, {column: row.get(column, "") for column in (*columns, *optional)}
 
 
 def _existing(list_: Path, line: int, name: str) -> Path:
-    found = list_.parent / Path(name).expanduser()
-    if not found.is_file():
-        raise ImpossibleOption(f"Expected photos that are there in {list_}. Received: {name}, line {line}.")
+    found = list_.parent / (os.path.expanduser(name) if name.startswith("~") else name)  # noqa: PTH111 -- an unknown user's stays
+    if not _there(found):
+        raise ImpossibleOption(f"Expected photos that are there in {list_}. Received: {name[:200]}, line {line}.")
     return found
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _pattern(groups: str | None) -> re.Pattern[str] | None:

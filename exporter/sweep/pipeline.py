@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from exporter.errors import ImpossibleOption
 from exporter.features.store import FeatureStore, State, dimensions, extract, frozen
@@ -33,7 +34,10 @@ _NEAR_BITS = 6
 """Bits of 256 in which the hashes of two copies of a photo differ at most."""
 _LEAST_BITS = 40
 """A photo with fewer bits set, or fewer not set, is nearly of one colour: its hash says little."""
+_ADVICE = " Take it out of the folder."
 _MOST_DETAILED = 10
+_MANY = 2_000
+"""Images above which only so many candidates are detailed."""
 
 Array = np.ndarray[Any, Any]
 
@@ -94,6 +98,17 @@ class Sweep:
     def recommended(self) -> int:
         """Index of what to deploy."""
         return self.deciding[self.decision.recommended]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know: of the photos, of what was sampled, and of what was left out."""
+        notes = [*self.collection.warnings, *self.setting.notes]
+        if not set(self.front) <= set(self.losses):
+            notes.append(
+                f"Shorter vectors and milliseconds are of {len(self.losses)} candidates only: the recommended one, the "
+                f"default, and the best of the {len(self.front)} of the front."
+            )
+        return notes
 
     @property
     def choice(self) -> str:
@@ -176,12 +191,14 @@ def _measured(request: Request, material: _Material, timing: dict[str, Any]) -> 
     chosen_costs = [costs[index] for index in deciding]
     estimates = [one.estimate for one in decisive]
     comparison = compare(estimates, [one.errors for one in decisive], place, chance, chosen_costs)
-    decision = decide(comparison, place, chosen_costs)
+    decision = decide(comparison, place, chosen_costs, units)
     with stage("Choosing on halves of the photos"), _timed(timing, "held-out selection"):
         price = optimism([one.on for one in decisive], estimates, place, units, request.seed)
     asked = [deciding[decision.recommended], deciding[comparison.best], default]
     rest = sorted(front, key=lambda index: -scores[index].estimate)
-    detailed = list(dict.fromkeys([*asked, *rest]))[:_MOST_DETAILED]
+    detailed = list(dict.fromkeys([*asked, *rest]))
+    if len(material.setting.rows) > _MANY:
+        detailed = detailed[:_MOST_DETAILED]
     with _timed(timing, "shorter vectors"):
         lost = {
             index: losses(candidates[index], vectors[index](), scores[index], task, request.seed)
@@ -220,6 +237,7 @@ def _opened(request: Request, variant: Variant, graph: FrozenGraph, lengths: Map
         "fingerprint": fingerprint(graph, variant.pixels),
         "photos": [views.photos[of].digest for of in views.of],
         "views": [int(kind) for kind in views.kinds],
+        **({"device": "GPU"} if tf.config.list_physical_devices("GPU") else {}),
     }
     names = json.dumps([variant.row.name, variant.weights, recorded(variant.pixels), sorted(lengths)])
     folder = request.out / "features" / hashlib.sha256(names.encode()).hexdigest()[:16]
@@ -234,7 +252,8 @@ def _complete(
     left_out = list(collection.left_out)
     for index, problem in sorted(problems.items()):
         if views.kinds[index] == 0:
-            left_out.append((views.photos[views.of[index]].name, problem.split("Received: ")[-1]))
+            photo = views.photos[views.of[index]]
+            left_out.append((photo.name, problem.partition(f"{photo.path}: ")[2].removesuffix(_ADVICE) or problem))
     if collection.kind == "classes" and request.use != "duplicates":
         for pair in _near_copies(stores[0].hashes, there, [photo.label for photo in collection.photos]):
             for one, other in (pair, pair[::-1]):

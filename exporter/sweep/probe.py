@@ -10,6 +10,8 @@ from exporter.sweep.measures import Scores, linear_errors, normalised
 
 NAME = "linear probe"
 _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+_USUAL = 1.0
+"""With too few photos to choose a strength."""
 _OUTER, _INNER = 5, 3
 
 Array = np.ndarray[Any, Any]
@@ -44,23 +46,30 @@ def probe(vectors: Array, labels: Array, unit_of: Array, drawn: Array, seed: int
     from threadpoolctl import threadpool_limits  # noqa: PLC0415 -- a part of scikit-learn
 
     unit = normalised(vectors)
-    folds = StratifiedGroupKFold(_OUTER, shuffle=True, random_state=seed)
-    inner = StratifiedGroupKFold(_INNER, shuffle=True, random_state=seed)
+
+    def folds(most: int, chosen: Array) -> list[tuple[Array, Array]]:
+        """Return as many folds as the photos allow, without those that are empty."""
+        count = min(most, len(np.unique(unit_of[chosen])), int(np.bincount(labels[chosen]).max()))
+        if count < 2:
+            return []
+        found = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+        return [(a, b) for a, b in found.split(chosen, labels[chosen], unit_of[chosen]) if len(a) and len(b)]
+
     predicted = np.full(len(labels), -1)
     # One thread: the matrices are small, and threads would wait for each other.
     with warnings.catch_warnings(), threadpool_limits(1):
         # Classes that are smaller than the number of folds, and regressions of little regularisation.
         warnings.simplefilter("ignore")
-        for train, test in folds.split(unit, labels, unit_of):
+        for train, test in folds(_OUTER, np.arange(len(labels))):
             known, unknown = _rotated(unit[train], unit[test])
-            splits = list(inner.split(known, labels[train], unit_of[train]))
+            own = labels[train]
+            splits = folds(_INNER, train)
             reached = [
-                np.mean([(_fit(known[a], labels[train][a], strength).predict(known[b]) == labels[train][b]).mean()
-                         for a, b in splits])
-                for strength in _STRENGTHS
-            ]  # fmt: skip
-            strength = _STRENGTHS[int(np.argmax(reached))]
-            predicted[test] = _fit(known, labels[train], strength).predict(unknown)
+                np.mean([(_predicted(known[a], own[a], strength, known[b]) == own[b]).mean() for a, b in splits])
+                for strength in (_STRENGTHS if splits else ())
+            ]
+            strength = _STRENGTHS[int(np.argmax(reached))] if reached else _USUAL
+            predicted[test] = _predicted(known, own, strength, unknown)
     right = (predicted == labels).astype(np.float64)
     influence = np.bincount(unit_of, right - right.mean(), len(drawn)) / len(right)
 
@@ -71,10 +80,14 @@ def probe(vectors: Array, labels: Array, unit_of: Array, drawn: Array, seed: int
     return Scores(float(right.mean()), {}, linear_errors(influence, drawn), on, predicted)
 
 
-def _fit(vectors: Array, labels: Array, strength: float) -> Any:  # noqa: ANN401 -- scikit-learn has no types
+def _predicted(vectors: Array, labels: Array, strength: float, others: Array) -> Array:
+    """Fit a regression, and return the classes that it predicts for other vectors."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 -- an extra
 
-    return LogisticRegression(C=strength, max_iter=100, tol=1e-3).fit(vectors, labels)
+    if (labels == labels[0]).all():  # a rare class is in the other part as a whole
+        return np.full(len(others), labels[0])
+    fitted = LogisticRegression(C=strength, max_iter=100, tol=1e-3).fit(vectors, labels)
+    return np.asarray(fitted.predict(others))
 
 
 def _rotated(train: Array, test: Array) -> tuple[Array, Array]:

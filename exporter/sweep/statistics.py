@@ -2,7 +2,7 @@
 
 Photos, or groups of photos, are drawn with replacement. Measures of neighbours are not means of independent numbers:
 a photo is a query, and a neighbour of others. `exporter.sweep.measures` therefore draws both, and intervals come from
-its errors; docs/decisions/0075 has their measured coverage.
+its errors; docs/decisions/0076 has their measured coverage.
 """
 
 import math
@@ -15,6 +15,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Interval = tuple[float, float]
 
+FEW = 10
+"""Photos or groups below which resamples of them say nothing."""
 RESAMPLES = 1000
 SPLITS = 200
 _CONFIDENCE = 0.95
@@ -71,11 +73,11 @@ def compare(
     from_default = own - own[:, [default]]
     from_best = own - own[:, [best]]
     better = _above(numbers - numbers[default], from_default)
-    against_best = _intervals(numbers - numbers[best], from_best)
+    against_best = _intervals(numbers - numbers[best], from_best, -1.0)
     return Comparison(
         best,
-        _intervals(numbers, own),
-        _intervals(numbers - numbers[default], from_default),
+        _intervals(numbers, own, 0.0),
+        _intervals(numbers - numbers[default], from_default, -1.0),
         against_best,
         better,
         [index == best or low <= 0 <= high for index, (low, high) in enumerate(against_best)],
@@ -83,9 +85,11 @@ def compare(
     )
 
 
-def _intervals(estimates: Array, errors: Array) -> list[Interval]:
-    low, high = np.quantile(errors, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
-    return [(float(one + below), float(one + above)) for one, below, above in zip(estimates, low, high, strict=True)]
+def _intervals(estimates: Array, errors: Array, least: float) -> list[Interval]:
+    """Return estimates with their errors, within what a measure can be: 0 to 1, and -1 to 1 for a difference."""
+    quantiles = np.quantile(errors, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
+    low, high = np.clip(np.round(estimates + quantiles, 9) + 0.0, least, 1.0)  # what is below is noise of float32
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def _above(differences: Array, errors: Array) -> list[bool]:
@@ -167,22 +171,26 @@ class Decision:
     why: str
 
 
-def decide(found: Comparison, default: int, costs: Sequence[Any]) -> Decision:
+def decide(found: Comparison, default: int, costs: Sequence[Any], units: int) -> Decision:
     """Recommend the cheapest of the candidates that are tied with the best, or let the default stand.
 
     Args:
         found: The comparison.
         default: Index of the default.
         costs: Of each candidate, comparable.
+        units: Number of photos or groups.
     """
-    if not found.informative:
-        return Decision(default, "default", "no candidate is better than chance on these photos and labels.")
+    if units < FEW or not found.informative:
+        few = f"fewer than {FEW} photos, or groups of them, cannot tell layers apart."
+        chance = "no candidate is better than chance on these photos and labels."
+        return Decision(default, "default", few if units < FEW else chance)
     tied = [index for index, one in enumerate(found.tied) if one]
     # Of equally expensive ones, such as the poolings of a layer, the default, or else the one closest to the best.
     cheapest = min(tied, key=lambda index: (costs[index], index != default, -sum(found.against_best[index])))
     if cheapest == default:
-        more = "is the cheapest of them" if len(tied) > 1 else "nothing is tied with it"
-        return Decision(default, "default", f"it is tied with the best, and {more}.")
+        alone = "it is the best, and nothing is tied with it."
+        among = "it is tied with the best, and nothing that is tied is cheaper."
+        return Decision(default, "default", among if len(tied) > 1 else alone)
     if found.better[cheapest]:
         return Decision(
             cheapest, "better", "it is better than the default beyond chance, and nothing cheaper is as good."

@@ -149,8 +149,9 @@ def setting(collection: Collection, views: Views, there: Array, request: Request
         return Setting(task, rows, *images, (), ())
     if collection.kind == "unlabelled":
         classes: tuple[str, ...] = ()
-        _, labels = np.unique(views.of[rows], return_inverse=True)
-        units, unit_of = len(np.unique(labels)), labels
+        # A copy is to find its original, or another photo of its group.
+        units, unit_of = _units(photos)
+        labels = unit_of
         groups = np.arange(len(rows))
         made = views.kinds[rows] > 0
         queries, gallery = np.flatnonzero(made), np.flatnonzero(~made)
@@ -173,7 +174,7 @@ def setting(collection: Collection, views: Views, there: Array, request: Request
     notes: list[str] = []
     alone = int((~findable).sum()) if collection.kind == "classes" else 0
     if alone:
-        notes.append(f"{alone} photos have no other of their class to find: they are not looked for.")
+        notes.append(f"Photos that are not looked for, since there is no other of their class: {alone:,}.")
     most = max(1, MOST_COMPARISONS // len(gallery))
     if len(queries) > most:
         notes.append(

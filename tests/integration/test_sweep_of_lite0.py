@@ -66,7 +66,7 @@ def decided(swept: Sweep, labels: Array) -> tuple[Comparison, Decision]:
     scores = [task.score(swept.vectors(index)) for index in range(len(swept.candidates))]
     costs = [one.cost for one in swept.candidates]
     found = compare([one.estimate for one in scores], [one.errors for one in scores], swept.default, task.chance, costs)
-    return found, decide(found, swept.default, costs)
+    return found, decide(found, swept.default, costs, len(labels))
 
 
 def planted(vectors: Array) -> Array:

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from exporter.sweep.measures import Neighbours, Pairs
+from exporter.sweep.probe import probe
 from exporter.sweep.statistics import resamples
 
 Array = np.ndarray[Any, Any]
@@ -96,6 +97,18 @@ def test_area_under_precision_and_recall_of_pairs() -> None:
     assert found.estimate == pytest.approx(average_precision_score(same, cosines), abs=1e-6)
     alarms = (cosines[~same] > found.others["threshold"] + 1e-6).mean()
     assert 0.005 <= alarms <= 0.01
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (2, 2), (30, 1), (3, 30, 1), (2,) * 12])
+def test_a_linear_probe_of_few_photos_and_of_rare_classes(sizes: tuple[int, ...]) -> None:
+    """Folds are as many as the photos allow, and every photo gets a class, also where a fold knows one class only."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    vectors = np.random.default_rng(0).normal(size=(len(labels), 4)) + 5 * np.eye(12)[labels][:, :4]
+    units = np.arange(len(labels))
+    found = probe(vectors, labels, units, resamples(len(labels), 0), 0)
+    assert found.predicted is not None
+    assert set(found.predicted) <= set(labels)
+    assert found.estimate == pytest.approx((found.predicted == labels).mean())
 
 
 @pytest.mark.parametrize("primary", ["recall@1", "recall@10", "mAP", "20-NN"])

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from exporter.export import export
 from exporter.recipe.backbones import find_backbone
+from exporter.recipe.images import read_pixels
 from exporter.recipe.preprocessing import resolve
 from exporter.recipe.reading import read_recipe
+from exporter.savedmodel.saved_model import loaded
 from exporter.sweep.outputs import numbers, recipe_text, write
 from exporter.sweep.photos import Use, read_collection
 from exporter.sweep.pipeline import Sweep, sweep
@@ -58,6 +63,34 @@ def test_search_by_two_preprocessings(photos: Path, tmp_path: Path) -> None:
     assert names == {found.candidates[index].output.name for index in (found.recommended, found.best, found.default)}
     assert recipe_text(found, photos) == (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
     assert found.scores[found.best].estimate > found.chance + 0.2
+
+
+def test_every_candidate_can_be_exported_bit_for_bit(photos: Path, tmp_path: Path) -> None:
+    """Also pairs of layers, and `flatten` and `spp`, which are projected."""
+    found = run(photos, tmp_path, "search", ("avg", "max", "gem(3)", "flatten", "spp(1,2,4)"))
+    own = [index for index, one in enumerate(found.candidates) if one.variant == 0]
+    assert {len(found.candidates[index].output.layers) for index in own} == {1, 2}
+    assert any(found.candidates[index].output.projection for index in own)
+    # Each is recommended once, in a recipe of its own; together they are one model.
+    models: list[dict[str, Any]] = []
+    for index in own:
+        (place,) = [at for at, one in enumerate(found.deciding) if one == index]
+        text = recipe_text(replace(found, decision=replace(found.decision, recommended=place)), photos)
+        models.append(yaml.safe_load(text)["models"][0])
+    outputs = {output["name"]: output for model in models for output in model["outputs"]}
+    (tmp_path / "all.yaml").write_text(
+        yaml.safe_dump({"models": [{**models[0], "outputs": list(outputs.values())}]}), encoding="utf-8"
+    )
+    (recipe,) = read_recipe(tmp_path / "all.yaml").models
+    published = export(recipe, tmp_path / "models", verified=False)
+    rows = found.setting.rows[:8]
+    spec = found.request.variants[0].pixels
+    pixels = np.stack([read_pixels(found.collection.photos[row].path, spec) for row in rows])
+    with loaded(published.path) as model:
+        answers = model.run(pixels)
+    for index in own:
+        name = found.candidates[index].output.name
+        np.testing.assert_array_equal(answers[name].reshape(8, -1), found.vectors(index)[:8], name)
 
 
 def test_classification_by_a_linear_probe(photos: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_planted_candidate_wins() -> None:
     scores = [found.score(seen(shown, noise, at)) for at, noise in enumerate((2.0, 0.1, 1.5, 3.0))]
     costs = [3, 2, 1, 0]
     compared = compare([one.estimate for one in scores], [one.errors for one in scores], 0, found.chance, costs)
-    decision = decide(compared, 0, costs)
+    decision = decide(compared, 0, costs, len(labels))
     assert (decision.recommended, decision.verdict) == (1, "better")
 
 
@@ -71,8 +71,27 @@ def test_shuffled_labels_recommend_nothing(seed: int) -> None:
     scores = [found.score(seen(shown, 0.3 * at, at)) for at in range(12)]
     costs = list(range(12))[::-1]
     compared = compare([one.estimate for one in scores], [one.errors for one in scores], 0, found.chance, costs)
-    decision = decide(compared, 0, costs)
+    decision = decide(compared, 0, costs, len(labels))
     assert (decision.recommended, decision.verdict) == (0, "default")
+
+
+def test_fewer_than_ten_photos_recommend_nothing() -> None:
+    """Resamples of nine agree with each other, whatever the truth is."""
+    labels = np.arange(9) % 3
+    vectors = np.eye(3)[labels]
+    found = task(labels)
+    scores = [found.score(one) for one in (np.ones((9, 3)), vectors)]
+    compared = compare([one.estimate for one in scores], [one.errors for one in scores], 0, found.chance, [1, 0])
+    assert decide(compared, 0, [1, 0], len(labels)).verdict == "default"
+    assert decide(compared, 0, [1, 0], 10).verdict == "better"
+
+
+def test_intervals_are_within_what_a_measure_can_be() -> None:
+    """From 0 to 1, and -1 to 1 for differences."""
+    errors = np.random.default_rng(0).normal(0, 0.3, (2, 1000))
+    found = compare([0.98, 0.05], list(errors), 0, 0.0, [0, 1])
+    assert (found.intervals[0][1], found.intervals[1][0], found.against_default[1][0]) == (1, 0, -1)
+    assert found.against_default[0] == (0, 0)
 
 
 def test_the_cheapest_of_the_tied_is_recommended() -> None:
@@ -82,7 +101,7 @@ def test_the_cheapest_of_the_tied_is_recommended() -> None:
     scores = [found.score(seen(shown, noise, at)) for at, noise in enumerate((0.50, 0.51, 4.0))]
     costs = [2, 1, 0]
     compared = compare([one.estimate for one in scores], [one.errors for one in scores], 0, found.chance, costs)
-    decision = decide(compared, 0, costs)
+    decision = decide(compared, 0, costs, len(labels))
     assert compared.tied == [True, True, False]
     assert (decision.recommended, decision.verdict) == (1, "cheaper")
 
