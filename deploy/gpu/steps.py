@@ -87,6 +87,8 @@ class Trial:
         base = self.server.models / self.model
         draft = base / f".{number}.tmp"
         shutil.copytree(self.version, draft, copy_function=_readable)
+        for folder in (draft, *(path for path in draft.rglob("*") if path.is_dir())):
+            folder.chmod(0o755)  # the container's user is not who exported
         draft.rename(base / str(number))
         numbers = sorted(int(path.name) for path in base.iterdir() if path.name.isdecimal())
         for old in numbers[:-2]:
