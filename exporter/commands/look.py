@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,6 +127,12 @@ def _photos(arguments: argparse.Namespace) -> tuple[Path, ...]:
         raise ImpossibleOption("Expected channels or heat maps. Received: --channels 0 and --heat 0.")
     if arguments.out.is_dir():
         raise ImpossibleOption(f"Expected --out with a file, such as look.html. Received: the folder {arguments.out}.")
+    try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotPublish(f"Expected to write {arguments.out}. Received: {error.strerror}.") from error
+    if not os.access(arguments.out.parent, os.W_OK):
+        raise CannotPublish(f"Expected a folder that can be written to. Received: {arguments.out.parent}.")
     return tuple(found)
 
 
@@ -133,6 +140,8 @@ def _subject(recipe: ModelRecipe, request: Request) -> Subject:
     """Build the backbone; where its weights are not here yet, the layer is looked for before (decision 17)."""
     from dataclasses import replace  # noqa: PLC0415
     from typing import cast  # noqa: PLC0415
+
+    import keras  # noqa: PLC0415
 
     from exporter.look.subject import Subject  # noqa: PLC0415
     from exporter.models.building import build  # noqa: PLC0415
@@ -147,9 +156,11 @@ def _subject(recipe: ModelRecipe, request: Request) -> Subject:
         read_pixels(request.like, recipe.input)
     if row.name in BACKBONES and recipe.weights != "random":
         with stage(f"Looking for {request.layer} in {row.name}"):
+            keras.utils.clear_session()  # restarts the numbering of unnamed layers
             architecture = build(row, None, recipe.input, include_top=recipe.include_top)
             Subject(architecture, recipe.input, request.layer).want(request)
     with stage(f"Building {Path(row.name).name} with {recipe.weights} weights"):
+        keras.utils.clear_session()
         built = build(row, recipe.weights, recipe.input, include_top=recipe.include_top)
     subject = Subject(built, recipe.input, request.layer)
     subject.want(request)
@@ -159,7 +170,6 @@ def _subject(recipe: ModelRecipe, request: Request) -> Subject:
 def _write(out: Path, text: str) -> None:
     draft = out.with_name(f".{out.name}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, encoding="utf-8")
         draft.replace(out)
     except OSError as error:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from exporter.look.html import report
 from exporter.look.pipeline import look
 from exporter.look.subject import Request, Subject
 from exporter.models.building import build
-from exporter.recipe.backbones import BACKBONES
+from exporter.recipe.backbones import BACKBONES, find_backbone
 from exporter.recipe.images import read_pixels
 from exporter.recipe.reading import read_recipe
 from tests.exported_models import REPOSITORY
@@ -66,7 +67,7 @@ def test_a_killed_look_goes_on_where_it_was(tmp_path: Path) -> None:
     assert "left out: torn.png" in done.stderr
     assert made == {path: path.stat().st_mtime_ns for path in made}
     (recipe,) = read_recipe(tmp_path / "recipe.yaml").models
-    row = BACKBONES["MobileNet"].__class__(recipe.backbone, None, "tf", recipe.input)
+    row = replace(find_backbone(recipe.backbone), scaling="tf")
     subject = Subject(build(row, "own", recipe.input), recipe.input, "sum")
     photos = tuple(sorted((tmp_path / "photos").iterdir()))
     out = tmp_path / "whole.html"
