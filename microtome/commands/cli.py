@@ -34,6 +34,15 @@ COMMANDS = {
 }
 """The module whose `main` runs a sub-command, and what the sub-command does."""
 
+_TASKS = {
+    "Serve and embed": ("up", "embed"),
+    "Cut": ("layers", "graph", "split", "recipe", "export"),
+    "Choose a layer": ("sweep",),
+    "See what a model is": ("inspect", "bench", "verify"),
+    "Operate": ("doctor", "rollout", "cache"),
+}
+"""What people come to do, and the commands for it."""
+
 # pydantic: embed --saved-model imports it before the packages that bring it.
 _SERVER = {"exporter", "modelserver", "pydantic", "service"}
 _GRPC = {"google", "grpc"}
@@ -42,13 +51,26 @@ _GRPC = {"google", "grpc"}
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        prog="microtome", description="Image embeddings from any layer of a pretrained vision backbone, as a service."
+        prog="microtome",
+        description="Image embeddings from any layer of a pretrained vision backbone, as a service.",
+        epilog=f"{_by_task()}\n\nmicrotome COMMAND --help says more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"microtome {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (_, text) in COMMANDS.items():
-        commands.add_parser(name, help=f"{text} (see microtome {name} --help)", add_help=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, help="one of those below")
+    for name in COMMANDS:
+        commands.add_parser(name, add_help=False)
     return parser
+
+
+def _by_task() -> str:
+    """List the commands, by what they are for."""
+    listed = {name for names in _TASKS.values() for name in names}
+    more = tuple(name for name in COMMANDS if name not in listed)
+    tasks = {**_TASKS, **({"More": more} if more else {})}
+    return "\n\n".join(
+        "\n".join((f"{task}:", *(f"  {name:10}{COMMANDS[name][1]}" for name in names))) for task, names in tasks.items()
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

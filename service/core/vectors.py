@@ -53,7 +53,8 @@ def heat(vector: NDArray[np.float32], output: OutputSpec) -> NDArray[np.float32]
     """
     require_maps([output])
     wide = vector.reshape(-1, output.shape[-1]).astype(np.float64)
-    return np.sqrt(np.einsum("pc,pc->p", wide, wide)).astype(np.float32)
+    squares: NDArray[np.float64] = np.einsum("pc,pc->p", wide, wide)
+    return np.sqrt(squares).astype(np.float32)
 
 
 def require_maps(outputs: Sequence[OutputSpec]) -> None:

@@ -128,12 +128,17 @@ def _explain(host: str, port: int, option: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         who = holder(port)
         taken = f"Port {port} is taken{f' by {who}' if who else ''}."
-        return f"{taken} Stop that, or choose another port: {option} {next_free(host, port)}"
+        return f"{taken} Stop that, or choose another port: {_typed(f'{option} {next_free(host, port)}')}"
     if error.errno == errno.EACCES:
-        return f"Port {port} is for the system's own services. Choose one from 1024 on: {option} 8000"
+        return f"Port {port} is for the system's own services. Choose one from 1024 on: {_typed(f'{option} 8000')}"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"--host {host} is not an address of this machine. Choose one that is, or 0.0.0.0 for all."
     return f"Cannot listen on {host} port {port}: {error.strerror}."
+
+
+def _typed(options: str) -> str:
+    """Return what people type to pass options on: make has its own way."""
+    return f'make run ARGS="{options}"' if os.environ.get("MAKELEVEL") else f"microtome up {options}"
 
 
 def next_free(host: str, port: int) -> int:

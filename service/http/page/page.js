@@ -454,7 +454,7 @@ function showTimes({ stages, whole, photos }) {
   const longest = Math.max(...all.map(([, time]) => time));
   $("times").replaceChildren(head("Stage", ">ms", ""), rows(...all.map(([name, time]) => (
     element("tr", {}, heading(name), number(time.toFixed(1)), bar(time / longest))))));
-  $("times-note").textContent = `${whole.toFixed(0)} ms from this browser${photos > 1 ? `, for ${photos} photos together` : ""}. `
+  $("times-note").textContent = `${whole.toFixed(0)} ms from this browser${photos > 1 ? `, for ${photos} photos together, whose stages overlap` : ""}. `
     + "The gateway's own times are its Server-Timing header.";
 }
 

@@ -34,6 +34,16 @@ def test_the_exporters_commands_are_all_in_the_table() -> None:
     assert EXPORTERS == {name: text for name, (module, text) in COMMANDS.items() if module in THEIRS}
 
 
+def test_help_groups_all_commands_by_task(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command is listed once, with what it does; new ones too."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    listed = {words[0]: words[1] for words in lines if words[0] in COMMANDS}
+    assert {name: text for name, (_, text) in COMMANDS.items()} == listed
+    assert len(listed) == len([words for words in lines if words[0] in COMMANDS])
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     """The version is the package's."""
     with pytest.raises(SystemExit, match="0"):

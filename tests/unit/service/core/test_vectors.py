@@ -40,7 +40,8 @@ def test_heat_is_the_length_at_each_position() -> None:
     map_ = np.arange(24, dtype=np.float32) * np.float32(2.0**90)
     found = heat(map_, replace(MEAN, shape=(2, 3, 4)))
     np.testing.assert_allclose(found, np.linalg.norm(map_.reshape(6, 4).astype(np.float64), axis=1), rtol=1e-6)
-    assert (np.float32, (6,)) == (found.dtype, found.shape)
+    assert found.dtype == np.float32
+    assert found.shape == (6,)
     assert np.linalg.norm(found.astype(np.float64)) == pytest.approx(np.linalg.norm(map_.astype(np.float64)), rel=1e-6)
 
 

@@ -25,6 +25,21 @@ def test_a_free_port_is_left_free() -> None:
         assert listener.getsockname()[1] == port
 
 
+@pytest.fixture(autouse=True)
+def _without_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the command had been typed; make test runs these tests below make."""
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+
+
+def test_the_hint_is_what_one_types(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below make, options go through ARGS."""
+    with pytest.raises(CannotStart, match=r"choose another port: microtome up --port \d+$"):
+        addresses.claim("127.0.0.1", taken)
+    monkeypatch.setenv("MAKELEVEL", "1")
+    with pytest.raises(CannotStart, match=r'choose another port: make run ARGS="--port \d+"$'):
+        addresses.claim("127.0.0.1", taken)
+
+
 def test_a_taken_port_names_its_holder_and_a_way_out(taken: int) -> None:
     """The message names the process, and a --port that is free."""
     with pytest.raises(CannotStart, match=rf"Port {taken} is taken by process {os.getpid()} \(.*--port (\d+)$"):
@@ -41,7 +56,7 @@ def test_the_suggested_port_is_free(taken: int) -> None:
 
 def test_the_message_names_the_option_that_chose_the_port(taken: int) -> None:
     """The gateway has two of them."""
-    with pytest.raises(CannotStart, match=r"choose another port: --grpc-port \d+$"):
+    with pytest.raises(CannotStart, match=r"choose another port: microtome up --grpc-port \d+$"):
         addresses.claim("127.0.0.1", taken, "--grpc-port")
 
 
