@@ -20,7 +20,7 @@ from exporter.head.pooling import pool
 from exporter.head.scaling import scale
 from exporter.head.slicing import Slice, prepare
 from exporter.runtime.terminal import counted, stage
-from exporter.savedmodel.freezing import INPUT
+from exporter.savedmodel.freezing import INPUT, named_for_scopes
 from exporter.savedmodel.saved_model import Loaded, loaded
 from exporter.savedmodel.versions import recipe_of
 from exporter.verify.sample_images import sample_pixels
@@ -171,7 +171,9 @@ def _export_plain(slice_: Slice, directory: Path) -> None:
         )
         for output in slice_.outputs
     }
-    keras.Model(pixels, outputs).export(directory, verbose=False)
+    plain = keras.Model(pixels, outputs)
+    with named_for_scopes(plain):
+        plain.export(directory, verbose=False)
 
 
 class _Pooled(keras.layers.Layer):  # type: ignore[misc] # Keras has no types

@@ -23,8 +23,8 @@ def find_tensor(model: keras.Model, ref: str) -> keras.KerasTensor:
         UnknownLayer: The model has no such layer, call or output.
         AmbiguousLayer: The layer has several calls or outputs, and the name does not choose one.
     """
-    word, *indices = ref.split(":")
     network = Network(model)
+    word, indices = _split(network.model, ref)
     calls = network.calls_of(_find_layer(network.model, word))
     refs = [shortest_ref(call, output, calls) for call in calls for output in range(len(call.outputs))]
     if not indices and len(refs) > 1:
@@ -46,6 +46,13 @@ def shortest_ref(call: Call, output: int, calls: Sequence[Call]) -> str:
     if len(call.outputs) > 1:
         return f"{call.layer.name}:{call.call}:{output}"
     return f"{call.layer.name}:{call.call}" if len(calls) > 1 else str(call.layer.name)
+
+
+def _split(model: keras.Model, ref: str) -> tuple[str, list[str]]:
+    """Return a ref's layer and indices; a layer may have colons in its own name."""
+    parts, names = ref.split(":"), {layer.name for layer in model.operations}
+    count = next((count for count in range(len(parts), 0, -1) if ":".join(parts[:count]) in names), 1)
+    return ":".join(parts[:count]), parts[count:]
 
 
 def _find_layer(model: keras.Model, word: str) -> keras.Operation:

@@ -5,6 +5,7 @@ docs/decisions/0010.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,8 @@ from exporter.savedmodel.folding import constant, fold_batch_norms, without_orde
 INPUT = "images"
 _KEEP = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
 """Layers that see pixels stay in float32, which represents all 256 levels."""
+_SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
+"""TensorFlow's rule for names within a scope."""
 
 Array = np.ndarray[Any, Any]
 
@@ -70,7 +73,24 @@ def freeze(slice_: Slice, head: Head, *, folded: bool = True) -> FrozenGraph:
         return {output.recipe.name: head(features, output) for output in slice_.outputs}
 
     signature = [tf.TensorSpec([None, pixels.height, pixels.width, 3], tf.uint8, name=INPUT)]
-    return FrozenGraph(*freeze_function(embed, signature, folded=folded))
+    with named_for_scopes(slice_.model):
+        return FrozenGraph(*freeze_function(embed, signature, folded=folded))
+
+
+@contextlib.contextmanager
+def named_for_scopes(model: keras.Model) -> Iterator[None]:
+    """Give layers other names while the block runs, where Keras allows theirs and TensorFlow's scopes do not.
+
+    Such as `block1 conv a`, `stem:0` or `畳み込2`. Names of nodes are neither in signatures nor in the fingerprint.
+    """
+    named = [(layer, layer.name) for layer in model._flatten_layers() if not _SCOPE.fullmatch(layer.name)]  # noqa: SLF001
+    try:
+        for number, (layer, _) in enumerate(named):
+            layer.name = f"layer_{number}"
+        yield
+    finally:
+        for layer, name in named:
+            layer.name = name
 
 
 def freeze_function(

@@ -6,7 +6,9 @@ cross.
 """
 
 import contextlib
+import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,13 @@ from exporter.errors import ImpossibleSplit
 from exporter.graph.network import Network, bits
 from exporter.graph.tensors import find_tensor, shortest_ref
 from exporter.runtime.memory import lean_session
-from exporter.savedmodel.freezing import freeze_function
+from exporter.savedmodel.freezing import freeze_function, named_for_scopes
 from exporter.savedmodel.saved_model import SERVING, save, tensors
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 FORMS = ("SavedModel", ".keras")
+_SIGNED = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
+_UNSIGNED = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +123,15 @@ def _block(
 
 
 def _name(network: Network, tensor: keras.KerasTensor) -> str:
-    """Return a tensor's name in the characters that signatures allow."""
+    """Return a tensor's name in the characters that signatures allow, with a digest where others are left out."""
     call = network.calls[network.position(tensor)]
     output = [id(other) for other in call.outputs].index(id(tensor))
-    return shortest_ref(call, output, network.calls_of(call.layer)).replace(":", "_")
+    ref = shortest_ref(call, output, network.calls_of(call.layer))
+    name = ref.replace(":", "_")
+    if _SIGNED.fullmatch(name) and ":" not in call.layer.name:
+        return name
+    # Two layers must not get the same name, such as those of two words in another alphabet.
+    return f"tensor_{_UNSIGNED.sub('_', name)}_{hashlib.sha256(ref.encode()).hexdigest()[:6]}"
 
 
 def write_block(directory: Path, block: Block) -> None:
@@ -175,7 +184,8 @@ def _write_saved_model(directory: Path, block: Block) -> None:
         found: dict[str, tf.Tensor] = block.model(dict(zip(block.takes, arguments, strict=True)), training=False)
         return found
 
-    definition, outputs = freeze_function(run, specs)
+    with named_for_scopes(block.model):
+        definition, outputs = freeze_function(run, specs)
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(definition, name="")
         inputs = tensors(graph, {name: name for name in block.takes})

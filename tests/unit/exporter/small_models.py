@@ -61,6 +61,15 @@ def token_model() -> keras.Model:
     return keras.Model(images, layers.LayerNormalization(name="encoded")(x), name="tokens")
 
 
+def strangely_named_model() -> keras.Model:
+    """Return an 8x8 model whose layers have names that Keras allows and TensorFlow's scopes do not."""
+    images = keras.Input((8, 8, 3), name="the images")
+    x = layers.Conv2D(4, 3, 2, "same", name="block1 conv a")(images)
+    x = layers.Add(name="合計")([layers.Conv2D(4, 1, name="畳み込2")(x), layers.ReLU(name="活性化2")(x)])
+    shared = layers.Dense(4, name="stem:0")
+    return keras.Model(images, shared(shared(x)), name="strange names")
+
+
 def small_backbone(seed: int = 0) -> Built:
     """Return a small model that is scaled the way MobileNet is."""
     return Built(BACKBONES["MobileNet"], small_model(seed), "random", "made for a test")

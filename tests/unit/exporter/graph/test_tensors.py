@@ -11,7 +11,7 @@ from exporter.graph.cut_points import cut_points
 from exporter.graph.tensors import find_tensor
 from exporter.head.slicing import cut
 from exporter.recipe.resolved import OutputRecipe
-from tests.unit.exporter.small_models import small_backbone, small_model, small_recipe
+from tests.unit.exporter.small_models import small_backbone, small_model, small_recipe, strangely_named_model
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_calls_are_told_apart(twice: keras.Model) -> None:
 
 def test_every_listed_name_can_be_found(twice: keras.Model) -> None:
     """What `layers` prints is what a recipe may say."""
-    for model in (twice, small_model()):
+    for model in (twice, small_model(), strangely_named_model()):
         assert [tuple(find_tensor(model, point.ref).shape) for point in cut_points(model)] == [
             point.shape for point in cut_points(model)
         ]

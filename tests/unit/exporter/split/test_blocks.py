@@ -13,7 +13,7 @@ from keras import layers
 from exporter.errors import ImpossibleSplit, UnknownLayer
 from exporter.split.blocks import between, split, write_block
 from exporter.split.pipeline import compare, prove
-from tests.unit.exporter.small_models import small_model
+from tests.unit.exporter.small_models import small_model, strangely_named_model
 
 
 def tangle() -> keras.Model:
@@ -51,6 +51,18 @@ def test_chain_of_written_blocks_is_the_network(tmp_path: Path, images: tf.Tenso
     assert blocks[-1].gives == ("late", "early")
     assert all(comparison.equal for comparison in found)
     assert min(comparison.cosine for comparison in found) > 0.999999
+
+
+def test_names_that_scopes_do_not_allow_are_split(tmp_path: Path, images: tf.Tensor) -> None:
+    """Blanks, colons and other alphabets; two names of the same length in one of those stay apart in a signature."""
+    model = strangely_named_model()
+    blocks = split(model, ["block1 conv a", "畳み込2", "合計", "stem:0:0"])
+    for block in blocks:
+        write_block(tmp_path, block)
+    assert all(comparison.equal for comparison in prove(model, blocks, tmp_path, {"noise": images}))
+    assert [layer.name for layer in model.layers] == [layer.name for layer in strangely_named_model().layers]
+    (both,) = (block.gives for block in split(model, ["活性化2", "畳み込2"])[1:2])
+    assert len(set(both)) == 2
 
 
 def test_block_takes_and_gives_what_crosses() -> None:
