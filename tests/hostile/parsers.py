@@ -234,7 +234,7 @@ def _milliseconds(read: Callable[[Any], object], given: Any) -> float:
 
 
 def table(chosen_only: str) -> bool:
-    """Print the table, and return whether no parser takes more than three times as long for twice as much."""
+    """Print the table, and return whether no parser takes three times as long for twice as much, twice in a row."""
     report(f"{'parser':<24} {'input':<26} {'size':>9} {'ms':>9} {'twice':>9} {'ratio':>6}")
     linear = True
     for parser, name, make, read, size in _all():
@@ -242,6 +242,7 @@ def table(chosen_only: str) -> bool:
             continue
         once, twice = _milliseconds(read, make(size)), _milliseconds(read, make(2 * size))
         ratio = twice / max(once, 0.01)
-        linear &= ratio < 3 or twice < 1
+        # Where memory leaves a cache, or is mapped anew, a single doubling costs more.
+        linear &= ratio < 3 or twice < 5 or _milliseconds(read, make(4 * size)) < 3 * twice
         report(f"{parser:<24} {name:<26} {size:9} {once:9.2f} {twice:9.2f} {ratio:6.1f}")
     return linear
