@@ -74,7 +74,7 @@ def seen(field: Field, size: str) -> str:
     if field.size is None:
         return f"What a position sees is not known: parts are whole photos of {size} pixels."
     gated = ", and through gates the whole photo" if field.whole else ""
-    return f"A position sees {field.size[0]}x{field.size[1]} of {size} pixels{gated}."
+    return f"A position sees {field.size[0]}x{field.size[1]} pixels; photos have {size}{gated}."
 
 
 def _channel(index: int, cells: Sequence[Cell]) -> str:
