@@ -44,7 +44,7 @@ def test_by_keyboard_alone(comes: Callable[..., Person]) -> None:
     person.waits_for(3)
     page = person.page
     page.locator("body").evaluate("body => { body.tabIndex = -1; body.focus(); body.removeAttribute('tabindex'); }")
-    seen = []
+    seen: list[str] = []
     for _ in range(60):
         page.keyboard.press("Tab")
         found = page.evaluate(

@@ -694,7 +694,11 @@ $("blend").addEventListener("input", () => showHeat(state.chosen));
 $("cells").addEventListener("toggle", () => showHeat(state.chosen));
 for (const button of document.querySelectorAll("[data-copies]")) button.addEventListener("click", () => copy(button));
 
+// Text that is dragged, such as a key into its field, is none of this page's business.
+const brings = (event) => event.dataTransfer?.types.includes("Files");
+
 document.addEventListener("dragover", (event) => {
+  if (!brings(event)) return;
   event.preventDefault();
   document.body.classList.add("dragging");
 });
@@ -702,6 +706,7 @@ document.addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) document.body.classList.remove("dragging");
 });
 document.addEventListener("drop", (event) => {
+  if (!brings(event)) return;
   event.preventDefault();
   document.body.classList.remove("dragging");
   add(event.dataTransfer.files);
