@@ -92,12 +92,12 @@ def _words(found: Sweep) -> Iterator[str]:
         gain = found.decisive[place].estimate - found.decisive[found.deciding.index(found.default)].estimate
         yield f"The highest figure is that of {best}: {gain:+.3f} against the default"
         yield f"(95 % interval {low:+.3f} to {high:+.3f})."
-        if found.optimism is not None:
-            yield (
-                f"Choosing the best of {len(found.deciding)} flatters it: the winner on half of the photos gains "
-                f"{found.optimism.held_out:+.3f} on the other half, where it beats the default in "
-                f"{found.optimism.share:.0%} of {SPLITS} splits."
-            )
+    if found.optimism is not None:
+        yield (
+            f"Choosing the best of {len(found.deciding)} flatters it: the winner on half of the photos gains "
+            f"{found.optimism.held_out:+.3f} on the other half, where it beats the default in "
+            f"{found.optimism.share:.0%} of {SPLITS} splits."
+        )
     if found.choice:
         yield found.choice
     tied = sum(found.comparison.tied)
