@@ -354,12 +354,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _required_models_are_served(self) -> Self:
         # A name is a pattern of itself.
-        if unserved := [
-            name for name in self.required_models if not any(fnmatchcase(name, model) for model in self.models)
-        ]:
-            raise ValueError(
-                f"{PREFIX}REQUIRED_MODELS names {', '.join(unserved)}; expected names that {PREFIX}MODELS has"
-            )
+        unserved = [name for name in self.required_models if not any(fnmatchcase(name, model) for model in self.models)]
+        if unserved:
+            names = ", ".join(unserved)
+            raise ValueError(f"{PREFIX}REQUIRED_MODELS names {names}; expected names that {PREFIX}MODELS has")
         return self
 
     @model_validator(mode="after")
@@ -386,10 +384,7 @@ class Settings(BaseSettings):
             name = f"{PREFIX}CACHE_HMAC_KEY_FILE"
             if key:
                 raise ValueError(f"expected one of {PREFIX}CACHE_HMAC_KEY and {name}; received both")
-            try:
-                key = self.cache_hmac_key_file.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"{name} cannot be read: {type(error).__name__}") from None
+            key = _text(self.cache_hmac_key_file, name).strip()
         if len(key) < _HMAC_KEY_CHARACTERS and (key or self.cache_hmac_key_file is not None):
             raise ValueError(
                 f"expected a {PREFIX}CACHE_HMAC_KEY of at least {_HMAC_KEY_CHARACTERS} characters; received {len(key)}"
@@ -405,10 +400,7 @@ class Settings(BaseSettings):
         # A Kubernetes Secret made from a file has the file's lines.
         lines = [key for line in self.api_keys.splitlines() for key in line.split(";")]
         if self.api_keys_file is not None:
-            try:
-                lines += self.api_keys_file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"{PREFIX}API_KEYS_FILE cannot be read: {type(error).__name__}") from None
+            lines += _text(self.api_keys_file, f"{PREFIX}API_KEYS_FILE").splitlines()
         records = read_keys(lines)
         several = len({record.name for record in records}) > 1
         defaults = KeyLimits(
@@ -419,6 +411,13 @@ class Settings(BaseSettings):
             self.cache_private,
         )
         return with_defaults(records, defaults)
+
+
+def _text(path: Path, setting: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{setting} cannot be read: {type(error).__name__}") from None
 
 
 def traces_wanted() -> bool:
