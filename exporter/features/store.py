@@ -157,8 +157,8 @@ def _want_room(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise ImpossibleOption(
-            f"Expected {needed / 1e9:.1f} GB of disk for the vectors of all candidates. Received: {free / 1e9:.1f} GB "
-            f"free at {directory}. Name fewer --layers or --pooling, or another --out."
+            f"Expected {needed / 1e9:.1f} GB of disk for what is kept of all photos. Received: {free / 1e9:.1f} GB "
+            f"free at {directory}. Give fewer photos, layers or poolings, or another --out."
         )
 
 
