@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 from exporter.errors import ImpossibleOption
-from exporter.features.store import FeatureStore, State, dimensions, extract, frozen
+from exporter.features.photos import Collection, check_classes
+from exporter.features.store import FeatureStore, State, dimensions, extract, frozen, near_copies
 from exporter.models.building import Built, build
 from exporter.recipe.preprocessing import recorded
 from exporter.runtime.terminal import counted, stage, warn
@@ -22,17 +23,12 @@ from exporter.savedmodel.freezing import FrozenGraph
 from exporter.sweep.candidates import Candidate, cuts
 from exporter.sweep.details import Losses, losses, milliseconds
 from exporter.sweep.measures import Neighbours, Scores
-from exporter.sweep.photos import Collection, check_classes
 from exporter.sweep.probe import NAME as PROBE
 from exporter.sweep.probe import probe
 from exporter.sweep.request import Request, Variant
 from exporter.sweep.statistics import Comparison, Decision, Optimism, compare, decide, optimism
 from exporter.sweep.tasks import Setting, Views, setting, views_of
 
-_NEAR_BITS = 6
-"""Bits of 256 in which the hashes of two copies of a photo differ at most."""
-_LEAST_BITS = 40
-"""A photo with fewer bits set, or fewer not set, is nearly of one colour: its hash says little."""
 _MOST_DETAILED = 10
 
 Array = np.ndarray[Any, Any]
@@ -236,7 +232,7 @@ def _complete(
         if views.kinds[index] == 0:
             left_out.append((views.photos[views.of[index]].name, problem.split("Received: ")[-1]))
     if collection.kind == "classes" and request.use != "duplicates":
-        for pair in _near_copies(stores[0].hashes, there, [photo.label for photo in collection.photos]):
+        for pair in near_copies(stores[0].hashes, there, [photo.label for photo in collection.photos]):
             for one, other in (pair, pair[::-1]):
                 said = f"all but equal to {collection.photos[other].name}, which is in another class"
                 left_out.append((collection.photos[one].name, said))
@@ -249,20 +245,6 @@ def _complete(
     if collection.kind == "classes":
         check_classes(replace(collection, photos=tuple(collection.photos[index] for index in kept)), "the photos")
     return replace(collection, left_out=tuple(dict.fromkeys(left_out))), there
-
-
-def _near_copies(hashes: Array, there: Array, labels: Sequence[str | None]) -> list[tuple[int, int]]:
-    """Return pairs of photos of two classes whose hashes are all but equal."""
-    set_bits = np.bitwise_count(hashes).sum(axis=1)
-    bits = 64 * hashes.shape[1]
-    rows = np.flatnonzero(there & (set_bits >= _LEAST_BITS) & (set_bits <= bits - _LEAST_BITS))
-    _, label_of = np.unique([str(label) for label in labels], return_inverse=True)
-    found = []
-    for at, row in enumerate(rows):
-        later = rows[at + 1 :]
-        close = np.bitwise_count(hashes[later] ^ hashes[row]).sum(axis=1) <= _NEAR_BITS
-        found += [(int(row), int(other)) for other in later[close] if label_of[other] != label_of[row]]
-    return found
 
 
 def _front(scores: Sequence[Scores], candidates: Sequence[Candidate]) -> list[int]:

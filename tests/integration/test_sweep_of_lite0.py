@@ -18,7 +18,7 @@ from exporter.recipe.reading import read_recipe
 from exporter.savedmodel.saved_model import loaded
 from exporter.sweep.measures import Neighbours, normalised
 from exporter.sweep.outputs import write
-from exporter.sweep.photos import read_collection
+from exporter.features.photos import read_collection
 from exporter.sweep.pipeline import Sweep, sweep
 from exporter.sweep.request import Request, Variant
 from exporter.sweep.statistics import Comparison, Decision, compare, decide, resamples

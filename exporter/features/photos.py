@@ -1,4 +1,4 @@
-"""Read what a sweep is about: photos with classes, pairs that are the same or not, or photos without labels.
+"""Read photos with classes, pairs that are the same or not, or photos without labels.
 
 All mistakes that can be seen without decoding are found here, before TensorFlow is loaded.
 """
@@ -24,6 +24,8 @@ FOLDER = "folder"
 """The value of `--groups` that takes the folder of a photo for its group."""
 
 _SPLITS = frozenset({"train", "training", "test", "val", "valid", "validation"})
+_NOT_PHOTOS = (".", "__MACOSX")
+"""How the names of folders and files begin that systems make beside photos: .thumbnails, ._photo.jpg."""
 _YES = frozenset({"1", "true", "yes", "same"})
 _NO = frozenset({"0", "false", "no", "different"})
 
@@ -38,6 +40,7 @@ class Photo:
         digest: SHA-256 of the file.
         label: Its class; None without labels.
         group: What it shows; photos of a group are never compared with each other. None without groups.
+        split: `train`, `test` or the like, where the folder or list says so.
     """
 
     path: Path
@@ -45,11 +48,12 @@ class Photo:
     digest: str
     label: str | None = None
     group: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """The photos of a sweep.
+    """Photos that were found.
 
     Attributes:
         kind: What is known about them.
@@ -83,9 +87,7 @@ def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
         listed = photos / "pairs.csv"
         found = _from_pairs(listed) if listed.is_file() else _from_folder(photos, groups)
     elif photos.is_file() and photos.suffix.lower() == ".csv":
-        with photos.open(encoding="utf-8-sig", newline="") as file:
-            columns = next(csv.reader(file), [])
-        found = _from_pairs(photos) if {"a", "b", "same"} <= set(columns) else _from_index(photos)
+        found = _from_pairs(photos) if _lists_pairs(photos) else _from_index(photos)
     else:
         raise ImpossibleOption(
             f"Expected a folder of photos, or a CSV file with the columns a, b, same or path, label. "
@@ -97,6 +99,26 @@ def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
         found = replace(found, photos=tuple(replace(one, group=_group(pattern, one.name)) for one in found.photos))
     found = _with_digests(found)
     return _checked(found if found.kind == "pairs" else without_copies(found), photos, use)
+
+
+def read_classes(photos: Path, groups: str | None) -> Collection:
+    """Read photos that have classes, as `read_collection` does.
+
+    Raises:
+        ImpossibleOption: They have none, or there are too few.
+    """
+    listed = photos / "pairs.csv" if photos.is_dir() else photos
+    if listed.is_file() and _lists_pairs(listed):
+        raise ImpossibleOption(f"Expected photos with classes. Received: {listed}, which lists pairs.")
+    found = read_collection(photos, "classify", groups)
+    sizes = Counter(str(photo.label) for photo in found.photos)
+    alone = sorted(label for label, size in sizes.items() if size < 2)
+    if alone:
+        raise ImpossibleOption(
+            f"Expected at least two photos of each class in {photos}. Received: one of {', '.join(alone[:5])}. "
+            "Add photos, or take the class out."
+        )
+    return found
 
 
 def without_copies(found: Collection) -> Collection:
@@ -145,8 +167,8 @@ def _checked(found: Collection, source: Path, use: Use) -> Collection:
     if found.kind == "unlabelled":
         if use == "classify":
             raise ImpossibleOption(
-                f"Expected a folder for each class, or a CSV file with path and label, for --for classify. Received: "
-                f"{source}, whose photos have no labels."
+                f"Expected a folder for each class, or a CSV file with path and label, to tell classes apart. "
+                f"Received: {source}, whose photos have no labels."
             )
         if len(found.photos) < 2:
             raise ImpossibleOption(f"Expected at least two photos in {source}. Received: {len(found.photos)}.")
@@ -172,7 +194,13 @@ def _with_digests(found: Collection) -> Collection:
 def _from_folder(folder: Path, groups: str | None) -> Collection:
     """Take the first folder below for the class, below folders such as `train` and `test`, which count as one."""
     files = sorted(
-        (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()),
+        (
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES
+            and not any(part.startswith(_NOT_PHOTOS) for part in path.relative_to(folder).parts)
+            and path.is_file()
+        ),
         key=lambda path: path.relative_to(folder).as_posix(),
     )
     parts = {path: path.relative_to(folder).parts[:-1] for path in files}
@@ -189,6 +217,7 @@ def _from_folder(folder: Path, groups: str | None) -> Collection:
             "",
             parts[path][below],
             "/".join(parts[path]) if groups == FOLDER else None,
+            parts[path][0].casefold() if below else None,
         )
         for path in labelled
     )
@@ -198,15 +227,31 @@ def _from_folder(folder: Path, groups: str | None) -> Collection:
     return Collection("classes", photos, left_out=tuple(loose))
 
 
+def _lists_pairs(path: Path) -> bool:
+    if path.suffix.lower() != ".csv":
+        return False
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return {"a", "b", "same"} <= set(next(csv.reader(file), []))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImpossibleOption(f"Expected a CSV file in UTF-8. Received: {path}: {error}.") from error
+
+
 def _from_index(path: Path) -> Collection:
-    rows = list(_rows(path, ("path", "label"), optional=("group",)))
+    rows = list(_rows(path, ("path", "label"), optional=("group", "split")))
     grouped = any(row.get("group") for _, row in rows)
     photos = {}
     for line, row in rows:
         if row["path"] in photos:
             raise ImpossibleOption(f"Expected each path once in {path}. Received: {row['path']!r} twice, line {line}.")
         group = (row.get("group") or row["path"]) if grouped else None
-        photos[row["path"]] = Photo(_existing(path, line, row["path"]), row["path"], "", row["label"], group)
+        split = row["split"].strip().casefold() or None
+        if split not in {None, *_SPLITS}:
+            raise ImpossibleOption(
+                f"Expected {', '.join(sorted(_SPLITS))} or nothing as split in {path}, line {line}. Received: "
+                f"{row['split']!r}."
+            )
+        photos[row["path"]] = Photo(_existing(path, line, row["path"]), row["path"], "", row["label"], group, split)
     return Collection("classes", tuple(sorted(photos.values(), key=lambda photo: photo.name)))
 
 
