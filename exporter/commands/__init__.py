@@ -13,5 +13,6 @@ COMMANDS = {
     "inspect": "say what a version is, what it returns and what it costs",
     "bench": "time a version against plain model.export()",
     "sweep": "find the layer, pooling and preprocessing that suit your photos",
+    "train": "train a classifier on your photos, on top of a recipe's output",
     "recipe": "print the JSON schema of recipes",
 }

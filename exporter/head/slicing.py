@@ -9,6 +9,7 @@ import keras
 from exporter.errors import CutError
 from exporter.graph.cost import count_flops, count_params
 from exporter.graph.tensors import find_tensor
+from exporter.head.dense import DenseHead, read_head
 from exporter.head.pooling import pooled_output_shape
 from exporter.models.building import Built, build
 from exporter.recipe.backbones import Scaling, find_backbone
@@ -31,6 +32,7 @@ class SliceOutput:
         pooled: Shape of one image's features after pooling, before projection.
         params: Weights that this output needs.
         flops: Operations that this output needs for one image; None if unknown.
+        head: Trained layers on the embedding, if the recipe names some.
     """
 
     recipe: OutputRecipe
@@ -38,10 +40,13 @@ class SliceOutput:
     pooled: tuple[int, ...]
     params: int
     flops: int | None
+    head: DenseHead | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one image's embedding."""
+        """Shape of one image's answer: its embedding, or its logits."""
+        if self.head is not None:
+            return (self.head.classes,)
         return (self.recipe.projection.dim,) if self.recipe.projection else self.pooled
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from exporter.features.resampling import CONFIDENCE
+
 Array = np.ndarray[Any, Any]
 Interval = tuple[float, float]
 
-RESAMPLES = 1000
 SPLITS = 200
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,6 @@ class Comparison:
     better: list[bool]
     tied: list[bool]
     informative: bool
-
-
-def resamples(units: int, seed: int) -> Array:
-    """Return how often each unit is drawn in each resample, uint8 [units, resamples]."""
-    numbers = np.random.default_rng(seed)
-    drawn = np.empty((units, RESAMPLES), np.uint8)
-    for index in range(RESAMPLES):
-        drawn[:, index] = np.bincount(numbers.integers(0, units, units), minlength=units)
-    return drawn
 
 
 def compare(
@@ -84,7 +75,7 @@ def compare(
 
 
 def _intervals(estimates: Array, errors: Array) -> list[Interval]:
-    low, high = np.quantile(errors, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
+    low, high = np.quantile(errors, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return [(float(one + below), float(one + above)) for one, below, above in zip(estimates, low, high, strict=True)]
 
 
@@ -99,7 +90,7 @@ def _above(differences: Array, errors: Array) -> list[bool]:
     if not moving.any():
         return [bool(difference > 0) for difference in differences]
     largest = (errors[:, moving] / spread[moving]).max(axis=1)
-    critical = float(np.quantile(largest, _CONFIDENCE))
+    critical = float(np.quantile(largest, CONFIDENCE))
     return [bool(one > critical * error and one > 1e-9) for one, error in zip(differences, spread, strict=True)]
 
 

@@ -14,7 +14,7 @@ from exporter.features.photos import Collection, Photo, Use
 from exporter.recipe.images import read_pixels
 from exporter.sweep.measures import NEIGHBOURS, RECALLS, Neighbours, Pairs, Task
 from exporter.sweep.request import Request
-from exporter.sweep.statistics import resamples
+from exporter.features.resampling import resamples
 from microtome.manifest import InputSpec
 
 MEASURES: dict[Use, tuple[str, ...]] = {

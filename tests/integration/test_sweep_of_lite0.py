@@ -21,7 +21,8 @@ from exporter.sweep.outputs import write
 from exporter.features.photos import read_collection
 from exporter.sweep.pipeline import Sweep, sweep
 from exporter.sweep.request import Request, Variant
-from exporter.sweep.statistics import Comparison, Decision, compare, decide, resamples
+from exporter.features.resampling import resamples
+from exporter.sweep.statistics import Comparison, Decision, compare, decide
 from tests.exported_models import REPOSITORY
 
 LAYERS = ("block1a_project_bn", "block3b_add", "block5c_add", "top_activation")

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from exporter.sweep.measures import Neighbours, Pairs
-from exporter.sweep.statistics import resamples
+from exporter.features.resampling import resamples
 
 Array = np.ndarray[Any, Any]
 
