@@ -166,8 +166,8 @@ def _export_plain(slice_: Slice, directory: Path) -> None:
     pixels = keras.Input((slice_.pixels.height, slice_.pixels.width, 3), dtype="uint8", name=INPUT)
     features = slice_.model(keras.layers.Lambda(lambda images: scale(images, slice_.built.row.scaling))(pixels))
     outputs = {
-        output.recipe.name: _Pooled(output.recipe.layers, output.recipe.pooling)(
-            [features[layer] for layer in output.recipe.layers]
+        output.recipe.name: _Pooled(output.recipe.cuts, output.recipe.pooling)(
+            [features[cut] for cut in output.recipe.cuts]
         )
         for output in slice_.outputs
     }

@@ -84,6 +84,10 @@ class ImpossiblePooling(CutError):
     """The layer's output cannot be pooled as asked."""
 
 
+class ImpossibleClasses(CutError):
+    """The layer is no classifier, or has another number of classes than there are labels."""
+
+
 class ImpossibleProjection(CutError):
     """More dimensions are wanted than the calibration images or the features allow."""
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from exporter.errors import CutError, ImpossibleInput, ImpossiblePooling, ImpossibleProjection
+from exporter.errors import CutError, ImpossibleClasses, ImpossibleInput, ImpossiblePooling, ImpossibleProjection
 from exporter.head.embedding import pooled_head
 from exporter.head.projection import Fitted, check_dimensions, fit_pca, project, random_projection, write_projections
 from exporter.head.slicing import Slice, SliceOutput, find_output, prepare, warn_of_long_vectors, warn_of_memory
@@ -27,7 +27,7 @@ from exporter.runtime.memory import release
 from exporter.runtime.terminal import counted, stage, warn
 from exporter.savedmodel.fingerprint import fingerprint
 from exporter.savedmodel.freezing import FrozenGraph, freeze, frozen_graph
-from exporter.savedmodel.manifest import Calibrated, Cosines, describe
+from exporter.savedmodel.manifest import Calibrated, Cosines, describe, described_classes
 from exporter.savedmodel.publication import ASSETS, MANIFEST_FILE, RECIPE_FILE, draft_version, want_free_version
 from exporter.savedmodel.saved_model import write_saved_model
 from exporter.savedmodel.serving_files import BATCHING_FILE, batching_params, write_serving_configuration, write_warmup
@@ -194,7 +194,8 @@ def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_f
     with stage(f"{recipe.name}: freezing {len(recipe.outputs)} outputs"):
         frozen = frozen_graph(slice_, calibrated.projections, recipe.precision)
     measured = measure(recipe, frozen, slice_, calibrated) if recipe.precision != "float32" else {}
-    identity = fingerprint(frozen, recipe.input, calibrated.ranges, recipe.tolerances)
+    classes = described_classes(slice_)
+    identity = fingerprint(frozen, recipe.input, calibrated.ranges, recipe.tolerances, classes)
     with stage(f"{recipe.name}: recording golden vectors of Keras"):
         golden = golden_vectors.recorded(slice_, calibrated.projections)
     manifest = describe(recipe, slice_, identity, calibrated, measured, golden=golden)
@@ -290,7 +291,7 @@ def _check_model(tree: YamlTree, loc: Loc, model: ModelRecipe) -> None:
             check_output(output, pooled, images)
         except CutError as error:
             at = (*loc, "outputs", index)
-            tree.note((*at, _key(tree.keys(at), error)), error)
+            tree.note((*at, *_key(tree.keys(at), error)), error)
         else:
             wanting |= {output: pooled} if output.needs_calibration else {}
     try:
@@ -299,7 +300,11 @@ def _check_model(tree: YamlTree, loc: Loc, model: ModelRecipe) -> None:
         tree.note((*loc, "calibration"), error)
 
 
-def _key(given: Sequence[str], error: CutError) -> str:
-    """Return the key of an output that must change."""
-    keys = {ImpossiblePooling: ("pooling",), ImpossibleProjection: ("projection", "quantization")}.get(type(error), ())
-    return next(key for key in (*keys, "layer", "layers") if key in given)
+def _key(given: Sequence[str], error: CutError) -> tuple[str, ...]:
+    """Return the key of an output that must change, if it is among the given ones."""
+    keys = {
+        ImpossiblePooling: ("pooling",),
+        ImpossibleClasses: ("labels",),
+        ImpossibleProjection: ("projection", "quantization"),
+    }.get(type(error), ())
+    return tuple(key for key in (*keys, "layer", "layers") if key in given)[:1]

@@ -13,6 +13,8 @@ from typing import Any, Literal
 Resize = Literal["shortest-side", "squash", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Crop = Literal["center", "none"]
+Kind = Literal["embedding", "map", "classes"]
+Activation = Literal["softmax", "sigmoid"]
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
 """Largest deviation from golden vectors, relative L2, by the graph's arithmetic, unless a recipe says otherwise."""
@@ -42,8 +44,16 @@ class InputSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """The name of a class, and its id where it has one, such as ImageNet's `n01440764`."""
+
+    name: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """One named embedding of a model.
+    """One named output of a model: an embedding, or the logits of classes.
 
     Attributes:
         layer: name; several are joined by ` + `.
@@ -53,6 +63,11 @@ class OutputSpec:
         quantization: range of each dimension for int8 answers; None without calibration.
         normalize: the graph's last step.
         tolerance: largest deviation from the golden vectors, relative L2; None in version 1.
+        kind: None in manifests from before there were kinds.
+        labels: of classes, one for each number of the vector, which are logits.
+        activation: of classes: turns logits into scores.
+        temperature: of classes: logits are divided by it before the activation.
+        threshold: of classes: an image whose best score is lower is rejected; None rejects none.
     """
 
     name: str
@@ -66,6 +81,11 @@ class OutputSpec:
     quantization: dict[str, Any] | None
     normalize: Literal["none", "l2"] = "none"
     tolerance: float | None = None
+    kind: Kind | None = None
+    labels: tuple[Label, ...] | None = None
+    activation: Activation | None = None
+    temperature: float | None = None
+    threshold: float | None = None
 
     @property
     def dim(self) -> int:

@@ -58,14 +58,14 @@ def embedding(features: Mapping[str, tf.Tensor], output: OutputRecipe, fitted: F
 def _with_shapes(features: Mapping[str, tf.Tensor], output: SliceOutput) -> dict[str, tf.Tensor]:
     """Set the static shapes, which grouped convolutions lose and pooling and the signature need."""
     return {
-        layer: tf.ensure_shape(features[layer], [None, *shape[1:]])
-        for layer, shape in zip(output.recipe.layers, output.layer_shapes, strict=True)
+        cut: tf.ensure_shape(features[cut], [None, *shape[1:]])
+        for cut, shape in zip(output.recipe.cuts, output.layer_shapes, strict=True)
     }
 
 
 def _pooled_features(features: Mapping[str, tf.Tensor], output: OutputRecipe) -> tf.Tensor:
     """Return the features before projection: float32 [N, D], or the feature map itself for pooling: none."""
-    parts = [pool(features[layer], output.pooling) for layer in output.layers]
+    parts = [pool(features[cut], output.pooling) for cut in output.cuts]
     if len(parts) == 1:
         return parts[0]
     # The scales of layers differ by orders of magnitude: without normalising, the largest would decide every

@@ -2,21 +2,23 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import cast, get_args
 
 import keras
 
-from exporter.errors import CutError
+from exporter.errors import CutError, ImpossibleClasses
 from exporter.graph.cost import count_flops, count_params
+from exporter.graph.network import Call, Network
 from exporter.graph.tensors import find_tensor
 from exporter.head.dense import DenseHead, read_head
 from exporter.head.pooling import pooled_output_shape
 from exporter.models.building import Built, build
 from exporter.recipe.backbones import Scaling, find_backbone
-from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from exporter.recipe.labels import labels_of
+from exporter.recipe.resolved import IMAGENET, LAST_LAYER, ModelRecipe, OutputRecipe
 from exporter.runtime.memory import available, estimated
 from exporter.runtime.terminal import stage, warn
-from microtome.manifest import InputSpec
+from microtome.manifest import Activation, InputSpec
 
 MOST_DIMENSIONS = 16_384
 """Longer vectors are allowed, with a warning."""
@@ -96,7 +98,8 @@ def cut(built: Built, recipe: ModelRecipe) -> Slice:
             errors.append(error)
             continue
         alone = keras.Model(built.model.input, found)
-        tensors |= dict(zip(output.layers, found, strict=True))
+        output = _with_activation(built.model, output)  # noqa: PLW2901, the rest of it is the same
+        tensors |= dict(zip(output.cuts, found, strict=True))
         outputs.append(SliceOutput(output, shapes, pooled, count_params(alone), count_flops(alone)))
     if len(errors) == 1:
         raise errors[0]
@@ -113,9 +116,61 @@ def find_output(
     Raises:
         CutError: A layer is unknown or ambiguous, or cannot be pooled as the recipe says.
     """
+    if output.kind == "classes":
+        return _find_logits(model, output)
     found = [find_tensor(model, layer) for layer in output.layers]
     shapes = tuple(tuple(tensor.shape) for tensor in found)
     return found, shapes, pooled_output_shape(output, shapes)
+
+
+def _find_logits(
+    model: keras.Model, output: OutputRecipe
+) -> tuple[list[keras.KerasTensor], tuple[tuple[int | None, ...], ...], tuple[int, ...]]:
+    """Return what a layer gives before its softmax or sigmoid, as `find_output` does."""
+    call = _call(model, output.layer)
+    shape, labels = tuple(call.outputs[0].shape), labels_of(output)
+    if len(shape) != 2 or shape[1] is None:
+        raise ImpossibleClasses(
+            f"Expected a layer of shape (None, number of classes) for the output {output.name}. "
+            f"Received: {call.layer.name} of {shape}. Say layer: NAME; microtome layers lists them."
+        )
+    if len(labels) != shape[1]:
+        raise ImpossibleClasses(
+            f"Expected {shape[1]} labels for the output {output.name}, as {call.layer.name} has. "
+            f"Received: {len(labels)}{' of ImageNet' if output.labels == IMAGENET else ''}."
+        )
+    logits = call.outputs[0]
+    if _activation(call) is not None:
+        if not getattr(call.layer, "weights", ()):  # an activation of its own, after the layer with the weights
+            (logits,) = call.inputs
+        else:
+            config = {**call.layer.get_config(), "activation": "linear", "name": f"{call.layer.name}_logits"}
+            linear = call.layer.__class__.from_config(config)
+            logits = linear(*call.inputs)
+            linear.set_weights(call.layer.get_weights())
+    return [logits], (shape,), (int(shape[1]),)
+
+
+def _with_activation(model: keras.Model, output: OutputRecipe) -> OutputRecipe:
+    """Return an output of classes with its layer's name, and the layer's activation where the recipe says none."""
+    if output.kind != "classes":
+        return output
+    call = _call(model, output.layer)
+    activation = output.activation or _activation(call) or "softmax"
+    layer = str(call.layer.name) if output.layer == LAST_LAYER else output.layer
+    return replace(output, layer=layer, activation=activation)
+
+
+def _call(model: keras.Model, ref: str) -> Call:
+    """Return the call that gives the tensor which a recipe names."""
+    wanted = find_tensor(model, ref)
+    return next(call for call in Network(model).calls if any(tensor is wanted for tensor in call.outputs))
+
+
+def _activation(call: Call) -> str | None:
+    """Return `softmax` or `sigmoid` if that is the last thing that a call does; one of `keras.ops` does only that."""
+    name = getattr(getattr(call.layer, "activation", None), "__name__", call.kind.lower())
+    return name if name in get_args(Activation) else None
 
 
 def warn_of_long_vectors(slice_: Slice) -> None:

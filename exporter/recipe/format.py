@@ -16,6 +16,7 @@ from exporter.recipe.backbones import Scaling
 from exporter.recipe.pooling_names import PATTERN, SPELLINGS, PoolingName
 from exporter.recipe.preprocessing import CROPS, INTERPOLATIONS, RESIZES
 from exporter.recipe.presets import PRESETS
+from microtome.manifest import Activation
 
 _TEXT = {"type": "string", "minLength": 1}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
@@ -121,10 +122,34 @@ class RandomEntry(_Entry):
         return resolved.Projection("random", self.random, seed=self.seed)
 
 
+class LabelEntry(_Entry):
+    """`tench` or `{name: tench, id: n01440764}`."""
+
+    name: Text = Field(description="What answers say.")
+    id: Text = _optional("Such as a WordNet id.")
+
+
+class LabelsEntry(_Entry):
+    """`labels: imagenet`, `labels: FILE`, or a list."""
+
+    source: Text = _optional("imagenet, or a file with a name on each line.")
+    names: Annotated[
+        list[Annotated[LabelEntry, _Shorthand(str, _TEXT, lambda name: {"name": name})]], Field(min_length=1)
+    ] = _optional("One for each class, in order.")
+
+
 class OutputEntry(_Entry):
     """An item of `outputs`."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["layer"]}, {"required": ["layers"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["layer"]},
+                {"required": ["layers"]},
+                {"required": ["kind"], "properties": {"kind": {"const": "classes"}, "layer": False, "layers": False}},
+            ]
+        }
+    )
 
     name: Name = Field(description="What clients ask for.")
     layer: Layer = _optional(None)
@@ -142,6 +167,23 @@ class OutputEntry(_Entry):
         "none", description="Whether ranges are kept for the gateway's int8 answers."
     )
     tolerance: Tolerance = _optional("Largest deviation from the golden vectors; the model's if left out.")
+    kind: Annotated[str, _Choice(resolved.KINDS)] = Field(
+        resolved.KINDS[0], description="classes: the logits of a classifier, with names; layer is its last if left out."
+    )
+    labels: Annotated[
+        LabelsEntry,
+        _Shorthand(str, _TEXT, lambda source: {"source": source}),
+        _Shorthand(list, {"type": "array", "minItems": 1}, lambda names: {"names": names}),
+    ] = _optional("Of classes: imagenet, a file with a name on each line, or a list.")
+    activation: Annotated[str, _Choice(get_args(Activation))] = _optional(
+        "Of classes: turns logits into scores; the layer's own if left out, else softmax."
+    )
+    temperature: Annotated[float, Field(gt=0), BeforeValidator(_number)] = Field(
+        1.0, description="Of classes: logits are divided by it before the activation."
+    )
+    threshold: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = _optional(
+        "Of classes: an image whose best score is lower is rejected; none if left out."
+    )
 
 
 class InputEntry(_Entry):
@@ -176,7 +218,7 @@ class ModelEntry(_Entry):
 
     name: Name = Field(description="What clients ask for, and the name of the directory.")
     backbone: Text = Field(description="A row of the table, FILE.keras, module:function, keras_hub:PRESET; or compat.")
-    outputs: list[OutputEntry] = Field(min_length=1, description="The embeddings; or compat.")
+    outputs: list[OutputEntry] = Field(min_length=1, description="The embeddings and classes; or compat.")
     weights: Text = _optional("imagenet, random, own (a model that comes with its own), or a weights file.")
     input: InputEntry = Field(
         default_factory=InputEntry, description="From an image to pixels; the backbone's own where nothing is said."
@@ -189,7 +231,7 @@ class ModelEntry(_Entry):
         "Largest deviation from the golden vectors with which a server may serve it, as a relative L2 difference: 1e-4 "
         "for float32, 1e-2 for float16, 6e-2 for bfloat16 if left out. 1e-2 allows TF32 on GPUs."
     )
-    default_output: Name = _optional("For requests that name none; the last output if left out.")
+    default_output: Name = _optional("For requests that name none; the last embedding if left out.")
     max_batch_size: Count = Field(
         resolved.DEFAULT_MAX_BATCH_SIZE, description="The largest batch that a model server runs."
     )
@@ -213,6 +255,8 @@ ENTRIES: dict[tuple[str | int, ...], type[BaseModel]] = {
     ("models",): ModelEntry,
     ("models", "input"): InputEntry,
     ("models", "outputs"): OutputEntry,
+    ("models", "outputs", "labels"): LabelsEntry,
+    ("models", "outputs", "labels", "names"): LabelEntry,
     ("models", "outputs", "projection", "pca"): PcaEntry,
     ("models", "outputs", "projection", "random"): RandomEntry,
     ("models", "calibration"): CalibrationEntry,

@@ -16,14 +16,26 @@ from exporter.errors import UnknownBackbone, nearest
 from exporter.recipe.backbones import BACKBONES, Backbone, find_backbone
 from exporter.recipe.files import file_digest, image_files, images_digest
 from exporter.recipe.format import ENTRIES, ModelEntry, OutputEntry, RecipeEntry
+from exporter.recipe.labels import checked_labels, read_labels
 from exporter.recipe.own_backbones import KERAS_FILE, PRESET_PREFIX
 from exporter.recipe.pooling_names import SPELLINGS
 from exporter.recipe.preprocessing import impossibilities, resolve
 from exporter.recipe.presets import write_out_presets
-from exporter.recipe.resolved import OWN_WEIGHTS, WEIGHTS, Calibration, ModelRecipe, OutputRecipe, Recipe
+from exporter.recipe.resolved import (
+    IMAGENET,
+    LAST_LAYER,
+    OWN_WEIGHTS,
+    WEIGHTS,
+    Calibration,
+    ModelRecipe,
+    OutputRecipe,
+    Recipe,
+)
 from exporter.recipe.yaml_tree import Loc, YamlTree, listed, read_yaml, shown
-from microtome.manifest import TOLERANCES, InputSpec
+from microtome.manifest import TOLERANCES, InputSpec, Label
 
+_OF_CLASSES = ("labels", "activation", "temperature", "threshold")
+_NOT_OF_CLASSES = ("layers", "pooling", "projection", "normalize", "quantization")
 WEIGHTS_FILES = (".h5", ".hdf5", ".keras", ".pt", ".pth")
 
 _EXPECTED = {
@@ -199,7 +211,7 @@ class _Model:
             precision=entry.precision,
             version=entry.version,
             scaling=entry.input.scaling,
-            include_top=entry.include_top,
+            include_top=self._include_top(own=own),
             calibration=self._calibration(outputs),
             files=self._files(backbone, weights),
             folder=str(self._folder.absolute()),
@@ -261,6 +273,16 @@ class _Model:
             expected = f"expected input: with {' and '.join(missing)} for a backbone of your own"
             self._note("input", f"{expected}. Received: {listed(given) or 'nothing'}.")
 
+    def _include_top(self, *, own: bool) -> bool | None:
+        """Return whether the classifier is built; classes need it."""
+        entry = self._entry
+        classes = any(output.kind == "classes" for output in entry.outputs)
+        if "include_top" not in entry.model_fields_set:
+            return True if classes and not own else None
+        if classes and not own and not entry.include_top:
+            self._note("include_top", "expected include_top: true with kind: classes, or none. Received: false.")
+        return entry.include_top
+
     def _input(self, default: InputSpec) -> InputSpec:
         entry = self._entry.input
         chosen = entry.model_dump(exclude={"size", "scaling"}, exclude_unset=True)
@@ -274,6 +296,11 @@ class _Model:
     def _output(self, index: int, entry: OutputEntry) -> OutputRecipe:
         loc = (*self._loc, "outputs", index)
         keys = self._tree.keys(loc)
+        if entry.kind == "classes":
+            return self._classes(loc, entry)
+        strange = [key for key in _OF_CLASSES if key in keys]
+        if strange:
+            self._tree.note((*loc, strange[0]), f"expected {strange[0]} with kind: classes only. Received: it without.")
         if isinstance(self._tree.value(loc), dict) and ("layer" in keys) == ("layers" in keys):
             received = "both" if "layer" in keys else f"only {listed(keys) or 'nothing'}"
             self._tree.note(loc, f"expected the key layer, or layers for several. Received: {received}.")
@@ -286,8 +313,6 @@ class _Model:
         if projected and entry.pooling == "none":
             problem = "expected a pooling that makes a vector, to project it. Received: pooling: none; say flatten."
             self._tree.note((*loc, "projection"), problem)
-        given = [one.tolerance for one in (entry, self._entry) if "tolerance" in one.model_fields_set]
-        usual = TOLERANCES[self._entry.precision]
         return OutputRecipe(
             entry.name,
             layer,
@@ -296,14 +321,60 @@ class _Model:
             projection,
             entry.normalize,
             entry.quantization,
-            given[0] if given and given[0] != usual else None,
+            self._tolerance(entry),
         )
+
+    def _tolerance(self, entry: OutputEntry) -> float | None:
+        """Return the tolerance that the recipe sets, unless it is the precision's own."""
+        given = [one.tolerance for one in (entry, self._entry) if "tolerance" in one.model_fields_set]
+        return given[0] if given and given[0] != TOLERANCES[self._entry.precision] else None
+
+    def _classes(self, loc: Loc, entry: OutputEntry) -> OutputRecipe:
+        """Return an output of classes: nothing is done to what the layer gives before its activation."""
+        for key in self._tree.keys(loc):
+            if key in _NOT_OF_CLASSES:
+                problem = (
+                    f"expected no {key} with kind: classes, whose vector is what the classifier gives. Received: it."
+                )
+                self._tree.note((*loc, key), problem)
+        return OutputRecipe(
+            entry.name,
+            entry.layer if "layer" in entry.model_fields_set else LAST_LAYER,
+            "none",
+            tolerance=self._tolerance(entry),
+            kind=entry.kind,
+            labels=self._labels(loc, entry),
+            activation=entry.activation,
+            temperature=entry.temperature,
+            threshold=entry.threshold,
+        )
+
+    def _labels(self, loc: Loc, entry: OutputEntry) -> str | tuple[Label, ...]:
+        """Return the labels that the recipe gives or names; ImageNet's if it says nothing about a row of the table."""
+        at, given = (*loc, "labels"), entry.labels
+        if "labels" not in entry.model_fields_set:
+            if self._entry.backbone not in BACKBONES and "labels" not in self._tree.keys(loc):
+                self._tree.note(loc, "expected the key labels, for a classifier of your own. Received: none.")
+            return IMAGENET
+        if len(given.model_fields_set) != 1:
+            self._tree.note(at, f"expected source or names. Received: {listed(self._tree.keys(at)) or 'neither'}.")
+            return IMAGENET
+        if given.model_fields_set == {"source"} and given.source == IMAGENET:
+            return IMAGENET
+        try:
+            if given.model_fields_set == {"source"}:
+                return read_labels(self._path(given.source))
+            return checked_labels([Label(label.name, label.id) for label in given.names])
+        except ValueError as error:
+            self._tree.note(at, str(error))
+            return IMAGENET
 
     def _default_output(self) -> str:
         names = _check_names(self._tree, (*self._loc, "outputs"))
         wanted = self._entry.default_output
         if "default_output" not in self._entry.model_fields_set:
-            return self._entry.outputs[-1].name
+            embeddings = [output.name for output in self._entry.outputs if output.kind != "classes"]
+            return (embeddings or [self._entry.outputs[-1].name])[-1]
         if names and wanted not in names:
             problem = f"expected one of {', '.join(names)}. Received: {wanted!r}. {nearest(wanted, names)}"
             self._note("default_output", problem)

@@ -15,14 +15,21 @@ from exporter.errors import UnknownModel, nearest
 from exporter.recipe.own_backbones import PRESET_PREFIX
 from exporter.recipe.preprocessing import recorded
 from exporter.recipe.yaml_tree import YamlTree
-from microtome.manifest import InputSpec
+from microtome.manifest import InputSpec, Label
 
 WEIGHTS = ("imagenet", "random")
 OWN_WEIGHTS = "own"
 """The weights that a `.keras` file or the user's function comes with."""
 NORMALIZATIONS = ("none", "l2")
 QUANTIZATIONS = ("none", "int8")
+KINDS = ("embedding", "classes")
+IMAGENET = "imagenet"
+LAST_LAYER = "-1"
 PRECISIONS = ("float32", "bfloat16", "float16")
+_LATER = {
+    "tolerance": None, "kind": "embedding", "labels": None, "activation": None, "temperature": 1.0, "threshold": None,
+}  # fmt: skip
+"""Fields of outputs that came after the first recorded recipes, with their defaults."""
 DEFAULT_MAX_BATCH_SIZE = 32
 DEFAULT_CALIBRATION_IMAGES = 2000
 
@@ -46,7 +53,7 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class OutputRecipe:
-    """One named embedding: its layers, and the steps from their feature maps to a vector.
+    """One named output: its layers, and the steps from their feature maps to a vector.
 
     Attributes:
         name: What clients ask for.
@@ -57,6 +64,11 @@ class OutputRecipe:
         normalize: One of `NORMALIZATIONS`; the last step.
         quantization: One of `QUANTIZATIONS`; `int8` puts ranges into the manifest.
         tolerance: Largest deviation from the golden vectors, relative L2; None for the precision's own.
+        kind: One of `KINDS`. Of `classes`, the vector is what the layer gives before its activation.
+        labels: Of classes: one for each number of the vector, or `IMAGENET`.
+        activation: Of classes: turns logits into scores; None for the layer's own.
+        temperature: Of classes: logits are divided by it before the activation.
+        threshold: Of classes: an image whose best score is lower is rejected; None rejects none.
     """
 
     name: str
@@ -67,11 +79,21 @@ class OutputRecipe:
     normalize: str = "none"
     quantization: str = "none"
     tolerance: float | None = None
+    kind: str = "embedding"
+    labels: str | tuple[Label, ...] | None = None
+    activation: str | None = None
+    temperature: float = 1.0
+    threshold: float | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
         """All layers, in order."""
         return (self.layer, *self.more_layers)
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """The names of its layers' tensors in a slice: logits are another tensor than their layer's own."""
+        return (f"{self.layer} before its activation",) if self.kind == "classes" else self.layers
 
     @property
     def needs_calibration(self) -> bool:
@@ -143,8 +165,9 @@ class ModelRecipe:
         entry = {**asdict(self), "input": recorded(self.input)}
         del entry["folder"]
         for output in entry["outputs"]:
-            if output["tolerance"] is None:  # recipes that were recorded before there were tolerances
-                del output["tolerance"]
+            for name, usual in _LATER.items():  # recipes that were recorded before there were such fields
+                if output[name] == usual:
+                    del output[name]
         return json.dumps(_recorded(entry, self.folder), indent=1, sort_keys=True)
 
     @classmethod
@@ -204,7 +227,11 @@ class Recipe:
 
 def _output(found: Mapping[str, Any]) -> OutputRecipe:
     projection = found["projection"] and Projection(**found["projection"])
-    return OutputRecipe(**{**found, "more_layers": tuple(found["more_layers"]), "projection": projection})
+    labels = found.get("labels")
+    if isinstance(labels, list):
+        labels = tuple(Label(**label) for label in labels)
+    more_layers = tuple(found["more_layers"])
+    return OutputRecipe(**{**found, "more_layers": more_layers, "projection": projection, "labels": labels})
 
 
 def _recorded(entry: dict[str, Any], folder: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def fingerprint(
     pixels: InputSpec,
     ranges: Mapping[str, Ranges] | None = None,
     tolerances: Mapping[str, float] | None = None,
+    classes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Return `sha256:` and 64 hexadecimal digits.
 
@@ -39,6 +40,7 @@ def fingerprint(
         pixels: The preprocessing of images.
         ranges: Smallest and largest value of each dimension by output; they change int8 answers.
         tolerances: By output, where the recipe sets another than the precision's own.
+        classes: Of outputs with classes, what turns logits into labels; see `described_classes`.
     """
     digests = _node_digests(frozen.definition)
     everything: dict[str, Any] = {
@@ -49,6 +51,8 @@ def fingerprint(
         everything["ranges"] = {name: [side.tolist() for side in sides] for name, sides in ranges.items()}
     if tolerances:
         everything["tolerances"] = dict(tolerances)
+    if classes:
+        everything["classes"] = dict(classes)
     return f"sha256:{hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()}"
 
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 import exporter
 from exporter.head.projection import Fitted, FittedPca
 from exporter.head.slicing import Slice, SliceOutput
+from exporter.recipe.labels import labels_of
 from exporter.recipe.resolved import ModelRecipe
 from microtome.manifest import TOLERANCES, Golden
 
@@ -26,6 +27,7 @@ _SCHEMA = Path(exporter.__file__).with_name("manifest.schema.json")
 
 _NUMBERS = re.compile(r"\[\n[-+0-9.eE,\s]+\]")
 """A list of numbers, one on each line."""
+_NO_CLASSES = dict.fromkeys(("labels", "activation", "temperature", "threshold"))
 _MARGIN = 2.0
 """Other processors round a lower precision differently."""
 
@@ -84,6 +86,7 @@ def describe(  # noqa: PLR0913, all that a manifest says
     Raises:
         jsonschema.ValidationError: The manifest violates its schema.
     """
+    classes = described_classes(slice_)
     document = {
         "schema": 2,
         "model": recipe.name,
@@ -92,7 +95,8 @@ def describe(  # noqa: PLR0913, all that a manifest says
                      "source": slice_.built.source},
         "input": asdict(recipe.input),
         "outputs": [
-            {**_output(output, calibrated), "tolerance": _tolerance(recipe, output, cosines)}
+            {**_output(output, calibrated), "tolerance": _tolerance(recipe, output, cosines),
+             "kind": _kind(output), **(classes.get(output.recipe.name) or _NO_CLASSES)}
             for output in slice_.outputs
         ],
         "golden": json.loads(json.dumps(asdict(golden))),  # with lists for tuples
@@ -147,6 +151,26 @@ def _output(output: SliceOutput, calibrated: Calibrated) -> dict[str, Any]:
         "projection": _projection(output, calibrated),
         "quantization": _quantization(output, calibrated),
     }
+
+
+def described_classes(slice_: Slice) -> dict[str, dict[str, Any]]:
+    """Return what turns logits into labels, by name of each output with classes: part of manifest and fingerprint."""
+    return {
+        output.recipe.name: {
+            "labels": [asdict(label) for label in labels_of(output.recipe)],
+            "activation": output.recipe.activation,
+            "temperature": output.recipe.temperature,
+            "threshold": output.recipe.threshold,
+        }
+        for output in slice_.outputs
+        if output.recipe.kind == "classes"
+    }
+
+
+def _kind(output: SliceOutput) -> str:
+    if output.recipe.kind == "classes":
+        return "classes"
+    return "embedding" if len(output.shape) == 1 else "map"
 
 
 def _tolerance(recipe: ModelRecipe, output: SliceOutput, cosines: Mapping[str, Cosines]) -> float:

@@ -58,7 +58,7 @@ def _scaled(images: Array, row: Backbone) -> Array:
 
 def _embedding(features: Mapping[str, Array], output: SliceOutput, projections: Mapping[str, Fitted]) -> Array:
     recipe = output.recipe
-    parts = [_pooled(features[layer].astype(np.float64), PoolingName.parse(recipe.pooling)) for layer in recipe.layers]
+    parts = [_pooled(features[cut].astype(np.float64), PoolingName.parse(recipe.pooling)) for cut in recipe.cuts]
     vectors = parts[0] if len(parts) == 1 else np.concatenate([_unit(part.reshape(len(part), -1)) for part in parts], 1)
     if recipe.projection is not None:
         vectors = project(vectors, projections[recipe.name])

@@ -19,6 +19,7 @@ from exporter.runtime.memory import release
 from exporter.runtime.terminal import stage
 from exporter.savedmodel.fingerprint import Ranges, fingerprint
 from exporter.savedmodel.freezing import frozen_graph
+from exporter.savedmodel.manifest import described_classes
 from exporter.savedmodel.publication import ASSETS
 from exporter.savedmodel.saved_model import loaded
 from exporter.savedmodel.versions import manifest_of, recipe_of
@@ -181,7 +182,8 @@ def _check_fingerprint(directory: Path, recipe: ModelRecipe, slice_: Slice, proj
         for output in manifest["outputs"]
         if output["quantization"]
     }
-    again = fingerprint(frozen_graph(slice_, projections, recipe.precision), recipe.input, ranges, recipe.tolerances)
+    frozen = frozen_graph(slice_, projections, recipe.precision)
+    again = fingerprint(frozen, recipe.input, ranges, recipe.tolerances, described_classes(slice_))
     return expect(
         "built again, the fingerprint is the same",
         again == manifest["fingerprint"],
