@@ -44,12 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--head", choices=_HEADS, help="logistic (the usual), mean (nearest class mean, for very few photos), or mlp"
     )
     parser.add_argument(
-        "--hidden", type=_sizes, default=(), metavar="SIZES", help="hidden layers of --head mlp, such as 1024 or 512,128"
+        "--hidden",
+        type=_sizes,
+        default=(),
+        metavar="SIZES",
+        help="hidden layers of --head mlp, such as 512,128 (256)",
     )
     parser.add_argument(
         "--copies", type=_count, default=0, metavar="N", help="altered copies of each training photo (%(default)s)"
     )
-    parser.add_argument("--balanced", action="store_true", help="every class weighs the same, however many photos it has")
+    parser.add_argument("--balanced", action="store_true", help="every class weighs the same, whatever its size")
     parser.add_argument(
         "--refuse",
         type=_rate,

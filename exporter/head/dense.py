@@ -9,6 +9,7 @@ its scores are alike and below any threshold: it is of no known class, whatever 
 
 import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +133,13 @@ def _problem(layers: list[tuple[Array, Array]], known: Array | None, limits: Arr
     if not layers or len(names) != 2 * len(layers):
         return f"the arrays {', '.join(sorted(names)) or 'none'}, and not kernel_0, bias_0 and so on"
     every = [*(one for layer in layers for one in layer), limits, *([] if known is None else [known])]
-    if any(one.dtype != np.float32 for one in every):
-        return "arrays of another type than float32"
-    if any(kernel.ndim != 2 or bias.shape != kernel.shape[1:] or not kernel.size for kernel, bias in layers):
+    if any(one.dtype != np.float32 or not one.size for one in every):
+        return "empty arrays, or of another type than float32"
+    if any(kernel.ndim != 2 or bias.shape != kernel.shape[1:] for kernel, bias in layers):
         return "a bias that does not fit its kernel"
-    if any(one[0].shape[1] != next_[0].shape[0] for one, next_ in zip(layers, layers[1:], strict=False)):
-        return "layers that do not fit each other"
-    if known is not None and (known.ndim != 2 or known.shape[1] != layers[0][0].shape[0] or not known.size):
-        return "known directions that do not fit the first layer"
+    fits = all(one[0].shape[1] == after[0].shape[0] for one, after in pairwise(layers))
+    if not fits or (known is not None and (known.ndim != 2 or known.shape[1] != layers[0][0].shape[0])):
+        return "arrays that do not fit each other"
     if limits.shape != (2,) or not limits[0] < limits[1]:
         return "a range that is none"
     return "" if all(np.isfinite(one).all() for one in every) else "numbers that are not finite"

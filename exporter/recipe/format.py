@@ -138,6 +138,12 @@ class LabelsEntry(_Entry):
     ] = _optional("One for each class, in order.")
 
 
+class HeadEntry(_Entry):
+    """`head: {weights: head.npz}`."""
+
+    weights: Text = Field(description="A file that microtome train wrote.")
+
+
 class OutputEntry(_Entry):
     """An item of `outputs`."""
 
@@ -175,6 +181,7 @@ class OutputEntry(_Entry):
         _Shorthand(str, _TEXT, lambda source: {"source": source}),
         _Shorthand(list, {"type": "array", "minItems": 1}, lambda names: {"names": names}),
     ] = _optional("Of classes: imagenet, a file with a name on each line, or a list.")
+    head: HeadEntry = _optional("Of classes: trained layers on the vector, which give the logits.")
     activation: Annotated[str, _Choice(get_args(Activation))] = _optional(
         "Of classes: turns logits into scores; the layer's own if left out, else softmax."
     )
@@ -257,6 +264,7 @@ ENTRIES: dict[tuple[str | int, ...], type[BaseModel]] = {
     ("models", "outputs"): OutputEntry,
     ("models", "outputs", "labels"): LabelsEntry,
     ("models", "outputs", "labels", "names"): LabelEntry,
+    ("models", "outputs", "head"): HeadEntry,
     ("models", "outputs", "projection", "pca"): PcaEntry,
     ("models", "outputs", "projection", "random"): RandomEntry,
     ("models", "calibration"): CalibrationEntry,

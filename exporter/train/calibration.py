@@ -13,6 +13,7 @@ import numpy as np
 from exporter.head.dense import DenseHead, remaining_at
 
 BINS = 15
+_SIMULATED = 200
 _COLDEST, _HOTTEST = 0.02, 50.0
 _STEPS = 60
 _GOLDEN = (5**0.5 - 1) / 2
@@ -58,10 +59,12 @@ class Reliability:
 
     Attributes:
         ece: Expected calibration error, over bins of equally many photos.
+        floor: Mean error of perfectly calibrated scores with so many photos.
         bins: Mean score, share that is right, and number of photos of each bin.
     """
 
     ece: float
+    floor: float
     bins: tuple[tuple[float, float, int], ...]
 
 
@@ -71,7 +74,10 @@ def reliability(scores: Array, labels: Array) -> Reliability:
     order = np.argsort(best, kind="stable")
     parts = [part for part in np.array_split(order, min(BINS, len(order))) if len(part)]
     bins = tuple((float(best[part].mean()), float(right[part].mean()), len(part)) for part in parts)
-    return Reliability(sum(abs(said - was) * count for said, was, count in bins) / max(len(labels), 1), bins)
+    lucky = np.random.default_rng(0).random((_SIMULATED, len(best))) < best
+    gaps = [np.abs(lucky[:, part].mean(axis=1) - best[part].mean()) * len(part) for part in parts]
+    error = sum(abs(said - was) * count for said, was, count in bins) / max(len(labels), 1)
+    return Reliability(error, float(np.mean(sum(gaps))) / max(len(labels), 1), bins)
 
 
 def gated(head: DenseHead, vectors: Array, units: Array, rate: float, seed: int) -> tuple[DenseHead, Array]:

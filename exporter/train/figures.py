@@ -221,7 +221,7 @@ def learning_curve(examples: Examples, method: Method, strength: float, test: Ex
     return found
 
 
-def refused_unknown(
+def refused_unknown(  # noqa: PLR0913, PLR0917 -- what makes a head, and its limits
     examples: Examples, test: Examples, method: Method, strength: float, head: DenseHead, limits: tuple[float, float]
 ) -> Share | None:
     """Return the share of photos of an unknown class that are refused; None with two classes, or with very many.

@@ -116,17 +116,16 @@ def fit(examples: Examples, method: Method, strength: float) -> DenseHead:
     return DenseHead((*before, (wide, low)))
 
 
-def out_of_fold(examples: Examples, method: Method) -> Array:
+def out_of_fold(examples: Examples, method: Method, strength: float) -> Array:
     """Return the logits of each example by a head that knew none of its unit: float64 [N, classes].
 
-    The strength of regularisation is chosen within each fold's own examples. Rows are NaN for altered copies, and for
-    photos whose class is in no other fold.
+    The strength of regularisation is the same in all folds, because it decides how large logits are. Rows are NaN for
+    altered copies, and for photos whose class is in no other fold.
     """
     found = np.full((len(examples.labels), examples.classes), np.nan)
     count = fold_count(examples.labels[examples.whole], examples.units[examples.whole])
     for train, test in _sound(folds(count, examples.labels, examples.units, method.seed), examples.labels):
         part = examples.part(train)
-        strength = strength_for(part, method.seed) if method.kind == "logistic" else 1.0
         known = np.isin(examples.labels[test], part.labels) & examples.whole[test]
         rows = test[known]
         found[rows] = fit(part, method, strength).logits(examples.vectors[rows])

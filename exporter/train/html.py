@@ -57,7 +57,7 @@ def _cards(found: Trained) -> Iterator[str]:
     f1, interval = figures.macro_f1
     yield _card("recommended", "accuracy", f"{figures.accuracy.value:.3f}", _interval(figures.accuracy.interval))
     yield _card("best", "macro-F1", f"{f1:.3f}", _interval(interval))
-    change = f"before: {figures.before.ece:.3f}; temperature {found.temperature:g}"
+    change = f"before: {figures.before.ece:.3f}; perfect scores: about {figures.after.floor:.3f}"
     yield _card("default", "expected calibration error", f"{figures.after.ece:.3f}", change)
     if found.threshold is not None:
         wanted = f"{_interval(figures.refused.interval)}; wanted: {found.request.refuse:g}"
@@ -104,7 +104,7 @@ def _classes(found: Trained) -> str:
     rows: list[tuple[str, Sequence[str | tuple[str, float | None]]]] = []
     for one in found.figures.classes:
         figures = (one.precision, one.recall, one.f1)
-        cells = [("–", None) if not one.held_out else (f"{value:.3f}", round(value, 6)) for value in figures]
+        cells = [("-", None) if not one.held_out else (f"{value:.3f}", round(value, 6)) for value in figures]
         rows.append(("", [one.name, (f"{one.trained:,}", one.trained), (f"{one.held_out:,}", one.held_out), *cells]))
     return table(columns, rows)
 
@@ -117,6 +117,10 @@ def _reliability(found: Trained) -> Iterator[str]:
         "it was right. On the dashed line the two agree. The temperature was fitted on training photos, by heads that "
         "did not know them.",
         "soft",
+    )
+    yield paragraph(
+        f"The expected calibration error is {before.ece:.3f} before and {after.ece:.3f} after dividing logits by the "
+        f"temperature of {found.temperature:g}. Perfect scores would have about {after.floor:.3f} with so few photos."
     )
     series = [
         ("they agree", [(0.0, 0.0, ""), (1.0, 1.0, "")]),
@@ -169,8 +173,8 @@ def _doubts(found: Trained) -> Iterator[str]:
         yield paragraph("None: no photo is much more like another class than like its own.")
         return
     yield paragraph(
-        "Heads that did not know the photo are at least as sure of another class as they usually are. Some of these are "
-        "mislabelled; others are merely hard.",
+        "Heads that did not know the photo are at least as sure of another class as they usually are. Some of these "
+        "are mislabelled; others are merely hard.",
         "soft",
     )
     shown = []

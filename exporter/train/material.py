@@ -120,9 +120,7 @@ def gather(  # noqa: PLR0913, PLR0917 -- what the user said
     read = _Reader(collection.photos, of, kinds, recipe.input, seed)
     name = output.name
     lengths = {name: math.prod(slice_.outputs[0].shape)}
-    with FeatureStore.opened(
-        _folder(out, recipe, output), lengths, len(of), _head(recipe, graph, read)
-    ) as store:
+    with FeatureStore.opened(_folder(out, recipe, output), lengths, len(of), _head(recipe, graph, read)) as store:
         problems = extract(graph, read, store, f"{recipe.name}: computing vectors")
         there = np.asarray(store.states) == State.DONE
         whole = np.flatnonzero(kinds == 0)

@@ -75,8 +75,7 @@ def text_of(entry: dict[str, Any], outputs: list[dict[str, Any]], found: Trained
     from_ = Path(found.request.recipe.folder)
     moved = {key: _moved(key, value, from_, found.request.out) for key, value in entry.items()}
     lines = [
-        f"# From microtome train: accuracy {accuracy.value:.3f} [{low:.3f}, {high:.3f}] on {accuracy.photos} held-out "
-        "photos.",
+        f"# From microtome train: accuracy {accuracy.value:.3f} [{low:.3f}, {high:.3f}] on held-out photos.",
         "# Export: microtome export recipe.yaml",
         "models:",
     ]
@@ -154,7 +153,6 @@ def numbers(found: Trained) -> dict[str, Any]:
         "copies": None if found.gain is None else {
             "without": _share(found.gain.without), "change": found.gain.change, "interval": found.gain.interval,
         },
-        **_fine_tuned(found),
         "doubts": [
             {"photo": names[one.photo], "label": material.classes[one.label], "score": one.score,
              "other": material.classes[one.other], "other_score": one.other_score}
@@ -165,10 +163,6 @@ def numbers(found: Trained) -> dict[str, Any]:
         "notes": list(material.collection.warnings),
     }  # fmt: skip
     return {**_rounded(document), "timing": found.timing}
-
-
-def _fine_tuned(found: Trained) -> dict[str, Any]:
-    return {}
 
 
 def _photos(found: Trained) -> Iterator[dict[str, Any]]:
@@ -207,12 +201,13 @@ def summary(found: Trained, seconds: float) -> str:
     left = f", {len(material.collection.left_out)} left out" if material.collection.left_out else ""
     first = f"{len(material.labels) - held:,} photos to train on, {held:,} held out{left}; {len(material.classes)} "
     f1, (f1_low, f1_high) = figures.macro_f1
+    between = f"[{f1_low:.3f}, {f1_high:.3f}], on held-out photos"
+    before, after = figures.before, figures.after
+    error = f"{after.ece:.3f} after (perfect scores: about {after.floor:.3f} with so few photos)"
     lines = [
         f"{first}classes; {seconds:.0f} s",
-        f"accuracy     {figures.accuracy.value:.3f} [{low:.3f}, {high:.3f}], macro-F1 {f1:.3f} "
-        f"[{f1_low:.3f}, {f1_high:.3f}], on held-out photos",
-        f"calibration  temperature {found.temperature:g}; expected calibration error {figures.before.ece:.3f} before, "
-        f"{figures.after.ece:.3f} after",
+        f"accuracy     {figures.accuracy.value:.3f} [{low:.3f}, {high:.3f}], macro-F1 {f1:.3f} {between}",
+        f"calibration  temperature {found.temperature:g}; expected calibration error {before.ece:.3f} before, {error}",
     ]
     if found.threshold is not None:
         unknown = f"; {found.unknown.value:.0%} of a class never seen" if found.unknown is not None else ""

@@ -142,7 +142,7 @@ def _fitted(request: Request, material: Material, timing: dict[str, Any]) -> Tra
     method = Method(kind, request.hidden, request.balanced, request.seed)
     strength = strength_for(known, request.seed) if kind == "logistic" else None
     head = fit(known, method, strength or 1.0)
-    aside = out_of_fold(known, method)[: len(rows)]
+    aside = out_of_fold(known, method, strength or 1.0)[: len(rows)]
     sound = np.isfinite(aside).all(axis=1)
     whole = known.part(np.flatnonzero(known.whole))
     temperature = temperature_for(aside[sound], whole.labels[sound])
