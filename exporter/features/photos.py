@@ -20,6 +20,7 @@ Use = Literal["search", "classify", "duplicates"]
 
 FEW = 10
 """Photos of a class below which a warning is due."""
+LONGEST_LABEL = 200
 FOLDER = "folder"
 """The value of `--groups` that takes the folder of a photo for its group."""
 
@@ -112,6 +113,11 @@ def read_classes(photos: Path, groups: str | None) -> Collection:
         raise ImpossibleOption(f"Expected photos with classes. Received: {listed}, which lists pairs.")
     found = read_collection(photos, "classify", groups)
     sizes = Counter(str(photo.label) for photo in found.photos)
+    strange = [label for label in sizes if not label.strip() or not label.isprintable() or len(label) > LONGEST_LABEL]
+    if strange:
+        raise ImpossibleOption(
+            f"Expected classes with names of 1 to {LONGEST_LABEL} printable letters. Received: {strange[0][:40]!r}."
+        )
     alone = sorted(label for label, size in sizes.items() if size < 2)
     if alone:
         raise ImpossibleOption(

@@ -119,7 +119,7 @@ def read_head(path: Path) -> DenseHead:
             found = {name: np.asarray(arrays[name]) for name in arrays.files[: 2 * _MOST_LAYERS + 2]}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise ImpossibleHead(f"Expected a head written by microtome train. Received: {path}: {error}") from error
-    layers = []
+    layers: list[tuple[Array, Array]] = []
     while f"kernel_{len(layers)}" in found and f"bias_{len(layers)}" in found:
         layers.append((found[f"kernel_{len(layers)}"], found[f"bias_{len(layers)}"]))
     known, limits = found.get("known"), found.get("range", np.array([0, 1], np.float32))

@@ -62,8 +62,14 @@ class Examples:
 
     def part(self, chosen: Array) -> "Examples":
         """Return some of them, by index or as bool [N]."""
-        rows = (one[chosen] for one in (self.vectors, self.labels, self.units, self.weights, self.whole))
-        return Examples(*rows, self.classes)
+        return Examples(
+            self.vectors[chosen],
+            self.labels[chosen],
+            self.units[chosen],
+            self.weights[chosen],
+            self.whole[chosen],
+            self.classes,
+        )
 
 
 def usual_kind(labels: Array) -> Kind:

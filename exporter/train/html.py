@@ -84,10 +84,12 @@ def _confusions(found: Trained) -> Iterator[str]:
     if not figures.confused:
         yield paragraph("Every held-out photo was named rightly.")
     predicted = found.logits.argmax(axis=1)
+    yield '<div class="matrices">'
     for true, said, count in figures.confused:
         rows = np.flatnonzero(material.held & (material.labels == true) & (predicted == said))[:_SHOWN]
         head = f"{material.classes[true]} taken for {material.classes[said]}: {count}"
         yield _strip(found, head, rows, "wrong")
+    yield "</div>"
 
 
 def _strip(found: Trained, head: str, rows: Sequence[int] | np.ndarray, kind: str) -> str:
@@ -114,8 +116,8 @@ def _reliability(found: Trained) -> Iterator[str]:
     yield "<h2>Whether scores mean what they say</h2>"
     yield paragraph(
         "Each point is a bin of equally many held-out photos: how sure the classifier was of its answer, and how often "
-        "it was right. On the dashed line the two agree. The temperature was fitted on training photos, by heads that "
-        "did not know them.",
+        "it was right. On the straight line the two agree. The temperature was fitted on training photos, by heads "
+        "that did not know them.",
         "soft",
     )
     yield paragraph(

@@ -9,7 +9,7 @@ import numpy as np
 from exporter.features.logistic import quiet_on_one_thread
 from exporter.features.photos import Collection
 from exporter.features.resampling import CONFIDENCE, resamples
-from exporter.head.dense import DenseHead
+from exporter.head.dense import SMALLEST_NORM, DenseHead
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.runtime.terminal import stage, timed, warn
 from exporter.train.calibration import gated, softmax, temperature_for, threshold_for
@@ -132,7 +132,8 @@ def examples_of(material: Material, rows: Array, *, copies: bool) -> Examples:
 def unit_length(vectors: Array) -> Array:
     """Return float32 vectors of length one, as `normalize: l2` does."""
     wide = vectors.astype(np.float64)
-    return (wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-6)).astype(np.float32)
+    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), SMALLEST_NORM)
+    return np.asarray(unit, np.float32)
 
 
 def _fitted(request: Request, material: Material, timing: dict[str, Any]) -> Trained:

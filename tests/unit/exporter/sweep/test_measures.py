@@ -9,8 +9,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from exporter.sweep.measures import Neighbours, Pairs
 from exporter.features.resampling import resamples
+from exporter.sweep.measures import Neighbours, Pairs
 
 Array = np.ndarray[Any, Any]
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from exporter.features.photos import Use, read_collection
 from exporter.recipe.backbones import find_backbone
 from exporter.recipe.preprocessing import resolve
 from exporter.recipe.reading import read_recipe
 from exporter.sweep.outputs import numbers, recipe_text, write
-from exporter.features.photos import Use, read_collection
 from exporter.sweep.pipeline import Sweep, sweep
 from exporter.sweep.request import Request, Variant
 from exporter.sweep.tasks import measure_for
