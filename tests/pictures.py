@@ -23,3 +23,8 @@ def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 def png(seed: int = 0, width: int = 40, height: int = 30) -> bytes:
     """Make a PNG, another one for every seed."""
     return encoded(noise(width, height, seed))
+
+
+def solid(color: tuple[int, int, int]) -> bytes:
+    """A small PNG of one colour."""
+    return encoded(Image.new("RGB", (8, 8), color))

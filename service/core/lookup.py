@@ -7,8 +7,9 @@ import numpy as np
 from microtome.errors import UnknownOutput
 from microtome.manifest import ModelCard
 from service.core.cache_keys import vector_key
+from service.core.classes import default_classes
 from service.core.ports import Vectors
-from service.core.requests import ALL, Embedded, Embedding
+from service.core.requests import ALL, CLASSES, Embedded, Embedding
 from service.errors import unknown
 
 Pair = tuple[str, str]
@@ -71,6 +72,8 @@ def _resolve(outputs: Sequence[str], card: ModelCard) -> list[str]:
     if not outputs:
         return [card.manifest.default_output]
     known = card.outputs
+    if tuple(outputs) == (CLASSES,):
+        return [default_classes(card)]
     if tuple(outputs) == (ALL,) and ALL not in known:
         return list(known)
     for name in outputs:

@@ -18,6 +18,10 @@ ALL = "all"
 """As the only output: every output of the model, unless one of them bears this name."""
 
 
+CLASSES = ""
+"""As the only output: the one that classifies by default; no output bears this name."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
     """The options of one request.
@@ -25,7 +29,8 @@ class EmbedRequest:
     Attributes:
         model: its name.
         version: exactly this version, or None for the one in use.
-        outputs: names of its outputs; none means its default output, `("all",)` all of them.
+        outputs: names of its outputs; none means its default output, `("all",)` all of them, `("",)` the one that
+            classifies.
         cache: `use` it; `refresh` computes and stores again; `bypass` neither reads nor writes it; `private` uses
             only what requests of the same tenant have computed, and becomes `use` with a tenant.
         on_error: whether one bad image fails the request, or is skipped and reported with the good ones' vectors.

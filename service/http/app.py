@@ -19,7 +19,7 @@ from service.errors import of_model
 from service.http import compat, openapi, problems
 from service.http.bodies import BodyLimits, BodyReader
 from service.http.compat.handler import CompatHandler
-from service.http.embed import PATH, EmbedEndpoint
+from service.http.embed import CLASSIFY_PATH, PATH, ClassifyEndpoint, EmbedEndpoint
 from service.http.health import Dependencies, operations_router
 from service.http.middleware import (
     PUBLIC,
@@ -53,6 +53,7 @@ Image embeddings from any layer of a pretrained vision backbone.
 Try `POST /embed` below with a photo, or:
 
     curl --data-binary @photo.jpg http://localhost:8000/embed
+    curl --data-binary @photo.jpg http://localhost:8000/classify
 
 Errors are problem details (RFC 9457); switch on their `type`.
 """
@@ -118,8 +119,9 @@ def http_app(  # noqa: PLR0913, collaborators
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     reader = BodyReader(options.limits, intake.bodies)
-    embed = embed_router()
+    embed, classify = embed_router(), classify_router()
     app.include_router(embed, tags=["embeddings"])
+    app.include_router(classify, tags=["classes"])
     app.include_router(models_router(intake.models, intake.default_model), tags=["models"])
     operations = operations_router(intake, metrics, dependencies, show_metrics=options.show_metrics)
     app.include_router(operations, tags=["operations"])
@@ -135,16 +137,20 @@ def http_app(  # noqa: PLR0913, collaborators
     app.add_middleware(RecordRequests, request_log=request_log)
     app.add_middleware(IgnoreQueryAndCookies)
     app.add_middleware(PageHeaders)
-    served: ASGIApp = EmbedEndpoint(
-        app,
-        route=embed.routes[0],
-        intake=intake,
-        reader=reader,
-        responses=ResponseCache(intake.models, metrics, options.response_cache_bytes),
-        metrics=metrics,
-        request_log=request_log,
-        authentication=authentication,
-    )
+    served: ASGIApp = app
+    responses = ResponseCache(intake.models, metrics, options.response_cache_bytes)
+    # The last one is asked first.
+    for endpoint, route in ((ClassifyEndpoint, classify.routes[0]), (EmbedEndpoint, embed.routes[0])):
+        served = endpoint(
+            served,
+            route=route,
+            intake=intake,
+            reader=reader,
+            responses=responses,
+            metrics=metrics,
+            request_log=request_log,
+            authentication=authentication,
+        )
     if tracing:
         served = RequestTracing(served, tracing)
     if options.cors_origins:
@@ -175,6 +181,27 @@ def embed_router() -> APIRouter:
 
         Every vector of an answer comes from the same version of the same model, which the answer names. The answer's
         form is chosen by `Accept`; options may stand in the query string or in the JSON body.
+        """
+
+    return router
+
+
+def classify_router() -> APIRouter:
+    """Build the route that documents POST /classify, and answers 405 to other methods."""
+    router = APIRouter()
+
+    @router.post(
+        CLASSIFY_PATH,
+        summary="Classify images",
+        response_model=openapi.ClassifyAnswer,
+        responses=openapi.CLASSIFY_RESPONSES,
+        openapi_extra=openapi.CLASSIFY_REQUEST,
+    )
+    async def classify() -> None:
+        """Name what images show: every form of body that POST /embed takes, and labels with scores, the best first.
+
+        Of the outputs asked for, those with classes are answered with labels, and the others with vectors: one pass of
+        the network gives both.
         """
 
     return router

@@ -6,7 +6,7 @@ is recognised by its first brace, which no image has.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -101,13 +101,16 @@ class BodyReader:
             raise ImageTooLarge(f"Expected at most {limit} bytes a request, received {length}.")
         return length * _JSON_TO_BYTES if json or _says_json(_content_type(scope)) else length
 
-    async def images(self, scope: Scope, receive: Receive, seconds: float = inf) -> Received:
+    async def images(
+        self, scope: Scope, receive: Receive, seconds: float = inf, options: Collection[str] = OPTIONS
+    ) -> Received:
         """Read the images of a body.
 
         Args:
             scope: of the request.
             receive: its messages.
             seconds: in which the body has to come.
+            options: names of the options that a JSON body may have.
 
         Raises:
             BadRequest: no body, a broken form, or JSON in an unknown form.
@@ -128,7 +131,7 @@ class BodyReader:
             )
         if not is_json(body, content_type):
             return Received([bytes(body)], {})
-        read = partial(read_json, limits=self.limits)
+        read = partial(read_json, limits=self.limits, options=options)
         if said:
             return await read_off_loop(read, body)
         # `size` has not counted it as JSON. It is in memory already, so it is not refused, and others wait.
@@ -311,7 +314,7 @@ async def read_off_loop(read: Callable[[bytes | bytearray], T], body: bytes | by
     return await asyncio.to_thread(read, body) if len(body) > JSON_OFF_LOOP_BYTES else read(body)
 
 
-def read_json(body: bytes | bytearray, *, limits: BodyLimits) -> Received:
+def read_json(body: bytes | bytearray, *, limits: BodyLimits, options: Collection[str] = OPTIONS) -> Received:
     """Read a JSON body: base64, data URIs, addresses, and options.
 
     Raises:
@@ -320,11 +323,11 @@ def read_json(body: bytes | bytearray, *, limits: BodyLimits) -> Received:
     """
     value = read_object(body)
     for name in value:
-        if name not in OPTIONS and name not in _JSON_FIELDS:
-            raise unknown_name(name, (*OPTIONS, *_JSON_FIELDS))
-    options = {name: value for name, value in value.items() if name not in _JSON_FIELDS}
+        if name not in options and name not in _JSON_FIELDS:
+            raise unknown_name(name, (*options, *_JSON_FIELDS))
+    given = {name: field for name, field in value.items() if name not in _JSON_FIELDS}
     images = (_json_image(item, limits.max_image_bytes) for item in _items(value))
-    return Received(at_most(limits.max_images, images), options)
+    return Received(at_most(limits.max_images, images), given)
 
 
 def _items(value: Mapping[str, object]) -> list[object]:

@@ -1,21 +1,23 @@
-"""POST /embed as one ASGI application, awaited from top to bottom; every other request goes on to FastAPI.
+"""POST /embed and POST /classify, each as one ASGI application, awaited from top to bottom.
+
+Every other request goes on to FastAPI.
 
 A request is parsed, its body is read, and the response cache is asked. Then its images are looked up, admitted,
 computed and encoded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from time import perf_counter
 
-from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from microtome.errors import ServiceError
 from service.auth import Caller, asked_by
 from service.core.admission import HitRatio
+from service.core.classes import require_classes
 from service.core.embedder import Intake
 from service.core.lookup import Lookup
 from service.core.requests import Embedded, EmbedRequest
@@ -25,13 +27,13 @@ from service.core.vectors import checked_dimensions
 from service.http.bodies import BodyReader, Received
 from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects
 from service.http.middleware import Authentication, RequestLog, RequestRecord, caller_of, note, server_timing
-from service.http.parameters import ParameterReader, Parameters, seconds_allowed
+from service.http.parameters import CLASSIFY_OPTIONS, OPTIONS, ParameterReader, Parameters, seconds_allowed
 from service.http.problems import problem_response
 from service.http.response_cache import ResponseCache
 from service.http.responses import RawResponse, write
 from service.telemetry.metrics import Metrics
 
-PATH = "/embed"
+PATH, CLASSIFY_PATH = "/embed", "/classify"
 
 _MAX_LOOKUPS = 256
 """Images looked up at a time before admission; those of further requests are admitted first."""
@@ -43,7 +45,7 @@ class EmbedEndpoint:
     """ASGI application that answers POST /embed, and passes everything else on to FastAPI.
 
     Args:
-        app: FastAPI's application, which also documents POST /embed.
+        app: everything else; FastAPI's application also documents POST /embed.
         route: of POST /embed there, which names it in metrics and traces.
         intake: the way to the core.
         reader: reads bodies.
@@ -53,9 +55,14 @@ class EmbedEndpoint:
         authentication: identifies callers; None serves all.
     """
 
+    path = PATH
+    options: Collection[str] = OPTIONS
+    classes = False
+    """Whether outputs of classes are answered with labels, and the others with vectors."""
+
     def __init__(  # noqa: PLR0913, collaborators
         self,
-        app: FastAPI,
+        app: ASGIApp,
         *,
         route: BaseRoute,
         intake: Intake,
@@ -73,14 +80,14 @@ class EmbedEndpoint:
         self._metrics = metrics
         self._request_log = request_log
         self._authentication = authentication
-        self._parameters = ParameterReader(intake.default_model)
+        self._parameters = ParameterReader(intake.default_model, classes=self.classes)
         self._disconnects = Disconnects()
         self._hit_ratio = HitRatio()
         self._lookups = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] != self.path or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         record = RequestRecord(scope)
@@ -121,7 +128,7 @@ class EmbedEndpoint:
             rate.require()
         with self._reader.budget.hold(size), caller.bodies.hold(size) if caller and caller.bodies else _UNLIMITED:
             start = perf_counter()
-            received = await self._reader.images(scope, receive, seconds)
+            received = await self._reader.images(scope, receive, seconds, self.options)
             timings.stage("read", perf_counter() - start)
             if rate:
                 await rate.take(len(received.images))
@@ -144,6 +151,8 @@ class EmbedEndpoint:
         request, options = parameters.request, parameters.options
         int8 = parameters.encoding == "int8"
         self._intake.check(request, dimensions=options.dimensions, normalize=options.normalize, int8=int8)
+        if self.classes:
+            require_classes(self._intake.models.card(request.model), request.outputs)
         note(scope, images=images, model=request.model[:80])
 
     async def _embedded(  # noqa: PLR0913, PLR0917, what the steps before have found out
@@ -195,10 +204,18 @@ class EmbedEndpoint:
         # Again, since another version may have come into use since the first check.
         outputs = [card.outputs[e.output] for e in embedded.embeddings[:64]]
         checked_dimensions(parameters.options.dimensions, outputs)
-        response, cached = write(embedded, parameters, timings)
+        response, cached = write(embedded, parameters, timings, classes=self.classes)
         if cacheable and cached and parameters.request.version is None:
             self._responses.keep(scope, cacheable, card, response)
         return response._replace(raw_headers=[*response.raw_headers, server_timing(timings)])
+
+
+class ClassifyEndpoint(EmbedEndpoint):
+    """As `EmbedEndpoint`, for POST /classify: the same bodies, limits and caches."""
+
+    path = CLASSIFY_PATH
+    options = CLASSIFY_OPTIONS
+    classes = True
 
 
 def _only(digests: Sequence[str] | None) -> str | None:

@@ -37,6 +37,7 @@ def operations_router(
         return {
             "service": "Microtome: image embeddings from any layer of a pretrained vision backbone",
             "embed": f"POST {prefix}/embed",
+            "classify": f"POST {prefix}/classify",
             "models": f"{prefix}/models",
             "docs": f"{prefix}/docs",
             **({"metrics": f"{prefix}/metrics"} if show_metrics else {}),

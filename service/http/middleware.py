@@ -33,7 +33,8 @@ _UNTRACED = PROBES | {"/metrics"}
 
 ROUTES = frozenset(
     {
-        *("docs", "docs-assets", "embed", "health", "healthz", "livez", "metrics", "models", "openapi.json", "readyz"),
+        *("classify", "docs", "docs-assets", "embed", "health", "healthz", "livez", "metrics", "models"),
+        *("openapi.json", "readyz"),
         *(".well-known", "embeddings", "meta", "v1", "v2", "vectorize", "vectors"),
     }
 )

@@ -1,6 +1,6 @@
 """Content negotiation: Accept (RFC 9110 section 12.5.1) and the encoding decide the response's media type."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -43,24 +43,27 @@ _LONGEST_ACCEPT = 2000
 """Characters of an Accept header; what follows is not read, nor kept in the cache."""
 
 
-def chosen(accept: str, encoding: Encoding | None, *, several: bool) -> tuple[Form, Encoding]:
+def chosen(
+    accept: str, encoding: Encoding | None, *, several: bool, forms: Sequence[Form] = FORMS
+) -> tuple[Form, Encoding]:
     """Choose the media type of the response and the encoding of its numbers.
 
     Args:
         accept: the request's Accept header, empty if there is none.
         encoding: the encoding asked for, if any.
         several: whether vectors of several outputs are asked for.
+        forms: those that the answer can have.
 
     Raises:
         NotAcceptable: no media type fits.
     """
     for form in _accepted(accept[:_LONGEST_ACCEPT]):
-        if (form.several or not several) and (encoding is None or encoding in form.encodings):
+        if form in forms and (form.several or not several) and (encoding is None or encoding in form.encodings):
             return form, encoding or form.encodings[0]
     raise NotAcceptable(
         f"Expected an Accept header that fits; received {accept[:80] or 'none'!r} with "
         f"{'several outputs' if several else 'one output'} and encoding {encoding or 'unset'!r}. There are: "
-        + "; ".join(f"{f.media_type} ({', '.join(f.encodings)}{'' if f.several else '; one output'})" for f in FORMS)
+        + "; ".join(f"{f.media_type} ({', '.join(f.encodings)}{'' if f.several else '; one output'})" for f in forms)
         + "."
     )
 

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from microtome.manifest import Manifest
 from service.http.middleware import ASSETS, prefix_of
 from service.http.negotiation import JSON, MSGPACK, NPY, NPZ, ROWS
-from service.http.parameters import OPTIONS, TIMEOUT_HEADER
+from service.http.parameters import CLASSIFY_OPTIONS, OPTIONS, TIMEOUT_HEADER, Option
 from service.http.problems import MEDIA_TYPE
 
 RED_PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR42mP8z0AaYGIY1TCqYdhqAABALgEfFO4+AgAAAABJRU5ErkJggg=="
@@ -58,6 +58,31 @@ class EmbedAnswer(BaseModel):
     fingerprint: str = Field(description="Names everything that can move a vector. Vectors of one fingerprint compare.")
     embeddings: list[EmbeddingAnswer] = Field(description="By image, then in the order of the outputs asked for.")
     errors: list[ImageFault] = Field(description="With `on_error=skip`: the images that have no vectors.")
+
+
+class ScoredLabel(BaseModel):
+    """One class that an image may show."""
+
+    label: str
+    id: str | None = Field(description="Such as a WordNet id; null where the model has none.")
+    index: int = Field(description="Of the class in the output's vector.")
+    score: float
+
+
+class PredictionAnswer(BaseModel):
+    """The best classes of one image by one output."""
+
+    index: int = Field(description="Of the image, in the order of the request.")
+    output: str
+    labels: list[ScoredLabel] = Field(description="The best first, `top_k` at most.")
+    rejected: bool = Field(description="Whether the best score is below the output's threshold: it is none of these.")
+    cache: Literal["hit", "miss", "coalesced"] = Field(description="Where the logits came from.")
+
+
+class ClassifyAnswer(EmbedAnswer):
+    """Classes, and vectors of outputs without classes, all from the same version of the same model."""
+
+    predictions: list[PredictionAnswer] = Field(description="By image, then in the order of the outputs asked for.")
 
 
 class ModelAnswer(BaseModel):
@@ -114,72 +139,90 @@ _ITEM = {
     ]
 }
 
-_FIELDS = {name: {**option.schema, "description": option.help} for name, option in OPTIONS.items()}
-
 _IMAGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "EmbedImageRequest": ("image", {"type": "string", "description": "base64, or a data URI."}),
-    "EmbedImagesRequest": ("images", {"type": "array", "minItems": 1, "items": _ITEM}),
+    "ImageRequest": ("image", {"type": "string", "description": "base64, or a data URI."}),
+    "ImagesRequest": ("images", {"type": "array", "minItems": 1, "items": _ITEM}),
 }
-"""The two forms of a JSON body, by name: the field that holds images."""
+"""The two forms of a JSON body, by the end of their names: the field that holds images."""
 
-_JSON_BODY: dict[str, Any] = {
-    "schema": {
-        "title": "EmbedRequest",
-        "oneOf": [
-            {
-                "title": title,
-                "type": "object",
-                "additionalProperties": False,
-                "required": [name],
-                "properties": {name: schema, **_FIELDS},
-            }
-            for title, (name, schema) in _IMAGES.items()
-        ],
-    },
-    "examples": {
-        "one": {"summary": "One image as base64", "value": {"image": RED_PNG}},
-        "several": {
-            "summary": "Two images, unit vectors, bad ones skipped",
-            "value": {
-                "images": [{"b64": RED_PNG}, {"data_uri": f"data:image/png;base64,{BLUE_PNG}"}],
-                "normalize": True,
-                "on_error": "skip",
-            },
-        },
-    },
-}
 
-EMBED_REQUEST: dict[str, Any] = {
-    "parameters": [
-        *(
-            {"name": name, "in": "query", "required": False, "schema": dict(option.schema), "description": option.help}
-            for name, option in OPTIONS.items()
-        ),
-        {
-            "name": TIMEOUT_HEADER,
-            "in": "header",
-            "required": False,
-            "schema": {"type": "number", "exclusiveMinimum": 0},
-            "description": "Seconds that the answer may take; no more than the server's own deadline.",
-        },
-    ],
-    "requestBody": {
-        "required": True,
-        "description": "One image as it is, several as file parts, or JSON. Formats are recognised by their bytes.",
-        "content": {
-            "application/json": _JSON_BODY,
-            "multipart/form-data": {
-                "schema": {
+def _request(verb: str, options: Mapping[str, Option], several: str, given: Mapping[str, object]) -> dict[str, Any]:
+    """Describe a request with images.
+
+    Args:
+        verb: how the names of its types begin.
+        options: of the query string, and of a JSON body.
+        several: what the example with two images shows.
+        given: its options.
+    """
+    fields = {name: {**option.schema, "description": option.help} for name, option in options.items()}
+    json_body: dict[str, Any] = {
+        "schema": {
+            "title": f"{verb}Request",
+            "oneOf": [
+                {
+                    "title": f"{verb}{title}",
                     "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "array", "items": _BINARY}},
+                    "additionalProperties": False,
+                    "required": [name],
+                    "properties": {name: schema, **fields},
                 }
-            },
-            "image/*": {"schema": _BINARY},
-            "application/octet-stream": {"schema": _BINARY},
+                for title, (name, schema) in _IMAGES.items()
+            ],
         },
-    },
-}
+        "examples": {
+            "one": {"summary": "One image as base64", "value": {"image": RED_PNG}},
+            "several": {
+                "summary": several,
+                "value": {"images": [{"b64": RED_PNG}, {"data_uri": f"data:image/png;base64,{BLUE_PNG}"}], **given},
+            },
+        },
+    }
+    return {
+        "parameters": [
+            *(
+                {
+                    "name": name,
+                    "in": "query",
+                    "required": False,
+                    "schema": dict(option.schema),
+                    "description": option.help,
+                }
+                for name, option in options.items()
+            ),
+            {
+                "name": TIMEOUT_HEADER,
+                "in": "header",
+                "required": False,
+                "schema": {"type": "number", "exclusiveMinimum": 0},
+                "description": "Seconds that the answer may take; no more than the server's own deadline.",
+            },
+        ],
+        "requestBody": {
+            "required": True,
+            "description": "One image as it is, several as file parts, or JSON. Formats are recognised by their bytes.",
+            "content": {
+                "application/json": json_body,
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image"],
+                        "properties": {"image": {"type": "array", "items": _BINARY}},
+                    }
+                },
+                "image/*": {"schema": _BINARY},
+                "application/octet-stream": {"schema": _BINARY},
+            },
+        },
+    }
+
+
+EMBED_REQUEST = _request(
+    "Embed", OPTIONS, "Two images, unit vectors, bad ones skipped", {"normalize": True, "on_error": "skip"}
+)
+CLASSIFY_REQUEST = _request(
+    "Classify", CLASSIFY_OPTIONS, "Two images, three labels each, bad ones skipped", {"top_k": 3, "on_error": "skip"}
+)
 
 _MEANING = {
     400: "An option or the form of the body is wrong.",
@@ -225,6 +268,24 @@ def _answer(description: str) -> dict[str, Any]:
 EMBED_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: _answer("Vectors of all images."),
     207: _answer("Vectors of some images; `errors` says what is wrong with the others. With `on_error=skip` only."),
+    **problems(*_MEANING),
+}
+
+
+_LABELLED = {
+    "content": {JSON.media_type: {}},
+    "headers": {
+        name: _answer("")["headers"][name] for name in ("X-Model", "X-Model-Version", "X-Fingerprint", "X-Cache")
+    },
+    "model": ClassifyAnswer,
+}
+
+CLASSIFY_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Labels of all images.", **_LABELLED},
+    207: {
+        "description": "Labels of some images; `errors` says what is wrong with the others. With `on_error=skip` only.",
+        **_LABELLED,
+    },
     **problems(*_MEANING),
 }
 

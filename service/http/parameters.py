@@ -1,4 +1,4 @@
-"""The parameters of POST /embed, from the query string, the Accept header and the fields of a JSON body.
+"""The parameters of POST /embed and POST /classify: of query string, Accept header and the fields of a JSON body.
 
 An unknown name is an error that names the nearest known one: a misspelt option would otherwise be ignored, and its
 vectors be stored for years.
@@ -15,10 +15,11 @@ from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
 from microtome.errors import BadRequest
-from service.core.requests import ALL, MOST_OUTPUTS, CacheUse, EmbedRequest, OnError
+from service.core.classes import TOP_K, Function
+from service.core.requests import ALL, CLASSES, MOST_OUTPUTS, CacheUse, EmbedRequest, OnError
 from service.errors import shown
 from service.http.middleware import headers_of
-from service.http.negotiation import Encoding, Form, chosen
+from service.http.negotiation import FORMS, JSON, Encoding, Form, chosen
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 _TIMEOUT = TIMEOUT_HEADER.lower().encode()
@@ -48,6 +49,15 @@ class EmbedOptions:
     cache: CacheUse = "use"
 
 
+@dataclass(frozen=True, slots=True)
+class ClassifyOptions(EmbedOptions):
+    """The options of one request for classes; vectors of other outputs have those of POST /embed."""
+
+    top_k: int = TOP_K
+    min_score: float | None = None
+    function: Function | None = None
+
+
 class Option(NamedTuple):
     """One option: the reader of its value, and its entry in the OpenAPI document.
 
@@ -72,6 +82,17 @@ def _number(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_INTEGER:
         raise ValueError("a whole number from 1 up")
     return value
+
+
+def _score(value: object) -> float:
+    try:
+        # A bool is an int; of text, a query string has nothing else.
+        number = math.nan if isinstance(value, bool) or not isinstance(value, str | int | float) else float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError("a number")
+    return number
 
 
 def _switch(value: object) -> bool:
@@ -141,8 +162,33 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
+CLASSIFY_OPTIONS: Mapping[str, Option] = {
+    **OPTIONS,
+    "output": Option(
+        _names,
+        OPTIONS["output"].schema,
+        "Which of its outputs, repeatable; `all` for every one; without it the one that classifies. Those without "
+        "classes are answered as vectors.",
+    ),
+    "top_k": Option(
+        _number,
+        {"type": "integer", "minimum": 1, "maximum": _LARGEST_INTEGER},
+        f"The most labels of an image. Default: {TOP_K}.",
+    ),
+    "min_score": Option(_score, {"type": "number"}, "Leave out labels with a lower score."),
+    "function": _choice(
+        Function, "From logits to scores: `softmax`, `sigmoid`, or `none` for the logits. Default: the output's own."
+    ),
+}
+"""Those of POST /classify."""
+
+
 def read_options(
-    query: Iterable[tuple[str, str]], fields: Mapping[str, object], *, no_cache: bool = False
+    query: Iterable[tuple[str, str]],
+    fields: Mapping[str, object],
+    *,
+    no_cache: bool = False,
+    known: Mapping[str, Option] = OPTIONS,
 ) -> EmbedOptions:
     """Read the options of one request.
 
@@ -150,6 +196,7 @@ def read_options(
         query: names and values of the query string, in order.
         fields: of the JSON body, without those that hold images.
         no_cache: whether Cache-Control has `no-cache`; an explicit `cache` option wins.
+        known: the options that there are: with those of classes, `ClassifyOptions` are returned.
 
     Raises:
         BadRequest: an unknown name, a value that does not fit, an option given twice.
@@ -169,23 +216,24 @@ def read_options(
         if name in given:
             raise BadRequest(f"Expected `{name[:_SHOWN]}` once, received it in the query string and in the body.")
         # JSON's null means that the option is left out.
-        if field is not None or name not in OPTIONS:
+        if field is not None or name not in known:
             given[name] = field
+    kind = EmbedOptions if known is OPTIONS else ClassifyOptions
     if not given and not no_cache:
-        return _DEFAULTS
-    values = {name: _value(name, value) for name, value in given.items()}
+        return _DEFAULTS[kind]
+    values = {name: _value(name, value, known) for name, value in given.items()}
     if no_cache:
         values.setdefault("cache", "refresh")
-    return EmbedOptions(**values)  # type: ignore[arg-type]  # each value comes from its option's reader
+    return kind(**values)  # type: ignore[arg-type]  # each value comes from its option's reader
 
 
-_DEFAULTS = EmbedOptions()
+_DEFAULTS = {kind: kind() for kind in (EmbedOptions, ClassifyOptions)}
 
 
-def _value(name: str, value: object) -> object:
-    option = OPTIONS.get(name)
+def _value(name: str, value: object, known: Mapping[str, Option]) -> object:
+    option = known.get(name)
     if option is None:
-        raise unknown_name(name, OPTIONS)
+        raise unknown_name(name, known)
     try:
         return option.read(value)
     except ValueError as error:
@@ -229,9 +277,11 @@ class Parameters(NamedTuple):
 class ParameterReader:
     """Parses the query string and Accept header; recent results are cached."""
 
-    def __init__(self, default_model: str) -> None:
-        """Use `default_model` where a request names none."""
+    def __init__(self, default_model: str, *, classes: bool = False) -> None:
+        """Use `default_model` where a request names none; read the options of POST /classify for `classes`."""
         self._default_model = default_model
+        self._known = CLASSIFY_OPTIONS if classes else OPTIONS
+        self._classes = classes
         self._cached = lru_cache(_CACHED)(self._read)
 
     def read(self, scope: Scope, fields: Mapping[str, object] | None = None) -> Parameters:
@@ -252,11 +302,13 @@ class ParameterReader:
         self, query: bytes, accept: bytes, no_cache: bool, fields: Mapping[str, object] | None = None
     ) -> Parameters:
         items = _pairs(query) if query else ()
-        options = read_options(items, fields or {}, no_cache=no_cache)
+        options = read_options(items, fields or {}, no_cache=no_cache, known=self._known)
         several = len(options.output) > 1 or options.output == (ALL,)
-        form, encoding = chosen(accept.decode("latin-1"), options.encoding, several=several)
+        forms = (JSON,) if self._classes else FORMS
+        form, encoding = chosen(accept.decode("latin-1"), options.encoding, several=several, forms=forms)
         model = options.model or self._default_model
-        request = EmbedRequest(model, options.version, options.output, options.cache, options.on_error)
+        outputs = options.output or ((CLASSES,) if self._classes else ())
+        request = EmbedRequest(model, options.version, outputs, options.cache, options.on_error)
         return Parameters(request, options, form, encoding, no_cache)
 
 

@@ -22,8 +22,9 @@ _OVERHEAD = 1500
 
 
 class Key(NamedTuple):
-    """All that a response depends on: the image's digest, the query string and the Accept header as received."""
+    """All that a response depends on: path, the image's digest, query string and Accept header as received."""
 
+    path: str
     digest: str
     query: bytes
     accept: bytes
@@ -74,4 +75,4 @@ class ResponseCache:
 
 
 def _key(scope: Scope, digest: str) -> Key:
-    return Key(digest, scope["query_string"], headers_of(scope).get(b"accept", b""))
+    return Key(scope["path"], digest, scope["query_string"], headers_of(scope).get(b"accept", b""))

@@ -1,4 +1,4 @@
-"""Write the response of POST /embed: JSON, MessagePack, raw rows, or NumPy's file formats.
+"""Write the responses of POST /embed and POST /classify: JSON, MessagePack, raw rows, or NumPy's file formats.
 
 orjson writes JSON of float32 directly from the vector's memory; no list of numbers is built.
 """
@@ -6,9 +6,10 @@ orjson writes JSON of float32 directly from the vector's memory; no list of numb
 import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 from zipfile import ZipFile
 
@@ -17,12 +18,13 @@ import orjson
 import ormsgpack
 from numpy.typing import NDArray
 
+from service.core.classes import ClassOptions, predictions
 from service.core.requests import Embedded, Embedding, ImageError
 from service.core.timings import Timings, timed
 from service.core.vectors import Dtype, shaped, written
 from service.http import negotiation
 from service.http.negotiation import Encoding
-from service.http.parameters import EmbedOptions, Parameters
+from service.http.parameters import ClassifyOptions, EmbedOptions, Parameters
 from service.http.problems import image_problem
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -36,15 +38,18 @@ class RawResponse(NamedTuple):
     body: bytes
 
 
-def write(embedded: Embedded, parameters: Parameters, timings: Timings) -> tuple[RawResponse, bool]:
-    """Encode vectors, and write the headers that say where they come from.
+def write(
+    embedded: Embedded, parameters: Parameters, timings: Timings, *, classes: bool = False
+) -> tuple[RawResponse, bool]:
+    """Encode vectors, or the classes that they stand for, and write the headers that say where they come from.
 
     Returns:
         The response without its Server-Timing, and whether all its vectors come from the cache.
     """
     card = embedded.card
     with timed(timings.stage, "encode"):
-        body, more = _WRITERS[parameters.form.media_type](embedded, parameters.options, parameters.encoding)
+        writer = _classes if classes else _WRITERS[parameters.form.media_type]
+        body, more = writer(embedded, parameters.options, parameters.encoding)
     sources = {e.cache for e in embedded.embeddings}
     source = sources.pop() if len(sources) == 1 else "mixed"
     headers = [
@@ -112,6 +117,17 @@ def _json(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Ans
     # A partial of a module's function: an inner function's annotations would be evaluated for each response.
     document = _document(embedded, options, partial(_letters if encoding == "base64" else _cut, options=options))
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), {}
+
+
+def _classes(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
+    """Write labels of outputs with classes, and vectors of the others."""
+    wanted = cast("ClassifyOptions", options)
+    found = predictions(embedded, ClassOptions(wanted.top_k, wanted.min_score, wanted.function))
+    outputs = embedded.card.outputs
+    vectors = [embedding for embedding in embedded.embeddings if not outputs[embedding.output].labels]
+    rest = replace(embedded, embeddings=vectors)
+    vector = partial(_letters if encoding == "base64" else _cut, options=options)
+    return orjson.dumps(_document(rest, options, vector, predictions=found), option=orjson.OPT_SERIALIZE_NUMPY), {}
 
 
 def _msgpack(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:

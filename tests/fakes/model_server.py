@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import inf
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from microtome.errors import (
     UnknownModel,
     UnknownVersion,
 )
-from microtome.manifest import Backbone, InputSpec, Manifest, ModelCard, OutputSpec
+from microtome.manifest import Backbone, InputSpec, Label, Manifest, ModelCard, OutputSpec
 from service.core.ports import Pixels, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, unobserved
@@ -49,6 +51,19 @@ def card(version: int = 1, name: str = "toy", *, max_batch_size: int = 4) -> Mod
             versions={},
         ),
     )
+
+
+def classes_card(**more: Any) -> ModelCard:
+    """The same model, whose output `mean` is said to have classes."""
+    plain = card()
+    labels = (Label("red", "r0"), Label("green"), Label("blue", "b2"))
+    outputs = tuple(
+        replace(o, kind="classes", labels=labels, activation="softmax", temperature=1.0, **more)
+        if o.name == "mean"
+        else o
+        for o in plain.manifest.outputs
+    )
+    return ModelCard(plain.name, plain.version, replace(plain.manifest, outputs=outputs, default_output="corner"))
 
 
 class FakeModelServer:

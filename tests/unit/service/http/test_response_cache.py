@@ -16,7 +16,7 @@ def entry(size: int) -> Entry:
 
 def key(digest: str) -> Key:
     """A question about an image."""
-    return Key(digest, b"", b"*/*")
+    return Key("/embed", digest, b"", b"*/*")
 
 
 def test_the_bound_holds_and_the_least_recently_used_leave() -> None:
