@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 
 _HEADS = ("logistic", "mean", "mlp")
+OWN_WEIGHTS = "own"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 DESCRIPTION = (
@@ -66,6 +68,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="photos of a group are never trained on and tested on: folder, or a regular expression on a photo's name",
     )
+    tuning = parser.add_argument_group("fine-tuning")
+    tuning.add_argument(
+        "--unfreeze",
+        metavar="LAYER",
+        help="train the backbone also, from this layer on: a name, an index such as 249, or -N for the last N layers",
+    )
+    tuning.add_argument(
+        "--weights", choices=("random",), help="from scratch: train all of a backbone of random weights"
+    )
+    tuning.add_argument("--epochs", type=_count, default=10, metavar="N", help="at most (%(default)s)")
+    tuning.add_argument(
+        "--rate", type=_learning_rate, metavar="RATE", help="of learning at first (1e-5; 1e-3 from scratch)"
+    )
+    tuning.add_argument("--batch", type=_count, default=16, metavar="N", help="photos of a step (%(default)s)")
+    tuning.add_argument(
+        "--device",
+        choices=("auto", "cpu", "gpu"),
+        default="auto",
+        help="to fine-tune on (a GPU if there is one)",
+    )
     parser.add_argument("--name", metavar="NAME", help="of the new model (the name of --out)")
     parser.add_argument("--out", type=Path, default=Path("trained"), metavar="DIR", help="results (%(default)s/)")
     parser.add_argument("--seed", type=_count, default=0, metavar="N", help="of all that is drawn (%(default)s)")
@@ -82,15 +104,34 @@ def run(arguments: argparse.Namespace) -> int:
     hidden = _hidden(arguments.head, arguments.hidden)
     want_scikit_learn("microtome train")
     recipe, output, entry = _source(arguments.source, arguments.model)
+    if arguments.weights is not None:
+        recipe, entry = _from_scratch(recipe, entry)
+    scratch = arguments.weights is not None
+    wanted = scratch or arguments.unfreeze is not None
+    if not wanted and (arguments.rate is not None or arguments.device == "gpu"):
+        raise ImpossibleOption("Expected --unfreeze with --rate or --device, which fine-tune. Received: none.")
+    if not arguments.batch or not arguments.epochs:
+        raise ImpossibleOption("Expected --batch and --epochs of at least 1. Received: 0.")
     collection = read_classes(arguments.photos, arguments.groups)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ImpossibleOption(f"Expected a folder for the results. Received: {arguments.out}: {error}.") from error
-    with tensorflow_ready():
+    with tensorflow_ready(gpu=wanted and arguments.device != "cpu"):
+        from exporter.train.fine_tuning import LOW_RATE, SCRATCH_RATE, Tuning  # noqa: PLC0415
         from exporter.train.outputs import summary, write  # noqa: PLC0415
         from exporter.train.pipeline import Request, train  # noqa: PLC0415
 
+        tuning = None
+        if wanted:
+            tuning = Tuning(
+                unfreeze="0" if scratch else arguments.unfreeze,
+                epochs=arguments.epochs,
+                rate=arguments.rate or (SCRATCH_RATE if scratch else LOW_RATE),
+                batch=arguments.batch,
+                scratch=scratch,
+                device=_device(arguments.device),
+            )
         request = Request(
             recipe=recipe,
             output=output,
@@ -103,6 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
             balanced=arguments.balanced,
             refuse=arguments.refuse,
             seed=arguments.seed,
+            tuning=tuning,
         )
         found = train(request, collection)
         write(found)
@@ -155,6 +197,31 @@ def _name(given: str | None, out: Path) -> str:
     return given or plain or "trained"
 
 
+def _from_scratch(recipe: ModelRecipe, entry: dict[str, Any]) -> tuple[ModelRecipe, dict[str, Any]]:
+    """Return a model with random weights."""
+    if recipe.weights == OWN_WEIGHTS:
+        raise ImpossibleOption(
+            f"Expected a backbone of the table for --weights random. Received: {Path(recipe.backbone).name}, which "
+            "comes with its own."
+        )
+    files = tuple((path, digest) for path, digest in recipe.files if path != recipe.weights)
+    return replace(recipe, weights="random", files=files), {**entry, "weights": "random"}
+
+
+def _device(said: str) -> str:
+    """Return TensorFlow's name of the device to train on.
+
+    Raises:
+        ImpossibleOption: A GPU is wanted, and there is none.
+    """
+    import tensorflow as tf  # noqa: PLC0415
+
+    there = bool(tf.config.list_physical_devices("GPU")) if said != "cpu" else False
+    if said == "gpu" and not there:
+        raise ImpossibleOption("Expected a GPU that TensorFlow can use. Received: none. Say --device cpu.")
+    return "/GPU:0" if there else "/CPU:0"
+
+
 def _hidden(head: str | None, sizes: tuple[int, ...]) -> tuple[int, ...]:
     if sizes and head not in {None, "mlp"}:
         raise ImpossibleOption(f"Expected --hidden with --head mlp. Received: --head {head}.")
@@ -172,6 +239,16 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0. Received: {text!r}.")
     return int(text)
+
+
+def _learning_rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= 1:
+        raise argparse.ArgumentTypeError(f"expected a rate above 0 and at most 1, such as 1e-5. Received: {text!r}.")
+    return rate
 
 
 def _rate(text: str) -> float:

@@ -18,11 +18,16 @@ _STDERR = 2
 
 
 @contextlib.contextmanager
-def tensorflow_ready() -> Iterator[None]:
-    """Import TensorFlow with fixed settings, whatever the user's are, and hide native log lines during the block."""
+def tensorflow_ready(*, gpu: bool = False) -> Iterator[None]:
+    """Import TensorFlow with fixed settings, whatever the user's are, and hide native log lines during the block.
+
+    Args:
+        gpu: Whether a GPU may be used, for training; nothing else is computed there.
+    """
     with native_stderr_hidden():
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TF32 on a GPU exceeds the error that we promise
+        if not gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TF32 on a GPU exceeds the error that we promise
         os.environ["KERAS_BACKEND"] = "tensorflow"
         with stage("Loading TensorFlow"):
             import keras  # noqa: PLC0415 -- takes seconds; commands check their arguments first

@@ -85,6 +85,11 @@ def counted(items: Iterable[Item], total: int, what: str, *, delay: float = 0) -
         yield item
 
 
+def say(line: str) -> None:
+    """Print a line about what is going on."""
+    _write(line)
+
+
 def warn(message: str) -> None:
     """Print a warning about something that is allowed but probably unintended."""
     _write(f"microtome: warning: {message}")

@@ -14,6 +14,8 @@ from exporter.head.dense import DenseHead, remaining_at
 
 BINS = 15
 _SIMULATED = 200
+_HIGHEST = 0.99
+"""Threshold: where all photos of known classes score higher, there is room below them."""
 _COLDEST, _HOTTEST = 0.02, 50.0
 _STEPS = 60
 _GOLDEN = (5**0.5 - 1) / 2
@@ -42,11 +44,24 @@ def log_loss(logits: Array, labels: Array, temperature: float) -> float:
 
 
 def temperature_for(logits: Array, labels: Array) -> float:
-    """Return the temperature with the smallest log loss, by golden-section search."""
+    """Return the temperature with the smallest log loss, by golden-section search.
+
+    As in Platt, 1999, a share of the labels counts as unknown: without it, logits that are always right would get a
+    temperature of 0.
+    """
+    unknown = 1 / (len(labels) + 2)
+
+    def loss(temperature: float) -> float:
+        found = logits / temperature
+        top = found.max(axis=1)
+        whole = top + np.log(np.exp(found - top[:, None]).sum(axis=1))
+        right = found[np.arange(len(labels)), labels]
+        return float((whole - (1 - unknown) * right - unknown * found.mean(axis=1)).mean())
+
     low, high = np.log(_COLDEST), np.log(_HOTTEST)
     for _ in range(_STEPS):
         left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        if log_loss(logits, labels, float(np.exp(left))) <= log_loss(logits, labels, float(np.exp(right))):
+        if loss(float(np.exp(left))) <= loss(float(np.exp(right))):
             high = right
         else:
             low = left
@@ -115,4 +130,4 @@ def threshold_for(scores: Array, rate: float) -> float:
     """Return the score below which a share of `rate` of photos of known classes lies, from [N, classes]."""
     classes = scores.shape[1]
     found = float(np.quantile(scores.max(axis=1), rate, method="lower"))
-    return float(f"{min(1.0, max(found, 1.001 / classes)):.4g}")
+    return max(np.floor(1e4 * min(found, _HIGHEST)) / 1e4, float(f"{1.001 / classes:.4g}"))

@@ -200,6 +200,8 @@ def _mlp(examples: Examples, method: Method, _strength: float, weights: Array) -
         alpha=_MLP_PENALTY,
         early_stopping=bool(enough),
         validation_fraction=0.2,
+        batch_size=min(32, len(known)),
+        n_iter_no_change=20,
         max_iter=_MLP_EPOCHS,
         random_state=method.seed,
     ).fit(known.astype(np.float32), examples.labels, weights)

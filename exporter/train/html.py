@@ -9,7 +9,7 @@ import numpy as np
 from exporter.report.page import confusion, lines, page, paragraph, photo, table
 from exporter.train.calibration import Reliability, softmax
 from exporter.train.figures import Share
-from exporter.train.pipeline import Trained
+from exporter.train.pipeline import Trained, Tuned
 
 _MOST_CLASSES = 30
 _SHOWN = 8
@@ -39,15 +39,24 @@ def _words(found: Trained) -> Iterator[str]:
     material, accuracy = found.material, found.figures.accuracy
     held = int(material.held.sum())
     low, high = accuracy.interval
+    tuned = found.tuned
     source = f"{found.request.output.name} of {found.request.recipe.name}"
     names = {"logistic": "A logistic regression", "mean": "The nearest class mean", "mlp": "A small network"}
-    yield f"{names[found.method.kind]} on {source}, trained on {len(material.labels) - held:,} photos."
+    how = f"{source} fine-tuned from {tuned.first}" if tuned else f"{names[found.method.kind]} on {source}"
+    yield f"{how[0].upper()}{how[1:]}, trained on {len(material.labels) - held:,} photos."
     yield (
         f"Of {held:,} photos that it has never seen, {'the given test photos' if material.given else 'a fifth'}, it "
         f"names {accuracy.value:.1%} rightly; with other photos of the same kind, expect {low:.1%} to {high:.1%}."
     )
     biggest = max(one.held_out for one in found.figures.classes) / max(held, 1)
     yield f"Always saying the most frequent class would be right for {biggest:.1%}."
+    if tuned:
+        change_low, change_high = tuned.interval
+        sure = "beyond chance" if change_low > 0 or change_high < 0 else "which may be chance"
+        yield (
+            f"A head on the frozen backbone reaches {tuned.alone.value:.1%} on the same photos: fine-tuning changes "
+            f"that by {100 * tuned.change:+.1f} points ({100 * change_low:+.1f} to {100 * change_high:+.1f}), {sure}."
+        )
     if high - low > 0.1:
         yield "The interval is wide: more held-out photos would tell more."
 
@@ -148,7 +157,7 @@ def _refusals(found: Trained) -> Iterator[str]:
         f"ones {figures.refused.value:.1%} were ({_interval(figures.refused.interval)}). Of those that were answered, "
         f"{figures.answered.value:.1%} are right."
     )
-    if found.head.known is not None:
+    if found.head.known is not None and found.tuned is None:
         text += (
             f" A photo that is farther than {found.head.near:.3f} (1 - cosine) from every training photo loses its "
             "scores, and is refused also."
@@ -184,7 +193,7 @@ def _doubts(found: Trained) -> Iterator[str]:
         caption = f"{classes[one.label]} {one.score:.2f}, {classes[one.other]} {one.other_score:.2f}"
         shown.append(photo(found.material.photos[one.photo].path, caption))
     yield f'<div class="wall">{"".join(shown)}</div>'
-    rows = [
+    rows: list[tuple[str, Sequence[str | tuple[str, float | None]]]] = [
         ("", [found.material.photos[one.photo].name, classes[one.label], (f"{one.score:.3f}", one.score),
               classes[one.other], (f"{one.other_score:.3f}", one.other_score)])
         for one in doubts
@@ -193,11 +202,13 @@ def _doubts(found: Trained) -> Iterator[str]:
 
 
 def _curves(found: Trained) -> Iterator[str]:
+    if found.tuned is not None:
+        yield from _epochs(found.tuned)
     if len(found.curve) > 1:
         yield "<h2>Would more photos help?</h2>"
         yield paragraph(
-            "Accuracy on the held-out photos when only a part of the training photos is used. A line that still rises "
-            "says yes.", "soft",
+            "Accuracy on the held-out photos of a head that is trained on a part of the photos. A line that still "
+            "rises says yes.", "soft",
         )  # fmt: skip
         yield lines(
             [("accuracy", _curve(found.curve)),
@@ -212,6 +223,32 @@ def _curves(found: Trained) -> Iterator[str]:
             f"With {found.request.copies} altered copies of each training photo the accuracy changes by "
             f"{found.gain.change:+.3f} (95 % interval {low:+.3f} to {high:+.3f}), from {found.gain.without.value:.3f}."
         )
+
+
+def _epochs(tuned: Tuned) -> Iterator[str]:
+    epochs = tuned.progress.epochs
+    yield "<h2>Fine-tuning</h2>"
+    yield paragraph(
+        f"Epoch 0 is the head on the frozen backbone. Epoch {tuned.progress.best.number} was kept: it has the smallest "
+        "loss on the fifth of the training photos that was held out to stop by."
+        + (" Ctrl-C ended the run." if tuned.progress.interrupted else ""),
+        "soft",
+    )
+    last = max(epochs[-1].number, 1)
+    ticks = [(epoch.number / last, str(epoch.number)) for epoch in epochs]
+    series = [
+        ("loss on photos to train on", [(epoch.number / last, epoch.loss, f"epoch {epoch.number}: {epoch.loss:.4f}")
+                                        for epoch in epochs if epoch.loss is not None]),
+        ("loss on photos to stop by", [(epoch.number / last, epoch.stop_loss,
+                                        f"epoch {epoch.number}: {epoch.stop_loss:.4f}, {epoch.stop_accuracy:.1%} right")
+                                       for epoch in epochs]),
+    ]  # fmt: skip
+    yield lines(series, "epoch", "loss", ticks=ticks)
+    rows: list[tuple[str, Sequence[str | tuple[str, float | None]]]] = [
+        ("", [name, (f"{one.trainable:,}", one.trainable), (f"{one.frozen:,}", one.frozen)])
+        for name, one in (("head alone", tuned.before), (f"from {tuned.first}", tuned.after))
+    ]
+    yield table(["weights", "trainable", "frozen"], rows)
 
 
 def _curve(curve: Sequence[tuple[int, Share]]) -> list[tuple[float, float, str]]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,13 @@ def check_splits(collection: Collection) -> None:
 
 
 def gather(  # noqa: PLR0913, PLR0917 -- what the user said
-    recipe: ModelRecipe, output: OutputRecipe, collection: Collection, out: Path, copies: int, seed: int
+    recipe: ModelRecipe,
+    output: OutputRecipe,
+    collection: Collection,
+    out: Path,
+    copies: int,
+    seed: int,
+    check: Callable[[Slice], object] = lambda _: None,
 ) -> Material:
     """Compute the features of all photos, and divide the photos.
 
@@ -100,6 +106,7 @@ def gather(  # noqa: PLR0913, PLR0917 -- what the user said
         out: Folder of the results; features are kept below it.
         copies: Altered copies of each training photo.
         seed: Of the division and of the copies.
+        check: Sees the slice before any features are computed.
 
     Raises:
         ExporterError: The backbone cannot be built or cut, or too few photos are left.
@@ -110,6 +117,7 @@ def gather(  # noqa: PLR0913, PLR0917 -- what the user said
             f"Expected an output with vectors to train on. Received: {output.name} of {slice_.outputs[0].shape}. "
             "Say pooling: avg."
         )
+    check(slice_)
     with stage(f"{recipe.name}: freezing {output.name}"):
         graph = frozen_graph(slice_, calibrate(recipe, slice_).projections, recipe.precision)
     held = _given(collection.photos)
@@ -133,7 +141,7 @@ def gather(  # noqa: PLR0913, PLR0917 -- what the user said
             altered[kinds[row] - 1, place[of[row]]] = store.vectors(name)[row]
     classes, labels = np.unique([str(photo.label) for photo in found.photos], return_inverse=True)
     units = _units(found.photos, [(int(place[a]), int(place[b])) for a, b in twins if min(place[a], place[b]) >= 0])
-    held = held[keep] if given else _drawn(labels, units, seed)
+    held = held[keep] if given else hold_out(labels, units, seed)
     material = Material(
         recipe, output, slice_, found, tuple(map(str, classes)), labels, units, held, given, vectors, altered
     )
@@ -241,7 +249,7 @@ def _units(photos: Sequence[Photo], twins: Sequence[tuple[int, int]]) -> Array:
     return np.asarray(unit_of)
 
 
-def _drawn(labels: Array, units: Array, seed: int) -> Array:
+def hold_out(labels: Array, units: Array, seed: int) -> Array:
     """Hold out a fifth of the photos of each class, whole units; a class keeps photos to train on."""
     count = min(HELD_OUT_FOLDS, fold_count(labels, units))
     _, test = folds(count, labels, units, seed)[0]

@@ -16,10 +16,12 @@ from exporter.recipe.own_backbones import KERAS_FILE, PRESET_PREFIX
 from exporter.recipe.reading import WEIGHTS_FILES
 from exporter.recipe.writing import in_one_line, write_files
 from exporter.train.figures import Share
+from exporter.train.fine_tuning import BEST, STATE
 from exporter.train.html import report
-from exporter.train.pipeline import Trained
+from exporter.train.pipeline import Trained, Tuned
+from exporter.train.tunable import LOGITS
 
-HEAD, RECIPE, NUMBERS, REPORT = "head.npz", "recipe.yaml", "train.json", "report.html"
+HEAD, MODEL, RECIPE, NUMBERS, REPORT = "head.npz", "model.keras", "recipe.yaml", "train.json", "report.html"
 CLASSES = "classes"
 _DIGITS = 6
 
@@ -27,13 +29,21 @@ _DIGITS = 6
 def write(found: Trained) -> None:
     """Write the four files, each whole or not at all."""
     out = found.request.out
-    found.head.write(out / HEAD)
+    if found.tuned is None:
+        found.head.write(out / HEAD)
+    else:
+        draft = out / f".tmp-{MODEL}"
+        found.tuned.model.save(draft)
+        draft.replace(out / MODEL)
     texts = {
         RECIPE: recipe_text(found),
         NUMBERS: json.dumps(numbers(found), indent=1, allow_nan=False),
         REPORT: report(found),
     }
     write_files(out, texts)
+    if found.tuned is not None and not found.tuned.progress.interrupted:
+        for name in (STATE, BEST):
+            (out / name).unlink(missing_ok=True)
 
 
 def classes_output(name: str, found: Trained) -> dict[str, Any]:
@@ -49,6 +59,8 @@ def recipe_text(found: Trained) -> str:
     request, output = found.request, found.request.output
     given = next(one for one in request.entry["outputs"] if one["name"] == output.name)
     name = CLASSES if output.name != CLASSES else f"{CLASSES}-2"
+    if found.tuned is not None:
+        return _tuned_recipe(name, found.tuned, found)
     where = {key: given[key] for key in ("layer", "layers", "pooling", "projection") if key in given}
     classes = {
         **classes_output(name, found),
@@ -62,17 +74,38 @@ def recipe_text(found: Trained) -> str:
     return text_of(entry, [dict(given), classes], found)
 
 
-def text_of(entry: dict[str, Any], outputs: list[dict[str, Any]], found: Trained) -> str:
+def _tuned_recipe(name: str, tuned: Tuned, found: Trained) -> str:
+    """Return the recipe of a fine-tuned model: a backbone of the user's own."""
+    request, pixels = found.request, found.request.recipe.input
+    entry: dict[str, Any] = {"name": request.name, "backbone": MODEL}
+    keys = ("resize", "shortest_side", "interpolation", "crop", "exif_orientation", "jpeg_draft")
+    said = asdict(pixels)
+    entry["input"] = {
+        "size": [pixels.height, pixels.width],
+        "scaling": found.material.slice_.built.row.scaling,
+        **{key: said[key] for key in keys if said.get(key) is not None},
+    }
+    kept = ("precision", "tolerance", "max_batch_size")
+    entry |= {key: request.entry[key] for key in kept if key in request.entry}
+    entry["default_output"] = request.output.name
+    embedding = {"name": request.output.name, "layer": tuned.layer, "pooling": request.output.pooling}
+    embedding |= {"normalize": request.output.normalize} if request.output.normalize != "none" else {}
+    classes = {**classes_output(name, found), "layer": LOGITS}
+    return text_of(entry, [embedding, classes], found, request.out)
+
+
+def text_of(entry: dict[str, Any], outputs: list[dict[str, Any]], found: Trained, from_: Path | None = None) -> str:
     """Return a recipe of one model as YAML, with the accuracy as a comment.
 
     Args:
         entry: All of the model but its outputs; its paths start at the folder of the recipe that was trained from.
         outputs: In order.
         found: What was trained.
+        from_: The folder that paths start at; None for that of the recipe that was trained from.
     """
     accuracy = found.figures.accuracy
     low, high = accuracy.interval
-    from_ = Path(found.request.recipe.folder)
+    from_ = from_ or Path(found.request.recipe.folder)
     moved = {key: _moved(key, value, from_, found.request.out) for key, value in entry.items()}
     lines = [
         f"# From microtome train: accuracy {accuracy.value:.3f} [{low:.3f}, {high:.3f}] on held-out photos.",
@@ -149,10 +182,11 @@ def numbers(found: Trained) -> dict[str, Any]:
             "known": _share(figures.refused),
             "unknown_class": _share(found.unknown),
         },
-        "learning_curve": [{"photos": count, **(_share(one) or {})} for count, one in found.curve],
+        "learning_curve": [{"trained_on": count, **(_share(one) or {})} for count, one in found.curve],
         "copies": None if found.gain is None else {
             "without": _share(found.gain.without), "change": found.gain.change, "interval": found.gain.interval,
         },
+        "fine_tuning": None if found.tuned is None else _fine_tuning(found.tuned),
         "doubts": [
             {"photo": names[one.photo], "label": material.classes[one.label], "score": one.score,
              "other": material.classes[one.other], "other_score": one.other_score}
@@ -163,6 +197,20 @@ def numbers(found: Trained) -> dict[str, Any]:
         "notes": list(material.collection.warnings),
     }  # fmt: skip
     return {**_rounded(document), "timing": found.timing}
+
+
+def _fine_tuning(tuned: Tuned) -> dict[str, Any]:
+    progress = tuned.progress
+    return {
+        "first_layer": tuned.first,
+        "weights": {"head_alone": asdict(tuned.before), "unfrozen": asdict(tuned.after)},
+        "epochs": [asdict(epoch) for epoch in progress.epochs],
+        "kept": progress.best.number,
+        "interrupted": progress.interrupted,
+        "head_alone": _share(tuned.alone),
+        "change": tuned.change,
+        "interval": list(tuned.interval),
+    }
 
 
 def _photos(found: Trained) -> Iterator[dict[str, Any]]:
@@ -209,6 +257,12 @@ def summary(found: Trained, seconds: float) -> str:
         f"accuracy     {figures.accuracy.value:.3f} [{low:.3f}, {high:.3f}], macro-F1 {f1:.3f} {between}",
         f"calibration  temperature {found.temperature:g}; expected calibration error {before.ece:.3f} before, {error}",
     ]
+    if found.tuned is not None:
+        tuned, (low, high) = found.tuned, found.tuned.interval
+        lines.append(
+            f"fine-tuned   from {tuned.first}, epoch {tuned.progress.best.number} kept; {tuned.change:+.3f} "
+            f"[{low:+.3f}, {high:+.3f}] against the head alone, {tuned.alone.value:.3f}"
+        )
     if found.threshold is not None:
         unknown = f"; {found.unknown.value:.0%} of a class never seen" if found.unknown is not None else ""
         lines.append(

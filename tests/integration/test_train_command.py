@@ -86,7 +86,7 @@ def test_what_is_no_photo_of_a_class_is_named(trained: Path) -> None:
     held = [photo for photo in found["photos"] if photo["held_out"]]
     assert len(held) == found["held_out"]["accuracy"]["photos"] >= 8
     assert found["held_out"]["accuracy"]["value"] > 0.8
-    assert found["learning_curve"][-1]["photos"] == len(found["photos"]) - len(held)
+    assert found["learning_curve"][-1]["trained_on"] == len(found["photos"]) - len(held)
     assert found["copies"]["without"]["photos"] == len(held)
 
 

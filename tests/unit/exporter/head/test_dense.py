@@ -14,11 +14,16 @@ from exporter.head.dense import FLOOR, DenseHead, read_head, remaining_at
 from exporter.head.embedding import _answers
 
 
+def known_directions() -> np.ndarray[Any, Any]:
+    """Return five directions of six numbers."""
+    known = np.random.default_rng(2).normal(size=(5, 6))
+    return np.asarray(known / np.linalg.norm(known, axis=1, keepdims=True), np.float32)
+
+
 def some_head(*, gated: bool = True) -> DenseHead:
     """Return two layers on vectors of 6 numbers, for 3 classes."""
     numbers = np.random.default_rng(0)
-    known = numbers.normal(size=(5, 6))
-    known = (known / np.linalg.norm(known, axis=1, keepdims=True)).astype(np.float32)
+    known = known_directions()
     sizes = ((6, 4), (4, 3))
     layers = tuple(
         (numbers.normal(size=size).astype(np.float32), numbers.normal(size=size[1]).astype(np.float32))
@@ -34,10 +39,8 @@ def test_a_file_holds_all_of_a_head_and_the_graph_computes_it(tmp_path: Path, *,
     head.write(tmp_path / "head.npz")
     again = read_head(tmp_path / "head.npz")
     numbers = np.random.default_rng(1)
-    near = np.repeat(some_head().known, 3, axis=0) + numbers.normal(size=(15, 6)) * np.repeat(
-        [[0.05], [0.4], [2.0]], 5, 0
-    )
-    vectors = near.astype(np.float32)
+    away = numbers.normal(size=(15, 6)) * np.repeat([[0.05], [0.4], [2.0]], 5, axis=0)
+    vectors = (np.repeat(known_directions(), 3, axis=0) + away).astype(np.float32)
     expected = head.logits(vectors)
     assert np.array_equal(again.logits(vectors), expected)
     assert np.allclose(_answers(tf.constant(vectors), again).numpy(), expected, rtol=2e-4, atol=1e-5)

@@ -55,12 +55,8 @@ def test_balancing_makes_up_for_a_rare_class() -> None:
     part = both.part(np.flatnonzero((both.labels == 0) | (np.arange(120) % 10 == 0)))
     test = planted(2, 100, noise=2.5, seed=5)
     with quiet_on_one_thread():
-        recall = [
-            (fit(part, Method("logistic", balanced=balanced), 0.1).logits(test.vectors).argmax(axis=1) == 1)[
-                100:
-            ].mean()
-            for balanced in (False, True)
-        ]
+        heads = [fit(part, Method("logistic", balanced=balanced), 0.1) for balanced in (False, True)]
+    recall = [(head.logits(test.vectors).argmax(axis=1) == 1)[100:].mean() for head in heads]
     assert recall[1] > recall[0]
 
 
