@@ -74,9 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER",
         help="train the backbone also, from this layer on: a name, an index such as 249, or -N for the last N layers",
     )
-    tuning.add_argument(
-        "--weights", choices=("random",), help="from scratch: train all of a backbone of random weights"
-    )
+    tuning.add_argument("--weights", choices=("random",), help="from scratch: train all of a backbone")
     tuning.add_argument("--epochs", type=_count, default=10, metavar="N", help="at most (%(default)s)")
     tuning.add_argument(
         "--rate", type=_learning_rate, metavar="RATE", help="of learning at first (1e-5; 1e-3 from scratch)"

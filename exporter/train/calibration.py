@@ -5,6 +5,7 @@ that no photo's own head computed. A photo is refused if its best calibrated sco
 to the training photos also lowers: see `exporter.head.dense`.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,4 +131,4 @@ def threshold_for(scores: Array, rate: float) -> float:
     """Return the score below which a share of `rate` of photos of known classes lies, from [N, classes]."""
     classes = scores.shape[1]
     found = float(np.quantile(scores.max(axis=1), rate, method="lower"))
-    return max(np.floor(1e4 * min(found, _HIGHEST)) / 1e4, float(f"{1.001 / classes:.4g}"))
+    return max(math.floor(1e4 * min(found, _HIGHEST)) / 1e4, float(f"{1.001 / classes:.4g}"))

@@ -296,7 +296,7 @@ def recoloured(pixels: Array, seed: int) -> Array:
     grey = (found @ _GREY)[..., None]
     found = (found - grey) * np.float32(saturation) + grey
     middle = grey.mean()
-    return np.clip((found - middle) * np.float32(contrast) + middle, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip((found - middle) * np.float32(contrast) + middle, 0, 255), np.uint8)
 
 
 def _duration(seconds: float) -> str:

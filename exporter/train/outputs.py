@@ -29,17 +29,17 @@ _DIGITS = 6
 def write(found: Trained) -> None:
     """Write the four files, each whole or not at all."""
     out = found.request.out
+    texts = {
+        RECIPE: recipe_text(found),
+        NUMBERS: json.dumps(numbers(found), indent=1, allow_nan=False),
+        REPORT: report(found),
+    }
     if found.tuned is None:
         found.head.write(out / HEAD)
     else:
         draft = out / f".tmp-{MODEL}"
         found.tuned.model.save(draft)
         draft.replace(out / MODEL)
-    texts = {
-        RECIPE: recipe_text(found),
-        NUMBERS: json.dumps(numbers(found), indent=1, allow_nan=False),
-        REPORT: report(found),
-    }
     write_files(out, texts)
     if found.tuned is not None and not found.tuned.progress.interrupted:
         for name in (STATE, BEST):

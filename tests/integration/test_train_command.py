@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import yaml
@@ -18,6 +21,7 @@ from exporter.recipe.images import read_pixels
 from exporter.recipe.reading import read_recipe
 from exporter.savedmodel.saved_model import loaded
 from exporter.savedmodel.versions import manifest_of
+from tests.exported_models import REPOSITORY
 
 RECIPE = """
 models:
@@ -205,3 +209,56 @@ def test_mistakes_are_one_sentence(
 def _scores(logits: np.ndarray[Any, Any], output: dict[str, Any]) -> np.ndarray[Any, Any]:
     found = np.exp((logits - logits.max(axis=1, keepdims=True)) / output["temperature"])
     return np.asarray(found / found.sum(axis=1, keepdims=True))
+
+
+TUNING = ("--unfreeze", "-4", "--epochs", "3", "--rate", "1e-3", "--refuse", "0.1")
+
+
+@pytest.fixture(scope="module")
+def tuned(place: Path) -> Path:
+    """Return the folder of a fine-tuning."""
+    out = place / "tuned"
+    arguments = ("--from", f"{place / 'recipe.yaml'}:early", "--out", str(out), *TUNING)
+    assert main(["train", str(place / "photos"), *arguments]) == 0
+    return out
+
+
+def test_a_fine_tuned_model_is_exported_as_any_of_the_users_own(place: Path, tuned: Path) -> None:
+    """The recipe names the `.keras` file; served scores equal Keras' within 1e-4; the table is Keras'."""
+    found = numbers(tuned)["fine_tuning"]
+    model = keras.models.load_model(tuned / "model.keras")
+    for index, layer in enumerate(model.layers):
+        layer.trainable = index >= [one.name for one in model.layers].index(found["first_layer"])
+    trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert found["weights"]["unfrozen"] == {"trainable": trainable, "frozen": model.count_params() - trainable}
+    assert found["weights"]["head_alone"]["trainable"] < trainable
+    assert main(["export", str(tuned / "recipe.yaml"), "--out", str(place / "models")]) == 0
+    version = place / "models" / "tuned" / "1"
+    recipe = read_recipe(tuned / "recipe.yaml").models[0]
+    output = next(one for one in manifest_of(version)["outputs"] if one["kind"] == "classes")
+    pixels = np.stack([read_pixels(path, recipe.input) for path in sorted((place / "photos" / "red").glob("0*.png"))])
+    with loaded(version) as one:
+        answers = one.run(pixels)
+    expected = np.asarray(model(pixels / np.float32(127.5) - 1, training=False))
+    assert np.allclose(_scores(answers["classes"], output), _scores(expected, output), atol=1e-4)
+    assert "fine-tuned" in (tuned / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_killed_fine_tuning_goes_on(place: Path, tuned: Path) -> None:
+    """SIGKILL after an epoch: the same command ends with the numbers of a run that was not killed."""
+    out = place / "killed" / "tuned"
+    arguments = ["train", str(place / "photos"), "--from", f"{place / 'recipe.yaml'}:early", "--out", str(out), *TUNING]
+    with subprocess.Popen(
+        [sys.executable, "-m", "exporter", *arguments], cwd=REPOSITORY, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Epoch 1"):
+                break
+        process.kill()
+    assert not (out / "recipe.yaml").exists()
+    assert (out / "fine_tuning.npz").exists()
+    assert main(arguments) == 0
+    assert not (out / "fine_tuning.npz").exists()
+    assert numbers(out) == numbers(tuned)
