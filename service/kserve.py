@@ -2,12 +2,13 @@
 
 Images arrive as a tensor `image`: datatype BYTES and shape [N], each element an encoded image, or datatype UINT8 and
 shape [N, H, W, 3], pixels in RGB. Each output of the model is an output tensor of its name, FP32 and shape [N, D];
-`embedding` names the default output.
+`embedding` names the default output. An output with classes has their names where a request asks for its
+`classification`, Triton's extension.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
-from microtome.manifest import ModelCard
+from microtome.manifest import ModelCard, OutputSpec
 from microtome.preprocessing import RAW_PIXELS
+from service.core.classes import ClassOptions, predicted
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
 from service.core.requests import MOST_OUTPUTS, CacheUse, Embedded, EmbedRequest
@@ -25,7 +27,7 @@ from service.errors import shown
 
 NAME = "microtome"
 PLATFORM = "microtome_tensorflow"
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "classification")
 EMBEDDING = "embedding"
 """As an output's name: the default output, unless the model has one of this name."""
 
@@ -112,6 +114,7 @@ class InferRequest:
     Attributes:
         request: for the core.
         names: of the output tensors, each with the model's output that it stands for (empty: the default).
+        classification: by tensor, how many of the best classes are answered in place of numbers.
     """
 
     request: EmbedRequest
@@ -119,6 +122,7 @@ class InferRequest:
     normalize: bool
     dimensions: int | None
     datatype: str
+    classification: Mapping[str, int] = field(default_factory=dict)
 
     def answers(self, embedded: Embedded) -> list[OutputTensor]:
         """Write the answer's tensors, in the order of the request."""
@@ -130,13 +134,35 @@ class InferRequest:
         tensors = []
         for name, output in self.names or ((card.manifest.default_output, ""),):
             spec = card.outputs[output or card.manifest.default_output]
+            if name in self.classification:
+                tensors.append(_classification(name, embedded, spec, self.classification[name]))
+                continue
             matrix = written(np.stack(rows[spec.name]), DATATYPES[self.datatype], spec)
             tensors.append(OutputTensor(name, self.datatype, matrix.shape, matrix.tobytes()))
         return tensors
 
 
-def read_request(
-    model: str, version: str, outputs: Sequence[str], parameters: Mapping[str, object], known: Sequence[str]
+def _classification(name: str, embedded: Embedded, output: OutputSpec, count: int) -> OutputTensor:
+    """Write Triton's classification: for each image strings of score, index and label.
+
+    Raises:
+        BadRequest: the output has no classes.
+    """
+    if not output.labels:
+        raise BadRequest(f"Expected `classification` of an output with classes; received {output.name!r}.")
+    most = min(count, output.dim)
+    rows = [predicted(e, output, ClassOptions(most)) for e in embedded.embeddings if e.output == output.name]
+    words = [f"{label.score:.6f}:{label.index}:{label.label}" for row in rows for label in row.labels]
+    return OutputTensor(name, "BYTES", (len(rows), most), b"".join(element(word.encode()) for word in words))
+
+
+def read_request(  # noqa: PLR0913, PLR0917, all that a request says
+    model: str,
+    version: str,
+    outputs: Sequence[str],
+    parameters: Mapping[str, object],
+    known: Sequence[str],
+    classification: Mapping[str, object],
 ) -> InferRequest:
     """Read what a request asks for.
 
@@ -146,6 +172,7 @@ def read_request(
         outputs: names of the tensors asked for; none asks for the default output.
         parameters: of the request, ours only.
         known: names of the model's outputs in use, to tell whether `embedding` is one of them.
+        classification: by output tensor, Triton's parameter of that name; None where it is left out.
 
     Raises:
         BadRequest: an unknown output, parameter or value.
@@ -169,8 +196,9 @@ def read_request(
         ),
         names,
         _flag("normalize", parameters.get("normalize", False)),
-        _dimensions(parameters.get("dimensions")),
+        _count("dimensions", parameters.get("dimensions")),
         datatype,
+        {name: count for name, value in classification.items() if (count := _count("classification", value))},
     )
 
 
@@ -213,9 +241,9 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _dimensions(value: object) -> int | None:
+def _count(name: str, value: object) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise BadRequest(f"Expected `dimensions` to be a whole number from 1 up; received {shown(value)}.")
+        raise BadRequest(f"Expected `{name}` to be a whole number from 1 up; received {shown(value)}.")
     return value
 
 
@@ -284,6 +312,11 @@ def _elements(data: Data, count: int) -> Sequence[Image]:
             "that do not divide so."
         )
     return found
+
+
+def texts(tensor: OutputTensor) -> list[str]:
+    """Return the elements of a BYTES tensor that was written here."""
+    return [bytes(found).decode() for found in _elements(tensor.data, prod(tensor.shape)) if isinstance(found, bytes)]
 
 
 def element(data: bytes) -> bytes:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from microtome.client.client import WINDOW, Connection
 from microtome.client.images import ImageLike, Images, encode_all, is_one
-from microtome.client.options import CallOptions, EmbedOptions, OutputNames, outputs
-from microtome.client.results import ModelInfo, Outcome, stack
+from microtome.client.options import CallOptions, ClassifyOptions, EmbedOptions, OutputNames, class_options, outputs
+from microtome.client.results import ModelInfo, Outcome, Prediction, predicted, stack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,8 +77,59 @@ class AsyncClient(Connection):
         Raises:
             MicrotomeError: an error that concerns every image: an unknown model, a missing key.
         """
-        wanted = EmbedOptions(output=outputs(output), **options)
+        many = self._many(images, EmbedOptions(output=outputs(output), **options), concurrency, batch)
+        async with aclosing(many):
+            async for outcome in many:
+                yield outcome
 
+    @overload
+    async def classify(  # type: ignore[overload-overlap]  # a path is text, which is a sequence of text
+        self, images: ImageLike, *, output: str | None = None, **options: Unpack[ClassifyOptions]
+    ) -> Prediction: ...
+
+    @overload
+    async def classify(
+        self, images: Sequence[ImageLike], *, output: str | None = None, **options: Unpack[ClassifyOptions]
+    ) -> list[Prediction]: ...
+
+    async def classify(
+        self, images: Images, *, output: str | None = None, **options: Unpack[ClassifyOptions]
+    ) -> Prediction | list[Prediction]:
+        """Say what one image shows, or several by one version of one model; see `Client.classify`.
+
+        Raises:
+            MicrotomeError: the first image that failed, or the call as a whole.
+        """
+        one = is_one(images)
+        listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
+        found = predicted([outcome async for outcome in self.classify_many(listed, output=output, **options)])
+        return found[0] if one else found
+
+    async def classify_many(
+        self,
+        images: AsyncIterable[ImageLike] | Iterable[ImageLike],
+        *,
+        output: str | Sequence[str] | None = None,
+        concurrency: int = 8,
+        batch: int = 8,
+        **options: Unpack[ClassifyOptions],
+    ) -> AsyncGenerator[Outcome, None]:
+        """Classify any number of images in bounded memory, in order; see `Client.classify_many`.
+
+        Yields:
+            one outcome for each image, in order, with its `prediction`; `error` is set when an image failed.
+
+        Raises:
+            MicrotomeError: an error that concerns every image: an unknown model, a missing key.
+        """
+        many = self._many(images, class_options(options, outputs(output)), concurrency, batch)
+        async with aclosing(many):
+            async for outcome in many:
+                yield outcome
+
+    async def _many(
+        self, images: AsyncIterable[ImageLike] | Iterable[ImageLike], wanted: EmbedOptions, concurrency: int, batch: int
+    ) -> AsyncGenerator[Outcome, None]:
         async def work(group: list[ImageLike]) -> list[Outcome]:
             return await self._embed_group(group, await asyncio.to_thread(encode_all, group), wanted, self._closed)
 

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from microtome.client import errors
 from microtome.client.errors import MicrotomeError
 from microtome.client.images import ImageLike, Images, encode_all, is_one
-from microtome.client.options import CallOptions, EmbedOptions, OutputNames, outputs
-from microtome.client.results import BatchResult, ModelInfo, Outcome, stack
+from microtome.client.options import CallOptions, ClassifyOptions, EmbedOptions, OutputNames, class_options, outputs
+from microtome.client.results import BatchResult, ModelInfo, Outcome, Prediction, predicted, stack, succeeded
 from microtome.client.retries import Retry, RetryPolicy
 from microtome.client.transports import Call, Transport
 
@@ -135,7 +135,7 @@ class Connection(ABC):
                         waiting.append([one])
                     results[place] = Outcome(images[place], error=found)
                 else:
-                    results[place] = Outcome(images[place], vectors=found, model=result.model)
+                    results[place] = succeeded(images[place], found, result.model)
         return results
 
     async def _call(self, call: Call[R], stopped: threading.Event) -> R:
@@ -220,7 +220,68 @@ class Client(Connection):
         Raises:
             MicrotomeError: an error that concerns every image: an unknown model, a missing key.
         """
-        wanted = EmbedOptions(output=outputs(output), **options)
+        return self._many(images, EmbedOptions(output=outputs(output), **options), concurrency, batch)
+
+    @overload
+    def classify(  # type: ignore[overload-overlap]  # a path is text, which is a sequence of text
+        self, images: ImageLike, *, output: str | None = None, **options: Unpack[ClassifyOptions]
+    ) -> Prediction: ...
+
+    @overload
+    def classify(
+        self, images: Sequence[ImageLike], *, output: str | None = None, **options: Unpack[ClassifyOptions]
+    ) -> list[Prediction]: ...
+
+    def classify(
+        self, images: Images, *, output: str | None = None, **options: Unpack[ClassifyOptions]
+    ) -> Prediction | list[Prediction]:
+        """Say what one image shows, or several by one version of one model.
+
+        Args:
+            images: as for `embed`.
+            output: the name of an output with classes; None for the one that classifies by default.
+            options: `model`, `version`, `cache`, `top_k`, `min_score`, `function`: see `ClassOptions`.
+
+        Returns:
+            the prediction of one image, or a list of them for a list.
+
+        Raises:
+            MicrotomeError: the first image that failed, or the call as a whole.
+        """
+        one = is_one(images)
+        listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
+        found = predicted(list(self.classify_many(listed, output=output, **options)))
+        return found[0] if one else found
+
+    def classify_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        output: str | Sequence[str] | None = None,
+        concurrency: int = 8,
+        batch: int = 8,
+        **options: Unpack[ClassifyOptions],
+    ) -> Iterator[Outcome]:
+        """Classify any number of images in bounded memory, as `embed_many` embeds them.
+
+        Args:
+            images: anything that `embed` takes.
+            output: the name of an output, or a list of names; those without classes give vectors.
+            concurrency: requests at a time.
+            batch: images in a request.
+            options: as for `classify`.
+
+        Yields:
+            one outcome for each image, in order, with its `prediction`; `error` is set when an image failed.
+
+        Raises:
+            MicrotomeError: an error that concerns every image: an unknown model, a missing key.
+        """
+        return self._many(images, class_options(options, outputs(output)), concurrency, batch)
+
+    def _many(
+        self, images: Iterable[ImageLike], wanted: EmbedOptions, concurrency: int, batch: int
+    ) -> Iterator[Outcome]:
         stopped = threading.Event()
 
         def work(group: list[ImageLike]) -> list[Outcome]:

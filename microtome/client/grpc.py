@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
 from microtome.client.options import NUMPY, EmbedOptions
-from microtome.client.results import BatchResult, ModelInfo, ModelVersion, default_first
+from microtome.client.results import BatchResult, Label, ModelInfo, ModelVersion, Prediction, default_first
 from microtome.client.transports import Call
 from microtome.v1 import embedding_pb2 as messages
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
@@ -44,8 +44,9 @@ class GrpcTransport:
     def embed(self, images: Sequence[bytes], options: EmbedOptions) -> Call[BatchResult]:
         """Embed the images of one request; a bad one has an error in its place."""
         request = embed_request(images, options)
+        method = self._stub.Embed if options.classes is None else self._stub.Classify
         return Call(
-            lambda timeout: self._stub.Embed(request, timeout=timeout, metadata=self._metadata),
+            lambda timeout: method(request, timeout=timeout, metadata=self._metadata),
             lambda response: read_embed(response, len(images)),
         )
 
@@ -78,24 +79,31 @@ def _channel(library: Any, url: str, ca_file: str | None) -> Any:  # noqa: ANN40
     return library.secure_channel(f"{host}:{parts.port or 443}", credentials, options=_OPTIONS)
 
 
-def embed_request(images: Sequence[bytes], options: EmbedOptions) -> messages.EmbedRequest:
+def embed_request(images: Sequence[bytes], options: EmbedOptions) -> messages.EmbedRequest | messages.ClassifyRequest:
     """Return the request message."""
-    return messages.EmbedRequest(
-        options=messages.EmbedOptions(
-            model=options.model or "",
-            version=options.version or 0,
-            outputs=options.output,
-            normalize=options.normalize,
-            dimensions=options.dimensions or 0,
-            dtype=f"DTYPE_{options.dtype.upper()}",
-            on_error=messages.ON_ERROR_SKIP,
-            cache=f"CACHE_USE_{options.cache.upper()}",
-        ),
-        images=[messages.Image(data=image) for image in images],
+    asked = messages.EmbedOptions(
+        model=options.model or "",
+        version=options.version or 0,
+        outputs=options.output,
+        normalize=options.normalize,
+        dimensions=options.dimensions or 0,
+        dtype=f"DTYPE_{options.dtype.upper()}",
+        on_error=messages.ON_ERROR_SKIP,
+        cache=f"CACHE_USE_{options.cache.upper()}",
     )
+    sent = [messages.Image(data=image) for image in images]
+    if options.classes is None:
+        return messages.EmbedRequest(options=asked, images=sent)
+    labels = options.classes
+    classes = messages.ClassOptions(
+        top_k=labels.top_k,
+        min_score=labels.min_score,
+        function=f"FUNCTION_{labels.function.upper()}" if labels.function else messages.FUNCTION_UNSPECIFIED,
+    )
+    return messages.ClassifyRequest(options=asked, images=sent, classes=classes)
 
 
-def read_embed(response: messages.EmbedResponse, count: int) -> BatchResult:
+def read_embed(response: messages.EmbedResponse | messages.ClassifyResponse, count: int) -> BatchResult:
     """Read the results of `count` images.
 
     Raises:
@@ -108,11 +116,17 @@ def read_embed(response: messages.EmbedResponse, count: int) -> BatchResult:
     return BatchResult(version, [_result(place, result) for place, result in enumerate(response.results)])
 
 
-def _result(place: int, result: messages.ImageResult) -> Mapping[str, NDArray[Any]] | MicrotomeError:
+def _result(place: int, result: messages.ImageResult) -> Mapping[str, NDArray[Any] | Prediction] | MicrotomeError:
     if result.HasField("error"):
         error = _from_status(result.error, place)
         return error or UnexpectedAnswer(f"An image failed without a reason: {result.error.message}")
-    return {e.output: np.frombuffer(e.data, _NUMPY[e.dtype]) for e in result.embeddings}
+    found: dict[str, NDArray[Any] | Prediction] = {
+        e.output: np.frombuffer(e.data, _NUMPY[e.dtype]) for e in result.embeddings
+    }
+    for one in result.predictions:
+        labels = tuple(Label(label.name, label.id or None, label.index, label.score) for label in one.labels)
+        found[one.output] = Prediction(labels, one.rejected)
+    return found
 
 
 def read_models(response: messages.ListModelsResponse) -> list[ModelInfo]:

@@ -1,11 +1,12 @@
 """One attempt over HTTP, for both clients: requests for httpx, and responses read.
 
-Responses are MessagePack: the only form that holds several outputs, all dtypes and an error for each image.
+Vectors are MessagePack, the only form that holds several outputs, all dtypes and an error for each image; labels JSON.
 """
 
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import httpx
@@ -16,13 +17,16 @@ from numpy.typing import NDArray
 from microtome.client import errors
 from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
 from microtome.client.options import NUMPY, EmbedOptions
-from microtome.client.results import BatchResult, ModelInfo, ModelVersion, default_first
+from microtome.client.results import BatchResult, Label, ModelInfo, ModelVersion, Prediction, default_first
 from microtome.client.transports import Call
 
 _TRY_AGAIN = {429: "overloaded", 502: "unreachable", 503: "unreachable", 504: "deadline-exceeded"}
 """Errors of statuses without a problem document, which come from a proxy."""
 
 _PREFIX = "urn:microtome:problem:"
+
+Found = Mapping[str, NDArray[Any] | Prediction]
+"""An image's vectors and predictions, by output."""
 
 
 class HttpTransport:
@@ -74,8 +78,9 @@ class HttpTransport:
 
 def embed_request(images: Sequence[bytes], options: EmbedOptions, timeout: float) -> dict[str, Any]:
     """Return the arguments of `httpx.Client.request`."""
+    labels = options.classes
     params: dict[str, Any] = {
-        "encoding": options.dtype,
+        "encoding": options.dtype if labels is None else None,
         "on_error": "skip",
         "model": options.model,
         "version": options.version,
@@ -83,12 +88,16 @@ def embed_request(images: Sequence[bytes], options: EmbedOptions, timeout: float
         "normalize": "true" if options.normalize else None,
         "dimensions": options.dimensions,
         "cache": options.cache if options.cache != "use" else None,
+        **(asdict(labels) if labels else {}),
     }
     request: dict[str, Any] = {
         "method": "POST",
-        "url": "/embed",
+        "url": "/classify" if labels else "/embed",
         "params": {name: value for name, value in params.items() if value is not None},
-        "headers": {"Accept": "application/msgpack", "X-Request-Timeout": f"{timeout:.3f}"},
+        "headers": {
+            "Accept": "application/json" if labels else "application/msgpack",
+            "X-Request-Timeout": f"{timeout:.3f}",
+        },
         "timeout": timeout,
     }
     if len(images) == 1:
@@ -109,19 +118,22 @@ def read_embed(response: httpx.Response, count: int, options: EmbedOptions) -> B
     if not response.is_success:
         raise _refusal(response)
     with _understood(response):
-        document = ormsgpack.unpackb(response.content)
+        document = response.json() if options.classes else ormsgpack.unpackb(response.content)
         model = ModelVersion(document["model"], document["version"], document["fingerprint"])
-        return BatchResult(model, _placed(document["embeddings"], document["errors"], count, options))
+        return BatchResult(model, _placed(document, count, options))
 
 
-def _placed(
-    embeddings: Sequence[Mapping[str, Any]], faults: Sequence[Mapping[str, Any]], count: int, options: EmbedOptions
-) -> list[Mapping[str, NDArray[Any]] | MicrotomeError]:
-    vectors: list[dict[str, NDArray[Any]]] = [{} for _ in range(count)]
-    for entry in embeddings:
-        vectors[entry["index"]][entry["output"]] = np.frombuffer(entry["vector"], NUMPY[options.dtype])
-    placed: list[Mapping[str, NDArray[Any]] | MicrotomeError] = list(vectors)
-    for fault in faults:
+def _placed(document: Mapping[str, Any], count: int, options: EmbedOptions) -> list[Found | MicrotomeError]:
+    found: list[dict[str, NDArray[Any] | Prediction]] = [{} for _ in range(count)]
+    for entry in document["embeddings"]:
+        vector = entry["vector"]
+        numbers = np.frombuffer(vector, NUMPY[options.dtype]) if not options.classes else np.array(vector, np.float32)
+        found[entry["index"]][entry["output"]] = numbers
+    for entry in document.get("predictions", ()):
+        labels = tuple(Label(one["label"], one["id"], one["index"], one["score"]) for one in entry["labels"])
+        found[entry["index"]][entry["output"]] = Prediction(labels, entry["rejected"])
+    placed: list[Found | MicrotomeError] = list(found)
+    for fault in document["errors"]:
         placed[fault["index"]] = _fault(fault)
     if not all(placed):
         raise ValueError(f"image {placed.index({})} is missing")

@@ -16,6 +16,25 @@ OutputNames = list[str] | tuple[str, ...]
 CacheUse = Literal["use", "refresh", "bypass", "private"]
 
 
+Function = Literal["softmax", "sigmoid", "none"]
+"""From logits to scores; `none` returns the logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassOptions:
+    """Which labels to return.
+
+    Attributes:
+        top_k: the most labels of an image and output.
+        min_score: leave out labels with a lower score; None leaves out none.
+        function: from logits to scores; None for the output's own.
+    """
+
+    top_k: int = 5
+    min_score: float | None = None
+    function: Function | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class EmbedOptions:
     """Which vectors to return.
@@ -30,6 +49,7 @@ class EmbedOptions:
             eight to a byte, most significant bit first.
         cache: `refresh` recomputes and stores, `bypass` recomputes and does not store, `private` uses vectors that
             requests of the same API key's owner have computed, and no others.
+        classes: which labels to return of outputs with classes; None returns their logits, as vectors.
     """
 
     model: str | None = None
@@ -39,6 +59,7 @@ class EmbedOptions:
     dimensions: int | None = None
     dtype: Dtype = "float32"
     cache: CacheUse = "use"
+    classes: ClassOptions | None = None
 
 
 class CallOptions(TypedDict, total=False):
@@ -50,6 +71,24 @@ class CallOptions(TypedDict, total=False):
     dimensions: int | None
     dtype: Dtype
     cache: CacheUse
+
+
+class ClassifyOptions(TypedDict, total=False):
+    """Keyword arguments of `classify`; `EmbedOptions` and `ClassOptions` say what each means."""
+
+    model: str | None
+    version: int | None
+    cache: CacheUse
+    top_k: int
+    min_score: float | None
+    function: Function | None
+
+
+def class_options(given: ClassifyOptions, output: tuple[str, ...]) -> EmbedOptions:
+    """Return the options of a request for labels."""
+    labels = ClassOptions(given.get("top_k", 5), given.get("min_score"), given.get("function"))
+    cache = given.get("cache", "use")
+    return EmbedOptions(given.get("model"), given.get("version"), output, cache=cache, classes=labels)
 
 
 def outputs(given: str | Sequence[str] | None) -> tuple[str, ...]:

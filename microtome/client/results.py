@@ -20,6 +20,41 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """One class that an image may show.
+
+    Attributes:
+        name: such as `tench`.
+        id: such as a WordNet id; None where the model has none.
+        index: of the class in the output's vector.
+        score: a probability, or a logit where these were asked for.
+    """
+
+    name: str
+    id: str | None
+    index: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one image shows.
+
+    Attributes:
+        labels: the best first.
+        rejected: whether the best score is below the model's threshold: the image shows none of its classes.
+    """
+
+    labels: tuple[Label, ...]
+    rejected: bool
+
+    @property
+    def name(self) -> str | None:
+        """The name of the best label; None if the image is rejected, or no label has the score asked for."""
+        return self.labels[0].name if self.labels and not self.rejected else None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of one image.
 
@@ -28,12 +63,29 @@ class Outcome:
         vectors: by output, a row [D] each, of the dtype asked for; empty when the image failed.
         error: why the image failed; None when it did not.
         model: the model that answered; None when none did.
+        predictions: by output, where labels were asked for.
     """
 
     image: Any
     vectors: Mapping[str, "NDArray[Any]"] = field(default_factory=dict)
     error: MicrotomeError | None = None
     model: ModelVersion | None = None
+    predictions: Mapping[str, Prediction] = field(default_factory=dict)
+
+    @property
+    def prediction(self) -> Prediction:
+        """The prediction of the only output with classes that was asked for.
+
+        Raises:
+            MicrotomeError: the image failed: its error.
+            ValueError: several such outputs were asked for; see `predictions`.
+        """
+        if self.error is not None:
+            raise self.error
+        if len(self.predictions) != 1:
+            names = ", ".join(self.predictions) or "none"
+            raise ValueError(f"Expected one output of classes, received {names}; take `predictions` by their names.")
+        return next(iter(self.predictions.values()))
 
     @property
     def vector(self) -> "NDArray[Any]":
@@ -52,14 +104,21 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """The result of one request: for each image its vectors by output, or its error.
+    """The result of one request: for each image its vectors and predictions by output, or its error.
 
     Attributes:
         model: the model that answered; None when no image has vectors.
     """
 
     model: ModelVersion | None
-    results: Sequence["Mapping[str, NDArray[Any]] | MicrotomeError"]
+    results: Sequence["Mapping[str, NDArray[Any] | Prediction] | MicrotomeError"]
+
+
+def succeeded(image: object, found: "Mapping[str, NDArray[Any] | Prediction]", model: ModelVersion | None) -> Outcome:
+    """Return the outcome of an image that has not failed."""
+    predictions = {name: one for name, one in found.items() if isinstance(one, Prediction)}
+    vectors = {name: one for name, one in found.items() if not isinstance(one, Prediction)} if predictions else found
+    return Outcome(image, vectors=vectors, model=model, predictions=predictions)  # type: ignore[arg-type]  # told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +145,16 @@ def default_first(outputs: Mapping[str, tuple[int, ...]], default: str | None) -
     return dict(sorted(outputs.items(), key=lambda item: item[0] != default))
 
 
+def predicted(outcomes: Sequence[Outcome]) -> list[Prediction]:
+    """Return the predictions of one call.
+
+    Raises:
+        MicrotomeError: an image failed, or versions are mixed.
+    """
+    _all_of_one_version(outcomes)
+    return [outcome.prediction for outcome in outcomes]
+
+
 def stack(outcomes: Sequence[Outcome], *, one: bool, by_name: bool) -> "NDArray[Any] | dict[str, NDArray[Any]]":
     """Stack the outcomes of one call into arrays.
 
@@ -105,6 +174,21 @@ def stack(outcomes: Sequence[Outcome], *, one: bool, by_name: bool) -> "NDArray[
 
     if not outcomes:
         raise ValueError("Expected at least one image, received an empty list: how long its vectors are is not known.")
+    _all_of_one_version(outcomes, one=one)
+    if not by_name:
+        return outcomes[0].vector if one else np.stack([outcome.vector for outcome in outcomes])
+    names = outcomes[0].vectors
+    if one:
+        return dict(names)
+    return {name: np.stack([outcome.vectors[name] for outcome in outcomes]) for name in names}
+
+
+def _all_of_one_version(outcomes: Sequence[Outcome], *, one: bool = False) -> None:
+    """Raise what is wrong with an image, or with all of them together.
+
+    Raises:
+        MicrotomeError: an image failed, or versions are mixed.
+    """
     for place, outcome in enumerate(outcomes):
         if outcome.error is not None:
             if not one:
@@ -117,9 +201,3 @@ def stack(outcomes: Sequence[Outcome], *, one: bool, by_name: bool) -> "NDArray[
             f"Expected one version of {next(iter(found)).name!r}, received {versions}: it changed in mid-call. "
             "Call again, or ask for one with version=…"
         )
-    if not by_name:
-        return outcomes[0].vector if one else np.stack([outcome.vector for outcome in outcomes])
-    names = outcomes[0].vectors
-    if one:
-        return dict(names)
-    return {name: np.stack([outcome.vectors[name] for outcome in outcomes]) for name in names}

@@ -30,6 +30,7 @@ COMMANDS = {
         "microtome.commands.embed.command",
         "embed folders, lists, tars and Parquet columns into one file of vectors",
     ),
+    "classify": ("microtome.commands.embed.command", "name what the photos of folders, lists, tars and columns show"),
 }
 """The module whose `main` runs a sub-command, and what the sub-command does."""
 

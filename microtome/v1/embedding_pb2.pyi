@@ -36,6 +36,13 @@ class CacheResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CACHE_RESULT_HIT: _ClassVar[CacheResult]
     CACHE_RESULT_MISS: _ClassVar[CacheResult]
     CACHE_RESULT_COALESCED: _ClassVar[CacheResult]
+
+class Function(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FUNCTION_UNSPECIFIED: _ClassVar[Function]
+    FUNCTION_SOFTMAX: _ClassVar[Function]
+    FUNCTION_SIGMOID: _ClassVar[Function]
+    FUNCTION_NONE: _ClassVar[Function]
 DTYPE_UNSPECIFIED: Dtype
 DTYPE_FLOAT32: Dtype
 DTYPE_FLOAT16: Dtype
@@ -53,6 +60,10 @@ CACHE_RESULT_UNSPECIFIED: CacheResult
 CACHE_RESULT_HIT: CacheResult
 CACHE_RESULT_MISS: CacheResult
 CACHE_RESULT_COALESCED: CacheResult
+FUNCTION_UNSPECIFIED: Function
+FUNCTION_SOFTMAX: Function
+FUNCTION_SIGMOID: Function
+FUNCTION_NONE: Function
 
 class Image(_message.Message):
     __slots__ = ("data", "url")
@@ -146,6 +157,66 @@ class StreamAnswer(_message.Message):
     result: ImageResult
     def __init__(self, id: _Optional[str] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ..., result: _Optional[_Union[ImageResult, _Mapping]] = ...) -> None: ...
 
+class ClassOptions(_message.Message):
+    __slots__ = ("top_k", "min_score", "function")
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    top_k: int
+    min_score: float
+    function: Function
+    def __init__(self, top_k: _Optional[int] = ..., min_score: _Optional[float] = ..., function: _Optional[_Union[Function, str]] = ...) -> None: ...
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("options", "images", "classes")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    options: EmbedOptions
+    images: _containers.RepeatedCompositeFieldContainer[Image]
+    classes: ClassOptions
+    def __init__(self, options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., classes: _Optional[_Union[ClassOptions, _Mapping]] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("model", "results")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelVersion
+    results: _containers.RepeatedCompositeFieldContainer[ImageResult]
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ...) -> None: ...
+
+class ClassifyStreamRequest(_message.Message):
+    __slots__ = ("options", "id", "image", "more", "reads_more", "classes")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    READS_MORE_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    options: EmbedOptions
+    id: str
+    image: Image
+    more: _containers.RepeatedCompositeFieldContainer[StreamImage]
+    reads_more: bool
+    classes: ClassOptions
+    def __init__(self, options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., more: _Optional[_Iterable[_Union[StreamImage, _Mapping]]] = ..., reads_more: _Optional[bool] = ..., classes: _Optional[_Union[ClassOptions, _Mapping]] = ...) -> None: ...
+
+class ClassifyStreamResponse(_message.Message):
+    __slots__ = ("id", "model", "result", "more", "max_images", "max_bytes")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    model: ModelVersion
+    result: ImageResult
+    more: _containers.RepeatedCompositeFieldContainer[StreamAnswer]
+    max_images: int
+    max_bytes: int
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ..., result: _Optional[_Union[ImageResult, _Mapping]] = ..., more: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., max_images: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
+
 class ModelVersion(_message.Message):
     __slots__ = ("name", "version", "fingerprint")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -157,12 +228,38 @@ class ModelVersion(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class ImageResult(_message.Message):
-    __slots__ = ("embeddings", "error")
+    __slots__ = ("embeddings", "error", "predictions")
     EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
     error: _status_pb2.Status
-    def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    predictions: _containers.RepeatedCompositeFieldContainer[Prediction]
+    def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ...) -> None: ...
+
+class Prediction(_message.Message):
+    __slots__ = ("output", "labels", "rejected", "cache")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    output: str
+    labels: _containers.RepeatedCompositeFieldContainer[Label]
+    rejected: bool
+    cache: CacheResult
+    def __init__(self, output: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., rejected: _Optional[bool] = ..., cache: _Optional[_Union[CacheResult, str]] = ...) -> None: ...
+
+class Label(_message.Message):
+    __slots__ = ("name", "id", "index", "score")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    id: str
+    index: int
+    score: float
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[str] = ..., index: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Embedding(_message.Message):
     __slots__ = ("output", "dtype", "shape", "data", "cache")
@@ -223,13 +320,17 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., default_output: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Output(_message.Message):
-    __slots__ = ("name", "layer", "pooling", "shape")
+    __slots__ = ("name", "layer", "pooling", "shape", "kind", "labels")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     POOLING_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     layer: str
     pooling: str
     shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., layer: _Optional[str] = ..., pooling: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    kind: str
+    labels: int
+    def __init__(self, name: _Optional[str] = ..., layer: _Optional[str] = ..., pooling: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., kind: _Optional[str] = ..., labels: _Optional[int] = ...) -> None: ...

@@ -44,6 +44,16 @@ class EmbeddingServiceStub:
                 request_serializer=microtome_dot_v1_dot_embedding__pb2.EmbedStreamRequest.SerializeToString,
                 response_deserializer=microtome_dot_v1_dot_embedding__pb2.EmbedStreamResponse.FromString,
                 _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/microtome.v1.EmbeddingService/Classify',
+                request_serializer=microtome_dot_v1_dot_embedding__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=microtome_dot_v1_dot_embedding__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
+        self.ClassifyStream = channel.stream_stream(
+                '/microtome.v1.EmbeddingService/ClassifyStream',
+                request_serializer=microtome_dot_v1_dot_embedding__pb2.ClassifyStreamRequest.SerializeToString,
+                response_deserializer=microtome_dot_v1_dot_embedding__pb2.ClassifyStreamResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/microtome.v1.EmbeddingService/ListModels',
                 request_serializer=microtome_dot_v1_dot_embedding__pb2.ListModelsRequest.SerializeToString,
@@ -76,6 +86,21 @@ class EmbeddingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Classify(self, request, context):
+        """Names what the images of one request show: labels of outputs with classes, and vectors of the others. Otherwise as
+        Embed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyStream(self, request_iterator, context):
+        """Classifies any number of images, as EmbedStream embeds them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists what is served.
         """
@@ -102,6 +127,16 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.EmbedStream,
                     request_deserializer=microtome_dot_v1_dot_embedding__pb2.EmbedStreamRequest.FromString,
                     response_serializer=microtome_dot_v1_dot_embedding__pb2.EmbedStreamResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=microtome_dot_v1_dot_embedding__pb2.ClassifyRequest.FromString,
+                    response_serializer=microtome_dot_v1_dot_embedding__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'ClassifyStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyStream,
+                    request_deserializer=microtome_dot_v1_dot_embedding__pb2.ClassifyStreamRequest.FromString,
+                    response_serializer=microtome_dot_v1_dot_embedding__pb2.ClassifyStreamResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -168,6 +203,60 @@ class EmbeddingService:
             '/microtome.v1.EmbeddingService/EmbedStream',
             microtome_dot_v1_dot_embedding__pb2.EmbedStreamRequest.SerializeToString,
             microtome_dot_v1_dot_embedding__pb2.EmbedStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/microtome.v1.EmbeddingService/Classify',
+            microtome_dot_v1_dot_embedding__pb2.ClassifyRequest.SerializeToString,
+            microtome_dot_v1_dot_embedding__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/microtome.v1.EmbeddingService/ClassifyStream',
+            microtome_dot_v1_dot_embedding__pb2.ClassifyStreamRequest.SerializeToString,
+            microtome_dot_v1_dot_embedding__pb2.ClassifyStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

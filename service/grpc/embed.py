@@ -1,4 +1,4 @@
-"""The method Embed, and how messages with images are read and bounded; the other methods use that too."""
+"""The methods Embed and Classify, and how messages with images are read and bounded; the other methods use that too."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -13,12 +13,13 @@ from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from microtome.protobuf import BYTES, fields
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller, asked_by
+from service.core.classes import require_classes
 from service.core.embedder import Intake
 from service.core.remote_images import MAX_ADDRESS, Image, Url
 from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
 from service.core.timings import Timings, timed
-from service.grpc.encoding import field, read_options, results, version_of
+from service.grpc.encoding import CallOptions, field, read_options, results, version_of
 from service.grpc.middleware import Call
 
 M = TypeVar("M", bound=Message)
@@ -134,14 +135,17 @@ def image_of(message: pb.Image, max_bytes: int) -> Image:
     return data
 
 
-async def embed(intake: Intake, limits: CallLimits, call: Call) -> bytes:
-    """Embed the images of one request with one version of one model.
+async def embed(
+    intake: Intake, limits: CallLimits, call: Call, kind: type[pb.EmbedRequest | pb.ClassifyRequest] = pb.EmbedRequest
+) -> bytes:
+    """Embed or classify the images of one request with one version of one model; both answers are numbered alike.
 
     Raises:
         ServiceError: any leaf of the tree.
     """
-    async with received(call, intake, pb.EmbedRequest) as request:
-        asked = read_options(request.options, intake.default_model)
+    async with received(call, intake, kind) as request:
+        classes = request.classes if isinstance(request, pb.ClassifyRequest) else None
+        asked = read_options(request.options, intake.default_model, classes)
         if not request.images:
             raise BadRequest("Expected at least one image, received none.")
         if len(request.images) > limits.max_images:
@@ -151,11 +155,22 @@ async def embed(intake: Intake, limits: CallLimits, call: Call) -> bytes:
         images = [image_of(image, limits.max_image_bytes) for image in request.images]
         # It has the bytes of all images once more.
         del request
-        intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8")
+        check(intake, asked)
         embedded = await embedded_for(call, intake, asked.request, images)
         with timed(intake.observer.stage, "encode"):
             answered = [field(_RESULTS, result) for result in results(embedded, asked, len(images))]
             return b"".join((field(_MODEL, version_of(embedded.card)), *answered))
+
+
+def check(intake: Intake, asked: CallOptions) -> None:
+    """Refuse, before any work, what the model's outputs do not have.
+
+    Raises:
+        ServiceError: as `Intake.check` does; none of the outputs has classes, where they are asked for.
+    """
+    intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8")
+    if asked.classes is not None:
+        require_classes(intake.models.card(asked.request.model), asked.request.outputs)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,12 +17,14 @@ from microtome.errors import BadRequest
 from microtome.manifest import ModelCard, OutputSpec
 from microtome.protobuf import field_prefix
 from microtome.v1 import embedding_pb2 as pb
-from service.core.requests import MOST_OUTPUTS, CacheUse, Embedded, Embedding, EmbedRequest, OnError, Source
+from service.core.classes import TOP_K, ClassOptions, Function, Prediction, predicted
+from service.core.requests import CLASSES, MOST_OUTPUTS, CacheUse, Embedded, Embedding, EmbedRequest, OnError, Source
 from service.core.vectors import Dtype, checked_dimensions, shaped, written
 from service.grpc.errors import described
 
 _DATA = pb.Embedding.DATA_FIELD_NUMBER
 _EMBEDDINGS = pb.ImageResult.EMBEDDINGS_FIELD_NUMBER
+_PREDICTIONS = pb.ImageResult.PREDICTIONS_FIELD_NUMBER
 MAX_MESSAGE_BYTES = 1 << 20
 """Several answers share a message up to this size: a client accepts 4 MB by default."""
 
@@ -30,16 +33,22 @@ _ID, _MORE = pb.EmbedStreamResponse.ID_FIELD_NUMBER, pb.EmbedStreamResponse.MORE
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """The options of a call: for the core, and for the form of the vectors."""
+    """The options of a call: for the core, for the form of the vectors, and for labels, if any are asked for."""
 
     request: EmbedRequest
     normalize: bool
     dimensions: int | None
     dtype: Dtype
+    classes: ClassOptions | None = None
 
 
-def read_options(options: pb.EmbedOptions, default_model: str) -> CallOptions:
+def read_options(options: pb.EmbedOptions, default_model: str, classes: pb.ClassOptions | None = None) -> CallOptions:
     """Read the options of one call.
+
+    Args:
+        options: of vectors.
+        default_model: for calls that name none.
+        classes: options of labels; None where none are asked for.
 
     Raises:
         BadRequest: a value that does not fit, or that this server does not know.
@@ -51,12 +60,21 @@ def read_options(options: pb.EmbedOptions, default_model: str) -> CallOptions:
     request = EmbedRequest(
         options.model or default_model,
         _number("version", options.version),
-        tuple(dict.fromkeys(options.outputs)),
+        tuple(dict.fromkeys(options.outputs)) or (() if classes is None else (CLASSES,)),
         cast("CacheUse", _word("cache", pb.CacheUse, "CACHE_USE_", options.cache) or "use"),
         cast("OnError", _word("on_error", pb.OnError, "ON_ERROR_", options.on_error) or "fail"),
     )
     dtype = cast("Dtype", _word("dtype", pb.Dtype, "DTYPE_", options.dtype) or "float32")
-    return CallOptions(request, options.normalize, _number("dimensions", options.dimensions), dtype)
+    labels = None if classes is None else _class_options(classes)
+    return CallOptions(request, options.normalize, _number("dimensions", options.dimensions), dtype, labels)
+
+
+def _class_options(given: pb.ClassOptions) -> ClassOptions:
+    least = given.min_score if given.HasField("min_score") else None
+    if least is not None and not isfinite(least):
+        raise BadRequest(f"Expected `min_score` to be a number; received {least}.")
+    function = cast("Function | None", _word("function", pb.Function, "FUNCTION_", given.function) or None)
+    return ClassOptions(_number("top_k", given.top_k) or TOP_K, least, function)
 
 
 def _number(name: str, value: int) -> int | None:
@@ -84,7 +102,11 @@ def results(embedded: Embedded, asked: CallOptions, images: int) -> list[bytes]:
     if asked.dimensions is not None:
         checked_dimensions(asked.dimensions, [outputs[name] for name in {e.output for e in embedded.embeddings}])
     for embedding in embedded.embeddings:
-        found[embedding.index] += _embedding(embedding, asked, outputs[embedding.output])
+        output = outputs[embedding.output]
+        if asked.classes is not None and output.labels:
+            found[embedding.index] += _prediction(predicted(embedding, output, asked.classes))
+        else:
+            found[embedding.index] += _embedding(embedding, asked, output)
     for error in embedded.errors:
         found[error.index] = pb.ImageResult(error=described(error.error)).SerializeToString()
     return found
@@ -122,6 +144,20 @@ def _embedding(embedding: Embedding, asked: CallOptions, output: OutputSpec) -> 
     shape = output.shape if asked.dimensions is None else (asked.dimensions,)
     head = _head(embedding.output, asked.dtype, shape, embedding.cache) + field_prefix(_DATA, len(data))
     return b"".join((field_prefix(_EMBEDDINGS, len(head) + len(data)), head, data))
+
+
+def _prediction(prediction: Prediction) -> bytes:
+    labels = [
+        pb.Label(name=label.label, id=label.id or "", index=label.index, score=label.score)
+        for label in prediction.labels
+    ]
+    message = pb.Prediction(
+        output=prediction.output,
+        labels=labels,
+        rejected=prediction.rejected,
+        cache=f"CACHE_RESULT_{prediction.cache.upper()}",
+    )
+    return field(_PREDICTIONS, message.SerializeToString())
 
 
 class Answer(NamedTuple):

@@ -105,7 +105,8 @@ class Inference:
             images = images_in(tensor, max_images=self.limits.max_images, max_bytes=self.limits.max_image_bytes)
             known = list(self.intake.models.card(request.model_name).outputs)
             names, given = [output.name for output in request.outputs], _parameters(request.parameters)
-            asked = read_request(request.model_name, request.model_version, names, given, known)
+            classification = {output.name: _classification(output) for output in request.outputs}
+            asked = read_request(request.model_name, request.model_version, names, given, known, classification)
             self.intake.check(
                 asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.datatype == "INT8"
             )
@@ -154,6 +155,13 @@ def _listed(entry: pb.InferInputTensor) -> bytes | list[bytes]:
         except ValueError:
             raise BadRequest("Expected UINT8 contents to be from 0 to 255.") from None
     raise BadRequest(f"Expected datatype BYTES or UINT8, received {entry.datatype[:20]!r}.")
+
+
+def _classification(output: pb.InferRequestedOutputTensor) -> object:
+    """Return Triton's parameter of that name, None if it is left out; others are shared memory's, which is not here."""
+    if "classification" not in output.parameters:
+        return None
+    return output.parameters["classification"].int64_param
 
 
 def _parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, object]:

@@ -33,10 +33,10 @@ from service.core.embedder import Intake
 from service.core.ports import ModelServer, available_versions
 from service.core.timeouts import within
 from service.errors import of_model
-from service.grpc.embed import CallLimits, embed, named, parsed
+from service.grpc.embed import CallLimits, check, embed, named, parsed
 from service.grpc.encoding import read_options
 from service.grpc.middleware import Call, Calls, host_of
-from service.grpc.stream import Stream
+from service.grpc.stream import Stream, StreamRequest
 
 _POLL_SECONDS = 0.2
 """Seconds between two polls of the models for a watcher."""
@@ -84,13 +84,15 @@ class Methods:
         handlers = self.calls.unary(
             {
                 "Embed": partial(embed, self.intake, self.limits),
+                "Classify": partial(embed, self.intake, self.limits, kind=pb.ClassifyRequest),
                 "ListModels": self._list_models,
                 "GetModel": self._get_model,
             }
         )
-        handlers["EmbedStream"] = grpc.stream_stream_rpc_method_handler(
-            self.calls.answering("EmbedStream", self._embed_stream)
-        )
+        streams = {"EmbedStream": pb.EmbedStreamRequest, "ClassifyStream": pb.ClassifyStreamRequest}
+        for name, kind in streams.items():
+            work = partial(self._stream, kind)
+            handlers[name] = grpc.stream_stream_rpc_method_handler(self.calls.answering(name, work))
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     def described(self) -> FileDescriptorProto:
@@ -112,19 +114,18 @@ class Methods:
         card = of_model(request.name, self.intake.models.cards())
         return pb.GetModelResponse(model=_described(self.intake.models, request.name, card)).SerializeToString()
 
-    async def _embed_stream(self, call: Call) -> None:
+    async def _stream(self, kind: type[StreamRequest], call: Call) -> None:
         async with within(call.allowed(self.intake.deadline)):
             raw = await call.read()
         if raw is None:
             return
-        first = parsed(pb.EmbedStreamRequest, raw)
+        first = parsed(kind, raw)
         if first.options.on_error == pb.ON_ERROR_FAIL:
             raise BadRequest("Expected no `on_error` in a stream, or ON_ERROR_SKIP: a bad image does not end it.")
-        asked = read_options(first.options, self.intake.default_model)
+        classes = first.classes if isinstance(first, pb.ClassifyStreamRequest) else None
+        asked = read_options(first.options, self.intake.default_model, classes)
         of_model(asked.request.model, self.intake.models.cards())
-        self.intake.check(
-            asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8"
-        )
+        check(self.intake, asked)
         asked = replace(asked, request=asked_by(call.caller, asked.request))
         asked.request.require_tenant()
         if call.caller and call.caller.rate:
@@ -384,7 +385,17 @@ def _described(models: ModelServer, name: str, card: ModelCard | None) -> pb.Mod
         ready=ready,
         version=card.version,
         fingerprint=manifest.fingerprint,
-        outputs=[pb.Output(name=o.name, layer=o.layer, pooling=o.pooling, shape=o.shape) for o in manifest.outputs],
+        outputs=[
+            pb.Output(
+                name=o.name,
+                layer=o.layer,
+                pooling=o.pooling,
+                shape=o.shape,
+                kind=o.kind or "",
+                labels=len(o.labels or ()),
+            )
+            for o in manifest.outputs
+        ],
         default_output=manifest.default_output,
         max_batch_size=manifest.max_batch_size,
         manifest_json=json.dumps(asdict(manifest)),

@@ -34,6 +34,8 @@ from service.grpc.encoding import Answer, CallOptions, StreamWriter, field, resu
 from service.grpc.middleware import Call, Calls
 
 T = TypeVar("T")
+StreamRequest = pb.EmbedStreamRequest | pb.ClassifyStreamRequest
+"""Numbered alike, and so are their answers."""
 
 _LONGEST_SILENCE = 60.0
 """Seconds without an image or an answer after which a stream ends."""
@@ -79,6 +81,7 @@ class Stream:
         self._intake = intake
         self._limits = limits
         self._asked = asked
+        self._kind = pb.EmbedStreamRequest if asked.classes is None else pb.ClassifyStreamRequest
         limit = pb.EmbedStreamResponse(max_images=limits.grouped_images, max_bytes=limits.grouped_bytes)
         self._writer = StreamWriter(call.context.write, self._written, announcing=limit if grouped else None)
         self._places = asyncio.Semaphore(limits.stream_images)
@@ -91,7 +94,7 @@ class Stream:
         """When a message was read or an answer written last, as the event loop counts."""
         self._silence: asyncio.TimerHandle
 
-    async def run(self, first: pb.EmbedStreamRequest) -> None:
+    async def run(self, first: StreamRequest) -> None:
         """Answer the first message, if it holds images, and all that follow it.
 
         Raises:
@@ -136,7 +139,7 @@ class Stream:
         else:
             self._end(BodyTooSlow(f"Expected the next image within {longest:g} s, received none. Open a new stream."))
 
-    async def _read(self, first: pb.EmbedStreamRequest, tasks: asyncio.TaskGroup) -> None:
+    async def _read(self, first: StreamRequest, tasks: asyncio.TaskGroup) -> None:
         try:
             if first.HasField("image") or first.id or first.more:
                 await self._places.acquire()
@@ -148,11 +151,11 @@ class Stream:
                 raw = await self._call.read()
                 if raw is None:
                     return
-                await self._accept(_further(raw), len(raw), tasks)
+                await self._accept(_further(raw, self._kind), len(raw), tasks)
         except ServiceError as error:
             self._ended_by = error
 
-    async def _accept(self, message: pb.EmbedStreamRequest, amount: int, tasks: asyncio.TaskGroup) -> None:
+    async def _accept(self, message: StreamRequest, amount: int, tasks: asyncio.TaskGroup) -> None:
         """Answer what is in memory, and start on the rest as soon as there is room for its bytes.
 
         One place has been taken already; further images take theirs here.
@@ -292,10 +295,10 @@ class Stream:
         return [model + field(_RESULT, result) for result in results(embedded, self._asked, images)]
 
 
-def _further(raw: bytes) -> pb.EmbedStreamRequest:
-    message = parsed(pb.EmbedStreamRequest, raw)
-    if message.HasField("options"):
-        raise BadRequest("Expected `options` in the stream's first message only.")
+def _further(raw: bytes, kind: type[StreamRequest]) -> StreamRequest:
+    message = parsed(kind, raw)
+    if message.HasField("options") or (isinstance(message, pb.ClassifyStreamRequest) and message.HasField("classes")):
+        raise BadRequest("Expected options in the stream's first message only.")
     return message
 
 

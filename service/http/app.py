@@ -256,5 +256,14 @@ def _answer(name: str, card: ModelCard | None, trouble: str | None) -> ModelAnsw
         ready=trouble is None,
         detail=trouble,
         version=card.version if card else None,
+        outputs=[
+            openapi.OutputAnswer(
+                name=output.name,
+                kind=output.kind or ("embedding" if len(output.shape) == 1 else "map"),
+                shape=list(output.shape),
+                labels=len(output.labels) if output.labels else None,
+            )
+            for output in (card.outputs.values() if card else ())
+        ],
         manifest=card.manifest if card else None,
     )

@@ -85,6 +85,15 @@ class ClassifyAnswer(EmbedAnswer):
     predictions: list[PredictionAnswer] = Field(description="By image, then in the order of the outputs asked for.")
 
 
+class OutputAnswer(BaseModel):
+    """One output of a model, in short; the manifest has the rest."""
+
+    name: str
+    kind: Literal["embedding", "map", "classes"]
+    shape: list[int] = Field(description="Of one image.")
+    labels: int | None = Field(description="Of classes: how many; their names are in the manifest.")
+
+
 class ModelAnswer(BaseModel):
     """One model, as it is served now."""
 
@@ -92,6 +101,7 @@ class ModelAnswer(BaseModel):
     ready: bool
     detail: str | None = Field(description="What is wrong, while it is not ready.")
     version: int | None = Field(description="The version that requests go to now; null before the first has answered.")
+    outputs: list[OutputAnswer]
     manifest: Manifest | None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +86,23 @@ def vectors(gateway: Gateway, photos: list[Path]) -> Callable[..., NDArray[np.fl
             )
         assert answer.status_code == 200, answer.text
         return np.array([one["vector"] for one in answer.json()["embeddings"]], np.float32)
+
+    return ask
+
+
+@pytest.fixture
+def labels(gateway: Gateway, photos: list[Path]) -> Callable[..., list[list[dict[str, Any]]]]:
+    """Return a function that asks POST /classify for the photos' labels, with options of its own."""
+
+    def ask(**options: object) -> list[list[dict[str, Any]]]:
+        with gateway.client() as client:
+            answer = client.post(
+                "/classify",
+                json={"images": [{"b64": b64encode(photo.read_bytes()).decode()} for photo in photos], **options},
+                headers={"Authorization": f"Bearer {KEY}"},
+            )
+        assert answer.status_code == 200, answer.text
+        return [prediction["labels"] for prediction in answer.json()["predictions"]]
 
     return ask
 

@@ -60,6 +60,12 @@ def triton_sync(triton: Any, address: str) -> dict[str, Any]:
             parameters={"normalize": True, "dimensions": 64},
             headers=dict(HEADERS),
         )
+        classes = client.infer(
+            MODEL,
+            [images(triton)],
+            outputs=[triton.InferRequestedOutput("classes", class_count=3)],
+            headers=dict(HEADERS),
+        )
         drawn = client.infer(MODEL, [pixels(triton)], headers=dict(HEADERS))
         try:
             client.infer("nix", [images(triton)], headers=dict(HEADERS))
@@ -74,6 +80,7 @@ def triton_sync(triton: Any, address: str) -> dict[str, Any]:
             "server": client.get_server_metadata(headers=dict(HEADERS), **form)["name"],
             "default": default.as_numpy(first).tolist(),
             "named": named.as_numpy("embedding").tolist(),
+            "classes": [[word.decode() for word in row] for row in classes.as_numpy("classes")],
             "pixels": list(drawn.as_numpy(first).shape),
             "refused": refused,
         }

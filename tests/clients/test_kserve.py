@@ -61,6 +61,15 @@ def test_the_asynchronous_client_gets_them_too(
 
 
 @pytest.mark.parametrize("client", ["triton http", "triton grpc"])
+def test_classification_answers_score_index_and_label(
+    told: dict[str, Any], client: str, labels: Callable[..., list[list[dict[str, Any]]]]
+) -> None:
+    """Triton's own parameter, `class_count` of its client: the labels of POST /classify."""
+    expected = [[f"{one['score']:.6f}:{one['index']}:{one['label']}" for one in row] for row in labels(top_k=3)]
+    assert expected == told[client]["classes"]
+
+
+@pytest.mark.parametrize("client", ["triton http", "triton grpc"])
 def test_parameters_pixels_and_errors(
     told: dict[str, Any], client: str, vectors: Callable[..., NDArray[np.float32]]
 ) -> None:

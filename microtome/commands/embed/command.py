@@ -1,13 +1,14 @@
-"""`microtome embed`: the command line, exit codes, and messages when a run ends early."""
+"""`microtome embed` and `microtome classify`: the command line, exit codes, and messages when a run ends early."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO, get_args
 
-from microtome.client.options import Dtype, EmbedOptions
+from microtome.client.options import ClassOptions, Dtype, EmbedOptions, Function
 from microtome.commands.embed.errors import EmbedError, tell
 from microtome.commands.embed.keyed_images import MAX_IMAGE_BYTES
 
@@ -17,16 +18,21 @@ The same command goes on with a run that was interrupted. Images that cannot be 
 OUT.errors.jsonl. While the gateway is away the run waits. Exit codes: 0 all images embedded; 2 the run cannot be done
 as asked; 3 some images could not be embedded; 130 interrupted by Ctrl-C.
 """
-ENDINGS = (".parquet", ".npy", ".jsonl")
+CLASSIFY_DESCRIPTION = (
+    "Name what the images of folders, lists, tars or Parquet columns show, in one file; go on where it was stopped."
+)
+ENDINGS = {"embed": (".parquet", ".npy", ".jsonl"), "classify": (".csv", ".jsonl")}
+"""Of results, by command."""
 REFUSED, INTERRUPTED = 2, 130
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+def build_parser(command: str = "embed") -> argparse.ArgumentParser:
+    """Describe the command line of `embed` or `classify`."""
+    classify = command == "classify"
     parser = argparse.ArgumentParser(
-        prog="microtome embed",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+        prog=f"microtome {command}",
+        description=CLASSIFY_DESCRIPTION if classify else DESCRIPTION,
+        epilog=EPILOG.replace("embedded", "classified") if classify else EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -37,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="image files, folders (all images below), patterns, tars (WebDataset), FILE.parquet::COLUMN, or - for a "
         "list of files on standard input",
     )
-    add("--out", required=True, type=_out, metavar="FILE", help="where the vectors go: .parquet, .npy or .jsonl")
+    endings = " or ".join((", ".join(ENDINGS[command][:-1]), ENDINGS[command][-1]))
+    what = "labels" if classify else "vectors"
+    add("--out", required=True, type=partial(_out, command), metavar="FILE", help=f"where the {what} go: {endings}")
     add("--restart", action="store_true", help="forget an earlier run with this --out; replace its result")
     url = os.environ.get("MICROTOME_URL", "http://localhost:8000")
     add("--url", default=url, help="the gateway, http(s):// or grpc(s):// (or MICROTOME_URL)")
@@ -45,10 +53,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ca-file", metavar="FILE", help="certificates (PEM) to trust instead of the system's")
     add("--model", help="which model (the gateway's first)")
     add("--version", type=_positive, help="which version of it (the one in use when the run begins)")
-    add("--output", action="append", default=[], help="which output, repeatable; or all (the default output)")
-    add("--normalize", action="store_true", help="divide each vector by its Euclidean length, after the cut")
-    add("--dimensions", type=_positive, metavar="N", help="keep only so many numbers from each vector's beginning")
-    add("--dtype", choices=get_args(Dtype), default="float32", help="how numbers are written (%(default)s)")
+    default = "the one that classifies" if classify else "the default output"
+    add("--output", action="append", default=[], help=f"which output, repeatable; or all ({default})")
+    if classify:
+        add("--top-k", type=_positive, default=1, metavar="N", help="the most labels of an image (%(default)s)")
+        add("--min-score", type=float, metavar="X", help="leave out labels with a lower score")
+        add("--function", choices=get_args(Function), help="from logits to scores (the output's own)")
+    else:
+        add("--normalize", action="store_true", help="divide each vector by its Euclidean length, after the cut")
+        add("--dimensions", type=_positive, metavar="N", help="keep only so many numbers from each vector's beginning")
+        add("--dtype", choices=get_args(Dtype), default="float32", help="how numbers are written (%(default)s)")
     add("--concurrency", type=_positive, default=8, metavar="N", help="requests at a time (%(default)s)")
     add("--batch", type=_positive, default=8, metavar="N", help="images in a request (%(default)s)")
     add("--follow-links", action="store_true", help="also read what links lead to out of a folder or a pattern")
@@ -59,19 +73,22 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="larger images are listed as errors (%(default)s, the most that a gateway takes unless told otherwise)",
     )
+    if classify:
+        parser.set_defaults(engine="local", saved_model=None)
+        return parser
     add("--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster (%(default)s)")
     add("--ray-address", metavar="ADDRESS", help="of the cluster; without it Ray starts one here")
     add("--saved-model", type=Path, metavar="DIR", help="with --engine ray: no gateway, Ray's actors hold this model")
     return parser
 
 
-def read(words: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line; `wanted` are the `EmbedOptions` that it names, `api_key` is read from its file.
+def read(words: Sequence[str], command: str = "embed") -> argparse.Namespace:
+    """Parse a command's line; `wanted` are the `EmbedOptions` that it names, `api_key` is read from its file.
 
     Raises:
         SystemExit: With 2 when it is wrong, with 0 after --help.
     """
-    parser = build_parser()
+    parser = build_parser(command)
     options = parser.parse_args(words)
     key_file = options.api_key_file
     try:
@@ -82,15 +99,19 @@ def read(words: Sequence[str]) -> argparse.Namespace:
         parser.error("--saved-model goes with --engine ray; without Ray a gateway holds the model.")
     if options.out.suffix == ".npy" and (len(options.output) > 1 or options.output == ["all"]):
         parser.error("--out *.npy holds one output: name one with --output, or use .parquet or .jsonl.")
+    if command == "classify":
+        labels = ClassOptions(options.top_k, options.min_score, options.function)
+        options.wanted = EmbedOptions(options.model, options.version, tuple(options.output), classes=labels)
+        return options
     wanted = {name: getattr(options, name) for name in ("model", "version", "normalize", "dimensions", "dtype")}
     options.wanted = EmbedOptions(output=tuple(options.output), **wanted)
     return options
 
 
-def _out(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in ENDINGS:
-        raise argparse.ArgumentTypeError(f"expected a file that ends in {', '.join(ENDINGS)}; received {text!r}")
+def _out(command: str, text: str) -> Path:
+    path, endings = Path(text), ENDINGS[command]
+    if path.suffix not in endings:
+        raise argparse.ArgumentTypeError(f"expected a file that ends in {', '.join(endings)}; received {text!r}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
     if path.is_dir():
@@ -105,12 +126,12 @@ def _positive(text: str) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command line, whose first word is `embed`, and return its exit code.
+    """Run the command line, whose first word is `embed` or `classify`, and return its exit code.
 
     Raises:
         SystemExit: With 2 when the command line itself is wrong, with 0 after `--help`.
     """
-    options = read(argv[1:])
+    options = read(argv[1:], argv[0])
     # Imported after the command line has been read, so that --help is instant.
     from microtome.client.errors import MicrotomeError  # noqa: PLC0415
     from microtome.commands.embed import runner  # noqa: PLC0415

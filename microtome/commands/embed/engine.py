@@ -4,7 +4,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 
 from microtome.client.client import Client
 from microtome.client.errors import ModelNotReady
@@ -16,6 +16,13 @@ from microtome.commands.embed.keyed_images import KeyedImage
 from microtome.commands.embed.progress import Progress
 
 _POLL_SECONDS = 1.0
+
+
+def vector_options(wanted: EmbedOptions) -> dict[str, Any]:
+    """Return the keyword arguments of `embed_many`."""
+    found = asdict(wanted)
+    del found["classes"]
+    return found
 
 
 class Engine(Protocol):
@@ -76,9 +83,21 @@ class GatewayEngine:
             time.sleep(_POLL_SECONDS)
 
     def outcomes(self, images: Iterator[KeyedImage], wanted: EmbedOptions) -> Iterator[Outcome]:
-        """Embed images over several connections at a time."""
+        """Embed or classify images over several connections at a time."""
         options = self._options
-        return self._client.embed_many(images, concurrency=options.concurrency, batch=options.batch, **asdict(wanted))
+        if wanted.classes is None:
+            return self._client.embed_many(
+                images, concurrency=options.concurrency, batch=options.batch, **vector_options(wanted)
+            )
+        return self._client.classify_many(
+            images,
+            output=wanted.output,
+            concurrency=options.concurrency,
+            batch=options.batch,
+            model=wanted.model,
+            version=wanted.version,
+            **asdict(wanted.classes),
+        )
 
     def close(self) -> None:
         """Close all connections."""

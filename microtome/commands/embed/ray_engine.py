@@ -10,7 +10,7 @@ import logging
 import pickle
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from microtome.client.client import Client
 from microtome.client.errors import MicrotomeError
 from microtome.client.options import EmbedOptions
 from microtome.client.results import Outcome
-from microtome.commands.embed.engine import GatewayEngine
+from microtome.commands.embed.engine import GatewayEngine, vector_options
 from microtome.commands.embed.errors import EmbedError
 from microtome.commands.embed.keyed_images import ImageBytes, KeyedImage
 from microtome.commands.embed.progress import Progress
@@ -108,7 +108,7 @@ class GatewayActor:
         """Embed a batch."""
         images = _unpickled(batch)
         try:
-            outcomes = self._client.embed_many(images, concurrency=1, batch=len(images), **asdict(self._wanted))
+            outcomes = self._client.embed_many(images, concurrency=1, batch=len(images), **vector_options(self._wanted))
             return {"result": [packed(outcome) for outcome in outcomes]}
         except MicrotomeError as error:
             # Returned, since Ray would restart an actor that raises, and this error must end the run.

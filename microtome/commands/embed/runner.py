@@ -4,7 +4,9 @@ Every file of the result is written under another name, synced and renamed, so i
 removed last, when the names are on the disk, so a run that is killed here writes the files again.
 """
 
+import csv
 import fcntl
+import io
 import os
 import socket
 import time
@@ -18,6 +20,7 @@ from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import orjson
+import ormsgpack
 
 from microtome.client.options import NUMPY, EmbedOptions
 from microtome.client.results import Outcome
@@ -75,7 +78,8 @@ def _resume(options: Namespace, path: Path, stdin: TextIO, say: TextIO) -> int:
                 _embed(journal, options, engine.outcomes(missing, wanted), progress)
         write(journal, options.out)
         bad = f"; {journal.failed} failed, see {beside(options.out, 'errors.jsonl')}" if journal.failed else ""
-        tell(say, f"{options.out} has {journal.embedded} vectors{bad}")
+        what = "vectors" if options.wanted.classes is None else "images with their labels"
+        tell(say, f"{options.out} has {journal.embedded} {what}{bad}")
         return SOME_FAILED if journal.failed else 0
 
 
@@ -139,6 +143,8 @@ def _agreed(journal: Journal, options: Namespace, engine: Engine) -> EmbedOption
     wanted = replace(asked, model=asked.model or name, version=asked.version or version)
     head = {"format": FORMAT, **asdict(wanted), "output": list(wanted.output)}
     del head["cache"]
+    if wanted.classes is None:
+        del head["classes"]
     journal.begin(head)
     return wanted
 
@@ -162,12 +168,15 @@ def _keep(journal: Journal, errors: Path, outcome: Outcome) -> None:
         return
     assert outcome.model is not None  # noqa: S101, for mypy: an outcome with vectors has a model
     journal.answered_by(outcome.model.name, outcome.model.version, outcome.model.fingerprint)
-    journal.put(Row(key, {name: vector.tobytes() for name, vector in outcome.vectors.items()}))
+    packed = {name: vector.tobytes() for name, vector in outcome.vectors.items()}
+    if "classes" in journal.head:
+        packed = {name: ormsgpack.packb(asdict(one)) for name, one in outcome.predictions.items()}
+    journal.put(Row(key, packed))
 
 
 def write(journal: Journal, out: Path) -> None:
-    """Write the vectors, their keys, the errors and the description; then remove the journal."""
-    WRITERS[out.suffix](journal, out)
+    """Write vectors or labels, their keys, the errors and the description; then remove the journal."""
+    (CLASS_WRITERS if "classes" in journal.head else WRITERS)[out.suffix](journal, out)
     write_errors(journal, out)
     with _whole(beside(out, "about.json")) as file:
         file.write(orjson.dumps(_about(journal), option=orjson.OPT_INDENT_2) + b"\n")
@@ -260,6 +269,34 @@ def _parquet(journal: Journal, out: Path) -> None:
 
 WRITERS: Mapping[str, Callable[[Journal, Path], None]] = {".npy": _npy, ".jsonl": _jsonl, ".parquet": _parquet}
 """Writers by the ending of the result's file."""
+
+
+def _csv(journal: Journal, out: Path) -> None:
+    """Write a line for each label, the best first; one without label for an image that has none."""
+    with _whole(out) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(("key", "output", "rank", "label", "id", "index", "score", "rejected"))
+        for row in _good(journal):
+            for output, packed in row.vectors.items():
+                found = ormsgpack.unpackb(packed)
+                rejected = str(found["rejected"]).lower()
+                for rank, label in enumerate(found["labels"] or [{}], 1):
+                    words = (label.get(name, "") for name in ("name", "id", "index", "score"))
+                    lines.writerow((printable(row.key), output, rank, *words, rejected))
+        text.detach()
+
+
+def _class_lines(journal: Journal, out: Path) -> None:
+    """Write one object per line: the key, and the prediction of each output under its name."""
+    with _whole(out) as file:
+        for row in _good(journal):
+            found = {name: ormsgpack.unpackb(packed) for name, packed in row.vectors.items()}
+            file.write(orjson.dumps({"key": printable(row.key), **found}) + b"\n")
+
+
+CLASS_WRITERS: Mapping[str, Callable[[Journal, Path], None]] = {".csv": _csv, ".jsonl": _class_lines}
+"""Of labels, by the ending of the result's file."""
 
 
 @contextmanager

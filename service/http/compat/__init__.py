@@ -11,7 +11,7 @@ from functools import partial
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from service.http.compat import cohere, kserve, openai, voyage, weaviate
+from service.http.compat import cohere, huggingface, kserve, openai, voyage, weaviate
 from service.http.compat.handler import CompatHandler, Dialect
 from service.http.problems import ErrorWriters
 
@@ -22,6 +22,7 @@ ALL: tuple[Dialect, ...] = (
     weaviate.IMG2VEC,
     weaviate.CLIP,
     kserve.DIALECT,
+    huggingface.DIALECT,
 )
 """All dialects."""
 

@@ -30,7 +30,7 @@ from service.http.compat.parsing import is_data_uri, short
 from service.http.json_images import at_most, from_base64, from_data_uri
 from service.http.openapi import RED_PNG
 from service.http.parameters import unknown_name
-from service.kserve import PARAMETERS, Data, OutputTensor, Tensor, images_in, one_input, read_request, shape_of
+from service.kserve import PARAMETERS, Data, OutputTensor, Tensor, images_in, one_input, read_request, shape_of, texts
 
 _HEADER = "inference-header-content-length"
 _FIELDS = {"id", "parameters", "inputs", "outputs"}
@@ -62,6 +62,7 @@ class _Body:
     outputs: Sequence[str]
     binary: Mapping[str, bool]
     binary_by_default: bool
+    classification: Mapping[str, object]
 
 
 def _read_body(body: bytes | bytearray, header_length: str | None, limits: BodyLimits) -> _Body:
@@ -87,7 +88,15 @@ def _read_body(body: bytes | bytearray, header_length: str | None, limits: BodyL
             f"beginning; received {header_length[:40]!r}."
         )
     if length == 0:
-        return _Body(None, {}, [Tensor("image", "BYTES", (1,), [bytes(body)])], (), {}, binary_by_default=False)
+        return _Body(
+            None,
+            {},
+            [Tensor("image", "BYTES", (1,), [bytes(body)])],
+            (),
+            {},
+            binary_by_default=False,
+            classification={},
+        )
     return _read_json(body[:length], memoryview(body)[length:], limits)
 
 
@@ -105,11 +114,8 @@ def _read_json(head: bytes | bytearray, rest: memoryview, limits: BodyLimits) ->
     if at != len(rest):
         raise BadRequest(f"Expected {at} bytes after the JSON, as binary_data_size says; received {len(rest)}.")
     outputs = _objects(value.get("outputs"), "outputs")
-    said = {
-        _text(entry, "name"): bool(flag)
-        for entry in outputs
-        if isinstance(flag := _object(entry.get("parameters"), "parameters").get("binary_data"), bool)
-    }
+    given = {_text(entry, "name"): _object(entry.get("parameters"), "parameters") for entry in outputs}
+    said = {name: flag for name, found in given.items() if isinstance(flag := found.get("binary_data"), bool)}
     identity = value.get("id")
     return _Body(
         str(short(identity, "id")) if isinstance(identity, str) else None,
@@ -118,6 +124,7 @@ def _read_json(head: bytes | bytearray, rest: memoryview, limits: BodyLimits) ->
         [_text(entry, "name") for entry in outputs],
         said,
         binary_by_default,
+        {name: found.get("classification") for name, found in given.items()},
     )
 
 
@@ -178,6 +185,8 @@ def _write(body: _Body, model: str, version: int, tensors: Sequence[OutputTensor
         if body.binary.get(tensor.name, body.binary_by_default):
             entry["parameters"] = {"binary_data_size": len(tensor.data)}
             rest.append(tensor.data)
+        elif tensor.datatype == "BYTES":
+            entry["data"] = texts(tensor)
         else:
             values = np.frombuffer(tensor.data, _NUMPY[tensor.datatype])
             # Half precision as float32: JSON does not know it.
@@ -278,7 +287,8 @@ class _Endpoints:
             if name not in PARAMETERS:
                 raise unknown_name(name, PARAMETERS)
         images = images_in(one_input(body.inputs), max_images=limits.max_images, max_bytes=limits.max_image_bytes)
-        asked = read_request(model, version, body.outputs, body.parameters, list(self._models.card(model).outputs))
+        known = list(self._models.card(model).outputs)
+        asked = read_request(model, version, body.outputs, body.parameters, known, body.classification)
 
         def answer(embedded: Embedded) -> Response:
             return _write(body, embedded.card.name, embedded.card.version, asked.answers(embedded))

@@ -1,5 +1,7 @@
 """From logits to labels: order, functions, temperature, ties."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,13 +12,11 @@ from service.core.requests import Embedding
 NUMBERS = 50
 
 
-def output(**more: object) -> OutputSpec:
+def output(temperature: float = 1.0) -> OutputSpec:
     """An output of so many classes."""
-    labels = tuple(Label(f"class {number}", None) for number in range(NUMBERS))
-    shape = (NUMBERS,)
-    return OutputSpec(  # type: ignore[misc]
-        "o", "l", "none", None, shape, "float32", 0, None, None, **{"kind": "classes", "labels": labels, **more}
-    )
+    labels = tuple(Label(f"class {number}") for number in range(NUMBERS))
+    plain = OutputSpec("o", "l", "none", None, (NUMBERS,), "float32", 0, None, None)
+    return replace(plain, kind="classes", labels=labels, temperature=temperature)
 
 
 @pytest.mark.parametrize("function", ["softmax", "sigmoid", "none"])
@@ -44,6 +44,7 @@ def test_temperature_divides_logits_and_not_answers_of_logits() -> None:
     """Scores of a temperature of 2 are those of half the logits."""
     logits = np.array([1.0, 2.0, 4.0], np.float32)
     assert (
-        scores(logits / 2, output(), "softmax").tolist() == scores(logits, output(temperature=2.0), "softmax").tolist()
+        scores(logits / np.float32(2), output(), "softmax").tolist()
+        == scores(logits, output(temperature=2.0), "softmax").tolist()
     )
     assert [1.0, 2.0, 4.0] == scores(logits, output(temperature=2.0), "none").tolist()

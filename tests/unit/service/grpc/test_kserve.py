@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from microtome.inference.v2 import inference_pb2 as pb
 from microtome.v1 import embedding_pb2
 from service.grpc.kserve import SERVICE
-from tests.fakes.model_server import SIZE
-from tests.pictures import png
+from tests.fakes.model_server import SIZE, classes_card
+from tests.pictures import png, solid
 from tests.unit.service.grpc.conftest import Service
 
 
@@ -125,3 +125,13 @@ async def test_models_tell_every_version_that_can_be_asked(service: Service) -> 
     assert (1, [1, 3]) == (listed.version, list(listed.versions))
     found = await service.stub.GetModel(embedding_pb2.GetModelRequest(name="toy"))
     assert listed == found.model
+
+
+async def test_classification_answers_strings(service: Service) -> None:
+    """Triton's extension, as over REST."""
+    service.server.current = classes_card()
+    count = {"classification": pb.InferParameter(int64_param=1)}
+    output = pb.InferRequestedOutputTensor(name="mean", parameters=count)
+    answer = await ask(service, "ModelInfer", inferring(solid((10, 20, 30)), outputs=[output]), pb.ModelInferResponse)
+    assert ("BYTES", [1, 1]) == (answer.outputs[0].datatype, list(answer.outputs[0].shape))
+    assert b"\x0f\0\0\0" + b"0.999955:2:blue" == answer.raw_output_contents[0]

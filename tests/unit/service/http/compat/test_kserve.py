@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.fakes.model_server import SIZE
+from tests.fakes.model_server import SIZE, classes_card
+from tests.pictures import solid
 from tests.unit.service.http.conftest import Gateway
 
 INFER = "/v2/models/toy/infer"
@@ -220,3 +221,29 @@ async def test_images_in_json_have_errors_of_their_own(gateway: Gateway) -> None
     assert "Image 0: Expected base64" in answer.json()["error"]
     request["inputs"][0].update(data=["AAAA"] * 4, shape=[4])
     assert "at most 3 images" in (await gateway.client.post("/v2/models/toy/infer", json=request)).json()["error"]
+
+
+async def test_classification_answers_strings(gateway: Gateway) -> None:
+    """Triton's extension: score, index and label of the best classes, in JSON or as bytes, beside other outputs."""
+    gateway.server.current = classes_card()
+    wanted: list[dict[str, Any]] = [{"name": "mean", "parameters": {"classification": 2}}, {"name": "corner"}]
+    picture = solid((10, 20, 30))
+    answer = await gateway.client.post(INFER, json=texts(picture, outputs=wanted))
+    assert ("BYTES", [1, 2]) == (output(answer)["datatype"], output(answer)["shape"])
+    assert ["0.999955:2:blue", "0.000045:1:green"] == output(answer)["data"]
+    assert "FP32" == output(answer, 1)["datatype"]
+    wanted[0]["parameters"] = {"classification": 9, "binary_data": True}
+    body, headers = binary(elements(picture), 1, outputs=wanted[:1])
+    raw = await gateway.client.post(INFER, content=body, headers=headers)
+    assert elements(b"0.999955:2:blue", b"0.000045:1:green", b"0.000000:0:red") in raw.content
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("corner", 2), ("mean", 0), ("mean", "2")], ids=["no classes", "zero", "text"]
+)
+async def test_impossible_classifications_are_refused(gateway: Gateway, name: str, count: object) -> None:
+    """Of an output without classes, or of no number of them."""
+    gateway.server.current = classes_card()
+    wanted = [{"name": name, "parameters": {"classification": count}}]
+    answer = await gateway.client.post(INFER, json=texts(grey(3), outputs=wanted))
+    assert (400, True) == (answer.status_code, "classification" in answer.json()["error"])
