@@ -241,7 +241,8 @@ def _fine_tuned(alone: Trained, tuning: Tuning) -> Trained:
     before = found.counts()
     found.freeze(first)
     after = found.counts()
-    say(_counts_table(before, after, found.backbone[first].name))
+    for line in _counts_table(before, after, str(found.backbone[first].name)):
+        say(line)
     row = material.slice_.built.row
     trainer = Trainer(found, request.recipe.input, row.scaling, tuning, request.out, request.seed)
     weights = np.ones(len(rows))
@@ -281,12 +282,12 @@ def _fine_tuned(alone: Trained, tuning: Tuning) -> Trained:
     )
 
 
-def _counts_table(before: Counts, after: Counts, first: str) -> str:
+def _counts_table(before: Counts, after: Counts, first: str) -> list[str]:
     rows = (("head alone", before), (f"from {first}", after))
     wide = max(len(name) for name, _ in rows)
     lines = [f"{'weights':{wide}} {'trainable':>14} {'frozen':>14}"]
     lines += [f"{name:{wide}} {one.trainable:>14,} {one.frozen:>14,}" for name, one in rows]
-    return "\n".join(lines)
+    return lines
 
 
 def _gain(material: Material, method: Method, rows: Array, test: Examples, head: DenseHead) -> Gain:

@@ -109,7 +109,7 @@ def trainer(found: Tunable, out: Path, **chosen: Any) -> Trainer:
 
 def weights(found: Tunable) -> dict[str, Any]:
     """Return copies of all weights, by path."""
-    return {weight.path: np.array(weight) for weight in found.model.weights}
+    return {weight.path: weight.numpy().copy() for weight in found.model.weights}
 
 
 def interrupting(when: str, error: type[BaseException]) -> Callable[[str], None]:
