@@ -98,6 +98,7 @@ def commands() -> str:
     parsers = {"up": up.build_parser(), **subcommands(exporter_cli.build_parser())}
     parsers |= {"verify --server": verify.build_parser()}
     parsers |= {"doctor": doctor.build_parser(), "rollout": rollout.build_parser(), "embed": embed.build_parser()}
+    parsers["classify"] = embed.build_parser("classify")
     for name, parser in parsers.items():
         parts.append(f"## microtome {name}\n\n{parser.description}\n\n{options(parser)}")
         parts.append(f"{parser.epilog}\n" if parser.epilog else "")
@@ -124,7 +125,8 @@ def recipe() -> str:
         head,
         f"## A model\n\n{keys(model)}",
         f"## `input`\n\n{keys(model['properties']['input'])}",
-        f"## One of the `outputs`\n\nEither `layer` or `layers`.\n\n{keys(output)}",
+        "## One of the `outputs`\n\nEither `layer` or `layers`; of [classes](../guides/classify.md) neither is the last "
+        f"layer.\n\n{keys(output)}",
         f"## `calibration`\n\nA folder, or a mapping:\n\n{keys(calibration)}",
     ]
     return "\n".join(parts)

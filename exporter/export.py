@@ -282,7 +282,7 @@ def check_layers(recipe: Recipe, wanted: Sequence[ModelRecipe]) -> None:
 
 def _check_model(tree: YamlTree, loc: Loc, model: ModelRecipe) -> None:
     keras.utils.clear_session()  # restarts the numbering of unnamed layers, as in the export
-    row = find_backbone(model.backbone)
+    row = find_backbone(model.backbone, model.weights)
     try:
         built = build(row, None, model.input, include_top=model.include_top)
     except CutError as error:

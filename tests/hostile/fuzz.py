@@ -25,6 +25,7 @@ _THREADS = 3
 _STALL_MS = 50
 
 _POSTS = (
+    *("/classify", "/models/lite0"),
     *("/embed", "/v1/embeddings", "/embeddings", "/v2/embed", "/v1/multimodalembeddings", "/vectorize", "/vectors"),
     *("/v2/models/toy/infer", "/v2/models/toy/versions/1/infer"),
 )
