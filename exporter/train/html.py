@@ -123,10 +123,10 @@ def _classes(found: Trained) -> str:
 def _reliability(found: Trained) -> Iterator[str]:
     before, after = found.figures.before, found.figures.after
     yield "<h2>Whether scores mean what they say</h2>"
+    fitted = "the photos that it was stopped by" if found.tuned else "training photos, by heads that did not know them"
     yield paragraph(
         "Each point is a bin of equally many held-out photos: how sure the classifier was of its answer, and how often "
-        "it was right. On the straight line the two agree. The temperature was fitted on training photos, by heads "
-        "that did not know them.",
+        f"it was right. On the straight line the two agree. The temperature was fitted on {fitted}.",
         "soft",
     )
     yield paragraph(
