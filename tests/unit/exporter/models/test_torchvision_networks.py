@@ -60,7 +60,7 @@ class Numbers:
         scale = (2 / np.prod(shape[1:])) ** 0.5
         self.state[f"{name}.weight"] = (self._random.standard_normal(shape, np.float32) * scale).astype(np.float32)
         if bias:
-            self.state[f"{name}.bias"] = self._random.standard_normal(shape[0], np.float32) / 10
+            self.state[f"{name}.bias"] = self._random.standard_normal(shape[0], np.float32)
 
     def unit(self, name: str, *shape: int) -> None:
         """Add a convolution without bias and its batch normalisation."""
@@ -74,7 +74,7 @@ def conv(x: Array, weight: Array, *, stride: int = 1, pad: int = 0) -> Array:
     """`torch.nn.functional.conv2d` of one image [C, H, W]."""
     x = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
     windows = sliding_window_view(x, weight.shape[2:], axis=(1, 2))[:, ::stride, ::stride]
-    return np.tensordot(weight, windows, ((1, 2, 3), (0, 3, 4)))
+    return np.asarray(np.tensordot(weight, windows, ((1, 2, 3), (0, 3, 4))), np.float32)
 
 
 def pool(x: Array, size: int = 3, stride: int = 2, pad: int = 0) -> Array:
@@ -146,7 +146,7 @@ def googlenet(x: Array, state: State) -> Array:
         gain, shift, mean, variance = (
             state[f"{name}.bn.{part}"][:, None, None] for part in ("weight", "bias", "running_mean", "running_var")
         )
-        return np.maximum((x - mean) / np.sqrt(variance + 0.001) * gain + shift, 0)
+        return np.asarray(np.maximum((x - mean) / np.sqrt(variance + 0.001) * gain + shift, 0))
 
     x = pool(unit(x, "conv1", 2, 3))
     x = pool(unit(unit(x, "conv2"), "conv3", pad=1))
