@@ -185,7 +185,6 @@ class OutputEntry(_Entry):
         _Shorthand(str, _TEXT, lambda source: {"source": source}),
         _Shorthand(list, _LABEL_LIST, lambda names: {"names": names}),
     ] = _optional("Of classes: imagenet, a file with a name on each line, or a list.")
-    head: HeadEntry = _optional("Of classes: trained layers on the vector, which give the logits.")
     activation: Annotated[str, _Choice(get_args(Activation))] = _optional(
         "Of classes: turns logits into scores; the layer's own if left out, else softmax."
     )
@@ -195,6 +194,7 @@ class OutputEntry(_Entry):
     threshold: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = _optional(
         "Of classes: an image whose best score is lower is rejected; none if left out."
     )
+    head: HeadEntry = _optional("Of classes: trained layers on the vector, which give the logits.")
 
 
 class InputEntry(_Entry):
