@@ -25,7 +25,7 @@ _THREADS = 3
 _STALL_MS = 50
 
 _POSTS = (
-    *("/classify", "/models/lite0"),
+    *("/classify", "/models/toy", "/models/toy/mean"),
     *("/embed", "/v1/embeddings", "/embeddings", "/v2/embed", "/v1/multimodalembeddings", "/vectorize", "/vectors"),
     *("/v2/models/toy/infer", "/v2/models/toy/versions/1/infer"),
 )
@@ -97,6 +97,8 @@ _HEADERS = (
 _CALLS: dict[str, Any] = {
     "/microtome.v1.EmbeddingService/Embed": pb.EmbedRequest,
     "/microtome.v1.EmbeddingService/EmbedStream": pb.EmbedStreamRequest,
+    "/microtome.v1.EmbeddingService/Classify": pb.ClassifyRequest,
+    "/microtome.v1.EmbeddingService/ClassifyStream": pb.ClassifyStreamRequest,
     "/microtome.v1.EmbeddingService/GetModel": pb.GetModelRequest,
     "/inference.GRPCInferenceService/ModelInfer": inference.ModelInferRequest,
     "/inference.GRPCInferenceService/ModelReady": inference.ModelReadyRequest,
