@@ -72,7 +72,7 @@ _STAND_INS = {
     "models": [_MODEL], "name": "a", "backbone": _MODEL["backbone"], "outputs": [_OUTPUT], "pca": 1, "random": 1,
 }  # fmt: skip
 """Valid values in place of invalid or missing ones, so that the rest of the file can be checked too."""
-_ITEM_STAND_INS = {"models": _MODEL, "outputs": _OUTPUT, "layers": "a", "size": 224}
+_ITEM_STAND_INS = {"models": _MODEL, "outputs": _OUTPUT, "layers": "a", "size": 224, "labels": "a", "names": "a"}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -103,6 +103,9 @@ def _validated(tree: YamlTree) -> RecipeEntry:
         if "projection" in loc[:-1]:  # without the tag, which says whether it is read as pca or as random
             tag = loc.index("projection") + 1
             loc = loc[:tag] + loc[tag + 1 :]
+        if "labels" in loc[:-1]:  # without the key that a short form stands for
+            key = loc.index("labels") + 1
+            loc = loc if isinstance(tree.value(loc[:key]), dict) else loc[:key] + loc[key + 1 :]
         tree.note(loc, _message(tree, problem))
         _mend(mended, loc)
     return RecipeEntry.model_validate(mended)

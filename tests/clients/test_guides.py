@@ -62,6 +62,14 @@ def test_kserves_example_prints_the_vectors_shape(gateway: Gateway) -> None:
     assert ("(1, 1280)\n", 0) == (done.stdout, done.returncode), done.stderr
 
 
+def test_hugging_faces_example_names_the_cat(shown: Callable[[str], str]) -> None:
+    """Three labels with their scores, the best first."""
+    *_, example = examples("classify.md")
+    lines = shown(example).splitlines()
+    assert re.fullmatch(r"Egyptian cat 0\.4\d+", lines[0])
+    assert 3 == len(lines)
+
+
 def test_every_example_is_tried() -> None:
     """Nothing else stands in these guides."""
     guides = ("dialects.md", "langchain.md", "qdrant.md", "kserve.md", "weaviate.md")

@@ -27,7 +27,7 @@ from service.http.bodies import BodyLimits
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.fakes.intake import intake_over
-from tests.fakes.model_server import FakeModelServer, card
+from tests.fakes.model_server import FakeModelServer, classes_card
 
 
 @asynccontextmanager
@@ -37,7 +37,7 @@ async def _nothing(_: FastAPI) -> AsyncIterator[None]:
 
 def application(decoders: ThreadPoolExecutor) -> ASGIApp:
     """The application over a fake model server."""
-    server, metrics = FakeModelServer(card()), Metrics()
+    server, metrics = FakeModelServer(classes_card()), Metrics()
     limits = BodyLimits(50_000, 90_000, 3)
     return http_app(
         intake=intake_over(server, decoders, metrics, bodies=limits),
@@ -114,6 +114,16 @@ def test_the_documents_examples_work_as_they_stand(url: str) -> None:
             assert len(answer.json()["embeddings"]) == len(example["value"].get("images", [0]))
 
 
+def test_every_example_of_classify_works_as_it_stands(url: str) -> None:
+    """Each is answered with labels."""
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        body = client.get("/openapi.json").json()["paths"]["/classify"]["post"]["requestBody"]
+        for name, example in body["content"]["application/json"]["examples"].items():
+            answer = client.post("/classify", json=example["value"])
+            assert answer.status_code == 200, (name, answer.text)
+            assert len(answer.json()["predictions"]) == len(example["value"].get("images", [0]))
+
+
 def test_every_example_of_another_contract_works_as_it_stands(url: str) -> None:
     """Each route of a dialect has one, and it is answered with vectors."""
     with httpx.Client(base_url=url, trust_env=False) as client:
@@ -124,5 +134,6 @@ def test_every_example_of_another_contract_works_as_it_stands(url: str) -> None:
         for path in dialects:
             example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
             named = {one["name"]: one["example"] for one in paths[path]["post"].get("parameters", ())}
+            named |= {"output": "mean"} if "output" in named else {}  # the only one with classes here
             answer = client.post(path.format_map(named), json=example)
             assert answer.status_code == 200, (path, answer.text)

@@ -517,7 +517,12 @@ def test_labels_come_from_a_file(tmp_path: Path, name: str, text: str, expected:
     [
         ("labels: nix.txt", "labels: expected imagenet, a file or a list"),
         ("labels: [a, a]", "labels: expected labels that differ, by name or by id. Received: 'a' 2 times"),
-        ("labels: []", "labels.names: expected a list with at least one item"),
+        ("labels: []", "labels: expected a list with at least one item"),
+        ('labels: ""', "labels: expected text"),
+        ('labels: ["", b]', "labels[0]: expected text"),
+        ("labels: [{id: b}]", "labels[0]: expected the key name"),
+        ("labels: {names: [b, {name: 3}]}", "labels.names[1].name: expected text"),
+        ("labels: 3", "labels: expected a mapping with source, names"),
         ("labels: bad.json", "labels: expected a list of names or of"),
         ("pooling: avg", "pooling: expected no pooling with kind: classes"),
         ("normalize: l2", "normalize: expected no normalize with kind: classes"),
