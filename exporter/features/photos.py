@@ -9,7 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from exporter.errors import ImpossibleOption
 from exporter.recipe.files import SUFFIXES, file_digest
@@ -24,6 +26,7 @@ LONGEST_LABEL = 200
 FOLDER = "folder"
 """The value of `--groups` that takes the folder of a photo for its group."""
 
+_TEST, _VALIDATION = "test", frozenset({"val", "valid", "validation"})
 _SPLITS = frozenset({"train", "training", "test", "val", "valid", "validation"})
 _NOT_PHOTOS = (".", "__MACOSX")
 """How the names of folders and files begin that systems make beside photos: .thumbnails, ._photo.jpg."""
@@ -124,7 +127,33 @@ def read_classes(photos: Path, groups: str | None) -> Collection:
             f"Expected at least two photos of each class in {photos}. Received: one of {', '.join(alone[:5])}. "
             "Add photos, or take the class out."
         )
+    check_splits(found)
     return found
+
+
+def check_splits(collection: Collection) -> None:
+    """Check what `test` and `train` of a folder or list hold.
+
+    Raises:
+        ImpossibleOption: A class is only among the photos that are held out, or nothing is left to train on.
+    """
+    held = held_out(collection.photos)
+    if not held.any():
+        return
+    known = {photo.label for photo, out in zip(collection.photos, held, strict=True) if not out}
+    strange = sorted({str(photo.label) for photo in collection.photos} - {str(label) for label in known})
+    if strange:
+        raise ImpossibleOption(
+            f"Expected photos to train on of each class that is held out. Received: none of {', '.join(strange[:5])}. "
+            "Put photos of it into train, or leave the class out."
+        )
+
+
+def held_out(photos: Sequence[Photo]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return whether a folder or list holds each photo out, bool [photos]: those of `test`, or else of `val`."""
+    splits = [photo.split for photo in photos]
+    tests = {_TEST} if _TEST in splits else _VALIDATION
+    return np.array([split in tests for split in splits])
 
 
 def without_copies(found: Collection) -> Collection:

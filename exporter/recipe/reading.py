@@ -161,8 +161,6 @@ def _mend(data: Any, loc: Loc) -> None:  # noqa: ANN401, any YAML
     """Replace an invalid or missing value by a stand-in; without one, remove the value or what lacks it."""
     path: list[tuple[Any, str | int]] = []
     for key in loc:
-        if isinstance(data, list) and isinstance(key, str):  # a short form, which has no such key
-            break
         if isinstance(data, dict | list):
             path.append((data, key))
             data = data.get(key) if isinstance(data, dict) else data[int(key)]

@@ -15,7 +15,7 @@ from PIL import Image
 from exporter.errors import ImpossibleHead, ImpossibleOption
 from exporter.export import calibrate
 from exporter.features.logistic import folds
-from exporter.features.photos import Collection, Photo, check_classes
+from exporter.features.photos import Collection, Photo, check_classes, check_splits, held_out
 from exporter.features.store import FeatureStore, State, extract, near_copies
 from exporter.head.slicing import Slice, prepare
 from exporter.recipe.images import read_pixels
@@ -28,7 +28,6 @@ from exporter.train.heads import fold_count
 from microtome.manifest import InputSpec
 
 HELD_OUT_FOLDS = 5
-_TEST, _VALIDATION = "test", frozenset({"val", "valid", "validation"})
 _SMALLEST_CROP = 0.6
 
 Array = np.ndarray[Any, Any]
@@ -70,24 +69,6 @@ class Material:
         return self.collection.photos
 
 
-def check_splits(collection: Collection) -> None:
-    """Check what `test` and `train` of a folder or list hold.
-
-    Raises:
-        ImpossibleOption: A class is only among the photos that are held out, or nothing is left to train on.
-    """
-    held = _given(collection.photos)
-    if not held.any():
-        return
-    known = {photo.label for photo, out in zip(collection.photos, held, strict=True) if not out}
-    strange = sorted({str(photo.label) for photo in collection.photos} - {str(label) for label in known})
-    if strange:
-        raise ImpossibleOption(
-            f"Expected photos to train on of each class that is held out. Received: none of {', '.join(strange[:5])}. "
-            "Put photos of it into train, or leave the class out."
-        )
-
-
 def gather(  # noqa: PLR0913, PLR0917 -- what the user said
     recipe: ModelRecipe,
     output: OutputRecipe,
@@ -120,7 +101,7 @@ def gather(  # noqa: PLR0913, PLR0917 -- what the user said
     check(slice_)
     with stage(f"{recipe.name}: freezing {output.name}"):
         graph = frozen_graph(slice_, calibrate(recipe, slice_).projections, recipe.precision)
-    held = _given(collection.photos)
+    held = held_out(collection.photos)
     given = bool(held.any())
     of = np.concatenate([np.arange(len(held)), *[np.flatnonzero(~held)] * copies])
     kinds = np.concatenate([np.zeros(len(held), np.int64),
@@ -190,13 +171,6 @@ def _head(recipe: ModelRecipe, graph: FrozenGraph, read: _Reader) -> dict[str, A
 def _folder(out: Path, recipe: ModelRecipe, output: OutputRecipe) -> Path:
     names = json.dumps([recipe.name, recipe.backbone, recipe.weights, recorded(recipe.input), output.name])
     return out / "features" / hashlib.sha256(names.encode()).hexdigest()[:16]
-
-
-def _given(photos: Sequence[Photo]) -> Array:
-    """Whether a folder or list holds each photo out: those of `test`, or else of `val`."""
-    splits = [photo.split for photo in photos]
-    tests = {_TEST} if _TEST in splits else _VALIDATION
-    return np.array([split in tests for split in splits])
 
 
 def _left_out(

@@ -247,6 +247,7 @@ def test_a_fine_tuned_model_is_exported_as_any_of_the_users_own(place: Path, tun
 def test_a_killed_fine_tuning_goes_on(place: Path, tuned: Path) -> None:
     """SIGKILL after an epoch: the same command ends with the numbers of a run that was not killed."""
     out = place / "killed" / "tuned"
+    shutil.copytree(tuned / "features", out / "features")  # as an earlier run leaves them
     arguments = ["train", str(place / "photos"), "--from", f"{place / 'recipe.yaml'}:early", "--out", str(out), *TUNING]
     with subprocess.Popen(
         [sys.executable, "-m", "exporter", *arguments], cwd=REPOSITORY, stdout=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from exporter.recipe.backbones import find_backbone
 from exporter.recipe.preprocessing import resolve
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.train import fine_tuning
+from exporter.train.calibration import log_loss
 from exporter.train.fine_tuning import Photos, Trainer, Tuning, recoloured
 from exporter.train.tunable import Tunable, first_unfrozen, tunable
 
@@ -191,7 +192,7 @@ def test_ctrl_c_keeps_the_best(tmp_path: Path, photos: tuple[Photos, Photos], mo
     assert progress.interrupted
     assert len(progress.epochs) == 3
     logits = one.logits(photos[1].paths)
-    assert fine_tuning.log_loss(logits, photos[1].labels, 1.0) == pytest.approx(progress.best.stop_loss, rel=1e-5)
+    assert log_loss(logits, photos[1].labels, 1.0) == pytest.approx(progress.best.stop_loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("said", ["nrom", "4", "-5", "1.5", ""])
