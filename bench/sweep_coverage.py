@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from exporter.features.resampling import resamples
 from exporter.sweep.measures import Neighbours, normalised
-from exporter.sweep.statistics import compare, resamples
+from exporter.sweep.statistics import compare
 
 Array = np.ndarray[Any, Any]
 

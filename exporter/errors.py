@@ -12,6 +12,7 @@
     + AmbiguousLayer       the layer is called more than once, so its name means several tensors
     + ImpossiblePooling    the layer's output has no space to pool over, or no fixed shape
     + ImpossibleProjection more dimensions are wanted than images or features allow
+    + ImpossibleHead       a head's file is damaged, or made for vectors of another length
     + ImpossibleInput      the backbone cannot be built for this input size
     + ImpossibleModel      the user's own file, function or preset is not there, or not a model that can be cut
     + ImpossibleSplit      the points to split at do not divide the network
@@ -89,6 +90,10 @@ class ImpossibleClasses(CutError):
 
 class ImpossibleProjection(CutError):
     """More dimensions are wanted than the calibration images or the features allow."""
+
+
+class ImpossibleHead(CutError):
+    """A head's file is damaged, or made for vectors of another length or other classes."""
 
 
 class ImpossibleInput(CutError):

@@ -13,7 +13,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from exporter.errors import CutError, ImpossibleClasses, ImpossibleInput, ImpossiblePooling, ImpossibleProjection
+from exporter.errors import (
+    CutError,
+    ImpossibleClasses,
+    ImpossibleHead,
+    ImpossibleInput,
+    ImpossiblePooling,
+    ImpossibleProjection,
+)
 from exporter.head.embedding import pooled_head
 from exporter.head.projection import Fitted, check_dimensions, fit_pca, project, random_projection, write_projections
 from exporter.head.slicing import Slice, SliceOutput, find_output, prepare, warn_of_long_vectors, warn_of_memory
@@ -305,6 +312,7 @@ def _key(given: Sequence[str], error: CutError) -> tuple[str, ...]:
     keys = {
         ImpossiblePooling: ("pooling",),
         ImpossibleClasses: ("labels",),
+        ImpossibleHead: ("head",),
         ImpossibleProjection: ("projection", "quantization"),
     }.get(type(error), ())
     return tuple(key for key in (*keys, "layer", "layers") if key in given)[:1]

@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": "say what a version is, what it returns and what it costs",
     "bench": "time a version against plain model.export()",
     "sweep": "find the layer, pooling and preprocessing that suit your photos",
+    "train": "train a classifier on your photos, on top of a recipe's output",
     "look": "show what a layer sees: photos that excite its channels, reconstructions, heat maps",
     "recipe": "print the JSON schema of recipes",
 }

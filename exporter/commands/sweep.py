@@ -64,14 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Sweep, write the results, and say in six lines what came of it."""
+    from exporter.features.logistic import want_scikit_learn  # noqa: PLC0415
+    from exporter.features.photos import read_collection  # noqa: PLC0415
     from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
-    from exporter.sweep.photos import read_collection  # noqa: PLC0415
-    from exporter.sweep.probe import want_scikit_learn  # noqa: PLC0415
 
     started = time.monotonic()
     variants = _variants(arguments.backbone, arguments.resize, arguments.scaling)
     if arguments.use == "classify":
-        want_scikit_learn()
+        want_scikit_learn("the linear probe of --for classify", ", or choose --for search.")
     collection = read_collection(arguments.photos, arguments.use, arguments.groups)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)

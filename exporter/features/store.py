@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import IntEnum
 from pathlib import Path
@@ -35,6 +35,10 @@ _HASH_SIDE = 16
 HASH_WORDS = 4
 """uint64 numbers of a photo's perceptual hash."""
 
+_NEAR_BITS = 6
+"""Bits of 256 in which the hashes of two copies of a photo differ at most."""
+_LEAST_BITS = 40
+"""A photo with fewer bits set, or fewer not set, is nearly of one colour: its hash says little."""
 _SECONDS_BETWEEN_FLUSHES = 2.0
 _HEAD, _VECTORS, _STATE, _HASHES, _LOCK = "head.json", "vectors.f32", "state.u8", "hashes.u64", "lock"
 
@@ -264,3 +268,23 @@ def perceptual_hash(pixels: Array) -> Array:
     cells = np.asarray(grey, dtype=np.int16)
     bits = np.packbits(cells[:, 1:] > cells[:, :-1])
     return bits.view(np.uint64)
+
+
+def near_copies(hashes: Array, there: Array, kinds: Sequence[object]) -> list[tuple[int, int]]:
+    """Return pairs of photos of two kinds whose hashes are all but equal.
+
+    Args:
+        hashes: uint64 [photos, 4].
+        there: Whether each photo takes part, bool [photos].
+        kinds: Of each photo, such as its class.
+    """
+    set_bits = np.bitwise_count(hashes).sum(axis=1)
+    bits = 64 * hashes.shape[1]
+    rows = np.flatnonzero(there & (set_bits >= _LEAST_BITS) & (set_bits <= bits - _LEAST_BITS))
+    _, kind_of = np.unique([str(kind) for kind in kinds], return_inverse=True)
+    found = []
+    for at, row in enumerate(rows):
+        later = rows[at + 1 :]
+        close = np.bitwise_count(hashes[later] ^ hashes[row]).sum(axis=1) <= _NEAR_BITS
+        found += [(int(row), int(other)) for other in later[close] if kind_of[other] != kind_of[row]]
+    return found

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
+from exporter.head.dense import FLOOR, DenseHead
 from exporter.head.pooling import pool
 from exporter.head.projection import Fitted, FittedPca
 from exporter.head.slicing import SliceOutput
@@ -25,6 +26,8 @@ def whole_head(projections: Mapping[str, Fitted]) -> Head:
 
     def head(features: Mapping[str, tf.Tensor], output: SliceOutput) -> tf.Tensor:
         vectors = embedding(_with_shapes(features, output), output.recipe, projections.get(output.recipe.name))
+        if output.head is not None:
+            vectors = _answers(vectors, output.head)
         return tf.ensure_shape(vectors, [None, *output.shape])
 
     return head
@@ -76,6 +79,20 @@ def _projected(vectors: tf.Tensor, fitted: Fitted) -> tf.Tensor:
     nonzeros = tf.stack([tf.constant(fitted.rows), tf.constant(fitted.columns)], axis=1)
     matrix = tf.SparseTensor(nonzeros, tf.constant(fitted.signs), [fitted.dim, vectors.shape[1]])
     return tf.transpose(tf.sparse.sparse_dense_matmul(matrix, vectors, adjoint_b=True))
+
+
+def _answers(vectors: tf.Tensor, head: DenseHead) -> tf.Tensor:
+    """Return what a trained head makes of embeddings: float32 [N, classes]."""
+    found = vectors
+    for index, (kernel, bias) in enumerate(head.layers):
+        found = tf.matmul(found, tf.constant(kernel)) + tf.constant(bias)
+        if index < len(head.layers) - 1:
+            found = tf.nn.relu(found)
+    if head.known is None:
+        return found
+    likeness = tf.matmul(_normalised(vectors), tf.constant(head.known), transpose_b=True)
+    distance = 1.0 - tf.reduce_max(likeness, axis=1, keepdims=True)
+    return found * tf.clip_by_value((head.far - distance) / (head.far - head.near), FLOOR, 1.0)
 
 
 def _normalised(vectors: tf.Tensor) -> tf.Tensor:

@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast, get_args
 
 import keras
 
-from exporter.errors import CutError, ImpossibleClasses
+from exporter.errors import CutError, ImpossibleClasses, ImpossibleHead
 from exporter.graph.cost import count_flops, count_params
 from exporter.graph.network import Call, Network, functional
 from exporter.graph.tensors import find_tensor
+from exporter.head.dense import DenseHead, read_head
 from exporter.head.pooling import pooled_output_shape
 from exporter.models.building import Built, build
 from exporter.recipe.backbones import Scaling, find_backbone
@@ -33,6 +35,7 @@ class SliceOutput:
         pooled: Shape of one image's features after pooling, before projection.
         params: Weights that this output needs.
         flops: Operations that this output needs for one image; None if unknown.
+        head: Trained layers on the embedding, if the recipe names some.
     """
 
     recipe: OutputRecipe
@@ -40,10 +43,13 @@ class SliceOutput:
     pooled: tuple[int, ...]
     params: int
     flops: int | None
+    head: DenseHead | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one image's embedding."""
+        """Shape of one image's answer: its embedding, or its logits."""
+        if self.head is not None:
+            return (self.head.classes,)
         return (self.recipe.projection.dim,) if self.recipe.projection else self.pooled
 
 
@@ -95,7 +101,12 @@ def cut(built: Built, recipe: ModelRecipe) -> Slice:
         alone = keras.Model(built.model.input, found)
         output = _with_activation(built.model, output)  # noqa: PLW2901, the rest of it is the same
         tensors |= dict(zip(output.cuts, found, strict=True))
-        outputs.append(SliceOutput(output, shapes, pooled, count_params(alone), count_flops(alone)))
+        params, flops = count_params(alone), count_flops(alone)
+        head = None
+        if output.head is not None:
+            head = read_head(Path(output.head))
+            params, flops = params + head.params, None if flops is None else flops + head.flops
+        outputs.append(SliceOutput(output, shapes, pooled, params, flops, head))
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -111,11 +122,28 @@ def find_output(
     Raises:
         CutError: A layer is unknown or ambiguous, or cannot be pooled as the recipe says.
     """
-    if output.kind == "classes":
+    if output.of_classifier:
         return _find_logits(model, output)
     found = [find_tensor(model, layer) for layer in output.layers]
     shapes = tuple(tuple(tensor.shape) for tensor in found)
-    return found, shapes, pooled_output_shape(output, shapes)
+    pooled = pooled_output_shape(output, shapes)
+    if output.head is not None:
+        _check_head(output, pooled)
+    return found, shapes, pooled
+
+
+def _check_head(output: OutputRecipe, pooled: tuple[int, ...]) -> None:
+    head, labels = read_head(Path(str(output.head))), labels_of(output)
+    shape = (output.projection.dim,) if output.projection is not None else pooled
+    if shape != (head.dimension,):
+        raise ImpossibleHead(
+            f"Expected a head for vectors of shape {shape} for the output {output.name}. Received: one for "
+            f"{head.dimension} numbers. Train it on this layer and pooling."
+        )
+    if len(labels) != head.classes:
+        raise ImpossibleHead(
+            f"Expected {head.classes} labels for the output {output.name}, as its head has. Received: {len(labels)}."
+        )
 
 
 def _find_logits(
@@ -148,7 +176,7 @@ def _find_logits(
 
 def _with_activation(model: keras.Model, output: OutputRecipe) -> OutputRecipe:
     """Return an output of classes with its layer's name, and the layer's activation where the recipe says none."""
-    if output.kind != "classes":
+    if not output.of_classifier:
         return output
     call = _call(model, output.layer)
     activation = output.activation or _activation(call) or "softmax"

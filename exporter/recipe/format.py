@@ -142,6 +142,12 @@ class LabelsEntry(_Entry):
     ] = _optional("One for each class, in order.")
 
 
+class HeadEntry(_Entry):
+    """`head: {weights: head.npz}`."""
+
+    weights: Text = Field(description="A file that microtome train wrote.")
+
+
 class OutputEntry(_Entry):
     """An item of `outputs`."""
 
@@ -188,6 +194,7 @@ class OutputEntry(_Entry):
     threshold: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = _optional(
         "Of classes: an image whose best score is lower is rejected; none if left out."
     )
+    head: HeadEntry = _optional("Of classes: trained layers on the vector, which give the logits.")
 
 
 class InputEntry(_Entry):
@@ -261,6 +268,7 @@ ENTRIES: dict[tuple[str | int, ...], type[BaseModel]] = {
     ("models", "outputs"): OutputEntry,
     ("models", "outputs", "labels"): LabelsEntry,
     ("models", "outputs", "labels", "names"): LabelEntry,
+    ("models", "outputs", "head"): HeadEntry,
     ("models", "outputs", "projection", "pca"): PcaEntry,
     ("models", "outputs", "projection", "random"): RandomEntry,
     ("models", "calibration"): CalibrationEntry,

@@ -6,6 +6,7 @@ cannot say is checked; defaults are filled in. Whether a layer exists takes the 
 
 import re
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,10 @@ def _check_names(tree: YamlTree, loc: Loc) -> list[str]:
     return names
 
 
+def _has_head(entry: OutputEntry) -> bool:
+    return "head" in entry.model_fields_set
+
+
 class _Model:
     """Resolves one model of a valid format, and notes what the format cannot say.
 
@@ -219,7 +224,7 @@ class _Model:
             scaling=entry.input.scaling,
             include_top=self._include_top(own=own),
             calibration=self._calibration(outputs),
-            files=self._files(backbone, weights),
+            files=self._files(backbone, weights, outputs),
             folder=str(self._folder.absolute()),
         )
 
@@ -261,13 +266,13 @@ class _Model:
             self._note("weights", f"{kinds}. Received: {text!r}. {nearest(text, words)}")
         return text
 
-    def _files(self, backbone: str, weights: str) -> tuple[tuple[str, str], ...]:
-        """Return the user's own files with their digests: backbone, weights, and those of a local preset."""
+    def _files(self, backbone: str, weights: str, outputs: tuple[OutputRecipe, ...]) -> tuple[tuple[str, str], ...]:
+        """Return the user's own files with their digests: backbone, weights, those of a local preset, and heads."""
         preset = Path(backbone.removeprefix(PRESET_PREFIX)) if backbone.startswith(PRESET_PREFIX) else None
         parts = sorted(preset.rglob("*")) if preset is not None and preset.is_absolute() else []
-        return tuple(
-            (str(path), file_digest(path)) for path in (Path(backbone), Path(weights), *parts) if path.is_file()
-        )
+        heads = dict.fromkeys(Path(output.head) for output in outputs if output.head is not None)
+        paths = (Path(backbone), Path(weights), *parts, *heads)
+        return tuple((str(path), file_digest(path)) for path in paths if path.is_file())
 
     def _check_own_input(self, backbone: str) -> None:
         """Check that the input of an own model is given; a wrong guess would only show in the vectors."""
@@ -282,7 +287,7 @@ class _Model:
     def _include_top(self, *, own: bool) -> bool | None:
         """Return whether the classifier is built; classes need it."""
         entry = self._entry
-        classes = any(output.kind == "classes" for output in entry.outputs)
+        classes = any(output.kind == "classes" and not _has_head(output) for output in entry.outputs)
         if "include_top" not in entry.model_fields_set:
             return True if classes and not own else None
         if classes and not own and not entry.include_top:
@@ -302,9 +307,9 @@ class _Model:
     def _output(self, index: int, entry: OutputEntry) -> OutputRecipe:
         loc = (*self._loc, "outputs", index)
         keys = self._tree.keys(loc)
-        if entry.kind == "classes":
+        if entry.kind == "classes" and not _has_head(entry):
             return self._classes(loc, entry)
-        strange = [key for key in _OF_CLASSES if key in keys]
+        strange = [] if entry.kind == "classes" else [key for key in (*_OF_CLASSES, "head") if key in keys]
         if strange:
             self._tree.note((*loc, strange[0]), f"expected {strange[0]} with kind: classes only. Received: it without.")
         if isinstance(self._tree.value(loc), dict) and ("layer" in keys) == ("layers" in keys):
@@ -319,7 +324,7 @@ class _Model:
         if projected and entry.pooling == "none":
             problem = "expected a pooling that makes a vector, to project it. Received: pooling: none; say flatten."
             self._tree.note((*loc, "projection"), problem)
-        return OutputRecipe(
+        found = OutputRecipe(
             entry.name,
             layer,
             entry.pooling,
@@ -328,6 +333,28 @@ class _Model:
             entry.normalize,
             entry.quantization,
             self._tolerance(entry),
+        )
+        return self._with_head(loc, entry, found) if entry.kind == "classes" else found
+
+    def _with_head(self, loc: Loc, entry: OutputEntry, vector: OutputRecipe) -> OutputRecipe:
+        """Return an output of classes that a trained head makes of a vector."""
+        keys = self._tree.keys(loc)
+        if "quantization" in keys:
+            self._tree.note((*loc, "quantization"), "expected no quantization with kind: classes. Received: it.")
+        if "labels" not in keys:
+            self._tree.note(loc, "expected the key labels, for a head of your own. Received: none.")
+        path = self._path(entry.head.weights)
+        if not path.is_file():
+            self._tree.note((*loc, "head", "weights"), f"expected a file. Received: {path}, which is not there.")
+        return replace(
+            vector,
+            quantization="none",
+            kind=entry.kind,
+            labels=self._labels(loc, entry),
+            activation=entry.activation or "softmax",
+            temperature=entry.temperature,
+            threshold=entry.threshold,
+            head=str(path),
         )
 
     def _tolerance(self, entry: OutputEntry) -> float | None:

@@ -28,6 +28,7 @@ LAST_LAYER = "-1"
 PRECISIONS = ("float32", "bfloat16", "float16")
 _LATER = {
     "tolerance": None, "kind": "embedding", "labels": None, "activation": None, "temperature": 1.0, "threshold": None,
+    "head": None,
 }  # fmt: skip
 """Fields of outputs that came after the first recorded recipes, with their defaults."""
 DEFAULT_MAX_BATCH_SIZE = 32
@@ -69,6 +70,7 @@ class OutputRecipe:
         activation: Of classes: turns logits into scores; None for the layer's own.
         temperature: Of classes: logits are divided by it before the activation.
         threshold: Of classes: an image whose best score is lower is rejected; None rejects none.
+        head: Of classes: absolute path of trained layers on the vector; None where the layer is a classifier.
     """
 
     name: str
@@ -84,6 +86,7 @@ class OutputRecipe:
     activation: str | None = None
     temperature: float = 1.0
     threshold: float | None = None
+    head: str | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -93,7 +96,12 @@ class OutputRecipe:
     @property
     def cuts(self) -> tuple[str, ...]:
         """The names of its layers' tensors in a slice: logits are another tensor than their layer's own."""
-        return (f"{self.layer} before its activation",) if self.kind == "classes" else self.layers
+        return (f"{self.layer} before its activation",) if self.of_classifier else self.layers
+
+    @property
+    def of_classifier(self) -> bool:
+        """Whether its layer is a classifier, so that its vector is that layer's logits."""
+        return self.kind == "classes" and self.head is None
 
     @property
     def needs_calibration(self) -> bool:
@@ -261,10 +269,14 @@ def _paths_replaced(entry: dict[str, Any], replace: Callable[[str], str]) -> dic
         return prefix + replace(text.removeprefix(prefix))
 
     calibration = entry["calibration"]
+    outputs = [
+        {**output, "head": replace(output["head"])} if output.get("head") else output for output in entry["outputs"]
+    ]
     return {
         **entry,
         "backbone": source(entry["backbone"]),
         "weights": source(entry["weights"]),
+        "outputs": outputs,
         "calibration": calibration and {**calibration, "folder": replace(calibration["folder"])},
         "files": [[replace(path), digest] for path, digest in entry["files"]],
     }

@@ -20,6 +20,10 @@ _LABEL_GAP = 22
 _TICK_GAP = 70
 
 
+DEPTHS = ((0.0, "first"), (0.5, "middle"), (1.0, "last"))
+"""Ticks of an axis of layers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """A point of a scatter chart.
@@ -92,15 +96,28 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, chance: float) 
 
 
 def lines(
-    series: Sequence[tuple[str, Sequence[tuple[float, float, str]]]], x_title: str, y_title: str, chance: float
+    series: Sequence[tuple[str, Sequence[tuple[float, float, str]]]],
+    x_title: str,
+    y_title: str,
+    chance: float | None = None,
+    ticks: Sequence[tuple[float, str]] = DEPTHS,
 ) -> str:
-    """Return a line for each series of (x, y, title), and a legend."""
+    """Return a line for each series of (x, y, title), and a legend.
+
+    Args:
+        series: Name and points of each line, x from 0 to 1.
+        x_title: Of the horizontal axis.
+        y_title: Of the vertical axis.
+        chance: What is reached without information; None where that means nothing.
+        ticks: Places and texts on the horizontal axis.
+    """
     values = [y for _, points in series for _, y, _ in points]
     if not values:
         return ""
-    frame = Frame((0, 1), (max(0, min(*values, chance) - 0.02), min(1.02, max(values) + 0.02)))
-    ticks = [(0.0, "first"), (0.5, "middle"), (1.0, "last")]
-    parts = [_axes(frame, ticks, x_title, y_title), _chance(frame, chance)]
+    lowest = min(values) if chance is None else min(*values, chance)
+    frame = Frame((0, 1), (max(0, lowest - 0.02), max(values) + 0.02))
+    parts = [_axes(frame, ticks, x_title, y_title)]
+    parts += [] if chance is None else [_chance(frame, chance)]
     legend = []
     for index, (name, points) in enumerate(series):
         places = [frame.at(x, y) for x, y, _ in points]
@@ -148,7 +165,8 @@ def _labels(frame: Frame, points: Sequence[Point]) -> list[str]:
 
 def _axes(frame: Frame, ticks: Sequence[tuple[float, str]], x_title: str, y_title: str) -> str:
     low, high = frame.y
-    step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / step <= 8 or step == 0.5)
+    steps = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    step = next(step for step in steps if (high - low) / step <= 8 or step == steps[-1])
     parts = []
     for index in range(math.ceil(low / step), math.floor(high / step) + 1):
         _, y = frame.at(frame.x[0] or 0, index * step)

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from microtome.errors import shown
 
@@ -85,9 +85,30 @@ def counted(items: Iterable[Item], total: int, what: str, *, delay: float = 0) -
         yield item
 
 
+def say(line: str) -> None:
+    """Print a line about what is going on."""
+    _write(line)
+
+
 def warn(message: str) -> None:
     """Print a warning about something that is allowed but probably unintended."""
     _write(f"microtome: warning: {message}")
+
+
+class timed:  # noqa: N801 -- a context manager that reads as a verb
+    """Record the seconds that a block takes, by the clock and by the processor."""
+
+    def __init__(self, timing: dict[str, Any], name: str) -> None:
+        self._timing, self._name = timing, name
+
+    def __enter__(self) -> None:
+        self._clock, self._processor = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self._timing[self._name] = {
+            "clock": round(time.perf_counter() - self._clock, 2),
+            "processor": round(time.process_time() - self._processor, 2),
+        }
 
 
 def print_table(

@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from exporter.recipe.backbones import BACKBONES
 from exporter.recipe.own_backbones import KERAS_FILE
 from exporter.recipe.preprocessing import recorded
 from exporter.recipe.resolved import OutputRecipe
+from exporter.recipe.writing import in_one_line, write_files
 from exporter.sweep.html import report
 from exporter.sweep.pipeline import Sweep
 
@@ -34,13 +33,7 @@ def write(found: Sweep, out: Path, photos: Path) -> None:
         NUMBERS: json.dumps(numbers(found), indent=1, allow_nan=False),
         REPORT: report(found),
     }
-    for name, text in texts.items():
-        draft = out / f".{name}.tmp"
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(out / name)
+    write_files(out, texts)
 
 
 def recipe_text(found: Sweep, photos: Path) -> str:
@@ -67,13 +60,13 @@ def recipe_text(found: Sweep, photos: Path) -> str:
         # The recommended one comes first, and clients get it unless they ask for another.
         names = [found.candidates[index].output.name for index in outputs]
         entry["default_output"] = names[0]
-        written = [f"{key}: {_in_one_line(value)}" for key, value in entry.items()]
+        written = [f"{key}: {in_one_line(value)}" for key, value in entry.items()]
         lines += [f"  {'-' if place == 0 else ' '} {line}" for place, line in enumerate(written)]
         lines.append("    outputs:")
         for index, said in outputs.items():
             candidate = found.candidates[index]
             lines.append(f"      # {' and '.join(said)}: {_figure(found, index)}, {4 * candidate.dimension:,} bytes")
-            lines.append(f"      - {_in_one_line(_output(candidate.output))}")
+            lines.append(f"      - {in_one_line(_output(candidate.output))}")
             shorter = _shorter(found, index)
             if shorter:
                 lines.append(f"      # {shorter} (add the line calibration: {json.dumps(str(photos.absolute()))})")
@@ -90,11 +83,6 @@ def _shorter(found: Sweep, index: int) -> str:
         if good and pooled
         else ""
     )
-
-
-def _in_one_line(value: object) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1 << 30)
-    return text.removesuffix("...\n").strip()
 
 
 def _output(output: OutputRecipe) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,26 +13,22 @@ import numpy as np
 import tensorflow as tf
 
 from exporter.errors import ImpossibleOption
-from exporter.features.store import FeatureStore, State, dimensions, extract, frozen
+from exporter.features.photos import Collection, check_classes
+from exporter.features.store import FeatureStore, State, dimensions, extract, frozen, near_copies
 from exporter.models.building import Built, build
 from exporter.recipe.preprocessing import recorded
-from exporter.runtime.terminal import counted, stage, warn
+from exporter.runtime.terminal import counted, stage, timed, warn
 from exporter.savedmodel.fingerprint import fingerprint
 from exporter.savedmodel.freezing import FrozenGraph
 from exporter.sweep.candidates import Candidate, cuts
 from exporter.sweep.details import Losses, losses, milliseconds
 from exporter.sweep.measures import Neighbours, Scores
-from exporter.sweep.photos import Collection, check_classes
 from exporter.sweep.probe import NAME as PROBE
 from exporter.sweep.probe import probe
 from exporter.sweep.request import Request, Variant
 from exporter.sweep.statistics import Comparison, Decision, Optimism, compare, decide, optimism
 from exporter.sweep.tasks import Setting, Views, setting, views_of
 
-_NEAR_BITS = 6
-"""Bits of 256 in which the hashes of two copies of a photo differ at most."""
-_LEAST_BITS = 40
-"""A photo with fewer bits set, or fewer not set, is nearly of one colour: its hash says little."""
 _ADVICE = " Take it out of the folder."
 _MOST_DETAILED = 10
 _MANY = 2_000
@@ -129,7 +124,7 @@ def sweep(request: Request, collection: Collection) -> Sweep:
     Raises:
         ExporterError: A backbone cannot be built or cut, or too few photos are left.
     """
-    timing: dict[str, Any] = {}
+    timing: dict[str, Any] = {"seconds": {}}
     views = views_of(collection, request.seed)
     candidates: list[Candidate] = []
     graphs: dict[tuple[str, str], FrozenGraph] = {}
@@ -142,7 +137,7 @@ def sweep(request: Request, collection: Collection) -> Sweep:
             candidates += found if index == 0 else [replace(one, default=False) for one in found]
             lengths = {one.output.name: one.dimension for one in found}
             stores.append(stack.enter_context(_opened(request, variant, graph, lengths, views)))
-        with _timed(timing, "features"):
+        with timed(timing["seconds"], "features"):
             problems: dict[int, str] = {}
             for (variant, graph), store in zip(jobs, stores, strict=True):
                 spec = variant.pixels
@@ -173,14 +168,14 @@ def _measured(request: Request, material: _Material, timing: dict[str, Any]) -> 
     candidates, vectors = material.candidates, material.vectors
     task, default = material.setting.task, next(index for index, one in enumerate(candidates) if one.default)
     units, costs = len(task.drawn), [one.cost for one in candidates]
-    with _timed(timing, "neighbours"):
+    with timed(timing["seconds"], "neighbours"):
         scores = [task.score(one()) for one in counted(vectors, len(vectors), "Comparing vectors")]
     general = compare([one.estimate for one in scores], [one.errors for one in scores], default, task.chance, costs)
     front = _front(scores, candidates)
     deciding, decisive, measure, chance = list(range(len(candidates))), scores, request.measure, task.chance
     if request.use == "classify" and isinstance(task, Neighbours):
         deciding = sorted({*front, default})
-        with _timed(timing, "linear probe"):
+        with timed(timing["seconds"], "linear probe"):
             decisive = [
                 probe(vectors[index](), task.labels, task.unit_of, task.drawn, request.seed)
                 for index in counted(deciding, len(deciding), "Fitting linear probes")
@@ -192,14 +187,14 @@ def _measured(request: Request, material: _Material, timing: dict[str, Any]) -> 
     estimates = [one.estimate for one in decisive]
     comparison = compare(estimates, [one.errors for one in decisive], place, chance, chosen_costs)
     decision = decide(comparison, place, chosen_costs, units)
-    with stage("Choosing on halves of the photos"), _timed(timing, "held-out selection"):
+    with stage("Choosing on halves of the photos"), timed(timing["seconds"], "held-out selection"):
         price = optimism([one.on for one in decisive], estimates, place, units, request.seed)
     asked = [deciding[decision.recommended], deciding[comparison.best], default]
     rest = sorted(front, key=lambda index: -scores[index].estimate)
     detailed = list(dict.fromkeys([*asked, *rest]))
     if len(material.setting.rows) > _MANY:
         detailed = detailed[:_MOST_DETAILED]
-    with _timed(timing, "shorter vectors"):
+    with timed(timing["seconds"], "shorter vectors"):
         lost = {
             index: losses(candidates[index], vectors[index](), scores[index], task, request.seed)
             for index in counted(sorted(detailed), len(detailed), "Shortening vectors")
@@ -255,7 +250,7 @@ def _complete(
             photo = views.photos[views.of[index]]
             left_out.append((photo.name, problem.partition(f"{photo.path}: ")[2].removesuffix(_ADVICE) or problem))
     if collection.kind == "classes" and request.use != "duplicates":
-        for pair in _near_copies(stores[0].hashes, there, [photo.label for photo in collection.photos]):
+        for pair in near_copies(stores[0].hashes, there, [photo.label for photo in collection.photos]):
             for one, other in (pair, pair[::-1]):
                 said = f"all but equal to {collection.photos[other].name}, which is in another class"
                 left_out.append((collection.photos[one].name, said))
@@ -268,20 +263,6 @@ def _complete(
     if collection.kind == "classes":
         check_classes(replace(collection, photos=tuple(collection.photos[index] for index in kept)), "the photos")
     return replace(collection, left_out=tuple(dict.fromkeys(left_out))), there
-
-
-def _near_copies(hashes: Array, there: Array, labels: Sequence[str | None]) -> list[tuple[int, int]]:
-    """Return pairs of photos of two classes whose hashes are all but equal."""
-    set_bits = np.bitwise_count(hashes).sum(axis=1)
-    bits = 64 * hashes.shape[1]
-    rows = np.flatnonzero(there & (set_bits >= _LEAST_BITS) & (set_bits <= bits - _LEAST_BITS))
-    _, label_of = np.unique([str(label) for label in labels], return_inverse=True)
-    found = []
-    for at, row in enumerate(rows):
-        later = rows[at + 1 :]
-        close = np.bitwise_count(hashes[later] ^ hashes[row]).sum(axis=1) <= _NEAR_BITS
-        found += [(int(row), int(other)) for other in later[close] if label_of[other] != label_of[row]]
-    return found
 
 
 def _front(scores: Sequence[Scores], candidates: Sequence[Candidate]) -> list[int]:
@@ -312,19 +293,3 @@ def _milliseconds(
         took = milliseconds(graphs[variant.row.name, variant.weights], names, shape) if own else {}
         found |= {index: took[name] for index, name in zip(own, names, strict=True)}
     return found
-
-
-class _timed:  # noqa: N801 -- a context manager that reads as a verb
-    """Record the seconds that a block takes, by the clock and by the processor."""
-
-    def __init__(self, timing: dict[str, Any], name: str) -> None:
-        self._timing, self._name = timing, name
-
-    def __enter__(self) -> None:
-        self._clock, self._processor = time.perf_counter(), time.process_time()
-
-    def __exit__(self, *_: object) -> None:
-        self._timing.setdefault("seconds", {})[self._name] = {
-            "clock": round(time.perf_counter() - self._clock, 2),
-            "processor": round(time.process_time() - self._processor, 2),
-        }

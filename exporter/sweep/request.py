@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.features.photos import Use
 from exporter.recipe.backbones import Backbone
-from exporter.sweep.photos import Use
 from microtome.manifest import InputSpec
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from exporter.features.resampling import CONFIDENCE
+
 Array = np.ndarray[Any, Any]
 Interval = tuple[float, float]
 
 FEW = 10
 """Photos or groups below which resamples of them say nothing."""
-RESAMPLES = 1000
 SPLITS = 200
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,6 @@ class Comparison:
     better: list[bool]
     tied: list[bool]
     informative: bool
-
-
-def resamples(units: int, seed: int) -> Array:
-    """Return how often each unit is drawn in each resample, uint8 [units, resamples]."""
-    numbers = np.random.default_rng(seed)
-    drawn = np.empty((units, RESAMPLES), np.uint8)
-    for index in range(RESAMPLES):
-        drawn[:, index] = np.bincount(numbers.integers(0, units, units), minlength=units)
-    return drawn
 
 
 def compare(
@@ -87,7 +78,7 @@ def compare(
 
 def _intervals(estimates: Array, errors: Array, least: float) -> list[Interval]:
     """Return estimates with their errors, within what a measure can be: 0 to 1, and -1 to 1 for a difference."""
-    quantiles = np.quantile(errors, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
+    quantiles = np.quantile(errors, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     low, high = np.clip(np.round(estimates + quantiles, 9) + 0.0, least, 1.0)  # what is below is noise of float32
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
@@ -103,7 +94,7 @@ def _above(differences: Array, errors: Array) -> list[bool]:
     if not moving.any():
         return [bool(difference > 0) for difference in differences]
     largest = (errors[:, moving] / spread[moving]).max(axis=1)
-    critical = float(np.quantile(largest, _CONFIDENCE))
+    critical = float(np.quantile(largest, CONFIDENCE))
     return [bool(one > critical * error and one > 1e-9) for one, error in zip(differences, spread, strict=True)]
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from exporter.errors import ImpossibleOption, nearest
+from exporter.features.photos import Collection, Photo, Use
+from exporter.features.resampling import resamples
 from exporter.recipe.images import read_pixels
 from exporter.sweep.measures import NEIGHBOURS, RECALLS, Neighbours, Pairs, Task
-from exporter.sweep.photos import Collection, Photo, Use
 from exporter.sweep.request import Request
-from exporter.sweep.statistics import resamples
 from microtome.manifest import InputSpec
 
 MEASURES: dict[Use, tuple[str, ...]] = {

@@ -62,7 +62,8 @@ def _embedding(features: Mapping[str, Array], output: SliceOutput, projections: 
     vectors = parts[0] if len(parts) == 1 else np.concatenate([_unit(part.reshape(len(part), -1)) for part in parts], 1)
     if recipe.projection is not None:
         vectors = project(vectors, projections[recipe.name])
-    return _unit(vectors) if recipe.normalize == "l2" else vectors
+    vectors = _unit(vectors) if recipe.normalize == "l2" else vectors
+    return vectors if output.head is None else output.head.logits(vectors)
 
 
 def _pooled(features: Array, pooling: PoolingName) -> Array:

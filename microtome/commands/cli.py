@@ -21,6 +21,7 @@ COMMANDS = {
     "inspect": ("exporter.cli", "say what a version is, what it returns and what it costs"),
     "bench": ("exporter.cli", "time a version against plain model.export()"),
     "sweep": ("exporter.cli", "find the layer, pooling and preprocessing that suit your photos"),
+    "train": ("exporter.cli", "train a classifier on your photos, on top of a recipe's output"),
     "look": ("exporter.cli", "show what a layer sees: photos that excite its channels, reconstructions, heat maps"),
     "recipe": ("exporter.cli", "print the JSON schema of recipes"),
     "rollout": ("microtome.commands.rollout.command", "take another version of a model into use while requests run"),

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from exporter.export import export
+from exporter.features.photos import read_collection
+from exporter.features.resampling import resamples
 from exporter.features.store import FeatureStore, State
 from exporter.recipe.backbones import BACKBONES
 from exporter.recipe.images import read_pixels
@@ -18,10 +20,9 @@ from exporter.recipe.reading import read_recipe
 from exporter.savedmodel.saved_model import loaded
 from exporter.sweep.measures import Neighbours, normalised
 from exporter.sweep.outputs import write
-from exporter.sweep.photos import read_collection
 from exporter.sweep.pipeline import Sweep, sweep
 from exporter.sweep.request import Request, Variant
-from exporter.sweep.statistics import Comparison, Decision, compare, decide, resamples
+from exporter.sweep.statistics import Comparison, Decision, compare, decide
 from tests.exported_models import REPOSITORY
 
 LAYERS = ("block1a_project_bn", "block3b_add", "block5c_add", "top_activation")

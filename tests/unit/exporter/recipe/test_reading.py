@@ -186,7 +186,7 @@ models:
         "recipe.yaml:7: models[0].outputs[0]: expected the key name",
         (
             "recipe.yaml:8: models[0].outputs[1]: expected a mapping with name, layer, layers, pooling, projection, "
-            "normalize, quantization, tolerance, kind, labels, activation, temperature, threshold"
+            "normalize, quantization, tolerance, kind, labels, activation, temperature, threshold, head"
         ),
         "recipe.yaml:9: models[0].outputs[2].layer: expected text",
         "recipe.yaml:9: models[0].outputs[2].projection.random: expected a whole number of at least 1",

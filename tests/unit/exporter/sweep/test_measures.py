@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from exporter.features.resampling import resamples
 from exporter.sweep.measures import Neighbours, Pairs
 from exporter.sweep.probe import probe
-from exporter.sweep.statistics import resamples
 
 Array = np.ndarray[Any, Any]
 

@@ -13,13 +13,13 @@ import yaml
 from PIL import Image
 
 from exporter.export import export
+from exporter.features.photos import Use, read_collection
 from exporter.recipe.backbones import find_backbone
 from exporter.recipe.images import read_pixels
 from exporter.recipe.preprocessing import resolve
 from exporter.recipe.reading import read_recipe
 from exporter.savedmodel.saved_model import loaded
 from exporter.sweep.outputs import numbers, recipe_text, write
-from exporter.sweep.photos import Use, read_collection
 from exporter.sweep.pipeline import Sweep, sweep
 from exporter.sweep.request import Request, Variant
 from exporter.sweep.tasks import measure_for

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exporter.features.resampling import resamples
 from exporter.sweep.measures import Neighbours
-from exporter.sweep.statistics import compare, decide, optimism, resamples
+from exporter.sweep.statistics import compare, decide, optimism
 
 Array = np.ndarray[Any, Any]
 

@@ -9,7 +9,7 @@ import pytest
 
 from exporter.cli import main
 from exporter.errors import ImpossibleOption
-from exporter.sweep.photos import read_collection
+from exporter.features.photos import read_collection
 from tests.pictures import png
 
 

@@ -1,4 +1,4 @@
-"""Read what a sweep is about: photos with classes, pairs that are the same or not, or photos without labels.
+"""Read photos with classes, pairs that are the same or not, or photos without labels.
 
 All mistakes that can be seen without decoding are found here, before TensorFlow is loaded.
 """
@@ -11,7 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from exporter.errors import ImpossibleOption
 from exporter.recipe.files import SUFFIXES, photo_digest
@@ -22,12 +24,14 @@ Use = Literal["search", "classify", "duplicates"]
 
 FEW = 10
 """Photos of a class below which a warning is due."""
+LONGEST_LABEL = 200
 FOLDER = "folder"
 """The value of `--groups` that takes the folder of a photo for its group."""
 
 _NOT_CLASSES = frozenset({"__macosx"})
 """Folders that an archive brings along; folders whose name begins with a dot are not entered either."""
 _PATHS = frozenset({"path", "a", "b"})
+_TEST, _VALIDATION = "test", frozenset({"val", "valid", "validation"})
 _SPLITS = frozenset({"train", "training", "test", "val", "valid", "validation"})
 _YES = frozenset({"1", "true", "yes", "same"})
 _NO = frozenset({"0", "false", "no", "different"})
@@ -43,6 +47,7 @@ class Photo:
         digest: SHA-256 of the file.
         label: Its class; None without labels.
         group: What it shows; photos of a group are never compared with each other. None without groups.
+        split: `train`, `test` or the like, where the folder or list says so.
     """
 
     path: Path
@@ -50,11 +55,12 @@ class Photo:
     digest: str
     label: str | None = None
     group: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """The photos of a sweep.
+    """Photos that were found.
 
     Attributes:
         kind: What is known about them.
@@ -88,8 +94,7 @@ def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
         listed = photos / "pairs.csv"
         found = _from_pairs(listed) if listed.is_file() else _from_folder(photos)
     elif photos.is_file() and photos.suffix.lower() == ".csv":
-        columns, _ = _read(photos)
-        found = _from_pairs(photos) if {"a", "b", "same"} <= set(columns) else _from_index(photos)
+        found = _from_pairs(photos) if _lists_pairs(photos) else _from_index(photos)
     else:
         raise ImpossibleOption(
             f"Expected a folder of photos, or a CSV file with the columns a, b, same or path, label. "
@@ -105,6 +110,57 @@ def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
         found = replace(found, photos=tuple(replace(one, group=group(one)) for one in found.photos))
     found = _with_digests(found)
     return _checked(found if found.kind == "pairs" else without_copies(found), photos, use)
+
+
+def read_classes(photos: Path, groups: str | None) -> Collection:
+    """Read photos that have classes, as `read_collection` does.
+
+    Raises:
+        ImpossibleOption: They have none, or there are too few.
+    """
+    listed = photos / "pairs.csv" if photos.is_dir() else photos
+    if listed.is_file() and _lists_pairs(listed):
+        raise ImpossibleOption(f"Expected photos with classes. Received: {listed}, which lists pairs.")
+    found = read_collection(photos, "classify", groups)
+    sizes = Counter(str(photo.label) for photo in found.photos)
+    strange = [label for label in sizes if not label.strip() or not label.isprintable() or len(label) > LONGEST_LABEL]
+    if strange:
+        raise ImpossibleOption(
+            f"Expected classes with names of 1 to {LONGEST_LABEL} printable letters. Received: {strange[0][:40]!r}."
+        )
+    alone = sorted(label for label, size in sizes.items() if size < 2)
+    if alone:
+        raise ImpossibleOption(
+            f"Expected at least two photos of each class in {photos}. Received: one of {', '.join(alone[:5])}. "
+            "Add photos, or take the class out."
+        )
+    check_splits(found)
+    return found
+
+
+def check_splits(collection: Collection) -> None:
+    """Check what `test` and `train` of a folder or list hold.
+
+    Raises:
+        ImpossibleOption: A class is only among the photos that are held out, or nothing is left to train on.
+    """
+    held = held_out(collection.photos)
+    if not held.any():
+        return
+    known = {photo.label for photo, out in zip(collection.photos, held, strict=True) if not out}
+    strange = sorted({str(photo.label) for photo in collection.photos} - {str(label) for label in known})
+    if strange:
+        raise ImpossibleOption(
+            f"Expected photos to train on of each class that is held out. Received: none of {', '.join(strange[:5])}. "
+            "Put photos of it into train, or leave the class out."
+        )
+
+
+def held_out(photos: Sequence[Photo]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return whether a folder or list holds each photo out, bool [photos]: those of `test`, or else of `val`."""
+    splits = [photo.split for photo in photos]
+    tests = {_TEST} if _TEST in splits else _VALIDATION
+    return np.array([split in tests for split in splits])
 
 
 def without_copies(found: Collection) -> Collection:
@@ -167,8 +223,8 @@ def _checked(found: Collection, source: Path, use: Use) -> Collection:
     if found.kind == "unlabelled":
         if use == "classify":
             raise ImpossibleOption(
-                f"Expected a folder for each class, or a CSV file with path and label, for --for classify. Received: "
-                f"{source}, whose photos have no labels."
+                f"Expected a folder for each class, or a CSV file with path and label, to tell classes apart. "
+                f"Received: {source}, whose photos have no labels."
             )
         if len(found.photos) < 2:
             raise ImpossibleOption(f"Expected at least two photos in {source}. Received: {len(found.photos)}.")
@@ -218,7 +274,16 @@ def _from_folder(folder: Path) -> Collection:
     if not labelled:
         photos = tuple(Photo(path, _name(path, folder), "") for path in files)
         return Collection("unlabelled", photos, left_out=tuple(left_out), warnings=tuple(warnings))
-    photos = tuple(Photo(path, _name(path, folder), "", _printable(parts[path][below])) for path in labelled)
+    photos = tuple(
+        Photo(
+            path,
+            _name(path, folder),
+            "",
+            _printable(parts[path][below]),
+            split=parts[path][0].casefold() if below else None,
+        )
+        for path in labelled
+    )
     left_out += [(_name(path, folder), "in no class's folder") for path in files if len(parts[path]) <= below]
     return Collection("classes", photos, left_out=tuple(left_out), warnings=tuple(warnings))
 
@@ -274,15 +339,25 @@ def _folder_of(photo: Photo) -> str:
     return photo.name.rpartition("/")[0]
 
 
+def _lists_pairs(path: Path) -> bool:
+    return path.suffix.lower() == ".csv" and {"a", "b", "same"} <= set(_read(path)[0])
+
+
 def _from_index(path: Path) -> Collection:
-    rows = list(_rows(path, ("path", "label"), optional=("group",)))
+    rows = list(_rows(path, ("path", "label"), optional=("group", "split")))
     grouped = any(row["group"] for _, row in rows)
     photos = {}
     for line, row in rows:
         if row["path"] in photos:
             raise ImpossibleOption(f"Expected each path once in {path}. Received: {row['path']!r} twice, line {line}.")
         group = (row["group"] or row["path"]) if grouped else None
-        photos[row["path"]] = Photo(_existing(path, line, row["path"]), row["path"], "", row["label"], group)
+        split = row["split"].casefold() or None
+        if split not in {None, *_SPLITS}:
+            raise ImpossibleOption(
+                f"Expected {', '.join(sorted(_SPLITS))} or nothing as split in {path}, line {line}. Received: "
+                f"{row['split']!r}."
+            )
+        photos[row["path"]] = Photo(_existing(path, line, row["path"]), row["path"], "", row["label"], group, split)
     return Collection("classes", tuple(sorted(photos.values(), key=lambda photo: photo.name)))
 
 

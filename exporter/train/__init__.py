@@ -1,0 +1,1 @@
+"""Train classifiers on photos: heads on frozen features, and fine-tuned backbones."""

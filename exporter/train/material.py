@@ -1,0 +1,240 @@
+"""What a training learns from: photos in classes, divided into training and held-out ones, and their features."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from exporter.errors import ImpossibleHead, ImpossibleOption
+from exporter.export import calibrate
+from exporter.features.logistic import folds
+from exporter.features.photos import Collection, Photo, check_classes, check_splits, held_out
+from exporter.features.store import FeatureStore, State, extract, near_copies
+from exporter.head.slicing import Slice, prepare
+from exporter.recipe.images import read_pixels
+from exporter.recipe.preprocessing import recorded
+from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from exporter.runtime.terminal import stage, warn
+from exporter.savedmodel.fingerprint import fingerprint
+from exporter.savedmodel.freezing import FrozenGraph, frozen_graph
+from exporter.train.heads import fold_count
+from microtome.manifest import InputSpec
+
+HELD_OUT_FOLDS = 5
+_SMALLEST_CROP = 0.6
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Photos, their classes and their features.
+
+    Attributes:
+        recipe: The model.
+        output: Its output whose vectors are learnt from.
+        slice_: The model cut there.
+        collection: The photos, without those that were left out.
+        classes: Names of the classes, by label.
+        labels: Of each photo, int [photos].
+        units: What each photo is of: its group, and copies of it; int [photos].
+        held: Whether each photo is held out, bool [photos].
+        given: Whether the folder or list said which ones are held out.
+        vectors: float32 [photos, dimensions].
+        altered: Vectors of altered copies, float32 [copies, photos, dimensions]; those of held-out photos are 0.
+    """
+
+    recipe: ModelRecipe
+    output: OutputRecipe
+    slice_: Slice
+    collection: Collection
+    classes: tuple[str, ...]
+    labels: Array
+    units: Array
+    held: Array
+    given: bool
+    vectors: Array
+    altered: Array
+
+    @property
+    def photos(self) -> tuple[Photo, ...]:
+        """The photos."""
+        return self.collection.photos
+
+
+def gather(  # noqa: PLR0913, PLR0917 -- what the user said
+    recipe: ModelRecipe,
+    output: OutputRecipe,
+    collection: Collection,
+    out: Path,
+    copies: int,
+    seed: int,
+    check: Callable[[Slice], object] = lambda _: None,
+) -> Material:
+    """Compute the features of all photos, and divide the photos.
+
+    Args:
+        recipe: The model.
+        output: Its output whose vectors are learnt from.
+        collection: The photos.
+        out: Folder of the results; features are kept below it.
+        copies: Altered copies of each training photo.
+        seed: Of the division and of the copies.
+        check: Sees the slice before any features are computed.
+
+    Raises:
+        ExporterError: The backbone cannot be built or cut, or too few photos are left.
+    """
+    slice_ = prepare(replace(recipe, outputs=(replace(output, normalize="none", quantization="none"),)))
+    if len(slice_.outputs[0].shape) != 1:
+        raise ImpossibleHead(
+            f"Expected an output with vectors to train on. Received: {output.name} of {slice_.outputs[0].shape}. "
+            "Say pooling: avg."
+        )
+    check(slice_)
+    with stage(f"{recipe.name}: freezing {output.name}"):
+        graph = frozen_graph(slice_, calibrate(recipe, slice_).projections, recipe.precision)
+    held = held_out(collection.photos)
+    given = bool(held.any())
+    of = np.concatenate([np.arange(len(held)), *[np.flatnonzero(~held)] * copies])
+    kinds = np.concatenate([np.zeros(len(held), np.int64),
+                            *(np.full((~held).sum(), kind) for kind in range(1, copies + 1))])  # fmt: skip
+    read = _Reader(collection.photos, of, kinds, recipe.input, seed)
+    name = output.name
+    lengths = {name: math.prod(slice_.outputs[0].shape)}
+    with FeatureStore.opened(_folder(out, recipe, output), lengths, len(of), _head(recipe, graph, read)) as store:
+        problems = extract(graph, read, store, f"{recipe.name}: computing vectors")
+        there = np.asarray(store.states) == State.DONE
+        whole = np.flatnonzero(kinds == 0)
+        found, keep, twins = _left_out(collection, problems, there[whole], store.hashes[whole], held)
+        vectors = np.array(store.vectors(name)[whole[keep]])
+        altered = np.zeros((copies, *vectors.shape), np.float32)
+        place = np.full(len(held), -1)
+        place[keep] = np.arange(len(keep))
+        for row in np.flatnonzero((kinds > 0) & there & (place[of] >= 0)):
+            altered[kinds[row] - 1, place[of[row]]] = store.vectors(name)[row]
+    classes, labels = np.unique([str(photo.label) for photo in found.photos], return_inverse=True)
+    units = _units(found.photos, [(int(place[a]), int(place[b])) for a, b in twins if min(place[a], place[b]) >= 0])
+    held = held[keep] if given else hold_out(labels, units, seed)
+    material = Material(
+        recipe, output, slice_, found, tuple(map(str, classes)), labels, units, held, given, vectors, altered
+    )
+    fold_count(labels[~held], units[~held])
+    return material
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads photos, and makes altered copies of them."""
+
+    photos: Sequence[Photo]
+    of: Array
+    kinds: Array
+    spec: InputSpec
+    seed: int
+
+    def __call__(self, index: int) -> Array:
+        photo, kind = self.photos[self.of[index]], int(self.kinds[index])
+        pixels = read_pixels(photo.path, self.spec)
+        return pixels if not kind else altered(pixels, int(photo.digest[:15], 16) + self.seed + kind)
+
+
+def altered(pixels: Array, seed: int) -> Array:
+    """Return a crop of 60 to 100 % of a photo's area, at its own size, mirrored in half of the cases."""
+    numbers = np.random.default_rng(seed)
+    height, width = pixels.shape[:2]
+    side = float(np.sqrt(numbers.uniform(_SMALLEST_CROP, 1.0)))
+    top, left = numbers.uniform(0, 1 - side, 2)
+    box = (left * width, top * height, (left + side) * width, (top + side) * height)
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box)
+    found = np.array(image, dtype=np.uint8)
+    return np.ascontiguousarray(found[:, ::-1]) if numbers.random() < 0.5 else found
+
+
+def _head(recipe: ModelRecipe, graph: FrozenGraph, read: _Reader) -> dict[str, Any]:
+    """Return all that decides the features of a store."""
+    return {
+        "fingerprint": fingerprint(graph, recipe.input),
+        "photos": [read.photos[of].digest for of in read.of],
+        "copies": [int(kind) for kind in read.kinds],
+        "seed": read.seed if read.kinds.any() else 0,
+    }
+
+
+def _folder(out: Path, recipe: ModelRecipe, output: OutputRecipe) -> Path:
+    names = json.dumps([recipe.name, recipe.backbone, recipe.weights, recorded(recipe.input), output.name])
+    return out / "features" / hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def _left_out(
+    collection: Collection, problems: dict[int, str], there: Array, hashes: Array, held: Array
+) -> tuple[Collection, Array, list[tuple[int, int]]]:
+    """Leave out what cannot be decoded, copies across classes, and training photos that are copies of held-out ones.
+
+    Returns:
+        The rest, the indices of its photos among all, and pairs of photos that are copies.
+    """
+    photos = collection.photos
+    out = dict(collection.left_out)
+    for index, problem in sorted(problems.items()):
+        if index < len(photos):
+            out[photos[index].name] = problem.split("Received: ")[-1]
+    there = there.copy()
+    twins = near_copies(hashes, there, range(len(photos)))
+    for pair in twins:
+        for one, other in (pair, pair[::-1]):
+            if photos[one].label != photos[other].label:
+                out[photos[one].name] = f"all but equal to {photos[other].name}, which is in another class"
+                there[one] = False
+            elif held[other] and not held[one]:
+                out[photos[one].name] = f"all but equal to {photos[other].name}, which is held out"
+                there[one] = False
+    for name, why in list(out.items()):
+        warn(f"left out: {name}: {why}")
+    keep = np.flatnonzero(there)
+    if not len(keep):
+        raise ImpossibleOption("Expected photos that can be decoded. Received: none of them can.")
+    found = replace(collection, photos=tuple(photos[index] for index in keep), left_out=tuple(out.items()))
+    check_classes(found, "the photos that are left")
+    check_splits(found)
+    sizes = Counter(str(photo.label) for photo in found.photos)
+    gone = sorted({str(photo.label) for photo in photos} - set(sizes))
+    if gone:
+        raise ImpossibleOption(
+            f"Expected photos of each class that can be decoded. Received: none of {', '.join(gone[:5])}."
+        )
+    return found, keep, twins
+
+
+def _units(photos: Sequence[Photo], twins: Sequence[tuple[int, int]]) -> Array:
+    """Return the unit of each photo: its group, joined with those of its copies."""
+    names = [photo.name if photo.group is None else photo.group for photo in photos]
+    _, unit_of = np.unique(names, return_inverse=True)
+    for one, other in twins:
+        unit_of[unit_of == unit_of[other]] = unit_of[one]
+    _, unit_of = np.unique(unit_of, return_inverse=True)
+    return np.asarray(unit_of)
+
+
+def hold_out(labels: Array, units: Array, seed: int) -> Array:
+    """Hold out a fifth of the photos of each class, whole units; a class keeps photos to train on."""
+    count = min(HELD_OUT_FOLDS, fold_count(labels, units))
+    _, test = folds(count, labels, units, seed)[0]
+    held = np.zeros(len(labels), bool)
+    held[test] = True
+    for label in np.unique(labels):
+        if held[labels == label].all():
+            held[np.isin(units, units[labels == label])] = False
+    if not held.any():
+        raise ImpossibleOption(
+            "Expected enough photos or groups to hold some out. Received: each class has one group. Add photos, or "
+            "group them otherwise."
+        )
+    return held
