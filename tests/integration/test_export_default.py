@@ -205,7 +205,7 @@ def test_another_process_gives_the_same_fingerprint(
 def test_export_tells_what_it_made_and_nothing_else(second: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     """One line of result on stdout; on stderr our own progress, without a word of TensorFlow's."""
     models, done = second
-    assert done.stdout.startswith(f"lite0 version 1 at {models}/lite0/1: early 40, middle 112, top 1280; 13.9 MB, ")
+    assert done.stdout.startswith(f"lite0 version 1 at {models}/lite0/1: early 40, middle 112, top 1280; 13.5 MB, ")
     assert done.stdout.count("\n") == 1
     assert done.stderr.splitlines() == [
         "Loading TensorFlow ...",
