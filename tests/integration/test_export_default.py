@@ -214,7 +214,7 @@ def test_export_tells_what_it_made_and_nothing_else(second: tuple[Path, subproce
     """One line of result on stdout; on stderr our own progress, without a word of TensorFlow's."""
     models, done = second
     assert done.stdout.startswith(
-        f"lite0 version 1 at {models}/lite0/1: early 40, middle 112, top 1280, classes 1000; 19.1 MB, "
+        f"lite0 version 1 at {models}/lite0/1: early 40, middle 112, top 1280, classes 1000; 18.7 MB, "
     )
     assert done.stdout.count("\n") == 1
     assert done.stderr.splitlines() == [
