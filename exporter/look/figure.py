@@ -91,7 +91,8 @@ def _pairs(subject: Subject, photos: Passed, batch: Sequence[tuple[int, int]]) -
     if missing:
         found = reconstruct(subject, np.stack([images[one] for one in missing]), [units[one] for one in missing])
         for index, whole in zip(missing, found, strict=True):
-            _write(paths[index], reduced(as_picture(cut(whole, windows[index], 0)), SIDE))
+            small = reduced(as_picture(cut(whole, windows[index], 0)), SIDE)
+            _write(paths[index], as_picture(small - 127.5))  # making it small has averaged its contrast away
     for image, seen, path in zip(images, windows, paths, strict=True):
         with Image.open(path) as opened:
             yield reduced(cut(image, seen, 128), SIDE), np.asarray(opened.convert("RGB"))
