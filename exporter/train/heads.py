@@ -97,8 +97,8 @@ def strength_for(examples: Examples, seed: int, count: int = _INNER) -> float:
     """Return the strength of regularisation that cross-validation on these examples prefers."""
     whole = examples.part(examples.whole)
     known, _ = _standard(whole)
-    return best_strength(known, whole.labels, _sound(folds(_fold_count(whole, count), whole.labels, whole.units, seed),
-                                                     whole.labels))  # fmt: skip
+    splits = _sound(folds(count, whole.labels, whole.units, seed), whole.labels)
+    return best_strength(known, whole.labels, splits)
 
 
 def fit(examples: Examples, method: Method, strength: float) -> DenseHead:
@@ -136,10 +136,6 @@ def out_of_fold(examples: Examples, method: Method, strength: float) -> Array:
         rows = test[known]
         found[rows] = fit(part, method, strength).logits(examples.vectors[rows])
     return found
-
-
-def _fold_count(examples: Examples, most: int) -> int:
-    return max(2, min(most, int(np.bincount(examples.labels).max()), len(np.unique(examples.units))))
 
 
 def _sound(splits: Sequence[tuple[Array, Array]], labels: Array) -> list[tuple[Array, Array]]:
