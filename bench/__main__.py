@@ -1,14 +1,16 @@
 """`python -m bench`: measure the ratios that have targets, print a table, write the result. Always exits with 0."""
 
 import argparse
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench.load.corpus import make_corpus
-from bench.processes.profiling import profile
+from bench.load.corpus import OUT, make_corpus
 from bench.processes.stack import Stack, running_stack
-from bench.ratios import bulk, export, hits, latency, misses, mixed, peers, precision, start, throughput
+from bench.ratios import peers, precision, rows, start, throughput
 from bench.ratios.measured import Effort
 from bench.reporting.comparison import Comparison
 from bench.reporting.progress import Progress, clock
@@ -16,6 +18,8 @@ from bench.reporting.results import Result, print_table, save
 
 QUICK = Effort(rounds=3, seconds=1.5)
 FULL = Effort(rounds=5, seconds=3.5)
+_PROFILE_SECONDS = 10
+_PROFILE_RATE = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,14 @@ class Measurement:
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    "hits": Measurement(hits.measure, 12.0, 6.0),
-    "misses": Measurement(misses.measure, 2.0, 3.0),
+    "hits": Measurement(rows.hits, 12.0, 6.0),
+    "misses": Measurement(rows.misses, 2.0, 3.0),
     "throughput": Measurement(throughput.measure, 15.0, 6.0),
-    "latency": Measurement(latency.measure, 5.0, 7.0),
-    "mixed": Measurement(mixed.measure, 1.0, 2.2),
-    "export": Measurement(export.measure, 20.0, 2.5),
+    "latency": Measurement(rows.latency, 5.0, 7.0),
+    "mixed": Measurement(rows.mixed, 1.0, 2.2),
+    "export": Measurement(rows.export, 20.0, 2.5),
     "start": Measurement(start.measure, 8.0, 0.2),
-    "bulk": Measurement(bulk.measure, 8.0, 4.0),
+    "bulk": Measurement(rows.bulk, 8.0, 4.0),
     "precision": Measurement(precision.measure, 40.0, 4.0),
     "peers": Measurement(peers.measure, 130.0, 18.0, full_only=True),
 }
@@ -91,6 +95,23 @@ def measure(stack: Stack, effort: Effort, names: list[str], result: Result) -> N
             except Exception as error:  # noqa: BLE001, the others are worth having
                 traceback.print_exc()
                 result.failed[name] = said(error)
+
+
+def profile(stack: Stack) -> None:
+    """Write flame graphs as bench/out/profile-*.svg, or print that py-spy may not read other processes here."""
+    stack.put(3.0)
+    for name, draw, served in (
+        ("memory-hits", "warm", stack.near),
+        ("redis-hits", "warm", stack.far),
+        ("misses", "cold", stack.near),
+    ):
+        path = OUT / f"profile-{name}.svg"
+        options = f"--pid {served.gateway.pid} --duration {_PROFILE_SECONDS} --rate {_PROFILE_RATE} --nonblocking"
+        words = [str(Path(sys.executable).with_name("py-spy")), "record", *options.split(), "--output", str(path)]
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL) as spy:
+            stack.put(_PROFILE_SECONDS + 3.0, served, draw=draw)
+            spy.wait()
+        print(f"{name}: {path}" if spy.returncode == 0 else f"{name}: py-spy ended with {spy.returncode}")
 
 
 def said(error: Exception) -> str:

@@ -1,1 +1,1 @@
-"""The ratios that decide, one module per question; each takes a running stack and returns comparisons."""
+"""The ratios that decide, by question; each takes a running stack and returns comparisons."""
