@@ -163,7 +163,7 @@ def test_models_tell_what_is_served(client: microtome.Client) -> None:
     """The default output first."""
     (model,) = client.models()
     assert ("lite0", True, 1) == (model.name, model.ready, model.version)
-    assert {"top": (1280,), "early": (40,), "middle": (112,)} == dict(model.outputs)
+    assert {"top": (1280,), "early": (40,), "middle": (112,), "classes": (1000,)} == dict(model.outputs)
     assert "top" == next(iter(model.outputs))
 
 

@@ -81,9 +81,9 @@ async def test_openai_embeds_asynchronously(
 def test_openai_chooses_the_layer_by_the_models_name(client: openai.OpenAI) -> None:
     """Every output is in the list of models, and embeds under its name, also cut to some dimensions."""
     listed = [model.id for model in client.models.list()]
-    assert ["lite0", "lite0/early", "lite0/middle", "lite0/top"] == listed
+    assert ["lite0", "lite0/early", "lite0/middle", "lite0/top", "lite0/classes"] == listed
     sizes = [len(client.embeddings.create(model=name, input=URIS[0]).data[0].embedding) for name in listed]
-    assert [1280, 40, 112, 1280] == sizes
+    assert [1280, 40, 112, 1280, 1000] == sizes
     assert "lite0/middle" == client.models.retrieve("lite0/middle").id
     cut = client.embeddings.create(model="lite0/middle", input=URIS[0], dimensions=16).data[0].embedding
     assert 16 == len(cut)

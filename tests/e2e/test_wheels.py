@@ -37,12 +37,14 @@ LACKING = {
     "inspect": (["models/lite0/1"], SERVER),
     "bench": (["models/lite0/1"], SERVER),
     "sweep": (["photos/"], SERVER),
+    "train": (["photos/", "--from=recipe.yaml"], SERVER),
     "look": (["VGG16", "--layer=block3_conv3"], SERVER),
     "recipe": (["schema"], SERVER),
     "cache": (["stats", "--model=lite0", "--redis=redis://127.0.0.1:1"], SERVER),
     "doctor": ([], SERVER),
     "rollout": (["lite0", "2", "--config=models.config", "--server=127.0.0.1:1"], GRPC),
     "embed": (["cat.jpg", "--out=v.npy", "--url=grpc://127.0.0.1:1"], GRPC),
+    "classify": (["cat.jpg", "--out=c.csv", "--url=grpc://127.0.0.1:1"], GRPC),
 }
 """For each command words that are right where everything is installed, and what is said where only the client is."""
 
@@ -143,7 +145,9 @@ def test_each_wheel_has_its_packages_and_nothing_of_the_other(wheels: tuple[Path
         }
         assert sources <= names
     assert "microtome/py.typed" in ZipFile(wheels[0]).namelist()
-    assert {"exporter/recipe.yaml", "exporter/manifest.schema.json"} <= set(ZipFile(wheels[1]).namelist())
+    assert {"exporter/recipe.yaml", "exporter/manifest.schema.json", "service/http/page/index.html"} <= set(
+        ZipFile(wheels[1]).namelist()
+    )
 
 
 def test_every_command_says_in_one_sentence_what_is_missing(client_only: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ REQUEST = Request("head", "avg", (), Path("photos"), Path("look.html"), 4, 2, No
 
 @pytest.fixture(scope="module")
 def built() -> Built:
-    """Return a tiny network dressed as a backbone; its layers are stem, body, sum, head and pool."""
+    """Return a tiny network dressed as a backbone; its layers are stem, body, sum, head, tail and pool."""
     return Built(BACKBONES["MobileNet"], make(), "random", "random, for a test")
 
 
@@ -100,7 +100,7 @@ def test_photos_are_embedded_at_the_size_they_are_shown(built: Built, tmp_path: 
 
 def test_layers_without_a_map_and_networks_without_relu(built: Built) -> None:
     """One sentence, which names the last map or offers the heat maps."""
-    with pytest.raises(UnknownLayer, match="The last map of MobileNet is head"):
+    with pytest.raises(UnknownLayer, match="The last map of MobileNet is tail"):
         Subject(built, PIXELS, "pool")
     with pytest.raises(UnknownLayer, match="Nearest: head"):
         Subject(built, PIXELS, "haed")
