@@ -137,7 +137,7 @@ def _parts(found: TrainedNumbers) -> Iterator[str]:
     yield "<h2>Numbers</h2>"
     yield paragraph(
         "The error is the mean absolute one on held-out photos, in the number's own unit. R² is 1 for perfect answers, "
-        "and 0 for always saying the mean. The mean's error is larger by so much, with the paired interval.", "soft",
+        "and 0 for always saying the mean. Intervals are of 95 %; those of differences are paired.", "soft",
     )  # fmt: skip
     yield _table(found)
     yield from _charts(found)
@@ -155,15 +155,14 @@ def _words(found: TrainedNumbers) -> Iterator[str]:
         f"measured on {held:,} that it has never seen, {'the given test photos' if material.given else 'a fifth'}."
     )
     if found.box is not None:
-        low, high = found.box.overlap.interval
         yield (
-            f"Its boxes share {found.box.overlap.value:.0%} of their area with the true ones (intersection over union, "
-            f"{low:.1%} to {high:.1%}); always saying the mean box shares {found.box.mean.value:.0%}."
+            f"The intersection over union of its boxes and the true ones is {found.box.overlap.value:.3f} "
+            f"({_between(found.box.overlap)}); always saying the mean box gives {found.box.mean.value:.3f}."
         )
         average = found.box.average
         if average is not None:
             yield (
-                f"A head on the same layer after average pooling, which knows no places, reaches {average.value:.0%}: "
+                f"A head on the same layer after average pooling, which knows no places, reaches {average.value:.3f}: "
                 f"{_sure(average.better)}."
             )
     poor = [one.name for one in found.columns if one.mean.better.interval[0] <= 0]
@@ -174,7 +173,7 @@ def _words(found: TrainedNumbers) -> Iterator[str]:
 def _sure(better: Estimate) -> str:
     low, high = better.interval
     words = "the difference is beyond chance" if low > 0 or high < 0 else "the difference may be chance"
-    return f"{words} ({100 * low:+.1f} to {100 * high:+.1f} points)"
+    return f"{words} ({low:+.3f} to {high:+.3f})"
 
 
 def _cards(found: TrainedNumbers) -> Iterator[str]:
@@ -198,29 +197,29 @@ def _card(kind: str, what: str, figure: str, soft: str) -> str:
 
 
 def _table(found: TrainedNumbers) -> str:
-    columns = ["number", "unit", "error", "interval", "R²", "interval", "error of the mean", "larger by"]
-    average = any(one.average is not None for one in found.columns)
+    average, unit = (any(getattr(one, name) for one in found.columns) for name in ("average", "unit"))
+    columns = ["number", *(["unit"] if unit else []), "error", "R²", "error of the mean", "larger by"]
     columns += ["error with average pooling", "larger by"] if average else []
     rows: list[tuple[str, Sequence[str | tuple[str, float | None]]]] = []
     for one in found.columns:
-        cells: list[str | tuple[str, float | None]] = [one.name, one.unit]
-        for estimate in (one.error, one.r2):
-            cells += [_cell(estimate.value), _between(estimate)]
+        cells: list[str | tuple[str, float | None]] = [one.name, *([one.unit] if unit else [])]
+        cells += [_cell(_figure(estimate), estimate.value) for estimate in (one.error, one.r2)]
         for other in (one.mean, one.average) if average else (one.mean,):
-            cells += ["", ""] if other is None else [_cell(other.value), _change(other)]
+            if other is not None:
+                cells += [_cell(f"{other.value:.3g}", other.value), _cell(_change(other), other.better.value)]
         rows.append(("", cells))
     return table(columns, rows)
 
 
-def _cell(value: float) -> tuple[str, float | None]:
-    return (f"{value:.3g}", round(value, 6)) if np.isfinite(value) else ("-", None)
+def _cell(text: str, value: float) -> tuple[str, float | None]:
+    return (text, round(value, 9)) if np.isfinite(value) else ("-", None)
 
 
 def _charts(found: TrainedNumbers) -> Iterator[str]:
     held, values = np.flatnonzero(found.material.held), found.material.measured.values
     yield "<h2>Said and true</h2>"
     yield paragraph("A point for each held-out photo. On the dashed line what is said is true.", "soft")
-    yield '<div class="matrices">'
+    yield '<div class="charts">'
     for place, one in enumerate(found.columns[:_MOST_CHARTS]):
         points = [
             (float(values[row, place]), float(found.said[row, place]),
@@ -228,7 +227,7 @@ def _charts(found: TrainedNumbers) -> Iterator[str]:
             for row in held
         ]  # fmt: skip
         name = f"{one.name}{f' [{one.unit}]' if one.unit else ''}"
-        yield f'<figure class="half">{dots(points, "true", f"{name}, said")}</figure>'
+        yield f"<figure>{dots(points, 'true', f'{name}, said')}</figure>"
     yield "</div>"
 
 

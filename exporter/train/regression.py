@@ -160,7 +160,11 @@ def fit_network(span: Span, values: Array, hidden: Sequence[int], seed: int) -> 
     size = float(np.sqrt((span.inside**2).mean())) or 1.0
     # Weights decay instead of stopping early: a fifth of few photos is too small to stop by.
     model = MLPRegressor(
-        tuple(hidden), alpha=_MLP_PENALTY, batch_size=min(32, len(values)), max_iter=_MLP_EPOCHS, random_state=seed
+        hidden_layer_sizes=tuple(hidden),
+        alpha=_MLP_PENALTY,
+        batch_size=min(32, len(values)),
+        max_iter=_MLP_EPOCHS,
+        random_state=seed,
     ).fit((span.inside / size).astype(np.float32), ((values - mean) / deviation).squeeze())
     layers = [(np.asarray(kernel, np.float64), np.asarray(bias, np.float64))
               for kernel, bias in zip(model.coefs_, model.intercepts_, strict=True)]  # fmt: skip
