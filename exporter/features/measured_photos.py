@@ -156,7 +156,10 @@ def _number(path: Path, line: int, name: str, text: str) -> float:
     except ValueError:
         number = math.nan
     if not abs(number) < _LARGEST or "_" in text:
-        raise ImpossibleOption(f"Expected a number as {name} in {path}, line {line}. Received: {text[:80]!r}.")
+        raise ImpossibleOption(
+            f"Expected a number as {name} in {path}, line {line}. Received: {text[:80]!r}. "
+            "To train on classes, name the column label."
+        )
     return number
 
 

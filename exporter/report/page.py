@@ -186,7 +186,7 @@ def _axes(frame: Frame, ticks: Sequence[tuple[float, str]], x_title: str, y_titl
     parts.append(
         f'<text class="axis" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{escape(x_title)}</text>'
     )
-    parts.append(f'<text class="axis" x="4" y="{_TOP - 8}">{escape(y_title)}</text>')
+    parts.append(f'<text class="axis" x="4" y="{_TOP - 14}">{escape(y_title)}</text>')
     return "".join(parts)
 
 

@@ -198,8 +198,8 @@ def _card(kind: str, what: str, figure: str, soft: str) -> str:
 
 def _table(found: TrainedNumbers) -> str:
     average, unit = (any(getattr(one, name) for one in found.columns) for name in ("average", "unit"))
-    columns = ["number", *(["unit"] if unit else []), "error", "R²", "error of the mean", "larger by"]
-    columns += ["error with average pooling", "larger by"] if average else []
+    columns = ["number", *(["unit"] if unit else []), "error", "R²", "the mean's", "larger by"]
+    columns += ["average pooling's", "larger by"] if average else []
     rows: list[tuple[str, Sequence[str | tuple[str, float | None]]]] = []
     for one in found.columns:
         cells: list[str | tuple[str, float | None]] = [one.name, *([one.unit] if unit else [])]
