@@ -132,7 +132,7 @@ def _classes(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _
     outputs = embedded.card.outputs
     vectors = [embedding for embedding in embedded.embeddings if not outputs[embedding.output].classes]
     rest = replace(embedded, embeddings=vectors)
-    vector = partial(_letters if encoding == "base64" else _cut, options=options)
+    vector = partial(_letters if encoding == "base64" else _cut, options=options, outputs=outputs)
     return orjson.dumps(_document(rest, options, vector, predictions=found), option=orjson.OPT_SERIALIZE_NUMPY), {}
 
 
