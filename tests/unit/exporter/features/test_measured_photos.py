@@ -36,7 +36,7 @@ def test_columns_have_names_units_and_numbers(folder: Path) -> None:
     found = read_numbers(path, None)
     assert found.columns == ("Weight", "age")
     assert found.units == ("kg", "years")
-    assert np.allclose(found.values[[0, 11]], [[0, 20], [1.1, 211]])
+    assert np.allclose(found.values[[0, 11]], [[0.0, 20.0], [1.1, 211.0]])
     assert found.box is None
     assert {photo.split for photo in found.collection.photos[10:]} == {"test"}
     assert found.collection.photos[3].group == "g1"
