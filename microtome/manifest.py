@@ -13,7 +13,7 @@ from typing import Any, Literal
 Resize = Literal["shortest-side", "squash", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Crop = Literal["center", "none"]
-Kind = Literal["embedding", "map", "classes"]
+Kind = Literal["embedding", "map", "classes", "numbers"]
 Activation = Literal["softmax", "sigmoid"]
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
@@ -53,7 +53,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """One named output of a model: an embedding, or the logits of classes.
+    """One named output of a model: an embedding, the logits of classes, or numbers that mean something each.
 
     Attributes:
         layer: name; several are joined by ` + `.
@@ -64,10 +64,11 @@ class OutputSpec:
         normalize: the graph's last step.
         tolerance: largest deviation from the golden vectors, relative L2; None in version 1.
         kind: None in manifests from before there were kinds.
-        labels: of classes, one for each number of the vector, which are logits.
+        labels: of classes and numbers, one for each number of the vector; those of classes are logits.
         activation: of classes: turns logits into scores.
         temperature: of classes: logits are divided by it before the activation.
         threshold: of classes: an image whose best score is lower is rejected; None rejects none.
+        units: of numbers, one for each, empty where it has none; None where none has one.
     """
 
     name: str
@@ -86,11 +87,17 @@ class OutputSpec:
     activation: Activation | None = None
     temperature: float | None = None
     threshold: float | None = None
+    units: tuple[str, ...] | None = None
 
     @property
     def dim(self) -> int:
         """Numbers in the vector: the product of the shape."""
         return prod(self.shape)
+
+    @property
+    def classes(self) -> tuple[Label, ...]:
+        """The labels of an output of classes; none of any other, such as one of numbers, whose labels are names."""
+        return () if self.kind == "numbers" else self.labels or ()
 
 
 @dataclass(frozen=True, slots=True)

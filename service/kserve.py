@@ -148,7 +148,7 @@ def _classification(name: str, embedded: Embedded, output: OutputSpec, count: in
     Raises:
         BadRequest: the output has no classes.
     """
-    if not output.labels:
+    if not output.classes:
         raise BadRequest(f"Expected `classification` of an output with classes; received {output.name!r}.")
     most = min(count, output.dim)
     rows = [predicted(e, output, ClassOptions(most)) for e in embedded.embeddings if e.output == output.name]

@@ -1,4 +1,4 @@
-"""`microtome train`: a classifier from a folder of photos."""
+"""`microtome train`: a classifier from a folder of photos, or a head that says numbers from a list of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from microtome.errors import shown
 
 if TYPE_CHECKING:
     from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+    from exporter.train.regression import NumberKind
 
-_HEADS = ("logistic", "mean", "mlp")
+_HEADS = ("logistic", "mean", "mlp", "ridge")
 OWN_WEIGHTS = "own"
+_REFUSED = 0.05
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 DESCRIPTION = (
-    "Train a classifier on your own photos, on top of an output of a recipe, and write a recipe of it for microtome "
-    "export, with a report of what it reaches on photos that it has not seen."
+    "Train a classifier on your own photos, or a head that says numbers such as a box, on an output of a recipe, "
+    "and write a recipe of it for microtome export, with a report of what it reaches on photos that it has not seen."
 )
 
 
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PHOTOS",
         help="a folder with a folder for each class, perhaps below train and test; or a CSV file with the columns "
-        "path, label and perhaps group and split",
+        "path, label and perhaps group and split; or path and columns of numbers, such as weight [kg]",
     )
     parser.add_argument(
         "--from",
@@ -43,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", metavar="NAME", help="the model of the recipe, where it has several")
     parser.add_argument(
-        "--head", choices=_HEADS, help="logistic (the usual), mean (nearest class mean, for very few photos), or mlp"
+        "--head",
+        choices=_HEADS,
+        help="logistic (the usual), mean (nearest class mean, for very few photos), or mlp; of numbers: ridge (the "
+        "usual), or mlp",
     )
     parser.add_argument(
         "--hidden",
@@ -59,9 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refuse",
         type=_rate,
-        default=0.05,
         metavar="RATE",
-        help="share of photos of these classes that may be refused, so that others are; 0 refuses none (%(default)s)",
+        help="share of photos of these classes that may be refused, so that others are; 0 refuses none (0.05)",
     )
     parser.add_argument(
         "--groups",
@@ -94,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, write the results, and say in a few lines what came of it."""
     from exporter.features.logistic import want_scikit_learn  # noqa: PLC0415
+    from exporter.features.measured_photos import has_numbers, read_numbers  # noqa: PLC0415
     from exporter.features.photos import read_classes  # noqa: PLC0415
     from exporter.runtime.tensorflow_ready import tensorflow_ready  # noqa: PLC0415
 
@@ -110,11 +115,26 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImpossibleOption("Expected --unfreeze with --rate or --device, which fine-tune. Received: none.")
     if not arguments.batch or not arguments.epochs:
         raise ImpossibleOption("Expected --batch and --epochs of at least 1. Received: 0.")
+    if has_numbers(arguments.photos):
+        _only_for_classes(arguments)
+        measured = read_numbers(arguments.photos, arguments.groups)
+        _make(arguments.out)
+        with tensorflow_ready():
+            from exporter.train.number_outputs import summary_of_numbers, write_numbers  # noqa: PLC0415
+            from exporter.train.numbers import NumberRequest, train_numbers  # noqa: PLC0415
+
+            kind: NumberKind = "mlp" if hidden else "ridge"
+            asked = NumberRequest(recipe, output, entry, name, arguments.out, kind, hidden, arguments.seed)
+            said = train_numbers(asked, measured)
+            write_numbers(said)
+        _print(summary_of_numbers(said, time.monotonic() - started))
+        return 0
+    if arguments.head == "ridge":
+        raise ImpossibleOption(
+            "Expected --head logistic, mean or mlp for classes. Received: ridge, which says numbers."
+        )
     collection = read_classes(arguments.photos, arguments.groups)
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImpossibleOption(f"Expected a folder for the results. Received: {arguments.out}: {error}.") from error
+    _make(arguments.out)
     with tensorflow_ready(gpu=wanted and arguments.device != "cpu"):
         from exporter.train.fine_tuning import LOW_RATE, SCRATCH_RATE, Tuning  # noqa: PLC0415
         from exporter.train.outputs import summary, write  # noqa: PLC0415
@@ -140,15 +160,48 @@ def run(arguments: argparse.Namespace) -> int:
             hidden=hidden,
             copies=arguments.copies,
             balanced=arguments.balanced,
-            refuse=arguments.refuse,
+            refuse=_REFUSED if arguments.refuse is None else arguments.refuse,
             seed=arguments.seed,
             tuning=tuning,
         )
         found = train(request, collection)
         write(found)
-    for line in summary(found, time.monotonic() - started).splitlines():
-        print(shown(line))  # noqa: T201 -- the command's result
+    _print(summary(found, time.monotonic() - started))
     return 0
+
+
+def _print(text: str) -> None:
+    for line in text.splitlines():
+        print(shown(line))  # noqa: T201 -- the command's result
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImpossibleOption(f"Expected a folder for the results. Received: {folder}: {error}.") from error
+
+
+def _only_for_classes(arguments: argparse.Namespace) -> None:
+    """Check that nothing is asked of numbers that only classes have.
+
+    Raises:
+        ImpossibleOption: Something is.
+    """
+    given = {
+        "--head": arguments.head in {"logistic", "mean"},
+        "--copies": arguments.copies > 0,
+        "--balanced": arguments.balanced,
+        "--refuse": arguments.refuse is not None,
+        "--unfreeze": arguments.unfreeze is not None,
+        "--weights": arguments.weights is not None,
+    }
+    wrong = [option for option, said in given.items() if said]
+    if wrong:
+        raise ImpossibleOption(
+            f"Expected {wrong[0]} with classes only. Received: it with {arguments.photos}, which has numbers. "
+            + ("Say --head ridge or --head mlp." if wrong[0] == "--head" else f"Leave {wrong[0]} out.")
+        )
 
 
 def _source(text: str, model: str | None) -> tuple[ModelRecipe, OutputRecipe, dict[str, Any]]:
@@ -178,7 +231,7 @@ def _source(text: str, model: str | None) -> tuple[ModelRecipe, OutputRecipe, di
     if output.kind != "embedding":
         others = ", ".join(one.name for one in recipe.outputs if one.kind == "embedding") or "none in this recipe"
         raise ImpossibleOption(
-            f"Expected an output with vectors to train on ({others}). Received: {wanted}, which has classes. "
+            f"Expected an output with vectors to train on ({others}). Received: {wanted}, which is of {output.kind}. "
             f"Say --from {path or text}:OUTPUT."
         )
     entry: dict[str, Any] = file.tree.value(("models", file.models.index(recipe)))

@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -89,7 +89,7 @@ def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
     Raises:
         ImpossibleOption: There are too few photos, labels or classes for this use, or a list is malformed.
     """
-    pattern = _pattern(groups)
+    _pattern(groups)
     if photos.is_dir():
         listed = photos / "pairs.csv"
         found = _from_pairs(listed) if listed.is_file() else _from_folder(photos)
@@ -105,10 +105,7 @@ def read_collection(photos: Path, use: Use, groups: str | None) -> Collection:
             f"Expected photos in {photos}, which end in {', '.join(sorted(SUFFIXES))}. Received: none. "
             + " ".join(found.warnings)
         )
-    if groups is not None:
-        group = _folder_of if pattern is None else lambda photo: _group(pattern, photo.name)
-        found = replace(found, photos=tuple(replace(one, group=group(one)) for one in found.photos))
-    found = _with_digests(found)
+    found = with_digests(with_groups(found, groups))
     return _checked(found if found.kind == "pairs" else without_copies(found), photos, use)
 
 
@@ -246,7 +243,21 @@ def _checked(found: Collection, source: Path, use: Use) -> Collection:
     return found
 
 
-def _with_digests(found: Collection) -> Collection:
+def with_groups(found: Collection, groups: str | None) -> Collection:
+    """Return photos with the groups that `--groups` gives them.
+
+    Raises:
+        ImpossibleOption: It is no regular expression.
+    """
+    if groups is None:
+        return found
+    pattern = _pattern(groups)
+    group = _folder_of if pattern is None else lambda photo: _group(pattern, photo.name)
+    return replace(found, photos=tuple(replace(one, group=group(one)) for one in found.photos))
+
+
+def with_digests(found: Collection) -> Collection:
+    """Return photos with the digests of their files."""
     photos = counted(found.photos, len(found.photos), "Reading the photos", delay=1)
     try:
         return replace(found, photos=tuple(replace(photo, digest=photo_digest(photo.path)) for photo in photos))
@@ -340,7 +351,7 @@ def _folder_of(photo: Photo) -> str:
 
 
 def _lists_pairs(path: Path) -> bool:
-    return path.suffix.lower() == ".csv" and {"a", "b", "same"} <= set(_read(path)[0])
+    return path.suffix.lower() == ".csv" and {"a", "b", "same"} <= {name.casefold() for name in read_columns(path)[0]}
 
 
 def _from_index(path: Path) -> Collection:
@@ -350,15 +361,29 @@ def _from_index(path: Path) -> Collection:
     for line, row in rows:
         if row["path"] in photos:
             raise ImpossibleOption(f"Expected each path once in {path}. Received: {row['path']!r} twice, line {line}.")
-        group = (row["group"] or row["path"]) if grouped else None
-        split = row["split"].casefold() or None
-        if split not in {None, *_SPLITS}:
-            raise ImpossibleOption(
-                f"Expected {', '.join(sorted(_SPLITS))} or nothing as split in {path}, line {line}. Received: "
-                f"{row['split']!r}."
-            )
-        photos[row["path"]] = Photo(_existing(path, line, row["path"]), row["path"], "", row["label"], group, split)
+        photo = indexed_photo(path, line, row)
+        photos[photo.name] = replace(photo, group=photo.group or photo.name) if grouped else photo
     return Collection("classes", tuple(sorted(photos.values(), key=lambda photo: photo.name)))
+
+
+def indexed_photo(list_: Path, line: int, row: Mapping[str, str]) -> Photo:
+    """Return the photo of a line: its path, and perhaps label, group and split.
+
+    Raises:
+        ImpossibleOption: It is not there, or its split is none.
+    """
+    name = row.get("path", "")
+    name = name if _there(list_.parent / name) else name.strip()
+    if not name:
+        raise ImpossibleOption(f"Expected path in each line of {list_}. Received: line {line} without one.")
+    said = row.get("split", "").strip()
+    split = said.casefold() or None
+    if split not in {None, *_SPLITS}:
+        raise ImpossibleOption(
+            f"Expected {', '.join(sorted(_SPLITS))} or nothing as split in {list_}, line {line}. Received: {said!r}."
+        )
+    group, label = row.get("group", "").strip() or None, row.get("label")
+    return Photo(_existing(list_, line, name), name, "", label, group, split)
 
 
 def _from_pairs(path: Path) -> Collection:
@@ -385,19 +410,24 @@ def _from_pairs(path: Path) -> Collection:
     return Collection("pairs", photos, tuple((one, other, same) for (one, other), same in pairs.items()))
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the columns of a CSV file, and its lines with their numbers."""
+def read_columns(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the columns of a CSV file, and its lines with their numbers.
+
+    Raises:
+        ImpossibleOption: It cannot be read, or is no text in UTF-8.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             lines = [(reader.line_num, line) for line in reader if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ImpossibleOption(f"Expected a CSV file in UTF-8. Received: {path}: {error}.") from error
-    return [name.strip().casefold() for name in lines[0][1]] if lines else [], lines[1:]
+    return [name.strip() for name in lines[0][1]] if lines else [], lines[1:]
 
 
 def _rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    given, lines = _read(path)
+    given, lines = read_columns(path)
+    given = [name.casefold() for name in given]
     if not set(columns) <= set(given):
         raise ImpossibleOption(
             f"Expected the columns {', '.join(columns)} in {path}, separated by commas. Received: "

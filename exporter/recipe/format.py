@@ -178,13 +178,15 @@ class OutputEntry(_Entry):
     )
     tolerance: Tolerance = _optional("Largest deviation from the golden vectors; the model's if left out.")
     kind: Annotated[str, _Choice(resolved.KINDS)] = Field(
-        resolved.KINDS[0], description="classes: the logits of a classifier, with names; layer is its last if left out."
+        resolved.KINDS[0],
+        description="classes: the logits of a classifier, with names; layer is its last if left out. numbers: what a "
+        "trained head says of an image, such as a box.",
     )
     labels: Annotated[
         LabelsEntry,
         _Shorthand(str, _TEXT, lambda source: {"source": source}),
         _Shorthand(list, _LABEL_LIST, lambda names: {"names": names}),
-    ] = _optional("Of classes: imagenet, a file with a name on each line, or a list.")
+    ] = _optional("Of classes and numbers: a file with a name on each line, or a list; of classes, imagenet also.")
     activation: Annotated[str, _Choice(get_args(Activation))] = _optional(
         "Of classes: turns logits into scores; the layer's own if left out, else softmax."
     )
@@ -194,7 +196,12 @@ class OutputEntry(_Entry):
     threshold: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = _optional(
         "Of classes: an image whose best score is lower is rejected; none if left out."
     )
-    head: HeadEntry = _optional("Of classes: trained layers on the vector, which give the logits.")
+    units: Annotated[list[str], Field(min_length=1)] = _optional(
+        "Of numbers: of each, in order, empty where it has none."
+    )
+    head: HeadEntry = _optional(
+        "Of classes and numbers: trained layers on the vector, which give the logits or numbers."
+    )
 
 
 class InputEntry(_Entry):

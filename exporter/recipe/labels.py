@@ -20,7 +20,7 @@ _LONGEST = 200
 
 
 def labels_of(output: OutputRecipe) -> tuple[Label, ...]:
-    """Return the labels of an output; none unless it has classes."""
+    """Return the labels of an output; none of an embedding."""
     if output.labels == IMAGENET:
         return imagenet_labels()
     return output.labels if isinstance(output.labels, tuple) else ()

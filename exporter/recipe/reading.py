@@ -5,6 +5,7 @@ cannot say is checked; defaults are filled in. Whether a layer exists takes the 
 """
 
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from exporter.recipe.yaml_tree import Loc, YamlTree, listed, read_yaml, shown
 from microtome.manifest import TOLERANCES, InputSpec, Label
 
 _OF_CLASSES = ("labels", "activation", "temperature", "threshold")
+_KEYS = {"classes": (*_OF_CLASSES, "head"), "numbers": ("labels", "units", "head")}
+"""Keys that only outputs of a kind have."""
 _NOT_OF_CLASSES = ("layers", "pooling", "projection", "normalize", "quantization")
 WEIGHTS_FILES = (".h5", ".hdf5", ".keras", ".pt", ".pth")
 
@@ -72,7 +75,15 @@ _STAND_INS = {
     "models": [_MODEL], "name": "a", "backbone": _MODEL["backbone"], "outputs": [_OUTPUT], "pca": 1, "random": 1,
 }  # fmt: skip
 """Valid values in place of invalid or missing ones, so that the rest of the file can be checked too."""
-_ITEM_STAND_INS = {"models": _MODEL, "outputs": _OUTPUT, "layers": "a", "size": 224, "labels": "a", "names": "a"}
+_ITEM_STAND_INS = {
+    "models": _MODEL,
+    "outputs": _OUTPUT,
+    "layers": "a",
+    "size": 224,
+    "labels": "a",
+    "names": "a",
+    "units": "a",
+}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -309,9 +320,7 @@ class _Model:
         keys = self._tree.keys(loc)
         if entry.kind == "classes" and not _has_head(entry):
             return self._classes(loc, entry)
-        strange = [] if entry.kind == "classes" else [key for key in (*_OF_CLASSES, "head") if key in keys]
-        if strange:
-            self._tree.note((*loc, strange[0]), f"expected {strange[0]} with kind: classes only. Received: it without.")
+        self._check_keys(loc, entry, keys)
         if isinstance(self._tree.value(loc), dict) and ("layer" in keys) == ("layers" in keys):
             received = "both" if "layer" in keys else f"only {listed(keys) or 'nothing'}"
             self._tree.note(loc, f"expected the key layer, or layers for several. Received: {received}.")
@@ -334,28 +343,48 @@ class _Model:
             entry.quantization,
             self._tolerance(entry),
         )
-        return self._with_head(loc, entry, found) if entry.kind == "classes" else found
+        return self._with_head(loc, entry, found) if entry.kind != "embedding" and _has_head(entry) else found
+
+    def _check_keys(self, loc: Loc, entry: OutputEntry, keys: Sequence[str]) -> None:
+        """Check that keys of one kind are not given with another, and that numbers have a head."""
+        known = _KEYS.get(entry.kind, ())
+        strange = [key for key in (*_KEYS["classes"], "units") if key in keys and key not in known]
+        if strange:
+            kinds = " or ".join(kind for kind, some in _KEYS.items() if strange[0] in some)
+            received = "it without" if entry.kind == "embedding" else f"it with kind: {entry.kind}"
+            self._tree.note((*loc, strange[0]), f"expected {strange[0]} with kind: {kinds} only. Received: {received}.")
+        if entry.kind == "numbers" and "head" not in keys:
+            self._tree.note(loc, "expected the key head with kind: numbers; microtome train makes one. Received: none.")
 
     def _with_head(self, loc: Loc, entry: OutputEntry, vector: OutputRecipe) -> OutputRecipe:
-        """Return an output of classes that a trained head makes of a vector."""
+        """Return an output of classes or numbers that a trained head makes of a vector."""
         keys = self._tree.keys(loc)
         if "quantization" in keys:
-            self._tree.note((*loc, "quantization"), "expected no quantization with kind: classes. Received: it.")
+            self._tree.note((*loc, "quantization"), f"expected no quantization with kind: {entry.kind}. Received: it.")
         if "labels" not in keys:
             self._tree.note(loc, "expected the key labels, for a head of your own. Received: none.")
         path = self._path(entry.head.weights)
         if not path.is_file():
             self._tree.note((*loc, "head", "weights"), f"expected a file. Received: {path}, which is not there.")
+        labels = self._labels(loc, entry)
+        found = replace(vector, quantization="none", kind=entry.kind, labels=labels, head=str(path))
+        if entry.kind == "numbers":
+            return replace(found, units=self._units(loc, entry, labels))
         return replace(
-            vector,
-            quantization="none",
-            kind=entry.kind,
-            labels=self._labels(loc, entry),
+            found,
             activation=entry.activation or "softmax",
             temperature=entry.temperature,
             threshold=entry.threshold,
-            head=str(path),
         )
+
+    def _units(self, loc: Loc, entry: OutputEntry, labels: str | tuple[Label, ...]) -> tuple[str, ...] | None:
+        """Return the unit of each number; None where none has one."""
+        if "units" not in entry.model_fields_set:
+            return None
+        if len(entry.units) != len(labels):
+            problem = f"expected a unit for each of the {len(labels)} labels. Received: {len(entry.units)}."
+            self._tree.note((*loc, "units"), problem)
+        return tuple(entry.units) if any(entry.units) else None
 
     def _tolerance(self, entry: OutputEntry) -> float | None:
         """Return the tolerance that the recipe sets, unless it is the precision's own."""
@@ -393,6 +422,8 @@ class _Model:
             self._tree.note(at, f"expected source or names. Received: {listed(self._tree.keys(at)) or 'neither'}.")
             return IMAGENET
         if given.model_fields_set == {"source"} and given.source == IMAGENET:
+            if entry.kind == "numbers":
+                self._tree.note(at, "expected a list of names, or a file of them. Received: imagenet.")
             return IMAGENET
         try:
             if given.model_fields_set == {"source"}:
@@ -406,7 +437,7 @@ class _Model:
         names = _check_names(self._tree, (*self._loc, "outputs"))
         wanted = self._entry.default_output
         if "default_output" not in self._entry.model_fields_set:
-            embeddings = [output.name for output in self._entry.outputs if output.kind != "classes"]
+            embeddings = [output.name for output in self._entry.outputs if output.kind == "embedding"]
             return (embeddings or [self._entry.outputs[-1].name])[-1]
         if names and wanted not in names:
             problem = f"expected one of {', '.join(names)}. Received: {wanted!r}. {nearest(wanted, names)}"

@@ -22,13 +22,13 @@ OWN_WEIGHTS = "own"
 """The weights that a `.keras` file or the user's function comes with."""
 NORMALIZATIONS = ("none", "l2")
 QUANTIZATIONS = ("none", "int8")
-KINDS = ("embedding", "classes")
+KINDS = ("embedding", "classes", "numbers")
 IMAGENET = "imagenet"
 LAST_LAYER = "-1"
 PRECISIONS = ("float32", "bfloat16", "float16")
 _LATER = {
     "tolerance": None, "kind": "embedding", "labels": None, "activation": None, "temperature": 1.0, "threshold": None,
-    "head": None,
+    "head": None, "units": None,
 }  # fmt: skip
 """Fields of outputs that came after the first recorded recipes, with their defaults."""
 DEFAULT_MAX_BATCH_SIZE = 32
@@ -66,11 +66,13 @@ class OutputRecipe:
         quantization: One of `QUANTIZATIONS`; `int8` puts ranges into the manifest.
         tolerance: Largest deviation from the golden vectors, relative L2; None for the precision's own.
         kind: One of `KINDS`. Of `classes`, the vector is what the layer gives before its activation.
-        labels: Of classes: one for each number of the vector, or `IMAGENET`.
+        labels: Of classes and numbers: one for each number of the vector; or, of classes, `IMAGENET`.
         activation: Of classes: turns logits into scores; None for the layer's own.
         temperature: Of classes: logits are divided by it before the activation.
         threshold: Of classes: an image whose best score is lower is rejected; None rejects none.
-        head: Of classes: absolute path of trained layers on the vector; None where the layer is a classifier.
+        head: Of classes and numbers: absolute path of trained layers on the vector; None where the layer is a
+            classifier.
+        units: Of numbers: one for each, empty where it has none; None where none has one.
     """
 
     name: str
@@ -87,6 +89,7 @@ class OutputRecipe:
     temperature: float = 1.0
     threshold: float | None = None
     head: str | None = None
+    units: tuple[str, ...] | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -239,7 +242,10 @@ def _output(found: Mapping[str, Any]) -> OutputRecipe:
     if isinstance(labels, list):
         labels = tuple(Label(**label) for label in labels)
     more_layers = tuple(found["more_layers"])
-    return OutputRecipe(**{**found, "more_layers": more_layers, "projection": projection, "labels": labels})
+    units = found.get("units") and tuple(found["units"])
+    return OutputRecipe(
+        **{**found, "more_layers": more_layers, "projection": projection, "labels": labels, "units": units}
+    )
 
 
 def _recorded(entry: dict[str, Any], folder: str) -> dict[str, Any]:

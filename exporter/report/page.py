@@ -165,13 +165,15 @@ def _labels(frame: Frame, points: Sequence[Point]) -> list[str]:
 
 def _axes(frame: Frame, ticks: Sequence[tuple[float, str]], x_title: str, y_title: str) -> str:
     low, high = frame.y
-    steps = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-    step = next(step for step in steps if (high - low) / step <= 8 or step == steps[-1])
+    steps = (step * 10.0**power for power in range(-12, 31) for step in (1, 2, 5))
+    step = next(step for step in steps if (high - low) / step <= 8)
     parts = []
     for index in range(math.ceil(low / step), math.floor(high / step) + 1):
         _, y = frame.at(frame.x[0] or 0, index * step)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text class="axis" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{index * step:.2f}</text>')
+        parts.append(
+            f'<text class="axis" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_tick(index * step, step)}</text>'
+        )
     last = -math.inf
     for tick, text in ticks:
         x, _ = frame.at(tick, low)
@@ -184,8 +186,37 @@ def _axes(frame: Frame, ticks: Sequence[tuple[float, str]], x_title: str, y_titl
     parts.append(
         f'<text class="axis" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{escape(x_title)}</text>'
     )
-    parts.append(f'<text class="axis" x="4" y="{_TOP - 8}">{escape(y_title)}</text>')
+    parts.append(f'<text class="axis" x="4" y="{_TOP - 14}">{escape(y_title)}</text>')
     return "".join(parts)
+
+
+def _tick(value: float, step: float) -> str:
+    """Write a number of an axis: shares with two digits, large numbers with none."""
+    if step >= 1 and abs(value) >= 1e4:
+        return f"{value:.3g}"
+    return f"{value:.{max(0, -math.floor(math.log10(step)))}f}" if step < 0.01 or step >= 1 else f"{value:.2f}"
+
+
+def dots(points: Sequence[tuple[float, float, str]], x_title: str, y_title: str) -> str:
+    """Return points of (x, y, title) over axes of one scale, and the line on which both are equal."""
+    values = [value for x, y, _ in points for value in (x, y)]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    gap = 0.04 * (high - low) or 1.0
+    frame = Frame((low - gap, high + gap), (low - gap, high + gap))
+    step = 10 ** math.floor(math.log10((high - low + 2 * gap) / 2))
+    ticks = [(index * step, _tick(index * step, step)) for index in range(math.ceil(low / step), int(high // step) + 1)]
+    parts = [_axes(frame, ticks, x_title, y_title)]
+    (left, bottom), (right, top) = frame.at(low, low), frame.at(high, high)
+    parts.append(f'<path class="chance" d="M{left:.1f} {bottom:.1f}L{right:.1f} {top:.1f}"/>')
+    for x, y, title in points:
+        across, up = frame.at(x, y)
+        parts.append(
+            f'<circle class="dot recommended" fill-opacity=".6" cx="{across:.1f}" cy="{up:.1f}" r="3.2">'
+            f"<title>{escape(title)}</title></circle>"
+        )
+    return _svg(parts, f"{y_title} over {x_title}")
 
 
 def _chance(frame: Frame, chance: float) -> str:

@@ -40,7 +40,7 @@ def fingerprint(
         pixels: The preprocessing of images.
         ranges: Smallest and largest value of each dimension by output; they change int8 answers.
         tolerances: By output, where the recipe sets another than the precision's own.
-        classes: Of outputs with classes, what turns logits into labels; see `described_classes`.
+        classes: Of outputs of classes or numbers, what the numbers mean; see `described_classes`.
     """
     digests = _node_digests(frozen.definition)
     everything: dict[str, Any] = {

@@ -27,7 +27,7 @@ _SCHEMA = Path(exporter.__file__).with_name("manifest.schema.json")
 
 _NUMBERS = re.compile(r"\[\n[-+0-9.eE,\s]+\]")
 """A list of numbers, one on each line."""
-_NO_CLASSES = dict.fromkeys(("labels", "activation", "temperature", "threshold"))
+_NO_CLASSES = dict.fromkeys(("labels", "activation", "temperature", "threshold", "units"))
 _MARGIN = 2.0
 """Other processors round a lower precision differently."""
 
@@ -96,7 +96,7 @@ def describe(  # noqa: PLR0913, all that a manifest says
         "input": asdict(recipe.input),
         "outputs": [
             {**_output(output, calibrated), "tolerance": _tolerance(recipe, output, cosines),
-             "kind": _kind(output), **(classes.get(output.recipe.name) or _NO_CLASSES)}
+             "kind": _kind(output), **_NO_CLASSES, **classes.get(output.recipe.name, {})}
             for output in slice_.outputs
         ],
         "golden": json.loads(json.dumps(asdict(golden))),  # with lists for tuples
@@ -154,8 +154,11 @@ def _output(output: SliceOutput, calibrated: Calibrated) -> dict[str, Any]:
 
 
 def described_classes(slice_: Slice) -> dict[str, dict[str, Any]]:
-    """Return what turns logits into labels, by name of each output with classes: part of manifest and fingerprint."""
-    return {
+    """Return what a vector's numbers mean, by name of each output of classes or numbers.
+
+    It is part of the manifest and of the fingerprint: what turns logits into labels, or names and units.
+    """
+    found: dict[str, dict[str, Any]] = {
         output.recipe.name: {
             "labels": [asdict(label) for label in labels_of(output.recipe)],
             "activation": output.recipe.activation,
@@ -165,11 +168,17 @@ def described_classes(slice_: Slice) -> dict[str, dict[str, Any]]:
         for output in slice_.outputs
         if output.recipe.kind == "classes"
     }
+    for output in slice_.outputs:
+        if output.recipe.kind == "numbers":
+            units = output.recipe.units and list(output.recipe.units)
+            names = [asdict(label) for label in labels_of(output.recipe)]
+            found[output.recipe.name] = {"kind": "numbers", "labels": names, "units": units}
+    return found
 
 
 def _kind(output: SliceOutput) -> str:
-    if output.recipe.kind == "classes":
-        return "classes"
+    if output.recipe.kind != "embedding":
+        return output.recipe.kind
     return "embedding" if len(output.shape) == 1 else "map"
 
 

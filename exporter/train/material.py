@@ -92,42 +92,100 @@ def gather(  # noqa: PLR0913, PLR0917 -- what the user said
     Raises:
         ExporterError: The backbone cannot be built or cut, or too few photos are left.
     """
-    slice_ = prepare(replace(recipe, outputs=(replace(output, normalize="none", quantization="none"),)))
+    held = held_out(collection.photos)
+    given = bool(held.any())
+    outputs = (replace(output, normalize="none", quantization="none"),)
+    found = features_of(recipe, outputs, collection.photos, out, check=check, hint="avg", held=held, copies=copies,
+                        seed=seed)  # fmt: skip
+    rest, keep, twins = _left_out(collection, found.problems, found.there, found.hashes, held)
+    place = np.full(len(held), -1)
+    place[keep] = np.arange(len(keep))
+    classes, labels = np.unique([str(photo.label) for photo in rest.photos], return_inverse=True)
+    pairs = [(int(place[a]), int(place[b])) for a, b in twins if min(place[a], place[b]) >= 0]
+    units = units_of(rest.photos, pairs)
+    held = held[keep] if given else hold_out(labels, units, seed)
+    material = Material(
+        recipe, output, found.slice_, rest, tuple(map(str, classes)), labels, units, held, given,
+        found.vectors[output.name][keep], found.altered[:, keep],
+    )  # fmt: skip
+    fold_count(labels[~held], units[~held])
+    return material
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The vectors of all photos.
+
+    Attributes:
+        slice_: The model, cut at the outputs.
+        problems: What is wrong with each photo that cannot be decoded, by index.
+        there: Whether each photo has vectors, bool [photos].
+        hashes: Perceptual ones, uint64 [photos, 4].
+        vectors: float32 [photos, dimensions], by output; rows of photos that are not there are 0.
+        altered: Of altered copies by the first output, float32 [copies, photos, dimensions]; 0 for held-out photos.
+    """
+
+    slice_: Slice
+    problems: dict[int, str]
+    there: Array
+    hashes: Array
+    vectors: dict[str, Array]
+    altered: Array
+
+
+def features_of(  # noqa: PLR0913 -- what the user said
+    recipe: ModelRecipe,
+    outputs: tuple[OutputRecipe, ...],
+    photos: Sequence[Photo],
+    out: Path,
+    *,
+    check: Callable[[Slice], object] = lambda _: None,
+    hint: str,
+    held: Array | None = None,
+    copies: int = 0,
+    seed: int = 0,
+) -> Features:
+    """Compute the vectors of all photos by some outputs, in one pass, or take them from an earlier run.
+
+    Args:
+        recipe: The model.
+        outputs: What is computed; the first is the one that is learnt from.
+        photos: Their files.
+        out: Folder of the results; features are kept below it.
+        check: Sees the slice before any features are computed.
+        hint: A pooling to say where the first output has no vectors.
+        held: Which photos have no altered copies, bool [photos]; none of them if left out.
+        copies: Altered copies of each other photo.
+        seed: Of the copies.
+
+    Raises:
+        ExporterError: The backbone cannot be built or cut.
+    """
+    output = outputs[0]
+    slice_ = prepare(replace(recipe, outputs=outputs))
     if len(slice_.outputs[0].shape) != 1:
         raise ImpossibleHead(
             f"Expected an output with vectors to train on. Received: {output.name} of {slice_.outputs[0].shape}. "
-            "Say pooling: avg."
+            f"Say pooling: {hint}."
         )
     check(slice_)
     with stage(f"{recipe.name}: freezing {output.name}"):
         graph = frozen_graph(slice_, calibrate(recipe, slice_).projections, recipe.precision)
-    held = held_out(collection.photos)
-    given = bool(held.any())
+    held = np.zeros(len(photos), bool) if held is None else held
     of = np.concatenate([np.arange(len(held)), *[np.flatnonzero(~held)] * copies])
     kinds = np.concatenate([np.zeros(len(held), np.int64),
                             *(np.full((~held).sum(), kind) for kind in range(1, copies + 1))])  # fmt: skip
-    read = _Reader(collection.photos, of, kinds, recipe.input, seed)
-    name = output.name
-    lengths = {name: math.prod(slice_.outputs[0].shape)}
+    read = _Reader(photos, of, kinds, recipe.input, seed)
+    lengths = {one.recipe.name: math.prod(one.shape) for one in slice_.outputs}
     with FeatureStore.opened(_folder(out, recipe, output), lengths, len(of), _head(recipe, graph, read)) as store:
         problems = extract(graph, read, store, f"{recipe.name}: computing vectors")
         there = np.asarray(store.states) == State.DONE
         whole = np.flatnonzero(kinds == 0)
-        found, keep, twins = _left_out(collection, problems, there[whole], store.hashes[whole], held)
-        vectors = np.array(store.vectors(name)[whole[keep]])
-        altered = np.zeros((copies, *vectors.shape), np.float32)
-        place = np.full(len(held), -1)
-        place[keep] = np.arange(len(keep))
-        for row in np.flatnonzero((kinds > 0) & there & (place[of] >= 0)):
-            altered[kinds[row] - 1, place[of[row]]] = store.vectors(name)[row]
-    classes, labels = np.unique([str(photo.label) for photo in found.photos], return_inverse=True)
-    units = _units(found.photos, [(int(place[a]), int(place[b])) for a, b in twins if min(place[a], place[b]) >= 0])
-    held = held[keep] if given else hold_out(labels, units, seed)
-    material = Material(
-        recipe, output, slice_, found, tuple(map(str, classes)), labels, units, held, given, vectors, altered
-    )
-    fold_count(labels[~held], units[~held])
-    return material
+        vectors = {name: np.array(store.vectors(name)[whole]) for name in lengths}
+        altered = np.zeros((copies, *vectors[output.name].shape), np.float32)
+        for row in np.flatnonzero((kinds > 0) & there):
+            altered[kinds[row] - 1, of[row]] = store.vectors(output.name)[row]
+        return Features(slice_, problems, there[whole], np.array(store.hashes[whole]), vectors, altered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +271,7 @@ def _left_out(
     return found, keep, twins
 
 
-def _units(photos: Sequence[Photo], twins: Sequence[tuple[int, int]]) -> Array:
+def units_of(photos: Sequence[Photo], twins: Sequence[tuple[int, int]]) -> Array:
     """Return the unit of each photo: its group, joined with those of its copies."""
     names = [photo.name if photo.group is None else photo.group for photo in photos]
     _, unit_of = np.unique(names, return_inverse=True)

@@ -71,7 +71,7 @@ def recipe_text(found: Trained) -> str:
     entry = {"name": request.name}
     entry |= {key: value for key, value in request.entry.items() if key not in {"name", "outputs", "version", "compat"}}
     entry["default_output"] = output.name
-    return text_of(entry, [dict(given), classes], found)
+    return text_of(entry, [dict(given), classes], _reached(found), Path(request.recipe.folder), request.out)
 
 
 def _tuned_recipe(name: str, tuned: Tuned, found: Trained) -> str:
@@ -91,24 +91,28 @@ def _tuned_recipe(name: str, tuned: Tuned, found: Trained) -> str:
     embedding = {"name": request.output.name, "layer": tuned.layer, "pooling": request.output.pooling}
     embedding |= {"normalize": request.output.normalize} if request.output.normalize != "none" else {}
     classes = {**classes_output(name, found), "layer": LOGITS}
-    return text_of(entry, [embedding, classes], found, request.out)
+    return text_of(entry, [embedding, classes], _reached(found), request.out, request.out)
 
 
-def text_of(entry: dict[str, Any], outputs: list[dict[str, Any]], found: Trained, from_: Path | None = None) -> str:
-    """Return a recipe of one model as YAML, with the accuracy as a comment.
+def _reached(found: Trained) -> str:
+    accuracy = found.figures.accuracy
+    low, high = accuracy.interval
+    return f"accuracy {accuracy.value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def text_of(entry: dict[str, Any], outputs: list[dict[str, Any]], reached: str, from_: Path, out: Path) -> str:
+    """Return a recipe of one model as YAML, with what it reaches as a comment.
 
     Args:
         entry: All of the model but its outputs; its paths start at the folder of the recipe that was trained from.
         outputs: In order.
-        found: What was trained.
-        from_: The folder that paths start at; None for that of the recipe that was trained from.
+        reached: On held-out photos.
+        from_: The folder that paths start at.
+        out: The folder of the new recipe.
     """
-    accuracy = found.figures.accuracy
-    low, high = accuracy.interval
-    from_ = from_ or Path(found.request.recipe.folder)
-    moved = {key: _moved(key, value, from_, found.request.out) for key, value in entry.items()}
+    moved = {key: _moved(key, value, from_, out) for key, value in entry.items()}
     lines = [
-        f"# From microtome train: accuracy {accuracy.value:.3f} [{low:.3f}, {high:.3f}] on held-out photos.",
+        f"# From microtome train: {reached} on held-out photos.",
         "# Export: microtome export recipe.yaml",
         "models:",
     ]
@@ -196,7 +200,7 @@ def numbers(found: Trained) -> dict[str, Any]:
         "left_out": [{"name": name, "why": why} for name, why in material.collection.left_out],
         "notes": list(material.collection.warnings),
     }  # fmt: skip
-    return {**_rounded(document), "timing": found.timing}
+    return {**rounded(document), "timing": found.timing}
 
 
 def _fine_tuning(tuned: Tuned) -> dict[str, Any]:
@@ -231,11 +235,12 @@ def _share(one: Share | None) -> dict[str, Any] | None:
     return None if one is None else {"value": one.value, "interval": list(one.interval), "photos": one.photos}
 
 
-def _rounded(value: Any) -> Any:  # noqa: ANN401 -- JSON
+def rounded(value: Any) -> Any:  # noqa: ANN401 -- JSON
+    """Return a document with few digits, and null for what is not finite."""
     if isinstance(value, dict):
-        return {str(key): _rounded(one) for key, one in value.items()}
+        return {str(key): rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(one) for one in value]
+        return [rounded(one) for one in value]
     if isinstance(value, float):
         return round(value, _DIGITS) if math.isfinite(value) else None
     return value

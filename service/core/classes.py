@@ -67,12 +67,12 @@ class Prediction:
 def predictions(embedded: Embedded, options: ClassOptions) -> list[Prediction]:
     """Return the predictions of all outputs of classes, in the order of the answer."""
     outputs = embedded.card.outputs
-    return [predicted(e, outputs[e.output], options) for e in embedded.embeddings if outputs[e.output].labels]
+    return [predicted(e, outputs[e.output], options) for e in embedded.embeddings if outputs[e.output].classes]
 
 
 def predicted(embedding: Embedding, output: OutputSpec, options: ClassOptions) -> Prediction:
     """Return the best labels by one vector of logits."""
-    labels: Sequence[Label] = output.labels or ()
+    labels: Sequence[Label] = output.classes
     logits, own = embedding.vector, output.activation or "softmax"
     values = scores(logits, output, options.function or own)
     # None of the functions changes the order.
@@ -120,10 +120,10 @@ def default_classes(card: ModelCard) -> str:
     Raises:
         UnknownOutput: the model has no classes.
     """
-    if card.outputs[card.manifest.default_output].labels:
+    if card.outputs[card.manifest.default_output].classes:
         return card.manifest.default_output
     for output in reversed(card.manifest.outputs):
-        if output.labels:
+        if output.classes:
             return output.name
     raise UnknownOutput(
         f"Expected a model with an output of classes; received {card.name!r}, whose outputs are "
@@ -140,7 +140,7 @@ def require_classes(card: ModelCard, outputs: Sequence[str]) -> None:
     """
     if tuple(outputs) in {(), (CLASSES,), (ALL,)}:
         default_classes(card)
-    elif not any(card.outputs[name].labels for name in outputs if name in card.outputs) and all(
+    elif not any(card.outputs[name].classes for name in outputs if name in card.outputs) and all(
         name in card.outputs for name in outputs
     ):
         raise BadRequest(

@@ -103,7 +103,7 @@ def results(embedded: Embedded, asked: CallOptions, images: int) -> list[bytes]:
         checked_dimensions(asked.dimensions, [outputs[name] for name in {e.output for e in embedded.embeddings}])
     for embedding in embedded.embeddings:
         output = outputs[embedding.output]
-        if asked.classes is not None and output.labels:
+        if asked.classes is not None and output.classes:
             found[embedding.index] += _prediction(predicted(embedding, output, asked.classes))
         else:
             found[embedding.index] += _embedding(embedding, asked, output)

@@ -402,7 +402,7 @@ def _described(models: ModelServer, name: str, card: ModelCard | None) -> pb.Mod
                 pooling=o.pooling,
                 shape=o.shape,
                 kind=o.kind or "",
-                labels=len(o.labels or ()),
+                labels=len(o.classes),
             )
             for o in manifest.outputs
         ],

@@ -269,7 +269,9 @@ def _answer(name: str, card: ModelCard | None, trouble: str | None) -> ModelAnsw
                 name=output.name,
                 kind=output.kind or ("embedding" if len(output.shape) == 1 else "map"),
                 shape=list(output.shape),
-                labels=len(output.labels) if output.labels else None,
+                labels=len(output.classes) or None,
+                names=[label.name for label in output.labels or ()] if output.kind == "numbers" else None,
+                units=list(output.units) if output.units else None,
             )
             for output in (card.outputs.values() if card else ())
         ],

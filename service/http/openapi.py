@@ -89,9 +89,11 @@ class OutputAnswer(BaseModel):
     """One output of a model, in short; the manifest has the rest."""
 
     name: str
-    kind: Literal["embedding", "map", "classes"]
+    kind: Literal["embedding", "map", "classes", "numbers"]
     shape: list[int] = Field(description="Of one image.")
     labels: int | None = Field(description="Of classes: how many; their names are in the manifest.")
+    names: list[str] | None = Field(description="Of numbers: what each number of the vector is.")
+    units: list[str] | None = Field(description="Of numbers: of each, empty where it has none; null where none has.")
 
 
 class ModelAnswer(BaseModel):

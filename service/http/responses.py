@@ -130,7 +130,7 @@ def _classes(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _
     wanted = cast("ClassifyOptions", options)
     found = predictions(embedded, ClassOptions(wanted.top_k, wanted.min_score, wanted.function))
     outputs = embedded.card.outputs
-    vectors = [embedding for embedding in embedded.embeddings if not outputs[embedding.output].labels]
+    vectors = [embedding for embedding in embedded.embeddings if not outputs[embedding.output].classes]
     rest = replace(embedded, embeddings=vectors)
     vector = partial(_letters if encoding == "base64" else _cut, options=options, outputs=outputs)
     return orjson.dumps(_document(rest, options, vector, predictions=found), option=orjson.OPT_SERIALIZE_NUMPY), {}

@@ -186,7 +186,7 @@ models:
         "recipe.yaml:7: models[0].outputs[0]: expected the key name",
         (
             "recipe.yaml:8: models[0].outputs[1]: expected a mapping with name, layer, layers, pooling, projection, "
-            "normalize, quantization, tolerance, kind, labels, activation, temperature, threshold, head"
+            "normalize, quantization, tolerance, kind, labels, activation, temperature, threshold, units, head"
         ),
         "recipe.yaml:9: models[0].outputs[2].layer: expected text",
         "recipe.yaml:9: models[0].outputs[2].projection.random: expected a whole number of at least 1",
@@ -546,3 +546,32 @@ def test_keys_of_classes_need_classes(tmp_path: Path) -> None:
     """A threshold would otherwise be ignored."""
     (said,) = problems(tmp_path, output("layer: a, threshold: 0.5"))
     assert "threshold: expected threshold with kind: classes only" in said
+
+
+def test_numbers_have_names_and_units(tmp_path: Path) -> None:
+    """They come from a head, which belongs to the recipe; recipes without them are recorded as before."""
+    (tmp_path / "head.npz").write_bytes(b"")
+    text = output("layer: a, kind: numbers, labels: [age, 'y'], units: [years, ''], head: {weights: head.npz}")
+    (model,) = read_recipe(written(tmp_path, text)).models
+    (found,) = model.outputs
+    assert ((Label("age"), Label("y")), ("years", "")) == (found.labels, found.units)
+    assert model == ModelRecipe.from_canonical(model.canonical(), tmp_path)
+    assert "units" not in read_recipe(written(tmp_path, SMALLEST)).models[0].canonical()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("labels: [a]", "expected the key head with kind: numbers"),
+        ("labels: [a], units: [m, s], head: {weights: head.npz}", "units: expected a unit for each of the 1 labels"),
+        ("labels: [a], units: [2], head: {weights: head.npz}", "units[0]: expected text"),
+        ("labels: imagenet, head: {weights: head.npz}", "labels: expected a list of names, or a file of them"),
+        ("head: {weights: head.npz}", "expected the key labels"),
+        ("labels: [a], threshold: 0.5, head: {weights: head.npz}", "threshold: expected threshold with kind: classes"),
+    ],
+)
+def test_impossible_numbers_are_problems(tmp_path: Path, text: str, problem: str) -> None:
+    """Each at its place."""
+    (tmp_path / "head.npz").write_bytes(b"")
+    (said,) = problems(tmp_path, output(f"layer: a, kind: numbers, {text}"))
+    assert problem in said

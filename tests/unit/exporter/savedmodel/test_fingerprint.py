@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from exporter.head.embedding import whole_head
-from exporter.head.slicing import cut
+from exporter.head.slicing import Slice, cut
 from exporter.models.building import Built
 from exporter.recipe.backbones import BACKBONES
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.savedmodel.fingerprint import fingerprint
 from exporter.savedmodel.freezing import freeze
+from exporter.savedmodel.manifest import described_classes
+from microtome.manifest import Label
 from tests.unit.exporter.small_models import DEEP, PIXELS, VECTOR, small_backbone, small_recipe
 
 
@@ -86,3 +88,17 @@ def test_two_outputs_of_one_layer_are_kept_apart() -> None:
     assert fingerprint_of(small_backbone(), small_recipe(avg, highest)) != fingerprint_of(
         small_backbone(), small_recipe(*swapped)
     )
+
+
+def test_names_and_units_of_numbers_are_part_of_it() -> None:
+    """5 cm must not become 5 inches under the same fingerprint, nor a width a height."""
+    built = small_backbone()
+    plain = OutputRecipe("box", "conv", kind="numbers", labels=(Label("width"),), units=("cm",), head="head.npz")
+    (output,) = cut(built, small_recipe(VECTOR)).outputs
+    outputs = [replace(plain, units=("in",)), replace(plain, units=None), replace(plain, labels=(Label("height"),))]
+    said = [
+        described_classes(Slice(built, built.model, (replace(output, recipe=one),), PIXELS))
+        for one in [plain, *outputs]
+    ]
+    assert all(one != said[0] for one in said[1:])
+    assert said[0]["box"] == {"kind": "numbers", "labels": [{"name": "width", "id": None}], "units": ["cm"]}
