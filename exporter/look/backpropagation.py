@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from exporter.graph.network import Call, Network, bits
+from exporter.graph.network import Call, Network, bits, place
 
 Rule = Literal["gradient", "deconvnet", "guided"]
 Seed = Callable[[tf.Tensor], tf.Tensor]
@@ -98,9 +98,9 @@ def obstacle(network: Network, tensor: keras.KerasTensor) -> str | None:
         activation = getattr(call.layer, "activation", None)
         ending = tensor is last and call.outputs[0] is last and activation in _SCORES
         if _ceiling(call.layer) is None and not ending and activation not in {None, keras.activations.linear}:
-            return f"the {getattr(activation, '__name__', 'activation')} of {call.layer.name}"
+            return f"the {getattr(activation, '__name__', 'activation')} of {place(call.layer)}"
         if _ceiling(call.layer) is None and call.kind not in _PASSING:
-            return f"the {call.kind} {call.layer.name}"
+            return f"the {call.kind} {place(call.layer)}"
     return None
 
 

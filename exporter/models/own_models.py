@@ -6,6 +6,8 @@ import json
 import math
 import sys
 import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +16,7 @@ import h5py
 import keras
 
 from exporter.errors import ImpossibleInput, ImpossibleModel
-from exporter.graph.network import Network
+from exporter.graph.network import Call, Network, order, place, put, put_end, put_order
 from exporter.models import classic_networks
 from exporter.recipe.own_backbones import KERAS_FILE, LARGEST_CONFIG
 from exporter.runtime.archives import FREE_BYTES, MOST_TIMES, check_inflated, opened_zip
@@ -27,6 +29,8 @@ _MOST_CALLS = 100_000
 
 _MOST_VALUES = 1 << 28
 """Of one tensor, for one image: 1 GB. The largest of EfficientNetB7, at 600x600 pixels, has 35 million."""
+
+_HALF = ("float16", "bfloat16")
 
 
 def load(text: str) -> tuple[keras.Model, str]:
@@ -200,10 +204,13 @@ def first_line(error: Exception) -> str:
 
 
 def resized(model: keras.Model, height: int, width: int) -> keras.Model:
-    """Return the model with the same layers on another input size; the model itself if it has this size.
+    """Return the model as one network, with the same layers, that takes float32 images of another size.
+
+    Models within it are opened: their calls are made one by one, on the same layers, so that each can be cut at. What
+    was saved for mixed precision computes in float32. A model for which nothing changes is returned itself.
 
     Args:
-        model: Functional, with one input [N, H, W, C] of any fixed or unknown size.
+        model: Functional, with one input [N, H, W, C] of any fixed or unknown size and any dtype.
         height: Pixels.
         width: Pixels.
 
@@ -211,19 +218,92 @@ def resized(model: keras.Model, height: int, width: int) -> keras.Model:
         ImpossibleInput: A layer, such as a classifier on a flattened map, cannot take that size.
     """
     (images,) = model.inputs
-    if tuple(images.shape[1:3]) == (height, width):
+    precise = _in_float32(model)
+    same = tuple(images.shape[1:3]) == (height, width) and images.dtype == "float32"
+    if same and precise and all(call.inner is None for call in Network(model).calls):
         return model
-    start = keras.Input((height, width, images.shape[3]), dtype=images.dtype, name=images.name)
-    tensors = {id(images): start}
-    for call in Network(model).calls:
-        if call.inputs:
-            try:
-                found = call.again(tensors)
-            except ValueError as error:
-                raise ImpossibleInput(
-                    f"Expected an input size that {model.name} can take, such as its own "
-                    f"{images.shape[1]}x{images.shape[2]}. Received: {height}x{width} pixels, at which the layer "
-                    f"{call.layer.name} fails. Set input: size: in the recipe."
-                ) from error
+    name = next(call.layer.name for call in Network(model).calls if not call.inputs)
+    start = keras.Input((height, width, images.shape[3]), dtype="float32", name=name)
+    outputs = _Opened(model, (height, width)).again(model, [start])
+    found = keras.Model(start, outputs, name=model.name)
+    put_order(found, order(model))
+    return found
+
+
+def _in_float32(model: keras.Model) -> bool:
+    """Let layers that were saved for mixed precision compute in float32; return whether there were none."""
+    every = model._flatten_layers()  # noqa: SLF001, also those of models within it
+    lower = [layer for layer in every if layer.compute_dtype in _HALF and layer.variable_dtype == "float32"]
+    for layer in lower:
+        layer.dtype_policy = "float32"
+    return not lower
+
+
+class _Opened:
+    """Repeats the calls of a model and of the models within it, and says of each layer where it is."""
+
+    def __init__(self, model: keras.Model, size: tuple[int, int]) -> None:
+        self._model, self._size = model, size
+        calls = Network(model).calls
+        self._named = {call.layer.name: call.layer for call in calls if call.inner is None}
+        self._own = {id(call.layer) for call in calls}
+        self._calls: Counter[str] = Counter()
+
+    def again(
+        self, model: keras.Model, given: Sequence[keras.KerasTensor], within: str = "", training: bool | None = None
+    ) -> list[keras.KerasTensor]:
+        """Repeat the calls of a model on other tensors.
+
+        Args:
+            model: The model, or one within it.
+            given: Its inputs.
+            within: Where it is, with a slash at the end.
+            training: As the models around it were called.
+        """
+        tensors = dict(zip(map(id, model.inputs), map(_cast, given, model.inputs), strict=True))
+        for call in Network(model).calls:
+            if not call.inputs:
+                continue
+            inner, where = call.inner, within + place(call.layer).rpartition("/")[2]
+            if inner is None:
+                self._put(call.layer, where)
+                found = self._repeated(call, tensors, training)
+            else:
+                mode = training if call.training is None else call.training
+                found = self.again(inner, [tensors[id(tensor)] for tensor in call.inputs], f"{where}/", mode)
+                for output, tensor in enumerate(found):
+                    put_end(tensor, where, self._calls[where], output)
+                self._calls[where] += 1
             tensors.update(zip((id(tensor) for tensor in call.outputs), found, strict=True))
-    return keras.Model(start, [tensors[id(tensor)] for tensor in model.outputs], name=model.name)
+        return [tensors[id(tensor)] for tensor in model.outputs]
+
+    def _repeated(
+        self, call: Call, tensors: Mapping[int, keras.KerasTensor], training: bool | None
+    ) -> list[keras.KerasTensor]:
+        try:
+            return call.again(tensors, training)
+        except ValueError as error:
+            (images,), (height, width) = self._model.inputs, self._size
+            raise ImpossibleInput(
+                f"Expected an input size that {self._model.name} can take, such as its own "
+                f"{images.shape[1]}x{images.shape[2]}. Received: {height}x{width} pixels, at which the layer "
+                f"{place(call.layer)} fails. Set input: size: in the recipe."
+            ) from error
+
+    def _put(self, layer: keras.Operation, where: str) -> None:
+        if id(layer) in self._own:  # the model calls it itself, and perhaps a model within it does too
+            return
+        self._own.add(id(layer))
+        name = where.rpartition("/")[2]
+        plain = name if name not in self._named else where.replace("/", ".")
+        while plain in self._named:
+            plain += "_"
+        self._named[plain] = layer
+        put(layer, where, plain)
+
+
+def _cast(tensor: keras.KerasTensor, wanted: keras.KerasTensor) -> keras.KerasTensor:
+    """Cast as Keras does on the way into a model: to whole numbers or from them."""
+    dtypes = tensor.dtype, wanted.dtype
+    whole = [not keras.backend.is_float_dtype(dtype) for dtype in dtypes]
+    return keras.ops.cast(tensor, wanted.dtype) if dtypes[0] != dtypes[1] and any(whole) else tensor
