@@ -124,11 +124,11 @@ _AUGMENTING = (
 # Layers that act on each position separately, by class name: Keras does not export those of ConvNeXt and
 # InceptionResNetV2, nor the operations that keras.ops and expressions such as x + y leave in a model.
 _POINTWISE = (
-    "Activation", "Add", "AlphaDropout", "Average", "BatchNormalization", "Cast", "Clip", "Concatenate", "CustomScaleLayer",
-    "Dense", "Divide", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Gelu", "HardSigmoid", "HardSwish",
-    "Identity", "InputLayer", "LayerScale", "LeakyReLU", "LocalResponseNormalization", "Maximum", "Minimum", "Multiply",
-    "Normalization", "PReLU", "ReLU", "Relu", "Relu6", "Rescaling", "Sigmoid", "Silu", "SpatialDropout2D",
-    "StochasticDepth", "Subtract", "Tanh", "TrueDivide", *_AUGMENTING,
+    "Activation", "Add", "AlphaDropout", "Average", "BatchNormalization", "Cast", "Clip", "Concatenate",
+    "CustomScaleLayer", "Dense", "Divide", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Gelu", "HardSigmoid",
+    "HardSwish", "Identity", "InputLayer", "LayerScale", "LeakyReLU", "LocalResponseNormalization", "Maximum",
+    "Minimum", "Multiply", "Normalization", "PReLU", "ReLU", "Relu", "Relu6", "Rescaling", "Sigmoid", "Silu",
+    "SpatialDropout2D", "StochasticDepth", "Subtract", "Tanh", "TrueDivide", *_AUGMENTING,
 )  # fmt: skip
 
 
