@@ -114,13 +114,13 @@ _WINDOWED = (
     layers.AveragePooling2D,
 )
 _WHOLE = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
-# Layers that change nothing in inference.
-_AUGMENTING = (
+AUGMENTING = (
     "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration",
     "RandomColorJitter", "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip",
     "RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization",
     "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom",
 )  # fmt: skip
+"""Layers that change nothing in inference, by class name."""
 # Layers that act on each position separately, by class name: Keras does not export those of ConvNeXt and
 # InceptionResNetV2, nor the operations that keras.ops and expressions such as x + y leave in a model.
 _POINTWISE = (
@@ -128,7 +128,7 @@ _POINTWISE = (
     "CustomScaleLayer", "Dense", "Divide", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Gelu", "HardSigmoid",
     "HardSwish", "Identity", "InputLayer", "LayerScale", "LeakyReLU", "LocalResponseNormalization", "Maximum",
     "Minimum", "Multiply", "Normalization", "PReLU", "ReLU", "Relu", "Relu6", "Rescaling", "Sigmoid", "Silu",
-    "SpatialDropout2D", "StochasticDepth", "Subtract", "Tanh", "TrueDivide", *_AUGMENTING,
+    "SpatialDropout2D", "StochasticDepth", "Subtract", "Tanh", "TrueDivide", *AUGMENTING,
 )  # fmt: skip
 
 
@@ -197,7 +197,7 @@ _FOLLOWERS = (
     "Activation", "BatchNormalization", "CustomScaleLayer", "ELU", "HardSwish", "LayerNormalization", "LayerScale",
     "LeakyReLU", "PReLU", "ReLU", "Relu6", "StochasticDepth",
 )  # fmt: skip
-_NOTHING_NEW = ("Cast", "Dropout", "InputLayer", "Rescaling", "Normalization", "ZeroPadding2D", *_AUGMENTING)
+_NOTHING_NEW = ("Cast", "Dropout", "InputLayer", "Rescaling", "Normalization", "ZeroPadding2D", *AUGMENTING)
 
 
 @dataclass(frozen=True, slots=True)

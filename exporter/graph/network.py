@@ -37,7 +37,8 @@ class Call:
     @property
     def training(self) -> bool | None:
         """The mode that the call itself asks for, as in `base(images, training=False)`."""
-        return self._arguments.kwargs.get("training")
+        found = self._arguments.kwargs.get("training")
+        return None if found is None else bool(found)
 
     @property
     def inner(self) -> keras.Model | None:
@@ -46,7 +47,7 @@ class Call:
         if not isinstance(layer, keras.Model) or not type(layer).call.__module__.startswith("keras.src.models."):
             return None  # a layer, or a subclass that computes in Python
         inner = functional(layer)
-        ordered = len(self.inputs) == 1 or isinstance(self._arguments.args[0], list | tuple)
+        ordered = len(self.inputs) == 1 or isinstance(next(iter(self._arguments.args), None), list | tuple)
         return inner if ordered and len(getattr(inner, "inputs", ())) == len(self.inputs) else None
 
     def again(self, tensors: Mapping[int, keras.KerasTensor], training: bool | None = None) -> list[keras.KerasTensor]:

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from exporter.graph.cut_points import AUGMENTING
 from exporter.graph.network import Call, Network, bits, place
 
 Rule = Literal["gradient", "deconvnet", "guided"]
@@ -30,7 +31,7 @@ _PASSING = (
     "Cropping2D", "CustomScaleLayer", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GaussianDropout",
     "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "Identity", "InputLayer",
     "LocalResponseNormalization", "MaxPooling2D", "Normalization", "Rescaling", "Reshape", "SeparableConv2D", "Softmax",
-    "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
+    "SpatialDropout2D", "Subtract", "TrueDivide", "UpSampling2D", "ZeroPadding2D", *AUGMENTING,
 )  # fmt: skip
 
 

@@ -93,6 +93,7 @@ def _own_code(path: Path, said: str) -> str | None:
             f"Expected a whole model, as model.save writes it. Received: {path}, which holds weights only. Name the "
             f"architecture as backbone: and the file as weights: {path.name}."
         )
+    told = said.partition(" object config")[0]
     loaded = f"say backbone: module:function, with a function that returns keras.saving.load_model({path.name!r}"
     for kind, name in _layers(config):
         if kind == "Lambda" and "ambda" in said:
@@ -101,7 +102,7 @@ def _own_code(path: Path, said: str) -> str | None:
                 "Python code is not run from files. Write it as a class of its own; or, if you trust the file, "
                 f"{loaded}, safe_mode=False)."
             )
-        if kind in _MODELS or hasattr(keras.layers, kind) or f"'{kind}'" not in said.partition(" object config")[0]:
+        if kind in _MODELS or hasattr(keras.layers, kind) or f"'{kind}'" not in told:
             continue
         if any(hasattr(operations, kind) for operations in (core, math_operations, nn, numpy)):
             return (
@@ -109,7 +110,8 @@ def _own_code(path: Path, said: str) -> str | None:
                 "which .h5 files do not keep. Save the model as FILE.keras."
             )
         return (
-            f"Expected layers that Keras knows. Received: {path}, whose layer {name} is of your own class {kind.rpartition('>')[2]}. "
+            f"Expected layers that Keras knows. Received: {path}, whose layer {name} is of your own class "
+            f"{kind.rpartition('>')[2]}. "
             f'Decorate the class with @keras.saving.register_keras_serializable("mine") in a module of yours, and '
             f"{loaded}) from that module."
         )

@@ -100,7 +100,7 @@ def test_photos_are_embedded_at_the_size_they_are_shown(built: Built, tmp_path: 
 
 def test_layers_without_a_map_and_networks_without_relu(built: Built) -> None:
     """One sentence, which names the last map or offers the heat maps."""
-    with pytest.raises(UnknownLayer, match="The last map of MobileNet is head"):
+    with pytest.raises(UnknownLayer, match="The last map of MobileNet is tail"):
         Subject(built, PIXELS, "pool")
     with pytest.raises(UnknownLayer, match="Nearest: head"):
         Subject(built, PIXELS, "haed")
