@@ -18,7 +18,8 @@ def add_backbone_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "backbone",
         metavar="BACKBONE",
-        help="such as ResNet50 or EfficientNetLite0; FILE.keras or MODULE:FUNCTION for your own; keras_hub:PRESET",
+        help="such as ResNet50 or EfficientNetLite0; FILE.keras, FILE.h5 or MODULE:FUNCTION for your own; "
+        "keras_hub:PRESET",
     )
     parser.add_argument(
         "--size",

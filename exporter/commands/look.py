@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="RECIPE|BACKBONE",
-        help="a recipe file, or a backbone such as VGG16; FILE.keras, MODULE:FUNCTION or keras_hub:PRESET for your own",
+        help="a recipe file, or a backbone such as VGG16; FILE.keras, FILE.h5, MODULE:FUNCTION or keras_hub:PRESET for "
+        "your own",
     )
     parser.add_argument("--layer", required=True, metavar="LAYER", help="a layer with a map, see microtome layers")
     parser.add_argument(

@@ -10,7 +10,7 @@ import keras
 from keras import layers
 
 from exporter.graph.cost import call_flops, total
-from exporter.graph.network import Call, Network, bits
+from exporter.graph.network import Call, Network, bits, order, place
 from exporter.graph.tensors import shortest_ref
 
 
@@ -114,14 +114,21 @@ _WINDOWED = (
     layers.AveragePooling2D,
 )
 _WHOLE = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
+AUGMENTING = (
+    "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration",
+    "RandomColorJitter", "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip",
+    "RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization",
+    "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom",
+)  # fmt: skip
+"""Layers that change nothing in inference, by class name."""
 # Layers that act on each position separately, by class name: Keras does not export those of ConvNeXt and
 # InceptionResNetV2, nor the operations that keras.ops and expressions such as x + y leave in a model.
 _POINTWISE = (
-    "Activation", "Add", "AlphaDropout", "Average", "BatchNormalization", "Clip", "Concatenate", "CustomScaleLayer",
-    "Dense", "Divide", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Gelu", "HardSigmoid", "HardSwish",
-    "Identity", "InputLayer", "LayerScale", "LeakyReLU", "LocalResponseNormalization", "Maximum", "Minimum", "Multiply",
-    "Normalization", "PReLU", "ReLU", "Relu", "Relu6", "Rescaling", "Sigmoid", "Silu", "SpatialDropout2D",
-    "StochasticDepth", "Subtract", "Tanh",
+    "Activation", "Add", "AlphaDropout", "Average", "BatchNormalization", "Cast", "Clip", "Concatenate",
+    "CustomScaleLayer", "Dense", "Divide", "Dropout", "ELU", "GaussianDropout", "GaussianNoise", "Gelu", "HardSigmoid",
+    "HardSwish", "Identity", "InputLayer", "LayerScale", "LeakyReLU", "LocalResponseNormalization", "Maximum",
+    "Minimum", "Multiply", "Normalization", "PReLU", "ReLU", "Relu", "Relu6", "Rescaling", "Sigmoid", "Silu",
+    "SpatialDropout2D", "StochasticDepth", "Subtract", "Tanh", "TrueDivide", *AUGMENTING,
 )  # fmt: skip
 
 
@@ -190,7 +197,7 @@ _FOLLOWERS = (
     "Activation", "BatchNormalization", "CustomScaleLayer", "ELU", "HardSwish", "LayerNormalization", "LayerScale",
     "LeakyReLU", "PReLU", "ReLU", "Relu6", "StochasticDepth",
 )  # fmt: skip
-_NOTHING_NEW = ("Dropout", "InputLayer", "Rescaling", "Normalization", "ZeroPadding2D")
+_NOTHING_NEW = ("Cast", "Dropout", "InputLayer", "Rescaling", "Normalization", "ZeroPadding2D", *AUGMENTING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +205,8 @@ class CutPoint:
     """One tensor that a network can be cut at.
 
     Attributes:
-        index: The layer's position in `model.layers`, which also names the layer. None for an operation that is not a
-            layer, such as the sums that ConvNeXt writes as `x + y`.
+        index: The layer's position in `model.layers`, which also names the layer. None for a layer of a model within
+            the model, and for an operation that is not a layer, such as the sums that ConvNeXt writes as `x + y`.
         ref: The name in a recipe: `layer`, or `layer:call` or `layer:call:output` where the layer's name is ambiguous.
         kind: The layer's class.
         shape: The tensor's shape; None for the batch and for sizes that are not fixed.
@@ -229,7 +236,7 @@ def cut_points(model: keras.Model) -> list[CutPoint]:
     network = Network(model)
     seen = fields(network)
     flops = [call_flops(call) for call in network.calls]
-    places = {id(layer): index for index, layer in enumerate(model.layers)}
+    places = {where: index for index, where in enumerate(order(model))}
     points = []
     for layer in network.model.operations:
         calls = network.calls_of(layer)
@@ -239,7 +246,7 @@ def cut_points(model: keras.Model) -> list[CutPoint]:
             crossing = len(network.crossing(needed))
             points += [
                 CutPoint(
-                    index=places.get(id(layer)),
+                    index=places.get(place(layer)),
                     ref=shortest_ref(call, output, calls),
                     kind=call.kind,
                     shape=tuple(tensor.shape),

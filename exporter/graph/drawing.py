@@ -102,8 +102,9 @@ def _ordered(network: Network, one: int, other: int) -> bool:
 
 
 def _name(point: CutPoint) -> str | None:
-    found = _BLOCK.match(point.ref)
-    return found[0] if found else None
+    within, slash, layer = point.ref.rpartition("/")
+    found = _BLOCK.match(layer)
+    return f"{within}{slash}{found[0]}" if found else None
 
 
 def _box(network: Network, point: CutPoint, inside: int, *, marked: bool) -> Box:

@@ -34,13 +34,32 @@ class Call:
         """The layer's class."""
         return type(self.layer).__name__
 
-    def again(self, tensors: Mapping[int, keras.KerasTensor]) -> list[keras.KerasTensor]:
+    @property
+    def training(self) -> bool | None:
+        """The mode that the call itself asks for, as in `base(images, training=False)`."""
+        found = self._arguments.kwargs.get("training")
+        return None if found is None else bool(found)
+
+    @property
+    def inner(self) -> keras.Model | None:
+        """The functional model that is called, if its calls can be made one by one in place of it."""
+        layer = self.layer
+        if not isinstance(layer, keras.Model) or not type(layer).call.__module__.startswith("keras.src.models."):
+            return None  # a layer, or a subclass that computes in Python
+        inner = functional(layer)
+        ordered = len(self.inputs) == 1 or isinstance(next(iter(self._arguments.args), None), list | tuple)
+        return inner if ordered and len(getattr(inner, "inputs", ())) == len(self.inputs) else None
+
+    def again(self, tensors: Mapping[int, keras.KerasTensor], training: bool | None = None) -> list[keras.KerasTensor]:
         """Repeat the call on other symbolic tensors.
 
         Args:
             tensors: Replacements, by the identity of the tensor that each replaces.
+            training: The mode of the model around it, where that and not the call says one.
         """
         args, kwargs = self._arguments.fill_in(tensors)
+        if training is not None and getattr(self.layer, "_call_has_training_arg", False):
+            kwargs.setdefault("training", training)
         return list(keras.tree.flatten(self.layer(*args, **kwargs)))
 
     def compute(self, tensors: Mapping[int, Any]) -> list[Any]:
@@ -117,6 +136,36 @@ class Network:
 def functional(model: keras.Model) -> keras.Model:
     """Return the functional model inside a Sequential one; any other model unchanged."""
     return model._functional if isinstance(model, keras.Sequential) else model  # noqa: SLF001
+
+
+def place(layer: keras.Operation) -> str:
+    """Return where a layer is: its name, or `base/conv1` for the layer conv1 of the model base within the model."""
+    return str(getattr(layer, "_microtome_place", layer.name))
+
+
+def put(layer: keras.Operation, where: str, name: str) -> None:
+    """Say where a layer is, and give it a name that no other layer of the model has."""
+    layer._microtome_place, layer.name = where, name  # noqa: SLF001 -- Keras has no place for it
+
+
+def ends_of(tensor: keras.KerasTensor) -> tuple[tuple[str, int, int], ...]:
+    """Return the models within the model that a tensor is an output of: place, call and output of each."""
+    return getattr(tensor, "_microtome_ends", ())
+
+
+def put_end(tensor: keras.KerasTensor, where: str, call: int, output: int) -> None:
+    """Say that a tensor is an output of a model within the model."""
+    tensor._microtome_ends = (*ends_of(tensor), (where, call, output))  # noqa: SLF001 -- as in `put`
+
+
+def order(model: keras.Model) -> tuple[str, ...]:
+    """Return the places of a model's own layers, in the order of `model.layers` before models within it were opened."""
+    return getattr(model, "_microtome_order", None) or tuple(place(layer) for layer in functional(model).layers)
+
+
+def put_order(model: keras.Model, places: tuple[str, ...]) -> None:
+    """Say which layers and models the model had."""
+    model._microtome_order = places  # noqa: SLF001 -- as in `put`
 
 
 def bits(mask: int) -> Iterator[int]:

@@ -9,7 +9,7 @@ import keras
 
 from exporter.errors import CutError, ImpossibleClasses, ImpossibleHead
 from exporter.graph.cost import count_flops, count_params
-from exporter.graph.network import Call, Network, functional
+from exporter.graph.network import Call, Network, functional, place
 from exporter.graph.tensors import find_tensor
 from exporter.head.dense import DenseHead, read_head
 from exporter.head.pooling import pooled_output_shape
@@ -155,11 +155,11 @@ def _find_logits(
     if len(shape) != 2 or shape[1] is None:
         raise ImpossibleClasses(
             f"Expected a layer of shape (None, number of classes) for the output {output.name}. "
-            f"Received: {call.layer.name} of {shape}. Say layer: NAME; microtome layers lists them."
+            f"Received: {place(call.layer)} of {shape}. Say layer: NAME; microtome layers lists them."
         )
     if len(labels) != shape[1]:
         raise ImpossibleClasses(
-            f"Expected {shape[1]} labels for the output {output.name}, as {call.layer.name} has. "
+            f"Expected {shape[1]} labels for the output {output.name}, as {place(call.layer)} has. "
             f"Received: {len(labels)}{' of ImageNet' if output.labels == IMAGENET else ''}."
         )
     logits = call.outputs[0]
@@ -180,7 +180,7 @@ def _with_activation(model: keras.Model, output: OutputRecipe) -> OutputRecipe:
         return output
     call = _call(model, output.layer)
     activation = output.activation or _activation(call) or "softmax"
-    layer = str(call.layer.name) if output.layer == LAST_LAYER else output.layer
+    layer = place(call.layer) if output.layer == LAST_LAYER else output.layer
     return replace(output, layer=layer, activation=activation)
 
 

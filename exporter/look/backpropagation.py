@@ -15,7 +15,8 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from exporter.graph.network import Call, Network, bits
+from exporter.graph.cut_points import AUGMENTING
+from exporter.graph.network import Call, Network, bits, place
 
 Rule = Literal["gradient", "deconvnet", "guided"]
 Seed = Callable[[tf.Tensor], tf.Tensor]
@@ -30,7 +31,7 @@ _PASSING = (
     "Cropping2D", "CustomScaleLayer", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GaussianDropout",
     "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "Identity", "InputLayer",
     "LocalResponseNormalization", "MaxPooling2D", "Normalization", "Rescaling", "Reshape", "SeparableConv2D", "Softmax",
-    "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
+    "SpatialDropout2D", "Subtract", "TrueDivide", "UpSampling2D", "ZeroPadding2D", *AUGMENTING,
 )  # fmt: skip
 
 
@@ -98,9 +99,9 @@ def obstacle(network: Network, tensor: keras.KerasTensor) -> str | None:
         activation = getattr(call.layer, "activation", None)
         ending = tensor is last and call.outputs[0] is last and activation in _SCORES
         if _ceiling(call.layer) is None and not ending and activation not in {None, keras.activations.linear}:
-            return f"the {getattr(activation, '__name__', 'activation')} of {call.layer.name}"
+            return f"the {getattr(activation, '__name__', 'activation')} of {place(call.layer)}"
         if _ceiling(call.layer) is None and call.kind not in _PASSING:
-            return f"the {call.kind} {call.layer.name}"
+            return f"the {call.kind} {place(call.layer)}"
     return None
 
 

@@ -84,11 +84,11 @@ def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec) -> B
             f"Expected weights: {OWN_WEIGHTS} or a weights file for {row.name}, which comes with its own. "
             f"Received: {weights!r}."
         )
-    model, source = own_models.load(row.name)
-    model = own_models.resized(functional(model), pixels.height, pixels.width)
-    if weights not in (None, OWN_WEIGHTS):
+    loaded, source = own_models.load(row.name)
+    model = functional(loaded)
+    if weights not in (None, OWN_WEIGHTS):  # into the layers as they were saved, before models within it are opened
         source = _load_weights_file(model, row.name, str(weights))
-    return Built(row, model, weights or OWN_WEIGHTS, source)
+    return Built(row, own_models.resized(model, pixels.height, pixels.width), weights or OWN_WEIGHTS, source)
 
 
 def _build_keras_application(

@@ -1,4 +1,4 @@
-"""Load the user's own models, from a `.keras` file, a function or a KerasHub preset, and resize their input."""
+"""Load the user's own models, from a `.keras` or `.h5` file, a function or a KerasHub preset, as one flat network."""
 
 import importlib
 import io
@@ -6,17 +6,24 @@ import json
 import math
 import sys
 import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 import h5py
 import keras
+from keras.src.legacy.saving import saving_utils
+from keras.src.legacy.saving.saving_options import keras_option_scope
+from keras.src.ops import core, nn, numpy
+from keras.src.ops import math as math_operations
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from exporter.errors import ImpossibleInput, ImpossibleModel
-from exporter.graph.network import Network
+from exporter.graph.network import Call, Network, order, place, put, put_end, put_order
 from exporter.models import classic_networks
-from exporter.recipe.own_backbones import KERAS_FILE, LARGEST_CONFIG
+from exporter.recipe.own_backbones import KERAS_FILES, LARGEST_CONFIG, saved_config
 from exporter.runtime.archives import FREE_BYTES, MOST_TIMES, check_inflated, opened_zip
 
 _LAYERS = {"microtome>LocalResponseNormalization": classic_networks.LocalResponseNormalization}
@@ -28,17 +35,20 @@ _MOST_CALLS = 100_000
 _MOST_VALUES = 1 << 28
 """Of one tensor, for one image: 1 GB. The largest of EfficientNetB7, at 600x600 pixels, has 35 million."""
 
+_MODELS = ("Functional", "Model", "Sequential")
+_HALF = ("float16", "bfloat16")
+
 
 def load(text: str) -> tuple[keras.Model, str]:
     """Return the model and where it came from.
 
     Args:
-        text: A path ending in `.keras`, `module:function` or `keras_hub:preset`.
+        text: A path ending in `.keras` or `.h5`, `module:function` or `keras_hub:preset`.
 
     Raises:
         ImpossibleModel: It does not exist, or it is not a functional model with one image input.
     """
-    if text.endswith(KERAS_FILE):
+    if text.endswith(KERAS_FILES):
         model, origin = _from_file(Path(text)), f"the file {Path(text).name}"
     elif text.startswith("keras_hub:"):
         model, origin = _from_preset(text.partition(":")[2]), f"KerasHub preset {text.partition(':')[2]}"
@@ -65,20 +75,83 @@ def _from_file(path: Path) -> keras.Model:
     try:
         return load_keras(path)
     except Exception as error:  # Keras raises many types for damaged files
+        if (told := _own_code(path, str(error))) is not None:
+            raise ImpossibleModel(told) from error
         raise ImpossibleModel(
             f"Expected a model saved by Keras 3. Received: {path}, of which Keras says: {first_line(error)}"
         ) from error
 
 
+def _own_code(path: Path, said: str) -> str | None:
+    """Return what to do about a layer that is the user's own code, if Keras said that it cannot load one."""
+    try:
+        config = saved_config(path)
+    except Exception as error:  # noqa: BLE001, what is wrong with the file has been said
+        if not isinstance(error, KeyError) or path.name.endswith(KERAS_FILES[0]):
+            return None
+        return (
+            f"Expected a whole model, as model.save writes it. Received: {path}, which holds weights only. Name the "
+            f"architecture as backbone: and the file as weights: {path.name}."
+        )
+    told = said.partition(" object config")[0]
+    loaded = f"say backbone: module:function, with a function that returns keras.saving.load_model({path.name!r}"
+    for kind, name in _layers(config):
+        if kind == "Lambda" and "ambda" in said:
+            return (
+                f"Expected layers without code of their own. Received: {path}, whose layer {name} is a Lambda, and "
+                "Python code is not run from files. Write it as a class of its own; or, if you trust the file, "
+                f"{loaded}, safe_mode=False)."
+            )
+        if kind in _MODELS or hasattr(keras.layers, kind) or f"'{kind}'" not in told:
+            continue
+        if any(hasattr(operations, kind) for operations in (core, math_operations, nn, numpy)):
+            return (
+                f"Expected a model that Keras can read back. Received: {path}, whose {name} is the operation {kind}, "
+                "which .h5 files do not keep. Save the model as FILE.keras."
+            )
+        return (
+            f"Expected layers that Keras knows. Received: {path}, whose layer {name} is of your own class "
+            f"{kind.rpartition('>')[2]}. "
+            f'Decorate the class with @keras.saving.register_keras_serializable("mine") in a module of yours, and '
+            f"{loaded}) from that module."
+        )
+    return None
+
+
+def _layers(config: object) -> Iterator[tuple[str, str]]:
+    """Yield the class and the name of each layer in a configuration, also of models within it."""
+    if isinstance(config, list):
+        for one in config:
+            yield from _layers(one)
+    elif isinstance(config, dict) and isinstance(inner := config.get("config"), dict | list):
+        own = inner if isinstance(inner, dict) else {}
+        yield str(config.get("class_name")), str(own.get("name", "without a name"))
+        for key in ("layers", "layer"):
+            yield from _layers([own[key]] if isinstance(own.get(key), dict) else own.get(key))
+
+
 def load_keras(path: Path) -> keras.Model:
-    """Load a `.keras` file.
+    """Load a `.keras` file, or a `.h5` file with a whole model.
 
     Raises:
         Exception: It is damaged, inflates to more than its size allows, or needs code that is not imported; of the many
             types that Keras raises.
     """
+    size = path.stat().st_size
+    if path.name.endswith(KERAS_FILES[0]):
+        _check_archive(path, size)
+    else:
+        check_h5(path, size)
+    config = saved_config(path)
+    # A thread has a Keras session of its own: what is not computed there is not computed later either.
+    with ThreadPoolExecutor(1, "sizes") as apart:
+        apart.submit(_check_sizes, config, size).result()
+    # Safe mode refuses Lambda layers with pickled code; module:function can load those.
+    return keras.saving.load_model(path, custom_objects=_LAYERS, compile=False, safe_mode=True)
+
+
+def _check_archive(path: Path, size: int) -> None:
     with opened_zip(path) as archive:
-        size = path.stat().st_size
         for name in archive.namelist():
             if name.endswith(".json") and archive.getinfo(name).file_size > LARGEST_CONFIG:
                 raise ValueError(f"{name} has {archive.getinfo(name).file_size:,} bytes.")
@@ -87,12 +160,6 @@ def load_keras(path: Path) -> keras.Model:
                     stored = archive.getinfo(name).compress_type == zipfile.ZIP_STORED
                     # Going back in a packed member would inflate it again each time.
                     check_h5(member if stored else io.BytesIO(member.read()), size)
-        config = json.loads(archive.read("config.json"))
-    # A thread has a Keras session of its own: what is not computed there is not computed later either.
-    with ThreadPoolExecutor(1, "sizes") as apart:
-        apart.submit(_check_sizes, config, size).result()
-    # Safe mode refuses Lambda layers with pickled code; module:function can load those.
-    return keras.saving.load_model(path, custom_objects=_LAYERS, compile=False, safe_mode=True)
 
 
 def _check_sizes(config: Any, size: int) -> None:  # noqa: ANN401, what is in the file
@@ -104,10 +171,10 @@ def _check_sizes(config: Any, size: int) -> None:  # noqa: ANN401, what is in th
     """
     if (calls := _calls(config)) > _MOST_CALLS:
         raise ValueError(f"its layers are called {calls:,} times; at most {_MOST_CALLS:,} are read.")
-    if isinstance(config, dict):
+    if isinstance(config, dict) and "module" in config:
         config["compile_config"] = None
     with keras.StatelessScope(initialize_variables=False):
-        model = keras.models.model_from_json(json.dumps(config), custom_objects=_LAYERS)
+        model = _from_config(config)
         if (weights := model.count_params()) * 4 > FREE_BYTES + MOST_TIMES * size:
             raise ValueError(f"its layers have {weights:,} weights, and the file has {size:,} bytes.")
         for layer in model._flatten_layers():  # noqa: SLF001, also those of models within it
@@ -115,6 +182,13 @@ def _check_sizes(config: Any, size: int) -> None:  # noqa: ANN401, what is in th
                 for tensor in (tensor for node in operation._inbound_nodes for tensor in node.output_tensors):  # noqa: SLF001, as in graph/network
                     if (values := math.prod(side or 1 for side in tensor.shape)) > _MOST_VALUES:
                         raise ValueError(f"its layer {operation.name} gives {values:,} values for an image.")
+
+
+def _from_config(config: Any) -> keras.Model:  # noqa: ANN401, what is in the file
+    if isinstance(config, dict) and "module" not in config:  # of a .h5 file, which names no modules
+        with keras_option_scope(use_legacy_config=True), SafeModeScope(safe_mode=True):
+            return saving_utils.model_from_config(config, custom_objects=_LAYERS)
+    return keras.models.model_from_json(json.dumps(config), custom_objects=_LAYERS)
 
 
 def _calls(config: object) -> int:
@@ -200,10 +274,13 @@ def first_line(error: Exception) -> str:
 
 
 def resized(model: keras.Model, height: int, width: int) -> keras.Model:
-    """Return the model with the same layers on another input size; the model itself if it has this size.
+    """Return the model as one network, with the same layers, that takes float32 images of another size.
+
+    Models within it are opened: their calls are made one by one, on the same layers, so that each can be cut at. What
+    was saved for mixed precision computes in float32. A model for which nothing changes is returned itself.
 
     Args:
-        model: Functional, with one input [N, H, W, C] of any fixed or unknown size.
+        model: Functional, with one input [N, H, W, C] of any fixed or unknown size and any dtype.
         height: Pixels.
         width: Pixels.
 
@@ -211,19 +288,95 @@ def resized(model: keras.Model, height: int, width: int) -> keras.Model:
         ImpossibleInput: A layer, such as a classifier on a flattened map, cannot take that size.
     """
     (images,) = model.inputs
-    if tuple(images.shape[1:3]) == (height, width):
+    precise = _in_float32(model)
+    same = tuple(images.shape[1:3]) == (height, width) and images.dtype == "float32"
+    if same and precise and all(call.inner is None for call in Network(model).calls):
         return model
-    start = keras.Input((height, width, images.shape[3]), dtype=images.dtype, name=images.name)
-    tensors = {id(images): start}
-    for call in Network(model).calls:
-        if call.inputs:
-            try:
-                found = call.again(tensors)
-            except ValueError as error:
-                raise ImpossibleInput(
-                    f"Expected an input size that {model.name} can take, such as its own "
-                    f"{images.shape[1]}x{images.shape[2]}. Received: {height}x{width} pixels, at which the layer "
-                    f"{call.layer.name} fails. Set input: size: in the recipe."
-                ) from error
+    name = next(call.layer.name for call in Network(model).calls if not call.inputs)
+    start = keras.Input((height, width, images.shape[3]), dtype="float32", name=name)
+    outputs = _Opened(model, (height, width)).again(model, [start])
+    found = keras.Model(start, outputs, name=model.name)
+    put_order(found, order(model))
+    return found
+
+
+def _in_float32(model: keras.Model) -> bool:
+    """Let layers that were saved for mixed precision compute in float32; return whether there were none."""
+    every = model._flatten_layers()  # noqa: SLF001, also those of models within it
+    lower = [layer for layer in every if layer.compute_dtype in _HALF and layer.variable_dtype == "float32"]
+    for layer in lower:
+        layer.dtype_policy = "float32"
+    return not lower
+
+
+class _Opened:
+    """Repeats the calls of a model and of the models within it, and says of each layer where it is."""
+
+    def __init__(self, model: keras.Model, size: tuple[int, int]) -> None:
+        self._model, self._size = model, size
+        calls = Network(model).calls
+        self._named = {call.layer.name: call.layer for call in calls if call.inner is None}
+        self._own = {id(call.layer) for call in calls}
+        self._calls: Counter[str] = Counter()
+
+    def again(
+        self, model: keras.Model, given: Sequence[keras.KerasTensor], within: str = "", training: bool | None = None
+    ) -> list[keras.KerasTensor]:
+        """Repeat the calls of a model on other tensors.
+
+        Args:
+            model: The model, or one within it.
+            given: Its inputs.
+            within: Where it is, with a slash at the end.
+            training: As the models around it were called.
+        """
+        cast = [self._cast(tensor, wanted, within) for tensor, wanted in zip(given, model.inputs, strict=True)]
+        tensors = dict(zip(map(id, model.inputs), cast, strict=True))
+        for call in Network(model).calls:
+            if not call.inputs:
+                continue
+            inner, where = call.inner, within + place(call.layer).rpartition("/")[2]
+            if inner is None:
+                self._put(call.layer, where)
+                found = self._repeated(call, tensors, training)
+            else:
+                mode = training if call.training is None else call.training
+                found = self.again(inner, [tensors[id(tensor)] for tensor in call.inputs], f"{where}/", mode)
+                for output, tensor in enumerate(found):
+                    put_end(tensor, where, self._calls[where], output)
+                self._calls[where] += 1
             tensors.update(zip((id(tensor) for tensor in call.outputs), found, strict=True))
-    return keras.Model(start, [tensors[id(tensor)] for tensor in model.outputs], name=model.name)
+        return [tensors[id(tensor)] for tensor in model.outputs]
+
+    def _repeated(
+        self, call: Call, tensors: Mapping[int, keras.KerasTensor], training: bool | None
+    ) -> list[keras.KerasTensor]:
+        try:
+            return call.again(tensors, training)
+        except ValueError as error:
+            (images,), (height, width) = self._model.inputs, self._size
+            raise ImpossibleInput(
+                f"Expected an input size that {self._model.name} can take, such as its own "
+                f"{images.shape[1]}x{images.shape[2]}. Received: {height}x{width} pixels, at which the layer "
+                f"{place(call.layer)} fails. Set input: size: in the recipe."
+            ) from error
+
+    def _put(self, layer: keras.Operation, where: str) -> None:
+        if id(layer) in self._own:  # the model calls it itself, and perhaps a model within it does too
+            return
+        self._own.add(id(layer))
+        name = where.rpartition("/")[2]
+        plain = name if name not in self._named else where.replace("/", ".")
+        while plain in self._named:
+            plain += "_"
+        self._named[plain] = layer
+        put(layer, where, plain)
+
+    def _cast(self, tensor: keras.KerasTensor, wanted: keras.KerasTensor, within: str) -> keras.KerasTensor:
+        """Cast as Keras does on the way into a model: to whole numbers, or from them."""
+        dtypes = {tensor.dtype, wanted.dtype}
+        if len(dtypes) == 1 or all(keras.backend.is_float_dtype(dtype) for dtype in dtypes):
+            return tensor
+        found = keras.ops.cast(tensor, wanted.dtype)
+        self._put(found._keras_history.operation, f"{within}cast")  # noqa: SLF001, as in graph/network
+        return found

@@ -7,10 +7,11 @@ resize: 8/7 of the crop, and crop + 32 pixels for the EfficientNet family (arXiv
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from exporter.errors import UnknownBackbone, nearest
-from exporter.recipe.own_backbones import is_own, own_size
+from exporter.recipe.own_backbones import is_own, of_another_format, own_size
 from exporter.recipe.preprocessing import input_spec
 from microtome.manifest import InputSpec, Interpolation
 
@@ -125,7 +126,9 @@ def find_backbone(name: str, weights: str | None = None) -> Backbone:
         height, width = own_size(name)
         shortest_side = round(max(height, width) * 8 / 7)
         return Backbone(name, None, "none", input_spec(height, width, shortest_side=shortest_side))
+    if (told := of_another_format(Path(name))) is not None:
+        raise UnknownBackbone(told)
     raise UnknownBackbone(
-        f"Expected one of {len(BACKBONES)} backbones, a .keras file, module:function or keras_hub:preset. "
+        f"Expected one of {len(BACKBONES)} backbones, a .keras or .h5 file, module:function or keras_hub:preset. "
         f"Received: {name!r}. {nearest(name, BACKBONES)}"
     )

@@ -235,7 +235,9 @@ class ModelEntry(_Entry):
     )
 
     name: Name = Field(description="What clients ask for, and the name of the directory.")
-    backbone: Text = Field(description="A row of the table, FILE.keras, module:function, keras_hub:PRESET; or compat.")
+    backbone: Text = Field(
+        description="A row of the table, FILE.keras, FILE.h5, module:function, keras_hub:PRESET; or compat."
+    )
     outputs: list[OutputEntry] = Field(min_length=1, description="The embeddings and classes; or compat.")
     weights: Text = _optional("imagenet, random, own (a model that comes with its own), or a weights file.")
     input: InputEntry = Field(

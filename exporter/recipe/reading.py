@@ -19,7 +19,7 @@ from exporter.recipe.backbones import BACKBONES, Backbone, find_backbone
 from exporter.recipe.files import file_digest, image_files, images_digest
 from exporter.recipe.format import ENTRIES, ModelEntry, OutputEntry, RecipeEntry
 from exporter.recipe.labels import checked_labels, read_labels
-from exporter.recipe.own_backbones import KERAS_FILE, PRESET_PREFIX
+from exporter.recipe.own_backbones import KERAS_FILES, PRESET_PREFIX, of_another_format
 from exporter.recipe.pooling_names import SPELLINGS
 from exporter.recipe.preprocessing import impossibilities, resolve
 from exporter.recipe.presets import write_out_presets
@@ -253,8 +253,10 @@ class _Model:
 
     def _backbone(self) -> tuple[str, Backbone]:
         name = self._entry.backbone
-        if name.endswith(KERAS_FILE):
+        if name.endswith(KERAS_FILES):
             name = self._file("backbone", name)
+        elif of_another_format(self._path(name)) is not None:
+            name = str(self._path(name))
         elif name.startswith(PRESET_PREFIX) and self._path(name.removeprefix(PRESET_PREFIX)).is_dir():
             name = f"{PRESET_PREFIX}{self._path(name.removeprefix(PRESET_PREFIX))}"
         try:
@@ -289,7 +291,7 @@ class _Model:
         """Check that the input of an own model is given; a wrong guess would only show in the vectors."""
         given = self._tree.keys((*self._loc, "input"))
         # A file says its own size, but not how its pixels were scaled.
-        wanted = ("scaling",) if backbone.endswith(KERAS_FILE) else ("size", "scaling")
+        wanted = ("scaling",) if backbone.endswith(KERAS_FILES) else ("size", "scaling")
         missing = [key for key in wanted if key not in given]
         if missing:
             expected = f"expected input: with {' and '.join(missing)} for a backbone of your own"

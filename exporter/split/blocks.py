@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from exporter.errors import ImpossibleSplit
-from exporter.graph.network import Network, bits
+from exporter.graph.network import Network, bits, place
 from exporter.graph.tensors import find_tensor, shortest_ref
 from exporter.runtime.memory import lean_session
 from exporter.savedmodel.freezing import freeze_function, named_for_scopes
@@ -127,8 +127,10 @@ def _name(network: Network, tensor: keras.KerasTensor) -> str:
     call = network.calls[network.position(tensor)]
     output = [id(other) for other in call.outputs].index(id(tensor))
     ref = shortest_ref(call, output, network.calls_of(call.layer))
-    name = ref.replace(":", "_")
-    if _SIGNED.fullmatch(name) and ":" not in call.layer.name:
+    name = ref.replace(":", "_").replace("/", ".")
+    others = {place(other.layer).replace("/", ".") for other in network.calls if other.layer is not call.layer}
+    plain = "/" not in ref or name not in others
+    if _SIGNED.fullmatch(name) and ":" not in call.layer.name and plain:
         return name
     # Two layers must not get the same name, such as those of two words in another alphabet.
     return f"tensor_{_UNSIGNED.sub('_', name)}_{hashlib.sha256(ref.encode()).hexdigest()[:6]}"

@@ -153,6 +153,9 @@ def cuts(built: Built, pixels: InputSpec, poolings: Sequence[str], layers: Seque
 
 def _chosen(every: Sequence[CutPoint], usual: CutPoint | None, layers: Sequence[str]) -> list[CutPoint]:
     refs = {point.ref for point in every}
+    # A layer of a model within the model may go by its own name, where only one has it.
+    ends = {layer: [ref for ref in refs if ref == layer or ref.endswith(f"/{layer}")] for layer in layers}
+    layers = [ends[layer][0] if len(ends[layer]) == 1 else layer for layer in layers]
     for layer in layers:
         if layer not in refs:
             raise ImpossibleOption(f"Expected --layers that can be cut at. Received: {layer!r}. {nearest(layer, refs)}")

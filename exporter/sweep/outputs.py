@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.own_backbones import KERAS_FILE
+from exporter.recipe.own_backbones import KERAS_FILES
 from exporter.recipe.preprocessing import recorded
 from exporter.recipe.resolved import OutputRecipe
 from exporter.recipe.writing import in_one_line, write_files
@@ -96,7 +96,8 @@ def _output(output: OutputRecipe) -> dict[str, Any]:
 
 def _model_name(found: Sweep, at: int) -> str:
     def stem(index: int) -> str:
-        name = Path(found.request.variants[index].row.name).name.removesuffix(KERAS_FILE)
+        name = Path(found.request.variants[index].row.name).name
+        name = next((name.removesuffix(ending) for ending in KERAS_FILES if name.endswith(ending)), name)
         return "".join(letter if letter.isalnum() else "-" for letter in name).strip("-").lower()[:40] or "model"
 
     name = stem(at)

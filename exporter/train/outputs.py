@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from exporter.recipe.own_backbones import KERAS_FILE, PRESET_PREFIX
+from exporter.recipe.own_backbones import KERAS_FILES, PRESET_PREFIX
 from exporter.recipe.reading import WEIGHTS_FILES
 from exporter.recipe.writing import in_one_line, write_files
 from exporter.train.figures import Share
@@ -136,7 +136,7 @@ def _moved(key: str, value: Any, from_: Path, out: Path) -> Any:  # noqa: ANN401
         return path(value) if isinstance(value, str) else {**value, "folder": path(value["folder"])}
     if key == "weights" and str(value).endswith(WEIGHTS_FILES):
         return path(value)
-    if key == "backbone" and str(value).endswith(KERAS_FILE):
+    if key == "backbone" and str(value).endswith(KERAS_FILES):
         return path(value)
     if key == "backbone" and str(value).startswith(PRESET_PREFIX):
         local = str(value).removeprefix(PRESET_PREFIX)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from exporter.errors import ImpossibleHead, ImpossibleOption, nearest
-from exporter.graph.network import Network
+from exporter.graph.network import Network, place
 from exporter.head.dense import DenseHead
 from exporter.head.slicing import Slice
 from exporter.recipe.pooling_names import PoolingName
@@ -122,8 +122,9 @@ def first_unfrozen(backbone: Sequence[keras.Layer], said: str) -> int:
         ImpossibleOption: There is no such layer.
     """
     names = [layer.name for layer in backbone]
-    if said in names:
-        return names.index(said)
+    for known in (names, [place(layer) for layer in backbone]):
+        if said in known:
+            return known.index(said)
     if said.removeprefix("-").isascii() and said.removeprefix("-").isdecimal() and len(said) < 9:
         index = int(said)
         if -len(names) <= index < len(names):

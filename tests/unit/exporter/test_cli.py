@@ -32,7 +32,7 @@ def test_unknown_backbone_is_one_line_and_exit_code_two(capsys: pytest.CaptureFi
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "microtome: Expected one of 46 backbones, a .keras file, module:function or keras_hub:preset. "
+        "microtome: Expected one of 46 backbones, a .keras or .h5 file, module:function or keras_hub:preset. "
         "Received: 'EfficientNetLite'. Nearest: EfficientNetLite2, EfficientNetLite1, EfficientNetLite0.\n"
     )
 

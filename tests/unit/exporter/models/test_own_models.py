@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -17,23 +18,35 @@ import pytest
 from keras import layers
 
 from exporter.errors import (
+    AmbiguousLayer,
     ImpossibleInput,
     ImpossibleModel,
     ImpossibleWeights,
+    UnknownBackbone,
+    UnknownLayer,
     WeightsFileBroken,
     WeightsUnavailable,
 )
+from exporter.graph.cut_points import cut_points
+from exporter.graph.network import Network
 from exporter.graph.tensors import find_tensor
+from exporter.head.embedding import whole_head
+from exporter.head.slicing import cut
 from exporter.models import classic_networks
-from exporter.models.building import build
-from exporter.models.own_models import load
+from exporter.models.building import Built, build
+from exporter.models.own_models import load, resized
 from exporter.recipe.backbones import BACKBONES, find_backbone
 from exporter.recipe.own_backbones import own_size
 from exporter.recipe.preprocessing import input_spec
+from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from exporter.savedmodel.fingerprint import fingerprint
+from exporter.savedmodel.freezing import freeze
+from exporter.split.blocks import split
 from tests.unit.exporter.small_models import small_model
 
 LITE0 = BACKBONES["EfficientNetLite0"]
 SMALL = input_spec(32, 32, shortest_side=37)
+SQUARE = input_spec(8, 8, shortest_side=8)
 
 
 def fine_tuned() -> keras.Model:
@@ -54,6 +67,121 @@ def test_fine_tuned_keras_file_is_a_backbone(tmp_path: Path) -> None:
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(built.model(images, training=False), model(images, training=False))
     assert (built.weights, built.source) == ("own", "the file mine.keras")
+
+
+@pytest.fixture(scope="module")
+def nested() -> keras.Model:
+    """A Sequential of augmentation, a base that is called within another model, and a head; `conv` is in both."""
+    images = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(name="bn")(layers.Conv2D(4, 3, 2, "same", name="conv")(images))
+    base = keras.Model(images, layers.ReLU(name="relu")(x), name="base")
+    outer = keras.Input((8, 8, 3), name="pixels")
+    x = keras.Sequential([layers.RandomFlip(name="flip")], name="augmentation")(outer)
+    x = layers.Conv2D(4, 3, 2, "same", name="conv")(base(x, training=False))
+    return keras.Model(outer, layers.Dense(2, name="head")(layers.Flatten(name="flat")(x)), name="mine")
+
+
+def test_layers_of_models_within_the_model_are_cut_points(nested: keras.Model) -> None:
+    """Each with its own cost and field; indices name what they named before."""
+    model = resized(nested, 8, 8)
+    points = {point.ref: point for point in cut_points(model)}
+    assert list(points) == ["pixels", "augmentation/flip", "base/conv", "base/bn", "base/relu", "conv", "flat", "head"]
+    conv = points["base/conv"]
+    assert (conv.params, conv.flops, conv.field.size, conv.crossing) == (112, 2 * 16 * 108, (3, 3), 1)
+    assert [points[ref].index for ref in ("pixels", "base/relu", "conv", "head")] == [0, None, 3, 5]
+    relu = find_tensor(model, "base/relu")
+    assert all(find_tensor(model, ref) is relu for ref in ("relu", "base", "base:0", "2", "-4"))
+    assert find_tensor(model, "conv").shape == (None, 2, 2, 4)
+    with pytest.raises(UnknownLayer, match=r"the 10 layers of mine\. Received: 'reul'\. Nearest: relu"):
+        find_tensor(model, "reul")
+    blocks = split(model, ["base/bn", "conv"])
+    assert [block.gives for block in blocks] == [("base.bn",), ("conv",), ("head",)]
+    assert [call.training for call in Network(model).calls if call.layer.name == "bn"] == [False]
+
+
+def test_opened_model_is_the_same_graph(nested: keras.Model) -> None:
+    """Recipes that cut around the models within keep their fingerprints, and opening twice changes nothing."""
+    outputs = (OutputRecipe("base", "2", "avg"), OutputRecipe("head", "head", "none"))
+    recipe = ModelRecipe("mine", "MobileNet", "own", SQUARE, outputs, "head")
+    models = (nested, resized(nested, 8, 8), resized(nested, 8, 8))
+    slices = [cut(Built(BACKBONES["MobileNet"], model, "own", ""), recipe) for model in models]
+    assert len({fingerprint(freeze(slice_, whole_head({})), SQUARE) for slice_ in slices}) == 1
+    assert len({tuple((one.params, one.flops) for one in slice_.outputs) for slice_ in slices}) == 1
+
+
+def test_names_that_several_models_have_are_refused() -> None:
+    """Each by its full name; where a base is called twice, with the call."""
+    images, base, other = keras.Input((8, 8, 3)), small_model(), small_model()
+    base.name, other.name = "left", "right"
+    x = layers.Add()([base(images), other(images), base(layers.ReLU()(images))])
+    model = resized(keras.Model(images, x), 8, 8)
+    with pytest.raises(AmbiguousLayer, match=r"Expected one of left/conv, right/conv\. Received: 'conv'"):
+        find_tensor(model, "conv")
+    with pytest.raises(AmbiguousLayer, match=r"Expected one of left/conv:0, left/conv:1\. Received: 'left/conv'"):
+        find_tensor(model, "left/conv")
+    with pytest.raises(AmbiguousLayer, match=r"Expected one of left:0, left:1\. Received: 'left'"):
+        find_tensor(model, "left")
+    assert find_tensor(model, "left:1") is find_tensor(model, "left/predictions:1")
+    assert find_tensor(model, "right/conv") is not find_tensor(model, "left/conv:0")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Doubled(layers.Layer):  # type: ignore[misc] # Keras has no types
+    """A layer of one's own."""
+
+    def call(self, images: Any) -> Any:
+        """Twice the images."""
+        return images * 2
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_layers_with_code_of_their_own_are_named_with_the_way_on(tmp_path: Path, ending: str) -> None:
+    """A class that is not registered, also in a model within the model, and a Lambda, whose code is not run."""
+    images = keras.Input((8, 8, 3))
+    inner = keras.Model(images, Doubled(name="double")(images))
+    keras.Model(images, inner(images)).save(tmp_path / f"mine.{ending}")
+    keras.Model(images, layers.Lambda(lambda x: x * 2, name="doubling")(images)).save(tmp_path / f"code.{ending}")
+    registered = keras.saving.get_custom_objects().pop("tests>Doubled")
+    try:
+        with pytest.raises(ImpossibleModel, match=r"layer double is of your own class Doubled\. Decorate .*register"):
+            load(str(tmp_path / f"mine.{ending}"))
+    finally:
+        keras.saving.get_custom_objects()["tests>Doubled"] = registered
+    with pytest.raises(ImpossibleModel, match=r"layer doubling is a Lambda, .* safe_mode=False\)\."):
+        load(str(tmp_path / f"code.{ending}"))
+
+
+def test_operations_in_h5_files_are_told_the_way_on(tmp_path: Path) -> None:
+    """Keras writes them and cannot read them back."""
+    images = keras.Input((8, 8, 3))
+    keras.Model(images, layers.ReLU()(images / 2)).save(tmp_path / "mine.h5")
+    with pytest.raises(ImpossibleModel, match=r"is the operation TrueDivide, which \.h5 files do not keep\. Save"):
+        load(str(tmp_path / "mine.h5"))
+
+
+def test_whole_model_h5_is_checked_as_keras_files_are(tmp_path: Path) -> None:
+    """Weights alone, sizes that the file cannot hold, and a file that is none; a whole one says its size."""
+    small_model().save(tmp_path / "mine.h5")
+    assert own_size(str(tmp_path / "mine.h5")) == (8, 8)
+    small_model().save_weights(tmp_path / "mine.weights.h5")
+    with pytest.raises(ImpossibleModel, match=r"which holds weights only\. Name the architecture as backbone:"):
+        load(str(tmp_path / "mine.weights.h5"))
+    with h5py.File(tmp_path / "mine.h5", "a") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace('"units": 10,', '"units": 1000000000,')
+    with pytest.raises(ImpossibleModel, match=r"have .* weights, and the file has"):
+        load(str(tmp_path / "mine.h5"))
+    (tmp_path / "noise.h5").write_bytes(b"noise")
+    with pytest.raises(ImpossibleModel, match=r"noise\.h5, of which Keras says"):
+        load(str(tmp_path / "noise.h5"))
+
+
+def test_models_of_other_formats_are_told_the_way_on(tmp_path: Path) -> None:
+    """A SavedModel directory and ONNX have no layers any more."""
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "saved_model.pb").write_bytes(b"")
+    for name, kind in (("served", "a SavedModel directory"), ("mine.onnx", "an ONNX file")):
+        with pytest.raises(UnknownBackbone, match=rf"{kind}, .* tf\.keras .* module:function"):
+            find_backbone(str(tmp_path / name))
 
 
 def test_own_model_takes_another_size(tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ models:
         "\n".join(problems(tmp_path, text))
         == f"""\
 recipe.yaml:3: models[0].name: expected up to 64 letters, digits, _ . or -, a letter or digit first. Received: 'a/b'.
-recipe.yaml:4: models[0].backbone: expected one of {len(BACKBONES)} backbones, a .keras file, module:function or \
-keras_hub:preset. Received: 'resnet51'. Nearest: ResNet50, ResNet152, ResNet101.
+recipe.yaml:4: models[0].backbone: expected one of {len(BACKBONES)} backbones, a .keras or .h5 file, \
+module:function or keras_hub:preset. Received: 'resnet51'. Nearest: ResNet50, ResNet152, ResNet101.
 recipe.yaml:5: models[0].weights: expected one of imagenet, random, or a file (.h5 .hdf5 .keras .pt .pth). Received: \
 'imagnet'. Nearest: imagenet.
 recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, outputs, weights, input, include_top, \
@@ -178,7 +178,7 @@ models:
     assert [problem.partition(". Received")[0] for problem in problems(tmp_path, text)] == [
         "recipe.yaml:3: models[0]: expected the key weights",
         (
-            f"recipe.yaml:4: models[0].backbone: expected one of {len(BACKBONES)} backbones, a .keras file, "
+            f"recipe.yaml:4: models[0].backbone: expected one of {len(BACKBONES)} backbones, a .keras or .h5 file, "
             "module:function or keras_hub:preset"
         ),
         "recipe.yaml:5: models[0].calibration: expected the key folder",
