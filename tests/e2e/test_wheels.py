@@ -156,7 +156,7 @@ def test_every_command_says_in_one_sentence_what_is_missing(client_only: Path, t
     (tmp_path / "models.config").touch()
     shown = run(client_only / "microtome", "--help", place=tmp_path)
     assert 0 == shown.returncode, shown.stderr
-    assert set(LACKING) == set(COMMANDS) == set(re.findall(r"^    (\w+) ", shown.stdout, re.MULTILINE))
+    assert set(LACKING) == set(COMMANDS) == set(re.findall(r"^  ([a-z]+) ", shown.stdout, re.MULTILINE))
     for command, (words, expected) in LACKING.items():
         done = run(client_only / "microtome", command, *words, place=tmp_path)
         assert (2, "") == (done.returncode, done.stdout), (command, done)
