@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from exporter.features.photos import Collection
 from exporter.report.page import confusion, lines, page, paragraph, photo, table
 from exporter.train.calibration import Reliability, softmax
 from exporter.train.figures import Share
@@ -32,7 +33,7 @@ def _parts(found: Trained) -> Iterator[str]:
     yield from _refusals(found)
     yield from _doubts(found)
     yield from _curves(found)
-    yield from _notes(found)
+    yield from notes(found.material.collection)
 
 
 def _words(found: Trained) -> Iterator[str]:
@@ -260,8 +261,8 @@ def _curve(curve: Sequence[tuple[int, Share]]) -> list[tuple[float, float, str]]
     ]  # fmt: skip
 
 
-def _notes(found: Trained) -> Iterator[str]:
-    collection = found.material.collection
+def notes(collection: Collection) -> Iterator[str]:
+    """Return the end of a report: warnings, and the photos that were left out."""
     if collection.warnings or collection.left_out:
         yield "<h2>Notes</h2>"
     for note in collection.warnings:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,12 +96,9 @@ def gather(  # noqa: PLR0913, PLR0917 -- what the user said
     outputs = (replace(output, normalize="none", quantization="none"),)
     found = features_of(recipe, outputs, collection.photos, out, check=check, hint="avg", held=held, copies=copies,
                         seed=seed)  # fmt: skip
-    rest, keep, twins = _left_out(collection, found.problems, found.there, found.hashes, held)
-    place = np.full(len(held), -1)
-    place[keep] = np.arange(len(keep))
+    without, keep, units = usable(collection.photos, found, held)
+    rest = _rest(collection, without, keep)
     classes, labels = np.unique([str(photo.label) for photo in rest.photos], return_inverse=True)
-    pairs = [(int(place[a]), int(place[b])) for a, b in twins if min(place[a], place[b]) >= 0]
-    units = units_of(rest.photos, pairs)
     held = held[keep] if given else hold_out(labels, units, seed)
     material = Material(
         recipe, output, found.slice_, rest, tuple(map(str, classes)), labels, units, held, given,
@@ -231,47 +227,62 @@ def _folder(out: Path, recipe: ModelRecipe, output: OutputRecipe) -> Path:
     return out / "features" / hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
-def _left_out(
-    collection: Collection, problems: dict[int, str], there: Array, hashes: Array, held: Array
-) -> tuple[Collection, Array, list[tuple[int, int]]]:
+def usable(photos: Sequence[Photo], found: Features, held: Array) -> tuple[dict[str, str], Array, Array]:
     """Leave out what cannot be decoded, copies across classes, and training photos that are copies of held-out ones.
 
+    Args:
+        photos: All of them.
+        found: Their features.
+        held: Whether a folder or list holds each out, bool [photos].
+
     Returns:
-        The rest, the indices of its photos among all, and pairs of photos that are copies.
+        Names of photos that are left out, with the reason; indices of the others; and the unit of each of the others.
+    """
+    out = {
+        photos[index].name: problem.split("Received: ")[-1]
+        for index, problem in sorted(found.problems.items())
+        if index < len(photos)
+    }
+    there = found.there.copy()
+    twins = near_copies(found.hashes, found.there, range(len(photos)))
+    for one, other in [pair for twin in twins for pair in (twin, twin[::-1])]:
+        if photos[one].label != photos[other].label:
+            out[photos[one].name] = f"all but equal to {photos[other].name}, which is in another class"
+            there[one] = False
+        elif held[other] and not held[one]:
+            out[photos[one].name] = f"all but equal to {photos[other].name}, which is held out"
+            there[one] = False
+    keep = np.flatnonzero(there)
+    place = np.full(len(photos), -1)
+    place[keep] = np.arange(len(keep))
+    pairs = [(int(place[a]), int(place[b])) for a, b in twins if min(place[a], place[b]) >= 0]
+    return out, keep, _units([photos[index] for index in keep.tolist()], pairs)
+
+
+def _rest(collection: Collection, out: dict[str, str], keep: Array) -> Collection:
+    """Return the photos that are kept, and say which ones are left out.
+
+    Raises:
+        ImpossibleOption: None can be decoded, none of a class can, or too few are left.
     """
     photos = collection.photos
-    out = dict(collection.left_out)
-    for index, problem in sorted(problems.items()):
-        if index < len(photos):
-            out[photos[index].name] = problem.split("Received: ")[-1]
-    there = there.copy()
-    twins = near_copies(hashes, there, range(len(photos)))
-    for pair in twins:
-        for one, other in (pair, pair[::-1]):
-            if photos[one].label != photos[other].label:
-                out[photos[one].name] = f"all but equal to {photos[other].name}, which is in another class"
-                there[one] = False
-            elif held[other] and not held[one]:
-                out[photos[one].name] = f"all but equal to {photos[other].name}, which is held out"
-                there[one] = False
-    for name, why in list(out.items()):
+    out = {**dict(collection.left_out), **out}
+    for name, why in out.items():
         warn(f"left out: {name}: {why}")
-    keep = np.flatnonzero(there)
     if not len(keep):
         raise ImpossibleOption("Expected photos that can be decoded. Received: none of them can.")
     found = replace(collection, photos=tuple(photos[index] for index in keep), left_out=tuple(out.items()))
     check_classes(found, "the photos that are left")
     check_splits(found)
-    sizes = Counter(str(photo.label) for photo in found.photos)
-    gone = sorted({str(photo.label) for photo in photos} - set(sizes))
+    gone = sorted({str(photo.label) for photo in photos} - {str(photo.label) for photo in found.photos})
     if gone:
         raise ImpossibleOption(
             f"Expected photos of each class that can be decoded. Received: none of {', '.join(gone[:5])}."
         )
-    return found, keep, twins
+    return found
 
 
-def units_of(photos: Sequence[Photo], twins: Sequence[tuple[int, int]]) -> Array:
+def _units(photos: Sequence[Photo], twins: Sequence[tuple[int, int]]) -> Array:
     """Return the unit of each photo: its group, joined with those of its copies."""
     names = [photo.name if photo.group is None else photo.group for photo in photos]
     _, unit_of = np.unique(names, return_inverse=True)

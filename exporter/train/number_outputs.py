@@ -7,17 +7,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 from PIL import Image, ImageDraw, ImageOps
 
 from exporter.features.measured_photos import BOX
 from exporter.recipe.pooling_names import PoolingName
 from exporter.recipe.writing import write_files
 from exporter.report.page import dots, lines, page, paragraph, picture, table
+from exporter.train.html import notes
 from exporter.train.numbers import TrainedNumbers
-from exporter.train.outputs import HEAD, NUMBERS, RECIPE, REPORT, rounded, text_of
+from exporter.train.outputs import HEAD, NUMBERS, RECIPE, REPORT, described, entry_of, noted, read_on, rounded, text_of
 from exporter.train.regression import Against, Estimate
 
 NAME, BOX_NAME = "numbers", "box"
@@ -49,9 +48,7 @@ def recipe_text(found: TrainedNumbers) -> str:
     said: dict[str, Any] = {"name": name, "kind": "numbers", "labels": list(measured.columns)}
     said |= {"units": list(measured.units)} if any(measured.units) else {}
     said |= {key: given[key] for key in kept if key in given} | {"head": {"weights": HEAD}}
-    entry = {"name": request.name}
-    entry |= {key: value for key, value in request.entry.items() if key not in {"name", "outputs", "version", "compat"}}
-    entry["default_output"] = name
+    entry = entry_of(request, name)
     spatial = PoolingName.parse(output.pooling).kind in {"flatten", "spp"}
     outputs = [said] if spatial else [dict(given), said]
     return text_of(entry, outputs, _reached(found), Path(request.recipe.folder), request.out)
@@ -66,17 +63,10 @@ def _reached(found: TrainedNumbers) -> str:
 def document(found: TrainedNumbers) -> dict[str, Any]:
     """Return every number of a training, for `train.json`. Only `timing` differs from run to run."""
     material, request = found.material, found.request
-    left_out, notes = material.measured.collection.left_out, material.measured.collection.warnings
     numbers = {
         "schema": 1,
         "kind": "numbers",
-        "model": request.name,
-        "backbone": Path(request.recipe.backbone).name,
-        "weights": Path(request.recipe.weights).name,
-        "output": request.output.name,
-        "dimension": int(material.vectors.shape[1]),
-        "seed": request.seed,
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
+        **described(request, material.vectors.shape[1]),
         "head": {
             "kind": request.kind, "hidden": list(request.hidden), "strengths": list(found.strengths),
             "params": found.head.params,
@@ -99,15 +89,14 @@ def document(found: TrainedNumbers) -> dict[str, Any]:
             }
             for index, photo in enumerate(material.photos)
         ],
-        "left_out": [{"name": name, "why": why} for name, why in left_out],
-        "notes": list(notes),
+        **noted(material.measured.collection),
     }  # fmt: skip
     return {**rounded(numbers), "timing": found.timing}
 
 
 def summary_of_numbers(found: TrainedNumbers, seconds: float) -> str:
     """Return a few lines for the terminal."""
-    material, out = found.material, found.request.out
+    material = found.material
     held, left = int(material.held.sum()), len(material.measured.collection.left_out)
     apart = f", {left} left out" if left else ""
     said = [f"{len(material.held) - held:,} photos to train on, {held:,} held out{apart}; {seconds:.0f} s"]
@@ -121,7 +110,7 @@ def summary_of_numbers(found: TrainedNumbers, seconds: float) -> str:
         said.append(f"box: intersection over union {_figure(found.box.overlap)}")
         others = (("the mean box", found.box.mean), ("average pooling", found.box.average))
         said += [f"  {name}: {one.value:.3f}, lower by {_change(one)}" for name, one in others if one is not None]
-    said.append(f"Read {out / REPORT}; export with microtome export {out / RECIPE}; numbers are in {out / NUMBERS}.")
+    said.append(read_on(found.request.out))
     return "\n".join(said)
 
 
@@ -143,7 +132,7 @@ def _parts(found: TrainedNumbers) -> Iterator[str]:
     yield from _charts(found)
     yield from _worst(found)
     yield from _curve(found)
-    yield from _notes(found)
+    yield from notes(found.material.measured.collection)
 
 
 def _words(found: TrainedNumbers) -> Iterator[str]:
@@ -281,17 +270,6 @@ def _curve(found: TrainedNumbers) -> Iterator[str]:
     )
     ticks = [(x, f"{count:,}") for (x, _, _), (count, _) in zip(points, found.curve, strict=True)]
     yield lines([(what, points)], "photos to train on", what, ticks=ticks)
-
-
-def _notes(found: TrainedNumbers) -> Iterator[str]:
-    collection = found.material.measured.collection
-    if collection.warnings or collection.left_out:
-        yield "<h2>Notes</h2>"
-    for note in collection.warnings:
-        yield paragraph(note)
-    if collection.left_out:
-        yield paragraph(f"{len(collection.left_out)} photos were left out:")
-        yield table(["photo", "why"], [("", list(pair)) for pair in collection.left_out])
 
 
 def _figure(one: Estimate) -> str:

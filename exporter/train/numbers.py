@@ -11,12 +11,11 @@ from exporter.errors import CutError, ImpossibleOption
 from exporter.features.logistic import quiet_on_one_thread
 from exporter.features.measured_photos import MeasuredPhotos, box_of, check_numbers, part
 from exporter.features.photos import Photo, held_out
-from exporter.features.store import near_copies
 from exporter.head.dense import DenseHead
 from exporter.recipe.pooling_names import PoolingName
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.runtime.terminal import stage, timed, warn
-from exporter.train.material import HELD_OUT_FOLDS, Features, features_of, units_of
+from exporter.train.material import HELD_OUT_FOLDS, Features, features_of, usable
 from exporter.train.regression import (
     Box,
     Measuring,
@@ -170,23 +169,12 @@ def _gathered(request: NumberRequest, measured: MeasuredPhotos) -> NumberMateria
         found = features((wanted,))
     held = held_out(photos)
     given = bool(held.any())
-    twins = near_copies(found.hashes, found.there, range(len(photos)))
-    out = {photos[index].name: problem.split("Received: ")[-1] for index, problem in sorted(found.problems.items())}
-    there = found.there.copy()
-    for one, other in [pair for twin in twins for pair in (twin, twin[::-1])]:
-        if held[other] and not held[one]:
-            out[photos[one].name] = f"all but equal to {photos[other].name}, which is held out"
-            there[one] = False
+    out, keep, units = usable(photos, found, held)
     for name, why in out.items():
         warn(f"left out: {name}: {why}")
-    keep = np.flatnonzero(there)
     rest = part(measured, keep.tolist(), tuple(out.items()))
     check_numbers(rest, "the photos that are left")
     rest = _with_warnings(rest, recipe)
-    place = np.full(len(held), -1)
-    place[keep] = np.arange(len(keep))
-    pairs = [(int(place[a]), int(place[b])) for a, b in twins if min(place[a], place[b]) >= 0]
-    units = units_of(rest.collection.photos, pairs)
     held = held[keep] if given else _held_out(units, request.seed)
     vectors = {name: rows[keep] for name, rows in found.vectors.items()}
     return NumberMaterial(rest, units, held, given, vectors[output.name], vectors.get(average.name))

@@ -12,13 +12,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from exporter.features.photos import Collection
 from exporter.recipe.own_backbones import KERAS_FILES, PRESET_PREFIX
 from exporter.recipe.reading import WEIGHTS_FILES
 from exporter.recipe.writing import in_one_line, write_files
 from exporter.train.figures import Share
 from exporter.train.fine_tuning import BEST, STATE
 from exporter.train.html import report
-from exporter.train.pipeline import Trained, Tuned
+from exporter.train.numbers import NumberRequest
+from exporter.train.pipeline import Request, Trained, Tuned
 from exporter.train.tunable import LOGITS
 
 HEAD, MODEL, RECIPE, NUMBERS, REPORT = "head.npz", "model.keras", "recipe.yaml", "train.json", "report.html"
@@ -68,10 +70,15 @@ def recipe_text(found: Trained) -> str:
         "normalize": "l2",
         "head": {"weights": HEAD},
     }
-    entry = {"name": request.name}
-    entry |= {key: value for key, value in request.entry.items() if key not in {"name", "outputs", "version", "compat"}}
-    entry["default_output"] = output.name
+    entry = entry_of(request, output.name)
     return text_of(entry, [dict(given), classes], _reached(found), Path(request.recipe.folder), request.out)
+
+
+def entry_of(request: Request | NumberRequest, default_output: str) -> dict[str, Any]:
+    """Return what the new recipe takes over from the model's entry, but for its outputs."""
+    left = {"name", "outputs", "version", "compat"}
+    kept = {key: value for key, value in request.entry.items() if key not in left}
+    return {"name": request.name, **kept, "default_output": default_output}
 
 
 def _tuned_recipe(name: str, tuned: Tuned, found: Trained) -> str:
@@ -150,13 +157,7 @@ def numbers(found: Trained) -> dict[str, Any]:
     names = [photo.name for photo in material.photos]
     document = {
         "schema": 1,
-        "model": request.name,
-        "backbone": Path(request.recipe.backbone).name,
-        "weights": Path(request.recipe.weights).name,
-        "output": request.output.name,
-        "dimension": int(material.vectors.shape[1]),
-        "seed": request.seed,
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
+        **described(request, material.vectors.shape[1]),
         "head": {
             "kind": found.method.kind,
             "hidden": list(found.method.hidden),
@@ -197,10 +198,30 @@ def numbers(found: Trained) -> dict[str, Any]:
             for one in figures.doubts
         ],
         "photos": list(_photos(found)),
-        "left_out": [{"name": name, "why": why} for name, why in material.collection.left_out],
-        "notes": list(material.collection.warnings),
+        **noted(material.collection),
     }  # fmt: skip
     return {**rounded(document), "timing": found.timing}
+
+
+def described(request: Request | NumberRequest, dimension: int) -> dict[str, Any]:
+    """Return what `train.json` says of any training: the model, the vectors and the versions that computed them."""
+    return {
+        "model": request.name,
+        "backbone": Path(request.recipe.backbone).name,
+        "weights": Path(request.recipe.weights).name,
+        "output": request.output.name,
+        "dimension": dimension,
+        "seed": request.seed,
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
+    }
+
+
+def noted(collection: Collection) -> dict[str, Any]:
+    """Return the end of `train.json`: photos that were left out, and warnings."""
+    return {
+        "left_out": [{"name": name, "why": why} for name, why in collection.left_out],
+        "notes": list(collection.warnings),
+    }
 
 
 def _fine_tuning(tuned: Tuned) -> dict[str, Any]:
@@ -246,6 +267,11 @@ def rounded(value: Any) -> Any:  # noqa: ANN401 -- JSON
     return value
 
 
+def read_on(out: Path) -> str:
+    """Return the last line for the terminal."""
+    return f"Read {out / REPORT}; export with microtome export {out / RECIPE}; numbers are in {out / NUMBERS}."
+
+
 def summary(found: Trained, seconds: float) -> str:
     """Return a few lines for the terminal."""
     figures, out, material = found.figures, found.request.out, found.material
@@ -274,5 +300,5 @@ def summary(found: Trained, seconds: float) -> str:
             f"refusals     below a score of {found.threshold:g}: {figures.refused.value:.1%} of held-out photos "
             f"(wanted: {found.request.refuse:.1%}){unknown}"
         )
-    lines.append(f"Read {out / REPORT}; export with microtome export {out / RECIPE}; numbers are in {out / NUMBERS}.")
+    lines.append(read_on(out))
     return "\n".join(lines)

@@ -242,7 +242,7 @@ def table(chosen_only: str) -> bool:
             continue
         once, twice = _milliseconds(read, make(size)), _milliseconds(read, make(2 * size))
         ratio = twice / max(once, 0.01)
-        # Where memory leaves a cache, or is mapped anew, a single doubling costs more.
+        # Where memory leaves a cache, or is mapped again, a single doubling costs more.
         linear &= ratio < 3 or twice < 5 or _milliseconds(read, make(4 * size)) < 3 * twice
         report(f"{parser:<24} {name:<26} {size:9} {once:9.2f} {twice:9.2f} {ratio:6.1f}")
     return linear
