@@ -31,6 +31,8 @@ PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 # Bytecode is made when a module is first imported: most never are.
 STRICTLY = ("--progress-bar=off", "--no-compile", "--no-deps", "--require-hashes", "--only-binary=:all:")
 OURS = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--editable", "./microtome", "--editable", ".")
+# What nothing here reads: 236 MB of headers, to compile operations of one's own.
+UNUSED = ("tensorflow/include",)
 PIN = re.compile(r"^[\w.-]+==[^\\\n]+", re.MULTILINE)
 # Markers are read by the library that pip itself has.
 NAMES = """
@@ -160,7 +162,8 @@ class Environment:
             if pip.stdout is not None:
                 follow(pip.stdout, progress, log)
         progress.end()
-        shutil.rmtree(downloads, ignore_errors=True)
+        for directory in (downloads, *(self.site / name for name in UNUSED)):
+            shutil.rmtree(directory, ignore_errors=True)
         if pip.returncode != 0:
             said = self.log.read_text(errors="replace")
             if (found := NO_WHEEL.search(said)) and not NO_INDEX.search(said):
