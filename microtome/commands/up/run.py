@@ -98,13 +98,17 @@ def missing_models(recipe: Path, models_dir: Path) -> list[str]:
     return [model.name for model in read_recipe(recipe).models if published_version(models_dir, model) is None]
 
 
-async def _alone(models_dir: Path, terminal: Terminal, stop: StopRequests) -> IO[bytes]:
-    """Wait until no other `up` exports to a directory, or a stop is requested; it may when the file is closed."""
+def _lock_file(models_dir: Path) -> IO[bytes]:
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
-        lock = (models_dir / ".exporting").open("ab")
+        return (models_dir / ".exporting").open("ab")
     except OSError as error:
         raise CannotStart(f"Cannot write to {models_dir}: {error.strerror}. Name another: --models-dir") from error
+
+
+async def _alone(models_dir: Path, terminal: Terminal, stop: StopRequests) -> IO[bytes]:
+    """Wait until no other `up` exports to a directory, or a stop is requested; it may when the file is closed."""
+    lock = _lock_file(models_dir)
     told = False
     while not stop.requested.is_set():
         try:

@@ -26,7 +26,7 @@ async def test_the_second_waits_for_the_first_and_finds_its_models(
         terminal = Terminal(io.StringIO(), err)
         second = asyncio.create_task(run.export_missing(REPOSITORY / "recipe.yaml", tmp_path, terminal, StopRequests()))
         async with asyncio.timeout(30):
-            while not err.getvalue():
+            while not err.getvalue():  # noqa: ASYNC110, a text tells of no change
                 await asyncio.sleep(0.01)
         assert "another microtome exports" in err.getvalue()
         missing.append([])
