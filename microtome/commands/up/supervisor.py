@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from microtome.commands.up.addresses import Endpoint
+from microtome.commands.up.addresses import Endpoint, claim
 from microtome.commands.up.errors import GatewayEnded, ModelServerFailed
 from microtome.commands.up.plan import Plan
 from microtome.commands.up.processes import Child, Command
@@ -46,6 +46,7 @@ async def supervise(plan: Plan, terminal: Terminal, stop: StopRequests) -> None:
     """Run the plan's processes; return after a clean stop.
 
     Raises:
+        CannotStart: Another process has taken the port.
         GatewayEnded: The gateway ended by itself.
         ModelServerFailed: The embedded model server cannot be kept alive.
     """
@@ -53,7 +54,7 @@ async def supervise(plan: Plan, terminal: Terminal, stop: StopRequests) -> None:
     gateway = Child(plan.gateway, terminal.relay)
     kept = [keeper.run()] if keeper else []
     try:
-        await _until_stopped(stop, _fail_with(gateway), stop.requested.wait(), _greet(plan, terminal), *kept)
+        await _until_stopped(stop, _fail_with(gateway, plan.endpoint), stop.requested.wait(), _greet(plan, terminal), *kept)
     finally:
         terminal.waiting(None)
         if stop.requested.is_set():
@@ -79,8 +80,10 @@ async def _until_stopped(stop: StopRequests, *coroutines: Coroutine[object, obje
             await asyncio.gather(*pending, return_exceptions=True)
 
 
-async def _fail_with(gateway: Child) -> None:
+async def _fail_with(gateway: Child, endpoint: Endpoint) -> None:
     code = await gateway.wait()
+    # Another process may have taken the port since it was checked, which has a way out of its own.
+    await asyncio.to_thread(claim, endpoint.host, endpoint.port)
     raise GatewayEnded(f"The gateway ended by itself (exit code {code}); what it said is above.", exit_code=code)
 
 
