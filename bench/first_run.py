@@ -10,6 +10,7 @@ beside those in PIP_CERT and PIP_INDEX_URL. Needs nothing but Python and git.
 import argparse
 import os
 import re
+import resource
 import signal
 import subprocess
 import tempfile
@@ -49,11 +50,16 @@ def main() -> None:
             "PIP_NO_CACHE_DIR": "1",
             "PIP_CONFIG_FILE": os.devnull,
         }
-        print("| step | MB downloaded | MB of disk | seconds |\n|---|---|---|---|")
+        print("| step | MB downloaded | MB of disk | seconds | of processors |\n|---|---|---|---|---|")
+        used, before = _used(), 0.0
         for step, seconds in _steps(clone, environment):
             log = (clone / ".venv/install.log").read_text(errors="replace")
             loaded = sum(float(size) * UNITS[unit or None] for size, unit in DOWNLOADED.findall(log))
-            print(f"| {step} | {loaded:.0f} | {_megabytes(clone)} | {seconds:.0f} |", flush=True)
+            print(
+                f"| {step} | {loaded - before:.0f} | {_megabytes(clone)} | {seconds:.0f} | {_used() - used:.0f} |",
+                flush=True,
+            )
+            used, before = _used(), loaded
         print(f"\nIn HOME: {_megabytes(home)} MB.")
 
 
@@ -84,6 +90,12 @@ def _start(clone: Path, environment: Mapping[str, str]) -> float:
     if ready is None:
         raise SystemExit("make run ended before it served; what it said is above.")
     return ready - begin
+
+
+def _used() -> float:
+    """Return the processor seconds of all that has ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _megabytes(directory: Path) -> int:
