@@ -137,7 +137,7 @@ class Environment:
     def wanted(self, locks: Sequence[Path]) -> frozenset[str]:
         """Name the packages that lock files have for this system and Python."""
         pins = "\n".join(pin for lock in locks for pin in PIN.findall(lock.read_text(encoding="utf-8")))
-        words = [self.python, "-c", NAMES]
+        words = [str(self.python), "-c", NAMES]
         return frozenset(subprocess.run(words, input=pins, capture_output=True, text=True, check=True).stdout.split())  # noqa: S603
 
     def install(self, locks: Sequence[Path]) -> str | None:
