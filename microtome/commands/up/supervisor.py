@@ -54,7 +54,9 @@ async def supervise(plan: Plan, terminal: Terminal, stop: StopRequests) -> None:
     gateway = Child(plan.gateway, terminal.relay)
     kept = [keeper.run()] if keeper else []
     try:
-        await _until_stopped(stop, _fail_with(gateway, plan.endpoint), stop.requested.wait(), _greet(plan, terminal), *kept)
+        await _until_stopped(
+            stop, _fail_with(gateway, plan.endpoint), stop.requested.wait(), _greet(plan, terminal), *kept
+        )
     finally:
         terminal.waiting(None)
         if stop.requested.is_set():
