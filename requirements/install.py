@@ -5,8 +5,8 @@
 
 The first argument is the file to write at the end, by which make knows that nothing is to be done. With the name .ready
 its environment is made, with another one completed. Beside it, a file .installing marks an environment that cannot be
-trusted, since pip takes a package that it was interrupted at for installed: .ready makes that again. Calls beside each
-other wait for each other.
+trusted, since pip takes a package for installed that it was interrupted at while unpacking: .ready makes that again.
+Calls beside each other wait for each other.
 
 On a terminal the progress is one line that changes; elsewhere one line per large package. pip's own output goes to a
 log, whose end is shown when pip fails. Needs Python alone, and runs outside of the environment.
@@ -44,6 +44,7 @@ print(*{one.name for one in wanted if one.marker is None or one.marker.evaluate(
 COLLECTING = re.compile(r"Collecting (\S+?)==(\S+)")
 SIZE = re.compile(r"(?:Downloading|Using cached) \S+ \((\d[\d.]*) ([kMG]?)B\)")
 MEGABYTES = {"": 1e-6, "k": 1e-3, "M": 1.0, "G": 1e3}
+UNPACKING = "Installing collected packages"
 NO_WHEEL = re.compile(r"No matching distribution found for ([\w.-]+)==")
 # Then pip does not know what there is.
 NO_INDEX = re.compile(r"Retrying \(|Could not fetch URL")
@@ -79,7 +80,7 @@ class Progress:
             if size >= LARGE:
                 self._now += f" ({size:.0f} MB)"
                 self._mention(f"{self._now}: {self._loaded - size:.0f} MB so far")
-        elif line.startswith("Installing collected packages"):
+        elif line.startswith(UNPACKING):
             self._unpacking = True
             self._now = "unpacking"
             self._mention(f"unpacking what was downloaded, {self._loaded:.0f} MB")
@@ -132,7 +133,6 @@ class Environment:
         """Make it, in place of what is there."""
         shutil.rmtree(self.path, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", self.path], check=True)  # noqa: S603
-        self.doubtful.touch()
 
     def wanted(self, locks: Sequence[Path]) -> frozenset[str]:
         """Name the packages that lock files have for this system and Python."""
@@ -147,10 +147,12 @@ class Environment:
             Failed: pip did not succeed.
         """
         wanted = self.wanted(locks)
+        self.doubtful.touch()
         self._replace(wanted)
         downloads = self.path / "downloads"
         shutil.rmtree(downloads, ignore_errors=True)
         downloads.mkdir()
+        interrupted = False
         progress = Progress(len(wanted), self.site, downloads)
         words = [self.python, *PIP, "install", *STRICTLY, *(word for lock in locks for word in ("-r", lock))]
         with (
@@ -160,12 +162,21 @@ class Environment:
             ) as pip,
         ):
             if pip.stdout is not None:
-                follow(pip.stdout, progress, log)
+                try:
+                    follow(pip.stdout, progress, log)
+                except KeyboardInterrupt:
+                    log.write(pip.stdout.read())
+                    interrupted = True
         progress.end()
         for directory in (downloads, *(self.site / name for name in UNUSED)):
             shutil.rmtree(directory, ignore_errors=True)
+        said = self.log.read_text(errors="replace")
+        if UNPACKING not in said:
+            # Nothing was changed.
+            self.doubtful.unlink(missing_ok=True)
+        if interrupted:
+            raise KeyboardInterrupt
         if pip.returncode != 0:
-            said = self.log.read_text(errors="replace")
             if (found := NO_WHEEL.search(said)) and not NO_INDEX.search(said):
                 return found[1]
             raise Failed(self.end_of_log())
@@ -213,7 +224,7 @@ def main() -> int:
         except Failed as failure:
             sys.stderr.write(f"{failure}\n")
             return 1
-        environment.doubtful.unlink()
+        environment.doubtful.unlink(missing_ok=True)
         # Where it stands: an environment that was moved is made again.
         options.marker.write_text(f"{REPOSITORY}\n", encoding="utf-8")
     return 0
@@ -239,7 +250,6 @@ def install(environment: Environment, options: argparse.Namespace) -> None:
     if new:
         tell(f"a virtual environment, {environment.path}")
         environment.make()
-    environment.doubtful.touch()
     wanted = [*options.where_possible, *options.locks]
     tell(f"packages of {', '.join(lock.stem for lock in wanted)}")
     if missing := environment.install(wanted):
