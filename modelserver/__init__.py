@@ -2,6 +2,8 @@
 
 import os
 
+# gRPC's own lines repeat what is said in words; it reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # TensorFlow reads both when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Every session computes with threads of its own: warm-up runs, in large batches, would occupy the shared ones.

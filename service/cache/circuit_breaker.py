@@ -105,7 +105,8 @@ class Guard:
         if breaker.is_open:
             breaker.succeeded()
             self._metrics.cache_breaker_open.labels(self._operation).set(0)
-            self._log.info("cache_up", operation=self._operation)
+            # As loud as what it takes back.
+            self._log.warning("cache_up", operation=self._operation)
         return result
 
 

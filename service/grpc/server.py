@@ -382,7 +382,8 @@ def _bind(server: grpc.aio.Server, listening: Listening) -> None:
         else:
             server.add_secure_port(address, listening.encryption.credentials())
     except RuntimeError as error:
-        raise OSError(f"Cannot listen on {address} for gRPC: {error}") from None
+        # Without gRPC's advice to set a variable.
+        raise OSError(f"Cannot listen on {address} for gRPC: {str(error).partition(';')[0]}") from None
 
 
 def _described(models: ModelServer, name: str, card: ModelCard | None) -> pb.Model:

@@ -308,10 +308,12 @@ class Watcher:
         if model.card is None or not same(model.card, card):
             proved = card.manifest.golden is not None  # a manifest of version 1 proves nothing
             fingerprint = card.manifest.fingerprint
-            self._log.info("model_version", model=name, version=card.version, fingerprint=fingerprint, proved=proved)
+            write = self._log.info if model.card is None or model.error is None else self._log.warning
+            write("model_version", model=name, version=card.version, fingerprint=fingerprint, proved=proved)
             model.answered_at = model.worked_at = self._clock()
         elif model.error is not None:
-            self._log.info("model_up", model=name, version=card.version)
+            # As loud as what it takes back.
+            self._log.warning("model_up", model=name, version=card.version)
             model.answered_at = self._clock()
         model.card, model.error = card, None
         self._metrics.model_version.labels(name).set(card.version)

@@ -3,7 +3,9 @@
 import errno
 import ipaddress
 import os
+import shlex
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,9 @@ from microtome.commands.up.errors import CannotStart
 LONGEST_DIRECTORY = 80
 SOCKET_NAME = "models.sock"
 LISTENING = "0A"
+
+
+CONNECT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,34 @@ def check_redis(url: str) -> None:
         raise CannotStart(f"--redis: {error}") from None
 
 
+def redis_trouble(url: str) -> str | None:
+    """Return a sentence for people where Redis cannot be connected to; None where it, or one of its nodes, can."""
+    from service.cache.redis.url import place  # noqa: PLC0415
+
+    wanted = place(url)
+    reasons = []
+    for host, port in wanted.nodes:
+        try:
+            socket.create_connection((host, port), CONNECT_SECONDS).close()
+        except OSError as error:
+            reasons.append(f"{host}:{port} ({error.strerror or error})")
+        else:
+            return None
+    if wanted.path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_SECONDS)
+            try:
+                probe.connect(wanted.path)
+            except OSError as error:
+                reasons.append(f"{wanted.path} ({error.strerror or error})")
+            else:
+                return None
+    return (
+        f"Redis does not answer at {', '.join(reasons)}: until it does, vectors are kept in memory only, and are gone "
+        "at the end. Start it, or leave --redis and MICROTOME_REDIS_URL away."
+    )
+
+
 def claim(host: str, port: int, option: str = "--port") -> int:
     """Check that a server can listen on `host:port` and return the port, a free one when `port` is 0.
 
@@ -128,17 +161,26 @@ def _explain(host: str, port: int, option: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         who = holder(port)
         taken = f"Port {port} is taken{f' by {who}' if who else ''}."
-        return f"{taken} Stop that, or choose another port: {_typed(f'{option} {next_free(host, port)}')}"
+        return f"{taken} Stop that, or choose another port: {_typed(option, next_free(host, port))}"
     if error.errno == errno.EACCES:
-        return f"Port {port} is for the system's own services. Choose one from 1024 on: {_typed(f'{option} 8000')}"
+        return f"Port {port} is for the system's own services. Choose one from 1024 on: {_typed(option, 8000)}"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"--host {host} is not an address of this machine. Choose one that is, or 0.0.0.0 for all."
     return f"Cannot listen on {host} port {port}: {error.strerror}."
 
 
-def _typed(options: str) -> str:
-    """Return what people type to pass options on: make has its own way."""
-    return f'make run ARGS="{options}"' if os.environ.get("MAKELEVEL") else f"microtome up {options}"
+def _typed(option: str, port: int) -> str:
+    """Return what people type to go on with another port and all else as it was: make has its own way."""
+    words = sys.argv[2:] if sys.argv[1:2] == ["up"] else []
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if option not in {before, word} and not word.startswith(f"{option}=")
+    ]
+    options = shlex.join([*kept, option, str(port)])
+    if not os.environ.get("MAKELEVEL"):
+        return f"microtome up {options}"
+    return f"make run ARGS={shlex.quote(options)}" if set(options) & set('"$`\\') else f'make run ARGS="{options}"'
 
 
 def next_free(host: str, port: int) -> int:

@@ -32,11 +32,6 @@ class Plan:
     model_server: Command | None
     socket: Path
 
-    @property
-    def page(self) -> bool:
-        """Whether the gateway has a page for browsers at /; its setting is read there."""
-        return self.gateway.environment.get("MICROTOME_PAGE", "").lower() not in {"false", "0", "no", "off", "f", "n"}
-
     def models_loaded(self) -> bool:
         """Whether the embedded model server serves; true when another one is used."""
         return self.model_server is None or self.socket.exists()

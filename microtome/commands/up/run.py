@@ -1,9 +1,12 @@
 """One `microtome up` from start to end: check, export, serve, stop."""
 
 import asyncio
+import fcntl
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import exporter
 from exporter.errors import ExporterError
@@ -39,6 +42,8 @@ async def _session(options: Namespace, terminal: Terminal) -> None:
         addresses.check_model_server(options.model_server)
     if options.redis is not None:
         addresses.check_redis(options.redis)
+        if trouble := await asyncio.to_thread(addresses.redis_trouble, options.redis):
+            terminal.note(trouble)
     plan.admission(options.host)
     recipe = options.recipe or _default_recipe(terminal)
     models = model_names(recipe)
@@ -46,6 +51,8 @@ async def _session(options: Namespace, terminal: Terminal) -> None:
     with addresses.private_socket() as socket, listening() as stop:
         if options.model_server is None:
             await export_missing(recipe, options.models_dir, terminal, stop)
+            # Exporting takes long enough for another process to take the ports.
+            endpoint = _endpoint(options)
         if not stop.requested.is_set():
             await supervise(plan.make(options, models, endpoint, socket), terminal, stop)
 
@@ -78,9 +85,47 @@ async def export_missing(recipe: Path, models_dir: Path, terminal: Terminal, sto
     Raises:
         ExportFailed: The exporter ended with an error.
     """
-    missing = [model.name for model in read_recipe(recipe).models if published_version(models_dir, model) is None]
-    if not missing:
+    if not missing_models(recipe, models_dir):
         return
+    with await _alone(models_dir, terminal, stop):
+        # Another one may have exported them meanwhile.
+        if (missing := missing_models(recipe, models_dir)) and not stop.requested.is_set():
+            await _export(missing, recipe, models_dir, terminal, stop)
+
+
+def missing_models(recipe: Path, models_dir: Path) -> list[str]:
+    """Return the names of the recipe's models that are not in `models_dir`."""
+    return [model.name for model in read_recipe(recipe).models if published_version(models_dir, model) is None]
+
+
+def _lock_file(models_dir: Path) -> IO[bytes]:
+    try:
+        models_dir.mkdir(parents=True, exist_ok=True)
+        return (models_dir / ".exporting").open("ab")
+    except OSError as error:
+        raise CannotStart(f"Cannot write to {models_dir}: {error.strerror}. Name another: --models-dir") from error
+
+
+async def _alone(models_dir: Path, terminal: Terminal, stop: StopRequests) -> IO[bytes]:
+    """Wait until no other `up` exports to a directory, or a stop is requested; it may when the file is closed."""
+    lock = _lock_file(models_dir)
+    told = False
+    while not stop.requested.is_set():
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                terminal.note(f"another microtome exports to {models_dir}; waiting until it is done")
+            told = True
+            await asyncio.sleep(0.1)
+        else:
+            break
+    return lock
+
+
+async def _export(
+    missing: Sequence[str], recipe: Path, models_dir: Path, terminal: Terminal, stop: StopRequests
+) -> None:
     terminal.note(f"exporting {', '.join(missing)} to {models_dir}; the next start finds what is there")
     child = Child(plan.exporter(recipe, models_dir), relay=None)
     try:

@@ -12,10 +12,11 @@ import shlex
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from microtome.commands.up.addresses import Endpoint
+from microtome.commands.up.addresses import Endpoint, claim
 from microtome.commands.up.errors import GatewayEnded, ModelServerFailed
 from microtome.commands.up.plan import Plan
 from microtome.commands.up.processes import Child, Command
@@ -37,6 +38,7 @@ READY_TIMEOUT = 2.0
 # The gateway needs a moment to find a model server that has just started; until then reasons are not shown.
 PATIENCE = 3.0
 EXAMPLE = Path("examples/cat.jpg")
+KEYS = ("MICROTOME_API_KEYS", "MICROTOME_API_KEYS_FILE")
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -44,6 +46,7 @@ async def supervise(plan: Plan, terminal: Terminal, stop: StopRequests) -> None:
     """Run the plan's processes; return after a clean stop.
 
     Raises:
+        CannotStart: Another process has taken the port.
         GatewayEnded: The gateway ended by itself.
         ModelServerFailed: The embedded model server cannot be kept alive.
     """
@@ -51,7 +54,9 @@ async def supervise(plan: Plan, terminal: Terminal, stop: StopRequests) -> None:
     gateway = Child(plan.gateway, terminal.relay)
     kept = [keeper.run()] if keeper else []
     try:
-        await _until_stopped(stop, _fail_with(gateway), stop.requested.wait(), _greet(plan, terminal), *kept)
+        await _until_stopped(
+            stop, _fail_with(gateway, plan.endpoint), stop.requested.wait(), _greet(plan, terminal), *kept
+        )
     finally:
         terminal.waiting(None)
         if stop.requested.is_set():
@@ -77,8 +82,10 @@ async def _until_stopped(stop: StopRequests, *coroutines: Coroutine[object, obje
             await asyncio.gather(*pending, return_exceptions=True)
 
 
-async def _fail_with(gateway: Child) -> None:
+async def _fail_with(gateway: Child, endpoint: Endpoint) -> None:
     code = await gateway.wait()
+    # Another process may have taken the port since it was checked, which has a way out of its own.
+    await asyncio.to_thread(claim, endpoint.host, endpoint.port)
     raise GatewayEnded(f"The gateway ended by itself (exit code {code}); what it said is above.", exit_code=code)
 
 
@@ -93,7 +100,8 @@ async def _greet(plan: Plan, terminal: Terminal) -> None:
         terminal.waiting(what + (reasons if now - changed >= PATIENCE else ""), now - begin)
         await asyncio.sleep(READY_INTERVAL)
     terminal.waiting(None)
-    terminal.say(welcome(plan.endpoint, plan.models, time.monotonic() - begin, page=plan.page))
+    settings = {**os.environ, **plan.gateway.environment}
+    terminal.say(welcome(plan.endpoint, plan.models, time.monotonic() - begin, settings))
 
 
 def _obstacle(gateway: Endpoint) -> tuple[str, str] | None:
@@ -144,12 +152,12 @@ class ModelServerKeeper:
         """
         failures = 0
         pause = FIRST_PAUSE
+        first = begin = time.monotonic()
         while True:
-            begin = time.monotonic()
             # A killed server leaves its socket behind, which would look like a server that serves.
             self._socket.unlink(missing_ok=True)
             self._child = child = Child(self._command, self._relay)
-            served = await self._served(child)
+            served = await self._served(child, again=begin != first)
             code = await child.wait()
             failures = 0 if served else failures + 1
             if failures == GIVE_UP_AFTER:
@@ -161,6 +169,7 @@ class ModelServerKeeper:
             self._terminal.note(f"the model server ended (exit code {code}) and is started again in {pause:.1f} s")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
+            begin = time.monotonic()
 
     async def stop(self, grace: float, forced: asyncio.Event) -> None:
         """Stop the current child; call this after `run` has been cancelled."""
@@ -171,38 +180,48 @@ class ModelServerKeeper:
         if not TENSORFLOW_NOISE.match(line):
             self._terminal.relay(line)
 
-    async def _served(self, child: Child) -> bool:
-        """Wait for the child's end and return whether its socket was seen."""
+    async def _served(self, child: Child, *, again: bool) -> bool:
+        """Wait for the child's end and return whether its socket was seen; `again` says so of it."""
         served = False
         while not served and child.running:
             served = self._socket.exists()
             await child.ended_within(SOCKET_INTERVAL)
+        if served and again:
+            self._terminal.note("the model server serves again")
         await child.wait()
         return served
 
 
-def welcome(gateway: Endpoint, models: tuple[str, ...], seconds: float, *, page: bool = True) -> str:
-    """Return the text."""
-    photos = f"photos    {gateway.url}/ in a browser\n" if page else ""
+def welcome(gateway: Endpoint, models: tuple[str, ...], seconds: float, settings: Mapping[str, str]) -> str:
+    """Return what to try; `settings` are the gateway's environment variables, keys of which are never in the text."""
+    keyed = any(settings.get(name) for name in KEYS) and not _true(settings.get("MICROTOME_ALLOW_ANONYMOUS", ""))
+    first = ", with your key for YOUR_KEY\n\n    export MICROTOME_API_KEY=YOUR_KEY" if keyed else "\n"
+    photos = f"photos    {gateway.url}/ in a browser\n" if _true(settings.get("MICROTOME_PAGE", "")) else ""
+    operations = settings.get("MICROTOME_OPERATIONS_PORT")
+    metrics = replace(gateway, port=int(operations)) if operations and operations.isdecimal() else gateway
+    encrypted = ", with TLS" if gateway.grpc_target and settings.get("MICROTOME_GRPC_CERTIFICATE") else ""
     return f"""
-Microtome serves {", ".join(models)} on {gateway.url} (ready after {seconds:.1f} s). Try
-
-    {curl_line(gateway, example_image(Path.cwd()), os.environ)}
+Microtome serves {", ".join(models)} on {gateway.url} (ready after {seconds:.1f} s). Try{first}
+    {curl_line(gateway, example_image(Path.cwd()), os.environ, keyed=keyed)}
 
 {photos}docs      {gateway.url}/docs
-metrics   {gateway.url}/metrics
-gRPC      {gateway.grpc_target or "none"}
+metrics   {metrics.url}/metrics
+gRPC      {gateway.grpc_target or "none"}{encrypted}
 stop      Ctrl-C
 """
 
 
-def curl_line(gateway: Endpoint, image: Path, environment: Mapping[str, str]) -> str:
-    """Return a command that sends `image`, with its path quoted and proxies bypassed."""
+def curl_line(gateway: Endpoint, image: Path, environment: Mapping[str, str], *, keyed: bool = False) -> str:
+    """Return a command that sends `image`, with its path quoted and proxies bypassed, and the key of a variable."""
     # In -F, curl interprets , and ; unless the path is in double quotes.
     path = f'"{image}"' if set(str(image)) & set(",;") else str(image)
     proxied = any(environment.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
-    words = ["curl", *(["--noproxy", "*"] if proxied else []), "-F", f"image=@{path}", f"{gateway.url}/embed"]
-    return shlex.join(words)
+    words = shlex.join([*(["--noproxy", "*"] if proxied else []), "-F", f"image=@{path}", f"{gateway.url}/embed"])
+    return f'curl -H "Authorization: Bearer $MICROTOME_API_KEY" {words}' if keyed else f"curl {words}"
+
+
+def _true(setting: str) -> bool:
+    return setting.lower() in {"true", "1", "yes", "on", "t", "y"}
 
 
 def example_image(here: Path) -> Path:

@@ -85,7 +85,7 @@ def test_a_removed_setting_is_one_line_of_the_log(workers: str) -> None:
 
 @pytest.mark.parametrize("name", ["OPERATIONS_PORT", "GRPC_PORT"])
 def test_a_port_that_is_taken_is_a_line(name: str) -> None:
-    """Of whichever server; the gateway ends with 1 and no traceback."""
+    """Of whichever server; the gateway ends with 1, no traceback and no line of gRPC's own."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         started = subprocess.run(
@@ -97,6 +97,7 @@ def test_a_port_that_is_taken_is_a_line(name: str) -> None:
         )
     assert (1, False) == (started.returncode, "Traceback" in started.stderr), started.stderr
     assert re.search(rf"^Cannot listen on 127\.0\.0\.1(:| port ){port}", started.stderr, re.MULTILINE), started.stderr
+    assert not re.search(r"\.cc:|GRPC_VERBOSITY", started.stderr), started.stderr
 
 
 def test_all_of_both_families_is_all_of_both(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from microtome.commands.up.addresses import Endpoint, check_model_server, check_redis, private_socket
+from microtome.commands.up.addresses import Endpoint, check_model_server, check_redis, private_socket, redis_trouble
 from microtome.commands.up.errors import CannotStart
 
 
@@ -66,3 +66,16 @@ def test_addresses_of_redis() -> None:
     with pytest.raises(CannotStart, match="%XX") as told:
         check_redis("redis://:s3/cret@localhost")
     assert "s3" not in str(told.value)
+
+
+def test_a_redis_that_does_not_answer_is_told_without_its_password(tmp_path: Path) -> None:
+    """At start, in a sentence that says what follows; one node that answers is enough."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        up = listener.getsockname()[1]
+        assert redis_trouble(f"redis://127.0.0.1:{up}/0") is None
+        assert redis_trouble(f"redis+cluster://127.0.0.1:1,127.0.0.1:{up}") is None
+    told = redis_trouble(f"redis://ann:secret@127.0.0.1:{up}/0")
+    assert told is not None
+    assert told.startswith(f"Redis does not answer at 127.0.0.1:{up} (Connection refused): until it does, vectors are")
+    assert "secret" not in told
+    assert "No such file" in str(redis_trouble(f"unix://{tmp_path}/redis.sock"))

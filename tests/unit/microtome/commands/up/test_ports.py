@@ -40,6 +40,15 @@ def test_the_hint_is_what_one_types(taken: int, monkeypatch: pytest.MonkeyPatch)
         addresses.claim("127.0.0.1", taken)
 
 
+def test_the_hint_keeps_the_other_options(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one typed, with another port."""
+    monkeypatch.setattr(
+        "sys.argv", ["microtome", "up", "--recipe", "my recipe.yaml", "--port", str(taken), "--host=::1"]
+    )
+    with pytest.raises(CannotStart, match=r"microtome up --recipe 'my recipe.yaml' --host=::1 --port \d+$"):
+        addresses.claim("127.0.0.1", taken)
+
+
 def test_a_taken_port_names_its_holder_and_a_way_out(taken: int) -> None:
     """The message names the process, and a --port that is free."""
     with pytest.raises(CannotStart, match=rf"Port {taken} is taken by process {os.getpid()} \(.*--port (\d+)$"):

@@ -116,6 +116,7 @@ async def test_a_killed_model_server_is_started_again(tmp_path: Path) -> None:
             os.kill(pid_of(stand_ins.MODEL_SERVER, tmp_path), signal.SIGKILL)
             await session.until_opened(deaths + 1)
         assert session.err.getvalue().count("exit code 137) and is started again") == 3
+        await session.until(lambda: "the model server serves again" in session.err.getvalue())
 
 
 async def test_a_model_server_that_cannot_start_ends_the_session_with_its_last_lines(tmp_path: Path) -> None:
