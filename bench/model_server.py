@@ -28,7 +28,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from bench.load.calling import calling  # noqa: E402
 from bench.processes.usage import cpu_seconds  # noqa: E402
 from bench.reporting.comparison import cell, interleaved  # noqa: E402
-from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel  # noqa: E402
+from modelserver.engines.parallelism import SessionSettings  # noqa: E402
+from modelserver.engines.tensorflow_engine import TensorFlowEngine, TensorFlowModel  # noqa: E402
 from tests.contract.tfserving.requests import images, predict  # noqa: E402
 from tests.contract.tfserving.server_process import Client, ServerProcess, eventually  # noqa: E402
 

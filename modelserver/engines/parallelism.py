@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from microtome.machine import cores
@@ -23,6 +24,23 @@ LIGHT_FLOPS = 2e9
 small that waking a second thread costs more than it saves (docs/decisions/performance.md)."""
 
 _THREADS = Path("/proc/self/task")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How sessions compute.
+
+    Attributes:
+        intra_op_threads: Threads within an operation; 0 to choose for each model, see ``threads_within``.
+        inter_op_threads: Operations at a time; 0 for as many as there are cores.
+        mixed_precision: ``bfloat16``, or empty for float32.
+        tags: Tags of the SavedModel's graph to load.
+    """
+
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    mixed_precision: str = ""
+    tags: tuple[str, ...] = ("serve",)
 
 
 def threads_within(directory: Path) -> int:

@@ -6,21 +6,21 @@ against 12.8 ms (equal at batch 32).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
 from tensorflow.python.framework.ops import dismantle_graph
 
 from microtome.machine import cores
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.engines.cuts import Cuts, Tensors
-from modelserver.engines.parallelism import threads_within
+from modelserver.engines.parallelism import SessionSettings, threads_within
 from modelserver.errors import CODES, Internal, NotFound, ServingError
 from modelserver.tensors.codec import Array
-from modelserver.tensors.signatures import Signatures, copy_signatures
+from modelserver.tensors.signatures import Signatures
 
 CUTS_KEPT = 32
 """A session has an executor for every set of outputs, with its own folded constants."""
@@ -30,25 +30,10 @@ SAVED_MODEL = "saved_model.pb"
 tf.get_logger().setLevel("ERROR")  # or it warns that a session's loader is deprecated
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """How sessions compute.
-
-    Attributes:
-        intra_op_threads: Threads within an operation; 0 to choose for each model, see ``threads_within``.
-        inter_op_threads: Operations at a time; 0 for as many as there are cores.
-        mixed_precision: ``bfloat16``, or empty for float32.
-        tags: Tags of the SavedModel's graph to load.
-    """
-
-    intra_op_threads: int = 0
-    inter_op_threads: int = 0
-    mixed_precision: str = ""
-    tags: tuple[str, ...] = ("serve",)
-
-
 class TensorFlowEngine:
     """Loads SavedModels into sessions."""
+
+    name = "tensorflow"
 
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
@@ -76,7 +61,7 @@ class TensorFlowEngine:
                 f"Could not find meta graph def matching supplied tags: {{ {' '.join(tags)} }}. To inspect available "
                 "tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
             ) from error
-        return TensorFlowModel(session, copy_signatures(meta_graph))
+        return TensorFlowModel(session, _signatures(meta_graph))
 
 
 class TensorFlowModel:
@@ -107,6 +92,14 @@ class TensorFlowModel:
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
         made: Callable[..., list[Any]] = self._session._make_callable_from_options(options)  # noqa: SLF001
         return made
+
+
+def _signatures(meta_graph: meta_graph_pb2.MetaGraphDef) -> Signatures:
+    """Return a graph's signatures as our own messages, which do not hold its weights."""
+    return {
+        key: pb.SignatureDef.FromString(signature.SerializeToString())
+        for key, signature in meta_graph.signature_def.items()
+    }
 
 
 @contextmanager

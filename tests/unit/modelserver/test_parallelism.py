@@ -13,8 +13,8 @@ import pytest
 from microtome.machine import cores
 from modelserver.config.manifest import MANIFEST
 from modelserver.engines.openvino_runtime import OpenVinoSettings
-from modelserver.engines.parallelism import LIGHT_FLOPS, LoadAffinity, threads_within
-from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
+from modelserver.engines.parallelism import LIGHT_FLOPS, LoadAffinity, SessionSettings, threads_within
+from modelserver.engines.tensorflow_engine import TensorFlowEngine
 from tests.contract.tfserving.requests import images
 from tests.contract.tfserving.tiny_models import write_tiny
 
