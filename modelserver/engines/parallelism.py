@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from microtome.machine import cores
 from modelserver.config.manifest import most_flops
 
 LIGHT_FLOPS = 2e9
@@ -43,15 +42,16 @@ class SessionSettings:
     tags: tuple[str, ...] = ("serve",)
 
 
-def threads_within(directory: Path) -> int:
+def threads_within(directory: Path, most: int) -> int:
     """Return the number of threads for each operation of a version: one for a light network, else one per core.
 
     Args:
         directory: The version. Its manifest says how much it computes; a SavedModel without one gets one thread per
             core, as in TensorFlow Serving.
+        most: The number of cores, counted where no load was pinned.
     """
     flops = most_flops(directory)
-    return 1 if flops is not None and flops <= LIGHT_FLOPS else cores()
+    return 1 if flops is not None and flops <= LIGHT_FLOPS else most
 
 
 class LoadAffinity:

@@ -37,10 +37,12 @@ class TensorFlowEngine:
 
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
+        # Counted here: a loading thread may be pinned to one core.
+        self._cores = cores()
 
     def threads(self, path: Path) -> int:
         """Return the threads within an operation; see ``Engine.threads``."""
-        return self._settings.intra_op_threads or threads_within(path)
+        return self._settings.intra_op_threads or threads_within(path, self._cores)
 
     def load(self, path: Path) -> "TensorFlowModel":
         """Read the SavedModel in ``path``; see ``Engine.load``."""
@@ -50,7 +52,8 @@ class TensorFlowEngine:
                 f"`{SAVED_MODEL}`)\nSpecified file path: {path}"
             )
         tags = self._settings.tags
-        session = tf.compat.v1.Session(graph=tf.Graph(), config=_config(self._settings, self.threads(path)))
+        config = _config(self._settings, self.threads(path), self._cores)
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             with _translated(), session.graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.loader.load(session, tags, str(path))
@@ -111,11 +114,10 @@ def _translated() -> Iterator[None]:
         raise ServingError(error.message, CODES[error.error_code]) from error
 
 
-def _config(settings: SessionSettings, threads: int) -> config_pb2.ConfigProto:
+def _config(settings: SessionSettings, threads: int, operations: int) -> config_pb2.ConfigProto:
     config = config_pb2.ConfigProto(
-        # Counted here: TensorFlow would count in the loading thread, which may be pinned to one core.
         intra_op_parallelism_threads=threads,
-        inter_op_parallelism_threads=settings.inter_op_threads or cores(),
+        inter_op_parallelism_threads=settings.inter_op_threads or operations,
         # Or the threads of the first loaded model, on any core, would begin the operations of a load.
         use_per_session_threads=True,
     )

@@ -12,10 +12,10 @@ from modelserver.config import options
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [([], "--engine=tensorflow"), (["--engine", "openvino"], "--engine=openvino")]
+    ("given", "expected"), [([], "--engine=auto"), (["--engine", "openvino"], "--engine=openvino")]
 )
 def test_the_engine_reaches_the_model_server(monkeypatch: pytest.MonkeyPatch, given: list[str], expected: str) -> None:
-    """By its own flag, TensorFlow without one."""
+    """By its own flag, the best one without it."""
     monkeypatch.delenv("MICROTOME_MODEL_SERVER", raising=False)
 
     made = plan.make(command.build_parser().parse_args(given), ("lite0",), Endpoint("127.0.0.1", 8000), Path("socket"))
