@@ -75,7 +75,7 @@ def _check_surroundings(options: Options) -> None:
 def _engines() -> str:
     """Return a line for each engine, with its version."""
     lines = []
-    for name, package in (("OpenVINO", "openvino"), ("TensorFlow", "tensorflow")):
+    for name, package in (("OpenVINO", "openvino"), ("TensorFlow", "tensorflow"), ("TensorFlow", "tensorflow-cpu")):
         with suppress(PackageNotFoundError):
             lines.append(f"{name} {version(package)}")
     return "\n".join(lines)
