@@ -104,13 +104,17 @@ class Loader:
                 engine; nothing of it stays in memory.
         """
         started = time.monotonic()
+        # What is wrong with files beside the graph is no reason for another engine.
+        check = _golden(version_dir)
+        self.batching.limits_for(version_dir, 1)
         refusals: list[ServingError] = []
         for engine in self.engines:
             try:
-                loaded = self._load(engine, version_dir, refusals)
+                loaded = self._load(engine, version_dir, check, refusals)
             except Absent as error:
                 if not refusals:
                     raise
+                self.metrics.loaded(version_dir, None)
                 # What the others said counts, with their class: the same error comes again, or may not.
                 refusals[-1].message += f" {error.message}"
                 raise refusals[-1] from error
@@ -125,10 +129,13 @@ class Loader:
                 return loaded
         raise Internal("There is no engine")
 
-    def _load(self, engine: Engine, version_dir: Path, refusals: Sequence[ServingError]) -> Loaded:
+    def _load(
+        self, engine: Engine, version_dir: Path, check: GoldenCheck | None, refusals: Sequence[ServingError]
+    ) -> Loaded:
         """Load one version with one engine, which must prove itself unless it is the last."""
+        if check is None and engine is not self.engines[-1]:
+            raise FailedPrecondition("It has no golden vectors to prove itself by")
         try:
-            check = _golden(version_dir, required=engine is not self.engines[-1])
             limits = self.batching.limits_for(version_dir, engine.threads(version_dir))
             bounds = self._bounds(version_dir, limits)
             # OpenVINO counts its cores during a load, and would continue with one.
@@ -162,8 +169,9 @@ class Loader:
         began = time.monotonic()
         try:
             model = engine.load(version_dir)
-        except BaseException:
-            self.metrics.loaded(version_dir, None)
+        except BaseException as error:
+            if engine is self.engines[-1] or not isinstance(error, _REFUSALS):
+                self.metrics.loaded(version_dir, None)
             raise
         self.metrics.loaded(version_dir, time.monotonic() - began)
         return model
@@ -247,20 +255,16 @@ def _masked_crc32c(data: bytes) -> bytes:
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8 & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def _golden(version_dir: Path, *, required: bool) -> GoldenCheck | None:
+def _golden(version_dir: Path) -> GoldenCheck | None:
     """Read a version's golden vectors; version 1 of manifests has none.
 
     Raises:
         Deviates: They cannot be read.
-        FailedPrecondition: There are none, and they are required.
     """
     try:
-        check = golden_check(version_dir)
+        return golden_check(version_dir)
     except ValueError as error:
         raise Deviates(f"The manifest of {version_dir} has no golden vectors that can be read: {error}") from error
-    if check is None and required:
-        raise FailedPrecondition("It has no golden vectors to prove itself by")
-    return check
 
 
 def prove(

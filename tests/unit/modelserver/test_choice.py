@@ -19,7 +19,7 @@ from modelserver.engines.openvino_engine import OpenVinoEngine
 from modelserver.engines.openvino_runtime import OpenVinoSettings
 from modelserver.engines.parallelism import SessionSettings
 from modelserver.engines.tensorflow_engine import TensorFlowEngine
-from modelserver.errors import Absent, Deviates, ResourceExhausted
+from modelserver.errors import Absent, Deviates, InvalidArgument, ResourceExhausted
 from modelserver.metrics import Metrics
 from modelserver.models.loading import Loaded, Loader
 from tests.contract.tfserving.requests import images
@@ -136,6 +136,21 @@ def test_without_the_other_engine_the_first_ones_reason_counts(engines: Sequence
     """With its class, by which a deviation is not tried again, and with what to install."""
     with pytest.raises(Deviates, match=r"deviates from its golden vectors.*TensorFlow is not installed here"):
         load([Turned(engines[0]), ABSENT], write_lone(tmp_path / "1"))
+
+
+def test_files_beside_the_graph_are_wrong_for_every_engine(engines: Sequence[Engine], tmp_path: Path) -> None:
+    """None is opened for them; and a version that another engine computes has not failed."""
+    metrics = Metrics()
+    batching = read_batching(Options(enable_batching=True, enable_per_model_batching_parameters=True))
+    path = write_lone(tmp_path / "1", manifest=golden_manifest(1, golden={"seed": 1}))
+    with pytest.raises(Deviates, match="no golden vectors that can be read"):
+        Loader([ABSENT, ABSENT], None, batching, metrics).load(path)
+    path = write_tiny(tmp_path / "2", manifest=golden_manifest(2))
+    Loader(engines, None, batching, metrics).load(path).model.close()
+    assert 'status="fail"' not in metrics.page()
+    (path / "batching_params.pbtxt").write_text("max_batch_size { value: 0 }")
+    with pytest.raises(InvalidArgument, match="must be positive"):
+        Loader([ABSENT, ABSENT], None, batching, metrics).load(path)
 
 
 def test_too_little_memory_is_no_reason_to_take_more(tmp_path: Path) -> None:
