@@ -1,7 +1,7 @@
 # Three images from one file:
 #   docker build --target gateway     -t microtome/gateway:0.1.0 .
 #   docker build --target exporter    -t microtome/exporter:0.1.0 .
-#   docker build --target modelserver -t microtome/modelserver:0.1.0 .
+#   docker build --target modelserver -t microtome/modelserver:0.1.0 .     without TensorFlow, with the gateway too
 # All are made from the wheels microtome and microtome-server. Dependencies are installed before them, so that a change of
 # code builds in seconds. Every package is held to its hash. To pin the base as well:
 # --build-arg PYTHON=python:3.11-slim@sha256:...
@@ -44,7 +44,22 @@ COPY deploy/image/bytecode.py deploy/image/healthcheck.py /usr/local/lib/microto
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     python -m pip --python /opt/microtome/bin/python ${INSTALL_WHEELS} /wheels/*.whl \
     && PYTHONPYCACHEPREFIX=/opt/microtome/bytecode PYTHONDONTWRITEBYTECODE=1 \
-    /opt/microtome/bin/python /usr/local/lib/microtome/bytecode.py
+    /opt/microtome/bin/python /usr/local/lib/microtome/bytecode.py service
+
+# What computes on a CPU, beside the gateway's packages: one environment for both programs.
+FROM builder AS openvino-build
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
+COPY requirements/gateway.txt requirements/openvino.txt deploy/image/slim.py /build/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/microtome \
+    && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/gateway.txt -r /build/openvino.txt \
+    && python /build/slim.py /opt/microtome/lib/python3.*/site-packages
+COPY deploy/image/bytecode.py deploy/image/healthcheck.py /usr/local/lib/microtome/
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    python -m pip --python /opt/microtome/bin/python ${INSTALL_WHEELS} /wheels/*.whl \
+    && PYTHONPYCACHEPREFIX=/opt/microtome/bytecode PYTHONDONTWRITEBYTECODE=1 \
+    /opt/microtome/bin/python /usr/local/lib/microtome/bytecode.py service modelserver
 
 FROM builder AS tensorflow-build
 COPY requirements/tensorflow.txt requirements/weights.txt /build/
@@ -78,14 +93,12 @@ WORKDIR /app
 # By number: Kubernetes' runAsNonRoot cannot look up a name.
 USER 10001:10001
 
-FROM runtime AS tensorflow-runtime
+FROM runtime AS exporter
+LABEL org.opencontainers.image.title="microtome-exporter" \
+      org.opencontainers.image.description="Writes a recipe's backbones, cut at any layer, as SavedModels"
 COPY --from=tensorflow-build /opt/microtome /opt/microtome
 # TensorFlow's own chatter, and Keras' downloads: /tmp is the one place that can be written with a read-only root.
 ENV TF_CPP_MIN_LOG_LEVEL=2 KERAS_HOME=/tmp/keras
-
-FROM tensorflow-runtime AS exporter
-LABEL org.opencontainers.image.title="microtome-exporter" \
-      org.opencontainers.image.description="Writes a recipe's backbones, cut at any layer, as SavedModels"
 # A job: it ends by itself, so there is nothing to ask about its health.
 HEALTHCHECK NONE
 COPY recipe.yaml /recipe/recipe.yaml
@@ -95,9 +108,13 @@ CMD ["/recipe/recipe.yaml", "--out", "/models"]
 ARG REVISION=unknown
 LABEL org.opencontainers.image.revision="${REVISION}"
 
-FROM tensorflow-runtime AS modelserver
+# Both programs: `--entrypoint python IMAGE -m service` starts the gateway. A version that OpenVINO does not compute is
+# refused here; the exporter's image has TensorFlow, and starts the same server: `--entrypoint python IMAGE -m modelserver`.
+FROM runtime AS modelserver
 LABEL org.opencontainers.image.title="microtome-modelserver" \
-      org.opencontainers.image.description="TensorFlow Serving's gRPC API over SavedModels, on CPU"
+      org.opencontainers.image.description="TensorFlow Serving's gRPC API over SavedModels, on CPU, and the gateway"
+COPY --from=openvino-build /opt/microtome /opt/microtome
+ENV PYTHONPYCACHEPREFIX=/opt/microtome/bytecode
 EXPOSE 8500
 # The port is opened only when every model has been loaded, so that it answers says something.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \

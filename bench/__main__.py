@@ -53,7 +53,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "start": Measurement(start.measure, 8.0, 0.2),
     "bulk": Measurement(rows.bulk, 8.0, 4.0),
     "precision": Measurement(precision.measure, 40.0, 4.0),
-    "peers": Measurement(peers.measure, 130.0, 18.0, full_only=True),
+    "peers": Measurement(peers.measure, 190.0, 15.0, full_only=True),
 }
 
 

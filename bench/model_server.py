@@ -2,12 +2,14 @@
 
     python bench/model_server.py --models DIR [--model NAME ...] [--engine NAME ...] [--precision float32 bfloat16]
                                  [--rounds 3] [--seconds 5]
+    python bench/model_server.py --models DIR --start [--model NAME ...] [--engine NAME ...] [--rounds 3]
 
 32 clients ask for one image each over gRPC, in threads of this process, on the same cores. With one engine and one
 precision, the default, the server is compared with the best of a bare session in this process, at every batch size,
 with one and with two callers. Otherwise each engine in each precision is a server of its own, and all are compared with
-the first. Contestants run in turns. Processor time for each image, without that of the clients, says more than the
-clock on a busy machine.
+the first. With --start: how long each takes until it listens, by the clock and of processor time, and its resident
+memory then and after a load. Contestants run in turns. Processor time for each image, without that of the clients, says
+more than the clock on a busy machine.
 """
 
 import argparse
@@ -26,9 +28,10 @@ sys.path.insert(0, str(REPOSITORY))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from bench.load.calling import calling  # noqa: E402
-from bench.processes.usage import cpu_seconds  # noqa: E402
+from bench.processes.usage import cpu_seconds, resident_megabytes  # noqa: E402
 from bench.reporting.comparison import cell, interleaved  # noqa: E402
-from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine, TensorFlowModel  # noqa: E402
+from modelserver.engines.parallelism import SessionSettings  # noqa: E402
+from modelserver.engines.tensorflow_engine import TensorFlowEngine, TensorFlowModel  # noqa: E402
 from tests.contract.tfserving.requests import images, predict  # noqa: E402
 from tests.contract.tfserving.server_process import Client, ServerProcess, eventually  # noqa: E402
 
@@ -38,6 +41,7 @@ BATCH_SIZES = (1, 4, 8, 16, 32)
 START_SECONDS = 600.0
 ENGINES = {
     "tensorflow": ("--engine=tensorflow",),
+    "auto": ("--engine=auto",),
     "openvino": ("--engine=openvino",),
     "openvino, one at a time": ("--engine=openvino", "--tensorflow_inter_op_parallelism=1"),
 }
@@ -56,8 +60,12 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="(float32)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contestant runs (3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="for how long each time (5)")
+    parser.add_argument("--start", action="store_true", help="measure starts and memory instead")
     options = parser.parse_args()
     for model in options.model or sorted(path.name for path in options.models.iterdir() if path.is_dir()):
+        if options.start:
+            starts(options.models / model, options.engine or ["auto", "tensorflow"], options.rounds, options.seconds)
+            continue
         with tempfile.TemporaryDirectory(prefix="bench") as place, ExitStack() as ends:
             contestants: dict[str, Callable[[], Sample]] = {}
             for precision in options.precision:
@@ -77,19 +85,48 @@ def main() -> None:
             report(model, interleaved(contestants, options.rounds))
 
 
+def starts(model: Path, engines: Sequence[str], rounds: int, seconds: float) -> None:
+    """Start a server of each engine in turns, load it for a while, and print what that takes."""
+    found: dict[str, list[tuple[float, ...]]] = {engine: [] for engine in engines}
+    for engine in [engine for _ in range(rounds) for engine in engines]:
+        with tempfile.TemporaryDirectory(prefix="bench") as place, ExitStack() as ends:
+            began = time.perf_counter()
+            server, load = serving(ends, Path(place), model, seconds, *ENGINES[engine])
+            pid = server.process.pid
+            start = (time.perf_counter() - began, cpu_seconds(pid), resident_megabytes(pid))
+            load()()
+            found[engine].append((*start, resident_megabytes(pid)))
+    print(f"{model.name}: {rounds} starts in turns; median (least to most)")
+    words = ("s until it listens", "s of processor time", "MB resident", "MB after a load")
+    for engine, values in found.items():
+        told = [f"{cell(list(each))} {word}" for each, word in zip(zip(*values, strict=True), words, strict=True)]
+        print(f"  {engine}: {', '.join(told)}")
+
+
 def serve(ends: ExitStack, directory: Path, model: Path, seconds: float, *flags: str) -> Callable[[], Sample]:
     """Start a server and warm it up; return a function that loads it for a while."""
+    return serving(ends, directory, model, seconds, *flags)[1]()
+
+
+def serving(
+    ends: ExitStack, directory: Path, model: Path, seconds: float, *flags: str
+) -> tuple[ServerProcess, Callable[[], Callable[[], Sample]]]:
+    """Start a server; return it, and what warms it up and returns a function that loads it for a while."""
     common = (f"--model_base_path={model.resolve()}", f"--model_name={model.name}", "--enable_batching",
               "--enable_serialization_as_tensor_content")  # fmt: skip
     server = ends.enter_context(ServerProcess(directory, *common, *flags))
     eventually(lambda: server.serving or server.process.poll() is not None, "serving", START_SECONDS)
     if not server.serving:
         raise SystemExit(f"The server ended at its start:\n{server.log}")
-    request = predict(model.name, inputs={"images": images(1, side=SIDE)})
-    clients = [ends.enter_context(Client(server.address)) for _ in range(CLIENTS)]
-    calls = [partial(client.predict, request, START_SECONDS) for client in clients]
-    measured(calls, 1, 2.0, lambda: 0.0)
-    return lambda: measured(calls, 1, seconds, lambda: cpu_seconds(server.process.pid))
+
+    def load() -> Callable[[], Sample]:
+        request = predict(model.name, inputs={"images": images(1, side=SIDE)})
+        clients = [ends.enter_context(Client(server.address)) for _ in range(CLIENTS)]
+        calls = [partial(client.predict, request, START_SECONDS) for client in clients]
+        measured(calls, 1, 2.0, lambda: 0.0)
+        return lambda: measured(calls, 1, seconds, lambda: cpu_seconds(server.process.pid))
+
+    return server, load
 
 
 def in_process(loaded: TensorFlowModel, size: int, callers: int, seconds: float) -> Sample:

@@ -34,6 +34,15 @@ from bench.load.calling import calling  # noqa: E402
 from bench.processes.usage import resident_megabytes  # noqa: E402
 from tests.e2e.processes import Gateway, ModelServer, eventually  # noqa: E402
 
+
+class TensorFlowServer(ModelServer):
+    """The embedded model server as it stands for TensorFlow Serving."""
+
+    def words(self) -> list[str]:
+        """As ever, computing with TensorFlow, batches of any allowed size as they are."""
+        return [*super().words(), "--engine=tensorflow", "--enable_per_model_batching_parameters=true"]
+
+
 LAYERS = {
     "EfficientNetLite0": ("block3b_add", "block5c_add", "top_activation"),
     "ResNet50": ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
@@ -68,8 +77,8 @@ a recipe need less.
 ## Measured
 
 Made by `python docs/measure_memory.py` from [memory.json](memory.json): resident memory (RSS) in MB of the
-embedded model server, which runs the same TensorFlow with the same session options, with three outputs, their
-four sets warmed up.
+embedded model server with `--engine=tensorflow`, which runs the same TensorFlow with the same session options,
+with three outputs, their four sets warmed up.
 
 - *as beside a GPU*: without oneDNN's copies (`TF_ENABLE_ONEDNN_OPTS=0`). Activations, up to batches of 32 images,
   are in host memory here, and on the device there.
@@ -141,7 +150,7 @@ def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 def _served(place: Path) -> Json:
-    server = ModelServer(place, place / "models")
+    server = TensorFlowServer(place, place / "models")
     gateway = Gateway(place, server.address, "m", cache_bytes=0)
     version = place / "models" / "m" / "1"
     photo = (REPOSITORY / "examples" / "cat.jpg").read_bytes()

@@ -5,6 +5,7 @@ https://protobuf.dev/programming-guides/encoding.
 """
 
 from collections.abc import Iterator
+from mmap import mmap
 
 VARINT, BYTES = 0, 2
 """Wire types of numbers, and of what states its length: bytes, text, messages and packed lists."""
@@ -15,7 +16,7 @@ _SIZES = {1: 8, 5: 4}
 _GROUPS = {3, 4}
 
 
-def fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(raw: bytes | mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Walk over the fields of a message; makes nothing of their content.
 
     Args:
@@ -30,13 +31,13 @@ def fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]
         ValueError: the bytes are no message.
     """
     while at < end:
-        tag, at = _read_varint(raw, at)
+        tag, at = read_varint(raw, at)
         form, begin = tag & 7, at
         if form == BYTES:
-            size, begin = _read_varint(raw, at)
+            size, begin = read_varint(raw, at)
             at = begin + size
         elif form == VARINT:
-            _, at = _read_varint(raw, at)
+            _, at = read_varint(raw, at)
         elif form in _SIZES:
             at += _SIZES[form]
         elif form not in _GROUPS:
@@ -46,8 +47,12 @@ def fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]
         yield tag >> 3, form, begin, at
 
 
-def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
-    """Read a number, and return it and where it ends."""
+def read_varint(raw: bytes | mmap, at: int) -> tuple[int, int]:
+    """Read a number, and return it and where it ends.
+
+    Raises:
+        ValueError: there is none.
+    """
     number = 0
     for shift in range(0, 70, 7):
         if at == len(raw):

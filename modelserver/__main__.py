@@ -1,9 +1,10 @@
-"""``python -m modelserver``: reads the flags, and only then imports TensorFlow."""
+"""``python -m modelserver``: reads the flags, and only then imports an engine."""
 
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import packages_distributions, version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
@@ -33,15 +34,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         options, ignored = parse(argv)
         if options.version:
-            # Not by name: the package is tensorflow-cpu where that exists.
-            package, *_ = packages_distributions()["tensorflow"]
-            print(f"modelserver {version('microtome')}\nTensorFlow {version(package)}")  # noqa: T201
+            print(f"modelserver {version('microtome')}\n{_engines()}")  # noqa: T201
             return 0
         options.check()
     except UsageError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    # Importing TensorFlow takes seconds: a signal meanwhile ends the process with status 0, and every check that can
+    # Importing an engine takes seconds: a signal meanwhile ends the process with status 0, and every check that can
     # fail comes before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
@@ -62,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check_surroundings(options: Options) -> None:
-    """Check, before TensorFlow is imported, everything outside the command line."""
+    """Check, before an engine is imported, everything outside the command line."""
     check_addresses(options)
     if options.engine == "openvino":
         import_openvino()
@@ -71,6 +70,15 @@ def _check_surroundings(options: Options) -> None:
     read_credentials(options.ssl_config_file)
     if options.models_dir and not options.model_config_file:
         models_of(Path(options.models_dir))
+
+
+def _engines() -> str:
+    """Return a line for each engine, with its version."""
+    lines = []
+    for name, package in (("OpenVINO", "openvino"), ("TensorFlow", "tensorflow"), ("TensorFlow", "tensorflow-cpu")):
+        with suppress(PackageNotFoundError):
+            lines.append(f"{name} {version(package)}")
+    return "\n".join(lines)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

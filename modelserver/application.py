@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import uvloop
@@ -16,17 +17,15 @@ from microtome.machine import cores
 from microtome.manifest import TOLERANCES
 from modelserver.api.grpc_server import Servicer, create_grpc_server, listen
 from modelserver.api.handlers import Handlers
-from modelserver.api.rest import RestApp, rest_server
 from modelserver.batching.limits import read_batching
 from modelserver.batching.scheduler import Scheduler
 from modelserver.config.addresses import check_addresses, remove_socket
 from modelserver.config.options import Options
 from modelserver.config.text_protos import read_metrics_path
-from modelserver.engines.engine import Engine
+from modelserver.engines.engine import Engine, OnDemand
 from modelserver.engines.openvino_runtime import OpenVinoSettings
-from modelserver.engines.parallelism import LoadAffinity
-from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
-from modelserver.errors import CannotListen, NothingToServe, ServingError
+from modelserver.engines.parallelism import LoadAffinity, SessionSettings
+from modelserver.errors import Absent, CannotListen, NothingToServe, ServingError
 from modelserver.metrics import Metrics
 from modelserver.models.catalogue import Catalogue
 from modelserver.models.loading import Loader, warm_up
@@ -79,16 +78,18 @@ class Application:
         metrics = Metrics()
         iterations = options.num_request_iterations_for_warmup
         warm = partial(warm_up, iterations=iterations) if options.enable_model_warmup else None
+        engines, why = open_engines(options)
         self._catalogue = Catalogue(
             Loading(
                 load=Loader(
-                    open_engine(options),
+                    engines,
                     warm,
                     batching,
                     metrics,
                     self._affinity,
                     accepted_deviation(options),
                     Bounds(options.max_request_bytes, options.max_request_rows or None),
+                    why,
                 ).load,
                 threads=self._load_threads,
                 turns=asyncio.Semaphore(loads),
@@ -170,6 +171,9 @@ class Application:
         async with AsyncExitStack() as opened:
             addresses = []
             if options.rest_api_port:
+                # With uvicorn, which a server without this port does not need.
+                from modelserver.api.rest import RestApp, rest_server  # noqa: PLC0415
+
                 rest = rest_server(RestApp(self._handlers, metrics_path), options.host, options.rest_api_port)
                 addresses.append(await opened.enter_async_context(rest))
             elif metrics_path:
@@ -178,9 +182,7 @@ class Application:
             opened.push_async_callback(server.stop, grace)
             addresses = [*listen(server, options), *addresses]
             await server.start()
-            if options.engine == "tensorflow":
-                # OpenVINO counts its cores during a load, and would continue with one.
-                self._affinity.begin()
+            self._affinity.begin()
             log.info("Serving %s on %s", ", ".join(self._catalogue.models), " and ".join(addresses))
             await stop.wait()
             log.info("Stopping: %.0f s for active requests", grace)
@@ -188,27 +190,54 @@ class Application:
         log.info("Stopped")
 
 
-def open_engine(options: Options) -> Engine:
-    """Create the engine that the flags name.
+def open_engines(options: Options) -> tuple[list[Engine], str]:
+    """Open the engines that the flags allow, in the order in which a version tries them.
 
-    TensorFlow's flags for threads apply to OpenVINO too: ``intra_op`` is the number of threads, ``inter_op`` the number
-    of batches that are computed concurrently on them.
+    TensorFlow, which takes seconds and half a gigabyte, is imported for the first version that needs it. Its flags for
+    threads apply to OpenVINO too: ``intra_op`` is the number of threads, ``inter_op`` the number of batches that are
+    computed concurrently on them.
+
+    Returns:
+        The engines, and why these.
 
     Raises:
-        FailedPrecondition: It is not installed.
+        Absent: What the flags name is not installed, or nothing is.
     """
     both = options.tensorflow_session_parallelism
     intra_op = both or options.tensorflow_intra_op_parallelism
     inter_op = both or options.tensorflow_inter_op_parallelism
     tags = tuple(options.saved_model_tags.split(","))
-    tensorflow = TensorFlowEngine(SessionSettings(intra_op, inter_op, options.mixed_precision, tags))
+    session = SessionSettings(intra_op, inter_op, options.mixed_precision, tags)
+    tensorflow = OnDemand("tensorflow", partial(_open_tensorflow, session))
     if options.engine == "tensorflow":
-        return tensorflow
-    # An optional dependency.
-    from modelserver.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
-
+        return [tensorflow], "--engine=tensorflow"
+    if options.engine == "auto" and options.saved_model_tags != "serve":
+        return [tensorflow], f"OpenVINO does not read graphs tagged {options.saved_model_tags}"
     streams = inter_op or OpenVinoSettings().streams
-    return OpenVinoEngine(OpenVinoSettings(intra_op, streams, options.mixed_precision), tensorflow)
+    settings = OpenVinoSettings(intra_op, streams, options.mixed_precision)
+    try:
+        # An optional dependency.
+        from modelserver.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+
+        openvino = OpenVinoEngine(settings)
+    except Absent as error:
+        if options.engine == "openvino" or find_spec("tensorflow") is None:
+            raise
+        return [tensorflow], error.message
+    return ([openvino], "--engine=openvino") if options.engine == "openvino" else ([openvino, tensorflow], "")
+
+
+def _open_tensorflow(settings: SessionSettings) -> Engine:
+    """Import TensorFlow.
+
+    Raises:
+        Absent: It is not installed.
+    """
+    if find_spec("tensorflow") is None:
+        raise Absent("TensorFlow, which would compute it, is not installed here: see docs/engines.md")
+    from modelserver.engines.tensorflow_engine import TensorFlowEngine  # noqa: PLC0415
+
+    return TensorFlowEngine(settings)
 
 
 def accepted_deviation(options: Options) -> float:

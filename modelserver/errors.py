@@ -5,13 +5,14 @@
   x NotFound              — no such model or version is loaded (now)
   x FailedPrecondition    — the model has no such signature, or cannot be batched
     x Deviates            — a version's vectors are not its manifest's golden ones
+    x Absent              — an engine is not installed
   x PermissionDenied      — the server does not let callers do this
   x ResourceExhausted     — the request waited too long in the queue, or needs too much memory
   x Unavailable           — the queue is full: try again, or another server
   x Unimplemented         — part of the API that no embedding needs
   x Unknown               — a model did not become available
   x Internal              — a defect of this server
-  x DataLoss              — a damaged warm-up file
+  x DataLoss              — a damaged file of a version
 
 Errors that TensorFlow raises become a plain ServingError with TensorFlow's code. NothingToServe and CannotListen end
 the start of the server.
@@ -62,6 +63,10 @@ class FailedPrecondition(ServingError):
 
 class Deviates(FailedPrecondition):
     """A version computes other vectors than its manifest's golden ones, and would again: it is not loaded."""
+
+
+class Absent(FailedPrecondition):
+    """An engine is not installed, or does not run here."""
 
 
 class PermissionDenied(ServingError):

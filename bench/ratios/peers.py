@@ -1,8 +1,10 @@
-"""P5: images a second compared with other servers, cold, on the same SavedModel, images and cores.
+"""P5: images a second compared with other servers, cold, on the same images and cores, each as its user gets it.
 
-One peer at a time runs in turn with our own stack; the one that is not measured is paused. Ours runs with
-either engine: TensorFlow, the default, which the peers run too, and OpenVINO. The target is judged on both.
-The limit is decoding and inference alone, which no server on TensorFlow can pass.
+Ours is what `make run` starts: `--engine auto`, which takes OpenVINO where it can. Each peer is what its documentation
+says, on the same SavedModel in TensorFlow; one at a time runs in turn with our own stack, and the one that is not
+measured is paused. The limit is decoding and inference alone, by the engine that ours takes, which no server with that
+engine can pass. ResNet50 is exported in bfloat16 for ours, and runs beside the peer that was best with MobileNetV2, in
+whichever precision that peer is faster in.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,21 +18,20 @@ from numpy.typing import NDArray
 from bench.load.corpus import OUT
 from bench.peers.programs import PEERS, Peer
 from bench.processes.pausing import alone
-from bench.processes.stack import CONNECTIONS, Program, Stack, running
+from bench.processes.stack import CONNECTIONS, Program, Served, Stack, running
 from bench.ratios.measured import Effort, Measured, versus
+from bench.ratios.precision import FLAGS, able
 from bench.ratios.throughput import ideal_workers
 from bench.reporting.comparison import Comparison, interleaved
 from tests.e2e.processes import eventually, free_port
 
-MODEL = "mobilenet_v2"
-TARGET = 1.5
-PEER, OURS = "peer", ""
-OPENVINO, LIMIT = " OpenVINO", " limit"
-"""Suffixes of a peer's name in the keys of comparisons other than ours with the default engine."""
+LIGHT, HEAVY, HEAVY_BFLOAT16 = "mobilenet_v2", "resnet50", "resnet50_bfloat16"
+TARGETS = {LIGHT: 1.4, HEAVY: 2.5}
+PEER, OURS, LIMIT = "peer", "", " limit"
+"""A contestant, and suffixes of a peer's name in the keys of comparisons."""
 WHAT = {
-    OURS: "images/s of {model}, cold ÷ {peer}, same SavedModel",
-    OPENVINO: "the same with our OpenVINO engine ÷ {peer}",
-    LIMIT: "ideal (decode + inference in a loop per core) ÷ {peer}",
+    OURS: "images/s of {model}, cold, as it comes ÷ {peer}",
+    LIMIT: "ideal (decode + inference in a loop per core, our engine) ÷ {peer}",
 }
 _START_SECONDS = 120.0
 _WARM_SECONDS = 3.0
@@ -45,78 +46,126 @@ class Unfair(Exception):
 
 
 def measure(stack: Stack, effort: Effort) -> list[Comparison]:
-    """Compare with each peer; the smallest ratio, to the best peer, has the target."""
+    """Compare with each peer; the smallest ratio, to the best peer, has the target. Then ResNet50 with that peer."""
     compared: list[Comparison] = []
-    with _ours(stack, effort) as (ours, polling):
-        for warm in ours.values():
-            warm()
+    with _ours(stack, effort, LIGHT, stack.near) as (ours, polling):
         for peer in PEERS:
             print(f"    {peer.name} …", flush=True)
             try:
                 peer.install()
-                compared += _compared(stack, effort, peer, ours, polling)
+                program = _program(stack, peer, LIGHT)
+                with running(program):
+                    _check(stack, program, LIGHT, stack.near)
+                    rounds = _rounds(stack, effort, program, ours, polling)
+                compared += [versus(*_named(peer.name, LIGHT, side), None, rounds, (side, PEER)) for side in ours]
             except Exception as error:  # noqa: BLE001, a peer that does not run here is named, the others are measured
-                reason = " ".join(f"{type(error).__name__}: {error} {_last_words()}".split())[:_REASON_LETTERS]
-                print(f"    {peer.name} could not be measured: {reason}", flush=True)
-                compared.append(Comparison(*_named(peer, OURS), None, at_least=True, rounds=[], reason=reason))
-    return [*against_the_best(compared), *compared]
+                key, what = _named(peer.name, LIGHT, OURS)
+                compared.append(Comparison(key, what, None, at_least=True, rounds=[], reason=_reason(peer.name, error)))
+    judged = against_the_best(compared)
+    best = [peer for peer in PEERS if judged and judged[0].what.endswith(f", {peer.name}")]
+    return [*judged, *compared, *(found for peer in best for found in _in_bfloat16(stack, effort, peer))]
 
 
 @contextmanager
-def _ours(stack: Stack, effort: Effort) -> Iterator[tuple[Contestants, list[int]]]:
-    """Yield our own contestants (OpenVINO only where it runs), the ideal, and the processes to pause for others."""
-    polling = stack.polling
-    ours: Contestants = {OURS: lambda: stack.cold(effort.seconds, MODEL)}
-    with ExitStack() as ends:
-        try:
-            served = ends.enter_context(stack.serving(MODEL, "--engine=openvino"))
-            polling += [served.gateway.pid, served.model_server.pid]
-            ours[OPENVINO] = lambda: stack.cold(effort.seconds, MODEL, served)
-        except AssertionError as error:
-            print(f"    the OpenVINO engine does not run here: {error}", flush=True)
-        ideal = ends.enter_context(ideal_workers(stack, MODEL))
-        yield {**ours, LIMIT: alone(lambda: ideal(effort.seconds / 2), polling)}, polling
+def _ours(stack: Stack, effort: Effort, model: str, served: Served) -> Iterator[tuple[Contestants, list[int]]]:
+    """Yield our own contestants, service and ideal, and the processes to pause for others."""
+    polling = [*stack.polling, served.gateway.pid, served.model_server.pid]
+    polling = list(dict.fromkeys(polling))
+    with ideal_workers(stack, model) as ideal:
+        stack.cold(1.0, model, served)
+        yield (
+            {
+                OURS: lambda: stack.cold(effort.seconds, model, served),
+                LIMIT: alone(lambda: ideal(effort.seconds / 2), polling),
+            },
+            polling,
+        )
 
 
-def _compared(stack: Stack, effort: Effort, peer: Peer, ours: Contestants, polling: list[int]) -> list[Comparison]:
+def _in_bfloat16(stack: Stack, effort: Effort, peer: Peer) -> list[Comparison]:
+    """Compare ResNet50 in bfloat16 with a peer's best precision; where the processor has none, say so."""
+    reason = "" if able(Path("/proc/cpuinfo").read_text()) else f"/proc/cpuinfo shows neither {' nor '.join(FLAGS)}"
+    keys = {OURS: f"P5 {HEAVY}", LIMIT: f"P5 {HEAVY}{LIMIT}"}
+    try:
+        assert not reason, reason
+        with ExitStack() as ends:
+            served = ends.enter_context(stack.serving(HEAVY_BFLOAT16))
+            rates = {}
+            for model in (HEAVY, HEAVY_BFLOAT16):
+                program = _program(stack, peer, model)
+                with running(program):
+                    _check(stack, program, HEAVY_BFLOAT16, served)
+                    rates[model] = _put(stack, program, _WARM_SECONDS).outcome.rate
+            model = max(rates, key=rates.__getitem__)
+            ours, polling = ends.enter_context(_ours(stack, effort, HEAVY_BFLOAT16, served))
+            program = _program(stack, peer, model)
+            ends.enter_context(running(program))
+            _put(stack, program, _WARM_SECONDS)
+            rounds = _rounds(stack, effort, program, ours, polling)
+    except Exception as error:  # noqa: BLE001, as above
+        why = reason or _reason(peer.name, error)
+        what = _named(peer.name, HEAVY_BFLOAT16, OURS)[1]
+        return [Comparison(keys[OURS], what, TARGETS[HEAVY], at_least=True, rounds=[], reason=why)]
+    against = f"the best peer, {peer.name} on {model}"
+    return [
+        versus(keys[side], WHAT[side].format(model=HEAVY_BFLOAT16, peer=against), target, rounds, (side, PEER))
+        for side, target in ((OURS, TARGETS[HEAVY]), (LIMIT, None))
+    ]
+
+
+def _program(stack: Stack, peer: Peer, model: str) -> Program:
     port = free_port()
-    program = Program(peer.command(port), port, peer.environment(stack.saved_model(MODEL).resolve(), port))
-    with running(program):
-        _check(stack, program)
-
-        def put(seconds: float) -> Measured:
-            load = {"port": port, "draw": "cold", "connections": CONNECTIONS}
-            return stack.watched({PEER: program.pid}, seconds, **load)
-
-        put(_WARM_SECONDS)
-        contestants = {side: alone(run, [program.pid]) for side, run in ours.items()}
-        contestants[PEER] = alone(lambda: put(effort.seconds), polling)
-        rounds = interleaved(contestants, effort.rounds)
-    return [versus(*_named(peer, side), None, rounds, (side, PEER)) for side in ours]
+    return Program(peer.command(port), port, peer.environment(stack.saved_model(model).resolve(), port))
 
 
-def _named(peer: Peer, side: str) -> tuple[str, str]:
+def _put(stack: Stack, program: Program, seconds: float) -> Measured:
+    load = {"port": program.port, "draw": "cold", "connections": CONNECTIONS}
+    return stack.watched({PEER: program.pid}, seconds, **load)
+
+
+def _rounds(
+    stack: Stack, effort: Effort, program: Program, ours: Contestants, polling: list[int]
+) -> list[dict[str, Measured]]:
+    """Run ours and a peer in turn."""
+    _put(stack, program, _WARM_SECONDS)
+    contestants = {side: alone(run, [program.pid]) for side, run in ours.items()}
+    contestants[PEER] = alone(lambda: _put(stack, program, effort.seconds), polling)
+    return interleaved(contestants, effort.rounds)
+
+
+def _named(peer: str, model: str, side: str) -> tuple[str, str]:
     """Return the key and the words of a comparison."""
-    return f"P5 {peer.name}{side}", WHAT[side].format(model=MODEL, peer=peer.name)
+    return f"P5 {peer}{side}", WHAT[side].format(model=model, peer=peer)
+
+
+def _reason(peer: str, error: Exception) -> str:
+    reason = " ".join(f"{type(error).__name__}: {error} {_last_words()}".split())[:_REASON_LETTERS]
+    print(f"    {peer} could not be measured: {reason}", flush=True)
+    return reason
 
 
 def against_the_best(compared: list[Comparison]) -> list[Comparison]:
-    """Repeat the comparisons with the best peer under names of their own; the ratio of either engine is judged."""
-    ours = [each for each in compared if each.rounds and not each.key.endswith((OPENVINO, LIMIT))]
+    """Repeat the comparisons with the best peer under names of their own; ours is judged."""
+    ours = [each for each in compared if each.rounds and not each.key.endswith(LIMIT)]
     if not ours:
         return []
     best = min(ours, key=lambda each: each.median or 0.0).key
-    found = []
-    for side, target in ((OURS, TARGET), (OPENVINO, TARGET), (LIMIT, None)):
-        for each in compared:
-            if each.key == best + side:
-                what = each.what.replace("÷ ", "÷ the best peer, ")
-                one = Comparison(f"P5{side}", what, target, at_least=True, rounds=each.rounds, by_cpu=each.by_cpu)
-                found.append(one)
-    return found
+    return [
+        Comparison(
+            f"P5{side}",
+            each.what.replace("÷ ", "÷ the best peer, "),
+            target,
+            at_least=True,
+            rounds=each.rounds,
+            by_cpu=each.by_cpu,
+        )
+        for side, target in ((OURS, TARGETS[LIGHT]), (LIMIT, None))
+        for each in compared
+        if each.key == best + side
+    ]
 
 
-def _check(stack: Stack, peer: Program) -> None:
+def _check(stack: Stack, peer: Program, model: str, served: Served) -> None:
     """Wait until the peer embeds, and compare its vector with ours.
 
     Raises:
@@ -138,7 +187,7 @@ def _check(stack: Stack, peer: Program) -> None:
         return bool(found)
 
     eventually(embedded, "the peer embeds", _START_SECONDS)
-    ours = np.array(post(f"{stack.near.gateway.url}/embed?model={MODEL}").json()["embeddings"][0]["vector"])
+    ours = np.array(post(f"{served.gateway.url}/embed?model={model}").json()["embeddings"][0]["vector"])
     cosine = float(found[0] @ ours / np.linalg.norm(found[0]) / np.linalg.norm(ours))
     if cosine < _COSINE:
         raise Unfair(f"Expected the vector that we answer. Received one at a cosine of {cosine:.4f} to it.")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TICKS = (0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 5, 10)
-_ROUND, _MEDIAN, _OURS, _OTHER = "#4c72b0", "#c44e52", "#55a868", "#a8d5b0"
+_ROUND, _MEDIAN, _OURS = "#4c72b0", "#c44e52", "#55a868"
 
 
 def plot_targets(comparisons: list[Comparison], path: Path) -> None:
@@ -36,16 +36,15 @@ def plot_targets(comparisons: list[Comparison], path: Path) -> None:
 
 
 def plot_peers(comparisons: list[Comparison], path: Path) -> bool:
-    """Draw images a second of each peer, and of ours with either engine in the same rounds; False if there are none."""
+    """Draw images a second of each peer, and of ours in the same rounds; False if there are none."""
     groups: dict[str, list[tuple[str, list[float], str]]] = {}
     for each in comparisons:
         if each.key.startswith("P5 ") and not each.key.endswith(" limit") and "images/s, peer" in each.facts:
-            peer = each.key.removeprefix("P5 ").removesuffix(" OpenVINO")
-            bars = groups.setdefault(peer, [(peer, each.facts["images/s, peer"], _ROUND)])
-            openvino = each.key.endswith(" OpenVINO")
-            bars.append(
-                ("ours, OpenVINO" if openvino else "ours", each.facts["images/s"], _OTHER if openvino else _OURS)
-            )
+            peer = each.key.removeprefix("P5 ")
+            groups[peer] = [
+                (peer, each.facts["images/s, peer"], _ROUND),
+                ("ours", each.facts["images/s"], _OURS),
+            ]
     if not groups:
         return False
     figure, axes = _axes(sum(len(bars) + 1 for bars in groups.values()))

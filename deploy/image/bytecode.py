@@ -1,4 +1,4 @@
-"""Write the bytecode of everything that the gateway imports under PYTHONPYCACHEPREFIX: `bytecode.py`.
+"""Write the bytecode of everything that a program imports under PYTHONPYCACHEPREFIX: `bytecode.py PROGRAM...`.
 
 The image's file system is read-only, so that Python cannot keep bytecode when it runs, and images of Python come
 without that of the library: each start, and each health check, would compile it again. Modules that are never imported
@@ -16,7 +16,6 @@ from pathlib import Path
 
 from PIL import Image
 
-import service
 from microtome.preprocessing import FORMATS
 
 LATE = (
@@ -29,11 +28,21 @@ LATE = (
 """Modules that others import at run time. A test starts a gateway and checks that the list is complete."""
 
 
-def import_everything() -> None:
-    """Import all modules of the gateway, and those that they would import later."""
-    names = [module.name for module in pkgutil.walk_packages(service.__path__, "service.")]
-    for name in [*names, *LATE]:
+NEEDS_TENSORFLOW = "modelserver.engines.tensorflow_engine"
+"""Left out where there is none."""
+
+
+def import_everything(programs: list[str]) -> None:
+    """Import all modules of the programs, and those that they would import later."""
+    for program in programs:
+        package = importlib.import_module(program)
+        for module in pkgutil.walk_packages(package.__path__, f"{program}."):
+            if module.name != NEEDS_TENSORFLOW:
+                importlib.import_module(module.name)
+    for name in LATE:
         importlib.import_module(name)
+    if "modelserver" in programs:
+        importlib.import_module("modelserver.engines.openvino_runtime").import_openvino()
 
 
 def decode_every_format() -> None:
@@ -55,7 +64,7 @@ def main() -> int:
     if sys.pycache_prefix is None:
         sys.stderr.write("Expected PYTHONPYCACHEPREFIX to say where to write bytecode. It is not set.\n")
         return 2
-    import_everything()
+    import_everything(sys.argv[1:])
     decode_every_format()
     for source in sources():
         py_compile.compile(str(source), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)

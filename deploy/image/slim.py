@@ -1,4 +1,4 @@
-"""Remove unused files from the gateway's packages: `slim.py SITE_PACKAGES`.
+"""Remove unused files from packages, the gateway's and those of a model server on a CPU: `slim.py SITE_PACKAGES`.
 
 A pattern that matches nothing is an error, so that the list stays current when packages change. Metadata and licences
 of packages stay. (RECORD then names missing files, which matters only to an installer.)
@@ -44,6 +44,23 @@ REMOVED = (
 )
 """Patterns of `Path.glob`."""
 
+OPENVINO = (
+    # It computes on the processor, and reads SavedModels.
+    "openvino/libs/libopenvino_intel_[gn]pu_*.so*",
+    "openvino/libs/libopenvino_auto*.so",
+    "openvino/libs/libopenvino_hetero_plugin.so",
+    "openvino/libs/libopenvino_c.so*",
+    *(f"openvino/libs/libopenvino_{name}_frontend.so*" for name in ("gguf", "ir", "jax", "onnx", "paddle", "pytorch")),
+    "openvino/libs/libopenvino_tensorflow_lite_frontend.so*",
+    "openvino/libs/cache.json",
+    "openvino/include",
+    "openvino/cmake",
+    "openvino/torch",
+    # What would tell its vendor of each start.
+    "openvino_telemetry",
+)
+"""The same, of the packages that only the model server has."""
+
 STRIPPED = (
     "PIL/*.so",
     "google/_upb/*.so",
@@ -73,7 +90,8 @@ def found(packages: Path, pattern: str) -> list[Path]:
 def remove(packages: Path) -> None:
     """Delete unused files."""
     # All matches first, since a match may be inside of another one.
-    for path in [path for pattern in REMOVED for path in found(packages, pattern)]:
+    patterns = [*REMOVED, *OPENVINO] if (packages / "openvino").exists() else REMOVED
+    for path in [path for pattern in patterns for path in found(packages, pattern)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

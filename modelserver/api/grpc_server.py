@@ -1,7 +1,6 @@
 """The gRPC server: TensorFlow Serving's two services, health, reflection and addresses."""
 
 import contextlib
-import importlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,22 +9,19 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf import text_format
+from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_management_pb2,
-    predict_pb2,
-)
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from microtome.arriving import Arriving, NotWhole
 from microtome.protobuf import BYTES, fields
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.api.handlers import Handlers
 from modelserver.config.options import Options
 from modelserver.config.text_protos import read_credentials
@@ -175,41 +171,41 @@ class Servicer:
             },
         }
 
-    async def Predict(self, raw: bytes, context: Context) -> predict_pb2.PredictResponse:  # noqa: N802
+    async def Predict(self, raw: bytes, context: Context) -> pb.PredictResponse:  # noqa: N802
         """Compute outputs."""
         left = context.time_remaining()
         deadline = None if left is None else time.monotonic() + left
         async with _answering(context):
-            request = parse(predict_pb2.PredictRequest, raw)
+            request = parse(pb.PredictRequest, raw)
             with self._handlers.call(request.model_spec.name, "Predict"):
                 return await self._handlers.predict(request, deadline)
 
     async def GetModelMetadata(  # noqa: N802
         self, raw: bytes, context: Context
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    ) -> pb.GetModelMetadataResponse:
         """Return the signatures."""
         async with _answering(context):
-            return self._handlers.metadata(parse(get_model_metadata_pb2.GetModelMetadataRequest, raw))
+            return self._handlers.metadata(parse(pb.GetModelMetadataRequest, raw))
 
     async def GetModelStatus(  # noqa: N802
         self, raw: bytes, context: Context
-    ) -> get_model_status_pb2.GetModelStatusResponse:
+    ) -> pb.GetModelStatusResponse:
         """Return the states of a model's versions."""
         async with _answering(context):
-            return self._handlers.status(parse(get_model_status_pb2.GetModelStatusRequest, raw))
+            return self._handlers.status(parse(pb.GetModelStatusRequest, raw))
 
     async def HandleReloadConfigRequest(  # noqa: N802
         self, raw: bytes, context: Context
-    ) -> model_management_pb2.ReloadConfigResponse:
+    ) -> pb.ReloadConfigResponse:
         """Replace the set of models."""
         async with _answering(context):
-            return await self._reloader.reload(parse(model_management_pb2.ReloadConfigRequest, raw))
+            return await self._reloader.reload(parse(pb.ReloadConfigRequest, raw))
 
     async def Classify(self, raw: bytes, context: Context) -> None:  # noqa: N802
         """Refuse, as Regress does."""
         async with _answering(context):
             # Both requests have the model in the same field.
-            request = parse(classification_pb2.ClassificationRequest, raw)
+            request = parse(pb.ClassificationRequest, raw)
             with self._handlers.call(request.model_spec.name, "Classify"):
                 raise Unimplemented(ONLY_PREDICT)
 
@@ -283,14 +279,14 @@ async def create_grpc_server(options: Options, servicer: Servicer, catalogue: Ca
     for service, methods in servicer.methods().items():
         handlers = {name: _reads(method, arriving) for name, method in methods.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(f"{PACKAGE}.{service}", handlers),))
-    names = [*_served_names(), reflection.SERVICE_NAME]
+    names = [*(f"{PACKAGE}.{service}" for service in servicer.methods()), reflection.SERVICE_NAME]
     if options.enable_grpc_healthcheck_service or options.models_dir:
         health = Health(catalogue)
         for name in HEALTH_NAMES:
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         names.append(health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-    reflection.enable_server_reflection(names, server)
+    reflection.enable_server_reflection(names, server, _described())
     return server
 
 
@@ -318,14 +314,21 @@ def listen(server: "grpc.aio.Server", options: Options) -> list[str]:
     return addresses
 
 
-def _served_names() -> list[str]:
-    """Return the names of our services, and register their descriptors for reflection.
+def _described() -> DescriptorPool:
+    """Return what reflection says: our messages under TensorFlow Serving's package, and the other services' own."""
+    pool = DescriptorPool()
+    for file in _with_dependencies(pb.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        described = FileDescriptorProto()
+        file.CopyToProto(described)
+        named = text_format.MessageToString(described).replace(pb.DESCRIPTOR.package, PACKAGE)
+        pool.AddSerializedFile(text_format.Parse(named, FileDescriptorProto()).SerializeToString())
+    return pool
 
-    An old protoc wrote the modules with their descriptors, and their last lines fail under today's protobuf
-    (``DESCRIPTOR.has_options = True``); by then they have registered what reflection needs.
-    """
-    names = {"prediction_service": "PredictionService", "model_service": "ModelService"}
-    for module in names:
-        with contextlib.suppress(AttributeError):
-            importlib.import_module(f"tensorflow_serving.apis.{module}_pb2")
-    return [f"{PACKAGE}.{name}" for name in names.values()]
+
+def _with_dependencies(*files: FileDescriptor) -> list[FileDescriptor]:
+    """List files, each after those that it imports."""
+    found: dict[str, FileDescriptor] = {}
+    for file in files:
+        found |= {each.name: each for each in _with_dependencies(*file.dependencies)}
+        found[file.name] = file
+    return list(found.values())

@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
 
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.batching.scheduler import Scheduler
 from modelserver.errors import InvalidArgument, ResourceExhausted
 from modelserver.metrics import Metrics
@@ -17,6 +18,7 @@ from modelserver.tensors.codec import encode
 from modelserver.tensors.signatures import DEFAULT_SIGNATURE, bind, find_signature
 
 SIGNATURE_DEF = "signature_def"
+SIGNATURES_TYPE = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 UNKNOWN_MODEL = "(unknown)"
 """Counts the requests for names that no model ever had."""
 
@@ -40,7 +42,7 @@ class Handlers:
     most_bytes: int
     _held: int = 0
 
-    async def predict(self, request: predict_pb2.PredictRequest, deadline: float | None) -> predict_pb2.PredictResponse:
+    async def predict(self, request: pb.PredictRequest, deadline: float | None) -> pb.PredictResponse:
         """Compute outputs.
 
         Args:
@@ -61,7 +63,7 @@ class Handlers:
         with self._holding(sum(array.nbytes for array in feeds.values())):
             arrays = await self.scheduler.run(version, feeds, list(outputs.values()), deadline)
         self.metrics.computed(version.name, "Predict", time.monotonic() - began)
-        response = predict_pb2.PredictResponse()
+        response = pb.PredictResponse()
         response.model_spec.name = version.name
         response.model_spec.version.value = version.number
         response.model_spec.signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
@@ -91,9 +93,7 @@ class Handlers:
         finally:
             self._held -= size
 
-    def metadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    def metadata(self, request: pb.GetModelMetadataRequest) -> pb.GetModelMetadataResponse:
         """Return all signatures of the requested version.
 
         Raises:
@@ -107,18 +107,17 @@ class Handlers:
             if name != SIGNATURE_DEF:
                 raise InvalidArgument(f"Metadata field {name} is not supported")
         version = self.catalogue.find(spec)
-        definitions = get_model_metadata_pb2.SignatureDefMap()
+        definitions = pb.SignatureDefMap()
         for key, definition in version.model.signatures.items():
             definitions.signature_def[key].CopyFrom(definition)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response = pb.GetModelMetadataResponse()
         response.model_spec.name = version.name
         response.model_spec.version.value = version.number
-        response.metadata[SIGNATURE_DEF].Pack(definitions)
+        packed = AnyMessage(type_url=SIGNATURES_TYPE, value=definitions.SerializeToString())
+        response.metadata[SIGNATURE_DEF].CopyFrom(packed)
         return response
 
-    def status(
-        self, request: get_model_status_pb2.GetModelStatusRequest
-    ) -> get_model_status_pb2.GetModelStatusResponse:
+    def status(self, request: pb.GetModelStatusRequest) -> pb.GetModelStatusResponse:
         """Return the states of a model's versions; a version label is ignored, as in the real server.
 
         Raises:
@@ -127,19 +126,22 @@ class Handlers:
         """
         spec = _model_spec(request)
         number = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
-        response = get_model_status_pb2.GetModelStatusResponse()
+        response = pb.GetModelStatusResponse()
         for record in self.catalogue.records(spec.name, number):
-            status = response.model_version_status.add(version=record.number, state=int(record.state))
+            state = cast("pb.ModelVersionStatus.State", record.state)
+            status = response.model_version_status.add(version=record.number, state=state)
             if record.error:
-                status.status.error_code = record.error.code.value[0]
+                status.status.error_code = cast("pb.StatusProto.Code", record.error.code.value[0])
                 status.status.error_message = record.error.message
             else:
                 status.status.SetInParent()
+            if record.version:
+                status.engine = record.version.engine
         return response
 
 
-def _model_spec(request: Any) -> model_pb2.ModelSpec:  # noqa: ANN401 (three messages have one)
+def _model_spec(request: Any) -> pb.ModelSpec:  # noqa: ANN401 (three messages have one)
     if not request.HasField("model_spec"):
         raise InvalidArgument("Missing ModelSpec")
-    spec: model_pb2.ModelSpec = request.model_spec
+    spec: pb.ModelSpec = request.model_spec
     return spec

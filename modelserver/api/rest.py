@@ -17,8 +17,8 @@ import uvicorn
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from grpc import StatusCode
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.api.handlers import SIGNATURE_DEF, Handlers
 from modelserver.errors import CannotListen, InvalidArgument, ServingError, Unimplemented
 
@@ -86,7 +86,7 @@ class RestApp:
         """Return status or metadata of a model as JSON."""
         if not match["name"]:
             raise InvalidArgument("Missing model name in request.")
-        spec = model_pb2.ModelSpec(name=match["name"])
+        spec = pb.ModelSpec(name=match["name"])
         if match["version"]:
             if len(match["version"]) > _MOST_DIGITS or int(match["version"]) > _LARGEST_VERSION:
                 raise InvalidArgument(f"Failed to convert version: {match['version'][:40]} to numeric.")
@@ -94,12 +94,11 @@ class RestApp:
         elif match["label"]:
             spec.version_label = match["label"]
         if not match["metadata"]:
-            return _json(self._handlers.status(get_model_status_pb2.GetModelStatusRequest(model_spec=spec)))
-        request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
+            return _json(self._handlers.status(pb.GetModelStatusRequest(model_spec=spec)))
+        request = pb.GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
         response = self._handlers.metadata(request)
         # Like the real server, print the signatures and not the ``Any`` that holds them.
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata[SIGNATURE_DEF].Unpack(signatures)
+        signatures = pb.SignatureDefMap.FromString(response.metadata[SIGNATURE_DEF].value)
         spec_json, signatures_json = _json(response.model_spec), _json(signatures)
         return f'{{\n"model_spec":{spec_json},\n"metadata": {{"signature_def": {signatures_json}}}\n}}\n'
 

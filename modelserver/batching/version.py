@@ -16,21 +16,25 @@ class Version:
         model: Executes it.
         limits: How its requests are batched; None runs each by itself.
         bounds: What one of them may hold.
+        engine: What computes it, and why.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the parts of a version
         self,
         name: str,
         number: int,
         model: LoadedModel,
         limits: BatchLimits | None = None,
+        *,
         bounds: Bounds = DEFAULT_BOUNDS,
+        engine: str = "",
     ) -> None:
         self.name = name
         self.number = number
         self.model = model
         self.limits = limits
         self.bounds = bounds
+        self.engine = engine
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()

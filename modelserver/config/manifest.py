@@ -27,6 +27,13 @@ def most_flops(version_dir: Path) -> float | None:
     return None
 
 
+def precision(version_dir: Path) -> str:
+    """Read the precision that a version was exported in; float32 where no manifest says."""
+    with suppress(KeyError, TypeError):
+        return str(_read(version_dir)["precision"]["compute"])
+    return "float32"
+
+
 def golden_check(version_dir: Path) -> GoldenCheck | None:
     """Read the golden vectors of a version; None when there is no manifest, or one of version 1.
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from modelserver.config.logs import LEVELS
 
-ENGINES = ("tensorflow", "openvino")
+ENGINES = ("auto", "openvino", "tensorflow")
 OWN = " [not in TensorFlow Serving]"
 """Ends the help of flags that TensorFlow Serving does not have."""
 
@@ -73,7 +73,12 @@ class Options:
     num_load_threads: int = _flag(0, "Loads at a time; here, 0 means 1, never on the thread that serves.")
     enable_model_warmup: bool = _flag(True, "Run a version's warm-up requests before it is available.")
     num_request_iterations_for_warmup: int = _flag(0, "How often each warm-up request is run; 0 means once.")
-    engine: str = _flag("tensorflow", f"What computes: {' or '.join(ENGINES)}; see docs/engines.md.{OWN}", ENGINES)
+    engine: str = _flag(
+        "auto",
+        "What computes: openvino, tensorflow, or auto: OpenVINO for each version whose golden vectors it computes, "
+        f"else TensorFlow; see docs/engines.md.{OWN}",
+        ENGINES,
+    )
     saved_model_tags: str = _flag("serve", "Tags of the graph to load, separated by commas.")
     enable_batching: bool = _flag(False, "Run concurrent requests together.")
     batching_parameters_file: str = _flag("", "How to batch: a BatchingParameters in protobuf's text format.")

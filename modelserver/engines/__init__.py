@@ -1,1 +1,1 @@
-"""Engines load SavedModels and execute them: TensorFlow, or OpenVINO on request."""
+"""Engines load SavedModels and execute them: OpenVINO, and TensorFlow for what that does not compute."""

@@ -1,6 +1,7 @@
-"""The port of an engine, which loads and executes SavedModels."""
+"""The port of an engine, which loads and executes SavedModels, and engines that are imported when they are needed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +37,10 @@ class LoadedModel(Protocol):
 class Engine(Protocol):
     """Loads SavedModels."""
 
+    @property
+    def name(self) -> str:
+        """What the flag ``--engine`` calls it."""
+
     def threads(self, path: Path) -> int:
         """Return the number of threads that compute one batch of the SavedModel in ``path``."""
 
@@ -45,3 +50,28 @@ class Engine(Protocol):
         Raises:
             ServingError: There is none, or it cannot be read.
         """
+
+
+class OnDemand:
+    """An engine that is opened, and imported, when a model needs it first.
+
+    Args:
+        name: What the flag ``--engine`` calls it.
+        opener: Opens it; raises Absent where it is not installed.
+    """
+
+    def __init__(self, name: str, opener: Callable[[], Engine]) -> None:
+        self.name = name
+        self._open = opener
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return self._open()
+
+    def threads(self, path: Path) -> int:
+        """See ``Engine.threads``."""
+        return self._engine.threads(path)
+
+    def load(self, path: Path) -> LoadedModel:
+        """See ``Engine.load``."""
+        return self._engine.load(path)

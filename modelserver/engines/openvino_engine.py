@@ -1,41 +1,50 @@
 """Executes ``serving_default`` with OpenVINO, and answers ``manifest`` from the file next to the graph.
 
-OpenVINO reads one signature, and computes no text. Any other signature, which the exporter never writes, is executed by
-TensorFlow. The network is cut to the outputs of a request; each cut is compiled on first use and has its own weights.
+OpenVINO reads one signature, and computes no text: a version with others, which the exporter never writes, is refused.
+Nothing here needs TensorFlow. The network is cut to the outputs of a request; each cut is compiled on first use and has
+its own weights.
 """
 
 import logging
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from modelserver.config.manifest import MANIFEST
+from microtome.protobuf import BYTES, field_prefix, fields
+from microtome.tfserving.v1 import serving_pb2 as pb
+from modelserver.config.manifest import MANIFEST, precision
 from modelserver.engines.cuts import Cuts, Tensors
-from modelserver.engines.engine import Engine, LoadedModel
 from modelserver.engines.openvino_runtime import OpenVinoSettings, import_openvino
-from modelserver.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, ResourceExhausted
+from modelserver.errors import DataLoss, FailedPrecondition, Internal, InvalidArgument, NotFound, ResourceExhausted
 from modelserver.tensors.codec import STRING, Array
-from modelserver.tensors.signatures import DEFAULT_SIGNATURE, Signatures, copy_signatures
+from modelserver.tensors.signatures import DEFAULT_SIGNATURE, Signatures
 
 if TYPE_CHECKING:
     import openvino
 
     Port: TypeAlias = openvino.Output
-    Compile: TypeAlias = Callable[[Sequence[Port], Sequence[Port]], openvino.CompiledModel]
+    Compile: TypeAlias = Callable[[openvino.Model], openvino.CompiledModel]
 
 log = logging.getLogger(__name__)
 
 CUTS_KEPT = 16
 
+HARDLY_LESS = 0.95
+"""The part of all outputs' convolutions and matrix products from which a set of outputs is computed with all others."""
+
+_COSTLY = {"Convolution", "GroupConvolution", "MatMul"}
+
 LONGEST_REASON = 500
 MANIFEST_SIGNATURE = "manifest"
 SAVED_MODEL = "saved_model.pb"
+_GRAPHS = 2
+"""The number of ``meta_graphs`` in ``tensorflow.SavedModel``."""
 
 _WHERE = re.compile(r"^(Exception from |Check '.*' failed at ).*$", re.MULTILINE)
 
@@ -45,32 +54,33 @@ class OpenVinoEngine:
 
     Args:
         settings: How to compute.
-        tensorflow: Executes the signatures that OpenVINO does not.
 
     Raises:
-        FailedPrecondition: OpenVINO is not installed.
+        Absent: OpenVINO is not installed.
     """
 
-    def __init__(self, settings: OpenVinoSettings, tensorflow: Engine) -> None:
+    name = "openvino"
+
+    def __init__(self, settings: OpenVinoSettings) -> None:
         self._openvino = import_openvino()
         self._core = self._openvino.Core()
-        self._properties = settings.properties()
-        self._threads = settings.threads_of_a_stream
-        self._tensorflow = tensorflow
-        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if settings.mixed_precision == "bfloat16" and "BF16" not in able:
+        self._settings = settings
+        self._has_bfloat16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if settings.mixed_precision == "bfloat16" and not self._has_bfloat16:
             log.warning("This processor has no bfloat16 arithmetic: it is emulated, and much slower than float32")
 
     def threads(self, path: Path) -> int:  # noqa: ARG002, equal for all
         """Return the threads of a stream; see ``Engine.threads``."""
-        return self._threads
+        return self._settings.threads_of_a_stream
 
     def load(self, path: Path) -> "OpenVinoModel":
         """Read the SavedModel in ``path``; see ``Engine.load``.
 
         Raises:
             NotFound: There is no SavedModel in binary form.
-            FailedPrecondition: It has no ``serving_default``, or one that OpenVINO cannot read.
+            DataLoss: It is damaged.
+            FailedPrecondition: It has no ``serving_default``, one that OpenVINO cannot read, or others beside it.
+            ResourceExhausted: There is not enough memory.
         """
         signatures = _read_signatures(path)
         if DEFAULT_SIGNATURE not in signatures:
@@ -78,31 +88,45 @@ class OpenVinoEngine:
                 f"Expected a signature {DEFAULT_SIGNATURE!r}, which is what OpenVINO computes. Received: "
                 f"{', '.join(sorted(signatures)) or 'none'}. --engine=tensorflow serves any signature"
             )
+        manifest = (path / MANIFEST).read_bytes() if (path / MANIFEST).is_file() else None
+        answered = {DEFAULT_SIGNATURE} if manifest is None else {DEFAULT_SIGNATURE, MANIFEST_SIGNATURE}
+        if others := signatures.keys() - answered:
+            raise FailedPrecondition(
+                f"OpenVINO computes {DEFAULT_SIGNATURE!r} alone. Received signatures beside it: "
+                f"{', '.join(sorted(others))}. --engine=tensorflow serves any signature"
+            )
         _check_numbers(signatures[DEFAULT_SIGNATURE])
         try:
             model = self._core.read_model(str(path))
+        except MemoryError as error:
+            raise ResourceExhausted("OOM when loading the model") from error
         except RuntimeError as error:
             raise FailedPrecondition(f"OpenVINO cannot read this model: {_reason(error)}") from error
-        manifest = (path / MANIFEST).read_bytes() if (path / MANIFEST).is_file() else None
-        answered = {DEFAULT_SIGNATURE} if manifest is None else {DEFAULT_SIGNATURE, MANIFEST_SIGNATURE}
-        rest = self._tensorflow.load(path) if signatures.keys() - answered else None
-        return OpenVinoModel(signatures, model, self._compile, manifest, rest)
+        properties = self._settings.properties(bfloat16=self.computes_in_bfloat16(precision(path)))
 
-    def _compile(self, outputs: Sequence["Port"], inputs: Sequence["Port"]) -> Any:  # noqa: ANN401
-        """Compile the part of a model that leads from the inputs to the outputs."""
-        part = self._openvino.Model(list(outputs), [port.get_node() for port in inputs])
-        return self._core.compile_model(part, "CPU", self._properties)
+        def compiled(part: "openvino.Model") -> "openvino.CompiledModel":
+            compiled: openvino.CompiledModel = self._core.compile_model(part, "CPU", properties)
+            return compiled
+
+        return OpenVinoModel(signatures, model, compiled, manifest)
+
+    def computes_in_bfloat16(self, exported: str) -> bool:
+        """Whether a version is computed in bfloat16: when the flag says so, or its export did and the processor can.
+
+        Args:
+            exported: The precision of the export.
+        """
+        return self._settings.mixed_precision == "bfloat16" or (exported == "bfloat16" and self._has_bfloat16)
 
 
 class OpenVinoModel:
-    """One SavedModel: its network, its manifest, and a TensorFlow model of the rest if there is any.
+    """One SavedModel: its network and its manifest.
 
     Args:
         signatures: All signatures.
         model: The network; its inputs and outputs are named as in ``serving_default``.
         compiler: Compiles a part of it.
         manifest: The answer to the signature ``manifest``.
-        rest: Executes all other signatures.
     """
 
     def __init__(
@@ -111,16 +135,17 @@ class OpenVinoModel:
         model: "openvino.Model",
         compiler: "Compile",
         manifest: bytes | None,
-        rest: LoadedModel | None,
     ) -> None:
         self.signatures = signatures
         signature = signatures[DEFAULT_SIGNATURE]
         self._inputs = {info.name: (alias, model.input(alias)) for alias, info in signature.inputs.items()}
         self._outputs = {info.name: model.output(alias) for alias, info in signature.outputs.items()}
+        self._model = model
         self._compiler = compiler
+        self._all = tuple(sorted(self._outputs))
+        self._whole: _Cut | None = None
         self._cuts = Cuts(self._compile, CUTS_KEPT)
         self._manifest = manifest
-        self._rest = rest
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         """Compute the fetched tensors; see ``LoadedModel.run``.
@@ -135,16 +160,14 @@ class OpenVinoModel:
         if self._manifest is not None and signature and {info.name for info in signature.inputs.values()} == set(feeds):
             (query,) = feeds.values()
             return [np.full(query.shape, self._manifest, object) for _ in fetches]
-        if self._rest is None:
-            raise InvalidArgument(f"No signature computes {', '.join(fetches)} from {', '.join(feeds)}")
-        return self._rest.run(feeds, fetches)
+        raise InvalidArgument(f"No signature computes {', '.join(fetches)} from {', '.join(feeds)}")
 
     def close(self) -> None:
         """Free the memory; see ``LoadedModel.close``."""
         self._cuts.clear()
         self._inputs, self._outputs = {}, {}
-        if self._rest is not None:
-            self._rest.close()
+        self._whole = None
+        del self._model
 
     def _infer(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         for tensor, array in feeds.items():
@@ -153,17 +176,32 @@ class OpenVinoModel:
         if any(len(array) == 0 for array in feeds.values() if array.ndim):
             return [_nothing(self._outputs[tensor]) for tensor in fetches]
         try:
-            cut = self._cuts.get(tuple(self._inputs), tuple(fetches))
-            return cut.run([feeds[tensor] for tensor in self._inputs])
+            cut, places = self._cuts.get(tuple(self._inputs), tuple(fetches))
+            arrays = cut.run([feeds[tensor] for tensor in self._inputs])
         except MemoryError as error:
             raise ResourceExhausted("OOM when running the model") from error
         except RuntimeError as error:
             log.exception("OpenVINO failed")
             raise Internal("OpenVINO could not run the model; see the log of the model server") from error
+        return [arrays[place] for place in places]
 
-    def _compile(self, _: Tensors, fetches: Tensors) -> "_Cut":
+    def _compile(self, _: Tensors, fetches: Tensors) -> "tuple[_Cut, Sequence[int]]":
+        """Return what computes some outputs, and where among its answers they are.
+
+        Where that is hardly less than all outputs, these are computed, and no weights are copied for it: the deepest
+        output needs nearly all that the others need.
+        """
+        part = self._part(fetches)
+        if _cost(part) < HARDLY_LESS * _cost(self._part(self._all)):
+            return _Cut(self._compiler(part)), range(len(fetches))
+        if self._whole is None:
+            self._whole = _Cut(self._compiler(self._part(self._all)))
+        return self._whole, [self._all.index(tensor) for tensor in fetches]
+
+    def _part(self, fetches: Tensors) -> "openvino.Model":
+        """Return the part of the network that leads to some outputs."""
         ports = [self._outputs[tensor] for tensor in fetches]
-        return _Cut(self._compiler(ports, [port for _, port in self._inputs.values()]))
+        return type(self._model)(ports, [port.get_node() for _, port in self._inputs.values()])
 
 
 class _Cut:
@@ -185,22 +223,41 @@ class _Cut:
         return list(results.to_tuple())
 
 
+def _cost(part: "openvino.Model") -> int:
+    """Count its convolutions and matrix products."""
+    return sum(node.get_type_name() in _COSTLY for node in part.get_ops())
+
+
 def _read_signatures(path: Path) -> Signatures:
-    """Read the signatures of the graph to serve."""
+    """Read the signatures of the graph to serve; its weights, which are most of the file, stay unread."""
     file = path / SAVED_MODEL
     if not file.is_file():
         raise NotFound(f"Expected a SavedModel for OpenVINO: there is no {SAVED_MODEL} in {path}")
     try:
-        saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-    except DecodeError as error:
-        raise FailedPrecondition(f"Expected a SavedModel. Received a damaged file: {file}") from error
-    for meta_graph in saved_model.meta_graphs:
-        if list(meta_graph.meta_info_def.tags) == ["serve"]:
-            return copy_signatures(meta_graph)
+        with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as raw:
+            graphs = [
+                _parts(raw, begin, end) for number, _, begin, end in fields(raw, 0, len(raw)) if number == _GRAPHS
+            ]
+    except (DecodeError, ValueError) as error:
+        raise DataLoss(f"Expected a SavedModel. Received a damaged file: {file}") from error
+    for graph in graphs:
+        if list(graph.meta_info_def.tags) == ["serve"]:
+            return dict(graph.signature_def)
     raise FailedPrecondition(f"Expected a graph tagged 'serve'. Received none in {file}")
 
 
-def _check_numbers(signature: meta_graph_pb2.SignatureDef) -> None:
+def _parts(raw: mmap, begin: int, end: int) -> pb.MetaGraphDef:
+    """Read what ``MetaGraphDef`` here has of one in a file."""
+    known = pb.MetaGraphDef.DESCRIPTOR.fields_by_number
+    parts = b"".join(
+        field_prefix(number, finish - start) + raw[start:finish]
+        for number, form, start, finish in fields(raw, begin, end)
+        if form == BYTES and number in known
+    )
+    return pb.MetaGraphDef.FromString(parts)
+
+
+def _check_numbers(signature: pb.SignatureDef) -> None:
     texts = [alias for alias, info in (*signature.inputs.items(), *signature.outputs.items()) if info.dtype == STRING]
     if texts:
         raise FailedPrecondition(

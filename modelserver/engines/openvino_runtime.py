@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from types import ModuleType
 
 from microtome.machine import cores
-from modelserver.errors import FailedPrecondition
+from modelserver.errors import Absent
 
 _ABSENT = (
-    "--engine=openvino needs the package openvino, which is not installed here. "
-    "Install it (pip install openvino), or leave --engine=tensorflow"
+    "OpenVINO needs the package openvino, which is not installed here. Install it (pip install openvino), or leave "
+    "--engine=auto, which takes TensorFlow then"
 )
 _TELEMETRY = "openvino_telemetry"
 
@@ -25,7 +25,7 @@ class OpenVinoSettings:
         threads: Threads altogether; 0 for as many as there are cores.
         streams: Batches that are computed concurrently, each with its share of the threads. Two, since a batch on all
             threads waits for the slowest of them after every operation.
-        mixed_precision: ``bfloat16``, or empty for float32.
+        mixed_precision: ``bfloat16`` for all models; empty for each in the precision of its export.
     """
 
     threads: int = 0
@@ -37,7 +37,7 @@ class OpenVinoSettings:
         """The number of threads that compute one batch."""
         return max(1, (self.threads or cores()) // self.streams)
 
-    def properties(self) -> Mapping[str, object]:
+    def properties(self, *, bfloat16: bool) -> Mapping[str, object]:
         """Return the properties of the CPU plugin.
 
         The precision is always set: by default OpenVINO computes in bfloat16 wherever the processor can.
@@ -46,7 +46,7 @@ class OpenVinoSettings:
         https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html
         """
         return {
-            "INFERENCE_PRECISION_HINT": "bf16" if self.mixed_precision == "bfloat16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": self.streams,
             "ENABLE_CPU_PINNING": False,
@@ -59,14 +59,14 @@ def import_openvino() -> ModuleType:
     Its import sends an event to its vendor unless the telemetry package cannot be imported, so that is prevented.
 
     Raises:
-        FailedPrecondition: It is not installed, or does not run here.
+        Absent: It is not installed, or does not run here.
     """
     if find_spec("openvino") is None:
-        raise FailedPrecondition(_ABSENT)
+        raise Absent(_ABSENT)
     if _TELEMETRY not in sys.modules:
         # An entry of None makes the import fail.
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
         return import_module("openvino")
     except ImportError as error:
-        raise FailedPrecondition(f"openvino is installed, but cannot be imported: {error}") from error
+        raise Absent(f"openvino is installed, but cannot be imported: {error}") from error

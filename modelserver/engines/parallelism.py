@@ -13,9 +13,9 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from microtome.machine import cores
 from modelserver.config.manifest import most_flops
 
 LIGHT_FLOPS = 2e9
@@ -25,15 +25,33 @@ small that waking a second thread costs more than it saves (docs/decisions/perfo
 _THREADS = Path("/proc/self/task")
 
 
-def threads_within(directory: Path) -> int:
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How sessions compute.
+
+    Attributes:
+        intra_op_threads: Threads within an operation; 0 to choose for each model, see ``threads_within``.
+        inter_op_threads: Operations at a time; 0 for as many as there are cores.
+        mixed_precision: ``bfloat16``, or empty for float32.
+        tags: Tags of the SavedModel's graph to load.
+    """
+
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    mixed_precision: str = ""
+    tags: tuple[str, ...] = ("serve",)
+
+
+def threads_within(directory: Path, most: int) -> int:
     """Return the number of threads for each operation of a version: one for a light network, else one per core.
 
     Args:
         directory: The version. Its manifest says how much it computes; a SavedModel without one gets one thread per
             core, as in TensorFlow Serving.
+        most: The number of cores, counted where no load was pinned.
     """
     flops = most_flops(directory)
-    return 1 if flops is not None and flops <= LIGHT_FLOPS else cores()
+    return 1 if flops is not None and flops <= LIGHT_FLOPS else most
 
 
 class LoadAffinity:

@@ -6,21 +6,21 @@ against 12.8 ms (equal at batch 32).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
 from tensorflow.python.framework.ops import dismantle_graph
 
 from microtome.machine import cores
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.engines.cuts import Cuts, Tensors
-from modelserver.engines.parallelism import threads_within
+from modelserver.engines.parallelism import SessionSettings, threads_within
 from modelserver.errors import CODES, Internal, NotFound, ServingError
 from modelserver.tensors.codec import Array
-from modelserver.tensors.signatures import Signatures, copy_signatures
+from modelserver.tensors.signatures import Signatures
 
 CUTS_KEPT = 32
 """A session has an executor for every set of outputs, with its own folded constants."""
@@ -30,32 +30,19 @@ SAVED_MODEL = "saved_model.pb"
 tf.get_logger().setLevel("ERROR")  # or it warns that a session's loader is deprecated
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """How sessions compute.
-
-    Attributes:
-        intra_op_threads: Threads within an operation; 0 to choose for each model, see ``threads_within``.
-        inter_op_threads: Operations at a time; 0 for as many as there are cores.
-        mixed_precision: ``bfloat16``, or empty for float32.
-        tags: Tags of the SavedModel's graph to load.
-    """
-
-    intra_op_threads: int = 0
-    inter_op_threads: int = 0
-    mixed_precision: str = ""
-    tags: tuple[str, ...] = ("serve",)
-
-
 class TensorFlowEngine:
     """Loads SavedModels into sessions."""
 
+    name = "tensorflow"
+
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
+        # Counted here: a loading thread may be pinned to one core.
+        self._cores = cores()
 
     def threads(self, path: Path) -> int:
         """Return the threads within an operation; see ``Engine.threads``."""
-        return self._settings.intra_op_threads or threads_within(path)
+        return self._settings.intra_op_threads or threads_within(path, self._cores)
 
     def load(self, path: Path) -> "TensorFlowModel":
         """Read the SavedModel in ``path``; see ``Engine.load``."""
@@ -65,7 +52,8 @@ class TensorFlowEngine:
                 f"`{SAVED_MODEL}`)\nSpecified file path: {path}"
             )
         tags = self._settings.tags
-        session = tf.compat.v1.Session(graph=tf.Graph(), config=_config(self._settings, self.threads(path)))
+        config = _config(self._settings, self.threads(path), self._cores)
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             with _translated(), session.graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.loader.load(session, tags, str(path))
@@ -76,7 +64,7 @@ class TensorFlowEngine:
                 f"Could not find meta graph def matching supplied tags: {{ {' '.join(tags)} }}. To inspect available "
                 "tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`"
             ) from error
-        return TensorFlowModel(session, copy_signatures(meta_graph))
+        return TensorFlowModel(session, _signatures(meta_graph))
 
 
 class TensorFlowModel:
@@ -109,6 +97,14 @@ class TensorFlowModel:
         return made
 
 
+def _signatures(meta_graph: meta_graph_pb2.MetaGraphDef) -> Signatures:
+    """Return a graph's signatures as our own messages, which do not hold its weights."""
+    return {
+        key: pb.SignatureDef.FromString(signature.SerializeToString())
+        for key, signature in meta_graph.signature_def.items()
+    }
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn TensorFlow's errors into ours, with its own code and text."""
@@ -118,11 +114,10 @@ def _translated() -> Iterator[None]:
         raise ServingError(error.message, CODES[error.error_code]) from error
 
 
-def _config(settings: SessionSettings, threads: int) -> config_pb2.ConfigProto:
+def _config(settings: SessionSettings, threads: int, operations: int) -> config_pb2.ConfigProto:
     config = config_pb2.ConfigProto(
-        # Counted here: TensorFlow would count in the loading thread, which may be pinned to one core.
         intra_op_parallelism_threads=threads,
-        inter_op_parallelism_threads=settings.inter_op_threads or cores(),
+        inter_op_parallelism_threads=settings.inter_op_threads or operations,
         # Or the threads of the first loaded model, on any core, would begin the operations of a load.
         use_per_session_threads=True,
     )

@@ -3,15 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.batching.version import Version
 from modelserver.errors import InvalidArgument, NotFound
 from modelserver.models.model import Loading, Model, VersionRecord
 from modelserver.models.model_config import ModelConfig
-
-if TYPE_CHECKING:
-    from tensorflow_serving.apis import model_pb2
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ class Catalogue:
         if not watch.cancelled() and (error := watch.exception()):
             log.critical("%s ended", watch.get_name(), exc_info=error)
 
-    def find(self, model_spec: "model_pb2.ModelSpec") -> Version:
+    def find(self, model_spec: pb.ModelSpec) -> Version:
         """Return the version that a ``tensorflow.serving.ModelSpec`` means.
 
         An explicit version means exactly that one, a label the version that it names, neither the highest loaded.

@@ -199,7 +199,9 @@ class Model:
                 if isinstance(error, Deviates):
                     break  # as it would again
                 continue
-            record.version = Version(self.config.name, record.number, loaded.model, loaded.limits, loaded.bounds)
+            record.version = Version(
+                self.config.name, record.number, loaded.model, loaded.limits, bounds=loaded.bounds, engine=loaded.engine
+            )
             record.state = State.AVAILABLE
             self.attempted.set()
             log.info("Serving %s", self._named(record))

@@ -5,14 +5,11 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from microtome.tfserving.v1 import model_server_config_pb2
 from modelserver.config.logs import LogThrottle
 from modelserver.errors import InvalidArgument, NothingToServe
 from modelserver.models.version_policy import Everything, Latest, Specific, VersionPolicy
-
-if TYPE_CHECKING:
-    from tensorflow_serving.config import model_server_config_pb2
 
 LARGEST_VERSION = 2**63 - 1
 
@@ -52,7 +49,7 @@ class ModelConfig:
 
 
 def read_configs(
-    server_config: "model_server_config_pb2.ModelServerConfig",
+    server_config: model_server_config_pb2.ModelServerConfig,
     served: Collection[str] = (),
     within: Path | None = None,
 ) -> Sequence[ModelConfig]:
@@ -86,7 +83,7 @@ def read_configs(
     return list(configs.values())
 
 
-def _read(entry: "model_server_config_pb2.ModelConfig", served: Collection[str], within: Path | None) -> ModelConfig:
+def _read(entry: model_server_config_pb2.ModelConfig, served: Collection[str], within: Path | None) -> ModelConfig:
     if not entry.base_path.startswith("/"):
         raise InvalidArgument(
             f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
@@ -116,7 +113,7 @@ def _is_inside(path: Path, directory: Path) -> bool:
     return resolved != root and resolved.is_relative_to(root)
 
 
-def _policy(entry: "model_server_config_pb2.ModelConfig") -> VersionPolicy:
+def _policy(entry: model_server_config_pb2.ModelConfig) -> VersionPolicy:
     policy = entry.model_version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":

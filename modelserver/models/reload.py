@@ -5,9 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from tensorflow_serving.apis import model_management_pb2
-from tensorflow_serving.config import model_server_config_pb2
-
+from microtome.tfserving.v1 import model_server_config_pb2
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.config.logs import LogThrottle
 from modelserver.config.text_protos import read_file
 from modelserver.errors import FailedPrecondition, NothingToServe, PermissionDenied, ServingError, Unknown
@@ -38,9 +37,7 @@ class Reloader:
         self._by_request = by_request
         self._turn = asyncio.Lock()
 
-    async def reload(
-        self, request: model_management_pb2.ReloadConfigRequest
-    ) -> model_management_pb2.ReloadConfigResponse:
+    async def reload(self, request: pb.ReloadConfigRequest) -> pb.ReloadConfigResponse:
         """Answer a ``ReloadConfigRequest`` once every newly named model has settled.
 
         Unlike the real server, which first records a configuration and then checks it, a refused one changes nothing;
@@ -59,7 +56,7 @@ class Reloader:
             )
         served = {name for name, model in self._catalogue.models.items() if not model.retired}
         await settled(await self.apply(read_configs(request.config, served, self._within)))
-        return model_management_pb2.ReloadConfigResponse()
+        return pb.ReloadConfigResponse()
 
     async def apply_file(self, path: Path) -> Sequence[Model]:
         """Apply a file that holds a ``ModelServerConfig``; like ``apply``."""

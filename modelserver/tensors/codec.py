@@ -3,21 +3,22 @@
 Requests may use any of TensorFlow's three encodings. ``tensor_content`` wins when present and must have exactly the
 right length. Otherwise the element type's own repeated field counts: no value means zeros, fewer values than elements
 repeat the last one (warm-up records send a batch of blank images in a few bytes), surplus values are ignored. A missing
-shape, or one of unknown rank, means a scalar. TensorFlow's own kernel reads every encoding but raw numbers.
+shape, or one of unknown rank, means a scalar.
 
 Answers use the repeated field, or ``tensor_content`` with ``--enable_serialization_as_tensor_content``.
 """
 
 import math
 import sys
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 
+from microtome.protobuf import read_varint, varint
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.errors import Internal, InvalidArgument, ResourceExhausted
 
 Array = npt.NDArray[Any]
@@ -32,30 +33,49 @@ MOST_DIMENSIONS = 254
 STRING_BYTES = 96
 """Of each string beside its text: TensorFlow's object, Python's, and the reference in the array."""
 
-STRING = types_pb2.DT_STRING
+_INT_BYTES = 4
 
-FIELDS = {
-    types_pb2.DT_FLOAT: "float_val",
-    types_pb2.DT_DOUBLE: "double_val",
-    types_pb2.DT_INT32: "int_val",
-    types_pb2.DT_UINT8: "int_val",
-    types_pb2.DT_INT16: "int_val",
-    types_pb2.DT_INT8: "int_val",
+STRING = pb.DT_STRING
+
+FIELDS: dict[int, str] = {
+    pb.DT_FLOAT: "float_val",
+    pb.DT_DOUBLE: "double_val",
+    pb.DT_INT32: "int_val",
+    pb.DT_UINT8: "int_val",
+    pb.DT_INT16: "int_val",
+    pb.DT_INT8: "int_val",
     STRING: "string_val",
-    types_pb2.DT_COMPLEX64: "scomplex_val",
-    types_pb2.DT_INT64: "int64_val",
-    types_pb2.DT_BOOL: "bool_val",
-    types_pb2.DT_BFLOAT16: "half_val",
-    types_pb2.DT_UINT16: "int_val",
-    types_pb2.DT_COMPLEX128: "dcomplex_val",
-    types_pb2.DT_HALF: "half_val",
-    types_pb2.DT_UINT32: "uint32_val",
-    types_pb2.DT_UINT64: "uint64_val",
+    pb.DT_COMPLEX64: "scomplex_val",
+    pb.DT_INT64: "int64_val",
+    pb.DT_BOOL: "bool_val",
+    pb.DT_BFLOAT16: "half_val",
+    pb.DT_UINT16: "int_val",
+    pb.DT_COMPLEX128: "dcomplex_val",
+    pb.DT_HALF: "half_val",
+    pb.DT_UINT32: "uint32_val",
+    pb.DT_UINT64: "uint64_val",
 }
 """By the number of an element type, the repeated field of ``TensorProto`` that holds its values. Sixteen-bit floats
 travel as the integer of the same bits, complex numbers as pairs."""
 
-DTYPES = {number: np.dtype(tf.as_dtype(number).as_numpy_dtype) for number in FIELDS}
+DTYPES: dict[int, np.dtype[Any]] = {
+    pb.DT_FLOAT: np.dtype(np.float32),
+    pb.DT_DOUBLE: np.dtype(np.float64),
+    pb.DT_INT32: np.dtype(np.int32),
+    pb.DT_UINT8: np.dtype(np.uint8),
+    pb.DT_INT16: np.dtype(np.int16),
+    pb.DT_INT8: np.dtype(np.int8),
+    STRING: np.dtype(object),
+    pb.DT_COMPLEX64: np.dtype(np.complex64),
+    pb.DT_INT64: np.dtype(np.int64),
+    pb.DT_BOOL: np.dtype(np.bool_),
+    pb.DT_BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    pb.DT_UINT16: np.dtype(np.uint16),
+    pb.DT_COMPLEX128: np.dtype(np.complex128),
+    pb.DT_HALF: np.dtype(np.float16),
+    pb.DT_UINT32: np.dtype(np.uint32),
+    pb.DT_UINT64: np.dtype(np.uint64),
+}
 """The numpy type of each element type; object arrays hold strings as ``bytes``."""
 
 _NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
@@ -64,10 +84,14 @@ _SIXTEEN_BITS = {np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)}
 
 def type_name(number: int) -> str:
     """Return an element type's name as TensorFlow's messages write it; unknown types by their number."""
-    return types_pb2.DataType.Name(number).removeprefix("DT_").lower() if number in FIELDS else f"dtype {number}"
+    return (
+        pb.DataType.Name(cast("pb.DataType", number)).removeprefix("DT_").lower()
+        if number in FIELDS
+        else f"dtype {number}"
+    )
 
 
-def decoded_bytes(proto: tensor_pb2.TensorProto, alias: str, most: int = REQUEST_BYTES) -> int:
+def decoded_bytes(proto: pb.TensorProto, alias: str, most: int = REQUEST_BYTES) -> int:
     """Return the bytes that a tensor takes once it is decoded, before anything of that size is made.
 
     Args:
@@ -99,7 +123,7 @@ def decoded_bytes(proto: tensor_pb2.TensorProto, alias: str, most: int = REQUEST
     return size
 
 
-def decode(proto: tensor_pb2.TensorProto, alias: str, most: int = REQUEST_BYTES) -> Array:
+def decode(proto: pb.TensorProto, alias: str, most: int = REQUEST_BYTES) -> Array:
     """Read one tensor.
 
     Args:
@@ -117,19 +141,66 @@ def decode(proto: tensor_pb2.TensorProto, alias: str, most: int = REQUEST_BYTES)
     decoded_bytes(proto, alias, most)
     dtype = DTYPES[proto.dtype]
     shape = () if proto.tensor_shape.unknown_rank else tuple(dim.size for dim in proto.tensor_shape.dim)
-    content = proto.tensor_content
-    if content and proto.dtype != STRING:
-        if len(content) != math.prod(shape) * dtype.itemsize:
-            raise InvalidArgument(f"tensor parsing error: {alias}")
-        return np.frombuffer(content, dtype).reshape(shape)
+    count, content = math.prod(shape), proto.tensor_content
     try:
-        parsed = tf.io.parse_tensor(proto.SerializeToString(), proto.dtype)
-    except tf.errors.OpError as error:
-        raise InvalidArgument(f"tensor parsing error: {alias}") from error
-    return np.asarray(parsed.numpy(), dtype).reshape(shape)
+        if content and proto.dtype != STRING:
+            if len(content) != count * dtype.itemsize:
+                raise ValueError  # noqa: TRY301, with the strings' errors
+            return np.frombuffer(content, dtype).reshape(shape)
+        values = _strings(content, count) if content and count else _sent(proto)
+    except ValueError:
+        raise InvalidArgument(f"tensor parsing error: {alias}") from None
+    return _repeated(values, count, dtype).reshape(shape)
 
 
-def encode(array: Array, *, as_content: bool) -> tensor_pb2.TensorProto:
+def _sent(proto: pb.TensorProto) -> Array:
+    """Return the values of a tensor's repeated field, as many as there are."""
+    dtype, entries = DTYPES[proto.dtype], getattr(proto, FIELDS[proto.dtype])
+    if proto.dtype == STRING:
+        return np.fromiter(entries, object, len(entries))
+    values = np.array(entries, _entries_type(dtype))
+    if dtype.kind == "c":
+        return values[: len(values) // 2 * 2].view(dtype)
+    return values.astype(np.uint16).view(dtype) if dtype in _SIXTEEN_BITS else values.astype(dtype)
+
+
+def _entries_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the numpy type of the entries that hold values of an element type."""
+    if dtype.kind == "c":
+        return np.zeros((), dtype).real.dtype
+    return (
+        np.dtype(np.int32) if dtype in _SIXTEEN_BITS or (dtype.itemsize < _INT_BYTES and dtype.kind != "b") else dtype
+    )
+
+
+def _repeated(values: Array, count: int, dtype: np.dtype[Any]) -> Array:
+    """Return so many values: the surplus left out, the last one repeated, or zeros where there is none."""
+    if len(values) >= count:
+        return values[:count]
+    filled = np.empty(count, dtype)
+    filled[: len(values)] = values
+    # A bytes object alone would be taken for a list of numbers.
+    filled[len(values) :] = values[-1:] if len(values) else np.array([b"" if dtype.kind == "O" else 0], dtype)
+    return filled
+
+
+def _strings(content: bytes, count: int) -> Array:
+    """Read the raw bytes of strings: all lengths, then all texts.
+
+    Raises:
+        ValueError: They are not that many strings.
+    """
+    sizes, at = [], 0
+    for _ in range(count):
+        size, at = read_varint(content, at)
+        sizes.append(size)
+    if sum(sizes) != len(content) - at:
+        raise ValueError("The texts are longer or shorter than they state.")
+    ends = [at, *(at + end for end in accumulate(sizes))]
+    return np.fromiter((content[begin:end] for begin, end in pairwise(ends)), object, count)
+
+
+def encode(array: Array, *, as_content: bool) -> pb.TensorProto:
     """Write one tensor.
 
     Args:
@@ -142,11 +213,11 @@ def encode(array: Array, *, as_content: bool) -> tensor_pb2.TensorProto:
     number = _NUMBERS.get(array.dtype)
     if number is None:
         raise Internal(f"Cannot answer with elements of type {array.dtype}")
-    dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
-    proto = tensor_pb2.TensorProto(dtype=number, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims))
+    dims = [pb.TensorShapeProto.Dim(size=size) for size in array.shape]
+    proto = pb.TensorProto(dtype=cast("pb.DataType", number), tensor_shape=pb.TensorShapeProto(dim=dims))
     if as_content and number == STRING:
         strings = array.reshape(-1).tolist()
-        proto.tensor_content = b"".join([*(_varint(len(string)) for string in strings), *strings])
+        proto.tensor_content = b"".join([*(varint(len(string)) for string in strings), *strings])
     elif as_content:
         proto.tensor_content = (array.byteswap() if sys.byteorder == "big" else array).tobytes()
     else:
@@ -160,12 +231,3 @@ def _values(array: Array) -> Array:
     if array.dtype.kind == "c":
         return flat.view(flat.real.dtype)
     return flat.view(np.uint16) if array.dtype in _SIXTEEN_BITS else flat
-
-
-def _varint(number: int) -> bytes:
-    """Write a number with seven bits a byte, lowest first, as protobuf and TensorFlow's string lists do."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])

@@ -5,19 +5,16 @@ outputs, and last, as execution does it, element types. ``Bounds`` and ``_check_
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from tensorflow.core.framework import tensor_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
-
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.errors import FailedPrecondition, InvalidArgument
 from modelserver.tensors.codec import FIELDS, REQUEST_BYTES, Array, decode, decoded_bytes, type_name
 
 DEFAULT_SIGNATURE = "serving_default"
 
-Signatures = Mapping[str, meta_graph_pb2.SignatureDef]
+Signatures = Mapping[str, pb.SignatureDef]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +33,7 @@ class Bounds:
 DEFAULT_BOUNDS = Bounds()
 
 
-def copy_signatures(meta_graph: meta_graph_pb2.MetaGraphDef) -> Signatures:
-    """Copy the signatures out of a graph, whose weights would stay in memory with them otherwise."""
-    return {key: deepcopy(signature) for key, signature in meta_graph.signature_def.items()}
-
-
-def find_signature(signatures: Signatures, key: str) -> meta_graph_pb2.SignatureDef:
+def find_signature(signatures: Signatures, key: str) -> pb.SignatureDef:
     """Look up a signature; an empty key means ``serving_default``.
 
     Raises:
@@ -54,7 +46,7 @@ def find_signature(signatures: Signatures, key: str) -> meta_graph_pb2.Signature
 
 
 def bind(
-    signature: meta_graph_pb2.SignatureDef,
+    signature: pb.SignatureDef,
     sent: Mapping[str, Any],
     wanted: Sequence[str],
     bounds: Bounds = DEFAULT_BOUNDS,
@@ -99,7 +91,7 @@ def bind(
     return {signature.inputs[alias].name: arrays[alias] for alias in by_tensor}, outputs
 
 
-def _check_count(signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any]) -> None:
+def _check_count(signature: pb.SignatureDef, sent: Mapping[str, Any]) -> None:
     few_but_defaults = len(sent) < len(signature.inputs) and signature.defaults
     if len(sent) == len(signature.inputs) or few_but_defaults:
         return
@@ -111,18 +103,18 @@ def _check_count(signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any]
     )
 
 
-def _input(signature: meta_graph_pb2.SignatureDef, sent: Mapping[str, Any], alias: str) -> tensor_pb2.TensorProto:
+def _input(signature: pb.SignatureDef, sent: Mapping[str, Any], alias: str) -> pb.TensorProto:
     if alias not in sent and alias not in signature.defaults:
         raise InvalidArgument(
             f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in request and no "
             f"default value provided. Inputs expected to be in the request {_braces(sent)}, or default input alias "
             f"set: {_braces(signature.defaults)}"
         )
-    proto: tensor_pb2.TensorProto = sent[alias] if alias in sent else signature.defaults[alias]
+    proto: pb.TensorProto = sent[alias] if alias in sent else signature.defaults[alias]
     return proto
 
 
-def _pick_outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str]) -> dict[str, str]:
+def _pick_outputs(signature: pb.SignatureDef, wanted: Sequence[str]) -> dict[str, str]:
     picked: dict[str, str] = {}
     for alias in wanted or signature.outputs:
         if alias not in signature.outputs:
@@ -136,7 +128,7 @@ def _pick_outputs(signature: meta_graph_pb2.SignatureDef, wanted: Sequence[str])
     return dict(sorted(picked.items()))
 
 
-def _check_rows(info: meta_graph_pb2.TensorInfo, proto: tensor_pb2.TensorProto, most: int | None) -> None:
+def _check_rows(info: pb.TensorInfo, proto: pb.TensorProto, most: int | None) -> None:
     """Refuse more rows than a batch may have, where the signature leaves their number open."""
     opened = info.tensor_shape.unknown_rank or (info.tensor_shape.dim and info.tensor_shape.dim[0].size < 0)
     if most is not None and opened and proto.tensor_shape.dim and proto.tensor_shape.dim[0].size > most:
@@ -145,7 +137,7 @@ def _check_rows(info: meta_graph_pb2.TensorInfo, proto: tensor_pb2.TensorProto, 
         )
 
 
-def _check_rank(alias: str, info: meta_graph_pb2.TensorInfo, array: Array) -> None:
+def _check_rank(alias: str, info: pb.TensorInfo, array: Array) -> None:
     """Refuse a wrong number of dimensions.
 
     Sizes are left to the graph, as in the real server. Ranks are not: a three-dimensional input of a frozen

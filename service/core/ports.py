@@ -59,6 +59,10 @@ class ModelServer(Protocol):
         """
         ...
 
+    def engines(self, card: ModelCard) -> Sequence[str]:
+        """Return what computes a version on each model server that says so, and why; for people."""
+        ...
+
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look now for the version that has replaced `card`, which the server no longer has.
 

@@ -242,7 +242,7 @@ def models_router(models: ModelServer, default_model: str) -> APIRouter:
         readiness, cards = models.readiness(), models.cards()
         return ModelsAnswer(
             default=default_model or (next(iter(cards)) if len(cards) == 1 else ""),
-            models=[_answer(name, card, readiness[name]) for name, card in cards.items()],
+            models=[_answer(models, name, card, readiness[name]) for name, card in cards.items()],
         )
 
     @router.get("/models/{name}", summary="Describe a model", responses=openapi.problems(404))
@@ -253,17 +253,18 @@ def models_router(models: ModelServer, default_model: str) -> APIRouter:
             VersionAnswer(version=number, state=state, in_use=card is not None and card.version == number)
             for number, state in sorted(models.versions(name).items(), reverse=True)
         ]
-        return ModelDetail(**dict(_answer(name, card, models.readiness()[name])), versions=versions)
+        return ModelDetail(**dict(_answer(models, name, card, models.readiness()[name])), versions=versions)
 
     return router
 
 
-def _answer(name: str, card: ModelCard | None, trouble: str | None) -> ModelAnswer:
+def _answer(models: ModelServer, name: str, card: ModelCard | None, trouble: str | None) -> ModelAnswer:
     return ModelAnswer(
         name=name,
         ready=trouble is None,
         detail=trouble,
         version=card.version if card else None,
+        engines=list(models.engines(card)) if card else [],
         outputs=[
             openapi.OutputAnswer(
                 name=output.name,

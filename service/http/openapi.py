@@ -103,6 +103,10 @@ class ModelAnswer(BaseModel):
     ready: bool
     detail: str | None = Field(description="What is wrong, while it is not ready.")
     version: int | None = Field(description="The version that requests go to now; null before the first has answered.")
+    engines: list[str] = Field(
+        description="What computes that version, and why, as each model server says; empty where none says, as "
+        "TensorFlow Serving."
+    )
     outputs: list[OutputAnswer]
     manifest: Manifest | None
 

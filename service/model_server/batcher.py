@@ -116,6 +116,10 @@ class Batcher:
         """Return every version of a model with its state; see the port."""
         return self._inner.versions(model)
 
+    def engines(self, card: ModelCard) -> Sequence[str]:
+        """Return what computes a version; see the port."""
+        return self._inner.engines(card)
+
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Look for a successor; see the port."""
         return await self._inner.renewed(card)

@@ -94,6 +94,8 @@ class ModelServerClient:
             outgoing: returns the metadata of a call's trace.
             reconnected: called when the connection is lost or made: another process may be at the other end.
         """
+        self.engines: dict[str, Mapping[int, str]] = {}
+        """What computes each version of a model, and why, as the server said last; TensorFlow Serving says nothing."""
         self._outgoing = outgoing
         named = () if place.authority is None else (("grpc.default_authority", place.authority),)
         self._channel = grpc.aio.insecure_channel(place.target, options=(*_OPTIONS, *named))
@@ -117,6 +119,7 @@ class ModelServerClient:
         with _translated():
             answer = await self._status(GetModelStatusRequest(model_spec=ModelSpec(name=model)), timeout=timeout)
         versions = _whole(answer).model_version_status
+        self.engines[model] = {status.version: status.engine for status in versions if status.engine}
         return {status.version: _STATES.get(status.state, "unknown") for status in versions}
 
     async def predict(  # noqa: PLR0913, the parts of one request

@@ -172,6 +172,10 @@ class ModelRegistry:
         """Return every version of a model with its state; see the port."""
         return self._served(model).versions
 
+    def engines(self, card: ModelCard) -> Sequence[str]:
+        """Return what computes a version; see the port."""
+        return self._servers.engines(card)
+
     def card(self, model: str) -> ModelCard:
         """Return the version of a model that requests go to now; see the port."""
         entry = self._served(model)

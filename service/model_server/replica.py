@@ -80,6 +80,10 @@ class Replica:
         states = self.states.get(card.name)
         return states is None or states.get(card.version) == AVAILABLE
 
+    def engine(self, card: ModelCard) -> str:
+        """Return what computes a version here, and why; empty where the server does not say."""
+        return self._client.engines.get(card.name, {}).get(card.version, "")
+
     def look(self, model: str, seconds: float) -> "asyncio.Task[Mapping[int, str]]":
         """Ask for a model's versions, unless that is being asked already."""
         if model not in self._looking:
@@ -174,6 +178,7 @@ class Replica:
     def drop(self, model: str) -> None:
         """Forget everything about a model that is served no more."""
         self.states.pop(model, None)
+        self._client.engines.pop(model, None)
         self.versions.keep(model, {})
 
     async def predict(

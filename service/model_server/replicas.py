@@ -103,6 +103,10 @@ class Replicas:
         """Return how many servers serve a version, or do as far as is known, and can be reached."""
         return sum(replica.reachable and replica.may_serve(card) for replica in self._replicas.values())
 
+    def engines(self, card: ModelCard) -> list[str]:
+        """Return what computes a version on the servers that say so, and why, each once."""
+        return sorted({replica.engine(card) for replica in self._replicas.values()} - {""})
+
     def holders(self, model: str) -> set[Replica]:
         """Return the healthy servers that serve any version of a model."""
         return {

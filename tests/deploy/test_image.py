@@ -72,8 +72,8 @@ def test_packages_are_held_to_their_hashes(repository: Path) -> None:
     text = (repository / "Dockerfile").read_text()
     assert "--require-hashes" in text
     assert "--index-url" not in text
-    assert 3 == len(re.findall(r"\$\{INSTALL\} -r /build/\w+\.txt", text))
-    assert 2 == len(re.findall(r"\$\{INSTALL_WHEELS\} /wheels/\*\.whl", text))
+    assert 4 == len(re.findall(r"\$\{INSTALL\} -r /build/\w+\.txt", text))
+    assert 3 == len(re.findall(r"\$\{INSTALL_WHEELS\} /wheels/\*\.whl", text))
     assert {"${INSTALL}", "${INSTALL_WHEELS}", "wheel"} == set(re.findall(r"-m pip(?: --python \S+)? (\S+)", text))
     assert re.search(r'INSTALL_WHEELS=".* --no-deps --no-index"', text)
     assert re.search(r"pip wheel .*--no-deps .*--no-index", text)

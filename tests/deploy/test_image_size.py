@@ -1,10 +1,10 @@
-"""What goes into the gateway's image, made in a clean directory: small, and with all that the gateway needs."""
+"""What goes into the images without TensorFlow, made in a clean directory: small, and with all that they need."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,10 @@ from tests.wheels import OURS, build_wheels
 IMAGE = REPOSITORY / "deploy" / "image"
 
 LIMIT = 250_000_000
-"""Bytes that the whole image may have."""
+"""Bytes that the gateway's image may have."""
+
+BOTH_LIMIT = 500_000_000
+"""Bytes that the image of model server and gateway may have."""
 
 SYSTEM = 120_000_000
 """Bytes of python:3.11-slim, about 130 MB, without what the stage `system` removes, 16 MB; room for its next one."""
@@ -62,21 +65,37 @@ class ImagesGateway(Gateway):
         return {**super().environment(), **self.contents.environment()}
 
 
-def locked() -> list[str]:
+class ImagesModelServer(ModelServer):
+    """The model server, started from what is in its image, and computing with what there is."""
+
+    def __init__(self, directory: Path, models: Path, contents: Contents) -> None:
+        super().__init__(directory, models)
+        self.contents = contents
+
+    def words(self) -> list[str]:
+        """Without this environment's packages."""
+        program, *more = super().words()
+        return [program, "-S", *more]
+
+    def environment(self) -> Mapping[str, str]:
+        """Its packages, and no others."""
+        return {**super().environment(), **self.contents.environment()}
+
+
+def locked(*sets: str) -> list[str]:
     """Name the packages that the image gets on this machine."""
-    lines = (REPOSITORY / "requirements" / "gateway.txt").read_text(encoding="utf-8").splitlines()
+    texts = [(REPOSITORY / "requirements" / f"{name}.txt").read_text(encoding="utf-8") for name in sets]
+    lines = [line for text in texts for line in text.splitlines()]
     wanted = [Requirement(line.rstrip(" \\")) for line in lines if line and line[0] not in " #"]
-    return sorted(canonicalize_name(r.name) for r in wanted if r.marker is None or r.marker.evaluate())
+    return sorted({canonicalize_name(r.name) for r in wanted if r.marker is None or r.marker.evaluate()})
 
 
-@pytest.fixture(scope="module")
-def contents(tmp_path_factory: pytest.TempPathFactory) -> Contents:
+def made_of(root: Path, sets: Sequence[str], programs: Sequence[str]) -> Contents:
     """Do what the Dockerfile does, with the packages of this environment, which are of the same locks."""
     if shutil.which("strip") is None:
         pytest.skip("needs strip on PATH; Debian has it in the package binutils")
-    root = tmp_path_factory.mktemp("image")
     made = Contents(root / "packages", root / "bytecode")
-    for name in locked():
+    for name in locked(*sets):
         files = distribution(name).files or []
         for file in files:
             if file.suffix != ".pyc" and ".." not in file.parts:
@@ -85,9 +104,21 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> Contents:
     subprocess.run([sys.executable, IMAGE / "slim.py", made.packages], check=True)
     options = ["--quiet", "--no-compile", "--no-deps", "--no-index", f"--target={made.packages}"]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *build_wheels(root)], check=True)
-    done = made.run(IMAGE / "bytecode.py")
+    done = made.run(IMAGE / "bytecode.py", *programs)
     assert (0, "") == (done.returncode, done.stderr)
     return made
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> Contents:
+    """What the gateway's image has."""
+    return made_of(tmp_path_factory.mktemp("image"), ["gateway"], ["service"])
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Contents:
+    """What the image of model server and gateway has."""
+    return made_of(tmp_path_factory.mktemp("both"), ["gateway", "openvino"], ["service", "modelserver"])
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +151,7 @@ def test_every_package_can_be_asked_for_its_version(contents: Contents) -> None:
     """Slimming leaves metadata alone: names are all there, and licences."""
     asked = "from importlib.metadata import distributions; print(*sorted({d.name for d in distributions()}), sep='\\n')"
     done = contents.run("-c", asked)
-    assert sorted(map(canonicalize_name, done.stdout.split())) == sorted([*locked(), *OURS]), done.stderr
+    assert sorted(map(canonicalize_name, done.stdout.split())) == sorted([*locked("gateway"), *OURS]), done.stderr
     assert list(contents.packages.glob("numpy-*.dist-info/licenses/*"))
 
 
@@ -135,6 +166,28 @@ def test_the_gateway_answers_and_compiles_nothing(contents: Contents, processes:
     assert httpx.get(f"{processes.url}/metrics", trust_env=False).is_success
     compiled = {path.relative_to(contents.bytecode) for path in set(contents.bytecode.rglob("*.pyc")) - there}
     assert set() == compiled
+
+
+def test_one_image_embeds_on_a_cpu(
+    both: Contents, lite0_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Model server and gateway from the same packages, without TensorFlow: small, and a photo has its vector."""
+    assert size(*both) < BOTH_LIMIT - SYSTEM
+    assert not list(both.packages.glob("tensorflow*"))
+    directory = tmp_path_factory.mktemp("c")
+    valkey, model_server = Valkey(directory), ImagesModelServer(directory, lite0_models, both)
+    gateway = ImagesGateway(directory, model_server.address, both, valkey.url)
+    started: tuple[Process, ...] = (valkey, model_server, gateway)
+    try:
+        for process in started:
+            process.start()
+        with gateway.client() as client:
+            assert 200 == client.post("/embed", content=example("cat")).status_code
+            (model,) = client.get("/models").json()["models"]
+        assert ["openvino: it computes the golden vectors"] == [said.partition(",")[0] for said in model["engines"]]
+    finally:
+        for process in started:
+            process.destroy()
 
 
 def test_what_is_not_there_any_more_is_told(tmp_path: Path) -> None:

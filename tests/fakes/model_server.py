@@ -108,6 +108,10 @@ class FakeModelServer:
         """Return the version in use, and the others."""
         return {**self.others, self.card(model).version: "available"}
 
+    def engines(self, card: ModelCard) -> Sequence[str]:
+        """Return a sentence about the version in use."""
+        return [f"a fake: {card.name} is simple"]
+
     async def renewed(self, card: ModelCard) -> ModelCard:
         """Return the version in use now."""
         return self.card(card.name)

@@ -15,7 +15,7 @@ as it is. The log of both processes goes to standard error, from level "warning"
 
 Ctrl-C (or SIGTERM) finishes what is in flight, stops everything and exits with 0; a second one does not wait."""
 
-ENGINES = ("tensorflow", "openvino")
+ENGINES = ("auto", "openvino", "tensorflow")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="what computes in the embedded model server (tensorflow); openvino has to be installed",
+        help="what computes in the embedded model server: openvino, tensorflow, or auto, which takes OpenVINO where it "
+        "is installed and computes a model's golden vectors, and else TensorFlow (auto)",
     )
     return parser
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from microtome.tfserving.v1 import predict_pb2 as microtome_dot_tfserving_dot_v1_dot_predict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)microtome/tfserving/v1/model_status.proto\x12\x16microtome.tfserving.v1\x1a$microtome/tfserving/v1/predict.proto\"N\n\x15GetModelStatusRequest\x12\x35\n\nmodel_spec\x18\x01 \x01(\x0b\x32!.microtome.tfserving.v1.ModelSpec\"\x94\x02\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12?\n\x05state\x18\x02 \x01(\x0e\x32\x30.microtome.tfserving.v1.ModelVersionStatus.State\x12/\n\x06status\x18\x03 \x01(\x0b\x32\x1f.microtome.tfserving.v1.Failure\"{\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_START\x10\n\x12\x11\n\rSTATE_LOADING\x10\x14\x12\x13\n\x0fSTATE_AVAILABLE\x10\x1e\x12\x13\n\x0fSTATE_UNLOADING\x10(\x12\r\n\tSTATE_END\x10\x32\"4\n\x07\x46\x61ilure\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"b\n\x16GetModelStatusResponse\x12H\n\x14model_version_status\x18\x01 \x03(\x0b\x32*.microtome.tfserving.v1.ModelVersionStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)microtome/tfserving/v1/model_status.proto\x12\x16microtome.tfserving.v1\x1a$microtome/tfserving/v1/predict.proto\"N\n\x15GetModelStatusRequest\x12\x35\n\nmodel_spec\x18\x01 \x01(\x0b\x32!.microtome.tfserving.v1.ModelSpec\"\xa5\x02\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12?\n\x05state\x18\x02 \x01(\x0e\x32\x30.microtome.tfserving.v1.ModelVersionStatus.State\x12/\n\x06status\x18\x03 \x01(\x0b\x32\x1f.microtome.tfserving.v1.Failure\x12\x0f\n\x06\x65ngine\x18\xe8\x07 \x01(\t\"{\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_START\x10\n\x12\x11\n\rSTATE_LOADING\x10\x14\x12\x13\n\x0fSTATE_AVAILABLE\x10\x1e\x12\x13\n\x0fSTATE_UNLOADING\x10(\x12\r\n\tSTATE_END\x10\x32\"4\n\x07\x46\x61ilure\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"b\n\x16GetModelStatusResponse\x12H\n\x14model_version_status\x18\x01 \x03(\x0b\x32*.microtome.tfserving.v1.ModelVersionStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELSTATUSREQUEST']._serialized_start=107
   _globals['_GETMODELSTATUSREQUEST']._serialized_end=185
   _globals['_MODELVERSIONSTATUS']._serialized_start=188
-  _globals['_MODELVERSIONSTATUS']._serialized_end=464
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=341
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=464
-  _globals['_FAILURE']._serialized_start=466
-  _globals['_FAILURE']._serialized_end=518
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=520
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=618
+  _globals['_MODELVERSIONSTATUS']._serialized_end=481
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=358
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=481
+  _globals['_FAILURE']._serialized_start=483
+  _globals['_FAILURE']._serialized_end=535
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=537
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=635
 # @@protoc_insertion_point(module_scope)

@@ -15,7 +15,7 @@ class GetModelStatusRequest(_message.Message):
     def __init__(self, model_spec: _Optional[_Union[_predict_pb2.ModelSpec, _Mapping]] = ...) -> None: ...
 
 class ModelVersionStatus(_message.Message):
-    __slots__ = ("version", "state", "status")
+    __slots__ = ("version", "state", "status", "engine")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[ModelVersionStatus.State]
@@ -33,10 +33,12 @@ class ModelVersionStatus(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     version: int
     state: ModelVersionStatus.State
     status: Failure
-    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[ModelVersionStatus.State, str]] = ..., status: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    engine: str
+    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[ModelVersionStatus.State, str]] = ..., status: _Optional[_Union[Failure, _Mapping]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("error_code", "error_message")

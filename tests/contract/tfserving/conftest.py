@@ -11,8 +11,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 
-from tests.contract.tfserving.server_process import Client, ServerProcess, external_address
-from tests.contract.tfserving.tiny_models import write_all, write_tiny_config
+from tests.contract.tfserving.server_process import TENSORFLOW, Client, ServerProcess, external_address
+from tests.contract.tfserving.tiny_models import write_all, write_lone_models
 
 
 @pytest.fixture(scope="session")
@@ -59,13 +59,14 @@ def batching_address(tiny_config: Path, socket_directory: Path) -> Iterator[str]
 
 
 @pytest.fixture(scope="session")
-def openvino_address(tiny_config: Path, socket_directory: Path) -> Iterator[str]:
-    """Return the address of our server with the OpenVINO engine, which has only the model that OpenVINO can read."""
+def openvino_address(tmp_path_factory: pytest.TempPathFactory, socket_directory: Path) -> Iterator[str]:
+    """Return the address of our server where TensorFlow cannot be imported: OpenVINO computes the model that it can."""
     with ServerProcess(
         socket_directory / "openvino",
-        "--engine=openvino",
-        f"--model_config_file={write_tiny_config(tiny_config)}",
+        f"--model_config_file={write_lone_models(tmp_path_factory.mktemp('lone'))}",
         "--allow_version_labels_for_unavailable_models",
+        "--enable_grpc_healthcheck_service",
+        without=TENSORFLOW,
     ) as server:
         yield server.ready().address
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,8 @@ from tensorflow_serving.apis import (
 REPOSITORY = Path(__file__).resolve().parents[3]
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 START_SECONDS = 60.0
+TENSORFLOW = ("tensorflow", "keras", "tensorflow_serving")
+"""What brings TensorFlow into a process."""
 
 
 def eventually(true: Callable[[], object], what: str, seconds: float = 20.0) -> None:
@@ -82,16 +84,22 @@ class ServerProcess:
         flags: What to add to the command line.
         port: TCP port as well; 0 for none.
         log: Name of the log file.
+        without: Packages that it cannot import.
     """
 
-    def __init__(self, directory: Path, *flags: str, port: int = 0, log: str = "log") -> None:
+    def __init__(
+        self, directory: Path, *flags: str, port: int = 0, log: str = "log", without: Sequence[str] = ()
+    ) -> None:
         if external_address():
             pytest.skip("needs a server of its own; MICROTOME_TFSERVING_ADDRESS names one that is there already")
         directory.mkdir(parents=True, exist_ok=True)
         self.socket = directory / "socket"
         self.address = f"unix:{self.socket}"
         self.log_file = directory / log
-        command = [sys.executable, "-m", "modelserver", f"--port={port}", f"--grpc_socket_path={self.socket}", *flags]
+        absent = f"import sys; sys.modules.update(dict.fromkeys({list(without)})); sys.argv[0] = 'modelserver'; "
+        program = f"{absent}import runpy; runpy.run_module('modelserver', run_name='__main__')"
+        started = ["-c", program] if without else ["-m", "modelserver"]
+        command = [sys.executable, *started, f"--port={port}", f"--grpc_socket_path={self.socket}", *flags]
         with self.log_file.open("wb") as file:
             self.process = subprocess.Popen(command, cwd=REPOSITORY, stderr=file, stdout=file)
 

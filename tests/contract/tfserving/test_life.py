@@ -204,8 +204,8 @@ def test_4_warm_up_records_run_before_a_version_is_available(
     eventually(lambda: follower.states("warm") == {1: "AVAILABLE"}, "available")
 
     lines = [line for line in life.log.splitlines() if str(version) in line]
-    assert "with 2 records" in lines[0]
-    assert "Loaded" in lines[1]
+    assert any("with 2 records" in line for line in lines[:-1])
+    assert "Loaded" in lines[-1]
 
 
 def test_4_a_failing_warm_up_record_fails_the_load(follower: Client, models: Path) -> None:

@@ -6,8 +6,10 @@ run against, and prints the flags to start it with.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
+
+from microtome.golden import golden_pixels, record
 
 Array = npt.NDArray[Any]
 
@@ -49,7 +53,30 @@ def expected_top(images: Array, version: int) -> Array:
     return answer
 
 
-def write_tiny(version_dir: Path, *, warm_up: Sequence[Any] = (), manifest: str = MANIFEST) -> Path:
+def golden_manifest(version: int, **changes: object) -> str:
+    """Return the manifest of a version of ``tiny``, with golden vectors that were computed without TensorFlow."""
+    pixels = golden_pixels(1, 0, 2, SIDE, SIDE)
+    golden = record(1, {"early": expected_early(pixels, version), "top": expected_top(pixels, version)})
+    document: Mapping[str, Any] = {
+        "schema": 2,
+        "input": {"height": SIDE, "width": SIDE},
+        "outputs": [{"name": name, "tolerance": 1e-4} for name in golden.vectors],
+        "max_batch_size": 16,
+        "golden": asdict(golden),
+        **changes,
+    }
+    return json.dumps(document)
+
+
+def write_lone(version_dir: Path, *, manifest: str | None = None, warm_up: Sequence[Any] = ()) -> Path:
+    """Write ``tiny`` as OpenVINO computes it: with the exporter's signatures alone, and golden vectors."""
+    text = golden_manifest(int(version_dir.name)) if manifest is None else manifest
+    return write_tiny(version_dir, warm_up=warm_up, manifest=text, only=("serving_default", "manifest"))
+
+
+def write_tiny(
+    version_dir: Path, *, warm_up: Sequence[Any] = (), manifest: str = MANIFEST, only: Sequence[str] = ()
+) -> Path:
     """Write one version of model ``tiny``; the directory's name is its number.
 
     Signatures: ``serving_default`` (images to early and top), ``manifest``, ``work`` (as many laps of multiplication as
@@ -61,6 +88,7 @@ def write_tiny(version_dir: Path, *, warm_up: Sequence[Any] = (), manifest: str 
         version_dir: Where to; appears at once, complete.
         warm_up: ``PredictRequest`` messages to record.
         manifest: What the ``manifest`` signature answers, and what stands beside the graph.
+        only: The signatures to write; none for all.
     """
     values = weights(int(version_dir.name))
     v1 = tf.compat.v1
@@ -84,6 +112,7 @@ def write_tiny(version_dir: Path, *, warm_up: Sequence[Any] = (), manifest: str 
             "pair": ({"a": v1.placeholder(tf.float32, [None]), "b": rows}, {"b": rows * 2}),
             "default": ({"a": rows, "b": whole}, {"product": rows * whole}, {"b": 2.0}),
         }
+        signatures = {name: signatures[name] for name in only or signatures}
         return _write(version_dir, signatures, warm_up, {"manifest.json": manifest.encode()})
 
 
@@ -175,9 +204,11 @@ def write_all(models: Path) -> Path:
     return _write_config(models / "models.config", models, types)
 
 
-def write_tiny_config(config: Path) -> Path:
-    """Write a configuration of ``tiny`` alone beside one of all models."""
-    return _write_config(config.with_name("tiny.config"), config.parent, "")
+def write_lone_models(models: Path) -> Path:
+    """Write the model that OpenVINO computes, and return the configuration that serves it."""
+    for version in (1, 2):
+        write_lone(models / "tiny" / str(version))
+    return _write_config(models / "models.config", models, "")
 
 
 def _write_config(config: Path, models: Path, more: str) -> Path:

@@ -65,6 +65,8 @@ class FolderLoader:
 class FolderEngine:
     """Reads a version directory unless it holds a file ``broken``."""
 
+    name = "folder"
+
     def threads(self, path: Path) -> int:
         """One, whatever it is."""
         return 1

@@ -1,54 +1,37 @@
 """A version is compared with its manifest's golden vectors before it is available, by a real session."""
 
 import asyncio
-import json
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from microtome.golden import golden_pixels, record
 from modelserver.application import accepted_deviation
 from modelserver.batching.limits import read_batching
 from modelserver.config.options import Options
-from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
+from modelserver.engines.parallelism import SessionSettings
+from modelserver.engines.tensorflow_engine import TensorFlowEngine
 from modelserver.errors import Deviates
 from modelserver.metrics import Metrics
 from modelserver.models.loading import Loaded, Loader
 from modelserver.models.model import Loading, Model
 from modelserver.models.model_config import ModelConfig
 from modelserver.models.version_policy import State
-from tests.contract.tfserving.tiny_models import SIDE, expected_early, expected_top, write_tiny
-
-
-def manifest(version: int, **changes: object) -> str:
-    """Return the manifest of a version of `tiny`, with golden vectors that were computed without TensorFlow."""
-    pixels = golden_pixels(1, 0, 2, SIDE, SIDE)
-    golden = record(1, {"early": expected_early(pixels, version), "top": expected_top(pixels, version)})
-    document: Mapping[str, Any] = {
-        "schema": 2,
-        "input": {"height": SIDE, "width": SIDE},
-        "outputs": [{"name": name, "tolerance": 1e-4} for name in golden.vectors],
-        "max_batch_size": 16,
-        "golden": asdict(golden),
-        **changes,
-    }
-    return json.dumps(document)
+from tests.contract.tfserving.tiny_models import golden_manifest, write_tiny
 
 
 def loaded(directory: Path, text: str, accepted: float = 0.0) -> Loaded:
     """Load version 1 of `tiny` under a manifest."""
     engine = TensorFlowEngine(SessionSettings())
     batching = read_batching(Options(enable_batching=True))
-    return Loader(engine, None, batching, Metrics(), accepted=accepted).load(write_tiny(directory / "1", manifest=text))
+    return Loader([engine], None, batching, Metrics(), accepted=accepted).load(
+        write_tiny(directory / "1", manifest=text)
+    )
 
 
 def test_a_faithful_version_loads(tmp_path: Path) -> None:
     """Alone and in a batch it computes what its manifest records."""
-    assert loaded(tmp_path, manifest(1)).model.signatures
+    assert loaded(tmp_path, golden_manifest(1)).model.signatures
 
 
 def test_a_manifest_of_version_1_loads(tmp_path: Path) -> None:
@@ -60,14 +43,14 @@ def test_other_weights_are_refused_and_can_be_accepted(tmp_path: Path) -> None:
     """The error names each output with its deviation, and the flag that accepts it."""
     said = r"deviates from its golden vectors.*early by .* of 0.0001, top by .*--accept_deviation"
     with pytest.raises(Deviates, match=said):
-        loaded(tmp_path / "a", manifest(2))
-    assert loaded(tmp_path / "b", manifest(2), accepted=100.0).model.signatures
+        loaded(tmp_path / "a", golden_manifest(2))
+    assert loaded(tmp_path / "b", golden_manifest(2), accepted=100.0).model.signatures
 
 
 def test_damaged_golden_vectors_are_refused(tmp_path: Path) -> None:
     """A manifest that cannot be read proves nothing."""
     with pytest.raises(Deviates, match="no golden vectors that can be read"):
-        loaded(tmp_path, manifest(1, golden={"seed": 1}))
+        loaded(tmp_path, golden_manifest(1, golden={"seed": 1}))
 
 
 def test_lower_precision_that_was_asked_for_accepts_its_own_deviation() -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorflow.core.framework import tensor_shape_pb2, types_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
 
+from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.batching.limits import BatchLimits
 from modelserver.errors import InvalidArgument
 from modelserver.models.loading import warm_up
@@ -28,10 +27,10 @@ def version_dir(tmp_path: Path) -> Path:
 def model() -> DoublingModel:
     """Return a model that takes images."""
     model = DoublingModel()
-    info = meta_graph_pb2.TensorInfo(name="images:0", dtype=types_pb2.DT_UINT8)
-    info.tensor_shape.dim.extend([tensor_shape_pb2.TensorShapeProto.Dim(size=-1)] * 4)
+    info = pb.TensorInfo(name="images:0", dtype=pb.DT_UINT8)
+    info.tensor_shape.dim.extend([pb.TensorShapeProto.Dim(size=-1)] * 4)
     images = {"images": info}
-    model.signatures = {"serving_default": meta_graph_pb2.SignatureDef(inputs=images, outputs=images)}
+    model.signatures = {"serving_default": pb.SignatureDef(inputs=images, outputs=images)}
     return model
 
 

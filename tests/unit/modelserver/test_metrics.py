@@ -90,7 +90,7 @@ def test_6_loads_are_counted_with_their_warm_up(tmp_path: Path) -> None:
     for name in ("1", "2"):
         (tmp_path / name).mkdir()
     (tmp_path / "2" / "broken").touch()
-    loader = Loader(FolderEngine(), lambda *_: 3, batching, metrics)
+    loader = Loader([FolderEngine()], lambda *_: 3, batching, metrics)
 
     loader.load(tmp_path / "1")
     with pytest.raises(NotFound):

@@ -7,18 +7,20 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from modelserver.engines.engine import Engine, LoadedModel
 from modelserver.engines.openvino_engine import CUTS_KEPT, OpenVinoEngine
-from modelserver.engines.openvino_runtime import OpenVinoSettings
-from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
+from modelserver.engines.openvino_runtime import OpenVinoSettings, import_openvino
+from modelserver.engines.parallelism import SessionSettings
+from modelserver.engines.tensorflow_engine import TensorFlowEngine
 from modelserver.errors import InvalidArgument
 from modelserver.tensors.codec import Array
 from tests.contract.tfserving.requests import images
-from tests.contract.tfserving.tiny_models import MANIFEST, expected_early, expected_top, write_tiny
+from tests.contract.tfserving.tiny_models import expected_early, expected_top, golden_manifest, write_lone
 from tests.exported_models import export
 from tests.pictures import png
 
@@ -67,15 +69,15 @@ def tensorflow() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def openvino(tensorflow: Engine) -> Engine:
+def openvino() -> Engine:
     """The engine under test."""
-    return OpenVinoEngine(OpenVinoSettings(), tensorflow)
+    return OpenVinoEngine(OpenVinoSettings())
 
 
 @pytest.fixture
 def tiny(openvino: Engine, tmp_path: Path) -> Iterator[LoadedModel]:
     """A small model whose answers are known without any runtime."""
-    model = openvino.load(write_tiny(tmp_path / "1"))
+    model = openvino.load(write_lone(tmp_path / "1"))
     yield model
     model.close()
 
@@ -120,17 +122,36 @@ def test_answers_are_tensorflows(path: Path, tensorflow: Engine, openvino: Engin
     ours.close()
 
 
-def test_other_signatures_are_answered_too(tiny: LoadedModel) -> None:
-    """Text, loops, scalars: what OpenVINO cannot or need not do."""
-    asked = {"manifest": np.zeros(2, np.int32), "whole": np.float32(2), "sum": np.ones(3, np.float32)}
-    answers: dict[str, Array] = {}
-    for key, value in asked.items():
-        signature = tiny.signatures[key]
-        (taken,), (given,) = signature.inputs.values(), signature.outputs.values()
-        (answers[key],) = tiny.run({taken.name: np.asarray(value)}, [given.name])
+def test_the_manifest_is_answered_from_its_file(tiny: LoadedModel) -> None:
+    """Once for each row that asks."""
+    (taken,), (given,) = tiny.signatures["manifest"].inputs.values(), tiny.signatures["manifest"].outputs.values()
+    (answer,) = tiny.run({taken.name: np.zeros(2, np.int32)}, [given.name])
 
-    assert [MANIFEST.encode()] * 2 == list(answers["manifest"])
-    assert [3.0, 3.0] == [float(answers["whole"]), float(answers["sum"])]
+    assert [golden_manifest(1).encode()] * 2 == list(answer)
+
+
+def test_the_deepest_output_has_no_weights_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, openvino: Engine, exported: Path
+) -> None:
+    """What needs nearly all convolutions is computed with all outputs; an early one by itself."""
+    core = import_openvino().Core
+    compiled: list[int] = []
+
+    def compile_model(self: object, model: Any, *more: object) -> object:
+        compiled.append(len(model.outputs))
+        return compiles(self, model, *more)
+
+    compiles = core.compile_model
+    monkeypatch.setattr(core, "compile_model", compile_model)
+    model = openvino.load(exported / "resnet" / "1")
+    pixels = images(1, side=64)
+    both = ask(model, pixels, ["early", "late"])
+
+    assert np.array_equal(both["late"], ask(model, pixels, ["late"])["late"])
+    assert [2] == compiled
+    ask(model, pixels, ["early"])
+    assert [2, 1] == compiled
+    model.close()
 
 
 def test_outputs_come_in_the_order_asked_for(tiny: LoadedModel) -> None:

@@ -13,8 +13,8 @@ import pytest
 from microtome.machine import cores
 from modelserver.config.manifest import MANIFEST
 from modelserver.engines.openvino_runtime import OpenVinoSettings
-from modelserver.engines.parallelism import LIGHT_FLOPS, LoadAffinity, threads_within
-from modelserver.engines.tensorflow_engine import SessionSettings, TensorFlowEngine
+from modelserver.engines.parallelism import LIGHT_FLOPS, LoadAffinity, SessionSettings, threads_within
+from modelserver.engines.tensorflow_engine import TensorFlowEngine
 from tests.contract.tfserving.requests import images
 from tests.contract.tfserving.tiny_models import write_tiny
 
@@ -49,6 +49,20 @@ def test_a_load_and_the_threads_it_makes_keep_to_one_core_and_are_let_go_at_its_
 
 
 @needs_two_cores
+def test_a_session_that_is_loaded_on_one_core_computes_on_all(tmp_path: Path) -> None:
+    """What it may use is counted before the load is pinned."""
+    engine, affinity = TensorFlowEngine(SessionSettings()), LoadAffinity()
+    affinity.begin()
+
+    def load() -> tuple[int, int]:
+        with affinity.load():
+            return cores(), engine.threads(tmp_path)
+
+    with ThreadPoolExecutor(1) as loads:
+        assert (1, cores()) == loads.submit(load).result()
+
+
+@needs_two_cores
 def test_before_anything_is_served_loads_have_all_cores() -> None:
     """There is no other to keep out of the way of."""
     with LoadAffinity().load():
@@ -69,7 +83,7 @@ def tells(directory: Path, text: str) -> Path:
 def test_a_light_network_is_one_whose_every_output_is(tmp_path: Path, flops: list[float | None], light: bool) -> None:
     """The most expensive output counts, and one that does not say is not taken for light."""
     manifest = json.dumps({"outputs": [{"flops": each} for each in flops]})
-    assert (1 if light else cores()) == threads_within(tells(tmp_path, manifest))
+    assert (1 if light else cores()) == threads_within(tells(tmp_path, manifest), cores())
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"outputs": 3}'])
@@ -77,7 +91,7 @@ def test_a_model_of_which_nothing_is_known_has_all_cores(tmp_path: Path, text: s
     """No manifest, or another program's file of that name."""
     if text is not None:
         tells(tmp_path, text)
-    assert cores() == threads_within(tmp_path)
+    assert cores() == threads_within(tmp_path, cores())
 
 
 def test_a_light_network_answers_as_the_same_network_on_all_cores(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from modelserver.batching.limits import BatchLimits
 from modelserver.batching.run import run_batch
-from modelserver.engines.parallelism import LoadAffinity
-from modelserver.engines.tensorflow_engine import CUTS_KEPT, SessionSettings, TensorFlowEngine, TensorFlowModel
+from modelserver.engines.parallelism import LoadAffinity, SessionSettings
+from modelserver.engines.tensorflow_engine import CUTS_KEPT, TensorFlowEngine, TensorFlowModel
 from modelserver.errors import NotFound, ServingError
 from modelserver.tensors.codec import Array
 from tests.contract.tfserving.requests import images

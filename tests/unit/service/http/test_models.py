@@ -12,6 +12,7 @@ async def test_a_model_tells_its_versions(gateway: Gateway) -> None:
     """Each with its state, the one in use marked; the list of models is as short as before."""
     answer = (await gateway.client.get("/models/toy")).json()
     assert [{"version": 1, "state": "available", "in_use": True}] == answer.pop("versions")
+    assert ["a fake: toy is simple"] == answer["engines"]
     assert [answer] == (await gateway.client.get("/models")).json()["models"]
 
 
