@@ -312,6 +312,10 @@ class _Model:
         chosen = entry.model_dump(exclude={"size", "scaling"}, exclude_unset=True)
         if "size" in entry.model_fields_set:
             chosen["height"], chosen["width"] = entry.size
+        if "jpeg_draft" in chosen:
+            meant = "balanced" if chosen.pop("jpeg_draft") else "exact"
+            if chosen.setdefault("decode", meant) != meant:
+                self._note("input", f"expected decode alone. Received: decode: {chosen['decode']} and jpeg_draft.")
         found = resolve(default, chosen)
         for problem in impossibilities(found):
             self._note("input", problem)

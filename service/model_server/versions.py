@@ -18,6 +18,7 @@ from microtome.errors import (
     Overloaded,
     ServiceError,
 )
+from microtome.fast_resizing import unavailable
 from microtome.manifest import Manifest, ModelCard
 from service.errors import restated
 from service.model_server.client import ModelServerClient, Predict
@@ -191,6 +192,8 @@ class Versions:
         if refused is not None and refused.lasting and refused.fingerprint == manifest.fingerprint:
             raise restated(refused.error)
         try:
+            if lacking := unavailable(manifest.input):
+                raise VersionRefused(f"Version {version} of model {model!r} is not served: {lacking}", lasting=True)  # noqa: TRY301, as admission's
             card = await self._admit(ModelCard(model, version, manifest), self._target, self._start, self._client)
         except VersionRefused as error:
             told = ModelNotReady(str(error), retry_after=5)
