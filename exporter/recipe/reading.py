@@ -313,9 +313,11 @@ class _Model:
         if "size" in entry.model_fields_set:
             chosen["height"], chosen["width"] = entry.size
         if "jpeg_draft" in chosen:
-            meant = "balanced" if chosen.pop("jpeg_draft") else "exact"
+            draft = chosen.pop("jpeg_draft")
+            meant = "balanced" if draft else "exact"
             if chosen.setdefault("decode", meant) != meant:
-                self._note("input", f"expected decode alone. Received: decode: {chosen['decode']} and jpeg_draft.")
+                received = f"decode: {chosen['decode']} and jpeg_draft: {str(draft).lower()}"
+                self._note("input", f"expected decode alone. Received: {received}.")
         found = resolve(default, chosen)
         for problem in impossibilities(found):
             self._note("input", problem)
