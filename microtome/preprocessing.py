@@ -28,6 +28,7 @@ from microtome.image_files import (
     exif_orientation,
     foreign,
     is_cut,
+    jpeg_scans,
     require_few_parts,
     sniffed,
     without_metadata,
@@ -421,7 +422,7 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
     match image.format:
         case "JPEG" | "MPO":
             # Coefficients of the whole picture, unless they come in one scan; not counted where it makes no odds.
-            many = pixels < 1 << 20 or encoded.count(b"\xff\xda") > 1
+            many = pixels < 1 << 20 or jpeg_scans(encoded) > 1
             passing = 2 * bands * pixels if many else 0
         case "WEBP":
             passing, kept = 4 * pixels, 8 * pixels + 3 * len(encoded)
@@ -479,9 +480,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _check_cost(image: Image.Image, encoded: bytes) -> None:
     if image.format in {"JPEG", "MPO"}:
-        # Entropy-coded data never contains 0xFF 0xDA; a preview within the metadata has a few.
-        scans = encoded.count(b"\xff\xda")
-        if scans > MAX_SCANS:
+        if (scans := jpeg_scans(encoded)) > MAX_SCANS:
             raise ImageTooLarge(f"Expected a JPEG of at most {MAX_SCANS} scans, received {scans}.")
     elif image.format == "BMP":
         if _is_run_length(image) and image.width * image.height > _MANY_PIXELS:
