@@ -41,7 +41,7 @@ LIMIT = 1536 << 20
 """The memory of a gateway in deploy/kubernetes, in bytes."""
 
 AT_ONCE = 4
-SPEC = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=False)
+SPEC = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, decode="exact")
 
 
 def worst_files() -> dict[str, Callable[[], bytes]]:

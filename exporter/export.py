@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from exporter.errors import (
     CutError,
@@ -41,7 +43,7 @@ from exporter.savedmodel.serving_files import BATCHING_FILE, batching_params, wr
 from exporter.verify import golden_vectors
 from exporter.verify.checks import require
 from exporter.verify.keras_reference import reference
-from exporter.verify.sample_images import cosines, with_images
+from exporter.verify.sample_images import cosines, sample_pixels, with_images
 from exporter.verify.verification import verify
 from microtome.golden import INPUTS, SEED, golden_pixels, relative_l2
 from microtome.machine import cores
@@ -205,7 +207,8 @@ def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_f
     identity = fingerprint(frozen, recipe.input, calibrated.ranges, recipe.tolerances, classes)
     with stage(f"{recipe.name}: recording golden vectors of Keras"):
         golden = golden_vectors.recorded(slice_, calibrated.projections)
-    manifest = describe(recipe, slice_, identity, calibrated, measured, golden=golden)
+    decoding = measure_decoding(recipe, frozen) if recipe.input.decode == "fast" else {}
+    manifest = describe(recipe, slice_, identity, calibrated, measured, golden=golden, decoding=decoding)
     with draft_version(models, recipe.name) as draft:
         with stage(f"{recipe.name}: writing"):
             _write(draft.directory, recipe, frozen, manifest, calibrated)
@@ -247,6 +250,29 @@ def measure(recipe: ModelRecipe, frozen: FrozenGraph, slice_: Slice, calibrated:
                 f"(median; worst {found[name].worst:.5f}). Measure your own task, or say precision: float32."
             )
     return found
+
+
+def measure_decoding(recipe: ModelRecipe, frozen: FrozenGraph) -> dict[str, float]:
+    """Return the worst cosine between vectors of `decode: fast` and of `balanced`, by output name.
+
+    The images are some of the calibration images, or the sample images at another size where there are none.
+    """
+    with stage(f"{recipe.name}: measuring decode: fast against balanced"):
+        files = image_files(Path(recipe.calibration.folder), _IMAGES) if recipe.calibration else []
+        with TemporaryDirectory() as folder:
+            if not files:
+                # Half as large again as the input: resized as a photo is.
+                height, width = recipe.input.height * 3 // 2, recipe.input.width * 3 // 2
+                for number, pixels in enumerate(sample_pixels(height, width)):
+                    files.append(Path(folder) / f"{number}.png")
+                    Image.fromarray(pixels).save(files[-1])
+            fast, balanced = (
+                np.stack([read_pixels(path, replace(recipe.input, decode=way)) for path in files])
+                for way in ("fast", "balanced")
+            )
+        with frozen.session() as run:
+            actual, expected = run(fast), run(balanced)
+    return {name: round(float(cosines(actual[name], expected[name]).min()), 7) for name in actual}
 
 
 def _write(directory: Path, recipe: ModelRecipe, frozen: FrozenGraph, manifest: str, calibrated: Calibrated) -> None:

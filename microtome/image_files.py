@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 from zlib import crc32
 
+import numpy as np
+
 from microtome.errors import ImageTooLarge
 
 MOST_PARTS = 16_384
@@ -281,6 +283,15 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 _FILL = re.compile(rb"\xff+")
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
+
+
+def jpeg_scans(data: bytes) -> int:
+    """Count 0xFF 0xDA: entropy-coded data never has it, and a preview within the metadata has a few.
+
+    At even and at odd places, since bytes.count takes nine times as long.
+    """
+    pairs = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (0, 1))
+    return sum(int(np.count_nonzero(each == 0xDAFF)) for each in pairs)
 
 
 def _plain_jpeg(data: bytes) -> bytes:

@@ -6,13 +6,14 @@ The exporter writes it into the SavedModel, the model server returns it, and the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from math import prod
 from typing import Any, Literal
 
 Resize = Literal["shortest-side", "squash", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Crop = Literal["center", "none"]
+Decode = Literal["exact", "balanced", "fast"]
 Kind = Literal["embedding", "map", "classes", "numbers"]
 Activation = Literal["softmax", "sigmoid"]
 
@@ -29,7 +30,9 @@ class InputSpec:
         width: pixels.
         shortest_side: pixels of the shorter side after resizing; None unless `resize` is "shortest-side".
         exif_orientation: whether the image is turned upright as its EXIF data says.
-        jpeg_draft: True lets libjpeg decode at a reduced scale; False means bit-equal to `keras.utils.load_img`.
+        decode: exact is bit-equal to `keras.utils.load_img`; balanced lets libjpeg decode at a reduced scale; fast also
+            resizes by vector instructions, within a grey level of balanced.
+        jpeg_draft: what there was before `decode`: True was balanced, and False exact. Not kept.
     """
 
     height: int
@@ -39,8 +42,14 @@ class InputSpec:
     interpolation: Interpolation
     crop: Crop
     exif_orientation: bool
-    jpeg_draft: bool
+    decode: Decode = "balanced"
     color: Literal["rgb"] = "rgb"
+    jpeg_draft: InitVar[bool | None] = None
+
+    def __post_init__(self, jpeg_draft: bool | None) -> None:
+        """Read the field of older manifests."""
+        if jpeg_draft is False and self.decode == "balanced":
+            object.__setattr__(self, "decode", "exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +125,13 @@ class Precision:
     Attributes:
         worst_cosine: by output, with float32 on sample images; None for float32 itself.
         median_cosine: likewise.
+        decode_cosine: by output, the worst between `decode: fast` and `balanced`; None without `fast`.
     """
 
     compute: Literal["float32", "bfloat16", "float16"]
     worst_cosine: dict[str, float] | None
     median_cosine: dict[str, float] | None = None
+    decode_cosine: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

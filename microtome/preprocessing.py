@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
+from microtome.fast_resizing import resized_window, unavailable
 from microtome.image_files import (
     exif_orientation,
     foreign,
     is_cut,
+    jpeg_scans,
     require_few_parts,
     sniffed,
     without_metadata,
@@ -48,13 +50,6 @@ MAX_SIDE = 65_535
 
 MAX_SCANS = 200
 """Scans of a progressive JPEG; real ones have about ten. Each costs a pass over the whole picture, and few bytes."""
-
-RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 REDUCING_GAP = 2.0
 """A scaled JPEG is decoded at this multiple of the target size or more, then resampled: as in Image.thumbnail."""
@@ -113,11 +108,15 @@ class Picture:
 
         Raises:
             BrokenImage: the decoder refuses.
+            RuntimeError: the model is not for this platform, see `unavailable`; its callers have looked before.
         """
+        if lacking := unavailable(spec):
+            raise RuntimeError(lacking)
         self._image, self._encoded, self._spec = image, encoded, spec
         stored = image.size
         with _named_faults(image.format, encoded):
-            self._placement = _place_draft(image, spec) if spec.jpeg_draft and image.format == "JPEG" else None
+            drafted = spec.decode != "exact" and image.format == "JPEG"
+            self._placement = _place_draft(image, spec) if drafted else None
             self.cost = _cost(image, stored, encoded, spec)
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -368,7 +367,9 @@ def _orientation(image: Image.Image) -> int:
 def _fit(rgb: Image.Image, placement: Placement, spec: InputSpec, gap: float | None) -> NDArray[np.uint8]:
     left, top = placement.left, placement.top
     window = (left, top, left + spec.width, top + spec.height)
-    resampling = RESAMPLING[spec.interpolation]
+    resampling = Image.Resampling[spec.interpolation.upper()]
+    if spec.decode == "fast" and (seen := resized_window(rgb, placement.size, window, spec.interpolation, gap)):
+        return np.array(seen, dtype=np.uint8)
     if placement.size[0] * placement.size[1] > _LARGEST_DETOUR * spec.width * spec.height:
         # A strip of 1 x 5000 pixels would become 256 x 1,280,000 before the crop: resample only what the crop keeps.
         # The sampling points are the same, but Pillow's rounding differs by a grey level, so only large detours do so.
@@ -421,7 +422,7 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
     match image.format:
         case "JPEG" | "MPO":
             # Coefficients of the whole picture, unless they come in one scan; not counted where it makes no odds.
-            many = pixels < 1 << 20 or encoded.count(b"\xff\xda") > 1
+            many = pixels < 1 << 20 or jpeg_scans(encoded) > 1
             passing = 2 * bands * pixels if many else 0
         case "WEBP":
             passing, kept = 4 * pixels, 8 * pixels + 3 * len(encoded)
@@ -479,9 +480,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _check_cost(image: Image.Image, encoded: bytes) -> None:
     if image.format in {"JPEG", "MPO"}:
-        # Entropy-coded data never contains 0xFF 0xDA; a preview within the metadata has a few.
-        scans = encoded.count(b"\xff\xda")
-        if scans > MAX_SCANS:
+        if (scans := jpeg_scans(encoded)) > MAX_SCANS:
             raise ImageTooLarge(f"Expected a JPEG of at most {MAX_SCANS} scans, received {scans}.")
     elif image.format == "BMP":
         if _is_run_length(image) and image.width * image.height > _MANY_PIXELS:

@@ -32,10 +32,12 @@ def decode(encoded: bytes, spec: dict[str, Any]) -> Any:
     image: Image.Image = Image.open(io.BytesIO(encoded))
     scale = (spec["shortest_side"] or min(spec["height"], spec["width"])) / min(image.size)
     size = (int(image.width * scale), int(image.height * scale))
-    if spec["jpeg_draft"]:
+    # Manifests from before `decode` have `jpeg_draft` in its place.
+    drafted = spec.get("decode", "balanced" if spec.get("jpeg_draft") else "exact") != "exact"
+    if drafted:
         image.draft(None, (size[0] * 2, size[1] * 2))
     image = ImageOps.exif_transpose(image).convert("RGB")
-    gap = 2.0 if spec["jpeg_draft"] else None
+    gap = 2.0 if drafted else None
     image = image.resize(size, Image.Resampling[spec["interpolation"].upper()], reducing_gap=gap)
     left, top = (size[0] - spec["width"]) // 2, (size[1] - spec["height"]) // 2
     return np.asarray(image.crop((left, top, left + spec["width"], top + spec["height"])))

@@ -21,7 +21,7 @@ from bench.processes.usage import Watch, descendants
 from bench.ratios.measured import Measured
 from tests.e2e.processes import Gateway, ModelServer, Process, Valkey, free_port
 
-MODELS = ("lite0", "mobilenet_v2", "resnet50")
+MODELS = ("lite0", "lite0_fast", "mobilenet_v2", "resnet50")
 CONNECTIONS = 32
 """Callers of a load of misses, enough for full batches."""
 

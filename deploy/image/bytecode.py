@@ -12,6 +12,7 @@ import io
 import pkgutil
 import py_compile
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -51,6 +52,9 @@ def decode_every_format() -> None:
         encoded = io.BytesIO()
         Image.new("RGB", (8, 8)).save(encoded, name)
         Image.open(io.BytesIO(encoded.getvalue()), formats=[name]).load()
+    # Imported when a model first wants it, where there is a wheel of it.
+    with suppress(ModuleNotFoundError):
+        importlib.import_module("cykooz_resizer")
 
 
 def sources() -> list[Path]:

@@ -46,7 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _input(wanted: dict[str, Any]) -> str:
     side = f" {wanted['shortest_side']}" if wanted["shortest_side"] else ""
     crop = ", centre crop" if wanted["crop"] == "center" else ""
-    return f"{wanted['height']}x{wanted['width']} RGB; resize {wanted['resize']}{side}, {wanted['interpolation']}{crop}"
+    resized = f"resize {wanted['resize']}{side}, {wanted['interpolation']}{crop}"
+    # Older manifests have `jpeg_draft`, of which true is balanced.
+    decode = wanted.get("decode") or ("balanced" if wanted["jpeg_draft"] else "exact")
+    return f"{wanted['height']}x{wanted['width']} RGB; {resized}; decode {decode}"
 
 
 def _cells(output: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, ...]:
@@ -72,4 +75,7 @@ def _steps(output: dict[str, Any], manifest: dict[str, Any]) -> str:
     cosine = ((manifest.get("precision") or {}).get("median_cosine") or {}).get(output["name"])
     if cosine is not None:
         steps.append(f"median cosine with float32 {cosine:.5f}")
+    cosine = ((manifest.get("precision") or {}).get("decode_cosine") or {}).get(output["name"])
+    if cosine is not None:
+        steps.append(f"worst cosine with decode balanced {cosine:.5f}")
     return ", ".join(steps)

@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from exporter.recipe import resolved
 from exporter.recipe.backbones import Scaling
 from exporter.recipe.pooling_names import PATTERN, SPELLINGS, PoolingName
-from exporter.recipe.preprocessing import CROPS, INTERPOLATIONS, RESIZES
+from exporter.recipe.preprocessing import CROPS, DECODES, INTERPOLATIONS, RESIZES
 from exporter.recipe.presets import PRESETS
 from microtome.manifest import Activation
 
@@ -213,7 +213,11 @@ class InputEntry(_Entry):
     interpolation: Annotated[str, _Choice(INTERPOLATIONS)] = _optional("Of the resizing.")
     crop: Annotated[str, _Choice(CROPS)] = _optional("none with squash and letterbox.")
     exif_orientation: bool = _optional("Turn photos the way the camera was held.")
-    jpeg_draft: bool = _optional("Decode large JPEGs at a reduced scale: much faster, all but equal.")
+    decode: Annotated[str, _Choice(DECODES)] = _optional(
+        "exact: Keras' pixels, bit for bit. balanced: large JPEGs are decoded at a reduced scale. fast: the same, and "
+        "resized by vector instructions."
+    )
+    jpeg_draft: bool = _optional("The older name: true is decode: balanced, false is decode: exact.")
     scaling: Annotated[str, _Choice(get_args(Scaling))] = _optional("What the graph does to pixels of 0 to 255.")
 
 

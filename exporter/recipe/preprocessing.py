@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
-from microtome.manifest import Crop, InputSpec, Interpolation, Resize
+from microtome.fast_resizing import unavailable
+from microtome.manifest import Crop, Decode, InputSpec, Interpolation, Resize
 
 RESIZES: tuple[str, ...] = get_args(Resize)
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 CROPS: tuple[str, ...] = get_args(Crop)
+DECODES: tuple[str, ...] = get_args(Decode)
 
 
 def input_spec(height: int, width: int, *, shortest_side: int, interpolation: Interpolation = "bilinear") -> InputSpec:
@@ -21,7 +23,6 @@ def input_spec(height: int, width: int, *, shortest_side: int, interpolation: In
         interpolation,
         "center",
         exif_orientation=True,
-        jpeg_draft=True,
     )
 
 
@@ -41,6 +42,8 @@ def impossibilities(spec: InputSpec) -> list[str]:
     longest = max(spec.height, spec.width)
     if spec.shortest_side is not None and spec.shortest_side < longest:
         found.append(f"expected shortest_side of at least {longest} pixels. Received: {spec.shortest_side}.")
+    if lacking := unavailable(spec):
+        found.append(lacking)
     return found
 
 
@@ -66,5 +69,10 @@ def resolve(default: InputSpec, overrides: Mapping[str, Any]) -> InputSpec:
 
 
 def recorded(spec: InputSpec) -> dict[str, Any]:
-    """Return the fields that recipes and fingerprints record: `color` has had one value since the first of them."""
-    return {name: value for name, value in asdict(spec).items() if name != "color"}
+    """Return the fields that recipes and fingerprints record, such that models keep their fingerprints.
+
+    `color` has had one value since the first of them, and `decode` was `jpeg_draft` before it had a third value.
+    """
+    found = {name: value for name, value in asdict(spec).items() if name not in {"color", "decode"}}
+    found["jpeg_draft"] = spec.decode != "exact"
+    return found | ({"decode": "fast"} if spec.decode == "fast" else {})

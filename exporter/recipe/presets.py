@@ -27,7 +27,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "interpolation": "nearest",
             "crop": "none",
             "exif_orientation": False,
-            "jpeg_draft": False,
+            "decode": "exact",
             "scaling": "caffe",
         },
         "outputs": [{"name": "avg_pool", "layer": "conv5_block3_out", "pooling": "avg", "normalize": "none"}],

@@ -312,6 +312,12 @@ class _Model:
         chosen = entry.model_dump(exclude={"size", "scaling"}, exclude_unset=True)
         if "size" in entry.model_fields_set:
             chosen["height"], chosen["width"] = entry.size
+        if "jpeg_draft" in chosen:
+            draft = chosen.pop("jpeg_draft")
+            meant = "balanced" if draft else "exact"
+            if chosen.setdefault("decode", meant) != meant:
+                received = f"decode: {chosen['decode']} and jpeg_draft: {str(draft).lower()}"
+                self._note("input", f"expected decode alone. Received: {received}.")
         found = resolve(default, chosen)
         for problem in impossibilities(found):
             self._note("input", problem)

@@ -72,6 +72,7 @@ def describe(  # noqa: PLR0913, all that a manifest says
     cosines: Mapping[str, Cosines],
     *,
     golden: Golden,
+    decoding: Mapping[str, float] | None = None,
 ) -> str:
     """Return the manifest as JSON text, for the `manifest` signature and `assets.extra/manifest.json`.
 
@@ -82,6 +83,7 @@ def describe(  # noqa: PLR0913, all that a manifest says
         calibrated: Projections and ranges.
         cosines: Of a lower precision, by output name; empty for float32.
         golden: What Keras answers to the synthetic images.
+        decoding: Worst cosine between `decode: fast` and `balanced`, by output name; empty or None for the others.
 
     Raises:
         jsonschema.ValidationError: The manifest violates its schema.
@@ -106,6 +108,7 @@ def describe(  # noqa: PLR0913, all that a manifest says
             "compute": recipe.precision,
             "worst_cosine": {name: found.worst for name, found in cosines.items()} or None,
             "median_cosine": {name: found.median for name, found in cosines.items()} or None,
+            **({"decode_cosine": dict(decoding)} if decoding else {}),
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {

@@ -54,7 +54,7 @@ class Replica:
         self.versions = Versions(self._client, place.target, self.start, admit)
         self._looking: dict[str, asyncio.Task[Mapping[int, str]]] = {}
         self._renewing: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._late = 0
         self._spared_until = 0.0
         self._idle = asyncio.Event()
@@ -122,8 +122,12 @@ class Replica:
 
     def _ill(self, health: Literal["silent", "down"]) -> None:
         self.health = health
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._change()
+
+    def _change(self) -> None:
+        """Let the calls under way look at the server's health and connection."""
+        self._changed.set_result(None)
+        self._changed = asyncio.get_running_loop().create_future()
 
     async def _renew(self, model: str, seconds: float) -> None:
         """Take a new connection if it is answered while the old one is silent."""
@@ -151,8 +155,7 @@ class Replica:
         self.start += 1
         self.versions.end()
         self.versions = Versions(client, self.place.target, self.start, self._admit)
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._change()
 
     async def labelled(self, model: str, label: str, *, timeout: float) -> int:  # noqa: ASYNC109, as above
         """Return the version of a label; see `ModelServerClient`."""
@@ -265,11 +268,7 @@ class Replica:
         calling = asyncio.ensure_future(call)
         try:
             while True:
-                changing = asyncio.ensure_future(self._changed.wait())
-                try:
-                    await asyncio.wait((calling, changing), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    changing.cancel()
+                await asyncio.wait((calling, self._changed), return_when=asyncio.FIRST_COMPLETED)
                 if calling.done():
                     return calling.result()
                 if client is not self._client or (self.health in {"silent", "down"} and elsewhere()):

@@ -18,6 +18,7 @@ from microtome.errors import (
     Overloaded,
     ServiceError,
 )
+from microtome.fast_resizing import unavailable
 from microtome.manifest import Manifest, ModelCard
 from service.errors import restated
 from service.model_server.client import ModelServerClient, Predict
@@ -79,18 +80,14 @@ class _Refusal(NamedTuple):
 class _Identity:
     """What one version is, known or being read."""
 
-    __slots__ = ("fingerprint", "reading")
+    __slots__ = ("card", "fingerprint", "reading")
 
     def __init__(self, reading: "asyncio.Task[ModelCard]") -> None:
         self.reading = reading
         self.fingerprint: str | None = None
         """As the manifest says; the card that was admitted may have another."""
-
-    @property
-    def card(self) -> ModelCard | None:
+        self.card: ModelCard | None = None
         """The version, once it has been admitted."""
-        done = self.reading.done() and not self.reading.cancelled() and self.reading.exception() is None
-        return self.reading.result() if done else None
 
 
 def seen(task: "asyncio.Task[T]") -> None:
@@ -191,6 +188,8 @@ class Versions:
         if refused is not None and refused.lasting and refused.fingerprint == manifest.fingerprint:
             raise restated(refused.error)
         try:
+            if lacking := unavailable(manifest.input):
+                raise VersionRefused(f"Version {version} of model {model!r} is not served: {lacking}", lasting=True)  # noqa: TRY301, as admission's
             card = await self._admit(ModelCard(model, version, manifest), self._target, self._start, self._client)
         except VersionRefused as error:
             told = ModelNotReady(str(error), retry_after=5)
@@ -202,6 +201,8 @@ class Versions:
             # An unforeseen fault of one version must not stop what is done for the others.
             raise UnforeseenFault("The version has an unforeseen fault; the log has its traceback.") from error
         self._refusals.pop((model, version), None)
+        if mine is not None:
+            mine.card = card
         return card
 
     async def manifest(self, model: str, version: int, *, timeout: float) -> Manifest:  # noqa: ASYNC109, gRPC's own deadline

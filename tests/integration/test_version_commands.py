@@ -16,7 +16,7 @@ models:
   - name: tiny
     backbone: MobileNet
     weights: random
-    input: {size: 64}
+    input: {size: 64, decode: fast}
     max_batch_size: 2
     calibration: photos
     outputs:
@@ -79,6 +79,8 @@ def test_inspect_says_what_it_is(version: Path) -> None:
     assert done.returncode == 0, done.stderr
     for text in ("tiny version 1", "MobileNet", "64x64 RGB", "gem(3), l2", "pca 256 to 4", "int8 ranges"):
         assert text in done.stdout
+    assert "decode fast" in done.stdout
+    assert "worst cosine with decode balanced 0.99" in done.stdout or "decode balanced 1.0" in done.stdout
 
 
 def test_bench_times_every_batch_size_and_output(version: Path) -> None:

@@ -16,6 +16,7 @@ from microtome.client.images import encode_all
 from microtome.client.options import EmbedOptions
 from microtome.client.results import ModelVersion, Outcome
 from microtome.commands.embed.errors import EmbedError
+from microtome.fast_resizing import unavailable
 from microtome.manifest import Manifest
 from microtome.preprocessing import decode
 from service.core.vectors import shaped, written
@@ -68,6 +69,8 @@ class SavedModelEmbedder:
         from exporter.savedmodel.saved_model import loaded  # noqa: PLC0415, TensorFlow
 
         self._manifest = manifest(directory)
+        if lacking := unavailable(self._manifest.input):
+            raise EmbedError(f"The model cannot be used here: {lacking}")
         self._wanted = wanted
         self._outputs = {output.name: output for output in self._manifest.outputs}
         names = wanted.output or (self._manifest.default_output,)

@@ -289,7 +289,7 @@ function seenWords(photo) {
   }[spec.resize];
   const cut = spec.crop === "center" ? ", and the centre is cut out" : "";
   const turned = spec.exif_orientation ? " Turned the way the camera was held." : "";
-  const draft = spec.jpeg_draft ? " A large JPEG is decoded at a reduced scale first." : "";
+  const draft = spec.decode !== "exact" ? " A large JPEG is decoded at a reduced scale first." : "";
   return `${photo.size.join("×")} pixels become ${spec.width}×${spec.height}: ${resized} (${spec.interpolation})${cut}.${turned}${draft} `
     + "Drawn by this browser, so colours may differ by a shade from the gateway's.";
 }

@@ -7,10 +7,12 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, RequestRejected
-from microtome.image_files import MOST_PARTS, exif_orientation, without_metadata
+from microtome.image_files import MOST_PARTS, exif_orientation, jpeg_scans, without_metadata
 from microtome.manifest import InputSpec
 from microtome.preprocessing import FORMATS, decode
 from tests.pictures import encoded, noise
@@ -310,3 +312,10 @@ def test_libtiff_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         with suppress(RequestRejected):
             pixels(damaged("TIFF", compression=compression))
     assert "" == capfd.readouterr().err
+
+
+@given(st.lists(st.sampled_from([b"\xff", b"\xda", b"\0", b"\xff\xda"]), min_size=3))
+def test_scans_are_counted_wherever_they_begin(parts: list[bytes]) -> None:
+    """At even places and at odd ones."""
+    data = b"".join(parts)
+    assert jpeg_scans(data) == data.count(b"\xff\xda")

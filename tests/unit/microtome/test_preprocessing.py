@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from microtome import fast_resizing
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
-from microtome.manifest import InputSpec
+from microtome.fast_resizing import unavailable
+from microtome.manifest import Decode, InputSpec, Interpolation
 from microtome.preprocessing import FORMATS, decode, place
 from tests.pictures import encoded, noise, png
 
-SQUASH = InputSpec(32, 24, "squash", None, "bilinear", "none", exif_orientation=True, jpeg_draft=False)
-CROP = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
+SQUASH = InputSpec(32, 24, "squash", None, "bilinear", "none", exif_orientation=True, decode="exact")
+CROP = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, decode="balanced")
 MANY = 10**8
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def test_squash_is_pillows_resize() -> None:
@@ -46,7 +50,7 @@ def test_letterbox_centres_the_picture_on_black() -> None:
 def test_every_shape_fits_the_window(size: tuple[int, int]) -> None:
     """Extreme proportions and tiny pictures still give exactly the model's window."""
     for resize in ("squash", "shortest-side", "letterbox"):
-        spec = replace(CROP, resize=resize, jpeg_draft=False)
+        spec = replace(CROP, resize=resize, decode="exact")
         assert decode(encoded(Image.new("RGB", size)), spec, max_pixels=MANY).shape == (224, 224, 3)
 
 
@@ -115,7 +119,7 @@ def test_every_format_orientation_and_resize_is_the_reference(form: str, resize:
     """
     side = 72 if resize == "shortest-side" else None
     crop: Literal["center", "none"] = "center" if side else "none"
-    spec = InputSpec(64, 64, resize, side, "bilinear", crop, exif_orientation=True, jpeg_draft=False)
+    spec = InputSpec(64, 64, resize, side, "bilinear", crop, exif_orientation=True, decode="exact")
     upright = np.asarray(noise(150, 100).quantize(64).convert("RGB"))
     exact = 6 if form in {"JPEG", "MPO", "AVIF"} else 0
     for orientation, store in STORED.items() if form in ORIENTED else [(1, STORED[1])]:
@@ -192,11 +196,65 @@ def test_limits_hold_for_a_turned_picture_too(turned: bool) -> None:
 
 def test_draft_is_close_to_the_full_decode() -> None:
     """Scaled JPEG decoding moves pixels by less than half a grey level on average."""
-    photo = Image.open(Path(__file__).parents[3] / "examples" / "coffee.jpg").resize((3000, 2000))
+    photo = Image.open(EXAMPLES / "coffee.jpg").resize((3000, 2000))
     large = encoded(photo, "JPEG", quality=90)
-    full = decode(large, replace(CROP, jpeg_draft=False), max_pixels=MANY).astype(int)
+    full = decode(large, replace(CROP, decode="exact"), max_pixels=MANY).astype(int)
     draft = decode(large, CROP, max_pixels=MANY).astype(int)
     assert np.abs(full - draft).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("way", "digest"),
+    [("exact", "35077ddd29eb3a00"), ("balanced", "e8077aa569e2547d"), ("fast", "515fa9f54d6cbc5b")],
+)
+def test_each_way_of_decoding_has_had_these_pixels_since_it_exists(way: Decode, digest: str) -> None:
+    """Vectors of models in use depend on them: a change of the first two needs another name."""
+    spec = InputSpec(64, 64, "shortest-side", 96, "bilinear", "center", exif_orientation=True, decode=way)
+    pixels = decode((EXAMPLES / "coffee.jpg").read_bytes(), spec, max_pixels=MANY)
+    assert sha256(pixels.tobytes()).hexdigest()[:16] == digest
+
+
+SHAPES = [(1, 1), (2, 3), (1, 900), (5000, 1), (300, 9000), (100, 120), (255, 257), (256, 256), (511, 384), (227, 600)]
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("resize", ["squash", "shortest-side", "letterbox"])
+def test_fast_is_balanced_within_a_grey_level(interpolation: Interpolation, resize: Resize) -> None:
+    """Whatever the shape and the contrast; equal where Pillow has to resize."""
+    side = 256 if resize == "shortest-side" else None
+    spec = InputSpec(224, 192, resize, side, interpolation, "none", exif_orientation=True)
+    for width, height in SHAPES:
+        values = np.random.default_rng(width).integers(0, 2, (height, width, 3), np.uint8) * 255
+        data = encoded(Image.fromarray(values), "BMP")
+        expected = decode(data, spec, max_pixels=MANY).astype(int)
+        found = decode(data, replace(spec, decode="fast"), max_pixels=MANY).astype(int)
+        assert np.abs(found - expected).max() <= (1 if interpolation == "bilinear" else 0), (width, height)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_fast_has_the_drafts_and_colours_of_balanced(orientation: int) -> None:
+    """A large photo, however the camera was held, and one so large that Pillow averages blocks of it; CMYK and grey."""
+    photo = Image.open(EXAMPLES / "coffee.jpg").convert(["RGB", "CMYK", "L"][orientation % 3])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for width, height, side in ((1500, 1100, 224), (1500, 1100, 32)):
+        data = encoded(photo.resize((width, height)), "JPEG", exif=exif)
+        spec = replace(CROP, height=side, width=side, shortest_side=side + 32)
+        expected = decode(data, spec, max_pixels=MANY).astype(int)
+        found = decode(data, replace(spec, decode="fast"), max_pixels=MANY).astype(int)
+        assert np.abs(found - expected).max() <= 1
+
+
+def test_fast_without_its_library_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never another way of decoding instead."""
+    assert unavailable(replace(CROP, decode="fast")) is None
+    monkeypatch.setattr(fast_resizing, "_library", lambda: None)
+    assert unavailable(CROP) is None
+    told = unavailable(replace(CROP, decode="fast"))
+    assert told is not None
+    assert "cykooz-resizer" in told
+    with pytest.raises(RuntimeError, match="cykooz-resizer"):
+        decode(png(), replace(CROP, decode="fast"), max_pixels=MANY)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -250,7 +308,7 @@ def test_a_bomb_is_refused_on_its_header() -> None:
 
 def test_long_strips_are_cropped_before_they_are_resized() -> None:
     """The middle of a strip is the same picture either way, and 1 x 60,000 pixels never become billions."""
-    spec = replace(CROP, jpeg_draft=False)
+    spec = replace(CROP, decode="exact")
     strip = noise(30, 1200)
     expected = strip.resize((256, 10_240), Image.Resampling.BILINEAR).crop((16, 5008, 240, 5232))
     found = decode(encoded(strip), spec, max_pixels=MANY).astype(int)

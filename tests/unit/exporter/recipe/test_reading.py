@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exporter.errors import RecipeInvalid, RecipeUnreadable, UnknownModel
 from exporter.recipe.backbones import BACKBONES
-from exporter.recipe.preprocessing import input_spec
+from exporter.recipe.preprocessing import input_spec, recorded
 from exporter.recipe.reading import read_recipe
 from exporter.recipe.resolved import Calibration, ModelRecipe, OutputRecipe, Projection
+from microtome import fast_resizing
 
 SMALLEST = """
 models:
@@ -154,6 +157,11 @@ recipe.yaml:11: models[0].outputs[1]: expected names that differ. Received: 'top
         (output("layer: a, tolerance: 2"), "tolerance: expected a number above 0 and at most 1. Received: 2."),
         (output("layer: a, tolerance: much"), "tolerance: expected a number above 0 and at most 1. Received: 'much'."),
         (SMALLEST + "    input: {jpeg_draft: 1}\n", "input.jpeg_draft: expected true or false. Received: 1."),
+        (SMALLEST + "    input: {decode: draft}\n", "input.decode: expected one of exact, balanced, fast."),
+        (
+            SMALLEST + "    input: {decode: fast, jpeg_draft: true}\n",
+            "input: expected decode alone. Received: decode: fast and jpeg_draft: true.",
+        ),
     ],
 )
 def test_each_kind_of_problem_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -203,6 +211,37 @@ def test_a_tolerance_is_the_outputs_or_the_models_and_a_usual_one_changes_nothin
     assert ModelRecipe.from_canonical(wide.canonical(), tmp_path).tolerances == wide.tolerances
     own = read_recipe(written(tmp_path, output("layer: a, tolerance: 0.5") + "    tolerance: 1e-2\n")).models[0]
     assert own.tolerances == {"top": 0.5}
+
+
+def test_recipes_from_before_decode_keep_their_meaning_and_fingerprint(tmp_path: Path) -> None:
+    """`jpeg_draft` is what `decode` was; what is recorded of both, in a recipe and for the fingerprint, is the same."""
+    before: dict[str, Any] = {
+        "height": 224,
+        "width": 224,
+        "resize": "shortest-side",
+        "shortest_side": 256,
+        "interpolation": "bilinear",
+        "crop": "center",
+        "exif_orientation": True,
+    }
+    for old, new in (({"jpeg_draft": True}, "balanced"), ({"jpeg_draft": False}, "exact")):
+        said, meant = (
+            read_recipe(written(tmp_path, f"{SMALLEST}    input: {json.dumps(one)}\n")).models[0]
+            for one in (old, {"decode": new})
+        )
+        assert said == meant
+        assert json.dumps(recorded(said.input)) == json.dumps(before | old)
+        assert ModelRecipe.from_canonical(said.canonical(), tmp_path) == said
+    fast = read_recipe(written(tmp_path, SMALLEST + "    input: {decode: fast}\n")).models[0]
+    assert recorded(fast.input) == before | {"jpeg_draft": True, "decode": "fast"}
+    assert ModelRecipe.from_canonical(fast.canonical(), tmp_path) == fast
+
+
+def test_fast_is_refused_where_its_library_is_lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the place of the key, before anything is built."""
+    monkeypatch.setattr(fast_resizing, "_library", lambda: None)
+    (problem,) = problems(tmp_path, SMALLEST + "    input: {decode: fast}\n")
+    assert "models[0].input: decode: fast needs cykooz-resizer" in problem
 
 
 PRESET = "models:\n  - name: i2v\n    compat: i2v-keras\n"

@@ -15,6 +15,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import Int64Value
 from grpc import StatusCode
 
+from microtome import fast_resizing
 from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -366,6 +367,19 @@ async def test_a_version_that_admission_refuses_is_asked_once_for_each_connectio
         await keeping
     await rpc.close()
     await server.stop(None)
+
+
+async def test_a_version_whose_images_cannot_be_prepared_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway says so of this model, and serves the others."""
+    monkeypatch.setattr(fast_resizing, "_library", lambda: None)
+    serving = Serving()
+    fast = replace(MANIFEST, input=replace(MANIFEST.input, decode="fast"), fingerprint=OTHER.fingerprint)
+    async with catalogue_over(serving, KeptLog()) as catalogue:
+        serving.versions[2] = fast
+        with pytest.raises(ModelNotReady, match="Version 2 of model 'toy' is not served: decode: fast needs cykooz"):
+            await catalogue.card_of("toy", 2)
+        assert catalogue.card("toy").version == 1
+        assert await failure(catalogue) is None
 
 
 async def test_a_server_where_a_new_version_deviates_is_not_waited_for() -> None:
