@@ -395,9 +395,8 @@ async def test_what_bulk_requests_leave_of_the_places_is_for_others(bench: Bench
     bulk = EmbedRequest("toy", priority="bulk")
     run = [asyncio.create_task(bench.embedder.embed(bulk, [png(6 * n + i) for i in range(6)])) for n in range(8)]
     await bench.server.called(1)
-    with pytest.raises(Overloaded, match="of 48 images of bulk requests") as refused:
+    with pytest.raises(Overloaded, match="of 48 images of bulk requests"):
         await bench.embedder.embed(bulk, [png(99)])
-    assert refused.value.retry_after >= 1
     with pytest.raises(Overloaded):
         bench.embedder.require_turn("toy", 0, bulk=True)
     bench.embedder.require_turn("toy", 0)
