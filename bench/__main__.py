@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.load.corpus import OUT, make_corpus
 from bench.processes.stack import Stack, running_stack
-from bench.ratios import peers, precision, rows, start, throughput
+from bench.ratios import peers, precision, rows, throughput
 from bench.ratios.measured import Effort
 from bench.reporting.comparison import Comparison
 from bench.reporting.progress import Progress, clock
@@ -44,14 +44,15 @@ class Measurement:
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    "hits": Measurement(rows.hits, 12.0, 6.0),
+    "hits": Measurement(rows.hits, 12.0, 5.0),
     "misses": Measurement(rows.misses, 2.0, 3.0),
     "throughput": Measurement(throughput.measure, 15.0, 6.0),
     "latency": Measurement(rows.latency, 5.0, 7.0),
     "mixed": Measurement(rows.mixed, 1.0, 2.2),
     "export": Measurement(rows.export, 20.0, 2.5),
-    "start": Measurement(start.measure, 8.0, 0.2),
-    "bulk": Measurement(rows.bulk, 8.0, 4.0),
+    "start": Measurement(rows.start, 6.0, 0.1),
+    "bulk": Measurement(rows.bulk, 8.0, 2.0),
+    "priority": Measurement(rows.priority, 8.0, 7.5),
     "precision": Measurement(precision.measure, 40.0, 4.0),
     "peers": Measurement(peers.measure, 130.0, 18.0, full_only=True),
 }

@@ -1,7 +1,7 @@
 """`python -m bench.report [RESULT]`: write tables and plots between the marks of docs/benchmarks.md.
 
-Without a name the newest complete result of bench/results/ is shown. The reasons for missed targets are read from
-bench/obstacles.toml.
+Without a name the newest complete result of bench/results/ is shown. What a row is good for is read from
+bench/gains.toml, and the reasons for missed targets from bench/obstacles.toml.
 """
 
 import json
@@ -21,6 +21,7 @@ from bench.reporting.results import RESULTS, newest
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 TARGETS_PLOT = REPOSITORY / "docs" / "benchmarks.svg"
 PEERS_PLOT = REPOSITORY / "docs" / "benchmarks-peers.svg"
+GAINS = REPOSITORY / "bench" / "gains.toml"
 OBSTACLES = REPOSITORY / "bench" / "obstacles.toml"
 UNKNOWN = "not known yet"
 _NAME = re.compile(r"\{([^{}]+)\}")
@@ -35,6 +36,7 @@ def main(path: Path | None) -> None:
     found = [Comparison.from_json(each) for each in result["comparisons"]]
     parts = {
         "circumstances": circumstances(shown, result),
+        "gains": gains(tomllib.loads(GAINS.read_text())),
         "targets": targets(found, tomllib.loads(OBSTACLES.read_text())),
         "ratios": ratios(found),
         "facts": facts(found),
@@ -61,6 +63,13 @@ def circumstances(path: Path, result: Json) -> str:
     failed = [f"* {name} could not be measured: {reason}" for name, reason in result["failed"].items()]
     lines += ["", *failed] if failed else []
     return "\n".join(lines)
+
+
+def gains(sentences: dict[str, str]) -> str:
+    """Return the table of what a user gains from each row."""
+    return "\n".join(
+        ["| | what a user gains |", "|---|---|", *(f"| {key} | {text} |" for key, text in sentences.items())]
+    )
 
 
 def targets(comparisons: list[Comparison], obstacles: dict[str, str]) -> str:

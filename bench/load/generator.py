@@ -17,13 +17,21 @@ class LoadGenerator(Worker):
         super().__init__("bench.load")
 
     def put(self, load: Load) -> Outcome:
-        """Put a load on and wait for its outcome.
+        """Put a load on and wait for its outcome; see `end`."""
+        self.begin(load)
+        return self.end(load)
+
+    def begin(self, load: Load) -> None:
+        """Put a load on."""
+        self.send(asdict(load))
+
+    def end(self, load: Load) -> Outcome:
+        """Wait for the outcome of a load that has begun.
 
         Raises:
             LoadFailed: The load was not answered.
             EOFError: The generator has ended.
         """
-        self.send(asdict(load))
         outcome = self.receive()
         if "error" in outcome:
             raise LoadFailed(f"Expected answers on port {load.port}, received: {outcome['error']}")

@@ -2,30 +2,43 @@
 
 import itertools
 import os
+import re
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
+
 from bench.baselines.cost import cpu_seconds_each
 from bench.load.corpus import OUT
+from bench.load.generator import LoadGenerator
 from bench.peers.pixels import decode
+from bench.processes.pausing import alone
 from bench.processes.stack import Program, Stack, running
+from bench.processes.usage import resident_megabytes
 from bench.processes.worker import Worker
 from bench.ratios.measured import Effort, Measured, Rounds, facts, versus
+from bench.ratios.throughput import ideal_workers
 from bench.reporting.comparison import Comparison, interleaved
-from tests.e2e.processes import free_port
+from tests.e2e.processes import Gateway, free_port
 
 _MODEL = "mobilenet_v2"
 _TOGETHER = 64
 """Images of one request."""
+_RUN = {"per_request": 8, "connections": 8}
+"""A bulk run as `microtome embed` makes it."""
+_BESIDE = 0.07
+"""Interactive images beside a bulk run, as a part of those that it has alone."""
 _EXPORTS = {"mobilenet_v2": ("MobileNetV2", 1.45), "resnet50": ("ResNet50", 1.2)}
 """Backbones and their targets."""
 _POPULATION = 1000
+_GOODPUT = "images a CPU second of the servers at 10 times the peak rate ÷ at the peak, MobileNetV2, cold"
 _MIXED = f"images/s of MobileNetV2, {_POPULATION} images drawn by popularity (1/r), cache empty at first ÷ all cold"
 
 
 def hits(stack: Stack, effort: Effort) -> list[Comparison]:
-    """P1, P2: compare hits of either tier with a bare endpoint, and, without a target, a stream with HTTP."""
+    """P1, P2: compare hits of either tier with a bare endpoint."""
     stack.put(3.0)
     outcome = stack.put(0.5).outcome
     port, answer = free_port(), str(outcome.bytes_received // outcome.answered)
@@ -36,14 +49,12 @@ def hits(stack: Stack, effort: Effort) -> list[Comparison]:
                 "bare": lambda: stack.watched({"bare": bare.pid}, effort.seconds, port=port),
                 "memory": lambda: stack.put(effort.seconds),
                 "redis": lambda: stack.put(effort.seconds, stack.far),
-                "stream": lambda: stack.put(effort.seconds, port=stack.grpc_port, mode="stream"),
             },
             effort.rounds + 2,
         )
     return [
         _hits_compared("P1", "requests/s of memory hits ÷ bare FastAPI of equal bytes", 0.80, rounds, "memory"),
         _hits_compared("P2", "requests/s of Redis hits ÷ the same", 0.40, rounds, "redis"),
-        versus("stream", "images/s of memory hits, EmbedStream ÷ HTTP", None, rounds, ("stream", "memory")),
     ]
 
 
@@ -95,7 +106,9 @@ def latency(stack: Stack, effort: Effort) -> list[Comparison]:
         flood = stack.cold(1.5 * effort.seconds, _MODEL, mode="open", rate=10 * rate, connections=512)
         rounds.append({"peak": peak, "steady": steady, "flood": flood})
     latencies = [row["steady"].outcome.latency for row in rounds]
-    # By CPU, P7 is the cost of refusals to the servers; the clock includes the load generator's part of the machine.
+    # By CPU, since the load generator's part of the machine, which makes ten times the load, is none of the servers'.
+    goodput = versus("P7", _GOODPUT, 0.90, rounds, ("flood", "peak"))
+    clock = {"the same by the clock": goodput.rounds, **goodput.facts}
     return [
         Comparison(
             "P6",
@@ -105,30 +118,117 @@ def latency(stack: Stack, effort: Effort) -> list[Comparison]:
             rounds=[each["p99"] / each["p50"] for each in latencies],
             facts=facts(rounds, "steady", "peak"),
         ),
-        versus("P7", "goodput at 10 times the peak rate ÷ peak, MobileNetV2, cold", 0.90, rounds, ("flood", "peak")),
+        replace(goodput, rounds=goodput.by_cpu, by_cpu=[], facts=clock),
     ]
 
 
 def bulk(stack: Stack, effort: Effort) -> list[Comparison]:
-    """P11: compare CPU seconds per image of all processes, cold, and for hits, where only requests cost time."""
+    """P11: compare CPU seconds per image of all processes with decoding and running batches as large in a loop."""
+    one, loop = "one request", "loop"
+    with ideal_workers(stack, _MODEL, _TOGETHER) as ideal:
+        rounds = interleaved(
+            {
+                one: lambda: stack.cold(effort.seconds, _MODEL, per_request=_TOGETHER, connections=1),
+                loop: alone(lambda: ideal(effort.seconds), stack.polling),
+            },
+            effort.rounds,
+        )
+    what = (
+        f"CPU an image of {_TOGETHER} in one request ÷ decoding + inference of batches of {_TOGETHER} in a loop, cold"
+    )
+    ratios = [row[one].cpu_per_image / row[loop].cpu_per_image for row in rounds]
+    return [Comparison("P11", what, 1.10, at_least=False, rounds=ratios, facts=facts(rounds, one, loop, one))]
+
+
+def priority(stack: Stack, effort: Effort) -> list[Comparison]:
+    """P12: send interactive images one by one, alone and beside a bulk run at full load, and time that run alone."""
+    path = f"/embed?model={_MODEL}&priority=bulk"
+    with LoadGenerator() as generator:
+        rate = _BESIDE * stack.cold(effort.seconds, _MODEL, path=path, **_RUN).outcome.rate
+        rounds: list[dict[str, Measured]] = []
+        sizes: list[float] = []
+        for _ in range(effort.rounds):
+            idle = stack.cold(3 * effort.seconds, _MODEL, mode="open", rate=rate)
+            before = _calls(stack)
+            run = stack.cold(effort.seconds, _MODEL, path=path, **_RUN)
+            after = _calls(stack)
+            sizes.append((after[1] - before[1]) / (after[0] - before[0]))
+            load = stack.load(3 * effort.seconds + 1, path=path, draw="cold", **_RUN)
+            generator.begin(load)
+            time.sleep(0.5)
+            beside = stack.cold(3 * effort.seconds, _MODEL, mode="open", rate=rate)
+            kept = Measured(generator.end(load), {})
+            rounds.append({"idle": idle, "alone": run, "beside": beside, "kept": kept})
+    batches = [size / row["alone"].outcome.rate for size, row in zip(sizes, rounds, strict=True)]
+    added = [row["beside"].outcome.latency["p99"] - row["idle"].outcome.latency["p99"] for row in rounds]
+    told = {
+        "images a call": sizes,
+        "ms of one bulk batch": [1e3 * each for each in batches],
+        "interactive images/s": [row["beside"].outcome.rate for row in rounds],
+        **{
+            f"p50 ms, {name}": [1e3 * row[name].outcome.latency["p50"] for row in rounds] for name in ("idle", "beside")
+        },
+        **{
+            f"p99 ms, {name}": [1e3 * row[name].outcome.latency["p99"] for row in rounds] for name in ("idle", "beside")
+        },
+        "foreign": [row["beside"].foreign for row in rounds],
+    }
+    kept_rate = [row["kept"].outcome.rate / row["alone"].outcome.rate for row in rounds]
+    images = {f"images/s, {name}": [row[name].outcome.rate for row in rounds] for name in ("alone", "kept")}
+    what = "what a bulk run at full load adds to the p99 of interactive images ÷ the time of one of its batches"
     return [
-        _bulk_compared(
-            stack, effort, "P11", "CPU of 64 images in one request ÷ 64 requests, MobileNetV2, cold", "cold"
+        Comparison(
+            "P12",
+            what,
+            1.0,
+            at_least=False,
+            rounds=[more / batch for more, batch in zip(added, batches, strict=True)],
+            facts=told,
         ),
-        _bulk_compared(stack, effort, "P11 hits", "the same with memory hits", "warm"),
+        Comparison(
+            "P12 bulk",
+            f"images/s of the bulk run beside interactive ones ({_BESIDE:.0%} of its rate) ÷ alone",
+            0.80,
+            at_least=True,
+            rounds=kept_rate,
+            facts=images,
+        ),
     ]
 
 
-def _bulk_compared(stack: Stack, effort: Effort, key: str, what: str, draw: str) -> Comparison:
-    def put(per_request: int, connections: int) -> Measured:
-        return stack.cold(effort.seconds, "mobilenet_v2", draw=draw, per_request=per_request, connections=connections)
+def _calls(stack: Stack) -> tuple[float, float]:
+    """Return the calls of the model server that the near gateway has made for the model, and the images in them."""
+    text = httpx.get(f"{stack.near.gateway.url}/metrics", trust_env=False).text
+    of_model = rf'microtome_batch_images_(count|sum){{model="{_MODEL}"}} (\S+)'
+    found = {name: float(value) for name, value in re.findall(of_model, text)}
+    return found.get("count", 0.0), found.get("sum", 0.0)
 
-    if draw == "warm":
-        put(1, 8)
-    one, many = "one request", f"{_TOGETHER} requests"
-    rounds = interleaved({one: lambda: put(_TOGETHER, 1), many: lambda: put(1, 8)}, effort.rounds)
-    ratios = [row[one].cpu_per_image / row[many].cpu_per_image for row in rounds]
-    return Comparison(key, what, 0.80, at_least=False, rounds=ratios, facts=facts(rounds, one, many, one))
+
+def start(stack: Stack, effort: Effort) -> list[Comparison]:
+    """P10: start gateways over the running model server until they are ready; the first only warms the disk's cache."""
+    _, *samples = [_started(stack) for _ in range(effort.rounds + 3)]
+    seconds, megabytes = ([sample[part] for sample in samples] for part in (0, 1))
+    what = "gateway, from fork to ready"
+    return [
+        Comparison("P10 start", f"{what}: seconds", 1.0, at_least=False, rounds=seconds, unit=" s"),
+        Comparison("P10 memory", f"{what}: resident memory", 100.0, at_least=False, rounds=megabytes, unit=" MB"),
+    ]
+
+
+def _started(stack: Stack) -> tuple[float, float]:
+    """Return the seconds from fork to ready, and the resident megabytes (VmRSS) then."""
+    directory = stack.directory / "starts"
+    directory.mkdir(exist_ok=True)
+    gateway = Gateway(directory, stack.near.model_server.address, log_level="error")
+    begin = time.perf_counter()
+    gateway.launch()
+    try:
+        while not gateway.serving():
+            assert gateway.running, gateway.last_lines()
+            time.sleep(0.005)
+        return time.perf_counter() - begin, resident_megabytes(gateway.pid)
+    finally:
+        gateway.destroy()
 
 
 def export(_stack: Stack, effort: Effort) -> list[Comparison]:
