@@ -313,11 +313,11 @@ def _record(number: int, words: Sequence[str]) -> KeyRecord:
     name, *rest = words
     digest = _HASH.fullmatch(rest[0]) if rest else None
     limits: dict[str, int] = {}
-    flags: dict[str, bool] = {}
+    flags: set[str] = set()
     for word in rest[1:]:
         option, _, value = word.partition("=")
-        if word in _FLAGS:
-            flags[_FLAGS[word]] = True
+        if word in {_PRIVATE, _BULK}:
+            flags.add(word)
         elif option in _LIMITS and _NUMBER.fullmatch(value):
             limits[option] = int(value)
         else:
@@ -325,8 +325,10 @@ def _record(number: int, words: Sequence[str]) -> KeyRecord:
     if not _NAME.fullmatch(name) or digest is None:
         # The line may be a key in clear: it must not reach a log.
         raise ValueError(f"key {number}: expected {FORM}, the hash in 64 small hexadecimal digits")
-    return KeyRecord(name, bytes.fromhex(digest[1]), KeyLimits(**limits, **flags))
+    return KeyRecord(
+        name, bytes.fromhex(digest[1]), KeyLimits(**limits, private=_PRIVATE in flags, bulk=_BULK in flags)
+    )
 
 
-_FLAGS = {"cache=private": "private", "priority=bulk": "bulk"}
+_PRIVATE, _BULK = "cache=private", "priority=bulk"
 _LIMITS = {"images", "bytes", "requests_per_minute", "images_per_minute"}

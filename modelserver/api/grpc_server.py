@@ -185,7 +185,8 @@ class Servicer:
         async with _answering(context):
             request = parse(predict_pb2.PredictRequest, raw)
             with self._handlers.call(request.model_spec.name, "Predict"):
-                return await self._handlers.predict(request, deadline, bulk=BULK in context.invocation_metadata())
+                bulk = BULK in (context.invocation_metadata() or ())
+                return await self._handlers.predict(request, deadline, bulk=bulk)
 
     async def GetModelMetadata(  # noqa: N802
         self, raw: bytes, context: Context

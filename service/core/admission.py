@@ -204,7 +204,12 @@ class BulkGate:
             return True
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
-        deadline.hurried = lambda: turn.done() or turn.set_result(False)
+
+        def go_on() -> None:
+            if not turn.done():
+                turn.set_result(False)
+
+        deadline.hurried = go_on
         try:
             return await turn
         except asyncio.CancelledError:

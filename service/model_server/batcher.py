@@ -169,7 +169,7 @@ class Batcher:
         mine = [_Waiting(card, computed, wanted, image, *facts, loop.create_future()) for image in images]
         if deadline.bulk:
             lanes.bulk.waiting += mine
-            deadline.hurried = lambda: lanes.hurry(mine) and self._soon(lanes)
+            deadline.hurried = partial(self._hurry, lanes, mine)
         else:
             lanes.interactive.waiting += mine
         if lanes.open():
@@ -190,6 +190,10 @@ class Batcher:
             self._tell_queue()
             raise
         return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
+
+    def _hurry(self, lanes: _Lanes, images: Sequence[_Waiting]) -> None:
+        if lanes.hurry(images):
+            self._soon(lanes)
 
     def _soon(self, lanes: _Lanes) -> None:
         """Send at the end of this tick, so that what comes in the same tick goes together."""
