@@ -65,7 +65,7 @@ _FIELDS = (
     ),
     *("cache", "on_error", "encoding", "encoding_format", "embedding_type", "embedding_types", "output_dtype"),
     *("output_dimension", "embed_dtype", "endianness", "modality", "id", "parameters", "name", "datatype", "shape"),
-    *("data", "binary_data", "binary_data_size", "binary_data_output", "user", "input_type"),
+    *("priority", "data", "binary_data", "binary_data_size", "binary_data_output", "user", "input_type"),
 )
 _WORDS = (
     "toy",
