@@ -3,8 +3,10 @@
 import argparse
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from bench.processes.stack import Stack, running_stack
 from bench.ratios import peers, precision, rows, throughput
 from bench.ratios.measured import Effort
 from bench.reporting.comparison import Comparison
-from bench.reporting.progress import Progress, clock
 from bench.reporting.results import Result, print_table, save
 
 QUICK = Effort(rounds=3, seconds=1.5)
@@ -56,6 +57,47 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "precision": Measurement(precision.measure, 40.0, 4.0),
     "peers": Measurement(peers.measure, 130.0, 18.0, full_only=True),
 }
+
+
+class Progress:
+    """Report steps one after the other; the time left is the planned time at the pace seen so far.
+
+    Args:
+        plan: Seconds that each step is expected to take, in order.
+    """
+
+    def __init__(self, plan: Mapping[str, float]) -> None:
+        self._plan = dict(plan)
+        self._begun = 0
+        self._done = 0.0
+        self._spent = 0.0
+
+    def left(self) -> float:
+        """Seconds that the steps not yet done will take."""
+        pace = self._spent / self._done if self._done else 1.0
+        return (sum(self._plan.values()) - self._done) * pace
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Report one step when it begins and when it ends."""
+        self._begun += 1
+        planned, begin = self._plan[name], time.monotonic()
+        print(
+            f"[{self._begun} of {len(self._plan)}] {name}, about {clock(planned)}; {clock(self.left())} left in all",
+            flush=True,
+        )
+        try:
+            yield
+        finally:
+            took = time.monotonic() - begin
+            self._done += planned
+            self._spent += took
+            print(f"    {name} took {clock(took)}", flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Write minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def main() -> None:
