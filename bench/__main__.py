@@ -53,7 +53,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "export": Measurement(rows.export, 20.0, 2.5),
     "start": Measurement(rows.start, 6.0, 0.1),
     "bulk": Measurement(rows.bulk, 8.0, 2.0),
-    "priority": Measurement(rows.priority, 8.0, 11.0),
+    "priority": Measurement(rows.priority, 14.0, 8.0),
     "precision": Measurement(precision.measure, 40.0, 4.0),
     "peers": Measurement(peers.measure, 130.0, 18.0, full_only=True),
 }

@@ -169,18 +169,20 @@ def priority(stack: Stack, effort: Effort) -> list[Comparison]:
         def interactive() -> Measured:
             return stack.cold(3 * effort.seconds, _MODEL, mode="open", rate=rate)
 
-        rounds = []
-        for _ in range(effort.rounds):
-            row = {"idle": interactive(), "bulk alone": bulk_alone(), "beside bulk": beside(run["path"])}
-            rounds.append({**row, "beside others": beside(path)})
+        rounds = [
+            {"idle": interactive(), "bulk alone": bulk_alone(), "beside bulk": beside(run["path"])}
+            for _ in range(effort.rounds)
+        ]
+        rates = [outcome.rate for outcome in kept]
+        plain = beside(path).outcome.latency
     latencies = {
         f"{rank} ms, {name}": [1e3 * row[name].outcome.latency[rank] for row in rounds]
         for rank in ("p50", "p99")
-        for name in ("idle", "beside bulk", "beside others")
+        for name in ("idle", "beside bulk")
     }
+    latencies |= {f"{rank} ms, beside a run that is not bulk": [1e3 * plain[rank]] for rank in ("p50", "p99")}
     added = [row["beside bulk"].outcome.latency["p99"] - row["idle"].outcome.latency["p99"] for row in rounds]
     alone_rate = [row["bulk alone"].outcome.rate for row in rounds]
-    rates = [outcome.rate for outcome in kept[::2]]
     told = {
         "ms of a bulk batch": [1e3 * each for each in batches],
         "ms of a bulk batch, if it ran alone": [1e3 * each for each in works],
