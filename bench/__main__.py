@@ -3,17 +3,18 @@
 import argparse
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.load.corpus import OUT, make_corpus
 from bench.processes.stack import Stack, running_stack
-from bench.ratios import peers, precision, rows, start, throughput
+from bench.ratios import peers, precision, rows, throughput
 from bench.ratios.measured import Effort
 from bench.reporting.comparison import Comparison
-from bench.reporting.progress import Progress, clock
 from bench.reporting.results import Result, print_table, save
 
 QUICK = Effort(rounds=3, seconds=1.5)
@@ -44,17 +45,59 @@ class Measurement:
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    "hits": Measurement(rows.hits, 12.0, 6.0),
+    "hits": Measurement(rows.hits, 12.0, 5.0),
     "misses": Measurement(rows.misses, 4.0, 7.5),
     "throughput": Measurement(throughput.measure, 15.0, 6.0),
     "latency": Measurement(rows.latency, 5.0, 7.0),
     "mixed": Measurement(rows.mixed, 1.0, 2.2),
     "export": Measurement(rows.export, 20.0, 2.5),
-    "start": Measurement(start.measure, 8.0, 0.2),
-    "bulk": Measurement(rows.bulk, 8.0, 4.0),
+    "start": Measurement(rows.start, 6.0, 0.1),
+    "bulk": Measurement(rows.bulk, 8.0, 2.0),
+    "priority": Measurement(rows.priority, 14.0, 8.0),
     "precision": Measurement(precision.measure, 40.0, 4.0),
     "peers": Measurement(peers.measure, 190.0, 15.0, full_only=True),
 }
+
+
+class Progress:
+    """Report steps one after the other; the time left is the planned time at the pace seen so far.
+
+    Args:
+        plan: Seconds that each step is expected to take, in order.
+    """
+
+    def __init__(self, plan: Mapping[str, float]) -> None:
+        self._plan = dict(plan)
+        self._begun = 0
+        self._done = 0.0
+        self._spent = 0.0
+
+    def left(self) -> float:
+        """Seconds that the steps not yet done will take."""
+        pace = self._spent / self._done if self._done else 1.0
+        return (sum(self._plan.values()) - self._done) * pace
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Report one step when it begins and when it ends."""
+        self._begun += 1
+        planned, begin = self._plan[name], time.monotonic()
+        print(
+            f"[{self._begun} of {len(self._plan)}] {name}, about {clock(planned)}; {clock(self.left())} left in all",
+            flush=True,
+        )
+        try:
+            yield
+        finally:
+            took = time.monotonic() - begin
+            self._done += planned
+            self._spent += took
+            print(f"    {name} took {clock(took)}", flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Write minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def main() -> None:

@@ -140,6 +140,8 @@ def build(settings: Settings, log: Logger) -> Application:
             decoders.shutdown(wait=False, cancel_futures=True)
             decoding.close()
 
+    images = Budget(settings.max_images_in_flight, "images", metrics.level(metrics.images_in_flight))
+    bodies = Budget(settings.max_body_bytes_in_flight, "bytes", metrics.level(metrics.body_bytes_in_flight))
     intake = Intake(
         Embedder(
             Batcher(
@@ -149,20 +151,22 @@ def build(settings: Settings, log: Logger) -> Application:
             ),
             cache,
             limits=Limits(settings.max_images, _LONGEST_WAIT),
-            budget=Budget(settings.max_images_in_flight, "images", metrics.level(metrics.images_in_flight)),
+            budget=images,
+            bulk=images.for_bulk(metrics.level(metrics.bulk_images_in_flight)),
             decoding=decoding,
             observer=metrics,
             leases=leases,
         ),
         catalogue,
         fetching(_open_fetcher(settings), max_bytes=settings.max_image_bytes, max_total=settings.max_body_bytes),
-        Budget(settings.max_body_bytes_in_flight, "bytes", metrics.level(metrics.body_bytes_in_flight)),
+        bodies,
         settings.max_body_bytes,
         metrics,
         next((name for name in settings.models if not is_pattern(name)), ""),
         settings.deadline,
         required=settings.required_models,
         cache_answers=lambda: bool(settings.cache_bytes) or ("redis" in redis and redis["redis"]() is None),
+        bulk_bodies=bodies.for_bulk(),
     )
     limits = BodyLimits(settings.max_image_bytes, settings.max_body_bytes, settings.max_images, _BODY_PAUSE)
     app = http_app(

@@ -17,7 +17,10 @@ from microtome.errors import Overloaded, TooManyImages, Unauthenticated
 from service.core.admission import Budget
 from service.core.requests import EmbedRequest
 
-FORM = "NAME sha256:HASH [images=N] [bytes=N] [requests_per_minute=N] [images_per_minute=N] [cache=private]"
+FORM = (
+    "NAME sha256:HASH [images=N] [bytes=N] [requests_per_minute=N] [images_per_minute=N] [cache=private] "
+    "[priority=bulk]"
+)
 """The form of a key's line; HASH is what `printf %s "$KEY" | sha256sum` prints."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -37,6 +40,7 @@ class KeyLimits:
         requests_per_minute: that embed, of all gateways together.
         images_per_minute: likewise.
         private: whether it uses only vectors that its own requests have computed.
+        bulk: whether all its requests let interactive ones pass.
     """
 
     images: int | None = None
@@ -44,6 +48,7 @@ class KeyLimits:
     requests_per_minute: int | None = None
     images_per_minute: int | None = None
     private: bool = False
+    bulk: bool = False
 
     def over(self, defaults: "KeyLimits") -> "KeyLimits":
         """Return these limits, with defaults where there is none."""
@@ -53,6 +58,7 @@ class KeyLimits:
             self.requests_per_minute or defaults.requests_per_minute,
             self.images_per_minute or defaults.images_per_minute,
             self.private or defaults.private,
+            self.bulk or defaults.bulk,
         )
 
 
@@ -206,6 +212,7 @@ class Caller:
         bodies: bytes of bodies in flight.
         rate: requests and images a minute.
         private: whether all its requests use only its own vectors.
+        bulk: whether all its requests let interactive ones pass.
     """
 
     name: str
@@ -213,11 +220,15 @@ class Caller:
     bodies: Budget | None = None
     rate: Rate | None = None
     private: bool = False
+    bulk: bool = False
 
 
 def asked_by(caller: Caller | None, request: EmbedRequest) -> EmbedRequest:
-    """Return a caller's request, with the caller as tenant where it uses its own vectors only."""
-    return request if caller is None else request.of_tenant(caller.name, always=caller.private)
+    """Return a caller's request: with the caller as tenant where it uses its own vectors only; bulk if it has to be."""
+    if caller is None:
+        return request
+    request = request.of_tenant(caller.name, always=caller.private)
+    return replace(request, priority="bulk") if caller.bulk else request
 
 
 class Keyring:
@@ -271,6 +282,7 @@ def _caller(record: KeyRecord, counts: MinuteCounts, on_uncounted: Callable[[], 
         Budget(limits.bytes, f"bytes of {name}", reason="key-bytes") if limits.bytes else None,
         Rate(name, limits, counts, on_uncounted) if rated else None,
         limits.private,
+        limits.bulk,
     )
 
 
@@ -301,11 +313,11 @@ def _record(number: int, words: Sequence[str]) -> KeyRecord:
     name, *rest = words
     digest = _HASH.fullmatch(rest[0]) if rest else None
     limits: dict[str, int] = {}
-    private = False
+    flags: set[str] = set()
     for word in rest[1:]:
         option, _, value = word.partition("=")
-        if word == "cache=private":
-            private = True
+        if word in {_PRIVATE, _BULK}:
+            flags.add(word)
         elif option in _LIMITS and _NUMBER.fullmatch(value):
             limits[option] = int(value)
         else:
@@ -313,7 +325,10 @@ def _record(number: int, words: Sequence[str]) -> KeyRecord:
     if not _NAME.fullmatch(name) or digest is None:
         # The line may be a key in clear: it must not reach a log.
         raise ValueError(f"key {number}: expected {FORM}, the hash in 64 small hexadecimal digits")
-    return KeyRecord(name, bytes.fromhex(digest[1]), KeyLimits(**limits, private=private))
+    return KeyRecord(
+        name, bytes.fromhex(digest[1]), KeyLimits(**limits, private=_PRIVATE in flags, bulk=_BULK in flags)
+    )
 
 
+_PRIVATE, _BULK = "cache=private", "priority=bulk"
 _LIMITS = {"images", "bytes", "requests_per_minute", "images_per_minute"}

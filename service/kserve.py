@@ -21,7 +21,7 @@ from microtome.preprocessing import RAW_PIXELS
 from service.core.classes import ClassOptions, predicted
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
-from service.core.requests import MOST_OUTPUTS, CacheUse, Embedded, EmbedRequest
+from service.core.requests import MOST_OUTPUTS, CacheUse, Embedded, EmbedRequest, Priority
 from service.core.vectors import Dtype, shaped, written
 from service.errors import shown
 
@@ -32,7 +32,7 @@ EMBEDDING = "embedding"
 """As an output's name: the default output, unless the model has one of this name."""
 
 DATATYPES: Mapping[str, Dtype] = {"FP32": "float32", "FP16": "float16", "INT8": "int8"}
-PARAMETERS = ("normalize", "dimensions", "datatype", "cache")
+PARAMETERS = ("normalize", "dimensions", "datatype", "cache", "priority")
 """Parameters of a request, each of them ours."""
 
 IMAGE = "image"
@@ -193,6 +193,7 @@ def read_request(  # noqa: PLR0913, PLR0917, all that a request says
             version_number(version),
             tuple(name for name in asked if name),
             _cache(parameters.get("cache", "use")),
+            priority=_priority(parameters.get("priority", "interactive")),
         ),
         names,
         _flag("normalize", parameters.get("normalize", False)),
@@ -233,6 +234,12 @@ def _cache(value: object) -> CacheUse:
     if value == "use" or value == "refresh" or value == "bypass" or value == "private":  # noqa: PLR1714
         return value
     raise BadRequest(f"Expected `cache` to be use, refresh, bypass or private; received {shown(value)}.")
+
+
+def _priority(value: object) -> Priority:
+    if value == "interactive" or value == "bulk":  # noqa: PLR1714, as above
+        return value
+    raise BadRequest(f"Expected `priority` to be interactive or bulk; received {shown(value)}.")
 
 
 def _flag(name: str, value: object) -> bool:

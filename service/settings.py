@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     api_keys: str = Field(
         "",
         description="API keys, one a line or separated by `;`, each `NAME sha256:HASH` with any of `images=N bytes=N "
-        "requests_per_minute=N images_per_minute=N cache=private`: its owner, what "
+        "requests_per_minute=N images_per_minute=N cache=private priority=bulk`: its owner, what "
         '`printf %s "$KEY" | sha256sum` prints, and what the owner may do, see docs/tenants.md. An owner may have '
         "several.",
     )

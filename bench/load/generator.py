@@ -15,16 +15,26 @@ class LoadGenerator(Worker):
 
     def __init__(self) -> None:
         super().__init__("bench.load")
+        self._port = 0
 
     def put(self, load: Load) -> Outcome:
-        """Put a load on and wait for its outcome.
+        """Put a load on and wait for its outcome; see `end`."""
+        self.begin(load)
+        return self.end()
+
+    def begin(self, load: Load) -> None:
+        """Put a load on."""
+        self._port = load.port
+        self.send(asdict(load))
+
+    def end(self) -> Outcome:
+        """Wait for the outcome of a load that has begun.
 
         Raises:
             LoadFailed: The load was not answered.
             EOFError: The generator has ended.
         """
-        self.send(asdict(load))
         outcome = self.receive()
         if "error" in outcome:
-            raise LoadFailed(f"Expected answers on port {load.port}, received: {outcome['error']}")
+            raise LoadFailed(f"Expected answers on port {self._port}, received: {outcome['error']}")
         return Outcome(**outcome)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Draw = Literal["cold", "warm", "zipf"]
-Mode = Literal["closed", "open", "stream"]
+Mode = Literal["closed", "open"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +15,8 @@ class Load:
         port: On 127.0.0.1.
         images: Paths of encoded images.
         seconds: How long requests are begun; those in flight are waited for.
-        connections: Closed loop: all of them busy all the time. Open loop: the most that are opened. Stream: images in
-            flight.
-        mode: `closed`; `open`: requests are due at a fixed rate, whether or not the server keeps up; `stream`: all
-            images over one EmbedStream of gRPC.
+        connections: Closed loop: all of them busy all the time. Open loop: the most that are opened.
+        mode: `closed`; `open`: requests are due at a fixed rate, whether or not the server keeps up.
         rate: Requests a second of the open loop.
         draw: `cold`: no body twice, ever; `warm`: the images over and over; `zipf`: `population` bodies, the r-th most
             popular one drawn in proportion to 1/r.

@@ -1,15 +1,93 @@
-"""Closed loop and open loop over one set of connections."""
+"""Closed loop and open loop over one set of connections, and their requests.
+
+Request heads and bodies are made without copies: the image's bytes are shared, only a few bytes are new. Decoders
+ignore bytes after the end of a JPEG, and the cache key covers them: eight bytes defeat every cache.
+"""
 
 import asyncio
+import itertools
+import os
+import random
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
 
-from bench.load.bodies import Pieces, requests
-from bench.load.connection import Connection
+import httptools
+
 from bench.load.plan import Load, Outcome
 
 _GRACE_SECONDS = 60.0
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+
+_BOUNDARY = b"microtome-bench-boundary"
+_PART = b"--" + _BOUNDARY + b'\r\nContent-Disposition: form-data; name="image"; filename="x.jpg"\r\n\r\n'
+_END = b"--" + _BOUNDARY + b"--\r\n"
+
+Pieces = list[bytes]
+"""Bytes to be written one after the other."""
+
+Answered = Callable[["Connection", int, int], None]
+"""Called with the connection, the status (0: the connection broke) and the body's bytes."""
+
+
+class Connection(asyncio.Protocol):
+    """An HTTP/1.1 client connection; calls `answered` when it is free again or has broken."""
+
+    def __init__(self, answered: Answered) -> None:
+        self._answered = answered
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._received = 0
+        self._busy = False
+
+    def send(self, request: Pieces) -> None:
+        """Write one request."""
+        self._busy = True
+        self._received = 0
+        self._parser = httptools.HttpResponseParser(self)
+        if self._transport is None or self._transport.is_closing():
+            self._end(0)
+        else:
+            self._transport.writelines(request)
+
+    def close(self) -> None:
+        """Close it."""
+        self._busy = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio's."""
+        # A cast, since uvloop's transports are no subclasses.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio's."""
+        self._parser.feed_data(data)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Asyncio's: a request in flight is lost with it."""
+        if self._busy:
+            self._end(0)
+
+    def on_body(self, body: bytes) -> None:
+        """httptools': a piece of the answer."""
+        self._received += len(body)
+
+    def on_message_complete(self) -> None:
+        """httptools': the answer is complete."""
+        self._end(self._parser.get_status_code())
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def _end(self, status: int) -> None:
+        self._busy = False
+        self._answered(self, status, self._received)
 
 
 class Run:
@@ -123,6 +201,42 @@ class Run:
         task = asyncio.ensure_future(opened())
         self._replacing.add(task)  # the loop itself keeps only weak references
         task.add_done_callback(self._replacing.discard)
+
+
+def bodies(load: Load) -> Iterator[Pieces]:
+    """Yield images without end."""
+    images = [Path(path).read_bytes() for path in load.images]
+    numbers = _zipf(load) if load.draw == "zipf" else itertools.count()
+    # Two runs of this process, or of two processes, never send the same cold body.
+    salt = os.urandom(8) if load.draw == "cold" else load.series.to_bytes(8, "big")
+
+    for number in numbers:
+        yield [images[number % len(images)], b"" if load.draw == "warm" else salt + number.to_bytes(8, "big")]
+
+
+def requests(load: Load) -> Iterator[Pieces]:
+    """Yield whole requests, head and body, without end."""
+    images = bodies(load)
+    if load.per_request == 1:
+        for body in images:
+            yield [_head(load, body, "application/octet-stream"), *body]
+    while True:
+        body = [piece for _ in range(load.per_request) for piece in (_PART, *next(images), b"\r\n")] + [_END]
+        yield [_head(load, body, f"multipart/form-data; boundary={_BOUNDARY.decode()}"), *body]
+
+
+def _head(load: Load, body: Pieces, content_type: str) -> bytes:
+    length = sum(map(len, body))
+    lines = [f"Host: 127.0.0.1:{load.port}", f"Content-Type: {content_type}", f"Content-Length: {length}"]
+    return "\r\n".join([f"POST {load.path} HTTP/1.1", *lines, "\r\n"]).encode()
+
+
+def _zipf(load: Load) -> Iterator[int]:
+    # Seeded: two contestants of a comparison see the same sequence.
+    chance = random.Random(load.series)
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, load.population + 1)))
+    while True:
+        yield from chance.choices(range(load.population), cum_weights=weights, k=1000)
 
 
 def percentiles(latencies: list[float]) -> dict[str, float]:

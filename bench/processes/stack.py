@@ -19,7 +19,7 @@ from bench.load.generator import LoadGenerator
 from bench.load.plan import Load
 from bench.processes.usage import Watch, descendants
 from bench.ratios.measured import Measured
-from tests.e2e.processes import Gateway, ModelServer, Process, Valkey, free_port
+from tests.e2e.processes import Gateway, ModelServer, Process, Valkey
 
 MODELS = ("lite0", "lite0_fast", "mobilenet_v2", "resnet50")
 CONNECTIONS = 32
@@ -100,8 +100,7 @@ class Stack:
         self.valkey = Valkey(directory)
         server = ModelServer(directory, models)
         options: dict[str, Any] = {"models": ",".join(MODELS), "redis_url": self.valkey.url}
-        self.grpc_port = free_port()
-        self.near = Served(Gateway(directory, server.address, grpc_port=self.grpc_port, **options), server)
+        self.near = Served(Gateway(directory, server.address, **options), server)
         self.far = Served(Gateway(directory, server.address, cache_bytes=0, **options), server)
         self.generator = LoadGenerator()
 
@@ -136,11 +135,15 @@ class Stack:
             seconds, served, **{"path": f"/embed?model={model}", "draw": "cold", "connections": CONNECTIONS, **options}
         )
 
+    def load(self, seconds: float, **options: object) -> Load:
+        """Describe a load of the corpus' photos, on the near gateway unless a port is given."""
+        fields: dict[str, Any] = {"images": self.corpus.photos, "port": self.near.gateway.port, **options}
+        return Load(seconds=seconds, **fields)
+
     def watched(self, pids: dict[str, int], seconds: float, **options: object) -> Measured:
         """Put a load on any server, and watch its processes meanwhile."""
-        fields: dict[str, Any] = {"images": self.corpus.photos, "seconds": seconds, **options}
         with Watch(pids, [self.generator.pid]) as watch:
-            outcome = self.generator.put(Load(**fields))
+            outcome = self.generator.put(self.load(seconds, **options))
         return Measured(outcome, watch.used, watch.foreign)
 
     @contextmanager

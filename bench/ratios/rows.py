@@ -3,30 +3,43 @@
 import itertools
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from bench.baselines.cost import cpu_seconds_each
 from bench.load.corpus import OUT
+from bench.load.generator import LoadGenerator
+from bench.load.plan import Outcome
 from bench.peers.pixels import decode
+from bench.processes.pausing import alone
 from bench.processes.stack import CONNECTIONS, Program, Stack, running
+from bench.processes.usage import resident_megabytes
 from bench.processes.worker import Worker
 from bench.ratios.measured import Effort, Measured, Rounds, facts, versus
+from bench.ratios.throughput import ideal_workers
 from bench.reporting.comparison import Comparison, interleaved
-from tests.e2e.processes import free_port
+from tests.e2e.processes import Gateway, free_port
 
 _MODEL = "mobilenet_v2"
 _TOGETHER = 64
 """Images of one request."""
+_RUN: dict[str, Any] = {"per_request": 8, "connections": 8}
+"""A bulk run as `microtome embed` makes it."""
+_BESIDE = 0.07
+"""Interactive images beside a bulk run, as a part of those that it has alone."""
 _EXPORTS = {"mobilenet_v2": ("MobileNetV2", 1.45), "resnet50": ("ResNet50", 1.2)}
 """Backbones and their targets."""
 _POPULATION = 1000
+_GOODPUT = "images a CPU second of the servers at 10 times the peak rate ÷ at the peak, MobileNetV2, cold"
 _MIXED = f"images/s of MobileNetV2, {_POPULATION} images drawn by popularity (1/r), cache empty at first ÷ all cold"
 
 
 def hits(stack: Stack, effort: Effort) -> list[Comparison]:
-    """P1, P2: compare hits of either tier with a bare endpoint, and, without a target, a stream with HTTP."""
+    """P1, P2: compare hits of either tier with a bare endpoint."""
     stack.put(3.0)
     outcome = stack.put(0.5).outcome
     port, answer = free_port(), str(outcome.bytes_received // outcome.answered)
@@ -37,14 +50,12 @@ def hits(stack: Stack, effort: Effort) -> list[Comparison]:
                 "bare": lambda: stack.watched({"bare": bare.pid}, effort.seconds, port=port),
                 "memory": lambda: stack.put(effort.seconds),
                 "redis": lambda: stack.put(effort.seconds, stack.far),
-                "stream": lambda: stack.put(effort.seconds, port=stack.grpc_port, mode="stream"),
             },
             effort.rounds + 2,
         )
     return [
         _hits_compared("P1", "requests/s of memory hits ÷ bare FastAPI of equal bytes", 0.80, rounds, "memory"),
         _hits_compared("P2", "requests/s of Redis hits ÷ the same", 0.40, rounds, "redis"),
-        versus("stream", "images/s of memory hits, EmbedStream ÷ HTTP", None, rounds, ("stream", "memory")),
     ]
 
 
@@ -105,7 +116,9 @@ def latency(stack: Stack, effort: Effort) -> list[Comparison]:
         flood = stack.cold(1.5 * effort.seconds, _MODEL, mode="open", rate=10 * rate, connections=512)
         rounds.append({"peak": peak, "steady": steady, "flood": flood})
     latencies = [row["steady"].outcome.latency for row in rounds]
-    # By CPU, P7 is the cost of refusals to the servers; the clock includes the load generator's part of the machine.
+    # By CPU, since the load generator's part of the machine, which makes ten times the load, is none of the servers'.
+    goodput = versus("P7", _GOODPUT, 0.90, rounds, ("flood", "peak"))
+    clock = {"the same by the clock": goodput.rounds, **goodput.facts}
     return [
         Comparison(
             "P6",
@@ -115,30 +128,135 @@ def latency(stack: Stack, effort: Effort) -> list[Comparison]:
             rounds=[each["p99"] / each["p50"] for each in latencies],
             facts=facts(rounds, "steady", "peak"),
         ),
-        versus("P7", "goodput at 10 times the peak rate ÷ peak, MobileNetV2, cold", 0.90, rounds, ("flood", "peak")),
+        replace(goodput, rounds=goodput.by_cpu, by_cpu=[], facts=clock),
     ]
 
 
 def bulk(stack: Stack, effort: Effort) -> list[Comparison]:
-    """P11: compare CPU seconds per image of all processes, cold, and for hits, where only requests cost time."""
+    """P11: compare CPU seconds per image of all processes with decoding and running batches as large in a loop."""
+    one, loop = "one request", "loop"
+    with ideal_workers(stack, _MODEL, _TOGETHER) as ideal:
+        rounds = interleaved(
+            {
+                one: lambda: stack.cold(effort.seconds, _MODEL, per_request=_TOGETHER, connections=1),
+                loop: alone(lambda: ideal(effort.seconds), stack.polling),
+            },
+            effort.rounds,
+        )
+    what = (
+        f"CPU an image of {_TOGETHER} in one request ÷ decoding + inference of batches of {_TOGETHER} in a loop, cold"
+    )
+    ratios = [row[one].cpu_per_image / row[loop].cpu_per_image for row in rounds]
+    return [Comparison("P11", what, 1.10, at_least=False, rounds=ratios, facts=facts(rounds, one, loop, one))]
+
+
+def priority(stack: Stack, effort: Effort) -> list[Comparison]:
+    """P12: send interactive images one by one: alone, beside a bulk run at full load, beside one that is not bulk."""
+    path = f"/embed?model={_MODEL}"
+    run = {**_RUN, "path": f"{path}&priority=bulk"}
+    rate = _BESIDE * stack.cold(effort.seconds, _MODEL, **run).outcome.rate
+    batches: list[float] = []
+    works: list[float] = []
+    kept: list[Outcome] = []
+    with LoadGenerator() as generator:
+
+        def bulk_alone() -> Measured:
+            before = _calls(stack)
+            found = stack.cold(effort.seconds, _MODEL, **run)
+            since = {name: value - before[name] for name, value in _calls(stack).items()}
+            batches.append(since["seconds"] / since["computed"])
+            works.append(since["images"] / since["calls"] / found.outcome.rate)
+            return found
+
+        def beside(path: str) -> Measured:
+            generator.begin(stack.load(3 * effort.seconds + 1, draw="cold", **{**run, "path": path}))
+            time.sleep(0.5)
+            found = interactive()
+            kept.append(generator.end())
+            return found
+
+        def interactive() -> Measured:
+            return stack.cold(3 * effort.seconds, _MODEL, mode="open", rate=rate)
+
+        rounds = [
+            {"idle": interactive(), "bulk alone": bulk_alone(), "beside bulk": beside(run["path"])}
+            for _ in range(effort.rounds)
+        ]
+        rates = [outcome.rate for outcome in kept]
+        plain = beside(path).outcome.latency
+    latencies = {
+        f"{rank} ms, {name}": [1e3 * row[name].outcome.latency[rank] for row in rounds]
+        for rank in ("p50", "p99")
+        for name in ("idle", "beside bulk")
+    }
+    latencies |= {f"{rank} ms, beside a run that is not bulk": [1e3 * plain[rank]] for rank in ("p50", "p99")}
+    added = [row["beside bulk"].outcome.latency["p99"] - row["idle"].outcome.latency["p99"] for row in rounds]
+    alone_rate = [row["bulk alone"].outcome.rate for row in rounds]
+    told = {
+        "ms of a bulk batch": [1e3 * each for each in batches],
+        "ms of a bulk batch, if it ran alone": [1e3 * each for each in works],
+        **latencies,
+        "interactive images/s": [row["beside bulk"].outcome.rate for row in rounds],
+        "foreign": [row["beside bulk"].foreign for row in rounds],
+    }
     return [
-        _bulk_compared(
-            stack, effort, "P11", "CPU of 64 images in one request ÷ 64 requests, MobileNetV2, cold", "cold"
+        Comparison(
+            "P12",
+            "what a bulk run at full load adds to the p99 of interactive images ÷ the time of one of its batches",
+            1.0,
+            at_least=False,
+            rounds=[more / batch for more, batch in zip(added, batches, strict=True)],
+            facts=told,
         ),
-        _bulk_compared(stack, effort, "P11 hits", "the same with memory hits", "warm"),
+        Comparison(
+            "P12 bulk",
+            f"images/s of the bulk run beside interactive ones ({_BESIDE:.0%} of its rate) ÷ alone",
+            0.80,
+            at_least=True,
+            rounds=[rate / of for rate, of in zip(rates, alone_rate, strict=True)],
+            facts={"images/s, alone": alone_rate, "images/s, beside": rates},
+        ),
     ]
 
 
-def _bulk_compared(stack: Stack, effort: Effort, key: str, what: str, draw: str) -> Comparison:
-    def put(per_request: int, connections: int) -> Measured:
-        return stack.cold(effort.seconds, "mobilenet_v2", draw=draw, per_request=per_request, connections=connections)
+def _calls(stack: Stack) -> dict[str, float]:
+    """Return what the near gateway has counted: calls of the model server, images in them, and seconds by image."""
+    text = httpx.get(f"{stack.near.gateway.url}/metrics", trust_env=False).text
+    counted = {
+        "calls": rf'microtome_batch_images_count{{model="{_MODEL}"}}',
+        "images": rf'microtome_batch_images_sum{{model="{_MODEL}"}}',
+        "seconds": 'microtome_stage_seconds_sum{stage="infer"}',
+        "computed": 'microtome_stage_seconds_count{stage="infer"}',
+    }
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("microtome_"))
+    return {name: float(lines.get(series, 0.0)) for name, series in counted.items()}
 
-    if draw == "warm":
-        put(1, 8)
-    one, many = "one request", f"{_TOGETHER} requests"
-    rounds = interleaved({one: lambda: put(_TOGETHER, 1), many: lambda: put(1, 8)}, effort.rounds)
-    ratios = [row[one].cpu_per_image / row[many].cpu_per_image for row in rounds]
-    return Comparison(key, what, 0.80, at_least=False, rounds=ratios, facts=facts(rounds, one, many, one))
+
+def start(stack: Stack, effort: Effort) -> list[Comparison]:
+    """P10: start gateways over the running model server until they are ready; the first only warms the disk's cache."""
+    _, *samples = [_started(stack) for _ in range(effort.rounds + 3)]
+    seconds, megabytes = ([sample[part] for sample in samples] for part in (0, 1))
+    what = "gateway, from fork to ready"
+    return [
+        Comparison("P10 start", f"{what}: seconds", 1.0, at_least=False, rounds=seconds, unit=" s"),
+        Comparison("P10 memory", f"{what}: resident memory", 100.0, at_least=False, rounds=megabytes, unit=" MB"),
+    ]
+
+
+def _started(stack: Stack) -> tuple[float, float]:
+    """Return the seconds from fork to ready, and the resident megabytes (VmRSS) then."""
+    directory = stack.directory / "starts"
+    directory.mkdir(exist_ok=True)
+    gateway = Gateway(directory, stack.near.model_server.address, log_level="error")
+    begin = time.perf_counter()
+    gateway.launch()
+    try:
+        while not gateway.serving():
+            assert gateway.running, gateway.last_lines()
+            time.sleep(0.005)
+        return time.perf_counter() - begin, resident_megabytes(gateway.pid)
+    finally:
+        gateway.destroy()
 
 
 def export(_stack: Stack, effort: Effort) -> list[Comparison]:

@@ -35,9 +35,9 @@ def _compared(stack: Stack, effort: Effort, model: str) -> Comparison:
 
 
 @contextmanager
-def ideal_workers(stack: Stack, model: str) -> Iterator[Callable[[float], Measured]]:
+def ideal_workers(stack: Stack, model: str, batch: int = BATCH) -> Iterator[Callable[[float], Measured]]:
     """Start a process per core that decodes and runs batches; yield a function that runs all for some seconds."""
-    words = ["bench.baselines.ideal", str(stack.saved_model(model)), str(BATCH), *stack.corpus.photos]
+    words = ["bench.baselines.ideal", str(stack.saved_model(model)), str(batch), *stack.corpus.photos]
     with ExitStack() as ends:
         workers = [ends.enter_context(Worker(*words, quiet=True)) for _ in range(CORES)]
 

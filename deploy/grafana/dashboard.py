@@ -94,7 +94,7 @@ REQUESTS = (
     ),
     Panel(
         "Turned away by limit", "429 and RESOURCE_EXHAUSTED: images or bytes in flight, those of a key, the wait, "
-        "calls of gRPC, or the model server's queue.", "reqps",
+        "calls of gRPC, the model server's queue, or bulk's share of them.", "reqps",
         {"{{reason}}": rate(f"microtome_overloads_total{{{NS}}}", "reason")}, stacked=True,
     ),
     Panel(
@@ -128,8 +128,11 @@ REQUESTS = (
         "percentunit", {"{{instance}} {{limit}}": f"microtome:in_flight:ratio{{{NS}}}"}, top=1,
     ),
     Panel(
-        "Images in flight", "Images that each gateway works on now.", "short",
-        {"{{instance}}": f"microtome_images_in_flight{{{NS}}}"}, stacked=True,
+        "Images in flight", "Images that each gateway works on now, and those of bulk requests among them.", "short",
+        {
+            "{{instance}}": f"microtome_images_in_flight{{{NS}}}",
+            "{{instance}} bulk": f"microtome_bulk_images_in_flight{{{NS}}}",
+        },
     ),
     Panel(
         "Error budget burnt", "Times faster than the objective allows; 1 uses up 30 days' budget in 30 days.", "short",
@@ -170,7 +173,12 @@ STAGES = (
     ),
     Panel(
         "Waiting for a batch in a gateway", "Decoded images that wait for a call with room.",
-        "short", {"{{instance}}": f"microtome_queued_images{{{NS}}}"}, stacked=True,
+        "short", {"{{instance}} {{priority}}": f"microtome_queued_images{{{NS}}}"}, stacked=True,
+    ),
+    Panel(
+        "Waiting for a batch, by priority", "99 % of the decoded images wait no longer than this. A bulk run lengthens "
+        "the waits of bulk images, and hardly those of interactive ones.", "s",
+        {"{{priority}}": quantile(0.99, "microtome_queue_seconds", NS, "priority")},
     ),
     Panel(
         "Images in a call", "Mean, by model. Calls are not delayed to grow: they are larger when the model server "

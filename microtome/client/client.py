@@ -178,7 +178,8 @@ class Client(Connection):
             images: a file's path or bytes, a file object opened with "rb", a Pillow image, uint8 pixels [H,W,3], a
                 function that returns bytes; or a list of these.
             output: the name of an output; or a list of names, `["all"]` for every one.
-            options: `model`, `version`, `normalize`, `dimensions`, `dtype`, `cache`: see `EmbedOptions`.
+            options: `model`, `version`, `normalize`, `dimensions`, `dtype`, `cache`, `priority`: see
+                `EmbedOptions`.
 
         Returns:
             float32 (or `dtype`) [D] for one image, [N, D] for a list; where a list of outputs was asked for, a dict of
@@ -240,7 +241,8 @@ class Client(Connection):
         Args:
             images: as for `embed`.
             output: the name of an output with classes; None for the one that classifies by default.
-            options: `model`, `version`, `cache`, `top_k`, `min_score`, `function`: see `ClassOptions`.
+            options: `model`, `version`, `cache`, `priority`, `top_k`, `min_score`, `function`: see `EmbedOptions` and
+                `ClassOptions`.
 
         Returns:
             the prediction of one image, or a list of them for a list.

@@ -90,6 +90,7 @@ def embed_request(images: Sequence[bytes], options: EmbedOptions) -> messages.Em
         dtype=f"DTYPE_{options.dtype.upper()}",
         on_error=messages.ON_ERROR_SKIP,
         cache=f"CACHE_USE_{options.cache.upper()}",
+        priority=f"PRIORITY_{options.priority.upper()}",
     )
     sent = [messages.Image(data=image) for image in images]
     if options.classes is None:

@@ -88,6 +88,7 @@ def embed_request(images: Sequence[bytes], options: EmbedOptions, timeout: float
         "normalize": "true" if options.normalize else None,
         "dimensions": options.dimensions,
         "cache": options.cache if options.cache != "use" else None,
+        "priority": options.priority if options.priority != "interactive" else None,
         **(asdict(labels) if labels else {}),
     }
     request: dict[str, Any] = {

@@ -14,6 +14,7 @@ OutputNames = list[str] | tuple[str, ...]
 """Names of outputs; `["all"]` for every one."""
 
 CacheUse = Literal["use", "refresh", "bypass", "private"]
+Priority = Literal["interactive", "bulk"]
 
 
 Function = Literal["softmax", "sigmoid", "none"]
@@ -49,6 +50,7 @@ class EmbedOptions:
             eight to a byte, most significant bit first.
         cache: `refresh` recomputes and stores, `bypass` recomputes and does not store, `private` uses vectors that
             requests of the same API key's owner have computed, and no others.
+        priority: `bulk` lets interactive requests of all callers go first.
         classes: which labels to return of outputs with classes; None returns their logits, as vectors.
     """
 
@@ -59,6 +61,7 @@ class EmbedOptions:
     dimensions: int | None = None
     dtype: Dtype = "float32"
     cache: CacheUse = "use"
+    priority: Priority = "interactive"
     classes: ClassOptions | None = None
 
 
@@ -71,6 +74,7 @@ class CallOptions(TypedDict, total=False):
     dimensions: int | None
     dtype: Dtype
     cache: CacheUse
+    priority: Priority
 
 
 class ClassifyOptions(TypedDict, total=False):
@@ -79,6 +83,7 @@ class ClassifyOptions(TypedDict, total=False):
     model: str | None
     version: int | None
     cache: CacheUse
+    priority: Priority
     top_k: int
     min_score: float | None
     function: Function | None
@@ -87,8 +92,14 @@ class ClassifyOptions(TypedDict, total=False):
 def class_options(given: ClassifyOptions, output: tuple[str, ...]) -> EmbedOptions:
     """Return the options of a request for labels."""
     labels = ClassOptions(given.get("top_k", 5), given.get("min_score"), given.get("function"))
-    cache = given.get("cache", "use")
-    return EmbedOptions(given.get("model"), given.get("version"), output, cache=cache, classes=labels)
+    return EmbedOptions(
+        given.get("model"),
+        given.get("version"),
+        output,
+        cache=given.get("cache", "use"),
+        priority=given.get("priority", "interactive"),
+        classes=labels,
+    )
 
 
 def outputs(given: str | Sequence[str] | None) -> tuple[str, ...]:

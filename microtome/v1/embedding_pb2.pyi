@@ -30,6 +30,12 @@ class CacheUse(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CACHE_USE_BYPASS: _ClassVar[CacheUse]
     CACHE_USE_PRIVATE: _ClassVar[CacheUse]
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_INTERACTIVE: _ClassVar[Priority]
+    PRIORITY_BULK: _ClassVar[Priority]
+
 class CacheResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CACHE_RESULT_UNSPECIFIED: _ClassVar[CacheResult]
@@ -56,6 +62,9 @@ CACHE_USE_USE: CacheUse
 CACHE_USE_REFRESH: CacheUse
 CACHE_USE_BYPASS: CacheUse
 CACHE_USE_PRIVATE: CacheUse
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_INTERACTIVE: Priority
+PRIORITY_BULK: Priority
 CACHE_RESULT_UNSPECIFIED: CacheResult
 CACHE_RESULT_HIT: CacheResult
 CACHE_RESULT_MISS: CacheResult
@@ -74,7 +83,7 @@ class Image(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., url: _Optional[str] = ...) -> None: ...
 
 class EmbedOptions(_message.Message):
-    __slots__ = ("model", "version", "outputs", "normalize", "dimensions", "dtype", "on_error", "cache")
+    __slots__ = ("model", "version", "outputs", "normalize", "dimensions", "dtype", "on_error", "cache", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +92,7 @@ class EmbedOptions(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     ON_ERROR_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     outputs: _containers.RepeatedScalarFieldContainer[str]
@@ -91,7 +101,8 @@ class EmbedOptions(_message.Message):
     dtype: Dtype
     on_error: OnError
     cache: CacheUse
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ..., normalize: _Optional[bool] = ..., dimensions: _Optional[int] = ..., dtype: _Optional[_Union[Dtype, str]] = ..., on_error: _Optional[_Union[OnError, str]] = ..., cache: _Optional[_Union[CacheUse, str]] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ..., normalize: _Optional[bool] = ..., dimensions: _Optional[int] = ..., dtype: _Optional[_Union[Dtype, str]] = ..., on_error: _Optional[_Union[OnError, str]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("options", "images")

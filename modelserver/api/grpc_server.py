@@ -46,6 +46,9 @@ MOST_NUMBERS = 32 << 20
 """Bytes of packed numbers, each of which becomes up to eight; pixels travel as ``tensor_content``, which has no such
 bound."""
 
+BULK = ("microtome-priority", "bulk")
+"""Metadata of a call that lets others pass; the gateway sends it, and TensorFlow Serving knows no such thing."""
+
 _FRAME = 1 << 16
 """Bytes of a message apart from its tensors."""
 
@@ -178,7 +181,8 @@ class Servicer:
         async with _answering(context):
             request = parse(pb.PredictRequest, raw)
             with self._handlers.call(request.model_spec.name, "Predict"):
-                return await self._handlers.predict(request, deadline)
+                bulk = BULK in (context.invocation_metadata() or ())
+                return await self._handlers.predict(request, deadline, bulk=bulk)
 
     async def GetModelMetadata(  # noqa: N802
         self, raw: bytes, context: Context

@@ -42,12 +42,15 @@ class Handlers:
     most_bytes: int
     _held: int = 0
 
-    async def predict(self, request: pb.PredictRequest, deadline: float | None) -> pb.PredictResponse:
+    async def predict(
+        self, request: pb.PredictRequest, deadline: float | None, *, bulk: bool = False
+    ) -> pb.PredictResponse:
         """Compute outputs.
 
         Args:
             request: The request.
             deadline: Time, by ``time.monotonic``, after which the caller does not wait.
+            bulk: Whether requests that are not bulk go first.
 
         Returns:
             The outputs, with the version and the signature that computed them.
@@ -61,7 +64,7 @@ class Handlers:
         feeds, outputs = bind(signature, request.inputs, request.output_filter, version.bounds)
         began = time.monotonic()
         with self._holding(sum(array.nbytes for array in feeds.values())):
-            arrays = await self.scheduler.run(version, feeds, list(outputs.values()), deadline)
+            arrays = await self.scheduler.run(version, feeds, list(outputs.values()), deadline, bulk=bulk)
         self.metrics.computed(version.name, "Predict", time.monotonic() - began)
         response = pb.PredictResponse()
         response.model_spec.name = version.name

@@ -2,22 +2,32 @@
 
 By Little's law a new image waits as long as the images before it take: their number, times the time between two
 departures. That time is measured over the last departures while there was always work to do; so the bound holds on any
-hardware, without a configured rate. Each model has an estimate of its own. Only images that must be computed are
-counted: answers from the cache wait for nothing, and are given under any load.
+hardware, without a configured rate. Each model has an estimate of its own for each priority: bulk images wait for
+interactive ones. Only images that must be computed are counted: answers from the cache wait for nothing, and are given
+under any load.
+
+Bulk requests may hold three quarters of each limit, so that there is room for interactive ones while a bulk run takes
+all that it can get.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from math import ceil
 from time import monotonic
 
 from microtome.errors import Overloaded
+from service.core.timeouts import Deadline
 
 _MEASURED = 64
 """Departures that the rate is measured over."""
 
 _ENOUGH = 8
 """Departures before a rate is believed: until then nothing is refused here, and the images in flight are the bound."""
+
+
+_BULK_SHARE = 0.75
+"""Of a limit, for bulk requests."""
 
 
 class Budget:
@@ -44,6 +54,11 @@ class Budget:
         self._reason = reason or unit
         self._on_change = on_change
         self._held = 0
+
+    def for_bulk(self, on_change: Callable[[int], object] = lambda _: None) -> "Budget":
+        """Return the budget that bulk requests hold beside this one; it leaves a quarter to interactive ones."""
+        limit, reason = max(1, int(_BULK_SHARE * self._limit)), f"bulk-{self._reason}"
+        return Budget(limit, f"{self._unit} of bulk requests", on_change, reason=reason)
 
     def require(self, amount: int, before: int = 0) -> None:
         """Refuse what `hold` would refuse now, or once others hold the amount that they are about to.
@@ -106,9 +121,10 @@ class Backlog:
     As a context manager it holds the place of one image while the block runs; it may be entered many times.
     """
 
-    def __init__(self, longest: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, longest: float, clock: Callable[[], float] = monotonic, *, reason: str = "wait") -> None:
         self._longest = longest
         self._clock = clock
+        self._reason = reason
         self._inside = 0
         self._departures: deque[float] = deque(maxlen=_MEASURED)
 
@@ -131,7 +147,7 @@ class Backlog:
                 f"An image that came now would wait about {expected:.1f} s; at most {self._longest:g} s are allowed. "
                 "Try again later.",
                 retry_after=max(1, ceil(expected - self._longest)),
-                reason="wait",
+                reason=self._reason,
             )
 
     def __enter__(self) -> None:
@@ -148,22 +164,67 @@ class Backlog:
 
 
 class Backlogs:
-    """A backlog for each model: images wait for those of their own model, and a slow model holds none of another's.
+    """A backlog for each model and priority: images wait for those of their own, not for a slow model's.
 
     What models share, the model server's processor, shows in how fast the images of each of them leave.
     """
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
-        self._by_model: dict[str, Backlog] = {}
+        self._known: dict[tuple[str, bool], Backlog] = {}
 
-    def of(self, model: str) -> Backlog:
-        """Return a model's backlog."""
-        return self._by_model.get(model) or Backlog(self._longest)
+    def of(self, model: str, *, bulk: bool = False) -> Backlog:
+        """Return a model's backlog of a priority."""
+        return self._known.get((model, bulk)) or Backlog(self._longest, reason="bulk-wait" if bulk else "wait")
 
-    def entered(self, model: str) -> Backlog:
+    def entered(self, model: str, *, bulk: bool = False) -> Backlog:
         """Return a model's backlog to enter; only models that are served have one of their own."""
-        return self._by_model.setdefault(model, self.of(model))
+        return self._known.setdefault((model, bulk), self.of(model, bulk=bulk))
+
+
+class BulkGate:
+    """Lets few bulk images at a time on to the threads that decode.
+
+    There, what came first is done first: an interactive image finds no more bulk ones before it than pass here at a
+    time. For one event loop; no locks.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+
+    async def enter(self, deadline: Deadline) -> bool:
+        """Wait for a place, in order of arrival.
+
+        Returns:
+            whether there is a place to `leave`; false when an interactive request has joined, which needs none.
+        """
+        if self._free:
+            self._free -= 1
+            return True
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+
+        def go_on() -> None:
+            if not turn.done():
+                turn.set_result(False)
+
+        deadline.hurried = go_on
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled() and turn.result():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Hand a place on to the first that still waits."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(True)
+                return
+        self._free += 1
 
 
 class HitRatio:
@@ -179,8 +240,9 @@ class HitRatio:
     _WORTH = 0.01
     """Ratio from which on every image is looked up: a lookup costs about a hundredth of computing a vector."""
 
-    _SAMPLE = 16
-    """One image of so many is looked up below that ratio, to measure it."""
+    _SAMPLE = 64
+    """One image of so many is looked up below that ratio, to measure it: it is read and hashed for that, and with one
+    of 16 this was a fifth of what refusals cost. At a ratio of r the first hit is seen after 64/r images."""
 
     def __init__(self) -> None:
         self._ratio = 1.0

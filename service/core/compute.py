@@ -7,10 +7,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 
 from microtome.errors import DeadlineExceeded, ModelServerDown, RequestRejected
 from microtome.manifest import ModelCard
-from service.core.admission import Backlogs
+from service.core.admission import Backlogs, BulkGate
 from service.core.decoding import Decoding
 from service.core.lookup import Pair
 from service.core.ports import Leases, ModelServer, Observer, Pixels, VectorCache, Vectors
@@ -31,7 +32,7 @@ class Job:
         encoded: the image's file.
         cache: whether other gateways are asked, and the vectors stored.
         stages: told how long decoding, waiting for a place in a batch and inference took.
-        deadline: when the last waiter gives up.
+        deadline: when the last waiter gives up, and whether all of them are bulk requests.
     """
 
     card: ModelCard
@@ -59,6 +60,8 @@ class Computation:
         self._decoding = decoding
         self._backlogs = backlogs
         self._gateways = GatewaySingleFlight(leases or NoLeases())
+        # One more than are decoded at a time, so that no thread waits for the event loop.
+        self._bulk = BulkGate(decoding.threads + 1)
 
     async def vectors(self, job: Job) -> Result:
         """Return one image's vectors by output, each float32 [D].
@@ -74,9 +77,14 @@ class Computation:
         return await self._gateways.vectors(job.keys, dims, compute, job.stages)
 
     async def _compute(self, job: Job, outputs: Sequence[str]) -> OutputVectors:
-        with self._backlogs.entered(job.card.name):
-            with timed(job.stages, "decode"):
-                pixels = await self._decoding.pixels(job.encoded, job.card.manifest.input)
+        with self._backlogs.entered(job.card.name, bulk=job.deadline.bulk):
+            placed = job.deadline.bulk and await self._entered(job)
+            try:
+                with timed(job.stages, "decode"):
+                    pixels = await self._decoding.pixels(job.encoded, job.card.manifest.input)
+            finally:
+                if placed:
+                    self._bulk.leave()
             answer = await self._infer(job, outputs, pixels)
         vectors = {name: answer[name][0] for name in outputs}
         if job.cache != "bypass":
@@ -84,6 +92,12 @@ class Computation:
                 {job.keys[name]: vector.astype("<f4", copy=False).tobytes() for name, vector in vectors.items()}
             )
         return vectors
+
+    async def _entered(self, job: Job) -> bool:
+        start = perf_counter()
+        placed = await self._bulk.enter(job.deadline)
+        job.stages("queue", perf_counter() - start)
+        return placed
 
     async def _infer(self, job: Job, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
         while True:
@@ -182,9 +196,12 @@ class RequestVectors:
                 started.setdefault(digest, {})[name] = key
             else:
                 under_way.deadline.extend(current_deadline())
+                if not self._request.bulk:
+                    under_way.deadline.hurry()
                 flights[digest, name] = under_way
         for digest, keys in started.items():
-            timings, deadline = Timings(self._observer.stage), Deadline(current_deadline())
+            timings = Timings(self._observer.stage)
+            deadline = Deadline(current_deadline(), bulk=self._request.bulk)
             job = Job(self._card, keys, images[digest], self._request.cache, timings.stage, deadline)
             found_under = [flight_key(self._card, key) for key in keys.values()] if shared else []
             flight = single_flight.start(found_under, computation.vectors(job), timings, deadline, fresh=fresh)

@@ -145,6 +145,11 @@ class Decoding:
         self._formats = tuple(formats)
         self._processes = _Processes()
 
+    @property
+    def threads(self) -> int:
+        """How many images are decoded at a time."""
+        return self._threads._max_workers  # noqa: SLF001, the only place that knows it
+
     async def pixels(self, encoded: bytes, spec: InputSpec) -> Pixels:
         """Decode one image.
 

@@ -7,7 +7,7 @@ of other systems) call `Intake`, which also fetches images by address and gives 
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -50,6 +50,7 @@ class Embedder:
         *,
         limits: Limits,
         budget: Budget,
+        bulk: Budget | None = None,
         decoding: Decoding,
         observer: Observer,
         leases: Leases | None = None,
@@ -59,6 +60,7 @@ class Embedder:
         self._peek = peek_of(cache)
         self._limits = limits
         self._budget = budget
+        self._bulk = bulk or budget.for_bulk()
         self._observer = observer
         self._backlogs = Backlogs(limits.longest_wait)
         self._computation = Computation(models, cache, decoding, self._backlogs, leases=leases)
@@ -73,32 +75,38 @@ class Embedder:
             digests = [image_digest(image) for image in images]
             return [private_digest(digest, tenant) for digest in digests] if tenant else digests
 
-    def require_room(self, images: int, lookup: Lookup | None = None) -> None:
+    def require_room(self, images: int, lookup: Lookup | None = None, *, bulk: bool = False) -> None:
         """Refuse so many images now if `embed` would: under overload refusing is most of the work.
 
         Args:
             images: how many there are.
+            bulk: whether they are of a bulk request.
             lookup: an incomplete lookup of them in the whole cache, if it has been done.
 
         Raises:
             Overloaded: there is no room for them, or they would wait too long.
         """
         self._budget.require(images)
+        if bulk:
+            self._bulk.require(images)
         if lookup is not None and not self.joins(lookup):
-            self._backlogs.of(lookup.card.name).require()
+            self._backlogs.of(lookup.card.name, bulk=bulk).require()
 
-    def require_turn(self, model: str, before: int) -> None:
+    def require_turn(self, model: str, before: int, *, bulk: bool = False) -> None:
         """Refuse one image that has not been looked up, if it would be refused as a miss.
 
         Args:
             model: that it is for.
             before: images that are being looked up, each of which takes a place first if it is a miss too.
+            bulk: whether it is of a bulk request.
 
         Raises:
             Overloaded: as `require_room` does.
         """
         self._budget.require(1, before)
-        self._backlogs.of(model).require()
+        if bulk:
+            self._bulk.require(1)
+        self._backlogs.of(model, bulk=bulk).require()
 
     def joins(self, lookup: Lookup) -> bool:
         """Whether any missing vector is being computed already, so that it need not wait for its turn."""
@@ -173,7 +181,7 @@ class Embedder:
         if len(images) > self._limits.max_images:
             raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received {len(images)}.")
         own = timings or Timings(self._observer.stage)
-        with self._budget.hold(len(images)):
+        with self._budget.hold(len(images)), self._bulk.hold(len(images)) if request.bulk else _NOTHING:
             digests = digests or await self._digests(images, own.stage, request.tenant)
             card = await self._card(request)
             try:
@@ -239,6 +247,7 @@ class Intake:
     Attributes:
         fetch: fetches images by address.
         bodies: bytes of images in flight, of all transports together.
+        bulk_bodies: those of bulk requests; None bounds them no further.
         fetched_bytes: the most that fetched images of one request may have, held while they are fetched.
         default_model: used when a request names no model; empty where the only model is meant.
         deadline: the most seconds that a request may take.
@@ -256,6 +265,7 @@ class Intake:
     deadline: float
     required: Collection[str] = ()
     cache_answers: Callable[[], bool] = lambda: True
+    bulk_bodies: Budget | None = None
 
     def ready(self) -> bool:
         """Whether anything can be answered: by a model, or from the cache for a model that has been known.
@@ -335,7 +345,7 @@ class Intake:
         Raises:
             ServiceError: any leaf of the tree; what is wrong with one image begins with "Image 3: ".
         """
-        with own.hold(len(images)) if own is not None else _NOTHING:
+        with own.hold(len(images)) if own is not None else _NOTHING, self._share(request, images):
             if not any(isinstance(image, Url) for image in images):
                 arrived: Sequence[bytes | ServiceError] = images  # type: ignore[assignment]  # no addresses
                 return await self._embedded(request, arrived, timings, digests, lookup)
@@ -343,6 +353,14 @@ class Intake:
                 with timed(timings.stage, "fetch"):
                     arrived = await self.fetch(images)
                 return await self._embedded(request, arrived, timings, digests, lookup)
+
+    def _share(self, request: EmbedRequest, images: Sequence[Image]) -> AbstractContextManager[None]:
+        """Hold the bytes of a bulk request, which have arrived or will be fetched, in its share of them."""
+        if not request.bulk or self.bulk_bodies is None:
+            return _NOTHING
+        sizes = (len(image) if isinstance(image, bytes) else 0 for image in images)
+        fetched = any(isinstance(image, Url) for image in images)
+        return self.bulk_bodies.hold(sum(sizes) + fetched * self.fetched_bytes)
 
     async def _embedded(
         self,

@@ -9,6 +9,7 @@ from service.core.ports import Vectors
 
 CacheUse = Literal["use", "refresh", "bypass", "private"]
 OnError = Literal["fail", "skip"]
+Priority = Literal["interactive", "bulk"]
 Source = Literal["hit", "miss", "coalesced"]
 
 MOST_OUTPUTS = 1000
@@ -35,6 +36,7 @@ class EmbedRequest:
             only what requests of the same tenant have computed, and becomes `use` with a tenant.
         on_error: whether one bad image fails the request, or is skipped and reported with the good ones' vectors.
         tenant: whose vectors are used, found, joined in flight and stored; empty for those that all share.
+        priority: `bulk` lets `interactive` requests pass: what it has to compute waits behind theirs.
     """
 
     model: str
@@ -43,6 +45,12 @@ class EmbedRequest:
     cache: CacheUse = "use"
     on_error: OnError = "fail"
     tenant: str = ""
+    priority: Priority = "interactive"
+
+    @property
+    def bulk(self) -> bool:
+        """Whether interactive requests go first."""
+        return self.priority == "bulk"
 
     def of_tenant(self, name: str, *, always: bool) -> "EmbedRequest":
         """Return this request with a tenant, if it is `private` or if all requests of this tenant are."""

@@ -105,21 +105,35 @@ class _Bounded:
             self._task.cancel()
 
 
+def _nothing() -> None:
+    """Nothing waits."""
+
+
 class Deadline:
-    """When the last request that waits for some work gives up; a request that joins may extend it.
+    """When the last request that waits for some work gives up, and whether it has time until then.
 
     Attributes:
-        at: as `time.monotonic` counts; infinite without a time limit.
+        at: as `time.monotonic` counts; infinite without a time limit. A request that joins may extend it.
+        bulk: whether interactive work goes first. It ends when an interactive request joins.
+        hurried: called when it ends; set by what the work waits for.
     """
 
-    __slots__ = ("at",)
+    __slots__ = ("at", "bulk", "hurried")
 
-    def __init__(self, at: float = inf) -> None:
+    def __init__(self, at: float = inf, *, bulk: bool = False) -> None:
         self.at = at
+        self.bulk = bulk
+        self.hurried: Callable[[], object] = _nothing
 
     def extend(self, at: float) -> None:
         """Wait at least until then."""
         self.at = max(self.at, at)
+
+    def hurry(self) -> None:
+        """An interactive request waits for this work from now on."""
+        if self.bulk:
+            self.bulk = False
+            self.hurried()
 
     def left(self) -> float:
         """Seconds until then; negative when it is over."""

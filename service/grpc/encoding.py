@@ -18,7 +18,17 @@ from microtome.manifest import ModelCard, OutputSpec
 from microtome.protobuf import field_prefix
 from microtome.v1 import embedding_pb2 as pb
 from service.core.classes import TOP_K, ClassOptions, Function, Prediction, predicted
-from service.core.requests import CLASSES, MOST_OUTPUTS, CacheUse, Embedded, Embedding, EmbedRequest, OnError, Source
+from service.core.requests import (
+    CLASSES,
+    MOST_OUTPUTS,
+    CacheUse,
+    Embedded,
+    Embedding,
+    EmbedRequest,
+    OnError,
+    Priority,
+    Source,
+)
 from service.core.vectors import Dtype, checked_dimensions, shaped, written
 from service.grpc.errors import described
 
@@ -63,6 +73,7 @@ def read_options(options: pb.EmbedOptions, default_model: str, classes: pb.Class
         tuple(dict.fromkeys(options.outputs)) or (() if classes is None else (CLASSES,)),
         cast("CacheUse", _word("cache", pb.CacheUse, "CACHE_USE_", options.cache) or "use"),
         cast("OnError", _word("on_error", pb.OnError, "ON_ERROR_", options.on_error) or "fail"),
+        priority=cast("Priority", _word("priority", pb.Priority, "PRIORITY_", options.priority) or "interactive"),
     )
     dtype = cast("Dtype", _word("dtype", pb.Dtype, "DTYPE_", options.dtype) or "float32")
     labels = None if classes is None else _class_options(classes)

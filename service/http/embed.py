@@ -116,8 +116,8 @@ class EmbedEndpoint:
 
     async def _answered(self, scope: Scope, receive: Receive) -> RawResponse:
         if not self._hit_ratio.lookup_pays():
-            model = self._parameters.read(scope).request.model
-            self._intake.embedder.require_turn(model, before=self._lookups)
+            asked = self._parameters.read(scope).request
+            self._intake.embedder.require_turn(asked.model, before=self._lookups, bulk=asked.bulk)
         timings = Timings(self._metrics.stage)
         note(scope, stages=timings.seconds)
         seconds = seconds_allowed(scope, self._intake.deadline)
@@ -172,7 +172,7 @@ class EmbedEndpoint:
             lookup = await self._looked_up(request, digests, timings)
             if lookup is not None and lookup.complete:
                 return embedder.answered(lookup)
-            embedder.require_room(len(digests), lookup)
+            embedder.require_room(len(digests), lookup, bulk=request.bulk)
         with self._disconnects.watched(receive):
             own = caller.images if caller else None
             return await self._intake.embed(request, received.images, timings, own=own, digests=digests, lookup=lookup)

@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from microtome.errors import BadRequest
 from service.core.classes import TOP_K, Function
-from service.core.requests import ALL, CLASSES, MOST_OUTPUTS, CacheUse, EmbedRequest, OnError
+from service.core.requests import ALL, CLASSES, MOST_OUTPUTS, CacheUse, EmbedRequest, OnError, Priority
 from service.errors import shown
 from service.http.middleware import headers_of
 from service.http.negotiation import FORMS, JSON, Encoding, Form, chosen
@@ -48,6 +48,7 @@ class EmbedOptions:
     encoding: Encoding | None = None
     on_error: OnError = "fail"
     cache: CacheUse = "use"
+    priority: Priority = "interactive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,10 @@ OPTIONS: Mapping[str, Option] = {
         CacheUse,
         "`use` (default); `refresh` computes again and stores, `bypass` computes again and does not store, `private` "
         "uses vectors of this API key's owner only.",
+    ),
+    "priority": _choice(
+        Priority,
+        "`interactive` (default), or `bulk`: images that must be computed wait for those of interactive requests.",
     ),
 }
 
@@ -320,7 +325,9 @@ class ParameterReader:
         form, encoding = chosen(accept.decode("latin-1"), options.encoding, several=several, forms=forms)
         model = options.model or self._default_model
         outputs = options.output or ((CLASSES,) if self._classes else ())
-        request = EmbedRequest(model, options.version, outputs, options.cache, options.on_error)
+        request = EmbedRequest(
+            model, options.version, outputs, options.cache, options.on_error, priority=options.priority
+        )
         return Parameters(request, options, form, encoding, no_cache)
 
 

@@ -10,6 +10,11 @@ alone and for all, and callers choose among 2^n sets.
 Once enough have gathered, one call goes beyond the slots, so that the model server has work while an answer travels
 and the next call is made; few images wait for a slot, since each call costs something.
 
+Interactive and bulk images of a model share no call, and each priority has slots of its own: an interactive image finds
+them as if there were no bulk ones. Bulk calls take what slots interactive ones leave, and one in any case, so that a
+bulk run always moves. The embedded model server is told which calls are bulk, and lets the others pass. A bulk image
+that an interactive request joins goes over to the interactive ones.
+
 An image whose caller is cancelled while it waits, or whose deadline passes, is not sent; a batch without waiters is
 cancelled at the model server too. The model server is told the latest deadline of a batch's images.
 """
@@ -30,6 +35,7 @@ from service.core.ports import ModelServer, Pixels, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, unobserved
 from service.errors import restated
+from service.model_server.client import bulk_call
 from service.telemetry.metrics import Metrics
 
 _ENOUGH = 8
@@ -64,18 +70,41 @@ class _Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class _Lane:
-    """What one model has waiting, and how many of its slots are in use, one of them perhaps beyond the limit."""
+    """What one model has waiting of one priority, and how many calls are under way, one perhaps beyond the limit."""
 
-    slots: Callable[[], int]
+    bulk: bool
     busy: int = 0
     waiting: list[_Waiting] = field(default_factory=list)
+
+    def open(self, slots: int) -> bool:
+        """Whether there are images and a call of theirs may begin."""
+        free = slots - self.busy
+        return bool(self.waiting) and (free > 0 or (free == 0 and len(self.waiting) >= _ENOUGH))
+
+
+@dataclass(slots=True)
+class _Lanes:
+    """Both priorities of one model."""
+
+    slots: Callable[[], int]
+    interactive: _Lane = field(default_factory=lambda: _Lane(bulk=False))
+    bulk: _Lane = field(default_factory=lambda: _Lane(bulk=True))
     leaving: bool = False
 
-    @property
-    def open(self) -> bool:
-        """Whether a call may begin."""
-        free = self.slots() - self.busy
-        return free > 0 or (free == 0 and len(self.waiting) >= _ENOUGH)
+    def open(self) -> _Lane | None:
+        """Return the lane whose call may begin now, interactive ones first."""
+        slots = self.slots()
+        if self.interactive.open(slots):
+            return self.interactive
+        return self.bulk if self.bulk.open(max(1, slots - self.interactive.busy)) else None
+
+    def hurry(self, images: Sequence[_Waiting]) -> bool:
+        """Let bulk images wait as interactive ones; whether any of them has not left yet."""
+        hurried = {id(image) for image in images}
+        moved = [image for image in self.bulk.waiting if id(image) in hurried]
+        self.bulk.waiting = [image for image in self.bulk.waiting if id(image) not in hurried]
+        self.interactive.waiting += moved
+        return bool(moved)
 
 
 class Batcher:
@@ -92,8 +121,9 @@ class Batcher:
         self._inner = inner
         self._slots = slots
         self._metrics = metrics
-        self._queued = metrics.level(metrics.queued_images)
-        self._lanes: dict[str, _Lane] = {}
+        self._queued = metrics.level(metrics.queued_images.labels("interactive"))
+        self._queued_bulk = metrics.level(metrics.queued_images.labels("bulk"))
+        self._lanes: dict[str, _Lanes] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     def card(self, model: str) -> ModelCard:
@@ -134,13 +164,20 @@ class Batcher:
     ) -> Mapping[str, Vectors]:
         """Run the version of `card` on images, each in whatever batch has room for it; see the port."""
         loop = asyncio.get_running_loop()
-        lane = self._lanes.get(card.name) or self._lanes.setdefault(card.name, _Lane(partial(self._slots, card.name)))
-        facts = (stages, deadline or Deadline(), perf_counter(), copy_context())
+        lanes = self._lanes.get(card.name)
+        if lanes is None:
+            lanes = self._lanes[card.name] = _Lanes(partial(self._slots, card.name))
+        deadline = deadline or Deadline()
+        facts = (stages, deadline, perf_counter(), copy_context())
         computed, wanted = warmed(card, outputs), tuple(outputs)
         mine = [_Waiting(card, computed, wanted, image, *facts, loop.create_future()) for image in images]
-        lane.waiting += mine
-        if lane.open:
-            self._soon(lane)
+        if deadline.bulk:
+            lanes.bulk.waiting += mine
+            deadline.hurried = partial(self._hurry, lanes, mine)
+        else:
+            lanes.interactive.waiting += mine
+        if lanes.open():
+            self._soon(lanes)
         else:
             self._tell_queue()
         try:
@@ -152,23 +189,31 @@ class Batcher:
             for entry in mine:
                 entry.answer.cancel()
             # Now, not when a slot is free: until then the pixels of callers who have gone would gather without a bound.
-            lane.waiting = [entry for entry in lane.waiting if not entry.answer.done()]
+            for lane in (lanes.interactive, lanes.bulk):
+                lane.waiting = [entry for entry in lane.waiting if not entry.answer.done()]
             self._tell_queue()
             raise
         return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
 
-    def _soon(self, lane: _Lane) -> None:
-        """Send at the end of this tick, so that what comes in the same tick goes together."""
-        if lane.waiting and lane.open and not lane.leaving:
-            lane.leaving = True
-            asyncio.get_running_loop().call_soon(self._leave, lane)
+    def _hurry(self, lanes: _Lanes, images: Sequence[_Waiting]) -> None:
+        if lanes.hurry(images):
+            self._soon(lanes)
 
-    def _leave(self, lane: _Lane) -> None:
-        lane.leaving = False
-        while lane.open and (batch := _next_batch(lane)):
+    def _soon(self, lanes: _Lanes) -> None:
+        """Send at the end of this tick, so that what comes in the same tick goes together."""
+        if not lanes.leaving and lanes.open():
+            lanes.leaving = True
+            asyncio.get_running_loop().call_soon(self._leave, lanes)
+
+    def _leave(self, lanes: _Lanes) -> None:
+        lanes.leaving = False
+        while lane := lanes.open():
+            batch = _next_batch(lane)
+            if not batch:
+                continue
             lane.busy += 1
             # In the first one's context: what is logged belongs to a request.
-            task = asyncio.create_task(self._run(lane, batch), context=batch[0].context.copy())
+            task = asyncio.create_task(self._run(lanes, lane, batch), context=batch[0].context.copy())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
             for entry in batch:
@@ -176,13 +221,16 @@ class Batcher:
         self._tell_queue()
 
     def _tell_queue(self) -> None:
-        self._queued(sum(len(lane.waiting) for lane in self._lanes.values()))
+        self._queued(sum(len(lanes.interactive.waiting) for lanes in self._lanes.values()))
+        self._queued_bulk(sum(len(lanes.bulk.waiting) for lanes in self._lanes.values()))
 
-    async def _run(self, lane: _Lane, batch: list[_Waiting]) -> None:
+    async def _run(self, lanes: _Lanes, lane: _Lane, batch: list[_Waiting]) -> None:
         try:
-            now = perf_counter()
+            now, priority = perf_counter(), "bulk" if lane.bulk else "interactive"
+            bulk_call.set(lane.bulk)
             for entry in batch:
                 entry.tell("queue", now - entry.since)
+                self._metrics.left_queue(priority, now - entry.since)
             await self._answer(batch)
         except Exception as error:  # noqa: BLE001, any error goes to exactly the members of the batch
             for entry in batch:
@@ -190,7 +238,7 @@ class Batcher:
                     entry.answer.set_exception(restated(error))
         finally:
             lane.busy -= 1
-            self._soon(lane)
+            self._soon(lanes)
 
     async def _answer(self, batch: Sequence[_Waiting]) -> None:
         first = batch[0]

@@ -171,13 +171,25 @@ class Metrics:
         self.images = counter("microtome_images", "Encoded images that came whole, however they were sent.")
         self.image_bytes = counter("microtome_image_bytes", "Bytes of these images.")
         self.images_in_flight = gauge("microtome_images_in_flight", "Images that are being worked on now.")
+        self.bulk_images_in_flight = gauge(
+            "microtome_bulk_images_in_flight", "Those of them that came in requests with `priority=bulk`."
+        )
         self.body_bytes_in_flight = gauge(
             "microtome_body_bytes_in_flight", "Bytes of request bodies that are held now."
         )
         self.decode_bytes_in_flight = gauge(
             "microtome_decode_bytes_in_flight", "Bytes of memory that the images being decoded now need at most."
         )
-        self.queued_images = gauge("microtome_queued_images", "Decoded images that wait for a place in a batch.")
+        self.queued_images = gauge(
+            "microtome_queued_images",
+            "Decoded images that wait for a place in a batch, by priority (`interactive`, `bulk`).",
+            ["priority"],
+        )
+        self.queue_seconds = histogram(
+            "microtome_queue_seconds",
+            "Seconds that a decoded image waited for a place in a batch, by the priority that it had at last.",
+            ["priority"],
+        )
         self.batch_images = histogram(
             "microtome_batch_images",
             "Images in a call of the model server, by model.",
@@ -189,7 +201,8 @@ class Metrics:
             "microtome_overloads",
             "Requests refused since there was too much work, by the limit that was reached: `images` or `bytes` in "
             "flight, those of an API key (`key-images`, `key-bytes`, `key-requests-per-minute`, "
-            "`key-images-per-minute`), `wait` (it would have waited too long), gRPC `calls`, in all or of one caller "
+            "`key-images-per-minute`), those of bulk requests (`bulk-images`, `bulk-bytes`), `wait` or `bulk-wait` (it "
+            "would have waited too long), gRPC `calls`, in all or of one caller "
             "(`caller-calls`), `arriving` (gRPC messages that had not come whole), or `model-server` (its queue was "
             "full).",
             ["reason"],
@@ -199,7 +212,10 @@ class Metrics:
             "bytes",
             "key-images",
             "key-bytes",
+            "bulk-images",
+            "bulk-bytes",
             "wait",
+            "bulk-wait",
             "calls",
             "caller-calls",
             "arriving",
@@ -280,6 +296,7 @@ class Metrics:
         self._requests = _Children(self.requests)
         self._request_seconds = _Children(self.request_seconds)
         self._batches = _Children(self.batch_images)
+        self._queue = _Children(self.queue_seconds)
         self._vectors = _Children(self.vectors)
         self._keys = _Children(self.key_requests)
         self._lookups = _Children(self.cache_lookups)
@@ -314,6 +331,10 @@ class Metrics:
         """
         self._buffer.observe(self._batches[model,], images)
         return _NOTHING
+
+    def left_queue(self, priority: str, seconds: float) -> None:
+        """Count an image that has found a place in a batch, by how long it waited."""
+        self._buffer.observe(self._queue[priority,], seconds)
 
     def answered_again(self, model: str, cache_seconds: float) -> None:
         """Count a response of the response cache: a hit of the memory tier, and one vector."""

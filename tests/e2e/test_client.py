@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,8 +79,19 @@ def test_several_outputs_are_a_dict(client: microtome.Client) -> None:
     assert ["middle"] == list(client.embed(PHOTOS[0], output=("middle",)))
 
 
-def test_options_are_those_of_post_embed(client: microtome.Client) -> None:
-    """Cut, normalised, in fewer bits."""
+def computed_as_bulk(stack: Stack) -> int:
+    """Return how many images the gateway has computed behind interactive ones."""
+    with stack.gateway.client() as client:
+        found = re.findall(r'queue_seconds_count{priority="bulk"} (\d+)', client.get("/metrics").text)
+    return int(next(iter(found), 0))
+
+
+def test_options_are_those_of_post_embed(stack: Stack, client: microtome.Client) -> None:
+    """Cut, normalised, in fewer bits; and behind interactive requests if the caller has time."""
+    before = computed_as_bulk(stack)
+    client.embed(PHOTOS[0], priority="bulk", cache="bypass")
+    client.classify(PHOTOS[0], priority="bulk", cache="bypass")
+    assert before + 2 == computed_as_bulk(stack)
     raw = client.embed(PHOTOS[0])
     unit = client.embed(PHOTOS[0], normalize=True, dimensions=64, model="lite0", version=1)
     np.testing.assert_allclose(unit, raw[:64] / np.linalg.norm(raw[:64]), rtol=1e-5)
@@ -152,9 +164,14 @@ def test_an_endless_iterable_is_embedded_as_far_as_it_is_asked(client: microtome
 
 
 def test_the_command_goes_over_grpc_too(stack: Stack, tmp_path: Path) -> None:
-    """`microtome embed --url grpc://...` writes what the client has."""
+    """`microtome embed --url grpc://...` writes what the client has; it is bulk unless told otherwise."""
     url, out = f"grpc://127.0.0.1:{stack.gateway.environment()['MICROTOME_GRPC_PORT']}", tmp_path / "vectors.npy"
-    assert 0 == embed(["embed", *map(str, PHOTOS), "--out", str(out), "--url", url])
+    fresh = tmp_path / "fresh.jpg"
+    fresh.write_bytes(unseen(PHOTOS[0].read_bytes()))
+    before = computed_as_bulk(stack)
+    assert 0 == embed(["embed", str(fresh), "--out", str(tmp_path / "bulk.npy"), "--url", url])
+    assert before + 1 == computed_as_bulk(stack)
+    assert 0 == embed(["embed", *map(str, PHOTOS), "--out", str(out), "--url", url, "--priority", "interactive"])
     with microtome.Client(stack.gateway.url) as client:
         np.testing.assert_array_equal(np.load(out), client.embed(PHOTOS))
 

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,41 @@ def test_overload_is_refused_and_what_is_accepted_is_right(
     with crowd.gateway.client() as client:
         assert "microtome_images_in_flight 0.0" in client.get("/metrics").text
         embed(client, unseen(photo))
+
+
+def test_a_bulk_run_leaves_interactive_requests_a_place_and_a_call(crowd: Crowd) -> None:
+    """With the model server frozen: bulk requests take three of four places and all slots, and no more of either."""
+    gateway, photo = crowd.gateway, example("cat")
+
+    def shows(*lines: str) -> Callable[[], bool]:
+        return lambda: set(lines) <= set(client.get("/metrics").text.splitlines())
+
+    def send(query: str = "") -> httpx.Response:
+        with gateway.client() as own:
+            return own.post(f"/embed?{query}", content=unseen(photo), headers={"content-type": "image/jpeg"})
+
+    calls = 'microtome_batch_images_count{model="lite0"}'
+    with gateway.client() as client, ThreadPoolExecutor(4) as threads:
+        expected = vector(embed(client, photo))
+        before = next(line for line in client.get("/metrics").text.splitlines() if line.startswith(calls))
+        made = float(before.rpartition(" ")[2])
+        crowd.model_server.send(signal.SIGSTOP)
+        try:
+            run = [threads.submit(send, "priority=bulk") for _ in range(3)]
+            waits = 'microtome_queued_images{priority="bulk"} 1.0'
+            eventually(shows("microtome_bulk_images_in_flight 3.0", waits), "a bulk image waits for a slot")
+            refused = send("priority=bulk")
+            assert httpx.codes.TOO_MANY_REQUESTS == refused.status_code
+            assert int(refused.headers["retry-after"]) >= 1
+            asked = threads.submit(send)
+            sent = f"{calls} {made + 3}"
+            eventually(shows(sent, waits, "microtome_images_in_flight 4.0"), "the interactive image is sent before it")
+        finally:
+            crowd.model_server.send(signal.SIGCONT)
+        answers = [asked.result(), *(one.result() for one in run)]
+        text = client.get("/metrics").text
+    assert all(relative_error(vector(answer.json()), expected) < SAME for answer in answers)
+    assert 'microtome_overloads_total{reason="bulk-images"} 1.0' in text
 
 
 def test_a_client_that_goes_away_cancels_its_work(crowd: Crowd) -> None:

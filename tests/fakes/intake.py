@@ -27,11 +27,14 @@ def intake_over(
     deadline: float = 30,
 ) -> Intake:
     """Build it, with a memory cache of 1 MB unless another is given; `bodies.max_images` limits a request."""
+    images = Budget(images_in_flight, "images", metrics.level(metrics.images_in_flight))
+    arriving = Budget(body_bytes_in_flight, "bytes", metrics.level(metrics.body_bytes_in_flight))
     embedder = Embedder(
         server,
         cache or MemoryCache(1 << 20),
         limits=Limits(bodies.max_images),
-        budget=Budget(images_in_flight, "images", metrics.level(metrics.images_in_flight)),
+        budget=images,
+        bulk=images.for_bulk(metrics.level(metrics.bulk_images_in_flight)),
         decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=max_pixels),
         observer=metrics,
     )
@@ -39,9 +42,10 @@ def intake_over(
         embedder,
         server,
         fetching(fetcher, max_bytes=bodies.max_image_bytes, max_total=bodies.max_body_bytes),
-        Budget(body_bytes_in_flight, "bytes", metrics.level(metrics.body_bytes_in_flight)),
+        arriving,
         bodies.max_body_bytes,
         metrics,
         "toy",
         deadline,
+        bulk_bodies=arriving.for_bulk(),
     )

@@ -21,6 +21,7 @@ from service.core.ports import Pixels, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, unobserved
 from service.errors import unknown
+from service.model_server.client import bulk_call
 
 SIZE = 8
 
@@ -76,6 +77,8 @@ class FakeModelServer:
         """Calls that have come, answered or not."""
         self.deadlines: list[float] = []
         """Until when each of them may take."""
+        self.bulk: list[bool] = []
+        """Whether each of them is a bulk one, as the model server would be told."""
         self.failure: ServiceError | None = None
         self.gate = asyncio.Event()
         """Cleared, it holds every inference back until it is set."""
@@ -133,6 +136,7 @@ class FakeModelServer:
     ) -> Mapping[str, Vectors]:
         """Compute the outputs from the pixels."""
         self.deadlines.append(deadline.at if deadline else inf)
+        self.bulk.append(bulk_call.get())
         if deadline and deadline.left() <= 0:
             raise DeadlineExceeded("Too late.")
         stages("infer", 0.0)

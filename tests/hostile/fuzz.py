@@ -23,6 +23,8 @@ from tests.pictures import png
 
 _THREADS = 3
 _STALL_MS = 50
+_MOST_BYTES = 16 << 20
+"""Of what is repeated, and of a message: values within values multiplied to gigabytes."""
 
 _POSTS = (
     *("/classify", "/models/toy", "/models/toy/mean"),
@@ -63,7 +65,7 @@ _FIELDS = (
     ),
     *("cache", "on_error", "encoding", "encoding_format", "embedding_type", "embedding_types", "output_dtype"),
     *("output_dimension", "embed_dtype", "endianness", "modality", "id", "parameters", "name", "datatype", "shape"),
-    *("data", "binary_data", "binary_data_size", "binary_data_output", "user", "input_type"),
+    *("priority", "data", "binary_data", "binary_data_size", "binary_data_output", "user", "input_type"),
 )
 _WORDS = (
     "toy",
@@ -183,7 +185,9 @@ class _Requests:
         kind = self._random.randrange(10)
         if levels and kind < 3:
             inner = self._value(levels - 1)
-            return [inner] * (self._size(4) if not isinstance(inner, list | dict) else self._random.choice((1, 2, 70)))
+            return _repeated(
+                inner, self._size(4) if not isinstance(inner, list | dict) else self._random.choice((1, 2, 70))
+            )
         if levels and kind < 6:
             return {self._name(): self._value(levels - 1) for _ in range(self._random.choice((1, 2, 3)))}
         if kind < 8:
@@ -211,7 +215,7 @@ class _Requests:
         while isinstance(place, dict | list) and place:
             key = self._random.choice(list(place)) if isinstance(place, dict) else self._random.randrange(len(place))
             if self._maybe(0.4) or not isinstance(place[key], dict | list):
-                place[key] = [place[key]] * self._size(65) if self._maybe(0.2) else self._value(3)
+                place[key] = _repeated(place[key], self._size(65)) if self._maybe(0.2) else self._value(3)
                 break
             place = place[key]
         return body
@@ -232,7 +236,7 @@ class _Requests:
             raw = (head.encode() + self._image + b"\r\n") * self._random.choice((1, 3, 65, 2000)) + b"--x--\r\n"
         else:
             raw = self._random.randbytes(self._size(300))
-        return self._torn(raw)
+        return self._torn(raw[: 4 * _MOST_BYTES])
 
     def _torn(self, raw: bytes) -> bytes:
         if raw and self._maybe(0.1):
@@ -263,9 +267,13 @@ class _Requests:
                 continue
             else:
                 inside = varint(self._random.choice((1, 3, 2**63 - 1))) * self._size(4)
-            many = self._size(3) if len(inside) < 3000 else 1
+            many = min(self._size(3) if len(inside) < 3000 else 1, _MOST_BYTES // (len(inside) + 1) or 1)
             pieces.append((varint(field.number << 3 | 2) + varint(len(inside)) + inside) * many)
-        return self._torn(b"".join(pieces)[: 16 << 20])
+        return self._torn(b"".join(pieces)[:_MOST_BYTES])
+
+
+def _repeated(value: object, times: int) -> list[object]:
+    return [value] * max(1, min(times, _MOST_BYTES // len(json.dumps(value))))
 
 
 def table(seconds: float, seed: int) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO, get_args
 
-from microtome.client.options import ClassOptions, Dtype, EmbedOptions, Function
+from microtome.client.options import ClassOptions, Dtype, EmbedOptions, Function, Priority
 from microtome.commands.embed.errors import EmbedError, tell
 from microtome.commands.embed.keyed_images import MAX_IMAGE_BYTES
 
@@ -65,6 +65,12 @@ def build_parser(command: str = "embed") -> argparse.ArgumentParser:
         add("--dtype", choices=get_args(Dtype), default="float32", help="how numbers are written (%(default)s)")
     add("--concurrency", type=_positive, default=8, metavar="N", help="requests at a time (%(default)s)")
     add("--batch", type=_positive, default=8, metavar="N", help="images in a request (%(default)s)")
+    add(
+        "--priority",
+        choices=get_args(Priority),
+        default="bulk",
+        help="whether the gateway computes what others send first (%(default)s), or not (interactive)",
+    )
     add("--follow-links", action="store_true", help="also read what links lead to out of a folder or a pattern")
     add(
         "--max-image-bytes",
@@ -101,9 +107,12 @@ def read(words: Sequence[str], command: str = "embed") -> argparse.Namespace:
         parser.error("--out *.npy holds one output: name one with --output, or use .parquet or .jsonl.")
     if command == "classify":
         labels = ClassOptions(options.top_k, options.min_score, options.function)
-        options.wanted = EmbedOptions(options.model, options.version, tuple(options.output), classes=labels)
+        output = tuple(options.output)
+        options.wanted = EmbedOptions(options.model, options.version, output, priority=options.priority, classes=labels)
         return options
-    wanted = {name: getattr(options, name) for name in ("model", "version", "normalize", "dimensions", "dtype")}
+    wanted = {
+        name: getattr(options, name) for name in ("model", "version", "normalize", "dimensions", "dtype", "priority")
+    }
     options.wanted = EmbedOptions(output=tuple(options.output), **wanted)
     return options
 

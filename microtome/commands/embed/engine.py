@@ -96,6 +96,7 @@ class GatewayEngine:
             batch=options.batch,
             model=wanted.model,
             version=wanted.version,
+            priority=wanted.priority,
             **asdict(wanted.classes),
         )
 

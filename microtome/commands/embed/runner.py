@@ -142,7 +142,8 @@ def _agreed(journal: Journal, options: Namespace, engine: Engine) -> EmbedOption
     asked: EmbedOptions = options.wanted
     wanted = replace(asked, model=asked.model or name, version=asked.version or version)
     head = {"format": FORMAT, **asdict(wanted), "output": list(wanted.output)}
-    del head["cache"]
+    # A run may go on with another one: the vectors are the same.
+    del head["cache"], head["priority"]
     if wanted.classes is None:
         del head["classes"]
     journal.begin(head)

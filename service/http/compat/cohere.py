@@ -27,7 +27,10 @@ from service.http.compat.responses import (
 from service.http.json_images import at_most
 
 _FIELDS = (*MODEL_FIELDS, "images", "inputs", "texts", "embedding_types", "output_dimension", "normalize")
-_IGNORED = ("input_type", "truncate", "max_tokens", "priority")
+_IGNORED = ("input_type", "truncate", "max_tokens")
+_LAST = 999
+"""Cohere's lowest priority."""
+
 _EXPECTED = "Expected `images`: data URIs; or `inputs`: objects whose `content` is one image_url each"
 
 _VECTORS = an_object(
@@ -58,7 +61,10 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         UnsupportedModality: text where images are expected.
         TooManyImages: more images than the limit.
     """
-    fields = json_fields(body, _FIELDS, _IGNORED)
+    fields = dict(json_fields(body, _FIELDS, _IGNORED))
+    # Cohere's is a number: 0 goes first, and is its default.
+    if isinstance(number := fields.get("priority"), int) and not isinstance(number, bool) and 0 <= number <= _LAST:
+        fields["priority"] = "bulk" if number else "interactive"
     kinds = _kinds(fields)
     shape = shape_of(fields, dimensions="output_dimension")
     images = at_most(limits.max_images, _images(fields, limits.max_image_bytes))

@@ -231,7 +231,10 @@ _INFER = described(
     "KServeInfer",
     {
         "id": {**TEXT, "description": "Comes back in the answer."},
-        "parameters": {"type": "object", "description": "normalize, dimensions, datatype, cache; binary_data_output."},
+        "parameters": {
+            "type": "object",
+            "description": "normalize, dimensions, datatype, cache, priority; binary_data_output.",
+        },
         "inputs": {**_LIST, "description": "One tensor, `image`: BYTES [N] (in JSON as base64) or UINT8 [N, H, W, 3]."},
         "outputs": {**_LIST, "description": "Names of the model's outputs, or `embedding`; none for the default one."},
     },

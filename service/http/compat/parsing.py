@@ -39,12 +39,15 @@ def image_of(text: object, max_bytes: int) -> Image:
     return from_data_uri(text, max_bytes) if is_data_uri(text) else from_base64(text, max_bytes)
 
 
-MODEL_FIELDS = ("model", "output", "layer", "version", "cache")
+MODEL_FIELDS = ("model", "output", "layer", "version", "cache", "priority")
 """The fields that `embed_request` reads; all are optional, and all but `model` are ours."""
 
 
+_OPTIONS = ("model", "version", "cache", "priority")
+
+
 def embed_request(fields: Mapping[str, object], default_model: str) -> EmbedRequest:
-    """Read model, output, version and use of the cache.
+    """Read model, output, version, use of the cache and priority.
 
     Args:
         fields: of the request.
@@ -53,7 +56,7 @@ def embed_request(fields: Mapping[str, object], default_model: str) -> EmbedRequ
     Raises:
         BadRequest: a value that does not fit, two outputs, or one named in two places.
     """
-    options = read_options((), {name: fields[name] for name in ("model", "version", "cache") if name in fields})
+    options = read_options((), {name: fields[name] for name in _OPTIONS if name in fields})
     model, slash, suffix = (options.model or default_model).partition("/")
     named = [*([suffix] if slash else []), *(fields[name] for name in ("output", "layer") if name in fields)]
     if len(named) > 1:
@@ -61,7 +64,7 @@ def embed_request(fields: Mapping[str, object], default_model: str) -> EmbedRequ
     outputs = read_options((), {"output": named[0]}).output if named else ()
     if len(outputs) > 1 or outputs == (ALL,):
         raise BadRequest("Expected one output, since an answer has one vector for each image; ask once for each.")
-    return EmbedRequest(model, options.version, outputs, options.cache)
+    return EmbedRequest(model, options.version, outputs, options.cache, priority=options.priority)
 
 
 def json_fields(body: bytes | bytearray, known: Collection[str], ignored: Collection[str] = ()) -> Mapping[str, object]:

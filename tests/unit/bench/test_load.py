@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.load.bodies import requests
 from bench.load.generator import LoadFailed, LoadGenerator
 from bench.load.plan import Load, Outcome
-from bench.load.run import percentiles
+from bench.load.run import percentiles, requests
 
 SERVICE_SECONDS = 0.02
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.reporting.progress import Progress, clock
+from bench.__main__ import Progress, clock
 
 
 def test_each_step_is_told_and_the_rest_estimated(capsys: pytest.CaptureFixture[str]) -> None:

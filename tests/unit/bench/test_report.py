@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import OBSTACLES, PAGE, UNKNOWN, circumstances, ratios, targets
+from bench.report import GAINS, OBSTACLES, PAGE, UNKNOWN, circumstances, ratios, targets
 from bench.reporting.comparison import Comparison
 from bench.reporting.marks import fill
 from bench.reporting.results import RESULTS, newest
@@ -94,10 +94,14 @@ def test_a_page_is_filled_between_its_marks_and_nowhere_else() -> None:
 def test_the_page_and_the_files_beside_it_fit_together() -> None:
     """The page has a place for each part, results can be read, and obstacles are texts of targets there are."""
     page = PAGE.read_text()
-    assert page != fill(page, dict.fromkeys(("circumstances", "targets", "ratios", "facts", "peers"), "x"))
+    assert page != fill(page, dict.fromkeys(("circumstances", "gains", "targets", "ratios", "facts", "peers"), "x"))
     shown = newest(RESULTS)
     assert shown.name in page
-    assert ratios([Comparison.from_json(each) for each in json.loads(shown.read_text())["comparisons"]])
+    found = [Comparison.from_json(each) for each in json.loads(shown.read_text())["comparisons"]]
+    assert ratios(found)
+    gains = tomllib.loads(GAINS.read_text())
+    assert {each.key.split()[0] for each in found} <= gains.keys() | {"stream"}
+    assert all(text.endswith(".") and f"| {text} |" in page for text in gains.values())
     for key, text in tomllib.loads(OBSTACLES.read_text()).items():
         assert key.startswith("P"), key
         assert "\n" not in text, key

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
+from tensorflow_serving.apis.predict_pb2 import PredictResponse
 
-from modelserver.api.grpc_server import create_grpc_server, cut
+from modelserver.api.grpc_server import Servicer, create_grpc_server, cut
 from modelserver.config.options import Options
+from service.model_server.client import ModelServerClient, bulk_call
+from service.model_server.names import Place
 from tests.hostile.slow import SlowCalls
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -35,6 +39,40 @@ class Answering:
         """Return an empty message."""
         assert raw
         return Empty()
+
+
+class Noting:
+    """Handlers that note which calls let others pass."""
+
+    def __init__(self) -> None:
+        self.bulk: list[bool] = []
+
+    def call(self, _: str, __: str) -> AbstractContextManager[None]:
+        """Count nothing."""
+        return nullcontext()
+
+    async def predict(self, _: object, __: float | None, *, bulk: bool) -> PredictResponse:
+        """Answer nothing."""
+        self.bulk.append(bulk)
+        return PredictResponse()
+
+
+async def test_the_gateway_says_which_calls_let_others_pass() -> None:
+    """In the call's metadata, beside a trace's; other calls have none of it."""
+    noting: Any = Noting()
+    nothing: Any = None
+    server = await create_grpc_server(Options(), Servicer(noting, nothing), nothing)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    client = ModelServerClient(Place(f"127.0.0.1:{port}"), lambda: [("traceparent", "x")])
+    try:
+        for bulk in (False, True, False):
+            bulk_call.set(bulk)
+            await client.predict("m", 1, "serving_default", {}, [], timeout=20)
+    finally:
+        await client.close()
+        await server.stop(None)
+    assert [False, True, False] == noting.bulk
 
 
 async def test_messages_that_never_end_hold_little() -> None:

@@ -209,3 +209,24 @@ async def test_what_cannot_be_batched_is_refused(
         await Scheduler(threads, 1, Metrics()).run(version, feeds, ["y"])
 
     await asyncio.wait_for(version.drained(), 1)
+
+
+async def test_others_pass_bulk_batches_but_not_for_ever(threads: ThreadPoolExecutor) -> None:
+    """Each is a batch of one row here: four pass, the fifth is bulk's; alone, bulk batches run as others do."""
+    model = DoublingModel(open_at_once=False)
+    version, order = Version("m", 1, model, BatchLimits(1, 20)), list[str]()
+    scheduler = Scheduler(threads, 1, Metrics())
+    first = await _occupied(scheduler, version, model)
+
+    async def ask(name: str) -> None:
+        await scheduler.run(version, _column(1), ["y"], bulk=name == "bulk")
+        order.append(name)
+
+    waiting = [asyncio.create_task(ask("bulk")) for _ in range(3)]
+    waiting += [asyncio.create_task(ask("other")) for _ in range(6)]
+    await asyncio.sleep(0)
+
+    model.gate.set()
+    await asyncio.gather(first, *waiting)
+
+    assert ["other"] * 4 + ["bulk"] + ["other"] * 2 + ["bulk"] * 2 == order

@@ -50,6 +50,7 @@ def test_others_are_not_known(key: str | None) -> None:
         [line("a", "x", "images=²")],
         [line("a", "x", "cache=hunter2")],
         [line("a", "x", "cache=private"), line("a", "y")],
+        [line("a", "x", "priority=hunter2")],
     ],
 )
 def test_what_is_written_wrongly_is_not_repeated(lines: list[str]) -> None:
@@ -193,3 +194,12 @@ async def test_old_minutes_are_forgotten() -> None:
         await counts.add("a", minute, 1, 1)
     assert [0, 0, 1, 1] == list(await counts.add("a", 100, 0, 0))
     assert 2 == len(counts._counts)
+
+
+def test_a_key_may_be_for_bulk_requests_only() -> None:
+    """Whatever its requests say, interactive ones of other keys go first."""
+    keyring = Keyring(read_keys([line("batch", "k", "priority=bulk", "cache=private"), line("page", "p")]))
+    asked = asked_by(keyring.identify("k"), EmbedRequest("toy"))
+    assert ("bulk", "batch") == (asked.priority, asked.tenant)
+    assert "interactive" == asked_by(keyring.identify("p"), EmbedRequest("toy")).priority
+    assert asked_by(keyring.identify("p"), EmbedRequest("toy", priority="bulk")).bulk

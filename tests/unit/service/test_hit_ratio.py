@@ -23,11 +23,11 @@ def test_every_image_is_worth_a_look_at_first_and_while_some_are_found() -> None
         assert 1 == looks(ratio, 1, found=True)
 
 
-def test_where_nothing_is_found_one_in_sixteen_is_looked_up() -> None:
+def test_where_nothing_is_found_one_in_64_is_looked_up() -> None:
     """After some hundreds of looks in vain."""
     ratio = HitRatio()
     assert ENOUGH > looks(ratio, ENOUGH, found=False) > 200
-    assert 10 == looks(ratio, 160, found=False)
+    assert 10 == looks(ratio, 640, found=False)
 
 
 def test_one_that_is_found_turns_it() -> None:

@@ -1,11 +1,13 @@
 """Load shedding: work in flight is bounded, and work that would wait too long is refused."""
 
+import asyncio
 from contextlib import ExitStack
 
 import pytest
 
 from microtome.errors import Overloaded
-from service.core.admission import Backlog, Backlogs, Budget
+from service.core.admission import Backlog, Backlogs, Budget, BulkGate
+from service.core.timeouts import Deadline
 
 
 class Line:
@@ -105,3 +107,42 @@ def test_a_flooded_model_has_nothing_of_another_refused() -> None:
         backlogs.of("fast").require()
         with backlogs.entered("fast"):
             pass
+
+
+def test_bulk_leaves_a_quarter_of_each_limit_to_others() -> None:
+    """And at least one place to bulk; the refusal names the lane, for operators and callers."""
+    budget = Budget(8, "images")
+    bulk = budget.for_bulk()
+    with budget.hold(6), bulk.hold(6):
+        with pytest.raises(Overloaded, match="holds 6 of 6 images of bulk requests") as refused:
+            bulk.require(1)
+        assert "bulk-images" == refused.value.reason
+        budget.require(2)
+    Budget(1, "bytes").for_bulk().require(1)
+
+
+def test_bulk_images_wait_in_a_backlog_of_their_own() -> None:
+    """So a flooded bulk run refuses no interactive image of the same model."""
+    backlogs = Backlogs(0.0)
+    assert backlogs.entered("m", bulk=True) is backlogs.of("m", bulk=True)
+    assert backlogs.entered("m") is not backlogs.entered("m", bulk=True)
+
+
+async def test_the_gate_lets_few_bulk_images_pass_in_their_order() -> None:
+    """A place goes to the first that still waits: not to one that was cancelled, or hurried on without a place."""
+    gate, deadlines = BulkGate(1), [Deadline(bulk=True) for _ in range(5)]
+    first, gone, hurried, second, late = [asyncio.create_task(gate.enter(each)) for each in deadlines]
+    assert await first
+    await asyncio.sleep(0)
+    gone.cancel()
+    deadlines[2].hurry()
+    assert not await hurried
+    gate.leave()
+    assert await second
+    # Handed a place in the tick in which it is cancelled: the place is not lost.
+    gate.leave()
+    late.cancel()
+    await asyncio.wait([gone, late])
+    assert gone.cancelled()
+    assert late.cancelled()
+    assert await asyncio.wait_for(gate.enter(Deadline(bulk=True)), 5)

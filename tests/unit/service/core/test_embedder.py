@@ -30,6 +30,7 @@ from service.core.requests import EmbedRequest
 from service.core.single_flight import NoLeases
 from service.core.timeouts import current_deadline, within
 from service.core.timings import Timings, unobserved
+from service.model_server.batcher import Batcher
 from service.telemetry.metrics import Metrics
 from tests.fakes.model_server import FakeModelServer, card
 from tests.pictures import png
@@ -38,13 +39,13 @@ from tests.pictures import png
 class Bench:
     """An embedder, and what it stands on."""
 
-    def __init__(self, decoders: ThreadPoolExecutor, leases: Leases | None = None) -> None:
+    def __init__(self, decoders: ThreadPoolExecutor, leases: Leases | None = None, *, slots: int = 0) -> None:
         self.server = FakeModelServer(card())
         self.cache = MemoryCache(1 << 20)
         self.budget = Budget(64, "images")
         self.metrics = Metrics()
         self.embedder = Embedder(
-            self.server,
+            Batcher(self.server, slots=lambda _: slots, metrics=self.metrics) if slots else self.server,
             self.cache,
             limits=Limits(max_images=6),
             budget=self.budget,
@@ -369,3 +370,41 @@ async def test_refresh_never_takes_what_another_request_found() -> None:
     assert ["miss", "coalesced", "coalesced"] == [each.embeddings[0].cache for each in (fresh, second, third)]
     assert all(each.embeddings[0].vector[0] != 7 for each in (fresh, second, third))
     assert 1 == len(bench.server.calls)
+
+
+async def test_an_interactive_request_that_joins_a_bulk_one_takes_its_image_out_of_the_queue() -> None:
+    """Behind the bulk images of which none is sent: the joined one is, and both requests get its vector."""
+    bulk = EmbedRequest("toy", priority="bulk")
+    with ThreadPoolExecutor(1) as decoders:
+        bench = Bench(decoders, slots=1)
+        bench.server.gate.clear()
+        run = asyncio.create_task(bench.embedder.embed(bulk, [png(seed) for seed in range(6)]))
+        await bench.server.called(1)
+        joined = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png(5)]))
+        await bench.server.called(2)
+        assert [True, False] == bench.server.bulk
+        bench.server.gate.set()
+        first, second = (await joined).embeddings[0], (await run).embeddings[-1]
+    assert ("coalesced", "miss") == (first.cache, second.cache)
+    np.testing.assert_array_equal(first.vector, second.vector)
+
+
+async def test_what_bulk_requests_leave_of_the_places_is_for_others(bench: Bench) -> None:
+    """A quarter; beyond three quarters bulk requests are refused, and all is given back at the end."""
+    bench.server.gate.clear()
+    bulk = EmbedRequest("toy", priority="bulk")
+    run = [asyncio.create_task(bench.embedder.embed(bulk, [png(6 * n + i) for i in range(6)])) for n in range(8)]
+    await bench.server.called(1)
+    with pytest.raises(Overloaded, match="of 48 images of bulk requests"):
+        await bench.embedder.embed(bulk, [png(99)])
+    with pytest.raises(Overloaded):
+        bench.embedder.require_turn("toy", 0, bulk=True)
+    bench.embedder.require_turn("toy", 0)
+    other = asyncio.create_task(bench.embedder.embed(EmbedRequest("toy"), [png(99)]))
+    for task in run[1:]:
+        task.cancel()
+    await asyncio.wait(run[1:])
+    bench.server.gate.set()
+    await asyncio.gather(run[0], other)
+    bench.embedder.require_room(48, bulk=True)
+    assert 64 == bench.budget.left()

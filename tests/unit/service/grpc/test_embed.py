@@ -121,6 +121,7 @@ async def test_details_of_many_bad_images_fit_into_a_header(decoders: ThreadPool
         (request(png(), dtype=99), "BAD_REQUEST"),
         (request(png(), dtype=pb.DTYPE_INT8), "BAD_REQUEST"),
         (request(png(), cache=7), "BAD_REQUEST"),
+        (request(png(), priority=7), "BAD_REQUEST"),
         (request(), "BAD_REQUEST"),
         (request(pb.Image(url="https://example.com/a.jpg")), "URL_NOT_ALLOWED"),
         (request(png(width=200, height=200)), "IMAGE_TOO_LARGE"),

@@ -39,6 +39,7 @@ def test_the_query_and_the_body_say_the_same() -> None:
         ("encoding=float64", "one of float, base64"),
         ("cache=no", "one of use, refresh, bypass"),
         ("on_error=ignore", "one of fail, skip"),
+        ("priority=low", "one of interactive, bulk"),
         ("model=", "`model` to be a name"),
         ("model=a&model=b", "`model` once"),
         ("output=", "`output`"),

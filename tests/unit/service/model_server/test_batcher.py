@@ -33,11 +33,14 @@ class Bench:
         self.metrics = Metrics()
         self.batcher = Batcher(self.server, slots=lambda _: 1, metrics=self.metrics)
 
-    def ask(self, grey: int, outputs: Sequence[str] = ("mean",)) -> "asyncio.Task[float]":
+    def ask(
+        self, grey: int, outputs: Sequence[str] = ("mean",), deadline: Deadline | None = None
+    ) -> "asyncio.Task[float]":
         """Ask for one grey image's mean, which is its grey."""
 
         async def asked() -> float:
-            return float((await self.batcher.infer(self.card, outputs, [image(grey)]))[outputs[0]][0][0])
+            found = await self.batcher.infer(self.card, outputs, [image(grey)], deadline=deadline)
+            return float(found[outputs[0]][0][0])
 
         return asyncio.create_task(asked())
 
@@ -162,14 +165,14 @@ async def test_pixels_are_held_no_longer_than_somebody_waits_for_them(bench: Ben
     first = await bench.occupied()
     waiting = [bench.ask(grey) for grey in range(2, 8)]
     await asyncio.sleep(0)
-    assert "microtome_queued_images 6.0" in bench.metrics.exposition().decode()
-    pixels = [weakref.ref(entry.pixels) for entry in bench.batcher._lanes["toy"].waiting]
+    assert 'microtome_queued_images{priority="interactive"} 6.0' in bench.metrics.exposition().decode()
+    pixels = [weakref.ref(entry.pixels) for entry in bench.batcher._lanes["toy"].interactive.waiting]
     while waiting:
         waiting[-1].cancel()
         await asyncio.wait([waiting.pop()])
     gc.collect()
     assert all(found() is None for found in pixels)
-    assert "microtome_queued_images 0.0" in bench.metrics.exposition().decode()
+    assert 'microtome_queued_images{priority="interactive"} 0.0' in bench.metrics.exposition().decode()
     bench.server.gate.set()
     assert 1 == await first
 
@@ -268,3 +271,66 @@ class Recording(FakeModelServer):
         version, _, size = self.calls.pop()
         self.calls.append((version, tuple(outputs), size))
         return {name: found["mean" if name == "third" and "mean" in found else name] for name in outputs}
+
+
+async def _ticks() -> None:
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+def _bulk() -> Deadline:
+    return Deadline(bulk=True)
+
+
+async def test_an_interactive_image_finds_a_slot_beside_a_bulk_run(bench: Bench) -> None:
+    """Bulk calls hold all slots and more wait; the interactive image is sent at once, in a call of its own."""
+    bench.server.gate.clear()
+    first = bench.ask(1, deadline=_bulk())
+    await bench.server.called(1)
+    waiting = [bench.ask(grey, deadline=_bulk()) for grey in range(2, 7)]
+    await _ticks()
+    assert bench.server.arrived == 1
+    urgent = bench.ask(9)
+    await bench.server.called(2)
+    assert 'microtome_queued_images{priority="bulk"} 5.0' in bench.metrics.exposition().decode()
+    bench.server.gate.set()
+    assert [1, 2, 3, 4, 5, 6, 9] == await asyncio.gather(first, *waiting, urgent)
+    assert [1, 1, 4, 1] == bench.sizes()
+    assert [True, False, True, True] == bench.server.bulk
+    text = bench.metrics.exposition().decode()
+    assert 'microtome_queue_seconds_count{priority="bulk"} 6.0' in text
+    assert 'microtome_queue_seconds_count{priority="interactive"} 1.0' in text
+
+
+async def test_a_bulk_run_moves_while_interactive_calls_hold_all_slots(bench: Bench) -> None:
+    """One bulk call is under way in any case; further ones wait for slots that interactive images leave."""
+    first = await bench.occupied()
+    queued = [bench.ask(grey) for grey in (2, 3)]
+    bulk = [bench.ask(grey, deadline=_bulk()) for grey in (4, 5, 6, 7, 8, 9)]
+    await bench.server.called(2)
+    await _ticks()
+    assert bench.server.arrived == 2
+    bench.server.gate.set()
+    assert [1, 2, 3, 4, 5, 6, 7, 8, 9] == await asyncio.gather(first, *queued, *bulk)
+    assert [1, 4, 2, 2] == bench.sizes()
+
+
+async def test_a_bulk_image_that_is_hurried_leaves_the_others_behind(bench: Bench) -> None:
+    """It is sent as an interactive one; one that is under way already, or has gone, is left alone."""
+    bench.server.gate.clear()
+    under_way, joined, gone = _bulk(), _bulk(), _bulk()
+    first = bench.ask(1, deadline=under_way)
+    await bench.server.called(1)
+    others = [bench.ask(grey, deadline=_bulk()) for grey in (2, 3)]
+    urgent, left = bench.ask(4, deadline=joined), bench.ask(5, deadline=gone)
+    await _ticks()
+    left.cancel()
+    await asyncio.wait([left])
+    for each in (under_way, joined, gone):
+        each.hurry()
+    await bench.server.called(2)
+    await _ticks()
+    assert bench.server.arrived == 2
+    bench.server.gate.set()
+    assert [1, 2, 3, 4] == await asyncio.gather(first, *others, urgent)
+    assert [1, 1, 2] == bench.sizes()
