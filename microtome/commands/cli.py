@@ -31,15 +31,17 @@ COMMANDS = {
         "microtome.commands.embed.command",
         "embed folders, lists, tars and Parquet columns into one file of vectors",
     ),
+    "search": ("microtome.commands.search.command", "find the photos of a folder that are nearest to others"),
     "classify": ("microtome.commands.embed.command", "name what the photos of folders, lists, tars and columns show"),
 }
 """The module whose `main` runs a sub-command, and what the sub-command does."""
 
 _TASKS = {
-    "Serve and embed": ("up", "embed"),
+    "Serve and embed": ("up", "embed", "classify", "search"),
     "Cut": ("layers", "graph", "split", "recipe", "export"),
     "Choose a layer": ("sweep",),
-    "See what a model is": ("inspect", "bench", "verify"),
+    "Train": ("train",),
+    "See what a model is": ("look", "inspect", "bench", "verify"),
     "Operate": ("doctor", "rollout", "cache"),
 }
 """What people come to do, and the commands for it."""

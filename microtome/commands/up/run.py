@@ -9,7 +9,7 @@ import exporter
 from exporter.errors import ExporterError
 from exporter.recipe.reading import read_recipe
 from exporter.savedmodel.publication import published_version
-from microtome.commands.up import addresses, plan
+from microtome.commands.up import addresses, backbone, plan
 from microtome.commands.up.addresses import Endpoint
 from microtome.commands.up.errors import CannotStart, ExportFailed, UpError
 from microtome.commands.up.processes import Child
@@ -40,12 +40,22 @@ async def _session(options: Namespace, terminal: Terminal) -> None:
     if options.redis is not None:
         addresses.check_redis(options.redis)
     plan.admission(options.host)
-    recipe = options.recipe or _default_recipe(terminal)
-    models = model_names(recipe)
+    backbone.check(options)
+    recipe = None if options.model else options.recipe or _default_recipe(terminal)
+    models = model_names(recipe) if recipe else ()
     endpoint = _endpoint(options)
     with addresses.private_socket() as socket, listening() as stop:
-        if options.model_server is None:
-            await export_missing(recipe, options.models_dir, terminal, stop)
+        if recipe is None:
+            recipe = await backbone.recipe(options, terminal, stop)
+            models = model_names(recipe) if recipe else ()
+        if recipe and options.model_server is None:
+            try:
+                await export_missing(recipe, options.models_dir, terminal, stop)
+            except ExportFailed:
+                if options.model:
+                    # As made for these options, and of no use: it would only be in the way.
+                    recipe.unlink(missing_ok=True)
+                raise
         if not stop.requested.is_set():
             await supervise(plan.make(options, models, endpoint, socket), terminal, stop)
 
