@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from microtome import __version__
 
 COMMANDS = {
-    "up": ("microtome.commands.up.command", "serve a recipe's models on this machine"),
+    "up": ("microtome.commands.up.command", "serve a recipe's models, or a backbone cut at a layer, on this machine"),
     "export": ("exporter.cli", "export the models of a recipe"),
     "layers": ("exporter.cli", "list where a backbone can be cut"),
     "graph": ("exporter.cli", "draw a backbone with the cuts in it"),
@@ -25,7 +25,10 @@ COMMANDS = {
     "look": ("exporter.cli", "show what a layer sees: photos that excite its channels, reconstructions, heat maps"),
     "recipe": ("exporter.cli", "print the JSON schema of recipes"),
     "rollout": ("microtome.commands.rollout.command", "take another version of a model into use while requests run"),
-    "doctor": ("microtome.commands.doctor", "check model servers, golden vectors, Redis and gateways"),
+    "doctor": (
+        "microtome.commands.doctor.command",
+        "check this machine, models, Redis and gateways, and say what to do",
+    ),
     "cache": ("service.cache_command", "see, fill and clear the vectors in Redis"),
     "embed": (
         "microtome.commands.embed.command",

@@ -14,6 +14,7 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from microtome.golden import GoldenCheck
 from modelserver.batching.limits import Batching, BatchLimits
 from modelserver.batching.queue import BatchQueue
 from modelserver.batching.run import count_rows, run_batch
@@ -177,16 +178,7 @@ def prove(model: LoadedModel, version_dir: Path, limits: BatchLimits | None = No
         raise Deviates(f"The manifest of {version_dir} has no golden vectors that can be read: {error}") from error
     if check is None:
         return
-    signature = find_signature(model.signatures, DEFAULT_SIGNATURE)
-    (images,) = signature.inputs.values()
-    # In the order of requests, which is that of the warm-up: another one would be another copy of the weights.
-    names = sorted(check.tolerances)
-    fetches = [signature.outputs[name].name for name in names]
-    answers = []
-    for pixels in check.requests:
-        (found,) = run_batch(model, [{images.name: pixels}], fetches, limits)
-        answers.append(dict(zip(names, found, strict=True)))
-    deviations = check.deviations(answers)
+    deviations = measured(model, check, limits)
     beyond = check.beyond(deviations)
     said = ", ".join(f"{name} by {found:.2g} of {check.tolerances[name]:g}" for name, found in beyond.items())
     if any(not found <= accepted for found in beyond.values()):
@@ -198,6 +190,24 @@ def prove(model: LoadedModel, version_dir: Path, limits: BatchLimits | None = No
         log.warning("%s deviates from its golden vectors, which is accepted: %s", version_dir, said)
     else:
         log.info("%s equals its golden vectors: deviation %.1e", version_dir, max(deviations.values()))
+
+
+def measured(model: LoadedModel, check: GoldenCheck, limits: BatchLimits | None = None) -> dict[str, float]:
+    """Return how much each output deviates from its golden vectors, relative L2.
+
+    Raises:
+        ServingError: The model cannot be run.
+    """
+    signature = find_signature(model.signatures, DEFAULT_SIGNATURE)
+    (images,) = signature.inputs.values()
+    # In the order of requests, which is that of the warm-up: another one would be another copy of the weights.
+    names = sorted(check.tolerances)
+    fetches = [signature.outputs[name].name for name in names]
+    answers = []
+    for pixels in check.requests:
+        (found,) = run_batch(model, [{images.name: pixels}], fetches, limits)
+        answers.append(dict(zip(names, found, strict=True)))
+    return check.deviations(answers)
 
 
 def _execute(

@@ -61,11 +61,16 @@ async def _session(options: Namespace, terminal: Terminal) -> None:
 
 
 def _default_recipe(terminal: Terminal) -> Path:
-    here, installed = Path("recipe.yaml"), Path(exporter.__file__).with_name("recipe.yaml")
+    here, installed = Path("recipe.yaml"), installed_recipe()
     if here.is_file():
         return here
     terminal.note(f"there is no recipe.yaml in {Path.cwd()}, so the default one is served: {installed}")
     return installed
+
+
+def installed_recipe() -> Path:
+    """Return the default recipe, which comes with the exporter."""
+    return Path(exporter.__file__).with_name("recipe.yaml")
 
 
 def model_names(recipe: Path) -> tuple[str, ...]:
