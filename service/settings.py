@@ -439,7 +439,8 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: a missing, wrong or unknown variable; a misspelt one would otherwise be ignored silently.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    # URL is of microtome embed and search: a shell from which a gateway is started may have it.
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, "url")}
     faults = [
         f"{name}: no such setting{_nearest(name, known)}"
         for name in os.environ

@@ -27,7 +27,7 @@ COMMANDS = {
     "rollout": ("microtome.commands.rollout.command", "take another version of a model into use while requests run"),
     "doctor": (
         "microtome.commands.doctor.command",
-        "check this machine, models, Redis and gateways, and say what to do",
+        "check this machine, models, Redis and gateways; say what to do",
     ),
     "cache": ("service.cache_command", "see, fill and clear the vectors in Redis"),
     "embed": (

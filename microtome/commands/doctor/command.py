@@ -33,6 +33,7 @@ and cores, folders, ports; the recipe, exported models and their golden vectors,
 them, or model servers by each address behind their names; Redis, its memory and the commands that it refuses; and the
 gateway, if one runs. One line for each with what to do. Ends with 1 when something has failed."""
 
+_NO_SERVER = "Is it running, and may this machine connect (port, network policy)? Frozen: restart it."
 _COLOURS = {"ok": "32", "warning": "33", "failed": "31"}
 
 Check = tuple[str, float, Callable[[], Iterator[Finding]]]
@@ -96,7 +97,9 @@ def _checks(options: argparse.Namespace, environment: Mapping[str, str]) -> Iter
     yield "memory", 5, partial(here.resources, embedded=embedded)
     if embedded:
         yield "folders", 10, partial(here.folders, options)
-    running = _answers(own)
+    # Asked once: what answers there decides whether a port that is taken is in order.
+    answers = list(_within(15, "gateway", partial(_gateway, own)))
+    running = not any("cannot be reached" in one.said or "is no gateway" in one.said for one in answers)
     yield "ports", 10, partial(here.ports, options, environment, running=running)
     if redis:
         yield "Redis", 30, partial(_redis, redis)
@@ -106,7 +109,9 @@ def _checks(options: argparse.Namespace, environment: Mapping[str, str]) -> Iter
             yield "golden vectors", here.GOLDEN_SECONDS + 10, partial(here.golden, options)
     else:
         yield "model servers", 300, partial(_all_servers, addresses, names)
-    for url in options.gateway or ([own] if running else []):
+    if running and not options.gateway:
+        yield "gateway", 5, partial(iter, answers)
+    for url in options.gateway or ():
         yield "gateway", 15, partial(_gateway, url.rstrip("/"))
 
 
@@ -148,7 +153,8 @@ def _line(finding: Finding) -> str:
     width = max(30, shutil.get_terminal_size().columns - 1)
     body = textwrap.fill(text, width, initial_indent=" " * 9, subsequent_indent=" " * 9, break_on_hyphens=False)
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    return f"{state if plain else f'\x1b[{_COLOURS[finding.state]}m{state}\x1b[0m'} {body[9:]}"
+    coloured = state if plain else f"\x1b[{_COLOURS[finding.state]}m{state}\x1b[0m"
+    return f"{coloured} {body[9:]}"
 
 
 def _listed(value: str) -> list[str]:
@@ -158,11 +164,6 @@ def _listed(value: str) -> list[str]:
 def _own_address(host: str, port: str) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{host}:{port}"
-
-
-def _answers(url: str) -> bool:
-    """Whether a gateway answers there."""
-    return not any("cannot be reached" in one.said or "is no gateway" in one.said for one in _gateway(url))
 
 
 def _settings(options: argparse.Namespace, addresses: Sequence[str], names: Sequence[str]) -> Iterator[Finding]:
@@ -228,9 +229,10 @@ async def _servers(addresses: Sequence[str], models: Sequence[str]) -> AsyncIter
         yield Finding("ok", address, f"stands for {len(four or six)} model servers")
     clients = {place.target: ModelServerClient(place) for place in places}
     try:
-        names, trouble = await expanded(models, list(clients.values()))
-        if trouble and clients:
-            yield Finding("warning", "models", trouble, "Set MICROTOME_MODELS_CONFIG, or name them with --model.")
+        names, trouble = await expanded(models or ["*"], list(clients.values()))
+        if trouble:
+            async for finding in _unlisted(clients, trouble):
+                yield finding
         versions: dict[str, dict[str, list[int]]] = {}
         for target, client in clients.items():
             async for finding in _models(target, client, names, versions):
@@ -243,6 +245,24 @@ async def _servers(addresses: Sequence[str], models: Sequence[str]) -> AsyncIter
     finally:
         for client in clients.values():
             await client.close()
+
+
+async def _unlisted(clients: Mapping[str, Any], trouble: str) -> AsyncIterator[Finding]:
+    """Say which servers do not answer; if all do, why patterns of models stand for none."""
+    from microtome.errors import ServiceError, TemporarilyUnable  # noqa: PLC0415, as above
+
+    answer = len(clients) > 0
+    for target, client in clients.items():
+        try:
+            await client.listed(timeout=_SECONDS)
+        except TemporarilyUnable as error:
+            answer = False
+            yield Finding("failed", target, str(error), _NO_SERVER)
+        except ServiceError:
+            # TensorFlow Serving answers, and lists nothing.
+            continue
+    if answer:
+        yield Finding("warning", "models", trouble, "Set MICROTOME_MODELS_CONFIG, or name them with --model.")
 
 
 async def _models(
@@ -263,8 +283,7 @@ async def _models(
             yield Finding("failed", about, "the server has no such model.", advice)
             continue
         except ServiceError as error:
-            advice = "Is it running, and may this machine connect (port, network policy)? Frozen: restart it."
-            yield Finding("failed", target, str(error), advice)
+            yield Finding("failed", target, str(error), _NO_SERVER)
             return
         has = [version for version, state in sorted(states.items()) if state == "available"]
         versions.setdefault(model, {})[target] = has
@@ -323,10 +342,10 @@ def _redis(url: str) -> Iterator[Finding]:
         yield Finding("failed", "MICROTOME_REDIS_URL", f"{error}.", "See docs/reference/settings.md.")
     except AuthenticationError as error:
         advice = "Put the right user and password into MICROTOME_REDIS_URL. Until then gateways compute every image."
-        yield Finding("failed", about, f"does not let us in: {error}.", advice)
+        yield Finding("failed", about, f"does not let us in: {str(error).rstrip('.')}.", advice)
     except (RedisError, RedisClusterException, OSError) as error:
         advice = "Is it running, and may this machine connect? Gateways work without it and compute every image."
-        yield Finding("failed", about, f"does not answer: {type(error).__name__}: {error}.", advice)
+        yield Finding("failed", about, f"does not answer: {str(error).rstrip('.')}.", advice)
 
 
 def _redis_memory(client: Any, about: str) -> Finding:  # noqa: ANN401, redis-py's, imported late

@@ -133,11 +133,14 @@ def _folder(about: str, path: Path, advice: str) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("failed", about, f"{path} cannot be written: {error.strerror}.", advice)
         return
-    state = "failed" if free < _DISK[0] else "warning" if free < _DISK[1] else "ok"
-    said = f"{path} can be written, with {_size(free)} free" + (
-        ", and is made by the first export" * (there != path.absolute())
-    )
+    state = _state(free, *_DISK)
+    made = ", and is made by the first export" if there != path.absolute() else ""
+    said = f"{path} can be written, with {_size(free)} free{made}"
     yield Finding(state, about, said if state == "ok" else f"{said}.", "" if state == "ok" else "Make room.")
+
+
+def _state(found: float, least: float, enough: float) -> State:
+    return "failed" if found < least else "warning" if found < enough else "ok"
 
 
 def ports(options: Namespace, environment: Mapping[str, str], *, running: bool) -> Iterator[Finding]:

@@ -51,11 +51,13 @@ async def _session(options: Namespace, terminal: Terminal) -> None:
         if recipe and options.model_server is None:
             try:
                 await export_missing(recipe, options.models_dir, terminal, stop)
-            except ExportFailed:
-                if options.model:
-                    # As made for these options, and of no use: it would only be in the way.
-                    recipe.unlink(missing_ok=True)
-                raise
+            except ExportFailed as error:
+                if not options.model:
+                    raise
+                # As made for these options, and of no use: it would only be in the way.
+                recipe.unlink(missing_ok=True)
+                advice = "A file of weights goes here with --weights FILE, and the recipe that was made is gone."
+                raise ExportFailed(f"{error} {advice}") from error
         if not stop.requested.is_set():
             await supervise(plan.make(options, models, endpoint, socket), terminal, stop)
 
