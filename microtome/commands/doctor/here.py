@@ -239,13 +239,13 @@ def _version_files(directory: Path) -> Finding:
         if not list(fields(raw, 0, len(raw))):
             raise ValueError("it is empty")  # noqa: TRY301
     except (OSError, ValueError) as error:
-        return Finding("failed", about, f"{graph} is damaged: {error}.", again)
+        return Finding("failed", about, f"{graph} is damaged: {str(error).rstrip('.')}.", again)
     try:
         manifest = json.loads(path.read_bytes())
         fingerprint, outputs = manifest["fingerprint"], [output["name"] for output in manifest["outputs"]]
         GoldenCheck.read(manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Finding("failed", about, f"{path} is damaged: {str(error).splitlines()[0]}.", again)
+        return Finding("failed", about, f"{path} is damaged: {str(error).splitlines()[0].rstrip('.')}.", again)
     return Finding("ok", about, f"complete; outputs {', '.join(outputs)}; {fingerprint[:18]}…")
 
 

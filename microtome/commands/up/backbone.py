@@ -88,12 +88,12 @@ def _unknown(name: str) -> str:
 
 def _file(option: str, text: str, *words: str) -> str:
     path = Path(text).expanduser()
-    if not path.is_file():
-        expected = f"one of {', '.join(words)}, or a file" if words else "a file"
-        raise CannotStart(
-            f"Expected {option} to be {expected}. Received: {text!r}, which is not there in {Path.cwd()}."
-        )
-    return str(path.absolute())
+    if path.is_file():
+        return str(path.absolute())
+    expected, near = "a file", ""
+    if words:
+        expected, near = f"{', '.join(words)}, or a file", f" {nearest(text, words)}"
+    raise CannotStart(f"Expected {option} to be {expected}. Received: {text!r}; {path.absolute()} is not there.{near}")
 
 
 async def recipe(options: Namespace, terminal: Terminal, stop: StopRequests) -> Path | None:
