@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def missing_wheel(place: Place) -> list[str]:
 
     def found(name: str) -> str:
         if name == "microtome-server":
-            raise here.PackageNotFoundError(name)
+            raise PackageNotFoundError(name)
         return version(name)
 
     place.monkeypatch.setattr(here, "version", found)

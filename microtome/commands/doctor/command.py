@@ -191,7 +191,12 @@ def _settings(options: argparse.Namespace, addresses: Sequence[str], names: Sequ
         yield Finding("failed", "settings", str(error))
     except SettingsError as error:
         for line in str(error).splitlines():
-            yield Finding("failed", "settings", f"{line.rstrip('.')}.", "See docs/reference/settings.md.")
+            yield Finding(
+                "failed",
+                "settings",
+                line if line.endswith((".", "?")) else f"{line}.",
+                "See docs/reference/settings.md.",
+            )
     else:
         yield Finding("ok", "settings", "a gateway starts with them")
 

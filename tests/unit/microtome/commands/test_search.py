@@ -17,10 +17,10 @@ ODD = "caf\udce9\n.png"
 """A name that is no UTF-8, with a line break."""
 
 
-def unit(rows: int, seed: int = 0) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+def unit(rows: int, seed: int = 0) -> collection.Vectors:
     """Random vectors of length 1."""
-    found = np.random.default_rng(seed).standard_normal((rows, 16)).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    found = np.random.default_rng(seed).standard_normal((rows, 16))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
