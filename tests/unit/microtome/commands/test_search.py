@@ -20,7 +20,8 @@ ODD = "caf\udce9\n.png"
 def unit(rows: int, seed: int = 0) -> collection.Vectors:
     """Random vectors of length 1."""
     found = np.random.default_rng(seed).standard_normal((rows, 16))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    vectors: collection.Vectors = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    return vectors
 
 
 @pytest.fixture
