@@ -160,8 +160,8 @@ def _served(client: "Client", options: argparse.Namespace) -> "tuple[ModelInfo, 
         known = client.models()
     except Unreachable as error:
         raise EmbedError(
-            f"No gateway answers: {str(error).rstrip('.')}. Start one with microtome up (make run in a checkout), or name another with "
-            "--url."
+            f"No gateway answers: {str(error).rstrip('.')}. Start one with microtome up (make run in a checkout), or "
+            "name another with --url."
         ) from error
     model = next((info for info in known if options.model in {None, info.name}), None)
     if model is None:
