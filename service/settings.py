@@ -439,7 +439,7 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: a missing, wrong or unknown variable; a misspelt one would otherwise be ignored silently.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, "url")}  # a shell may have that of the client
     faults = [
         f"{name}: no such setting{_nearest(name, known)}"
         for name in os.environ

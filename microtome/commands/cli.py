@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from microtome import __version__
 
 COMMANDS = {
-    "up": ("microtome.commands.up.command", "serve a recipe's models on this machine"),
+    "up": ("microtome.commands.up.command", "serve a recipe's models, or a backbone cut at a layer, on this machine"),
     "export": ("exporter.cli", "export the models of a recipe"),
     "layers": ("exporter.cli", "list where a backbone can be cut"),
     "graph": ("exporter.cli", "draw a backbone with the cuts in it"),
@@ -26,21 +26,26 @@ COMMANDS = {
     "look": ("exporter.cli", "show what a layer sees: photos that excite its channels, reconstructions, heat maps"),
     "recipe": ("exporter.cli", "print the JSON schema of recipes"),
     "rollout": ("microtome.commands.rollout.command", "take another version of a model into use while requests run"),
-    "doctor": ("microtome.commands.doctor", "check model servers, golden vectors, Redis and gateways"),
+    "doctor": (
+        "microtome.commands.doctor.command",
+        "check this machine, models, Redis and gateways; say what to do",
+    ),
     "cache": ("service.cache_command", "see, fill and clear the vectors in Redis"),
     "embed": (
         "microtome.commands.embed.command",
         "embed folders, lists, tars and Parquet columns into one file of vectors",
     ),
+    "search": ("microtome.commands.search.command", "find the photos of a folder that are nearest to others"),
     "classify": ("microtome.commands.embed.command", "name what the photos of folders, lists, tars and columns show"),
 }
 """The module whose `main` runs a sub-command, and what the sub-command does."""
 
 _TASKS = {
-    "Serve and embed": ("up", "embed"),
+    "Serve and embed": ("up", "embed", "classify", "search"),
     "Cut": ("layers", "graph", "split", "recipe", "export"),
     "Choose a layer": ("sweep",),
-    "See what a model is": ("inspect", "bench", "verify"),
+    "Train": ("train",),
+    "See what a model is": ("look", "inspect", "bench", "verify"),
     "Operate": ("doctor", "rollout", "cache"),
 }
 """What people come to do, and the commands for it."""

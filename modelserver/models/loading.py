@@ -291,16 +291,7 @@ def prove(
         Deviates: It computes something else.
         ServingError: It cannot be run.
     """
-    signature = find_signature(model.signatures, DEFAULT_SIGNATURE)
-    (images,) = signature.inputs.values()
-    # In the order of requests, which is that of the warm-up: another one would be another copy of the weights.
-    names = sorted(check.tolerances)
-    fetches = [signature.outputs[name].name for name in names]
-    answers = []
-    for pixels in check.requests:
-        (found,) = run_batch(model, [{images.name: pixels}], fetches, limits)
-        answers.append(dict(zip(names, found, strict=True)))
-    deviations = check.deviations(answers)
+    deviations = measured(model, check, limits)
     beyond = check.beyond(deviations)
     said = ", ".join(f"{name} by {found:.2g} of {check.tolerances[name]:g}" for name, found in beyond.items())
     if any(not found <= accepted for found in beyond.values()):
@@ -312,6 +303,24 @@ def prove(
         log.warning("%s deviates from its golden vectors, which is accepted: %s", version_dir, said)
         return f"its deviation from the golden vectors is accepted, {said}"
     return f"it computes the golden vectors, deviation {max(deviations.values()):.1e}"
+
+
+def measured(model: LoadedModel, check: GoldenCheck, limits: BatchLimits | None = None) -> dict[str, float]:
+    """Return how much each output deviates from its golden vectors, relative L2.
+
+    Raises:
+        ServingError: The model cannot be run.
+    """
+    signature = find_signature(model.signatures, DEFAULT_SIGNATURE)
+    (images,) = signature.inputs.values()
+    # In the order of requests, which is that of the warm-up: another one would be another copy of the weights.
+    names = sorted(check.tolerances)
+    fetches = [signature.outputs[name].name for name in names]
+    answers = []
+    for pixels in check.requests:
+        (found,) = run_batch(model, [{images.name: pixels}], fetches, limits)
+        answers.append(dict(zip(names, found, strict=True)))
+    return check.deviations(answers)
 
 
 def _parts(

@@ -66,7 +66,9 @@ def test_a_folder_becomes_a_table(stack: Stack, tmp_path: Path, capsys: pytest.C
     assert {"top_k": 2, "min_score": None, "function": None} == json.loads(
         (tmp_path / "classes.csv.about.json").read_text()
     )["asked"]["classes"]
-    assert "images with their labels; 1 failed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "images with their labels; 1 failed" in said
+    assert all(line.startswith("microtome classify: ") for line in said.splitlines())
     assert 3 == main([*words, "--out", str(tmp_path / "classes.jsonl")])
     first = json.loads((tmp_path / "classes.jsonl").read_text().splitlines()[0])
     assert rows[0]["label"] == first["classes"]["labels"][0]["name"]

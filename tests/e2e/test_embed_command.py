@@ -1,4 +1,4 @@
-"""`microtome embed` against a real gateway: no crash of either side loses or doubles a vector."""
+"""`microtome embed` and `search` against a real gateway: no crash of either side loses or doubles a vector."""
 
 import io
 import json
@@ -18,6 +18,7 @@ import pytest
 
 import microtome
 from microtome.commands.embed.command import main
+from microtome.commands.search.command import main as search_main
 from tests.e2e.conftest import Stack
 from tests.e2e.photos import example
 from tests.e2e.processes import Process, eventually
@@ -291,3 +292,81 @@ def images_asked(stack: Stack) -> int:
             line for line in client.get("/metrics").text.splitlines() if line.startswith("microtome_vectors_total{")
         ]
     return int(sum(float(line.rpartition(" ")[2]) for line in counted))
+
+
+def search(stack: Stack, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, Any, str]:
+    """Search in this process; return exit code, JSON and what standard error has."""
+    code = search_main(["search", *map(str, words), "--json", "--url", stack.gateway.url])
+    said = capsys.readouterr()
+    return code, json.loads(said.out or "{}"), said.err
+
+
+def test_search_finds_the_nearest_and_embeds_only_what_has_changed(
+    stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The order is that of the client's cosines; the photo itself is left out, its copy is not."""
+    folder = tmp_path / "photos"
+    paths = photos(folder, 9)
+    for name in ("cat", "copy"):
+        (folder / f"{name}.jpg").write_bytes(example("cat"))
+    (folder / "broken.jpg").write_bytes(b"no image")
+    code, found, said = search(stack, capsys, folder, folder / "cat.jpg", "--top", 4, "--html", tmp_path / "out.html")
+    assert (0, 11, "12 of 12 images" in said) == (code, found["photos"], True), said
+    assert ["not-an-image"] == [one["type"] for one in found["failed"]]
+    with microtome.Client(stack.gateway.url) as client:
+        cat, *others = client.embed([folder / "cat.jpg", folder / "copy.jpg", *paths], normalize=True)
+    cosines = np.stack(others) @ cat
+    names = ["copy.jpg", *(str(path.relative_to(folder)) for path in paths)]
+    best = sorted(range(10), key=lambda row: -cosines[row])[:4]
+    (result,) = found["results"]
+    assert [names[row] for row in best] == [near["photo"] for near in result["nearest"]]
+    np.testing.assert_allclose([near["score"] for near in result["nearest"]], cosines[best], atol=2e-6)
+    page = (tmp_path / "out.html").read_text()
+    assert (5, True) == (page.count('src="data:image/webp;base64,'), "http" not in page.replace("http-equiv", ""))
+    kept = tmp_path / "photos.lite0.top.npy"
+    assert (11, 1280) == np.load(kept).shape == np.load(kept, mmap_mode="r").shape
+    before = kept.stat()
+    assert "images, " not in search(stack, capsys, folder, paths[0])[2]
+    assert before == kept.stat()
+    paths[0].unlink()
+    paths[1].write_bytes(png(77, 17, 17))
+    (folder / "new.png").write_bytes(png(78, 16, 16))
+    code, found, said = search(stack, capsys, folder, folder / "cat.jpg", tmp_path / "absent.jpg", "--top", 100)
+    assert (3, 11, "2 of 2 images" in said, "absent.jpg cannot be looked for" in said) == (
+        code,
+        found["photos"],
+        True,
+        True,
+    )
+    listed = [near["photo"] for near in found["results"][0]["nearest"]]
+    assert (10, True, False) == (len(listed), "new.png" in listed, str(paths[0].relative_to(folder)) in listed)
+    code, _, said = search(stack, capsys, folder, paths[2], "--output", "early", "--vectors", kept)
+    assert (2, "which do not compare" in said) == (code, True)
+    assert 0 == search(stack, capsys, folder, paths[2], "--output", "early")[0]
+    assert {"photos.lite0.top.npy", "photos.lite0.early.npy", "out.html"} == {
+        path.name for path in tmp_path.iterdir() if path.is_file()
+    }
+
+
+def test_a_search_that_cannot_be_done_is_a_sentence(
+    stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, what was expected, and nothing is left behind."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    photos(tmp_path / "photos", 1)
+    (tmp_path / "cat.jpg").write_bytes(example("cat"))
+    np.save(tmp_path / "other.npy", np.zeros((2, 2), np.float32))
+    before = sorted(tmp_path.rglob("*"))
+    for words, expected in (
+        ("absent cat.jpg", "Expected a folder of photos"),
+        ("empty cat.jpg", "There are no images"),
+        ("photos absent.jpg", "There is nothing to look for"),
+        ("photos cat.jpg --model=lite9", "Expected --model to be one of lite0"),
+        ("photos cat.jpg --output=erly", "Nearest: early"),
+        ("photos cat.jpg --vectors=other.npy", "is not what an earlier microtome search has kept"),
+        ("photos cat.jpg --url=http://127.0.0.1:9", "Start one with microtome up"),
+    ):
+        assert 2 == search_main(["search", "--url", stack.gateway.url, *words.split()])
+        assert expected in capsys.readouterr().err
+    assert before == sorted(tmp_path.rglob("*"))

@@ -233,11 +233,12 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     valkey = Valkey(directory / "doctor")
     valkey.start()
     try:
-        words = ["doctor", "--gateway", gateway.url, "--redis", valkey.url]
+        words = ["doctor", f"--port={free_port()}", "--gateway", gateway.url, "--redis", valkey.url]
         assert main([*words, f"--server={healthy}", "--model=lite0"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in lines] == ["ok"] * 4
-        assert [lines[0].split(":")[1][-9:], "does all that the cache needs" in lines[2]] == ["version 1", True]
+        sound = [f"{healthy} lite0 version 1: ", f"{healthy} lite0 version 2: ", f"gateway {gateway.url}: "]
+        assert [["ok"]] * 3 == [[line.split()[0] for line in lines if about in line] for about in sound]
+        assert "does all that the cache needs" in "".join(lines)
         with valkey.client() as client:
             client.execute_command("ACL", "SETUSER", "default", "-mget")
         absent = f"unix:{directory}/absent"
@@ -245,11 +246,11 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
         monkeypatch.setenv("MICROTOME_MODELS", "lite0,other")
         monkeypatch.setenv("MICROTOME_NO_SUCH", "1")
         assert main([*words, "--gateway=http://127.0.0.1:9", "--json"]) == 1
-        failed = {one["about"]: one["said"] for one in json.loads(capsys.readouterr().out) if one["state"] == "FAILED"}
+        failed = {one["about"]: one["said"] for one in json.loads(capsys.readouterr().out) if one["state"] == "failed"}
         wrong = f"{halved.address} lite0 version 2"
         names = {"settings", f"{healthy} other", wrong, absent, "no.such.name.invalid:1", "gateway http://127.0.0.1:9"}
         assert names <= failed.keys()
-        assert "gateways do not use it there" in failed[wrong]
+        assert "gateways do not use it" in failed[wrong]
         assert any(said.startswith("MGET is refused") for about, said in failed.items() if about.startswith("redis:"))
         assert main([*words, f"--server={halved.address}", "--model=lit*"]) == 1
         assert "lite0 version 2" in capsys.readouterr().out

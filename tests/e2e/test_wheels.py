@@ -44,6 +44,7 @@ LACKING = {
     "doctor": ([], SERVER),
     "rollout": (["lite0", "2", "--config=models.config", "--server=127.0.0.1:1"], GRPC),
     "embed": (["cat.jpg", "--out=v.npy", "--url=grpc://127.0.0.1:1"], GRPC),
+    "search": ([".", "cat.jpg", "--url=grpc://127.0.0.1:1"], GRPC),
     "classify": (["cat.jpg", "--out=c.csv", "--url=grpc://127.0.0.1:1"], GRPC),
 }
 """For each command words that are right where everything is installed, and what is said where only the client is."""

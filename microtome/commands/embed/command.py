@@ -47,37 +47,24 @@ def build_parser(command: str = "embed") -> argparse.ArgumentParser:
     what = "labels" if classify else "vectors"
     add("--out", required=True, type=partial(_out, command), metavar="FILE", help=f"where the {what} go: {endings}")
     add("--restart", action="store_true", help="forget an earlier run with this --out; replace its result")
-    url = os.environ.get("MICROTOME_URL", "http://localhost:8000")
-    add("--url", default=url, help="the gateway, http(s):// or grpc(s):// (or MICROTOME_URL)")
-    add("--api-key-file", type=Path, metavar="FILE", help="file with the key (or MICROTOME_API_KEY)")
-    add("--ca-file", metavar="FILE", help="certificates (PEM) to trust instead of the system's")
-    add("--model", help="which model (the gateway's first)")
-    add("--version", type=_positive, help="which version of it (the one in use when the run begins)")
+    add_gateway_to(parser)
+    add("--version", type=positive, help="which version of it (the one in use when the run begins)")
     default = "the one that classifies" if classify else "the default output"
     add("--output", action="append", default=[], help=f"which output, repeatable; or all ({default})")
     if classify:
-        add("--top-k", type=_positive, default=1, metavar="N", help="the most labels of an image (%(default)s)")
+        add("--top-k", type=positive, default=1, metavar="N", help="the most labels of an image (%(default)s)")
         add("--min-score", type=float, metavar="X", help="leave out labels with a lower score")
         add("--function", choices=get_args(Function), help="from logits to scores (the output's own)")
     else:
         add("--normalize", action="store_true", help="divide each vector by its Euclidean length, after the cut")
-        add("--dimensions", type=_positive, metavar="N", help="keep only so many numbers from each vector's beginning")
+        add("--dimensions", type=positive, metavar="N", help="keep only so many numbers from each vector's beginning")
         add("--dtype", choices=get_args(Dtype), default="float32", help="how numbers are written (%(default)s)")
-    add("--concurrency", type=_positive, default=8, metavar="N", help="requests at a time (%(default)s)")
-    add("--batch", type=_positive, default=8, metavar="N", help="images in a request (%(default)s)")
+    add_reading_to(parser)
     add(
         "--priority",
         choices=get_args(Priority),
         default="bulk",
         help="whether the gateway computes what others send first (%(default)s), or not (interactive)",
-    )
-    add("--follow-links", action="store_true", help="also read what links lead to out of a folder or a pattern")
-    add(
-        "--max-image-bytes",
-        type=_positive,
-        default=MAX_IMAGE_BYTES,
-        metavar="N",
-        help="larger images are listed as errors (%(default)s, the most that a gateway takes unless told otherwise)",
     )
     if classify:
         parser.set_defaults(engine="local", saved_model=None)
@@ -88,6 +75,44 @@ def build_parser(command: str = "embed") -> argparse.ArgumentParser:
     return parser
 
 
+def add_gateway_to(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which gateway is asked, and which of its models."""
+    add = parser.add_argument
+    url = os.environ.get("MICROTOME_URL", "http://localhost:8000")
+    add("--url", default=url, help="the gateway, http(s):// or grpc(s):// (or MICROTOME_URL)")
+    add("--api-key-file", type=Path, metavar="FILE", help="file with the key (or MICROTOME_API_KEY)")
+    add("--ca-file", metavar="FILE", help="certificates (PEM) to trust instead of the system's")
+    add("--model", help="which model (the gateway's first)")
+
+
+def add_reading_to(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images are read and sent."""
+    add = parser.add_argument
+    add("--concurrency", type=positive, default=8, metavar="N", help="requests at a time (%(default)s)")
+    add("--batch", type=positive, default=8, metavar="N", help="images in a request (%(default)s)")
+    add("--follow-links", action="store_true", help="also read what links lead to out of a folder or a pattern")
+    add(
+        "--max-image-bytes",
+        type=positive,
+        default=MAX_IMAGE_BYTES,
+        metavar="N",
+        help="larger images are listed as errors (%(default)s, the most that a gateway takes unless told otherwise)",
+    )
+
+
+def read_key(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Set `api_key` to what its file holds, or the environment.
+
+    Raises:
+        SystemExit: With 2 when the file cannot be read.
+    """
+    key_file = options.api_key_file
+    try:
+        options.api_key = key_file.read_text().strip() if key_file else os.environ.get("MICROTOME_API_KEY")
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"--api-key-file {key_file}: {getattr(error, 'strerror', None) or 'it is no text'}")
+
+
 def read(words: Sequence[str], command: str = "embed") -> argparse.Namespace:
     """Parse a command's line; `wanted` are the `EmbedOptions` that it names, `api_key` is read from its file.
 
@@ -95,12 +120,9 @@ def read(words: Sequence[str], command: str = "embed") -> argparse.Namespace:
         SystemExit: With 2 when it is wrong, with 0 after --help.
     """
     parser = build_parser(command)
+    parser.set_defaults(command=command)
     options = parser.parse_args(words)
-    key_file = options.api_key_file
-    try:
-        options.api_key = key_file.read_text().strip() if key_file else os.environ.get("MICROTOME_API_KEY")
-    except OSError as error:
-        parser.error(f"--api-key-file {key_file}: {error.strerror}")
+    read_key(parser, options)
     if options.saved_model and options.engine != "ray":
         parser.error("--saved-model goes with --engine ray; without Ray a gateway holds the model.")
     if options.out.suffix == ".npy" and (len(options.output) > 1 or options.output == ["all"]):
@@ -128,7 +150,8 @@ def _out(command: str, text: str) -> Path:
     return path
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Parse a whole number from 1 up."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, received {text!r}")
     return int(text)
@@ -148,16 +171,17 @@ def main(argv: Sequence[str]) -> int:
     try:
         return runner.run(options, _paths(sys.stdin), sys.stderr)
     except (EmbedError, MicrotomeError, ValueError, OSError) as error:
-        tell(sys.stderr, str(error))
+        tell(sys.stderr, str(error), argv[0])
         return REFUSED
     except MemoryError:
         tell(
             sys.stderr,
             "not enough memory. Give a lower --concurrency, --batch or --max-image-bytes; the run goes on from here",
+            argv[0],
         )
         return REFUSED
     except KeyboardInterrupt:
-        tell(sys.stderr, "interrupted; the same command goes on from here")
+        tell(sys.stderr, "interrupted; the same command goes on from here", argv[0])
         return INTERRUPTED
 
 

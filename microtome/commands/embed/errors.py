@@ -29,10 +29,10 @@ def writing(path: Path) -> Iterator[None]:
         raise EmbedError(f"{path} cannot be written: {error.strerror or error}. {advice}") from error
 
 
-def tell(out: TextIO, text: str) -> None:
-    """Write one line. A run does not end because its messages have no reader any more."""
+def tell(out: TextIO, text: str, command: str = "embed") -> None:
+    """Write one line of a command. A run does not end because its messages have no reader any more."""
     try:
-        out.write(f"microtome embed: {shown(text)}\n")
+        out.write(f"microtome {command}: {shown(text)}\n")
         out.flush()
     except OSError:  # a closed pipe, a full disk; what is buffered would fail again at exit
         silent = os.open(os.devnull, os.O_WRONLY)

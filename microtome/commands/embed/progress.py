@@ -21,7 +21,14 @@ _WORTH_SAYING = 2
 class Progress:
     """Shows counts, rate, time left and what the run waits for; safe to use from many threads."""
 
-    def __init__(self, total: int | None, done: int, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        total: int | None,
+        done: int,
+        out: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+        command: str = "embed",
+    ) -> None:
         """Start the clock.
 
         Args:
@@ -29,9 +36,10 @@ class Progress:
             done: images done before this process started.
             out: where to write.
             clock: monotonic seconds.
+            command: whose progress it is.
         """
         self._total, self._done, self._before, self._failed = total, done, done, 0
-        self._out, self._clock = out, clock
+        self._out, self._clock, self._command = out, clock, command
         self._start = self._said = clock()
         self._waiting = False
         self._lock = threading.Lock()
@@ -106,9 +114,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Show a message."""
         if self._bar:
-            self._bar.console.print(f"microtome embed: {shown(text)}", markup=False, soft_wrap=True)
+            self._bar.console.print(f"microtome {self._command}: {shown(text)}", markup=False, soft_wrap=True)
         else:
-            tell(self._out, text)
+            tell(self._out, text, self._command)
 
 
 def _duration(seconds: float) -> str:

@@ -54,7 +54,7 @@ def run(options: Namespace, stdin: TextIO, say: TextIO) -> int:
     out, path = options.out, beside(options.out, "journal")
     if out.suffix == ".parquet":
         pyarrow()
-    with _alone(out):
+    with alone(out):
         if out.exists() and not (path.exists() or options.restart):
             raise EmbedError(f"{out} is there already, and complete. Give --restart to replace it, or another --out.")
         return _resume(options, path, stdin, say)
@@ -65,7 +65,7 @@ def _resume(options: Namespace, path: Path, stdin: TextIO, say: TextIO) -> int:
     total = sources.count(options.paths, rules)
     with Journal(path, restart=options.restart) as journal:
         done = journal.embedded + journal.failed
-        with Progress(total, done, say) as progress:
+        with Progress(total, done, say, command=options.command) as progress:
             if journal.lost:
                 progress.note(
                     f"the last {journal.lost} bytes of {path} were incomplete; their images are embedded again"
@@ -79,12 +79,12 @@ def _resume(options: Namespace, path: Path, stdin: TextIO, say: TextIO) -> int:
         write(journal, options.out)
         bad = f"; {journal.failed} failed, see {beside(options.out, 'errors.jsonl')}" if journal.failed else ""
         what = "vectors" if options.wanted.classes is None else "images with their labels"
-        tell(say, f"{options.out} has {journal.embedded} {what}{bad}")
+        tell(say, f"{options.out} has {journal.embedded} {what}{bad}", options.command)
         return SOME_FAILED if journal.failed else 0
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """Hold the lock of a result: nothing of it is read, written or removed by two runs.
 
     Raises:
@@ -153,33 +153,44 @@ def _agreed(journal: Journal, options: Namespace, engine: Engine) -> EmbedOption
 def _embed(journal: Journal, options: Namespace, outcomes: Iterator[Outcome], progress: Progress) -> None:
     # A killed run may have left the file incomplete; the journal is the truth.
     write_errors(journal, options.out)
+    errors = beside(options.out, "errors.jsonl")
+    for row in kept(journal, outcomes, progress):
+        if row.error is not None:
+            with writing(errors), errors.open("ab") as file:
+                file.write(error_line(row))
+
+
+def kept(journal: Journal, outcomes: Iterator[Outcome], progress: Progress) -> Iterator[Row]:
+    """Append each outcome to the journal and yield what was appended; all of it is on the disk at the end.
+
+    Raises:
+        EmbedError: an outcome is of another model than those before.
+    """
     for outcome in outcomes:
-        _keep(journal, beside(options.out, "errors.jsonl"), outcome)
-        progress.advance(failed=outcome.error is not None)
+        row = _row(journal, outcome)
+        journal.put(row)
+        yield row
+        progress.advance(failed=row.error is not None)
     journal.sync()
 
 
-def _keep(journal: Journal, errors: Path, outcome: Outcome) -> None:
+def _row(journal: Journal, outcome: Outcome) -> Row:
     key: str = outcome.image.key
     if outcome.error is not None:
-        row = Row(key, {}, (outcome.error.kind, printable(str(outcome.error))))
-        journal.put(row)
-        with writing(errors), errors.open("ab") as file:
-            file.write(error_line(row))
-        return
+        return Row(key, {}, (outcome.error.kind, printable(str(outcome.error))))
     assert outcome.model is not None  # noqa: S101, for mypy: an outcome with vectors has a model
     journal.answered_by(outcome.model.name, outcome.model.version, outcome.model.fingerprint)
     packed = {name: vector.tobytes() for name, vector in outcome.vectors.items()}
     if "classes" in journal.head:
         packed = {name: ormsgpack.packb(asdict(one)) for name, one in outcome.predictions.items()}
-    journal.put(Row(key, packed))
+    return Row(key, packed)
 
 
 def write(journal: Journal, out: Path) -> None:
     """Write vectors or labels, their keys, the errors and the description; then remove the journal."""
     (CLASS_WRITERS if "classes" in journal.head else WRITERS)[out.suffix](journal, out)
     write_errors(journal, out)
-    with _whole(beside(out, "about.json")) as file:
+    with whole(beside(out, "about.json")) as file:
         file.write(orjson.dumps(_about(journal), option=orjson.OPT_INDENT_2) + b"\n")
     sync_folder(out.parent)
     journal.path.unlink()
@@ -206,7 +217,7 @@ def beside(out: Path, what: str) -> Path:
 def write_errors(journal: Journal, out: Path) -> None:
     """Write the file of images that failed; there is none when none did."""
     path = beside(out, "errors.jsonl")
-    with _whole(path) as file:
+    with whole(path) as file:
         file.writelines(error_line(row) for row in journal.rows() if row.error)
     if not path.stat().st_size:
         path.unlink()
@@ -232,7 +243,7 @@ def _npy(journal: Journal, out: Path) -> None:
         )
     width = len(_numbers(journal, next(iter(first.vectors.values())))) if first else 0
     head = {"descr": NUMPY[journal.head["dtype"]], "fortran_order": False, "shape": (journal.embedded, width)}
-    with _whole(out) as file, _whole(beside(out, "keys.jsonl")) as keys:
+    with whole(out) as file, whole(beside(out, "keys.jsonl")) as keys:
         np.lib.format.write_array_header_1_0(file, head)
         for row in _good(journal):
             file.write(next(iter(row.vectors.values())))
@@ -241,7 +252,7 @@ def _npy(journal: Journal, out: Path) -> None:
 
 def _jsonl(journal: Journal, out: Path) -> None:
     """Write one object per line: the key, and a list of numbers for each output under its name."""
-    with _whole(out) as file:
+    with whole(out) as file:
         for row in _good(journal):
             vectors = {name: _numbers(journal, packed) for name, packed in row.vectors.items()}
             line = orjson.dumps({"key": printable(row.key), **vectors}, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -259,7 +270,7 @@ def _parquet(journal: Journal, out: Path) -> None:
         [("key", pa.string()), *((name, pa.list_(kind, width)) for name, width in widths.items())],
         metadata={"microtome": orjson.dumps(_about(journal))},
     )
-    with _whole(out) as file, parquet.ParquetWriter(file, schema) as writer:
+    with whole(out) as file, parquet.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROWS)):
             columns = [pa.array([printable(row.key) for row in group])]
             for name, width in widths.items():
@@ -274,7 +285,7 @@ WRITERS: Mapping[str, Callable[[Journal, Path], None]] = {".npy": _npy, ".jsonl"
 
 def _csv(journal: Journal, out: Path) -> None:
     """Write a line for each label, the best first; one without label for an image that has none."""
-    with _whole(out) as file:
+    with whole(out) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(("key", "output", "rank", "label", "id", "index", "score", "rejected"))
@@ -290,7 +301,7 @@ def _csv(journal: Journal, out: Path) -> None:
 
 def _class_lines(journal: Journal, out: Path) -> None:
     """Write one object per line: the key, and the prediction of each output under its name."""
-    with _whole(out) as file:
+    with whole(out) as file:
         for row in _good(journal):
             found = {name: ormsgpack.unpackb(packed) for name, packed in row.vectors.items()}
             file.write(orjson.dumps({"key": printable(row.key), **found}) + b"\n")
@@ -301,7 +312,7 @@ CLASS_WRITERS: Mapping[str, Callable[[Journal, Path], None]] = {".csv": _csv, ".
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
+def whole(path: Path) -> Iterator[BinaryIO]:
     """Write a file that is complete or absent."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     with writing(path):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DESCRIPTION = """\
-Serve a recipe's models on this machine: export those that are missing, start the embedded model server and the
-gateway, say what to try, and watch over both until Ctrl-C."""
+Serve a recipe's models on this machine, or a backbone cut at a layer: export those that are missing, start the embedded
+model server and the gateway, say what to try, and watch over both until Ctrl-C."""
 
 EPILOG = """\
 The options win over the environment variables named beside them; every other MICROTOME_* variable reaches the gateway
@@ -16,6 +16,8 @@ as it is. The log of both processes goes to standard error, from level "warning"
 Ctrl-C (or SIGTERM) finishes what is in flight, stops everything and exits with 0; a second one does not wait."""
 
 ENGINES = ("auto", "openvino", "tensorflow")
+SCALINGS = ("none", "caffe", "tf", "torch")
+"""As in recipes."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +31,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--recipe", type=Path, help="what to serve (recipe.yaml; where there is none, the one that is installed)")
+    add(
+        "--model",
+        metavar="BACKBONE",
+        help="serve a backbone without a recipe: a name such as ResNet50, or FILE.keras; the recipe that is made for "
+        "it is printed, and kept beside the exported models",
+    )
+    add(
+        "--layer",
+        action="append",
+        help="with --model: where it is cut, repeatable; microtome layers BACKBONE lists them (the last feature map "
+        "before the classifier)",
+    )
+    add("--pooling", help="with --model: how feature maps become vectors: avg, max, gem(3), spp(1,2,4), … (avg)")
+    add("--weights", help="with --model: imagenet, random, or a file of weights (imagenet; those of FILE.keras)")
+    add(
+        "--scaling",
+        choices=SCALINGS,
+        help="with --model FILE.keras, where it has to be said: what the network wants done to pixels of 0 to 255",
+    )
     add("--models-dir", type=Path, default=Path("models"), help="where exported models are (models)")
     add(
         "--host",

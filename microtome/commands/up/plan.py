@@ -105,6 +105,11 @@ def exporter(recipe: Path, models_dir: Path) -> Command:
     return Command("exporter", followed("exporter", "export", str(recipe), "--out", str(models_dir)))
 
 
+def layers(backbone: str) -> Command:
+    """Return the command that lists a backbone's layers as JSON on standard output."""
+    return Command("layers", followed("exporter", "layers", "--all", "--json", "--", backbone))
+
+
 def followed(*words: str) -> tuple[str, ...]:
     """Return the command of a module, with its arguments, that ends when this process does."""
     return (sys.executable, "-m", "microtome.parent", str(os.getpid()), *words)

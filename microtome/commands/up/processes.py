@@ -30,13 +30,14 @@ class Command:
 class Child:
     """One run of a command; its output goes line by line to `relay`, or untouched to our standard error."""
 
-    def __init__(self, command: Command, relay: Callable[[str], None] | None) -> None:
+    def __init__(self, command: Command, relay: Callable[[str], None] | None, out: IO[bytes] | None = None) -> None:
         """Start the program. Call this on the event loop's thread.
 
         Args:
             command: What to run.
             relay: Called from another thread with every line; None leaves the terminal to the child, progress bars
                 and all.
+            out: Where standard output goes if `relay` is None; to the terminal's standard error if None.
 
         Raises:
             OSError: The program cannot be run.
@@ -47,7 +48,7 @@ class Child:
             command.words,
             env={**os.environ, **command.environment},
             stdin=subprocess.DEVNULL,
-            stdout=STDERR if relay is None else subprocess.PIPE,
+            stdout=(out or STDERR) if relay is None else subprocess.PIPE,
             stderr=STDERR if relay is None else subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",

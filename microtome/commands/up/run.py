@@ -12,7 +12,7 @@ import exporter
 from exporter.errors import ExporterError
 from exporter.recipe.reading import read_recipe
 from exporter.savedmodel.publication import published_version
-from microtome.commands.up import addresses, plan
+from microtome.commands.up import addresses, backbone, plan
 from microtome.commands.up.addresses import Endpoint
 from microtome.commands.up.errors import CannotStart, ExportFailed, UpError
 from microtome.commands.up.processes import Child
@@ -45,12 +45,24 @@ async def _session(options: Namespace, terminal: Terminal) -> None:
         if trouble := await asyncio.to_thread(addresses.redis_trouble, options.redis):
             terminal.note(trouble)
     plan.admission(options.host)
-    recipe = options.recipe or _default_recipe(terminal)
-    models = model_names(recipe)
+    backbone.check(options)
+    recipe = None if options.model else options.recipe or _default_recipe(terminal)
+    models = model_names(recipe) if recipe else ()
     endpoint = _endpoint(options)
     with addresses.private_socket() as socket, listening() as stop:
-        if options.model_server is None:
-            await export_missing(recipe, options.models_dir, terminal, stop)
+        if recipe is None:
+            recipe = await backbone.recipe(options, terminal, stop)
+            models = model_names(recipe) if recipe else ()
+        if recipe and options.model_server is None:
+            try:
+                await export_missing(recipe, options.models_dir, terminal, stop)
+            except ExportFailed as error:
+                if not options.model:
+                    raise
+                # As made for these options, and of no use: it would only be in the way.
+                recipe.unlink(missing_ok=True)
+                advice = "A file of weights goes here with --weights FILE, and the recipe that was made is gone."
+                raise ExportFailed(f"{error} {advice}") from error
             # Exporting takes long enough for another process to take the ports.
             endpoint = _endpoint(options)
         if not stop.requested.is_set():
@@ -58,11 +70,16 @@ async def _session(options: Namespace, terminal: Terminal) -> None:
 
 
 def _default_recipe(terminal: Terminal) -> Path:
-    here, installed = Path("recipe.yaml"), Path(exporter.__file__).with_name("recipe.yaml")
+    here, installed = Path("recipe.yaml"), installed_recipe()
     if here.is_file():
         return here
     terminal.note(f"there is no recipe.yaml in {Path.cwd()}, so the default one is served: {installed}")
     return installed
+
+
+def installed_recipe() -> Path:
+    """Return the default recipe, which comes with the exporter."""
+    return Path(exporter.__file__).with_name("recipe.yaml")
 
 
 def model_names(recipe: Path) -> tuple[str, ...]:
