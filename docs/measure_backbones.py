@@ -10,9 +10,10 @@ tests/unit/test_backbones_page.py checks the page against the data, and the data
 """
 
 import json
+import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from exporter.recipe.backbones import BACKBONES
 
 HEAD = (
     "backbone", "input", "weights", "default cut", "map", "dimension", "up to the cut", "operations", "export",
-    "of a processor", "memory", "on disk",
+    "of a processor", "memory", "on disk", "worst error",
 )  # fmt: skip
 ABOUT = """# Backbones
 
@@ -34,39 +35,27 @@ same.
   for one image): what a cut there needs.
 - *default cut*: the deepest feature map that a single tensor carries, as `microtome layers` tells below its list;
   *dimension*: of its average.
-- *export*: seconds of `microtome export` for this one output, verification against Keras included. Rows measured so far
-  leave TensorFlow's start out, a few seconds; a row measured again includes it; *of a processor*: the same of processor
-  time, which other work on the machine moves less; *memory*: the process's largest resident size, TensorFlow's own half
-  gigabyte included. Measured {machines}.{stale}
+- *export*: seconds of `microtome export` for this one output, TensorFlow's start and verification against Keras
+  included; *of a processor*: the same of processor time, which other work on the machine moves less; *memory*: the
+  process's largest resident size, TensorFlow's own half gigabyte included. Measured on {machines}.
 - *on disk*: the version's directory.
+- *worst error*: the largest difference from Keras on the same pixels, relative to the largest number of that vector,
+  found by `microtome verify`, which builds the backbone again and compares the version as it was written. At most
+  1e-4 is allowed.
 
 """
-OLD_MACHINE = "two CPU cores (AMD EPYC with AVX-512) that had other work, so that the seconds are upper bounds"
-STALE = f"""
-  An asterisk: measured before exports were made to need less (decision 13), on {OLD_MACHINE},
-  so that less will do now."""
-MARKS = ("", "†", "‡", "§", "¶")
-"""Of the machines that the rows were measured on, in the order of the table."""
 
 
 def page(found: Json) -> str:
     """Lay out the page: a row for every backbone of the code, in its order."""
-    fresh = [found[name]["machine"] for name in BACKBONES if not _is_stale(found[name])]  # failures have none
-    marks = dict(zip(dict.fromkeys(fresh), MARKS, strict=False))
-    rows = [_row(name, found[name], marks) for name in BACKBONES]
-    machines = "; ".join(f"with a {mark}, on {name}" if mark else f"on {name}" for name, mark in marks.items())
-    old = any("export_seconds" in row and _is_stale(row) for row in found.values())
-    about = ABOUT.format(count=len(rows), machines=machines, stale=STALE if old else "")
+    machines = dict.fromkeys(found[name]["machine"] for name in BACKBONES if "machine" in found[name])
+    rows = [_row(name, found[name]) for name in BACKBONES]
+    about = ABOUT.format(count=len(rows), machines="; ".join(machines))
     return about + table(HEAD, rows) + "".join(_gaps(found))
 
 
 PAGE = Page("backbones", page)
 known = PAGE.known
-
-
-def _is_stale(row: Mapping[str, Any]) -> bool:
-    """Whether a row is from before exports needed less memory; such rows do not name their machine."""
-    return "machine" not in row
 
 
 def _gaps(found: Json) -> Iterator[str]:
@@ -78,19 +67,17 @@ def _gaps(found: Json) -> Iterator[str]:
         yield f"- {name}: {reason}\n"
 
 
-def _row(name: str, found: Json, marks: Mapping[str, str]) -> tuple[str, ...]:
+def _row(name: str, found: Json) -> tuple[str, ...]:
     flops = "?" if found["flops"] is None else f"{found['flops'] / 1e9:.2f} G"
     millions = [f"{found[key] / 1e6:.2f} M" for key in ("params", "params_to_cut")]
     shape = "x".join(str(side) for side in found["shape"])
     sides = "x".join(map(str, found["input"]))
     facts = (name, sides, millions[0], f"`{found['cut']}`", shape, str(found["dimension"]), millions[1], flops)
     if "export_seconds" not in found:
-        return (*facts, "-", "-", "-", "-")
-    memory = f"{found['peak_bytes'] / 1e9:.1f} GB"
-    disk = f"{found['disk_bytes'] / 1e6:.0f} MB"
-    mark = "*" if _is_stale(found) else marks[found["machine"]]
-    processor = f"{found['cpu_seconds']:.0f} s" if "cpu_seconds" in found else "-"
-    return (*facts, f"{found['export_seconds']:.0f} s", processor, f"{memory}{mark}", disk)
+        return (*facts, "-", "-", "-", "-", "-")
+    times = [f"{found[key]:.0f} s" for key in ("export_seconds", "cpu_seconds")]
+    sizes = (f"{found['peak_bytes'] / 1e9:.1f} GB", f"{found['disk_bytes'] / 1e6:.0f} MB")
+    return (*facts, *times, *sizes, f"{found['worst_error']:.1e}")
 
 
 def measured(name: str, before: Json, machine: str) -> Json:
@@ -118,9 +105,19 @@ def measured(name: str, before: Json, machine: str) -> Json:
         export = microtome(["export", str(recipe), "--out", str(models)])
         if export.failed is not None:
             return {**before, **facts, **export.facts}
+        verify = microtome(["verify", str(models / name / "1"), "--json"])
+        if verify.failed is not None:
+            return {**before, **facts, **verify.facts}
         disk = sum(path.stat().st_size for path in Path(models, name).rglob("*") if path.is_file())
     cost = {"export_seconds": export.seconds, "cpu_seconds": export.cpu_seconds, "peak_bytes": export.peak_bytes}
-    return {**facts, **cost, "disk_bytes": disk, "machine": machine}
+    return {**facts, **cost, "disk_bytes": disk, "worst_error": _worst(verify.printed), "machine": machine}
+
+
+def _worst(printed: str) -> float:
+    """Return the largest error of the comparisons with Keras that `verify --json` has printed."""
+    findings = json.loads(printed)["findings"]
+    details = [finding["detail"] for finding in findings if finding["check"].endswith("equals Keras on the same pixels")]
+    return max(float(error) for detail in details for error in re.findall(r"^relative (\S+) of", detail))
 
 
 if __name__ == "__main__":
