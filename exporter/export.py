@@ -231,7 +231,7 @@ def measure(recipe: ModelRecipe, frozen: FrozenGraph, slice_: Slice, calibrated:
     """
     with stage(f"{recipe.name}: measuring {recipe.precision} against float32"):
         files = image_files(Path(recipe.calibration.folder), _IMAGES) if recipe.calibration else []
-        golden = golden_pixels(SEED, 0, INPUTS, recipe.input.height, recipe.input.width)
+        golden = golden_pixels(SEED, 0, INPUTS, *recipe.input.shape)
         pixels = np.concatenate([with_images(recipe.input, files), golden])
         with frozen.session() as run:
             actual = run(pixels)

@@ -13,8 +13,12 @@ from typing import Any, Literal
 Resize = Literal["shortest-side", "squash", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Crop = Literal["center", "none"]
+Color = Literal["gray", "rgb", "rgba"]
 Kind = Literal["embedding", "map", "classes", "numbers"]
 Activation = Literal["softmax", "sigmoid"]
+
+CHANNELS: Mapping[Color, int] = {"gray": 1, "rgb": 3, "rgba": 4}
+"""Of an image, by its colour."""
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
 """Largest deviation from golden vectors, relative L2, by the graph's arithmetic, unless a recipe says otherwise."""
@@ -22,7 +26,7 @@ TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """How an image becomes the uint8 [height, width, 3] pixels that the model takes.
+    """How an image becomes the uint8 [height, width, channels] pixels that the model takes.
 
     Attributes:
         height: pixels.
@@ -30,6 +34,7 @@ class InputSpec:
         shortest_side: pixels of the shorter side after resizing; None unless `resize` is "shortest-side".
         exif_orientation: whether the image is turned upright as its EXIF data says.
         jpeg_draft: True lets libjpeg decode at a reduced scale; False means bit-equal to `keras.utils.load_img`.
+        color: Its channels: one of luminance, as Pillow's `L`; three of RGB; or RGB and opacity, 255 where opaque.
     """
 
     height: int
@@ -40,7 +45,12 @@ class InputSpec:
     crop: Crop
     exif_orientation: bool
     jpeg_draft: bool
-    color: Literal["rgb"] = "rgb"
+    color: Color = "rgb"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.height, self.width, CHANNELS[self.color]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _input(wanted: dict[str, Any]) -> str:
     side = f" {wanted['shortest_side']}" if wanted["shortest_side"] else ""
-    crop = ", centre crop" if wanted["crop"] == "center" else ""
-    return f"{wanted['height']}x{wanted['width']} RGB; resize {wanted['resize']}{side}, {wanted['interpolation']}{crop}"
+    how = wanted["interpolation"] + (", centre crop" if wanted["crop"] == "center" else "")
+    colour = {"gray": "gray", "rgb": "RGB", "rgba": "RGB and opacity"}[wanted["color"]]
+    return f"{wanted['height']}x{wanted['width']} {colour}; resize {wanted['resize']}{side}, {how}"
 
 
 def _cells(output: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, ...]:

@@ -189,7 +189,7 @@ def extract(graph: FrozenGraph, read: Callable[[int], Array], store: FeatureStor
 
     Args:
         graph: Its outputs are those of the store.
-        read: From a photo's index to its pixels, uint8 [height, width, 3]; raises CalibrationImageBroken.
+        read: From a photo's index to its pixels, uint8 [height, width, channels]; raises CalibrationImageBroken.
         store: Gets the vectors.
         what: For the progress bar.
 

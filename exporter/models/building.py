@@ -16,7 +16,8 @@ from exporter.graph.network import functional
 from exporter.models import classic_networks, efficientnet_lite, own_models, torchvision_networks
 from exporter.models.pytorch_file import read_state_dict
 from exporter.recipe.backbones import BACKBONES, PYTORCH_FILES, Backbone
-from microtome.manifest import InputSpec
+from exporter.recipe.own_backbones import color_of
+from microtome.manifest import Color, InputSpec
 
 OWN_WEIGHTS = "own"
 _SEED = 0
@@ -30,7 +31,7 @@ class Built:
 
     Attributes:
         row: The backbone's row.
-        model: Takes float32 [N, H, W, 3], scaled as `row.scaling` says.
+        model: Takes float32 [N, H, W, channels], scaled as `row.scaling` says.
         weights: `imagenet`, `random`, `own`, or the path of a weights file.
         source: Where the weights came from, for people.
     """
@@ -40,29 +41,42 @@ class Built:
     weights: str
     source: str
 
+    @property
+    def color(self) -> Color:
+        """Of the images that the model takes."""
+        return color_of(self.model.inputs[0].shape[3]) or "rgb"
 
-def build(row: Backbone, weights: str | None, pixels: InputSpec, *, include_top: bool | None = None) -> Built:
+
+def build(
+    row: Backbone,
+    weights: str | None,
+    pixels: InputSpec,
+    *,
+    include_top: bool | None = None,
+    any_color: bool = False,
+) -> Built:
     """Build a backbone for an input size.
 
     Args:
         row: The backbone.
         weights: `imagenet` or `random` for a row of the table, `own` for an own model, a weights file for both. None if
             only the architecture matters: random weights, or those of the own model.
-        pixels: Height and width.
+        pixels: Height, width and colour.
         include_top: Whether to build the classifier, so that its layers can be cut at. None: only at the backbone's own
             input size, where published weights fit it.
+        any_color: Whether an own model may take another colour than `pixels` says.
 
     Raises:
         WeightsUnavailable: The weights are neither on this machine nor downloadable.
         WeightsFileBroken: The weights file is damaged, or not of this backbone.
-        ImpossibleInput: The architecture does not allow this size, or this size with the classifier.
+        ImpossibleInput: The architecture does not allow this size, or this size with the classifier, or this colour.
         ImpossibleWeights: This kind of backbone has no such weights.
         ImpossibleModel: The user's file or function does not give a model that can be cut.
     """
     # Seeded, because the same recipe must give the same vectors in every run.
     keras.utils.set_random_seed(_SEED)
     if row.name not in BACKBONES:
-        return _build_own_model(row, weights, pixels)
+        return _build_own_model(row, weights, pixels, any_color=any_color)
     own = row.preprocessing
     if include_top is None:
         include_top = (pixels.height, pixels.width) == (own.height, own.width)
@@ -78,13 +92,19 @@ def build(row: Backbone, weights: str | None, pixels: InputSpec, *, include_top:
     return Built(row, model, weights, source)
 
 
-def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec) -> Built:
+def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec, *, any_color: bool) -> Built:
     if weights in ("imagenet", "random"):
         raise ImpossibleWeights(
             f"Expected weights: {OWN_WEIGHTS} or a weights file for {row.name}, which comes with its own. "
             f"Received: {weights!r}."
         )
     loaded, source = own_models.load(row.name)
+    color = color_of(loaded.inputs[0].shape[3])
+    if color != pixels.color and not any_color:
+        raise ImpossibleInput(
+            f"Expected input: color: {color}, as the layer {loaded.inputs[0].name} of {Path(row.name).name} takes "
+            f"{loaded.inputs[0].shape[3]} channels. Received: {pixels.color}. Say so in a recipe; files say it alone."
+        )
     model = functional(loaded)
     if weights not in (None, OWN_WEIGHTS):  # into the layers as they were saved, before models within it are opened
         source = _load_weights_file(model, row.name, str(weights))

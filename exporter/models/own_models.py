@@ -23,7 +23,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 from exporter.errors import ImpossibleInput, ImpossibleModel
 from exporter.graph.network import Call, Network, order, place, put, put_end, put_order
 from exporter.models import classic_networks
-from exporter.recipe.own_backbones import KERAS_FILES, LARGEST_CONFIG, saved_config
+from exporter.recipe.own_backbones import KERAS_FILES, LARGEST_CONFIG, color_of, saved_config
 from exporter.runtime.archives import FREE_BYTES, MOST_TIMES, check_inflated, opened_zip
 
 _LAYERS = {"microtome>LocalResponseNormalization": classic_networks.LocalResponseNormalization}
@@ -64,8 +64,14 @@ def load(text: str) -> tuple[keras.Model, str]:
             f"subclass {type(model).__name__}. Wrap its parts as keras.Model(inputs, outputs)."
         )
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != 3:
-        raise ImpossibleModel(f"Expected one input of images [N, H, W, 3] in {text}. Received: {shapes}.")
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ImpossibleModel(f"Expected one input of images [N, H, W, channels] in {text}. Received: {shapes}.")
+    if color_of(shapes[0][3]) is None:
+        raise ImpossibleModel(
+            f"Expected images of 1 (gray), 3 (RGB) or 4 channels (RGB and opacity), the last dimension, in {text}. "
+            f"Received: the layer {model.inputs[0].name} of {shapes[0]}. Begin the model with a keras.Input((height, "
+            "width, 3)) and a layer that makes of it what the rest takes."
+        )
     return model, origin
 
 
@@ -280,7 +286,7 @@ def resized(model: keras.Model, height: int, width: int) -> keras.Model:
     was saved for mixed precision computes in float32. A model for which nothing changes is returned itself.
 
     Args:
-        model: Functional, with one input [N, H, W, C] of any fixed or unknown size and any dtype.
+        model: Functional, with one input [N, H, W, channels] of any fixed or unknown size and any dtype.
         height: Pixels.
         width: Pixels.
 

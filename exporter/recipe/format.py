@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from exporter.recipe import resolved
 from exporter.recipe.backbones import Scaling
 from exporter.recipe.pooling_names import PATTERN, SPELLINGS, PoolingName
-from exporter.recipe.preprocessing import CROPS, INTERPOLATIONS, RESIZES
+from exporter.recipe.preprocessing import COLORS, CROPS, INTERPOLATIONS, RESIZES
 from exporter.recipe.presets import PRESETS
 from microtome.manifest import Activation
 
@@ -214,6 +214,9 @@ class InputEntry(_Entry):
     crop: Annotated[str, _Choice(CROPS)] = _optional("none with squash and letterbox.")
     exif_orientation: bool = _optional("Turn photos the way the camera was held.")
     jpeg_draft: bool = _optional("Decode large JPEGs at a reduced scale: much faster, all but equal.")
+    color: Annotated[str, _Choice(COLORS)] = _optional(
+        "Of a model of your own, whose file says it: gray, Pillow's L, for one channel; rgba, with opacity, for four."
+    )
     scaling: Annotated[str, _Choice(get_args(Scaling))] = _optional("What the graph does to pixels of 0 to 255.")
 
 

@@ -4,14 +4,21 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
-from microtome.manifest import Crop, InputSpec, Interpolation, Resize
+from microtome.manifest import Color, Crop, InputSpec, Interpolation, Resize
 
 RESIZES: tuple[str, ...] = get_args(Resize)
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 CROPS: tuple[str, ...] = get_args(Crop)
+COLORS: tuple[str, ...] = get_args(Color)
 
 
-def input_spec(height: int, width: int, *, shortest_side: int, interpolation: Interpolation = "bilinear") -> InputSpec:
+_LATER = {"color": "rgb"}
+"""Fields that came after the first recorded recipes, with their defaults."""
+
+
+def input_spec(
+    height: int, width: int, *, shortest_side: int, interpolation: Interpolation = "bilinear", color: Color = "rgb"
+) -> InputSpec:
     """Return a backbone's default: the shorter side resized to `shortest_side` pixels, then the centre cut out."""
     return InputSpec(
         height,
@@ -22,6 +29,7 @@ def input_spec(height: int, width: int, *, shortest_side: int, interpolation: In
         "center",
         exif_orientation=True,
         jpeg_draft=True,
+        color=color,
     )
 
 
@@ -66,5 +74,5 @@ def resolve(default: InputSpec, overrides: Mapping[str, Any]) -> InputSpec:
 
 
 def recorded(spec: InputSpec) -> dict[str, Any]:
-    """Return the fields that recipes and fingerprints record: `color` has had one value since the first of them."""
-    return {name: value for name, value in asdict(spec).items() if name != "color"}
+    """Return the fields that recipes and fingerprints record: those of later releases only where they say something."""
+    return {name: value for name, value in asdict(spec).items() if name not in _LATER or value != _LATER[name]}

@@ -226,7 +226,7 @@ class _Model:
             name=entry.name,
             backbone=backbone,
             weights=weights,
-            input=self._input(row.preprocessing),
+            input=self._input(row),
             outputs=outputs,
             default_output=self._default_output(),
             max_batch_size=entry.max_batch_size,
@@ -307,14 +307,17 @@ class _Model:
             self._note("include_top", "expected include_top: true with kind: classes, or none. Received: false.")
         return entry.include_top
 
-    def _input(self, default: InputSpec) -> InputSpec:
+    def _input(self, row: Backbone) -> InputSpec:
         entry = self._entry.input
         chosen = entry.model_dump(exclude={"size", "scaling"}, exclude_unset=True)
         if "size" in entry.model_fields_set:
             chosen["height"], chosen["width"] = entry.size
-        found = resolve(default, chosen)
+        found = resolve(row.preprocessing, chosen)
         for problem in impossibilities(found):
             self._note("input", problem)
+        if found.color != "rgb" and (row.name in BACKBONES or entry.scaling in ("caffe", "torch")):
+            of = row.name if row.name in BACKBONES else f"scaling: {entry.scaling}"
+            self._note("input", f"expected color: rgb with {of}, which takes three channels. Received: {found.color}.")
         return found
 
     def _output(self, index: int, entry: OutputEntry) -> OutputRecipe:
