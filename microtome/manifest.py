@@ -120,20 +120,6 @@ class Backbone:
 
 
 @dataclass(frozen=True, slots=True)
-class Precision:
-    """The graph's arithmetic; vectors are float32 in any case.
-
-    Attributes:
-        worst_cosine: by output, with float32 on sample images; None for float32 itself.
-        median_cosine: likewise.
-    """
-
-    compute: Literal["float32", "bfloat16", "float16"]
-    worst_cosine: dict[str, float] | None
-    median_cosine: dict[str, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class GoldenVector:
     """What is recorded of one golden vector; see `microtome.golden`.
 
@@ -165,7 +151,11 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A model's own description, as its SavedModel's `manifest` signature returns it."""
+    """A model's own description, as its SavedModel's `manifest` signature returns it.
+
+    Attributes:
+        precision: the graph's arithmetic and what it costs, for people; vectors are float32 in any case.
+    """
 
     schema: Literal[1, 2]
     model: str
@@ -177,7 +167,7 @@ class Manifest:
     max_batch_size: int
     created: str
     versions: dict[str, str]
-    precision: Precision | None = None
+    precision: dict[str, Any] | None = None
     golden: Golden | None = None
 
 

@@ -23,6 +23,12 @@ OWN_WEIGHTS = "own"
 _SEED = 0
 _URL = re.compile(r"https?://\S+?(?=[\s:,]|$)")
 _KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
+_TOPS: dict[bool | None, tuple[str, str]] = {
+    True: (" with its classifier", " If the file is without the classifier, say include_top: false."),
+    False: (" without its classifier", " If the file has the classifier, say include_top: true."),
+    None: ("", ""),  # an own model
+}
+"""What was built, and what to say if the weights are of the other, by whether the classifier is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ def build(
     size = (pixels.height, pixels.width)
     model, source = construct(row, "random" if from_file else weights, size, include_top=include_top)
     if from_file:
-        source = _load_weights_file(model, row.name, weights)
+        source = _load_weights_file(model, row.name, weights, include_top=include_top)
     elif weights == "random":
         source = f"random initialisation by Keras {keras.__version__}, seed {_SEED}"
     return Built(row, model, weights, source)
@@ -131,10 +137,11 @@ def _build_keras_application(
         if wanted is None:
             raise
         url = _URL.search(reason)
+        top = "" if include_top else " and include_top: false"
         raise WeightsUnavailable(
             f"Expected the ImageNet weights of {row.name} from {url[0] if url else 'the Keras cache'}. Received: "
-            f"{reason.rsplit(' -- ', 1)[-1]}. Two ways on: give the file, fetched elsewhere, as weights: FILE.h5 "
-            "in the recipe; or use the backbone EfficientNetLite0, 1 or 2, whose weights are installed."
+            f"{reason.rsplit(' -- ', 1)[-1]}. Two ways on: give the file, fetched elsewhere, as weights: FILE.h5"
+            f"{top} in the recipe; or use the backbone EfficientNetLite0, 1 or 2, whose weights are installed."
         ) from error
     return model, f"keras.applications.{row.name}, weights='imagenet', Keras {keras.__version__}"
 
@@ -161,7 +168,7 @@ def _build_own_architecture(
         ) from error
 
 
-def _load_weights_file(model: keras.Model, backbone: str, path: str) -> str:
+def _load_weights_file(model: keras.Model, backbone: str, path: str, *, include_top: bool | None = None) -> str:
     """Load Keras' `.weights.h5`, `.h5` or `.keras`, or a PyTorch state dict; return the source."""
     file = Path(path)
     if not file.is_file():
@@ -172,14 +179,14 @@ def _load_weights_file(model: keras.Model, backbone: str, path: str) -> str:
         else:
             efficientnet_lite.load_file(model, backbone, file)
     elif file.suffix in _KERAS_SUFFIXES:
-        _load_keras_file(model, backbone, file)
+        _load_keras_file(model, backbone, file, include_top)
     else:
         kinds = ", ".join((*_KERAS_SUFFIXES, *PYTORCH_FILES))
         raise WeightsFileBroken(f"Expected a weights file ({kinds}). Received: {path}.")
     return f"the file {file.name}"
 
 
-def _load_keras_file(model: keras.Model, backbone: str, file: Path) -> None:
+def _load_keras_file(model: keras.Model, backbone: str, file: Path, include_top: bool | None) -> None:
     try:
         if file.suffix == ".keras":
             _copy_weights(model, own_models.load_keras(file))
@@ -187,10 +194,10 @@ def _load_keras_file(model: keras.Model, backbone: str, file: Path) -> None:
             own_models.check_h5(file, file.stat().st_size)
             model.load_weights(file)
     except Exception as error:  # Keras and h5py raise many types for damaged files
-        top = " with its classifier" if len(model.outputs[0].shape) == 2 else " without its classifier"
+        top, hint = _TOPS[include_top]
         raise WeightsFileBroken(
             f"Expected the weights of {backbone}{top}. Received: {file}, of which Keras says: "
-            f"{own_models.first_line(error)} If the file is without the classifier, say include_top: false."
+            f"{own_models.first_line(error)}{hint}"
         ) from error
 
 

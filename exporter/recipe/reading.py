@@ -24,6 +24,7 @@ from exporter.recipe.pooling_names import SPELLINGS
 from exporter.recipe.preprocessing import impossibilities, resolve
 from exporter.recipe.presets import write_out_presets
 from exporter.recipe.resolved import (
+    AUTO,
     IMAGENET,
     LAST_LAYER,
     OWN_WEIGHTS,
@@ -394,7 +395,7 @@ class _Model:
     def _tolerance(self, entry: OutputEntry) -> float | None:
         """Return the tolerance that the recipe sets, unless it is the precision's own."""
         given = [one.tolerance for one in (entry, self._entry) if "tolerance" in one.model_fields_set]
-        return given[0] if given and given[0] != TOLERANCES[self._entry.precision] else None
+        return given[0] if given and given[0] != TOLERANCES.get(self._entry.precision) else None
 
     def _classes(self, loc: Loc, entry: OutputEntry) -> OutputRecipe:
         """Return an output of classes: nothing is done to what the layer gives before its activation."""
@@ -454,6 +455,8 @@ class _Model:
         if "calibration" not in self._entry.model_fields_set:
             given = [self._tree.value((*self._loc, "outputs", index, "name")) for index in range(len(outputs))]
             wanting = [str(name) for name, output in zip(given, outputs, strict=True) if output.needs_calibration]
+            if self._entry.precision == AUTO:
+                wanting.append("precision: auto")
             if wanting and "calibration" not in self._keys:
                 problem = f"expected calibration: FOLDER of images, for {', '.join(wanting)}. Received: none."
                 self._tree.note(self._loc, problem)

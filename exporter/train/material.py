@@ -19,7 +19,7 @@ from exporter.features.store import FeatureStore, State, extract, near_copies
 from exporter.head.slicing import Slice, prepare
 from exporter.recipe.images import read_pixels
 from exporter.recipe.preprocessing import recorded
-from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from exporter.recipe.resolved import AUTO, ModelRecipe, OutputRecipe
 from exporter.runtime.terminal import stage, warn
 from exporter.savedmodel.fingerprint import fingerprint
 from exporter.savedmodel.freezing import FrozenGraph, frozen_graph
@@ -165,8 +165,9 @@ def features_of(  # noqa: PLR0913 -- what the user said
             f"Say pooling: {hint}."
         )
     check(slice_)
+    precision = "float32" if recipe.precision == AUTO else recipe.precision
     with stage(f"{recipe.name}: freezing {output.name}"):
-        graph = frozen_graph(slice_, calibrate(recipe, slice_).projections, recipe.precision)
+        graph = frozen_graph(slice_, calibrate(recipe, slice_).projections, precision)
     held = np.zeros(len(photos), bool) if held is None else held
     of = np.concatenate([np.arange(len(held)), *[np.flatnonzero(~held)] * copies])
     kinds = np.concatenate([np.zeros(len(held), np.int64),
