@@ -81,12 +81,12 @@ def prepare(recipe: ModelRecipe) -> Slice:
     if recipe.scaling is not None:
         row = replace(row, scaling=cast("Scaling", recipe.scaling))
     with stage(f"{recipe.name}: building {recipe.backbone} with {recipe.weights} weights"):
-        top = recipe.include_top if _needs_top(row, recipe) else False
+        top = recipe.include_top if needs_top(row, recipe) else False
         keras.utils.clear_session()  # restarts the numbering of unnamed layers
         return cut(build(row, recipe.weights, recipe.input, include_top=top), recipe)
 
 
-def _needs_top(row: Backbone, recipe: ModelRecipe) -> bool:
+def needs_top(row: Backbone, recipe: ModelRecipe) -> bool:
     """Whether the recipe decides on the classifier, or an output needs it: most of the file, and all for nothing else.
 
     Published weights are two files, with the classifier and without. Layers have the same names in both models. Those
