@@ -180,8 +180,9 @@ def _mended(config: object) -> bool:
             changed = True
     if isinstance(own, dict) and name == "Sequential" and isinstance(own.get("layers"), list):
         for inner in own["layers"]:
-            ends = inner.get("config") if isinstance(inner, dict) else None
-            for key in ("input_layers", "output_layers") if isinstance(ends, dict) else ():
+            found = inner.get("config") if isinstance(inner, dict) else None
+            ends = found if isinstance(found, dict) else {}
+            for key in ("input_layers", "output_layers"):
                 if isinstance(end := ends.get(key), list) and len(end) == 1 and isinstance(end[0], list):
                     ends[key] = end[0]
                     changed = True

@@ -149,8 +149,8 @@ def verify_again(directory: Path, images: Path | None, sources: Path) -> list[Fi
         projections = read_projections(directory / ASSETS)
     except (OSError, ValueError, KeyError) as error:
         raise NoVersion(f"Expected the projections of {directory}. Received: a damaged file: {error}.") from error
-    said = manifest_of(directory).get("precision") or {}
-    worst, sample = said.get("worst_cosine") or {}, said.get("sample_cosine") or {}
+    precision = manifest_of(directory).get("precision") or {}
+    worst, sample = precision.get("worst_cosine") or {}, precision.get("sample_cosine") or {}
     worst = {name: min(cosine, sample.get(name, cosine)) for name, cosine in worst.items()}
     slice_ = prepare(recipe)
     with stage(f"{recipe.name}: verifying against Keras"):
