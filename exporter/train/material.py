@@ -25,6 +25,7 @@ from exporter.savedmodel.fingerprint import fingerprint
 from exporter.savedmodel.freezing import FrozenGraph, frozen_graph
 from exporter.train.heads import fold_count
 from microtome.manifest import InputSpec
+from microtome.preprocessing import as_image
 
 HELD_OUT_FOLDS = 5
 _SMALLEST_CROP = 0.6
@@ -208,8 +209,8 @@ def altered(pixels: Array, seed: int) -> Array:
     side = float(np.sqrt(numbers.uniform(_SMALLEST_CROP, 1.0)))
     top, left = numbers.uniform(0, 1 - side, 2)
     box = (left * width, top * height, (left + side) * width, (top + side) * height)
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box)
-    found = np.array(image, dtype=np.uint8)
+    image = as_image(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box)
+    found = np.array(image, dtype=np.uint8).reshape(pixels.shape)
     return np.ascontiguousarray(found[:, ::-1]) if numbers.random() < 0.5 else found
 
 
