@@ -162,7 +162,8 @@ def _timed_in_turns(directory: Path, outputs: tuple[str, str], seconds: float) -
     from exporter.verify.sample_images import sample_pixels  # noqa: PLC0415
 
     wanted = manifest_of(directory)["input"]
-    pixels = np.resize(sample_pixels(wanted["height"], wanted["width"]), (BATCH, wanted["height"], wanted["width"], 3))
+    some = sample_pixels(wanted["height"], wanted["width"])
+    pixels = np.resize(some, (BATCH, *some.shape[1:]))
     with loaded(directory) as version:
         early, late = in_turns(
             lambda: version.run(pixels, [outputs[0]]), lambda: version.run(pixels, [outputs[1]]), seconds

@@ -72,7 +72,7 @@ def bench(directory: Path, sizes: Sequence[int], seconds: float, sources: Path) 
     slice_ = prepare(recipe)
     names = [output.name for output in recipe.outputs]
     wanted = [(size, name) for size in sizes for name in (names if len(names) == 1 else [*names, ALL])]
-    one = sample_pixels(recipe.input.height, recipe.input.width)
+    one = sample_pixels(*recipe.input.shape)
     with tempfile.TemporaryDirectory() as plain_directory:
         with stage(f"{recipe.name}: exporting the plain model"):
             _export_plain(slice_, Path(plain_directory))
@@ -163,7 +163,7 @@ def _export_plain(slice_: Slice, directory: Path) -> None:
 
     Projection and normalisation are left out; they cost little, and leaving them out favours the plain side.
     """
-    pixels = keras.Input((slice_.pixels.height, slice_.pixels.width, 3), dtype="uint8", name=INPUT)
+    pixels = keras.Input(slice_.pixels.shape, dtype="uint8", name=INPUT)
     features = slice_.model(keras.layers.Lambda(lambda images: scale(images, slice_.built.row.scaling))(pixels))
     outputs = {
         output.recipe.name: _Pooled(output.recipe.cuts, output.recipe.pooling)(

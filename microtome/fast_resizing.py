@@ -32,7 +32,7 @@ def unavailable(spec: InputSpec) -> str | None:
 
 
 def resized_window(
-    rgb: Image.Image,
+    image: Image.Image,
     size: tuple[int, int],
     window: tuple[int, int, int, int],
     interpolation: Interpolation,
@@ -41,31 +41,31 @@ def resized_window(
     """Resize an image, and return a part of the result; only what is seen of it is computed.
 
     Args:
-        rgb: mode RGB.
+        image: mode RGB or L; others are Pillow's.
         size: width and height of the whole after resizing.
         window: left, top, right and bottom edge of the part; black where it lies beyond the whole.
         interpolation: Pillow's name of the filter.
         gap: what Pillow would have as `reducing_gap`.
 
     Returns:
-        None where Pillow has to do it: no resizing; another filter than bilinear, since those with negative
+        None where Pillow has to do it: no resizing; opacity, which weighs colours; another filter than bilinear, since those with negative
         coefficients clip between the passes along rows and columns, whose order is Pillow's choice; and a reduction
         for which Pillow would first average blocks of pixels.
     """
     library = _library()
-    across, down = rgb.width / size[0], rgb.height / size[1]
-    if interpolation != "bilinear" or rgb.size == size or (gap is not None and max(across, down) >= 2 * gap):
+    across, down = image.width / size[0], image.height / size[1]
+    if image.mode not in ("RGB", "L") or interpolation != "bilinear" or image.size == size or (gap is not None and max(across, down) >= 2 * gap):
         return None
     left, top = max(0, window[0]), max(0, window[1])
     width, height = min(size[0], window[2]) - left, min(size[1], window[3]) - top
     # The library refuses a box that ends beyond the image, if only by rounding.
-    ends = min(width * across, rgb.width - left * across), min(height * down, rgb.height - top * down)
+    ends = min(width * across, image.width - left * across), min(height * down, image.height - top * down)
     options = library.ResizeOptions(
         library.ResizeAlg.convolution(library.FilterType.bilinear),
         crop_box=library.CropBox(left * across, top * down, *ends),
     )
-    seen = Image.new("RGB", (width, height))
+    seen = Image.new(image.mode, (width, height))
     # One for each call, which costs nothing: one cannot be used by two threads.
-    library.Resizer().resize_pil(rgb, seen, options)
+    library.Resizer().resize_pil(image, seen, options)
     shifted = (window[0] - left, window[1] - top, window[2] - left, window[3] - top)
     return seen if shifted == (0, 0, width, height) else seen.crop(shifted)

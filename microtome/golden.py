@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from microtome.manifest import TOLERANCES, Golden, GoldenVector, Manifest
+from microtome.manifest import CHANNELS, TOLERANCES, Golden, GoldenVector, Manifest
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
@@ -32,28 +32,29 @@ _WEIGHTS = ((12, 10, 8, 6, 4, 3, 2), (4, 4, 4, 4, 6, 8, 10))
 """Of the scales, for every other image: as in photos, and with much noise."""
 
 
-def golden_pixels(seed: int, first: int, count: int, height: int, width: int) -> Pixels:
-    """Return synthetic images `first` to `first + count - 1` of a seed, uint8 [count, height, width, 3]."""
-    return np.stack([_image(seed, first + index, height, width) for index in range(count)])
+def golden_pixels(seed: int, first: int, count: int, height: int, width: int, channels: int = 3) -> Pixels:  # noqa: PLR0913, PLR0917
+    """Return synthetic images `first` to `first + count - 1` of a seed, uint8 [count, height, width, channels]."""
+    return np.stack([_image(seed, first + index, (height, width, channels)) for index in range(count)])
 
 
-def _image(seed: int, index: int, height: int, width: int) -> Pixels:
+def _image(seed: int, index: int, shape: tuple[int, int, int]) -> Pixels:
     weights = _WEIGHTS[index % len(_WEIGHTS)]
-    total = np.zeros((height, width, 3), np.int32)
+    total = np.zeros(shape, np.int32)
     for scale, weight in zip(_SCALES, weights, strict=True):
-        total += weight * _noise(seed, 16 * index + scale, scale, height, width)
+        total += weight * _noise(seed, 16 * index + scale, scale, shape)
     # The mean of several scales varies less than each of them.
     contrast = 2 * total // sum(weights) - 128
     return contrast.clip(0, 255).astype(np.uint8)
 
 
-def _noise(seed: int, stream: int, scale: int, height: int, width: int) -> NDArray[np.int32]:
-    """Return random numbers at every `2 ** scale` pixels, bilinear between them: 0 to 255, [height, width, 3]."""
+def _noise(seed: int, stream: int, scale: int, shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    """Return random numbers at every `2 ** scale` pixels, bilinear between them: 0 to 255, of this shape."""
+    height, width, channels = shape
     step = 1 << scale
     rows, columns = (height >> scale) + 2, (width >> scale) + 2
     key = _mixed(_mixed(np.array([seed], np.uint32)) + np.uint32(stream))
-    lattice = (_mixed(np.arange(rows * columns * 3, dtype=np.uint32) ^ key) >> np.uint32(24)).astype(np.int32)
-    lattice = lattice.reshape(rows, columns, 3)
+    lattice = (_mixed(np.arange(rows * columns * channels, dtype=np.uint32) ^ key) >> np.uint32(24)).astype(np.int32)
+    lattice = lattice.reshape(rows, columns, channels)
     y, x = np.arange(height), np.arange(width)
     down = (y & (step - 1)).astype(np.int32)[:, None, None]
     right = (x & (step - 1)).astype(np.int32)[None, :, None]
@@ -140,6 +141,7 @@ class GoldenCheck:
         height: pixels.
         width: pixels.
         max_batch_size: the version's own; a smaller one makes a smaller batch.
+        channels: of the images.
     """
 
     golden: Golden
@@ -147,6 +149,7 @@ class GoldenCheck:
     height: int
     width: int
     max_batch_size: int
+    channels: int = 3
 
     def __post_init__(self) -> None:
         """Check that each output has its golden vectors.
@@ -168,8 +171,8 @@ class GoldenCheck:
         if manifest.golden is None:
             return None
         tolerances = {output.name: output.tolerance or TOLERANCES["float32"] for output in manifest.outputs}
-        size = manifest.input
-        return cls(manifest.golden, tolerances, size.height, size.width, manifest.max_batch_size)
+        height, width, channels = manifest.input.shape
+        return cls(manifest.golden, tolerances, height, width, manifest.max_batch_size, channels)
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "GoldenCheck | None":
@@ -193,17 +196,17 @@ class GoldenCheck:
                 int(size["height"]),
                 int(size["width"]),
                 int(document["max_batch_size"]),
+                CHANNELS[size.get("color", "rgb")],
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"golden: {error!r}") from error
 
     @cached_property
     def requests(self) -> list[Pixels]:
-        """The requests, each uint8 [n, height, width, 3]: every image alone, then four of them together."""
+        """The requests, each uint8 [n, height, width, channels]: every image alone, then four of them together."""
         together = self._together
-        images = golden_pixels(
-            self.golden.seed, 0, max((*together, self.golden.inputs - 1)) + 1, self.height, self.width
-        )
+        count = max((*together, self.golden.inputs - 1)) + 1
+        images = golden_pixels(self.golden.seed, 0, count, self.height, self.width, self.channels)
         alone = [images[row : row + 1] for row in range(len(images))]
         return [*alone, images[together]] if together else alone
 

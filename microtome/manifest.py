@@ -14,8 +14,12 @@ Resize = Literal["shortest-side", "squash", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Crop = Literal["center", "none"]
 Decode = Literal["exact", "balanced", "fast"]
+Color = Literal["gray", "rgb", "rgba"]
 Kind = Literal["embedding", "map", "classes", "numbers"]
 Activation = Literal["softmax", "sigmoid"]
+
+CHANNELS: Mapping[Color, int] = {"gray": 1, "rgb": 3, "rgba": 4}
+"""Of an image, by its colour."""
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
 """Largest deviation from golden vectors, relative L2, by the graph's arithmetic, unless a recipe says otherwise."""
@@ -23,7 +27,7 @@ TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """How an image becomes the uint8 [height, width, 3] pixels that the model takes.
+    """How an image becomes the uint8 [height, width, channels] pixels that the model takes.
 
     Attributes:
         height: pixels.
@@ -32,6 +36,7 @@ class InputSpec:
         exif_orientation: whether the image is turned upright as its EXIF data says.
         decode: exact is bit-equal to `keras.utils.load_img`; balanced lets libjpeg decode at a reduced scale; fast also
             resizes by vector instructions, within a grey level of balanced.
+        color: Its channels: one of luminance, as Pillow's `L`; three of RGB; or RGB and opacity, 255 where opaque.
         jpeg_draft: what there was before `decode`: True was balanced, and False exact. Not kept.
     """
 
@@ -43,13 +48,18 @@ class InputSpec:
     crop: Crop
     exif_orientation: bool
     decode: Decode = "balanced"
-    color: Literal["rgb"] = "rgb"
+    color: Color = "rgb"
     jpeg_draft: InitVar[bool | None] = None
 
     def __post_init__(self, jpeg_draft: bool | None) -> None:
         """Read the field of older manifests."""
         if jpeg_draft is False and self.decode == "balanced":
             object.__setattr__(self, "decode", "exact")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.height, self.width, CHANNELS[self.color]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +129,6 @@ class Backbone:
 
 
 @dataclass(frozen=True, slots=True)
-class Precision:
-    """The graph's arithmetic; vectors are float32 in any case.
-
-    Attributes:
-        worst_cosine: by output, with float32 on sample images; None for float32 itself.
-        median_cosine: likewise.
-        decode_cosine: by output, the worst between `decode: fast` and `balanced`; None without `fast`.
-    """
-
-    compute: Literal["float32", "bfloat16", "float16"]
-    worst_cosine: dict[str, float] | None
-    median_cosine: dict[str, float] | None = None
-    decode_cosine: dict[str, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class GoldenVector:
     """What is recorded of one golden vector; see `microtome.golden`.
 
@@ -166,7 +160,11 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A model's own description, as its SavedModel's `manifest` signature returns it."""
+    """A model's own description, as its SavedModel's `manifest` signature returns it.
+
+    Attributes:
+        precision: the graph's arithmetic and what it costs, for people; vectors are float32 in any case.
+    """
 
     schema: Literal[1, 2]
     model: str
@@ -178,7 +176,7 @@ class Manifest:
     max_batch_size: int
     created: str
     versions: dict[str, str]
-    precision: Precision | None = None
+    precision: dict[str, Any] | None = None
     golden: Golden | None = None
 
 

@@ -1,4 +1,4 @@
-"""Turn encoded images into a model's input pixels: sniff, check the size, decode, orient, convert to RGB, resize, crop.
+"""Turn encoded images into a model's input pixels: sniff, check the size, decode, orient, convert, resize, crop.
 
 The gateway, the exporter and bulk embedding all call `decode`: models are fitted, verified and served on the same
 pixels. Each limit is enforced on the header, before the step it protects, so a decompression bomb is refused while it
@@ -42,14 +42,19 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 DEFAULT_FORMATS = FORMATS[:7]
 """What people send. JPEG 2000 holds the interpreter while it is decoded, and parts of PPM are decoded in Python."""
 
-RAW_PIXELS = b"P6 # pixels of a tensor\n"
-"""How a PPM begins that stands for a caller's tensor: 8 bits a channel, not encoded, and read in any case."""
+RAW_PIXELS = {1: b"P5 # pixels of a tensor\n", 3: b"P6 # pixels of a tensor\n", 4: b"PyRGBA # pixels of a tensor\n"}
+"""How a PPM begins that stands for a caller's tensor, by its channels of 8 bits: not encoded, and read in any case."""
+
+_RAW = tuple(RAW_PIXELS.values())
 
 MAX_SIDE = 65_535
 """Largest side in pixels, as in JPEG. Resampling needs memory in proportion to it, whatever the other side is."""
 
 MAX_SCANS = 200
 """Scans of a progressive JPEG; real ones have about ten. Each costs a pass over the whole picture, and few bytes."""
+
+MODES = {"gray": "L", "rgb": "RGB", "rgba": "RGBA"}
+"""Pillow's names of the colours that models take, as in `keras.utils.load_img`."""
 
 REDUCING_GAP = 2.0
 """A scaled JPEG is decoded at this multiple of the target size or more, then resampled: as in Image.thumbnail."""
@@ -123,7 +128,7 @@ class Picture:
         """Decode, once.
 
         Returns:
-            uint8 [height, width, 3], RGB, C-contiguous.
+            uint8 [height, width, channels], C-contiguous.
 
         Raises:
             BrokenImage: truncated, corrupt, or of a kind that its decoder does not read.
@@ -147,8 +152,11 @@ class Picture:
             image.load()
             method = _UPRIGHT.get(_orientation(image)) if spec.exif_orientation and image.format != "TIFF" else None
             upright = image if method is None else image.transpose(method)
-            rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-            return _fit(rgb, self._placement or place(rgb.size, spec), spec, REDUCING_GAP if self._placement else None)
+            mode = MODES[spec.color]
+            image = upright if upright.mode == mode else upright.convert(mode)
+            placement = self._placement or place(image.size, spec)
+            found = _fit(image, placement, spec, REDUCING_GAP if self._placement else None)
+            return found.reshape(spec.shape)
 
 
 @contextmanager
@@ -169,8 +177,8 @@ def decode(
 ) -> NDArray[np.uint8]:
     """Decode one image as the model's manifest specifies.
 
-    Colours are Keras': `convert("RGB")` for every mode; of an animation the first frame. A fault of metadata never
-    refuses a picture.
+    Colours are Keras': `convert(MODES[color])` for every mode; of an animation the first frame. A fault of metadata
+    never refuses a picture.
 
     Args:
         encoded: the file's bytes.
@@ -179,7 +187,7 @@ def decode(
         formats: those of `FORMATS` that are read.
 
     Returns:
-        uint8 [height, width, 3], RGB, C-contiguous.
+        uint8 [height, width, channels], C-contiguous.
 
     Raises:
         NotAnImage: in none of the formats.
@@ -189,6 +197,11 @@ def decode(
     """
     with prepared(encoded, spec, max_pixels=max_pixels, formats=formats) as picture:
         return picture.pixels()
+
+
+def as_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return a picture of pixels, [height, width] or [height, width, channels]."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
 @contextmanager
@@ -207,8 +220,8 @@ def opened(encoded: bytes, max_pixels: int, formats: Collection[str] = DEFAULT_F
     """
     if not encoded:
         raise NotAnImage("Expected an encoded image, received 0 bytes.")
-    kind = sniffed(encoded)
-    if kind is None or (kind not in formats and not encoded.startswith(RAW_PIXELS)):
+    kind = "PPM" if encoded.startswith(_RAW) else sniffed(encoded)
+    if kind is None or (kind not in formats and not encoded.startswith(_RAW)):
         raise NotAnImage(_not_read(encoded, kind, formats))
     # Of a TIFF the decoder never sees more than the picture: its metadata has the same form and no bound.
     whole = require_few_parts(encoded, kind) and kind != "TIFF"
@@ -364,22 +377,22 @@ def _orientation(image: Image.Image) -> int:
     return (xmp_orientation(image.info) or 1) if found is None else found
 
 
-def _fit(rgb: Image.Image, placement: Placement, spec: InputSpec, gap: float | None) -> NDArray[np.uint8]:
+def _fit(image: Image.Image, placement: Placement, spec: InputSpec, gap: float | None) -> NDArray[np.uint8]:
     left, top = placement.left, placement.top
     window = (left, top, left + spec.width, top + spec.height)
     resampling = Image.Resampling[spec.interpolation.upper()]
-    if spec.decode == "fast" and (seen := resized_window(rgb, placement.size, window, spec.interpolation, gap)):
+    if spec.decode == "fast" and (seen := resized_window(image, placement.size, window, spec.interpolation, gap)):
         return np.array(seen, dtype=np.uint8)
     if placement.size[0] * placement.size[1] > _LARGEST_DETOUR * spec.width * spec.height:
         # A strip of 1 x 5000 pixels would become 256 x 1,280,000 before the crop: resample only what the crop keeps.
         # The sampling points are the same, but Pillow's rounding differs by a grey level, so only large detours do so.
-        x, y = rgb.width / placement.size[0], rgb.height / placement.size[1]
+        x, y = image.width / placement.size[0], image.height / placement.size[1]
         box = (window[0] * x, window[1] * y, window[2] * x, window[3] * y)
-        return np.array(rgb.resize((spec.width, spec.height), resampling, box=box, reducing_gap=gap), dtype=np.uint8)
-    if rgb.size != placement.size:
-        rgb = rgb.resize(placement.size, resampling, reducing_gap=gap)
-    # Beyond the image's edge (letterbox) crop fills with black.
-    return np.array(rgb if rgb.size == (spec.width, spec.height) else rgb.crop(window), dtype=np.uint8)
+        return np.array(image.resize((spec.width, spec.height), resampling, box=box, reducing_gap=gap), dtype=np.uint8)
+    if image.size != placement.size:
+        image = image.resize(placement.size, resampling, reducing_gap=gap)
+    # Beyond the image's edge (letterbox) crop fills with black, transparent where there is opacity.
+    return np.array(image if image.size == (spec.width, spec.height) else image.crop(window), dtype=np.uint8)
 
 
 @contextmanager
@@ -418,7 +431,7 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
     bands, depth = len(image.getbands()), _BYTES_A_PIXEL.get(image.mode, 4)
     tags = getattr(image, "tag_v2", {})
     # What the decoder has while it works, and what it keeps until the picture is closed.
-    passing, kept, apart = 0, 0, image.format in {"JPEG2000", "PPM"} and not encoded.startswith(RAW_PIXELS)
+    passing, kept, apart = 0, 0, image.format in {"JPEG2000", "PPM"} and not encoded.startswith(_RAW)
     match image.format:
         case "JPEG" | "MPO":
             # Coefficients of the whole picture, unless they come in one scan; not counted where it makes no odds.
@@ -444,7 +457,8 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
             apart = pixels > _MANY_PIXELS // 16 or len(encoded) > 1 << 16
     late = image.format == "PNG" and b"eXIf" in encoded
     turned = late or _orientation(image) != 1 or tags.get(_ORIENTATION, 1) != 1
-    copies = (depth if turned and spec.exif_orientation else 0) + (0 if image.mode == "RGB" else 4)
+    copies = (depth if turned and spec.exif_orientation else 0) + (0 if image.mode == MODES[spec.color] else 4)
+    copies += 4 if spec.color == "rgba" else 0  # multiplied by the opacity while it is resized
     resized = place(image.size, spec).size[0]
     rows = 4 * min(max(resized, spec.width), width, _LARGEST_DETOUR * spec.width) * max(width, height)
     memory = kept + depth * width * height + max(passing, copies * width * height) + rows

@@ -1,9 +1,9 @@
 """The Open Inference Protocol, version 2 (KServe, Triton, OpenVINO Model Server), as far as REST and gRPC share it.
 
 Images arrive as a tensor `image`: datatype BYTES and shape [N], each element an encoded image, or datatype UINT8 and
-shape [N, H, W, 3], pixels in RGB. Each output of the model is an output tensor of its name, FP32 and shape [N, D];
-`embedding` names the default output. An output with classes has their names where a request asks for its
-`classification`, Triton's extension.
+shape [N, H, W, C], pixels: one channel of luminance, three of RGB, or four with opacity. Each output of the model is an
+output tensor of its name, FP32 and shape [N, D]; `embedding` names the default output. An output with classes has
+their names where a request asks for its `classification`, Triton's extension.
 """
 
 import struct
@@ -44,7 +44,7 @@ _MOST_DIMENSIONS = 8
 _LARGEST_DIMENSION = 2**31
 _EXPECTED = (
     "Expected one input `image`: datatype BYTES and shape [N], each element an encoded image; or UINT8 and "
-    "[N, height, width, 3]"
+    "[N, height, width, 1, 3 or 4]"
 )
 
 
@@ -284,7 +284,7 @@ def images_in(tensor: Tensor, *, max_images: int, max_bytes: int) -> list[Image]
     data = tensor.data
     if tensor.datatype == "BYTES" and count >= 1 and prod(tensor.shape) == count:
         found = _elements(data, count)
-    elif tensor.datatype == "UINT8" and len(tensor.shape) == 4 and tensor.shape[3] == 3 and prod(tensor.shape) > 0:
+    elif tensor.datatype == "UINT8" and _is_pictures(tensor.shape):
         found = _pictures(tensor.shape, data)
     else:
         raise BadRequest(f"{_EXPECTED}. Received {tensor.datatype[:20]} and {list(tensor.shape)}.")
@@ -294,6 +294,10 @@ def images_in(tensor: Tensor, *, max_images: int, max_bytes: int) -> list[Image]
         else ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received {len(image)}.")
         for image in found
     ]
+
+
+def _is_pictures(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and shape[3] in RAW_PIXELS and prod(shape) > 0
 
 
 def _elements(data: Data, count: int) -> Sequence[Image]:
@@ -336,9 +340,9 @@ def _pictures(shape: Sequence[int], data: Data) -> Sequence[Image]:
 
     The comment in its head makes it one that is read whichever formats are switched on.
     """
-    count, height, width, _ = shape
-    size = height * width * 3
+    count, height, width, channels = shape
+    size = height * width * channels
     if len(data) != count * size or not isinstance(data, bytes | memoryview):
         raise BadRequest(f"Expected {count * size} bytes for shape {list(shape)}, received {len(data)}.")
-    head = RAW_PIXELS + b"%d %d 255\n" % (width, height)
+    head = RAW_PIXELS[channels] + b"%d %d 255\n" % (width, height)
     return [head + bytes(data[number * size : (number + 1) * size]) for number in range(count)]

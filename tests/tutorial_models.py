@@ -1,21 +1,19 @@
 """Models of one's own as tutorials write them, exported and compared with Keras.
 
-python -m tests.tutorial_models     exports all of them and writes the table of docs/guides/own_models.md
-
-tests/integration/test_tutorial_models.py exports them too, and checks that the table has them.
+`python docs/measure_own_models.py` exports and serves all of them, for the table of docs/guides/own_models.md.
+tests/integration/test_tutorial_models.py exports them too.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import keras
 import numpy as np
 import tensorflow as tf
@@ -23,11 +21,11 @@ from keras import layers
 
 from exporter.export import export
 from exporter.recipe.reading import read_recipe
+from microtome.preprocessing import as_image
+from tests.pictures import encoded
 from tests.unit.exporter.small_models import strangely_named_model
 
 SIDE = 32
-PAGE = Path(__file__).parents[1] / "docs" / "guides" / "own_models.md"
-START, END = "<!-- table -->\n", "<!-- end of table -->\n"
 TOLERANCE = 1e-4
 
 Array = np.ndarray[Any, Any]
@@ -43,6 +41,7 @@ class Written:
         cut: A layer, as a recipe names it.
         at: From the model's input to that layer, by Keras alone.
         ending: Of its file.
+        older: Whether the file is rewritten as Keras 3.1 would have it.
     """
 
     model: keras.Model
@@ -50,6 +49,7 @@ class Written:
     cut: str
     at: Callable[[Array], Any]
     ending: str = ".keras"
+    older: bool = False
 
 
 def base(name: str = "base", size: int | None = SIDE) -> keras.Model:
@@ -150,6 +150,55 @@ def of_bytes() -> Written:
     return Written(model, model, "stem_bn", lambda images: cut(images / 255))
 
 
+def grey() -> Written:
+    """Return a network for one channel, as tutorials on MNIST have it."""
+    images = keras.Input((28, 28, 1))
+    x = layers.Conv2D(8, 3, activation="relu", name="conv")(layers.Rescaling(1 / 255)(images))
+    x = layers.MaxPooling2D(name="pool")(x)
+    model = keras.Model(images, layers.Dense(10)(layers.Dropout(0.5)(layers.Flatten()(x))), name="digits")
+    return Written(model, model, "pool", up_to(model, "pool"))
+
+
+def cut_out() -> Written:
+    """Return a base that sees pictures on white, by their opacity."""
+    inner = base()
+    images = keras.Input((SIDE, SIDE, 4))
+    opacity = images[..., 3:] / 255.0
+    model = keras.Model(images, inner(images[..., :3] / 255.0 * opacity + (1.0 - opacity)), name="cut_out")
+    cut = up_to(inner, "stem_bn")
+
+    def at(given: Array) -> Any:
+        over = given[..., 3:] / 255
+        return cut(given[..., :3] / 255 * over + (1 - over))
+
+    return Written(model, model, "stem_bn", at)
+
+
+def as_older(path: Path) -> None:
+    """Rewrite a `.keras` file as Keras 3.1 wrote it, in what later releases read otherwise."""
+
+    def older(config: Any) -> Any:
+        if isinstance(config, list):
+            return [older(one) for one in config]
+        if not isinstance(config, dict):
+            return config
+        if config.get("class_name") == "DTypePolicy":
+            return config["config"]["name"]
+        found = {key: older(value) for key, value in config.items()}
+        if found.get("class_name") == "RandomRotation":
+            found["config"]["value_range"] = [0, 255]
+        if found.get("class_name") == "Functional":
+            found["config"]["output_layers"] = [found["config"]["output_layers"]]
+        return found
+
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["config.json"] = json.dumps(older(json.loads(members["config.json"]))).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
 def strange() -> Written:
     """Return names of layers that TensorFlow's scopes do not allow, within a model."""
     inner = strangely_named_model()
@@ -167,42 +216,86 @@ SOURCES: dict[str, Callable[[], Written]] = {
     "saved under mixed_float16": lambda: mixed("mixed_float16"),
     "saved under mixed_bfloat16": lambda: mixed("mixed_bfloat16"),
     "whole-model .h5": lambda: sequential(ending=".h5"),
+    "`.keras` of Keras 3.1": lambda: replace(sequential(), older=True),
     "input (None, None, 3)": lambda: sequential(size=None),
     "uint8 input": of_bytes,
+    "one channel, grey": grey,
+    "four channels, RGB and opacity": cut_out,
     "names with blanks and in other alphabets": strange,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """What an export gave.
+class Exported:
+    """A version, images, and what Keras computes of them without the exporter.
 
     Attributes:
+        path: The version.
         cut: The layer.
-        errors: Largest relative errors of the cut and of the model's own output.
+        images: uint8 [2, H, W, channels].
+        wanted: By output: of the cut, and the model's own.
         seconds: The export took, verification included.
         size: Of the version, in bytes.
     """
 
+    path: Path
     cut: str
-    errors: tuple[float, float]
+    images: Array
+    wanted: dict[str, Array]
     seconds: float
     size: int
 
+    def errors(self, answers: Mapping[str, Array]) -> tuple[float, float]:
+        """Return the largest relative errors of the cut and of the model's own output."""
+        return _error(answers["cut"], self.wanted["cut"]), _error(answers["end"], self.wanted["end"])
 
-def compared(source: str, folder: Path, *, verified: bool = True) -> Compared:
-    """Write a model, export it, and compare what the version serves with Keras."""
+    def loaded(self) -> dict[str, Array]:
+        """Answer as TensorFlow Serving does, without a server."""
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            meta = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(self.path))
+            signature = meta.signature_def["serving_default"]
+            (given,) = signature.inputs.values()
+            fetched = {name: info.name for name, info in signature.outputs.items()}
+            answers: dict[str, Array] = session.run(fetched, {given.name: self.images})
+        return answers
+
+    def served(self, url: str) -> dict[str, Array]:
+        """Answer over HTTP: the images go as PNG, whose pixels are these."""
+        model = self.path.parent.name
+        files = [("image", (f"{index}.png", encoded(as_image(one)))) for index, one in enumerate(self.images)]
+        found: dict[str, Array] = {}
+        with httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client:
+            for name, wanted in self.wanted.items():
+                said = client.post("/embed", params={"model": model, "output": name}, files=files)
+                assert said.status_code == httpx.codes.OK, said.text
+                vectors = [one["vector"] for one in said.json()["embeddings"]]
+                found[name] = np.array(vectors, np.float32).reshape(wanted.shape)
+        return found
+
+
+def exported(source: str, folder: Path, models: Path, *, verified: bool = True) -> Exported:
+    """Write a model and export it.
+
+    Args:
+        source: One of `SOURCES`.
+        folder: Where the model's file goes.
+        models: The models directory; the model is called by the source's place.
+        verified: Whether the exporter verifies it, too.
+    """
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
     written = SOURCES[source]()
     numbers = np.random.default_rng(1)
     _fill(written.model, numbers)
     written.saved.set_weights(written.model.get_weights())
-    written.saved.save(folder / f"own{written.ending}")
+    name = model_name(source)
+    written.saved.save(folder / f"{name}{written.ending}")
+    if written.older:
+        as_older(folder / f"{name}{written.ending}")
     side = written.model.inputs[0].shape[1] or SIDE
     recipe = {
-        "name": "own",
-        "backbone": f"own{written.ending}",
+        "name": name,
+        "backbone": f"{name}{written.ending}",
         "weights": "own",
         "input": {"size": side, "resize": "squash", "crop": "none", "scaling": "none"},
         "outputs": [
@@ -212,17 +305,16 @@ def compared(source: str, folder: Path, *, verified: bool = True) -> Compared:
     }
     (folder / "recipe.yaml").write_text(json.dumps({"models": [recipe]}), encoding="utf-8")
     (model,) = read_recipe(folder / "recipe.yaml").models
-    done = export(model, folder / "models", verified=verified)
-    images = numbers.integers(0, 256, (2, side, side, 3), np.uint8)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        meta = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(done.path))
-        signature = meta.signature_def["serving_default"]
-        (given,) = signature.inputs.values()
-        fetched = {name: info.name for name, info in signature.outputs.items()}
-        served = session.run(fetched, {given.name: images})
-    wanted = written.at(images.astype(np.float32)), written.model(images, training=False)
-    errors = _error(served["cut"], wanted[0]), _error(served["end"], wanted[1])
-    return Compared(written.cut, errors, done.seconds, done.size)
+    done = export(model, models, verified=verified)
+    images = numbers.integers(0, 256, (2, side, side, written.model.inputs[0].shape[3]), np.uint8)
+    given = images.astype(np.float32)
+    wanted = {"cut": np.asarray(written.at(given)), "end": np.asarray(written.model(images, training=False))}
+    return Exported(done.path, written.cut, images, wanted, done.seconds, done.size)
+
+
+def model_name(source: str) -> str:
+    """Return what an exported model is called."""
+    return f"own{list(SOURCES).index(source)}"
 
 
 def _fill(model: keras.Model, numbers: np.random.Generator) -> None:
@@ -237,30 +329,3 @@ def _error(given: Array, wanted: Any) -> float:
     wanted = np.asarray(wanted, np.float32)
     assert given.shape == wanted.shape
     return float(np.abs(given - wanted).max() / np.abs(wanted).max())
-
-
-def table(found: dict[str, Compared]) -> str:
-    """Return the table of the guide."""
-    lines = ["| source | cut | error of the cut | of the output | export | size |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {source} | `{one.cut}` | {one.errors[0]:.1e} | {one.errors[1]:.1e} | {one.seconds:.1f} s | "
-        f"{one.size / 1e3:.0f} kB |"
-        for source, one in found.items()
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Export all of them and write the table."""
-    found = {}
-    for source in SOURCES:
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.process_time()
-            found[source] = compared(source, Path(folder))
-            sys.stderr.write(f"{source}: {found[source]} {time.process_time() - started:.1f} s CPU\n")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    PAGE.write_text(f"{before}{START}{table(found)}{END}{rest.partition(END)[2]}", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

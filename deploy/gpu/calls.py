@@ -12,6 +12,7 @@ from PIL import Image
 
 from microtome.golden import golden_pixels, relative_l2
 from microtome.manifest import ModelCard
+from microtome.preprocessing import MODES
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
 from service.model_server.predict_encoding import (
     IMAGES,
@@ -85,10 +86,12 @@ class Caller:
 
 def inputs(card: ModelCard, photos: Sequence[Path]) -> Array:
     """Return photos, and as many synthetic images as make nine, every other one mostly noise."""
-    size = card.manifest.input
-    shape = (size.width, size.height)
-    read = [np.asarray(Image.open(path).convert("RGB").resize(shape), np.uint8) for path in photos]
-    return np.concatenate([np.stack(read), golden_pixels(_SEED, 0, 9 - len(read), size.height, size.width)])
+    spec = card.manifest.input
+    size, mode = (spec.width, spec.height), MODES[spec.color]
+    read = [np.asarray(Image.open(path).convert(mode).resize(size), np.uint8) for path in photos]
+    return np.concatenate(
+        [np.stack(read).reshape(-1, *spec.shape), golden_pixels(_SEED, 0, 9 - len(read), *spec.shape)]
+    )
 
 
 def worst(some: Vectors, others: Vectors) -> tuple[float, str]:

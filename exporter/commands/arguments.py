@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,8 @@ def built_backbone(arguments: argparse.Namespace) -> Iterator[tuple[Built, Input
         from exporter.runtime.terminal import stage  # noqa: PLC0415
 
         with stage(f"Building {row.name}"):
-            built = build(row, getattr(arguments, "weights", None), pixels)
-        yield built, pixels
+            built = build(row, getattr(arguments, "weights", None), pixels, any_color=True)
+        yield built, replace(pixels, color=built.color)
 
 
 def add_version_to(parser: argparse.ArgumentParser) -> None:

@@ -25,31 +25,49 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = manifest_of(directory)
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     model = f"{manifest['model']} version {directory.resolve().name}, {size / 1e6:.1f} MB"
-    precision = manifest.get("precision", {}).get("compute", "float32")
+    said = manifest.get("precision") or {}
+    precision = said.get("arithmetic") or said.get("compute") or "float32"
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     console = Console(highlight=False)
     for name, text in (
         ("model", f"{model}, computes in {precision}"),
         ("backbone", f"{manifest['backbone']['name']}, weights {manifest['backbone']['weights']}"),
         ("", manifest["backbone"]["source"]),
+        ("precision", _precision(said)),
         ("takes", _input(manifest["input"])),
         ("batches", f"up to {manifest['max_batch_size']}"),
         ("fingerprint", manifest["fingerprint"]),
         ("made", f"{manifest['created']} with {versions}"),
     ):
-        console.print(f"{name:<12}{shown(text)}", soft_wrap=True, markup=False)
+        if text:
+            console.print(f"{name:<12}{shown(text)}", soft_wrap=True, markup=False)
     columns = ("output", "layer", "embedding", "shape", "parameters", "MFLOPs")
     print_table(columns, [_cells(output, manifest) for output in manifest["outputs"]], console=console)
     return 0
 
 
+def _precision(said: dict[str, Any]) -> str:
+    """Return what a lower precision costs, by the worst cosine of each output with float32."""
+    worst = said.get("worst_cosine") or {}
+    tried = said.get("tried") or ({said.get("arithmetic") or said.get("compute"): worst} if worst else {})
+    on = f" on {said['images']} images" if said.get("images") else " on sample images" if tried else ""
+    figures = [
+        f"{name} "
+        + ("is not possible" if found is None else ", ".join(f"{one} {cosine:.5f}" for one, cosine in found.items()))
+        for name, found in tried.items()
+    ]
+    costs = f"worst cosine with float32{on}: {'; '.join(figures)}" if figures else ""
+    return f"auto; {costs}" if said.get("asked") == "auto" else costs
+
+
 def _input(wanted: dict[str, Any]) -> str:
     side = f" {wanted['shortest_side']}" if wanted["shortest_side"] else ""
-    crop = ", centre crop" if wanted["crop"] == "center" else ""
-    resized = f"resize {wanted['resize']}{side}, {wanted['interpolation']}{crop}"
+    how = wanted["interpolation"] + (", centre crop" if wanted["crop"] == "center" else "")
+    colour = {"gray": "gray", "rgb": "RGB", "rgba": "RGB and opacity"}[wanted["color"]]
     # Older manifests have `jpeg_draft`, of which true is balanced.
     decode = wanted.get("decode") or ("balanced" if wanted["jpeg_draft"] else "exact")
-    return f"{wanted['height']}x{wanted['width']} RGB; {resized}; decode {decode}"
+    resized = f"resize {wanted['resize']}{side}, {how}"
+    return f"{wanted['height']}x{wanted['width']} {colour}; {resized}; decode {decode}"
 
 
 def _cells(output: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="end", metavar="LAYER", help="with --from: only up to this layer")
     parser.add_argument("--weights", help="imagenet, random or a weights file (imagenet, or a model's own)")
     parser.add_argument(
-        "--images", type=Path, default=Path("examples"), metavar="DIR", help="photos to try the blocks on (%(default)s)"
+        "--images", type=Path, metavar="DIR", help="photos to try the blocks on (synthetic images like photos)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the blocks go; must not exist")
     parser.add_argument("--json", action="store_true", help="JSON, for programs")

@@ -26,6 +26,7 @@ from exporter.runtime.memory import release
 from exporter.runtime.terminal import counted
 from exporter.savedmodel.freezing import FrozenGraph, frozen_graph
 from microtome.machine import cores
+from microtome.preprocessing import as_image
 
 Array = np.ndarray[Any, Any]
 
@@ -189,7 +190,7 @@ def extract(graph: FrozenGraph, read: Callable[[int], Array], store: FeatureStor
 
     Args:
         graph: Its outputs are those of the store.
-        read: From a photo's index to its pixels, uint8 [height, width, 3]; raises CalibrationImageBroken.
+        read: From a photo's index to its pixels, uint8 [height, width, channels]; raises CalibrationImageBroken.
         store: Gets the vectors.
         what: For the progress bar.
 
@@ -264,7 +265,7 @@ def perceptual_hash(pixels: Array) -> Array:
     Neal Krawetz, "Kind of Like That", 2013. Copies of a photo that were scaled or compressed differ in a few bits;
     different photos in about half of them.
     """
-    grey = Image.fromarray(pixels).convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX)
+    grey = as_image(pixels).convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX)
     cells = np.asarray(grey, dtype=np.int16)
     bits = np.packbits(cells[:, 1:] > cells[:, :-1])
     return bits.view(np.uint64)

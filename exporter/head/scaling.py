@@ -17,7 +17,7 @@ def scale(images: tf.Tensor, scaling: Scaling) -> tf.Tensor:
     """Scale a batch.
 
     Args:
-        images: uint8 [N, H, W, 3], RGB.
+        images: uint8 [N, H, W, channels]; RGB for `caffe` and `torch`.
         scaling: `caffe`: BGR, minus the ImageNet mean in grey levels. `tf`: -1 to 1. `torch`: 0 to 1, then minus
             mean and divided by deviation per channel. `none`: 0 to 255, for backbones with scaling layers.
 

@@ -14,7 +14,7 @@ from exporter.graph.tensors import find_tensor
 from exporter.head.dense import DenseHead, read_head
 from exporter.head.pooling import pooled_output_shape
 from exporter.models.building import Built, build
-from exporter.recipe.backbones import Scaling, find_backbone
+from exporter.recipe.backbones import Backbone, Scaling, find_backbone
 from exporter.recipe.labels import labels_of
 from exporter.recipe.resolved import IMAGENET, LAST_LAYER, ModelRecipe, OutputRecipe
 from exporter.runtime.memory import available, estimated
@@ -81,7 +81,28 @@ def prepare(recipe: ModelRecipe) -> Slice:
     if recipe.scaling is not None:
         row = replace(row, scaling=cast("Scaling", recipe.scaling))
     with stage(f"{recipe.name}: building {recipe.backbone} with {recipe.weights} weights"):
-        return cut(build(row, recipe.weights, recipe.input, include_top=recipe.include_top), recipe)
+        top = recipe.include_top if needs_top(row, recipe) else False
+        keras.utils.clear_session()  # restarts the numbering of unnamed layers
+        return cut(build(row, recipe.weights, recipe.input, include_top=top), recipe)
+
+
+def needs_top(row: Backbone, recipe: ModelRecipe) -> bool:
+    """Whether the recipe decides on the classifier, or an output needs it: most of the file, and all for nothing else.
+
+    Published weights are two files, with the classifier and without. Layers have the same names in both models. Those
+    of a negative index have not.
+    """
+    if recipe.include_top is not None or recipe.weights != IMAGENET or row.module is None:
+        return True
+    if any(layer.startswith("-") for output in recipe.outputs for layer in output.layers):
+        return True
+    model = build(row, None, recipe.input, include_top=False).model
+    try:
+        for output in recipe.outputs:
+            find_output(model, output)
+    except CutError:
+        return True
+    return False
 
 
 def cut(built: Built, recipe: ModelRecipe) -> Slice:

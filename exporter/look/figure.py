@@ -15,6 +15,7 @@ from exporter.look.pictures import as_picture, reduced
 from exporter.look.subject import Passed, Subject
 from exporter.recipe.images import read_pixels
 from exporter.runtime.terminal import counted
+from microtome.preprocessing import as_image
 
 TOP = 9
 """Photos of a channel, as in the paper."""
@@ -161,5 +162,5 @@ def reconstruct(subject: Subject, pixels: Array, units: Sequence[tuple[int, int,
 
 def _write(path: Path, pixels: Array) -> None:
     draft = path.with_suffix(".tmp")  # a run that is killed leaves no half of a picture
-    Image.fromarray(pixels).save(draft, "PNG")
+    as_image(pixels).save(draft, "PNG")
     draft.replace(path)

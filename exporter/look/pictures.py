@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from microtome.preprocessing import as_image
+
 Array = np.ndarray[Any, Any]
 
 
@@ -15,8 +17,8 @@ def as_picture(gradient_: Array) -> Array:
 
 
 def reduced(pixels: Array, side: int) -> Array:
-    """Return a picture whose longest side is at most `side` pixels."""
-    image = Image.fromarray(pixels)
+    """Return a picture whose longest side is at most `side` pixels, without opacity."""
+    image = as_image(pixels[..., :3])
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
@@ -28,5 +30,5 @@ _COLOURS = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (25
 def overlaid(pixels: Array, heat: Array) -> Array:
     """Return a photo in grey below a heat map of 0 to 1: uint8 [H, W, 3]."""
     colours = np.stack([np.interp(heat, np.linspace(0, 1, 5), _COLOURS[:, band]) for band in range(3)], axis=-1)
-    grey = pixels.astype(np.float32).mean(axis=-1, keepdims=True)
+    grey = pixels[..., :3].astype(np.float32).mean(axis=-1, keepdims=True)
     return np.asarray(0.4 * grey + 0.6 * colours).clip(0, 255).astype(np.uint8)

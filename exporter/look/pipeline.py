@@ -98,7 +98,7 @@ def peaks_graph(subject: Subject, pooling: str) -> FrozenGraph:
             "vector": pool(maps, pooling),
         }
 
-    spec = tf.TensorSpec([None, subject.pixels.height, subject.pixels.width, 3], tf.uint8, name="images")
+    spec = tf.TensorSpec([None, *subject.pixels.shape], tf.uint8, name="images")
     return FrozenGraph(*freeze_function(peaks, [spec]))
 
 

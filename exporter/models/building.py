@@ -16,12 +16,19 @@ from exporter.graph.network import functional
 from exporter.models import classic_networks, efficientnet_lite, own_models, torchvision_networks
 from exporter.models.pytorch_file import read_state_dict
 from exporter.recipe.backbones import BACKBONES, PYTORCH_FILES, Backbone
-from microtome.manifest import InputSpec
+from exporter.recipe.own_backbones import color_of
+from microtome.manifest import Color, InputSpec
 
 OWN_WEIGHTS = "own"
 _SEED = 0
 _URL = re.compile(r"https?://\S+?(?=[\s:,]|$)")
 _KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
+_TOPS: dict[bool | None, tuple[str, str]] = {
+    True: (" with its classifier", " If the file is without the classifier, say include_top: false."),
+    False: (" without its classifier", " If the file has the classifier, say include_top: true."),
+    None: ("", ""),  # an own model
+}
+"""What was built, and what to say if the weights are of the other, by whether the classifier is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,7 @@ class Built:
 
     Attributes:
         row: The backbone's row.
-        model: Takes float32 [N, H, W, 3], scaled as `row.scaling` says.
+        model: Takes float32 [N, H, W, channels], scaled as `row.scaling` says.
         weights: `imagenet`, `random`, `own`, or the path of a weights file.
         source: Where the weights came from, for people.
     """
@@ -40,29 +47,42 @@ class Built:
     weights: str
     source: str
 
+    @property
+    def color(self) -> Color:
+        """Of the images that the model takes."""
+        return color_of(self.model.inputs[0].shape[3]) or "rgb"
 
-def build(row: Backbone, weights: str | None, pixels: InputSpec, *, include_top: bool | None = None) -> Built:
+
+def build(
+    row: Backbone,
+    weights: str | None,
+    pixels: InputSpec,
+    *,
+    include_top: bool | None = None,
+    any_color: bool = False,
+) -> Built:
     """Build a backbone for an input size.
 
     Args:
         row: The backbone.
         weights: `imagenet` or `random` for a row of the table, `own` for an own model, a weights file for both. None if
             only the architecture matters: random weights, or those of the own model.
-        pixels: Height and width.
+        pixels: Height, width and colour.
         include_top: Whether to build the classifier, so that its layers can be cut at. None: only at the backbone's own
             input size, where published weights fit it.
+        any_color: Whether an own model may take another colour than `pixels` says.
 
     Raises:
         WeightsUnavailable: The weights are neither on this machine nor downloadable.
         WeightsFileBroken: The weights file is damaged, or not of this backbone.
-        ImpossibleInput: The architecture does not allow this size, or this size with the classifier.
+        ImpossibleInput: The architecture does not allow this size, or this size with the classifier, or this colour.
         ImpossibleWeights: This kind of backbone has no such weights.
         ImpossibleModel: The user's file or function does not give a model that can be cut.
     """
     # Seeded, because the same recipe must give the same vectors in every run.
     keras.utils.set_random_seed(_SEED)
     if row.name not in BACKBONES:
-        return _build_own_model(row, weights, pixels)
+        return _build_own_model(row, weights, pixels, any_color=any_color)
     own = row.preprocessing
     if include_top is None:
         include_top = (pixels.height, pixels.width) == (own.height, own.width)
@@ -72,19 +92,25 @@ def build(row: Backbone, weights: str | None, pixels: InputSpec, *, include_top:
     size = (pixels.height, pixels.width)
     model, source = construct(row, "random" if from_file else weights, size, include_top=include_top)
     if from_file:
-        source = _load_weights_file(model, row.name, weights)
+        source = _load_weights_file(model, row.name, weights, include_top=include_top)
     elif weights == "random":
         source = f"random initialisation by Keras {keras.__version__}, seed {_SEED}"
     return Built(row, model, weights, source)
 
 
-def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec) -> Built:
+def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec, *, any_color: bool) -> Built:
     if weights in ("imagenet", "random"):
         raise ImpossibleWeights(
             f"Expected weights: {OWN_WEIGHTS} or a weights file for {row.name}, which comes with its own. "
             f"Received: {weights!r}."
         )
     loaded, source = own_models.load(row.name)
+    color = color_of(loaded.inputs[0].shape[3])
+    if color != pixels.color and not any_color:
+        raise ImpossibleInput(
+            f"Expected input: color: {color}, as the layer {loaded.inputs[0].name} of {Path(row.name).name} takes "
+            f"{loaded.inputs[0].shape[3]} channels. Received: {pixels.color}. Say so in a recipe; files say it alone."
+        )
     model = functional(loaded)
     if weights not in (None, OWN_WEIGHTS):  # into the layers as they were saved, before models within it are opened
         source = _load_weights_file(model, row.name, str(weights))
@@ -111,10 +137,11 @@ def _build_keras_application(
         if wanted is None:
             raise
         url = _URL.search(reason)
+        top = "" if include_top else " and include_top: false"
         raise WeightsUnavailable(
             f"Expected the ImageNet weights of {row.name} from {url[0] if url else 'the Keras cache'}. Received: "
-            f"{reason.rsplit(' -- ', 1)[-1]}. Two ways on: give the file, fetched elsewhere, as weights: FILE.h5 "
-            "in the recipe; or use the backbone EfficientNetLite0, 1 or 2, whose weights are installed."
+            f"{reason.rsplit(' -- ', 1)[-1]}. Two ways on: give the file, fetched elsewhere, as weights: FILE.h5"
+            f"{top} in the recipe; or use the backbone EfficientNetLite0, 1 or 2, whose weights are installed."
         ) from error
     return model, f"keras.applications.{row.name}, weights='imagenet', Keras {keras.__version__}"
 
@@ -141,7 +168,7 @@ def _build_own_architecture(
         ) from error
 
 
-def _load_weights_file(model: keras.Model, backbone: str, path: str) -> str:
+def _load_weights_file(model: keras.Model, backbone: str, path: str, *, include_top: bool | None = None) -> str:
     """Load Keras' `.weights.h5`, `.h5` or `.keras`, or a PyTorch state dict; return the source."""
     file = Path(path)
     if not file.is_file():
@@ -152,14 +179,14 @@ def _load_weights_file(model: keras.Model, backbone: str, path: str) -> str:
         else:
             efficientnet_lite.load_file(model, backbone, file)
     elif file.suffix in _KERAS_SUFFIXES:
-        _load_keras_file(model, backbone, file)
+        _load_keras_file(model, backbone, file, include_top)
     else:
         kinds = ", ".join((*_KERAS_SUFFIXES, *PYTORCH_FILES))
         raise WeightsFileBroken(f"Expected a weights file ({kinds}). Received: {path}.")
     return f"the file {file.name}"
 
 
-def _load_keras_file(model: keras.Model, backbone: str, file: Path) -> None:
+def _load_keras_file(model: keras.Model, backbone: str, file: Path, include_top: bool | None) -> None:
     try:
         if file.suffix == ".keras":
             _copy_weights(model, own_models.load_keras(file))
@@ -167,10 +194,10 @@ def _load_keras_file(model: keras.Model, backbone: str, file: Path) -> None:
             own_models.check_h5(file, file.stat().st_size)
             model.load_weights(file)
     except Exception as error:  # Keras and h5py raise many types for damaged files
-        top = " with its classifier" if len(model.outputs[0].shape) == 2 else " without its classifier"
+        top, hint = _TOPS[include_top]
         raise WeightsFileBroken(
             f"Expected the weights of {backbone}{top}. Received: {file}, of which Keras says: "
-            f"{own_models.first_line(error)} If the file is without the classifier, say include_top: false."
+            f"{own_models.first_line(error)}{hint}"
         ) from error
 
 

@@ -4,11 +4,15 @@ import importlib
 import io
 import json
 import math
+import shutil
 import sys
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +27,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 from exporter.errors import ImpossibleInput, ImpossibleModel
 from exporter.graph.network import Call, Network, order, place, put, put_end, put_order
 from exporter.models import classic_networks
-from exporter.recipe.own_backbones import KERAS_FILES, LARGEST_CONFIG, saved_config
+from exporter.recipe.own_backbones import KERAS_FILES, LARGEST_CONFIG, color_of, saved_config
 from exporter.runtime.archives import FREE_BYTES, MOST_TIMES, check_inflated, opened_zip
 
 _LAYERS = {"microtome>LocalResponseNormalization": classic_networks.LocalResponseNormalization}
@@ -64,8 +68,14 @@ def load(text: str) -> tuple[keras.Model, str]:
             f"subclass {type(model).__name__}. Wrap its parts as keras.Model(inputs, outputs)."
         )
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != 3:
-        raise ImpossibleModel(f"Expected one input of images [N, H, W, 3] in {text}. Received: {shapes}.")
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ImpossibleModel(f"Expected one input of images [N, H, W, channels] in {text}. Received: {shapes}.")
+    if color_of(shapes[0][3]) is None:
+        raise ImpossibleModel(
+            f"Expected images of 1 (gray), 3 (RGB) or 4 channels (RGB and opacity), the last dimension, in {text}. "
+            f"Received: the layer {model.inputs[0].name} of {shapes[0]}. Begin the model with a keras.Input((height, "
+            "width, 3)) and a layer that makes of it what the rest takes."
+        )
     return model, origin
 
 
@@ -143,11 +153,55 @@ def load_keras(path: Path) -> keras.Model:
     else:
         check_h5(path, size)
     config = saved_config(path)
+    outdated = _mended(config)
     # A thread has a Keras session of its own: what is not computed there is not computed later either.
     with ThreadPoolExecutor(1, "sizes") as apart:
         apart.submit(_check_sizes, config, size).result()
-    # Safe mode refuses Lambda layers with pickled code; module:function can load those.
-    return keras.saving.load_model(path, custom_objects=_LAYERS, compile=False, safe_mode=True)
+    with _rewritten(path, config) if outdated else nullcontext(path) as readable:
+        # Safe mode refuses Lambda layers with pickled code; module:function can load those.
+        return keras.saving.load_model(readable, custom_objects=_LAYERS, compile=False, safe_mode=True)
+
+
+def _mended(config: object) -> bool:
+    """Write what releases of Keras 3 before 3.7 wrote as this one reads it, in place; return whether anything changed.
+
+    They wrote `value_range` for RandomRotation, which does nothing here and is refused since; and a single output of a
+    model within a Sequential as a list, which the next layer would be given.
+    """
+    if isinstance(config, list):
+        return any(list(map(_mended, config)))  # all of them
+    if not isinstance(config, dict):
+        return False
+    changed, name, own = False, str(config.get("class_name")), config.get("config")
+    if isinstance(own, dict) and name.startswith("Random") and (layer := getattr(keras.layers, name, None)) is not None:
+        known = {*signature(layer).parameters, "name", "trainable", "dtype", "seed", "data_format"}
+        for key in own.keys() - known:
+            del own[key]
+            changed = True
+    if isinstance(own, dict) and name == "Sequential" and isinstance(own.get("layers"), list):
+        for inner in own["layers"]:
+            found = inner.get("config") if isinstance(inner, dict) else None
+            ends = found if isinstance(found, dict) else {}
+            for key in ("input_layers", "output_layers"):
+                if isinstance(end := ends.get(key), list) and len(end) == 1 and isinstance(end[0], list):
+                    ends[key] = end[0]
+                    changed = True
+    return any([changed, *map(_mended, config.values())])
+
+
+@contextmanager
+def _rewritten(path: Path, config: object) -> Iterator[Path]:
+    """Give a copy of a `.keras` file with another configuration while the block runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
+            for name in old.namelist():
+                if name == "config.json":
+                    new.writestr(name, json.dumps(config))
+                else:
+                    with old.open(name) as source, new.open(name, "w", force_zip64=True) as target:
+                        shutil.copyfileobj(source, target)
+        yield copy
 
 
 def _check_archive(path: Path, size: int) -> None:
@@ -280,7 +334,7 @@ def resized(model: keras.Model, height: int, width: int) -> keras.Model:
     was saved for mixed precision computes in float32. A model for which nothing changes is returned itself.
 
     Args:
-        model: Functional, with one input [N, H, W, C] of any fixed or unknown size and any dtype.
+        model: Functional, with one input [N, H, W, channels] of any fixed or unknown size and any dtype.
         height: Pixels.
         width: Pixels.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from exporter.errors import UnknownBackbone, nearest
-from exporter.recipe.own_backbones import is_own, of_another_format, own_size
+from exporter.recipe.own_backbones import is_own, of_another_format, own_input
 from exporter.recipe.preprocessing import input_spec
 from microtome.manifest import InputSpec, Interpolation
 
@@ -123,9 +123,9 @@ def find_backbone(name: str, weights: str | None = None) -> Backbone:
     if name in BACKBONES:
         return BACKBONES[name]
     if is_own(name):
-        height, width = own_size(name)
+        height, width, color = own_input(name)
         shortest_side = round(max(height, width) * 8 / 7)
-        return Backbone(name, None, "none", input_spec(height, width, shortest_side=shortest_side))
+        return Backbone(name, None, "none", input_spec(height, width, shortest_side=shortest_side, color=color))
     if (told := of_another_format(Path(name))) is not None:
         raise UnknownBackbone(told)
     raise UnknownBackbone(

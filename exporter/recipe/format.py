@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from exporter.recipe import resolved
 from exporter.recipe.backbones import Scaling
 from exporter.recipe.pooling_names import PATTERN, SPELLINGS, PoolingName
-from exporter.recipe.preprocessing import CROPS, DECODES, INTERPOLATIONS, RESIZES
+from exporter.recipe.preprocessing import COLORS, CROPS, DECODES, INTERPOLATIONS, RESIZES
 from exporter.recipe.presets import PRESETS
 from microtome.manifest import Activation
 
@@ -218,6 +218,9 @@ class InputEntry(_Entry):
         "resized by vector instructions."
     )
     jpeg_draft: bool = _optional("The older name: true is decode: balanced, false is decode: exact.")
+    color: Annotated[str, _Choice(COLORS)] = _optional(
+        "Of a model of your own, whose file says it: gray, Pillow's L, for one channel; rgba, with opacity, for four."
+    )
     scaling: Annotated[str, _Choice(get_args(Scaling))] = _optional("What the graph does to pixels of 0 to 255.")
 
 
@@ -249,7 +252,10 @@ class ModelEntry(_Entry):
     )
     include_top: bool = _optional("Whether the classifier is there; left out: where published weights fit it.")
     precision: Annotated[str, _Choice(resolved.PRECISIONS)] = Field(
-        resolved.PRECISIONS[0], description="Of the arithmetic; vectors are float32 in any case."
+        resolved.PRECISIONS[0],
+        description="Of the arithmetic; vectors are float32 in any case. auto measures on the "
+        "calibration images what lower ones cost, and takes bfloat16 if the worst cosine with float32 is 0.9999 or "
+        "more.",
     )
     tolerance: Tolerance = _optional(
         "Largest deviation from the golden vectors with which a server may serve it, as a relative L2 difference: 1e-4 "

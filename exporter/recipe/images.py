@@ -24,7 +24,7 @@ def read_pixels(path: Path, spec: InputSpec) -> NDArray[np.uint8]:
     """Read an image file as the gateway will read its callers' images.
 
     Returns:
-        uint8 [height, width, 3], RGB.
+        uint8 [height, width, channels].
 
     Raises:
         CalibrationImageBroken: It cannot be read or decoded.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.runtime.archives import opened_zip
+from microtome.manifest import CHANNELS, Color
 
 KERAS_FILES = (".keras", ".h5", ".hdf5")
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -36,16 +37,24 @@ def is_own(text: str) -> bool:
     return text.endswith(KERAS_FILES) or FUNCTION.fullmatch(text) is not None or PRESET.fullmatch(text) is not None
 
 
-def own_size(text: str) -> tuple[int, int]:
-    """Return the height and width in pixels of an own model's input; 224 where the file does not say it."""
+def own_input(text: str) -> tuple[int, int, Color]:
+    """Return the height and width in pixels and the colour of an own model's input.
+
+    They are 224 and RGB where the file does not say them.
+    """
     if not text.endswith(KERAS_FILES):
-        return _SIZE, _SIZE
+        return _SIZE, _SIZE, "rgb"
     try:
         shape = next(_input_shapes(saved_config(Path(text))), [])
     except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        return _SIZE, _SIZE  # building the model reports what is wrong with the file
-    height, width = [side if isinstance(side, int) else None for side in [*shape, None, None, None][1:3]]
-    return height or _SIZE, width or _SIZE
+        return _SIZE, _SIZE, "rgb"  # building the model reports what is wrong with the file
+    height, width, channels = [side if isinstance(side, int) else None for side in [*shape, *[None] * 4][1:4]]
+    return height or _SIZE, width or _SIZE, color_of(channels) or "rgb"
+
+
+def color_of(channels: int | None) -> Color | None:
+    """Return the colour of images with so many channels; None where there is no such colour."""
+    return next((color for color, count in CHANNELS.items() if count == channels), None)
 
 
 def saved_config(path: Path) -> Any:  # noqa: ANN401, what is in the file

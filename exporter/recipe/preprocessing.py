@@ -5,15 +5,22 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from microtome.fast_resizing import unavailable
-from microtome.manifest import Crop, Decode, InputSpec, Interpolation, Resize
+from microtome.manifest import Color, Crop, Decode, InputSpec, Interpolation, Resize
 
 RESIZES: tuple[str, ...] = get_args(Resize)
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 CROPS: tuple[str, ...] = get_args(Crop)
 DECODES: tuple[str, ...] = get_args(Decode)
+COLORS: tuple[str, ...] = get_args(Color)
 
 
-def input_spec(height: int, width: int, *, shortest_side: int, interpolation: Interpolation = "bilinear") -> InputSpec:
+_LATER = {"color": "rgb"}
+"""Fields that came after the first recorded recipes, with their defaults."""
+
+
+def input_spec(
+    height: int, width: int, *, shortest_side: int, interpolation: Interpolation = "bilinear", color: Color = "rgb"
+) -> InputSpec:
     """Return a backbone's default: the shorter side resized to `shortest_side` pixels, then the centre cut out."""
     return InputSpec(
         height,
@@ -23,6 +30,7 @@ def input_spec(height: int, width: int, *, shortest_side: int, interpolation: In
         interpolation,
         "center",
         exif_orientation=True,
+        color=color,
     )
 
 
@@ -69,10 +77,11 @@ def resolve(default: InputSpec, overrides: Mapping[str, Any]) -> InputSpec:
 
 
 def recorded(spec: InputSpec) -> dict[str, Any]:
-    """Return the fields that recipes and fingerprints record, such that models keep their fingerprints.
+    """Return the fields that recipes and fingerprints record: those of later releases only where they say something.
 
-    `color` has had one value since the first of them, and `decode` was `jpeg_draft` before it had a third value.
+    `decode` was `jpeg_draft` before it had a third value.
     """
-    found = {name: value for name, value in asdict(spec).items() if name not in {"color", "decode"}}
+    found = {name: value for name, value in asdict(spec).items() if name not in _LATER or value != _LATER[name]}
+    del found["decode"]
     found["jpeg_draft"] = spec.decode != "exact"
     return found | ({"decode": "fast"} if spec.decode == "fast" else {})

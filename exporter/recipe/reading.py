@@ -24,6 +24,7 @@ from exporter.recipe.pooling_names import SPELLINGS
 from exporter.recipe.preprocessing import impossibilities, resolve
 from exporter.recipe.presets import write_out_presets
 from exporter.recipe.resolved import (
+    AUTO,
     IMAGENET,
     LAST_LAYER,
     OWN_WEIGHTS,
@@ -226,7 +227,7 @@ class _Model:
             name=entry.name,
             backbone=backbone,
             weights=weights,
-            input=self._input(row.preprocessing),
+            input=self._input(row),
             outputs=outputs,
             default_output=self._default_output(),
             max_batch_size=entry.max_batch_size,
@@ -307,7 +308,7 @@ class _Model:
             self._note("include_top", "expected include_top: true with kind: classes, or none. Received: false.")
         return entry.include_top
 
-    def _input(self, default: InputSpec) -> InputSpec:
+    def _input(self, row: Backbone) -> InputSpec:
         entry = self._entry.input
         chosen = entry.model_dump(exclude={"size", "scaling"}, exclude_unset=True)
         if "size" in entry.model_fields_set:
@@ -318,9 +319,12 @@ class _Model:
             if chosen.setdefault("decode", meant) != meant:
                 received = f"decode: {chosen['decode']} and jpeg_draft: {str(draft).lower()}"
                 self._note("input", f"expected decode alone. Received: {received}.")
-        found = resolve(default, chosen)
+        found = resolve(row.preprocessing, chosen)
         for problem in impossibilities(found):
             self._note("input", problem)
+        if found.color != "rgb" and (row.name in BACKBONES or entry.scaling in ("caffe", "torch")):
+            of = row.name if row.name in BACKBONES else f"scaling: {entry.scaling}"
+            self._note("input", f"expected color: rgb with {of}, which takes three channels. Received: {found.color}.")
         return found
 
     def _output(self, index: int, entry: OutputEntry) -> OutputRecipe:
@@ -397,7 +401,7 @@ class _Model:
     def _tolerance(self, entry: OutputEntry) -> float | None:
         """Return the tolerance that the recipe sets, unless it is the precision's own."""
         given = [one.tolerance for one in (entry, self._entry) if "tolerance" in one.model_fields_set]
-        return given[0] if given and given[0] != TOLERANCES[self._entry.precision] else None
+        return given[0] if given and given[0] != TOLERANCES.get(self._entry.precision) else None
 
     def _classes(self, loc: Loc, entry: OutputEntry) -> OutputRecipe:
         """Return an output of classes: nothing is done to what the layer gives before its activation."""
@@ -457,6 +461,8 @@ class _Model:
         if "calibration" not in self._entry.model_fields_set:
             given = [self._tree.value((*self._loc, "outputs", index, "name")) for index in range(len(outputs))]
             wanting = [str(name) for name, output in zip(given, outputs, strict=True) if output.needs_calibration]
+            if self._entry.precision == AUTO:
+                wanting.append("precision: auto")
             if wanting and "calibration" not in self._keys:
                 problem = f"expected calibration: FOLDER of images, for {', '.join(wanting)}. Received: none."
                 self._tree.note(self._loc, problem)

@@ -25,7 +25,8 @@ QUANTIZATIONS = ("none", "int8")
 KINDS = ("embedding", "classes", "numbers")
 IMAGENET = "imagenet"
 LAST_LAYER = "-1"
-PRECISIONS = ("float32", "bfloat16", "float16")
+AUTO = "auto"
+PRECISIONS = ("float32", "bfloat16", "float16", AUTO)
 _LATER = {
     "tolerance": None, "kind": "embedding", "labels": None, "activation": None, "temperature": 1.0, "threshold": None,
     "head": None, "units": None,
@@ -139,7 +140,7 @@ class ModelRecipe:
         outputs: The embeddings.
         default_output: For requests that name none.
         max_batch_size: The largest batch that a model server runs.
-        precision: Of the arithmetic; vectors are always float32.
+        precision: Of the arithmetic; vectors are always float32. `AUTO`: bfloat16 if it costs nothing.
         version: The number to publish as; None for the next free one.
         scaling: What the graph does to pixels of 0 to 255; None for the backbone's own.
         include_top: Whether the classifier is built; None for where the weights allow it.

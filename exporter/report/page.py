@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from microtome.preprocessing import as_image
+
 _WIDTH, _HEIGHT = 640, 360
 """Units of a chart: small, so that text is legible where a chart is as wide as a phone."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 24, 58
@@ -316,11 +318,11 @@ def picture(pixels: NDArray[np.uint8], title: str) -> str:
     """Return a picture at its own size, such as a heat map.
 
     Args:
-        pixels: [height, width, 3], RGB.
+        pixels: [height, width, channels].
         title: Shown when pointed at, and read out.
     """
     shown = escape(title)
-    return f'<img alt="{shown}" title="{shown}" src="{_data(Image.fromarray(pixels))}">'
+    return f'<img alt="{shown}" title="{shown}" src="{_data(as_image(pixels))}">'
 
 
 def _data(image: Image.Image) -> str:

@@ -26,12 +26,13 @@ Ranges = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 _BOOKKEEPING_PREFIX = "_"
 
 
-def fingerprint(
+def fingerprint(  # noqa: PLR0913, PLR0917, all that can change a vector
     frozen: FrozenGraph,
     pixels: InputSpec,
     ranges: Mapping[str, Ranges] | None = None,
     tolerances: Mapping[str, float] | None = None,
     classes: Mapping[str, Mapping[str, Any]] | None = None,
+    precision: Mapping[str, Any] | None = None,
 ) -> str:
     """Return `sha256:` and 64 hexadecimal digits.
 
@@ -41,6 +42,7 @@ def fingerprint(
         ranges: Smallest and largest value of each dimension by output; they change int8 answers.
         tolerances: By output, where the recipe sets another than the precision's own.
         classes: Of outputs of classes or numbers, what the numbers mean; see `described_classes`.
+        precision: Of `precision: auto`, the decision and the figures that it rests on; see `Arithmetic.identity`.
     """
     digests = _node_digests(frozen.definition)
     everything: dict[str, Any] = {
@@ -53,6 +55,8 @@ def fingerprint(
         everything["tolerances"] = dict(tolerances)
     if classes:
         everything["classes"] = dict(classes)
+    if precision:
+        everything["precision"] = dict(precision)
     return f"sha256:{hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()}"
 
 

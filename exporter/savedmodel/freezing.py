@@ -34,7 +34,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class FrozenGraph:
-    """A graph without variables and functions, whose input node is `INPUT`, uint8 [N, H, W, 3].
+    """A graph without variables and functions, whose input node is `INPUT`, uint8 [N, H, W, channels].
 
     Attributes:
         definition: Its nodes.
@@ -66,13 +66,13 @@ def freeze(slice_: Slice, head: Head, *, folded: bool = True) -> FrozenGraph:
         head: Computes each output.
         folded: Whether batch norms are folded into the weights, as in every export.
     """
-    scaling, pixels = slice_.built.row.scaling, slice_.pixels
+    scaling = slice_.built.row.scaling
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
         features = slice_.model(scale(images, scaling), training=False)
         return {output.recipe.name: head(features, output) for output in slice_.outputs}
 
-    signature = [tf.TensorSpec([None, pixels.height, pixels.width, 3], tf.uint8, name=INPUT)]
+    signature = [tf.TensorSpec([None, *slice_.pixels.shape], tf.uint8, name=INPUT)]
     with named_for_scopes(slice_.model):
         return FrozenGraph(*freeze_function(embed, signature, folded=folded))
 

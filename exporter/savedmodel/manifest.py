@@ -3,12 +3,13 @@
 import functools
 import importlib.metadata
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jsonschema
 import keras
@@ -19,7 +20,7 @@ import exporter
 from exporter.head.projection import Fitted, FittedPca
 from exporter.head.slicing import Slice, SliceOutput
 from exporter.recipe.labels import labels_of
-from exporter.recipe.resolved import ModelRecipe
+from exporter.recipe.resolved import AUTO, ModelRecipe
 from microtome.manifest import TOLERANCES, Golden
 
 _SCHEMA = Path(exporter.__file__).with_name("manifest.schema.json")
@@ -54,14 +55,72 @@ class Cosines:
     """Cosines between an output's vectors in lower precision and in float32.
 
     Attributes:
-        worst: The smallest; often that of a sample image without structure, whose vector is mostly rounding.
-        median: The median.
+        worst: The smallest on calibration images; without those, on the sample images.
+        median: The median, likewise.
+        sample: The smallest on the sample images; some have no structure, and their vectors are mostly rounding.
         golden: Deviation from the golden vectors, relative L2.
     """
 
     worst: float
     median: float
+    sample: float
     golden: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What a graph computes in, and what that costs.
+
+    Attributes:
+        name: `float32`, `bfloat16` or `float16`.
+        asked: What the recipe says.
+        cosines: With float32, by output; empty for float32.
+        images: Calibration images that they were measured on.
+        tried: Of `precision: auto`: the worst cosine of each output, by arithmetic; None where a layer has no such.
+    """
+
+    name: str
+    asked: str
+    cosines: Mapping[str, Cosines] = field(default_factory=dict)
+    images: int = 0
+    tried: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Self:
+        """Return what a manifest says, without cosines."""
+        said = document.get("precision") or {}
+        name = said.get("arithmetic") or said.get("compute") or "float32"
+        return cls(name, said.get("asked", name), tried=said.get("tried", {}))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the fingerprint covers beside the graph: of `precision: auto`, the decision and its figures.
+
+        They are rounded down to the four decimals that decide, because processors differ in the later ones. Nothing
+        where the recipe names the arithmetic, as in recipes from before.
+        """
+        if self.asked != AUTO:
+            return {}
+        tried = {
+            name: None if found is None else {output: math.floor(1e4 * worst) / 1e4 for output, worst in found.items()}
+            for name, found in self.tried.items()
+        }
+        return {"arithmetic": self.name, "tried": tried}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The manifest's `precision`."""
+        found: dict[str, Any] = {
+            "arithmetic": self.name,
+            "asked": self.asked,
+            "worst_cosine": {name: one.worst for name, one in self.cosines.items()},
+        }
+        if self.cosines:
+            found["median_cosine"] = {name: one.median for name, one in self.cosines.items()}
+            found["sample_cosine"] = {name: one.sample for name, one in self.cosines.items()}
+        if self.cosines or self.tried:
+            found["images"] = self.images
+        return found | ({"tried": dict(self.tried)} if self.tried else {})
 
 
 def describe(  # noqa: PLR0913, all that a manifest says
@@ -69,7 +128,7 @@ def describe(  # noqa: PLR0913, all that a manifest says
     slice_: Slice,
     fingerprint: str,
     calibrated: Calibrated,
-    cosines: Mapping[str, Cosines],
+    arithmetic: Arithmetic,
     *,
     golden: Golden,
     decoding: Mapping[str, float] | None = None,
@@ -81,7 +140,7 @@ def describe(  # noqa: PLR0913, all that a manifest says
         slice_: The cut backbone.
         fingerprint: Of the frozen graph.
         calibrated: Projections and ranges.
-        cosines: Of a lower precision, by output name; empty for float32.
+        arithmetic: What the graph computes in.
         golden: What Keras answers to the synthetic images.
         decoding: Worst cosine between `decode: fast` and `balanced`, by output name; empty or None for the others.
 
@@ -97,19 +156,14 @@ def describe(  # noqa: PLR0913, all that a manifest says
                      "source": slice_.built.source},
         "input": asdict(recipe.input),
         "outputs": [
-            {**_output(output, calibrated), "tolerance": _tolerance(recipe, output, cosines),
+            {**_output(output, calibrated), "tolerance": _tolerance(output, arithmetic),
              "kind": _kind(output), **_NO_CLASSES, **classes.get(output.recipe.name, {})}
             for output in slice_.outputs
         ],
         "golden": json.loads(json.dumps(asdict(golden))),  # with lists for tuples
         "default_output": recipe.default_output,
         "max_batch_size": recipe.max_batch_size,
-        "precision": {
-            "compute": recipe.precision,
-            "worst_cosine": {name: found.worst for name, found in cosines.items()} or None,
-            "median_cosine": {name: found.median for name, found in cosines.items()} or None,
-            **({"decode_cosine": dict(decoding)} if decoding else {}),
-        },
+        "precision": {**arithmetic.described, **({"decode_cosine": dict(decoding)} if decoding else {})},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "tensorflow": tf.__version__,
@@ -185,11 +239,11 @@ def _kind(output: SliceOutput) -> str:
     return "embedding" if len(output.shape) == 1 else "map"
 
 
-def _tolerance(recipe: ModelRecipe, output: SliceOutput, cosines: Mapping[str, Cosines]) -> float:
+def _tolerance(output: SliceOutput, arithmetic: Arithmetic) -> float:
     """Return the recipe's tolerance, or that of its precision, or of what was measured where that is larger."""
     if output.recipe.tolerance is not None:
         return output.recipe.tolerance
-    usual = TOLERANCES[recipe.precision]
+    usual, cosines = TOLERANCES[arithmetic.name], arithmetic.cosines
     measured = cosines[output.recipe.name].golden if output.recipe.name in cosines else 0.0
     return max(usual, min(1.0, float(f"{_MARGIN * measured:.1e}")))
 

@@ -98,7 +98,7 @@ class Loaded:
         """Run a batch.
 
         Args:
-            pixels: uint8 [N, H, W, 3].
+            pixels: uint8 [N, H, W, channels].
             outputs: Names of outputs; empty for all.
 
         Returns:

@@ -142,6 +142,6 @@ def _request(recipe: ModelRecipe, size: int, *outputs: str) -> predict_pb2.Predi
     request = predict_pb2.PredictRequest(output_filter=outputs)
     request.model_spec.name = recipe.name
     request.model_spec.signature_name = SERVING
-    black = tf.make_tensor_proto(0, tf.uint8, (size, recipe.input.height, recipe.input.width, 3))
+    black = tf.make_tensor_proto(0, tf.uint8, (size, *recipe.input.shape))
     request.inputs[INPUT].CopyFrom(black)
     return request

@@ -25,6 +25,7 @@ from exporter.runtime.terminal import stage
 from exporter.savedmodel.drafts import draft_directory, flush
 from exporter.split.blocks import FORMS, Block, between, read_chain, split, write_block
 from exporter.verify.sample_images import cosines, relative_errors
+from microtome.golden import SEED, golden_pixels
 from microtome.manifest import InputSpec
 
 DESCRIPTION = "split.json"
@@ -35,7 +36,7 @@ _SEED = 20240131
 
 Array = np.ndarray[Any, Any]
 Trials = dict[str, tf.Tensor]
-"""Images by kind, float32 [N, H, W, 3], scaled for the network."""
+"""Images by kind, float32 [N, H, W, channels], scaled for the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Split:
     published: bool
 
 
-def split_to(built: Built, pixels: InputSpec, at: Sequence[str], out: Path, images: Path) -> Split:
+def split_to(built: Built, pixels: InputSpec, at: Sequence[str], out: Path, images: Path | None) -> Split:
     """Split a backbone and write its blocks to a new directory.
 
     Args:
@@ -91,7 +92,7 @@ def split_to(built: Built, pixels: InputSpec, at: Sequence[str], out: Path, imag
         pixels: The preprocessing it was built for.
         at: The layers to cut at.
         out: The directory; must not exist.
-        images: A folder of photos for the comparison.
+        images: A folder of photos for the comparison; None for synthetic images.
 
     Raises:
         ExporterError: See `exporter.errors`; nothing is written then.
@@ -102,7 +103,7 @@ def split_to(built: Built, pixels: InputSpec, at: Sequence[str], out: Path, imag
     return _published(built, blocks, out, trials)
 
 
-def slice_to(built: Built, pixels: InputSpec, ends: tuple[str, str], out: Path, images: Path) -> Split:
+def slice_to(built: Built, pixels: InputSpec, ends: tuple[str, str], out: Path, images: Path | None) -> Split:
     """Write the part between two layers to a new directory.
 
     Args:
@@ -110,7 +111,7 @@ def slice_to(built: Built, pixels: InputSpec, ends: tuple[str, str], out: Path, 
         pixels: The preprocessing it was built for.
         ends: The layer after which the slice begins, and its last layer.
         out: The directory; must not exist.
-        images: A folder of photos for the comparison.
+        images: A folder of photos for the comparison; None for synthetic images.
 
     Raises:
         ExporterError: See `exporter.errors`; nothing is written then.
@@ -119,16 +120,17 @@ def slice_to(built: Built, pixels: InputSpec, ends: tuple[str, str], out: Path, 
     return _published(built, (between(built.model, *ends),), out, trials)
 
 
-def _trials(built: Built, pixels: InputSpec, images: Path) -> Trials:
+def _trials(built: Built, pixels: InputSpec, images: Path | None) -> Trials:
     """Return noise and photos as the network takes them, of the same shape, so that TensorFlow traces once."""
-    files = image_files(images, _PHOTOS)
-    if not files:
-        raise ImpossibleSplit(f"Expected a folder with photos to try the blocks on. Received: {images}. Give --images.")
-    photos = np.stack([read_pixels(file, pixels) for file in files])
+    if images is None:
+        photos = golden_pixels(SEED, 0, _PHOTOS, *pixels.shape)
+    elif files := image_files(images, _PHOTOS):
+        photos = np.stack([read_pixels(file, pixels) for file in files])
+    else:
+        raise ImpossibleSplit(f"Expected --images with a folder of photos to try the blocks on. Received: {images}.")
     noise = np.random.default_rng(_SEED).integers(0, 256, photos.shape, np.uint8)
-    return {
-        name: scale(tf.constant(batch), built.row.scaling) for name, batch in (("noise", noise), ("photos", photos))
-    }
+    trials = {"noise": noise, "photos" if images is not None else "texture": photos}
+    return {name: scale(tf.constant(batch), built.row.scaling) for name, batch in trials.items()}
 
 
 def _published(built: Built, blocks: tuple[Block, ...], out: Path, trials: Trials) -> Split:

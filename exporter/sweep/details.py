@@ -94,12 +94,14 @@ def _pca(wide: Array, sizes: Sequence[int], task: Task, scores: Scores, seed: in
     return {size: float(np.mean(each)) for size, each in differences.items()}
 
 
-def milliseconds(graph: FrozenGraph, outputs: Sequence[str], shape: tuple[int, int]) -> dict[str, tuple[float, float]]:
+def milliseconds(
+    graph: FrozenGraph, outputs: Sequence[str], shape: tuple[int, int, int]
+) -> dict[str, tuple[float, float]]:
     """Time one image up to each output, as a network that is cut there: wall-clock and processor time.
 
     Only what an output needs is computed. The fastest of several runs counts: other work on the machine only adds.
     """
-    pixels = np.random.default_rng(0).integers(0, 256, (1, *shape, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
     found = {}
     with tf.Graph().as_default() as whole:
         tf.import_graph_def(graph.definition, name="")

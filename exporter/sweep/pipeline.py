@@ -289,7 +289,7 @@ def _milliseconds(
     for at, variant in enumerate(request.variants):
         own = [index for index in chosen if candidates[index].variant == at]
         names = [candidates[index].output.name for index in own]
-        shape = (variant.pixels.height, variant.pixels.width)
-        took = milliseconds(graphs[variant.row.name, variant.weights], names, shape) if own else {}
+        graph = graphs[variant.row.name, variant.weights]
+        took = milliseconds(graph, names, variant.pixels.shape) if own else {}
         found |= {index: took[name] for index, name in zip(own, names, strict=True)}
     return found

@@ -16,6 +16,7 @@ from exporter.recipe.images import read_pixels
 from exporter.sweep.measures import NEIGHBOURS, RECALLS, Neighbours, Pairs, Task
 from exporter.sweep.request import Request
 from microtome.manifest import InputSpec
+from microtome.preprocessing import as_image
 
 MEASURES: dict[Use, tuple[str, ...]] = {
     "search": (*(f"recall@{count}" for count in RECALLS), "mAP"),
@@ -50,7 +51,7 @@ class Views:
     kinds: Array
 
     def read(self, index: int, spec: InputSpec) -> Array:
-        """Return an image's pixels, uint8 [height, width, 3].
+        """Return an image's pixels, uint8 [height, width, channels].
 
         Raises:
             CalibrationImageBroken: It cannot be decoded.
@@ -74,18 +75,20 @@ def _made(pixels: Array, view: str) -> Array:
     height, width = pixels.shape[:2]
     if view == "mirrored":
         return np.ascontiguousarray(pixels[:, ::-1])
-    image = Image.fromarray(pixels)
+    image = as_image(pixels)
     if view == "grey":
-        image = image.convert("L").convert("RGB")
+        image = image.convert("LA" if image.mode == "RGBA" else "L").convert(image.mode)
     elif view == "JPEG quality 30":
         encoded = BytesIO()
-        image.save(encoded, "JPEG", quality=30)
-        image = Image.open(encoded)
+        as_image(pixels[..., :3]).save(encoded, "JPEG", quality=30)
+        image = Image.open(encoded).convert(image.mode)
+        if image.mode == "RGBA":
+            image.putalpha(Image.fromarray(pixels[..., 3]))
     elif view == "centre 70 %":
         margin = (round(width * 0.15), round(height * 0.15))
         box = (*margin, width - margin[0], height - margin[1])
         image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    return np.array(image, dtype=np.uint8)
+    return np.array(image, dtype=np.uint8).reshape(pixels.shape)
 
 
 def measure_for(use: Use, asked: str | None) -> str:

@@ -292,11 +292,12 @@ class Trainer:
 def recoloured(pixels: Array, seed: int) -> Array:
     """Change brightness, contrast and saturation by up to a fifth each."""
     brightness, contrast, saturation = np.random.default_rng(seed).uniform(1 - _JITTER, 1 + _JITTER, 3)
-    found = pixels.astype(np.float32) * np.float32(brightness)
-    grey = (found @ _GREY)[..., None]
+    found = pixels[..., :3].astype(np.float32) * np.float32(brightness)
+    grey = (found @ _GREY)[..., None] if found.shape[-1] == len(_GREY) else found
     found = (found - grey) * np.float32(saturation) + grey
     middle = grey.mean()
-    return np.asarray(np.clip((found - middle) * np.float32(contrast) + middle, 0, 255), np.uint8)
+    changed = np.asarray(np.clip((found - middle) * np.float32(contrast) + middle, 0, 255), np.uint8)
+    return np.concatenate([changed, pixels[..., 3:]], axis=-1)  # opacity stays
 
 
 def _duration(seconds: float) -> str:

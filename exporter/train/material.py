@@ -19,12 +19,13 @@ from exporter.features.store import FeatureStore, State, extract, near_copies
 from exporter.head.slicing import Slice, prepare
 from exporter.recipe.images import read_pixels
 from exporter.recipe.preprocessing import recorded
-from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from exporter.recipe.resolved import AUTO, ModelRecipe, OutputRecipe
 from exporter.runtime.terminal import stage, warn
 from exporter.savedmodel.fingerprint import fingerprint
 from exporter.savedmodel.freezing import FrozenGraph, frozen_graph
 from exporter.train.heads import fold_count
 from microtome.manifest import InputSpec
+from microtome.preprocessing import as_image
 
 HELD_OUT_FOLDS = 5
 _SMALLEST_CROP = 0.6
@@ -165,8 +166,9 @@ def features_of(  # noqa: PLR0913 -- what the user said
             f"Say pooling: {hint}."
         )
     check(slice_)
+    precision = "float32" if recipe.precision == AUTO else recipe.precision
     with stage(f"{recipe.name}: freezing {output.name}"):
-        graph = frozen_graph(slice_, calibrate(recipe, slice_).projections, recipe.precision)
+        graph = frozen_graph(slice_, calibrate(recipe, slice_).projections, precision)
     held = np.zeros(len(photos), bool) if held is None else held
     of = np.concatenate([np.arange(len(held)), *[np.flatnonzero(~held)] * copies])
     kinds = np.concatenate([np.zeros(len(held), np.int64),
@@ -207,8 +209,8 @@ def altered(pixels: Array, seed: int) -> Array:
     side = float(np.sqrt(numbers.uniform(_SMALLEST_CROP, 1.0)))
     top, left = numbers.uniform(0, 1 - side, 2)
     box = (left * width, top * height, (left + side) * width, (top + side) * height)
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box)
-    found = np.array(image, dtype=np.uint8)
+    image = as_image(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box)
+    found = np.array(image, dtype=np.uint8).reshape(pixels.shape)
     return np.ascontiguousarray(found[:, ::-1]) if numbers.random() < 0.5 else found
 
 

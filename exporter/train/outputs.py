@@ -15,6 +15,7 @@ import tensorflow as tf
 from exporter.features.photos import Collection
 from exporter.recipe.own_backbones import KERAS_FILES, PRESET_PREFIX
 from exporter.recipe.reading import WEIGHTS_FILES
+from exporter.recipe.resolved import AUTO
 from exporter.recipe.writing import in_one_line, write_files
 from exporter.train.figures import Share
 from exporter.train.fine_tuning import BEST, STATE
@@ -93,7 +94,8 @@ def _tuned_recipe(name: str, tuned: Tuned, found: Trained) -> str:
         **{key: said[key] for key in keys if said.get(key) is not None},
     }
     kept = ("precision", "tolerance", "max_batch_size")
-    entry |= {key: request.entry[key] for key in kept if key in request.entry}
+    # Without the calibration images, whose backbone is another, nothing can be measured.
+    entry |= {key: request.entry[key] for key in kept if request.entry.get(key, AUTO) != AUTO}
     entry["default_output"] = request.output.name
     embedding = {"name": request.output.name, "layer": tuned.layer, "pooling": request.output.pooling}
     embedding |= {"normalize": request.output.normalize} if request.output.normalize != "none" else {}

@@ -80,7 +80,7 @@ def check_signatures(version: Loaded, slice_: Slice) -> Finding:
     kinds = {info.dtype for info in serving.outputs.values()}
     methods = {signature.method_name for signature in version.signatures.values()}
     takes = [dim.size for dim in serving.inputs[INPUT].tensor_shape.dim] if INPUT in serving.inputs else []
-    pixels = [-1, slice_.pixels.height, slice_.pixels.width, 3]
+    pixels = [-1, *slice_.pixels.shape]
     sound = kinds == {tf.float32.as_datatype_enum} and methods == {METHOD} and takes == pixels
     return expect(
         "signatures agree with the recipe",

@@ -33,7 +33,7 @@ def golden_reference(
         golden: Whose images; None for those of a new manifest.
     """
     seed, inputs = (golden.seed, golden.inputs) if golden else (SEED, INPUTS)
-    pixels = golden_pixels(seed, 0, inputs, slice_.pixels.height, slice_.pixels.width)
+    pixels = golden_pixels(seed, 0, inputs, *slice_.pixels.shape)
     return reference(slice_, pixels, projections)
 
 

@@ -31,7 +31,7 @@ def reference(slice_: Slice, pixels: Array, projections: Mapping[str, Fitted] | 
 
     Args:
         slice_: In float32 or float64, which is also the precision of the computation.
-        pixels: uint8 [N, H, W, 3], RGB.
+        pixels: uint8 [N, H, W, channels].
         projections: By output name.
 
     Returns:
@@ -100,7 +100,7 @@ def compute(model: keras.Model, images: Array) -> dict[str, Array]:
 
     Args:
         model: From one tensor to a dictionary.
-        images: [N, H, W, 3], of the model's own dtype.
+        images: [N, H, W, channels], of the model's own dtype.
     """
     network = Network(model)
     last = {id(tensor): index for index, call in enumerate(network.calls) for tensor in call.inputs}
@@ -124,7 +124,7 @@ class Float64Reference:
 
     Attributes:
         slice_: In float32.
-        pixels: uint8 [N, H, W, 3], RGB.
+        pixels: uint8 [N, H, W, channels].
         projections: By output name.
     """
 

@@ -14,19 +14,20 @@ Array = np.ndarray[Any, Any]
 _SEED = 20240131
 
 
-def sample_pixels(height: int, width: int) -> Array:
-    """Return uint8 [4, height, width, 3]: noise, a gradient, a checkerboard of single pixels, and mid grey."""
-    noise = np.random.default_rng(_SEED).integers(0, 256, (height, width, 3), np.uint8)
+def sample_pixels(height: int, width: int, channels: int = 3) -> Array:
+    """Return uint8 [4, height, width, channels]: noise, a gradient, a checkerboard of single pixels, and mid grey."""
+    noise = np.random.default_rng(_SEED).integers(0, 256, (height, width, channels), np.uint8)
     rows, columns = np.mgrid[0:height, 0:width]
-    gradient = np.stack([rows * 255 // height, columns * 255 // width, (rows + columns) % 256], axis=-1)
-    checkerboard = np.repeat((((rows + columns) % 2) * 255)[..., None], 3, axis=-1)
-    grey = np.full((height, width, 3), 127)
+    down, right = rows * 255 // height, columns * 255 // width
+    gradient = np.stack([down, right, (rows + columns) % 256, 255 - down], axis=-1)[..., :channels]
+    checkerboard = np.repeat((((rows + columns) % 2) * 255)[..., None], channels, axis=-1)
+    grey = np.full((height, width, channels), 127)
     return np.stack([noise, gradient, checkerboard, grey]).astype(np.uint8)
 
 
 def with_images(pixels: InputSpec, files: Sequence[Path]) -> Array:
-    """Return the sample pixels followed by those of image files, uint8 [N, H, W, 3]."""
-    sample = sample_pixels(pixels.height, pixels.width)
+    """Return the sample pixels followed by those of image files, uint8 [N, H, W, channels]."""
+    sample = sample_pixels(*pixels.shape)
     if not files:
         return sample
     return np.concatenate([sample, np.stack([read_pixels(path, pixels) for path in files])])

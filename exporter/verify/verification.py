@@ -19,7 +19,7 @@ from exporter.runtime.memory import release
 from exporter.runtime.terminal import stage
 from exporter.savedmodel.fingerprint import Ranges, fingerprint
 from exporter.savedmodel.freezing import frozen_graph
-from exporter.savedmodel.manifest import described_classes
+from exporter.savedmodel.manifest import Arithmetic, described_classes
 from exporter.savedmodel.publication import ASSETS
 from exporter.savedmodel.saved_model import loaded
 from exporter.savedmodel.versions import manifest_of, recipe_of
@@ -55,8 +55,8 @@ def verify(
         directory: The version.
         slice_: In float32, also for a version in lower precision.
         projections: By output name.
-        worst_cosines: For a version in lower precision, the worst cosine of each output in its manifest, which its
-            vectors must reach.
+        worst_cosines: For a version in lower precision, the worst cosine of each output with float32 by its
+            manifest, which its vectors must reach.
         images: Image files to compare on, besides the sample images.
     """
     with loaded(directory) as version:
@@ -149,7 +149,9 @@ def verify_again(directory: Path, images: Path | None, sources: Path) -> list[Fi
         projections = read_projections(directory / ASSETS)
     except (OSError, ValueError, KeyError) as error:
         raise NoVersion(f"Expected the projections of {directory}. Received: a damaged file: {error}.") from error
-    worst = (manifest_of(directory).get("precision") or {}).get("worst_cosine")
+    precision = manifest_of(directory).get("precision") or {}
+    worst, sample = precision.get("worst_cosine") or {}, precision.get("sample_cosine") or {}
+    worst = {name: min(cosine, sample.get(name, cosine)) for name, cosine in worst.items()}
     slice_ = prepare(recipe)
     with stage(f"{recipe.name}: verifying against Keras"):
         findings = verify(directory, slice_, projections, worst_cosines=worst, images=files)
@@ -187,9 +189,12 @@ def check_fingerprint(
         if output["quantization"]
     }
 
+    arithmetic = Arithmetic.read(manifest)
+
     def built(*, folded: bool) -> str:
-        frozen = frozen_graph(slice_, projections, recipe.precision, folded=folded)
-        return fingerprint(frozen, recipe.input, ranges, recipe.tolerances, described_classes(slice_))
+        frozen = frozen_graph(slice_, projections, arithmetic.name, folded=folded)
+        classes, figures = described_classes(slice_), arithmetic.identity
+        return fingerprint(frozen, recipe.input, ranges, recipe.tolerances, classes, figures)
 
     again, wanted, detail = built(folded=True), manifest["fingerprint"], ""
     if again != wanted and built(folded=False) == wanted:

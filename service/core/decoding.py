@@ -154,7 +154,7 @@ class Decoding:
         """Decode one image.
 
         Returns:
-            uint8 [height, width, 3], RGB.
+            uint8 [height, width, channels].
 
         Raises:
             NotAnImage, BrokenImage: as `microtome.preprocessing.decode` does.
@@ -229,7 +229,7 @@ class _Processes:
             answer = _exchange(process, json.dumps(head).encode(), encoded)
         kind, body = answer[:1], answer[1:]
         if kind == b"+":
-            return np.frombuffer(body, np.uint8).reshape(spec.height, spec.width, 3)
+            return np.frombuffer(body, np.uint8).reshape(spec.shape)
         words = json.loads(body)
         raise getattr(errors, words["error"])(words["message"])
 

@@ -12,7 +12,7 @@ from service.core.timeouts import Deadline
 from service.core.timings import Stages, unobserved
 
 Pixels = NDArray[np.uint8]
-"""uint8 [height, width, 3], RGB, C-contiguous: one image."""
+"""uint8 [height, width, channels], C-contiguous: one image."""
 
 Vectors = NDArray[np.float32]
 """float32 [N, D]."""

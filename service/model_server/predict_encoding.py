@@ -61,7 +61,7 @@ def predict_request(spec: ModelSpec, inputs: Mapping[str, WireTensor], outputs: 
 
 
 def pixels_tensor(images: Sequence[Pixels]) -> WireTensor:
-    """Concatenate N images, each uint8 [height, width, 3]: copied only into the request."""
+    """Concatenate N images, each uint8 [height, width, channels]: copied only into the request."""
     shape = _shape((len(images), *images[0].shape))
     return tensor_of(Tensor(dtype=DataType.DATA_TYPE_UINT8, tensor_shape=shape), images)
 

@@ -45,7 +45,7 @@ async def answers_an_image(card: ModelCard, _: str, __: int, client: Predict) ->
     Raises:
         ServiceError: the version does not answer, or its answer cannot be right.
     """
-    black = np.zeros((card.manifest.input.height, card.manifest.input.width, 3), np.uint8)
+    black = np.zeros(card.manifest.input.shape, np.uint8)
     names = [card.manifest.default_output]
     inputs = {IMAGES: pixels_tensor([black])}
     answer = await client.predict(card.name, card.version, "serving_default", inputs, names, timeout=IDENTIFY_SECONDS)

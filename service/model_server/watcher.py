@@ -341,5 +341,5 @@ class Watcher:
 
     async def _probe(self, card: ModelCard) -> None:
         """Run one black image through the default output: only an inference proves that inference works."""
-        black = np.zeros((card.manifest.input.height, card.manifest.input.width, 3), np.uint8)
+        black = np.zeros(card.manifest.input.shape, np.uint8)
         await self.predict(card, [card.manifest.default_output], [black], timeout=self._timing.infer)

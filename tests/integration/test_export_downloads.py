@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from exporter.head.slicing import needs_top, prepare
+from exporter.recipe.backbones import find_backbone
+from exporter.recipe.reading import read_recipe
+from exporter.savedmodel.fingerprint import fingerprint
+from exporter.savedmodel.freezing import frozen_graph
 from exporter.verify.sample_images import relative_errors, sample_pixels
 from tests.exported_models import REPOSITORY
 
@@ -32,7 +37,6 @@ models:
     backbone: MobileNetV2
     weights: imagenet
     input: {{size: 96}}
-    include_top: false
     outputs: [{{name: early, layer: {LAYER}, pooling: none}}]
 """
 # The exporter, once Keras has been told another address.
@@ -97,7 +101,7 @@ def export_from(host: Host, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_weights_are_downloaded_kept_and_served(host: Host, tmp_path: Path) -> None:
-    """The first export asks the host once and serves what came; stdout has the result and no trace of the download."""
+    """The file without the classifier is asked for, once; stdout has the result and no trace of the download."""
     done = export_from(host, tmp_path)
     assert done.returncode == 0, done.stderr
     assert host.asked == [f"/{FILE}"]
@@ -114,3 +118,34 @@ def test_weights_are_downloaded_kept_and_served(host: Host, tmp_path: Path) -> N
         keras.applications.mobilenet_v2.preprocess_input(pixels.astype(np.float32)), training=False
     )
     assert relative_errors(given, np.asarray(expected)).max() <= 1e-4
+
+
+def test_file_without_the_classifier_gives_the_same_model(host: Host, tmp_path: Path, monkeypatch: Any) -> None:
+    """Below the classifier, both files give one fingerprint; only an output of the classifier fetches it."""
+    bare = FILE.replace("_96_", "_224_")
+    full = bare.replace("_no_top", "")
+    keras.utils.clear_session()
+    whole = keras.applications.MobileNetV2(weights=None)
+    for layer in host.model.layers:
+        whole.get_layer(layer.name).set_weights(layer.get_weights())
+    whole.save(tmp_path / full)
+    host.model.save(tmp_path / bare)
+    asked: list[str] = []
+
+    def get_file(name: str, *_: object, **__: object) -> str:
+        asked.append(name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("size: 96", "size: 224"), encoding="utf-8")
+    (recipe,) = read_recipe(tmp_path / "recipe.yaml").models
+    found = []
+    for one in (recipe, replace(recipe, include_top=True)):
+        slice_ = prepare(one)
+        shapes = [(output.params, output.flops) for output in slice_.outputs]
+        found.append((fingerprint(frozen_graph(slice_, {}, "float32"), one.input), shapes))
+    assert asked == [bare, full]
+    assert found[0] == found[1]
+    for layer in ("predictions", "-2"):
+        other = replace(recipe, outputs=(replace(recipe.outputs[0], layer=layer),))
+        assert needs_top(find_backbone(recipe.backbone), other)

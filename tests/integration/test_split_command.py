@@ -98,7 +98,7 @@ def test_slice_between_two_layers_is_proved_and_written(tmp_path: Path) -> None:
 def test_failed_split_leaves_nothing(tmp_path: Path) -> None:
     """No photos, a cut that makes no block, a directory that is there already."""
     lite0, examples = built("EfficientNetLite0", 32), REPOSITORY / "examples"
-    with pytest.raises(ImpossibleSplit, match="Expected a folder with photos"):
+    with pytest.raises(ImpossibleSplit, match="Expected --images with a folder of photos"):
         split_to(lite0, pixels(32), ["block2b_add"], tmp_path / "out", tmp_path)
     with pytest.raises(ImpossibleSplit, match="adds no block"):
         split_to(lite0, pixels(32), ["input_layer"], tmp_path / "out", examples)

@@ -235,7 +235,7 @@ _INFER = described(
             "type": "object",
             "description": "normalize, dimensions, datatype, cache, priority; binary_data_output.",
         },
-        "inputs": {**_LIST, "description": "One tensor, `image`: BYTES [N] (in JSON as base64) or UINT8 [N, H, W, 3]."},
+        "inputs": {**_LIST, "description": "One tensor, `image`: BYTES [N] (in JSON as base64) or UINT8 [N, H, W, C]."},
         "outputs": {**_LIST, "description": "Names of the model's outputs, or `embedding`; none for the default one."},
     },
     {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [RED_PNG]}]},

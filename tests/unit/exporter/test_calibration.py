@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from exporter import export as export_module
 from exporter.errors import CalibrationImageBroken, ImpossibleProjection
-from exporter.export import calibrate, measure
+from exporter.export import calibrate, frozen_as_asked, measure
 from exporter.head.embedding import whole_head
 from exporter.head.projection import FittedPca, read_projections, write_projections
 from exporter.head.slicing import cut
@@ -18,10 +19,11 @@ from exporter.recipe.files import image_files
 from exporter.recipe.resolved import Calibration, ModelRecipe, OutputRecipe, Projection
 from exporter.savedmodel.fingerprint import fingerprint
 from exporter.savedmodel.freezing import freeze, frozen_graph
+from exporter.savedmodel.manifest import Arithmetic
 from exporter.verify.keras_reference import reference
 from exporter.verify.sample_images import with_images
 from tests.pictures import png
-from tests.unit.exporter.small_models import small_backbone, small_recipe
+from tests.unit.exporter.small_models import VECTOR, small_backbone, small_recipe
 
 PCA = OutputRecipe("pca", "conv", "avg", (), Projection("pca", 2), "l2", "int8")
 RANDOM = OutputRecipe("random", "conv", "flatten", (), Projection("random", 7))
@@ -118,9 +120,33 @@ def test_lower_precision_is_near_and_its_price_is_told(
     plain = replace(small_recipe(), precision=precision)
     slice_ = cut(small_backbone(), plain)
     frozen = frozen_graph(slice_, {}, precision)
-    costs = measure(plain, frozen, slice_, calibrate(plain, slice_))
+    costs, images = measure(plain, precision, frozen, slice_, calibrate(plain, slice_))
+    assert images == 0
     assert all(least <= cost.worst <= cost.median <= 1 + 1e-6 for cost in costs.values())
     halves = sum(node.attr["dtype"].type == tf.as_dtype(precision).as_datatype_enum for node in frozen.definition.node)
     assert halves >= 2  # the kernels of both convolutions
     warned = "warning: in" in capsys.readouterr().err
     assert warned == any(cost.worst < 0.9999 for cost in costs.values())
+
+
+def test_auto_takes_a_lower_precision_only_where_it_costs_nothing(
+    recipe: ModelRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The decision is by the photos, stands in manifest and fingerprint, and warns of nothing."""
+    auto = replace(recipe, precision="auto", outputs=(VECTOR,), default_output="vector")
+    slice_ = cut(small_backbone(), auto)
+    chosen = {}
+    for least in (0.9999, 1.1):
+        monkeypatch.setattr(export_module, "HARMLESS", least)
+        chosen[least] = frozen_as_asked(auto, slice_, calibrate(auto, slice_))
+    assert [arithmetic.name for _, arithmetic in chosen.values()] == ["bfloat16", "float32"]
+    graph, arithmetic = chosen[0.9999]
+    assert (set(arithmetic.cosines), list(arithmetic.tried)) == ({"vector"}, ["bfloat16"])
+    last = chosen[1.1][1].described
+    assert (last["asked"], last["arithmetic"], last["worst_cosine"], last["images"]) == ("auto", "float32", {}, IMAGES)
+    assert 0.9999 <= last["tried"]["bfloat16"]["vector"] < last["tried"]["float16"]["vector"] <= 1 + 1e-6
+    assert chosen[1.1][1].identity["tried"]["float16"] in ({"vector": 0.9999}, {"vector": 1.0})
+    again = Arithmetic.read({"precision": arithmetic.described}).identity
+    plain, asked, read = (fingerprint(graph, slice_.pixels, precision=one) for one in ({}, arithmetic.identity, again))
+    assert plain != asked == read
+    assert "warning" not in capsys.readouterr().err

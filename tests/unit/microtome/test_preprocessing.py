@@ -14,8 +14,8 @@ from PIL import Image
 from microtome import fast_resizing
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
 from microtome.fast_resizing import unavailable
-from microtome.manifest import Decode, InputSpec, Interpolation
-from microtome.preprocessing import FORMATS, decode, place
+from microtome.manifest import Color, Decode, InputSpec, Interpolation
+from microtome.preprocessing import FORMATS, RAW_PIXELS, decode, place
 from tests.pictures import encoded, noise, png
 
 SQUASH = InputSpec(32, 24, "squash", None, "bilinear", "none", exif_orientation=True, decode="exact")
@@ -319,3 +319,38 @@ def test_long_strips_are_cropped_before_they_are_resized() -> None:
 def test_place_never_asks_for_an_empty_image() -> None:
     """A line of one pixel's height keeps at least one pixel when letterboxed."""
     assert min(place((10_000, 1), replace(SQUASH, resize="letterbox")).size) == 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+@pytest.mark.parametrize(("color", "keras_mode"), [("gray", "L"), ("rgba", "RGBA")])
+def test_other_colours_are_those_of_pillow(mode: str, color: Color, keras_mode: str) -> None:
+    """Grey is Pillow's `L`; what has no opacity is opaque; of `I;16` it is what Pillow makes of it."""
+    picture = noise(40, 30).convert("L").convert(mode) if mode == "I;16" else noise(40, 30).convert(mode)
+    if mode in {"LA", "RGBA"}:
+        picture.putalpha(noise(40, 30).getchannel(1))
+    data = encoded(picture, "TIFF" if mode in {"CMYK", "YCbCr"} else "PNG")
+    spec = replace(SQUASH, color=color)
+    stored = Image.open(io.BytesIO(data)).convert(keras_mode).resize((24, 32), Image.Resampling.BILINEAR)
+    found = decode(data, spec, max_pixels=MANY)
+    np.testing.assert_array_equal(found, np.asarray(stored).reshape(32, 24, -1))
+    assert found.shape == spec.shape
+    if color == "rgba" and mode == "RGB":
+        assert (found[..., 3] == 255).all()
+
+
+def test_opacity_around_a_letterbox_is_none() -> None:
+    """Opaque photos stay opaque; what the letterbox adds is transparent black."""
+    spec = replace(SQUASH, resize="letterbox", height=32, width=32, color="rgba")
+    found = decode(encoded(noise(64, 32)), spec, max_pixels=MANY)
+    assert (found[8:24, :, 3] == 255).all()
+    assert not found[:8].any()
+    assert not found[24:].any()
+
+
+@pytest.mark.parametrize(("channels", "color"), [(1, "gray"), (3, "rgb"), (4, "rgba")])
+def test_pixels_of_a_tensor_are_read_in_every_colour(channels: int, color: Color) -> None:
+    """As the Open Inference Protocol sends them, whichever formats are on."""
+    pixels = np.random.default_rng(1).integers(0, 256, (32, 24, channels), np.uint8)
+    data = RAW_PIXELS[channels] + b"24 32 255\n" + pixels.tobytes()
+    found = decode(data, replace(SQUASH, color=color), max_pixels=MANY, formats=["JPEG"])
+    np.testing.assert_array_equal(found, pixels)

@@ -8,6 +8,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ from exporter.models import classic_networks
 from exporter.models.building import Built, build
 from exporter.models.own_models import load, resized
 from exporter.recipe.backbones import BACKBONES, find_backbone
-from exporter.recipe.own_backbones import own_size
+from exporter.recipe.own_backbones import own_input
 from exporter.recipe.preprocessing import input_spec
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.savedmodel.fingerprint import fingerprint
 from exporter.savedmodel.freezing import freeze
 from exporter.split.blocks import split
+from microtome.manifest import Color
 from tests.unit.exporter.small_models import small_model
 
 LITE0 = BACKBONES["EfficientNetLite0"]
@@ -159,10 +161,42 @@ def test_operations_in_h5_files_are_told_the_way_on(tmp_path: Path) -> None:
         load(str(tmp_path / "mine.h5"))
 
 
+def test_files_of_older_keras_are_read() -> None:
+    """Keras 3.1.1 wrote an argument of RandomRotation that later releases refuse; the answer is what 3.1.1 gave."""
+    path = Path(__file__).parents[3] / "assets" / "keras_3_1_1.keras"
+    row = find_backbone(str(path))
+    model = build(row, "own", row.preprocessing).model
+    pixels = np.arange(32 * 32 * 3, dtype=np.float32).reshape(1, 32, 32, 3) % 251
+    np.testing.assert_allclose(model(pixels, training=False)[0], [22.707157, 21.64714, 26.37248], rtol=1e-6)
+    assert find_tensor(model, "base/block_1_depthwise").shape == (None, 16, 16, 4)
+
+
+@pytest.mark.parametrize(("channels", "color"), [(1, "gray"), (4, "rgba")])
+def test_a_file_says_its_colour(channels: int, color: Color, tmp_path: Path) -> None:
+    """Where a recipe says another, the layer and the way on are named."""
+    images = keras.Input((8, 8, channels), name="pixels")
+    keras.Model(images, layers.Conv2D(2, 3, name="conv")(images)).save(tmp_path / "mine.keras")
+    row = find_backbone(str(tmp_path / "mine.keras"))
+    assert row.preprocessing.shape == (8, 8, channels)
+    assert build(row, "own", row.preprocessing).color == color
+    with pytest.raises(ImpossibleInput, match=rf"input: color: {color}, as the layer pixels of mine.keras takes"):
+        build(row, "own", replace(row.preprocessing, color="rgb"))
+
+
+def test_other_numbers_of_channels_have_a_way_on(tmp_path: Path) -> None:
+    """The layer is named."""
+    images = keras.Input((8, 8, 13), name="bands")
+    keras.Model(images, layers.Conv2D(2, 3)(images)).save(tmp_path / "mine.keras")
+    with pytest.raises(
+        ImpossibleModel, match=r"Received: the layer bands of \(None, 8, 8, 13\)\. Begin the model with"
+    ):
+        load(str(tmp_path / "mine.keras"))
+
+
 def test_whole_model_h5_is_checked_as_keras_files_are(tmp_path: Path) -> None:
     """Weights alone, sizes that the file cannot hold, and a file that is none; a whole one says its size."""
     small_model().save(tmp_path / "mine.h5")
-    assert own_size(str(tmp_path / "mine.h5")) == (8, 8)
+    assert own_input(str(tmp_path / "mine.h5")) == (8, 8, "rgb")
     small_model().save_weights(tmp_path / "mine.weights.h5")
     with pytest.raises(ImpossibleModel, match=r"which holds weights only\. Name the architecture as backbone:"):
         load(str(tmp_path / "mine.weights.h5"))
@@ -215,7 +249,7 @@ def test_own_model_has_no_published_weights(tmp_path: Path) -> None:
 def test_size_of_a_file_that_is_no_model_is_the_usual_one(tmp_path: Path) -> None:
     """What is wrong with it is told when it is built, not guessed before."""
     (tmp_path / "text.keras").write_text("no zip", encoding="utf-8")
-    assert own_size(str(tmp_path / "text.keras")) == (224, 224)
+    assert own_input(str(tmp_path / "text.keras")) == (224, 224, "rgb")
     with pytest.raises(ImpossibleModel, match=r"Expected a model saved by Keras 3\. Received: .*text\.keras"):
         load(str(tmp_path / "text.keras"))
 
@@ -270,7 +304,7 @@ def test_keras_files_that_inflate_are_refused_before_they_are_read(tmp_path: Pat
         (lambda _: b"[" * 100_000 + b"]" * 100_000, "recursion"),
     ):
         path = rewritten(tmp_path / "sound.keras", tmp_path / "crafted.keras", config=config)
-        assert own_size(str(path)) == (224, 224)
+        assert own_input(str(path)) == (224, 224, "rgb")
         with pytest.raises(ImpossibleModel, match=told):
             load(str(path))
 

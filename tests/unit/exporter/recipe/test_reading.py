@@ -125,7 +125,16 @@ recipe.yaml:11: models[0].outputs[1]: expected names that differ. Received: 'top
         (SMALLEST + "    input: {resize: squash, shortest_side: 256}\n", "expected shortest_side with resize:"),
         (SMALLEST + "    input: {size: [1, 2, 3]}\n", "expected pixels, or [height, width] in pixels."),
         (SMALLEST + "    version: 0\n", "version: expected a whole number of at least 1. Received: 0."),
-        (SMALLEST + "    precision: half\n", "precision: expected one of float32, bfloat16, float16."),
+        (SMALLEST + "    precision: half\n", "precision: expected one of float32, bfloat16, float16, auto."),
+        (
+            SMALLEST + "    precision: auto\n",
+            "expected calibration: FOLDER of images, for precision: auto. Received: none.",
+        ),
+        (
+            SMALLEST + "    input: {color: gray}\n",
+            "expected color: rgb with ResNet50, which takes three channels. Received: gray.",
+        ),
+        (SMALLEST + "    input: {color: grey}\n", "expected one of gray, rgb, rgba. Received: 'grey'. Nearest: gray"),
         (SMALLEST + "    include_top: maybe\n", "include_top: expected true or false. Received: 'maybe'."),
         (SMALLEST + "    calibration: nowhere\n", "nowhere, which is not there."),
         (SMALLEST + "    calibration: {folder: .}\n", "expected a folder with images."),

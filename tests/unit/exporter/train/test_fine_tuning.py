@@ -13,14 +13,19 @@ import pytest
 from PIL import Image
 
 from exporter.errors import ImpossibleHead, ImpossibleOption
+from exporter.features.store import perceptual_hash
 from exporter.head.slicing import Slice, cut
+from exporter.look.pictures import overlaid, reduced
 from exporter.models.building import Built, build
 from exporter.recipe.backbones import find_backbone
 from exporter.recipe.preprocessing import resolve
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from exporter.report.page import picture
+from exporter.sweep.tasks import VIEWS, _made
 from exporter.train import fine_tuning
 from exporter.train.calibration import log_loss
 from exporter.train.fine_tuning import Photos, Trainer, Tuning, recoloured
+from exporter.train.material import altered
 from exporter.train.tunable import Tunable, first_unfrozen, tunable
 
 PIXELS = resolve(find_backbone("MobileNetV2").preprocessing, {"height": 32, "width": 32, "resize": "squash"})
@@ -214,3 +219,18 @@ def test_colours_change_and_stay_in_range() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert np.array_equal(recoloured(pixels, 1), recoloured(pixels, 1))
     assert not np.array_equal(recoloured(pixels, 1), recoloured(pixels, 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_photos_of_every_colour_are_altered_hashed_and_drawn(channels: int) -> None:
+    """As training, sweep and look do; opacity is cut and mirrored, never recoloured."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, channels), np.uint8)
+    changed = recoloured(pixels, 1)
+    assert np.array_equal(changed[..., 3:], pixels[..., 3:])
+    assert not np.array_equal(changed[..., :3], pixels[..., :3])
+    views = [_made(pixels, view) for view in VIEWS[1:]]
+    assert {one.shape for one in (changed, altered(pixels, 1), *views)} == {pixels.shape}
+    assert perceptual_hash(pixels).shape == (4,)
+    assert overlaid(pixels, np.zeros((24, 32))).shape == (24, 32, 3)
+    assert reduced(pixels, 16).shape[:2] == (12, 16)
+    assert picture(pixels, "title").startswith("<img")

@@ -19,7 +19,7 @@ from exporter.recipe.backbones import BACKBONES
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.savedmodel.fingerprint import fingerprint
 from exporter.savedmodel.freezing import freeze
-from exporter.savedmodel.manifest import Calibrated, describe
+from exporter.savedmodel.manifest import Arithmetic, Calibrated, describe
 from exporter.savedmodel.publication import ASSETS, MANIFEST_FILE
 from exporter.savedmodel.saved_model import write_saved_model
 from exporter.savedmodel.serving_files import WARMUP_FILE, write_warmup
@@ -38,7 +38,9 @@ def written(directory: Path, built: Built, recipe: ModelRecipe = RECIPE, golden:
     slice_ = cut(built, recipe)
     frozen = freeze(slice_, whole_head({}))
     golden = golden or recorded(slice_, {})
-    manifest = describe(recipe, slice_, fingerprint(frozen, PIXELS), Calibrated(), {}, golden=golden)
+    manifest = describe(
+        recipe, slice_, fingerprint(frozen, PIXELS), Calibrated(), Arithmetic("float32", "float32"), golden=golden
+    )
     write_saved_model(directory, frozen, manifest)
     (directory / ASSETS).mkdir()
     (directory / ASSETS / MANIFEST_FILE).write_text(manifest, encoding="utf-8")

@@ -83,7 +83,7 @@ async def test_outputs_are_chosen_by_name_each_in_its_form(gateway: Gateway) -> 
 
 
 async def test_pixels_are_images_too(gateway: Gateway) -> None:
-    """UINT8 [N, H, W, 3], as JSON and as bytes: what a PNG of the same pixels gives."""
+    """UINT8 [N, H, W, C], as JSON and as bytes: what a PNG of the same pixels gives."""
     pixels = np.full((2, SIZE, SIZE, 3), 9, np.uint8)
     pixels[1] = 90
     entry: dict[str, Any] = {"name": "image", "datatype": "UINT8", "shape": list(pixels.shape)}
