@@ -13,6 +13,7 @@ from typing import Any, Literal
 Resize = Literal["shortest-side", "squash", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Crop = Literal["center", "none"]
+Depth = Literal["keras", "scale"]
 Kind = Literal["embedding", "map", "classes", "numbers"]
 Activation = Literal["softmax", "sigmoid"]
 
@@ -30,6 +31,8 @@ class InputSpec:
         shortest_side: pixels of the shorter side after resizing; None unless `resize` is "shortest-side".
         exif_orientation: whether the image is turned upright as its EXIF data says.
         jpeg_draft: True lets libjpeg decode at a reduced scale; False means bit-equal to `keras.utils.load_img`.
+        background: colour that transparent pictures are laid on, `#rrggbb`; None shows what lies beneath, as Keras.
+        depth: "scale" scales greys of more than 8 bits to 8; "keras" clips what is above 255 to white.
     """
 
     height: int
@@ -41,6 +44,8 @@ class InputSpec:
     exif_orientation: bool
     jpeg_draft: bool
     color: Literal["rgb"] = "rgb"
+    background: str | None = None
+    depth: Depth = "keras"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""Turn encoded images into a model's input pixels: sniff, check the size, decode, orient, convert to RGB, resize, crop.
+"""Turn encoded images into a model's input pixels: sniff, check the size, decode, orient, cut regions out, convert to
+RGB, resize, crop.
 
 The gateway, the exporter and bulk embedding all call `decode`: models are fitted, verified and served on the same
 pixels. Each limit is enforced on the header, before the step it protects, so a decompression bomb is refused while it
@@ -10,9 +11,10 @@ callers that bound it over many images.
 import ctypes
 import io
 import logging
+import math
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from microtome.colors import depth_of, rgb
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
 from microtome.image_files import (
     exif_orientation,
@@ -33,6 +36,7 @@ from microtome.image_files import (
     xmp_orientation,
 )
 from microtome.manifest import InputSpec
+from microtome.regions import WHOLE, Region
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Formats that can be decoded. Pillow also opens formats that run an interpreter (EPS) or read other files."""
@@ -105,23 +109,42 @@ class Picture:
     """An image whose header has been read and is within the limits.
 
     Attributes:
-        cost: what `pixels` will need.
+        cost: what `pixels` or `parts` will need.
     """
 
-    def __init__(self, image: Image.Image, encoded: bytes, spec: InputSpec) -> None:
+    def __init__(
+        self,
+        image: Image.Image,
+        encoded: bytes,
+        spec: InputSpec,
+        regions: Sequence[Region] = (WHOLE,),
+        again: Callable[[], AbstractContextManager[Image.Image]] | None = None,
+    ) -> None:
         """Ask libjpeg for a scaled decode where the manifest allows it, which must precede loading.
+
+        Args:
+            image: not loaded yet.
+            encoded: its file.
+            spec: the manifest's `input`.
+            regions: that are wanted.
+            again: opens the image once more, for regions of another scale.
 
         Raises:
             BrokenImage: the decoder refuses.
         """
-        self._image, self._encoded, self._spec = image, encoded, spec
-        stored = image.size
+        self._image, self._encoded, self._spec, self._regions, self._again = image, encoded, spec, regions, again
+        stored, self._full, self._scales = image.size, None, [1] * len(regions)
         with _named_faults(image.format, encoded):
-            self._placement = _place_draft(image, spec) if spec.jpeg_draft and image.format == "JPEG" else None
-            self.cost = _cost(image, stored, encoded, spec)
+            if spec.jpeg_draft and image.format == "JPEG":
+                turned = spec.exif_orientation and _orientation(image) in _TRANSPOSED
+                self._full = stored[::-1] if turned else stored
+                # Each region's own, so that its vector does not depend on the regions that it came with.
+                self._scales = [_scale(region, self._full, spec) for region in regions]
+                _draft(image, min(self._scales))
+            self.cost = _cost(image, stored, encoded, spec, regions)
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Decode, once.
+        """Decode, once; the only region, or the first.
 
         Returns:
             uint8 [height, width, 3], RGB, C-contiguous.
@@ -130,54 +153,94 @@ class Picture:
             BrokenImage: truncated, corrupt, or of a kind that its decoder does not read.
             ImageTooLarge: it turns out to have too many pixels.
         """
+        return self.parts()[0]
+
+    def parts(self) -> list[NDArray[np.uint8]]:
+        """Decode, once for all regions of a scale.
+
+        Returns:
+            uint8 [height, width, 3] of each region, as `pixels` does.
+
+        Raises:
+            BrokenImage, ImageTooLarge: likewise.
+        """
+        found: dict[Region, NDArray[np.uint8]] = {}
+        for scale in sorted(set(self._scales)):
+            wanted = [region for region, own in zip(self._regions, self._scales, strict=True) if own == scale]
+            first = not found or self._again is None
+            with nullcontext(self._image) if first or self._again is None else self._again() as image:
+                if not first:
+                    _draft(image, scale)
+                found |= zip(wanted, self._mended(image, wanted), strict=True)
+        return [found[region] for region in self._regions]
+
+    def _mended(self, image: Image.Image, regions: Sequence[Region]) -> list[NDArray[np.uint8]]:
         try:
-            return self._fitted(self._image)
+            return self._fitted(image, regions)
         except BrokenImage:
             # A PNG has metadata after its picture, too.
-            plain = without_metadata(self._encoded, "PNG") if self._image.format == "PNG" else None
+            plain = without_metadata(self._encoded, "PNG") if image.format == "PNG" else None
             if plain is None:
                 raise
-            with suppress(SyntaxError), _read_header(plain, "PNG") as image:
-                return self._fitted(image)
+            with suppress(SyntaxError), _read_header(plain, "PNG") as again:
+                return self._fitted(again, regions)
             raise
 
-    def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
+    def _fitted(self, image: Image.Image, regions: Sequence[Region]) -> list[NDArray[np.uint8]]:
         spec = self._spec
         with _named_faults(image.format, self._encoded):
             # Some formats tell their orientation only at their end, and Pillow turns a TIFF while loading it.
             image.load()
+            depth = depth_of(image, self._encoded)
             method = _UPRIGHT.get(_orientation(image)) if spec.exif_orientation and image.format != "TIFF" else None
             upright = image if method is None else image.transpose(method)
-            rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-            return _fit(rgb, self._placement or place(rgb.size, spec), spec, REDUCING_GAP if self._placement else None)
+            gap = REDUCING_GAP if self._full else None
+            fitted = []
+            for region in regions:
+                left, top, right, bottom = region.box(self._full or upright.size)
+                part, box = _cut(upright, (left, top, right, bottom), self._full or upright.size)
+                placement = place((right - left, bottom - top), spec)
+                fitted.append(_fit(rgb(part, spec, depth), placement, spec, gap, box))
+            return fitted
 
 
 @contextmanager
 def prepared(
-    encoded: bytes, spec: InputSpec, *, max_pixels: int, formats: Collection[str] = DEFAULT_FORMATS
+    encoded: bytes,
+    spec: InputSpec,
+    *,
+    max_pixels: int,
+    formats: Collection[str] = DEFAULT_FORMATS,
+    regions: Sequence[Region] = (WHOLE,),
 ) -> Iterator[Picture]:
-    """Read the header of an image that is to be decoded as the model's manifest specifies.
+    """Read the header of an image of which regions are to be decoded as the model's manifest specifies.
 
     Raises:
         NotAnImage, BrokenImage, ImageTooLarge: as `decode` does.
     """
     with opened(encoded, max_pixels, formats) as image:
-        yield Picture(image, encoded, spec)
+        yield Picture(image, encoded, spec, regions, lambda: opened(encoded, max_pixels, formats))
 
 
 def decode(
-    encoded: bytes, spec: InputSpec, *, max_pixels: int, formats: Collection[str] = DEFAULT_FORMATS
+    encoded: bytes,
+    spec: InputSpec,
+    *,
+    max_pixels: int,
+    formats: Collection[str] = DEFAULT_FORMATS,
+    region: Region = WHOLE,
 ) -> NDArray[np.uint8]:
     """Decode one image as the model's manifest specifies.
 
-    Colours are Keras': `convert("RGB")` for every mode; of an animation the first frame. A fault of metadata never
-    refuses a picture.
+    Colours are Keras', unless the manifest says otherwise: see `microtome.colors`. Of an animation it is the first
+    frame. A fault of metadata never refuses a picture.
 
     Args:
         encoded: the file's bytes.
         spec: the manifest's `input`.
         max_pixels: width times height above which the image is refused before it is decoded.
         formats: those of `FORMATS` that are read.
+        region: of the upright image; the result is that of a file with no more than this in it.
 
     Returns:
         uint8 [height, width, 3], RGB, C-contiguous.
@@ -188,7 +251,7 @@ def decode(
             limits.
         BrokenImage: truncated, corrupt, or of a kind that its decoder does not read.
     """
-    with prepared(encoded, spec, max_pixels=max_pixels, formats=formats) as picture:
+    with prepared(encoded, spec, max_pixels=max_pixels, formats=formats, regions=[region]) as picture:
         return picture.pixels()
 
 
@@ -345,13 +408,44 @@ def _centered(size: tuple[int, int], spec: InputSpec) -> Placement:
     return Placement(size, round((size[0] - spec.width) / 2), round((size[1] - spec.height) / 2))
 
 
-def _place_draft(image: Image.Image, spec: InputSpec) -> Placement:
-    """Request a scaled decode from libjpeg, which must precede loading, and place the image by its full size."""
-    transposed = spec.exif_orientation and _orientation(image) in _TRANSPOSED
-    placement = place(image.size[::-1] if transposed else image.size, spec)
-    width, height = placement.size[::-1] if transposed else placement.size
-    image.draft(None, (int(width * REDUCING_GAP), int(height * REDUCING_GAP)))
-    return placement
+def _scale(region: Region, upright: tuple[int, int], spec: InputSpec) -> int:
+    """Return by how much libjpeg may divide the sides of an image, for one of its regions to be large enough."""
+    left, top, right, bottom = region.box(upright)
+    width, height = place((right - left, bottom - top), spec).size
+    most = min((right - left) // int(width * REDUCING_GAP), (bottom - top) // int(height * REDUCING_GAP))
+    return next((scale for scale in (8, 4, 2) if most >= scale), 1)
+
+
+def _draft(image: Image.Image, scale: int) -> None:
+    image.draft(None, (image.width // scale, image.height // scale))
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _cut(
+    upright: Image.Image, wanted: tuple[int, int, int, int], full: tuple[int, int]
+) -> tuple[Image.Image, _Box | None]:
+    """Cut a region out, of whose edges nothing is seen when it is resized.
+
+    Args:
+        upright: perhaps decoded at a reduced scale.
+        wanted: left, top, right, bottom in pixels of the full size.
+        full: width and height before reduction.
+
+    Returns:
+        The part in whole pixels, and where within it the region lies, if its edges are fractions of reduced pixels.
+    """
+    if wanted == (0, 0, *full):
+        return upright, None
+    if upright.size == full:
+        return upright.crop(wanted), None
+    x, y = upright.width / full[0], upright.height / full[1]
+    left, top, right, bottom = wanted[0] * x, wanted[1] * y, wanted[2] * x, wanted[3] * y
+    corner = int(left), int(top)
+    part = upright.crop((*corner, min(math.ceil(right), upright.width), min(math.ceil(bottom), upright.height)))
+    right, bottom = min(right - corner[0], part.width), min(bottom - corner[1], part.height)
+    return part, (left - corner[0], top - corner[1], right, bottom)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -365,20 +459,25 @@ def _orientation(image: Image.Image) -> int:
     return (xmp_orientation(image.info) or 1) if found is None else found
 
 
-def _fit(rgb: Image.Image, placement: Placement, spec: InputSpec, gap: float | None) -> NDArray[np.uint8]:
+def _fit(
+    picture: Image.Image, placement: Placement, spec: InputSpec, gap: float | None, part: _Box | None
+) -> NDArray[np.uint8]:
+    """Resize an RGB picture, or a part of it, and cut the model's window out."""
     left, top = placement.left, placement.top
+    x0, y0, x1, y1 = part or (0, 0, picture.width, picture.height)
     window = (left, top, left + spec.width, top + spec.height)
     resampling = RESAMPLING[spec.interpolation]
     if placement.size[0] * placement.size[1] > _LARGEST_DETOUR * spec.width * spec.height:
         # A strip of 1 x 5000 pixels would become 256 x 1,280,000 before the crop: resample only what the crop keeps.
         # The sampling points are the same, but Pillow's rounding differs by a grey level, so only large detours do so.
-        x, y = rgb.width / placement.size[0], rgb.height / placement.size[1]
-        box = (window[0] * x, window[1] * y, window[2] * x, window[3] * y)
-        return np.array(rgb.resize((spec.width, spec.height), resampling, box=box, reducing_gap=gap), dtype=np.uint8)
-    if rgb.size != placement.size:
-        rgb = rgb.resize(placement.size, resampling, reducing_gap=gap)
+        x, y = (x1 - x0) / placement.size[0], (y1 - y0) / placement.size[1]
+        box = (x0 + window[0] * x, y0 + window[1] * y, x0 + window[2] * x, y0 + window[3] * y)
+        size = (spec.width, spec.height)
+        return np.array(picture.resize(size, resampling, box=box, reducing_gap=gap), dtype=np.uint8)
+    if part or picture.size != placement.size:
+        picture = picture.resize(placement.size, resampling, box=part, reducing_gap=gap)
     # Beyond the image's edge (letterbox) crop fills with black.
-    return np.array(rgb if rgb.size == (spec.width, spec.height) else rgb.crop(window), dtype=np.uint8)
+    return np.array(picture if picture.size == (spec.width, spec.height) else picture.crop(window), dtype=np.uint8)
 
 
 @contextmanager
@@ -404,7 +503,9 @@ _PROCESS = 48 << 20
 """What another process takes beside the picture."""
 
 
-def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: InputSpec) -> Cost:
+def _cost(
+    image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: InputSpec, regions: Sequence[Region]
+) -> Cost:
     """Estimate from the header what decoding needs: Pillow's image, its copies, and what the decoder has beside them.
 
     Args:
@@ -412,6 +513,7 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
         stored: width and height in the file.
         encoded: the file's bytes.
         spec: the manifest's `input`.
+        regions: that are wanted.
     """
     pixels, (width, height) = stored[0] * stored[1], image.size
     bands, depth = len(image.getbands()), _BYTES_A_PIXEL.get(image.mode, 4)
@@ -443,7 +545,14 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
             apart = pixels > _MANY_PIXELS // 16 or len(encoded) > 1 << 16
     late = image.format == "PNG" and b"eXIf" in encoded
     turned = late or _orientation(image) != 1 or tags.get(_ORIENTATION, 1) != 1
-    copies = (depth if turned and spec.exif_orientation else 0) + (0 if image.mode == "RGB" else 4)
+    copies = depth if turned and spec.exif_orientation else 0
+    converted = 0 if image.mode == "RGB" else 4
+    if spec.background is not None and image.format not in {"JPEG", "MPO"}:
+        converted += 9
+    if spec.depth == "scale" and image.mode[0] in "IF":
+        converted += 12
+    part = max(0.0 if region == WHOLE else region.width * region.height for region in regions)
+    copies += max(converted if WHOLE in regions else 0, part * (depth + converted))
     resized = place(image.size, spec).size[0]
     rows = 4 * min(max(resized, spec.width), width, _LARGEST_DETOUR * spec.width) * max(width, height)
     memory = kept + depth * width * height + max(passing, copies * width * height) + rows
