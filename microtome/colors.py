@@ -4,7 +4,6 @@ Pillow's `convert("RGB")`, which Keras calls, clips grey levels above 255 to whi
 transparency. Recipes may ask for something else: `InputSpec.depth` and `InputSpec.background`.
 """
 
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -17,31 +16,12 @@ _SIGNED = 2
 _PNG_BITS = 24
 """Where a PNG has the bits of a channel."""
 
-_HEX = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})")
-
 
 class Depth(NamedTuple):
     """Bits of a channel in the file, and whether its integers have a sign."""
 
     bits: int
     signed: bool
-
-
-def hex_color(value: object) -> str:
-    """Read a colour: `#rrggbb`, `#rgb`, or three numbers from 0 to 255.
-
-    Returns:
-        `#rrggbb`, in small letters.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(value, str) and _HEX.fullmatch(value.lower()):
-        digits = value[1:].lower()
-        return f"#{digits if len(digits) == 6 else ''.join(2 * digit for digit in digits)}"
-    if isinstance(value, list | tuple) and len(value) == 3 and all(type(n) is int and 0 <= n <= 255 for n in value):
-        return "#" + bytes(value).hex()
-    raise ValueError('a colour, such as "#ffffff" in quotes or [255, 255, 255]')
 
 
 def depth_of(image: Image.Image, encoded: bytes) -> Depth:
@@ -63,6 +43,8 @@ def rgb(image: Image.Image, spec: InputSpec, depth: Depth) -> Image.Image:
         spec: the manifest's `input`.
         depth: of the file; a part no longer knows it.
     """
+    if spec.background is not None and image.mode == "P" and image.has_transparency_data:
+        image = image.convert("RGBA")
     opaque = None if spec.background is None else _opaque(image, depth)
     if spec.depth == "scale" and image.mode[0] in "IF":
         image = _scaled(image, depth)

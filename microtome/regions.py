@@ -24,7 +24,7 @@ class Region(NamedTuple):
     height: float
 
     def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return left, top, right and bottom in pixels of an image of `size` (width, height); the last two exclusive."""
+        """Return left, top, right and bottom in pixels of an image of `size` (width, height), as Pillow's boxes."""
         left, right = _edges(self.x, self.width, size[0])
         top, bottom = _edges(self.y, self.height, size[1])
         return left, top, right, bottom

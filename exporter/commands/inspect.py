@@ -45,8 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _input(wanted: dict[str, Any]) -> str:
     side = f" {wanted['shortest_side']}" if wanted["shortest_side"] else ""
-    crop = ", centre crop" if wanted["crop"] == "center" else ""
-    return f"{wanted['height']}x{wanted['width']} RGB; resize {wanted['resize']}{side}, {wanted['interpolation']}{crop}"
+    more = ", centre crop" if wanted["crop"] == "center" else ""
+    more += f"; on {wanted['background']}" if wanted.get("background") else ""
+    more += "; deep greys scaled" if wanted.get("depth") == "scale" else ""
+    return f"{wanted['height']}x{wanted['width']} RGB; resize {wanted['resize']}{side}, {wanted['interpolation']}{more}"
 
 
 def _cells(output: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from exporter.recipe import resolved
 from exporter.recipe.backbones import Scaling
 from exporter.recipe.pooling_names import PATTERN, SPELLINGS, PoolingName
-from exporter.recipe.preprocessing import CROPS, INTERPOLATIONS, RESIZES
+from exporter.recipe.preprocessing import CROPS, DEPTHS, INTERPOLATIONS, RESIZES, hex_color
 from exporter.recipe.presets import PRESETS
 from microtome.manifest import Activation
 
@@ -23,6 +23,14 @@ _LABEL = {
     "type": "object", "properties": {"name": _TEXT, "id": _TEXT}, "required": ["name"], "additionalProperties": False,
 }  # fmt: skip
 _LABEL_LIST = {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, _LABEL]}}
+_COLOR = {
+    "anyOf": [
+        {"type": "string", "pattern": "^#([0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})$"},
+        {
+            "type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}, "minItems": 3, "maxItems": 3,
+        },
+    ]
+}  # fmt: skip
 _COUNT = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
 
 
@@ -214,6 +222,12 @@ class InputEntry(_Entry):
     crop: Annotated[str, _Choice(CROPS)] = _optional("none with squash and letterbox.")
     exif_orientation: bool = _optional("Turn photos the way the camera was held.")
     jpeg_draft: bool = _optional("Decode large JPEGs at a reduced scale: much faster, all but equal.")
+    background: Annotated[str, BeforeValidator(hex_color), WithJsonSchema(_COLOR)] = _optional(
+        "A colour to lay transparent pictures on; left out, what lies beneath full transparency shows, as in Keras."
+    )
+    depth: Annotated[str, _Choice(DEPTHS)] = _optional(
+        "Of greys with more than 8 bits: keras makes what is above 255 white, scale scales them to 8 bits."
+    )
     scaling: Annotated[str, _Choice(get_args(Scaling))] = _optional("What the graph does to pixels of 0 to 255.")
 
 

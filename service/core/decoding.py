@@ -22,7 +22,8 @@ import numpy as np
 from microtome import errors
 from microtome.errors import BrokenImage, ImageTooLarge, ServiceError
 from microtome.manifest import InputSpec
-from microtome.preprocessing import DEFAULT_FORMATS, Cost, decode, prepared
+from microtome.opening import DEFAULT_FORMATS
+from microtome.preprocessing import Cost, decode, prepared
 from service.core.ports import Pixels
 
 _MOST_OVERTAKEN = 64

@@ -19,7 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from microtome.errors import RequestRejected
 from microtome.manifest import InputSpec, Interpolation
-from microtome.preprocessing import FORMATS, decode
+from microtome.opening import FORMATS
+from microtome.preprocessing import decode
 from service.cache.memory import NullCache
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
@@ -258,7 +259,8 @@ def test_bombs_are_refused_in_little_memory(tmp_path: Path, shared_data: Callabl
 PEAKS = """
 import sys, warnings
 from pathlib import Path
-from microtome.preprocessing import FORMATS, decode, prepared
+from microtome.opening import FORMATS
+from microtome.preprocessing import decode, prepared
 from microtome.manifest import InputSpec
 warnings.simplefilter("ignore")
 spec = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=False)

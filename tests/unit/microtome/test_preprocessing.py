@@ -12,7 +12,8 @@ from PIL import Image
 
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
 from microtome.manifest import InputSpec
-from microtome.preprocessing import FORMATS, decode, place
+from microtome.opening import FORMATS
+from microtome.preprocessing import decode, place
 from tests.pictures import encoded, noise, png
 
 SQUASH = InputSpec(32, 24, "squash", None, "bilinear", "none", exif_orientation=True, jpeg_draft=False)

@@ -12,7 +12,8 @@ from PIL import Image, features
 
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage
 from microtome.manifest import InputSpec
-from microtome.preprocessing import FORMATS, decode
+from microtome.opening import FORMATS
+from microtome.preprocessing import decode
 from tests.pictures import encoded, noise
 
 MAX_PIXELS = 1_000_000
