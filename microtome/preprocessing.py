@@ -404,7 +404,7 @@ def _cost(
     if spec.depth == "scale" and image.mode[0] in "IF":
         converted += 12
     part = max(0.0 if region == WHOLE else region.width * region.height for region in regions)
-    copies += max(converted if WHOLE in regions else 0, part * (depth + converted))
+    copies += max(converted if WHOLE in regions else 0, math.ceil(part * (depth + converted)))
     resized = place(image.size, spec).size[0]
     rows = 4 * min(max(resized, spec.width), width, _LARGEST_DETOUR * spec.width) * max(width, height)
     memory = kept + depth * width * height + max(passing, copies * width * height) + rows

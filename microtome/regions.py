@@ -9,7 +9,7 @@ _SLACK = 1e-6
 MOST_REGIONS = 1000
 """Regions that one image may have; a request's limit of images is lower."""
 
-_EXPECTED = "x, y, width and height in fractions of the image, such as 0.25,0,0.5,1: the size above 0, and all within 1"
+EXPECTED = "x, y, width and height in fractions of the image, such as 0.25,0,0.5,1: the size above 0, and all within 1"
 
 
 class Region(NamedTuple):
@@ -54,10 +54,10 @@ def read_region(value: object) -> Region:
         # Zero has one sign in a cache's key.
         x, y, width, height = (float(number) + 0.0 for number in numbers)  # type: ignore[arg-type]  # text or numbers
     except (ValueError, OverflowError):
-        raise ValueError(_EXPECTED) from None
+        raise ValueError(EXPECTED) from None
     # NaN fails every comparison.
     if not (x >= 0 and y >= 0 and width > 0 and height > 0 and x + width <= 1 + _SLACK and y + height <= 1 + _SLACK):
-        raise ValueError(_EXPECTED)
+        raise ValueError(EXPECTED)
     return Region(x, y, width, height)
 
 
@@ -71,5 +71,5 @@ def read_regions(value: object) -> tuple[Region, ...]:
     if isinstance(value, list | tuple) and all(isinstance(item, str | list | tuple) for item in value):
         listed = value
     if not 0 < len(listed) <= MOST_REGIONS:
-        raise ValueError(f"{_EXPECTED}; or a list of up to {MOST_REGIONS} of these")
+        raise ValueError(f"{EXPECTED}; or a list of up to {MOST_REGIONS} of these")
     return tuple(read_region(item) for item in listed)

@@ -9,11 +9,18 @@ from exporter.errors import RecipeInvalid
 from exporter.recipe.backbones import BACKBONES
 from exporter.recipe.preprocessing import hex_color, recorded
 from exporter.recipe.reading import read_recipe
+from microtome.manifest import InputSpec
 
-RECIPE = "models:\n  - name: a\n    backbone: MobileNetV2\n    weights: random\n    outputs: [{name: a, layer: -2}]\n    input: {}\n"
+RECIPE = """models:
+  - name: a
+    backbone: MobileNetV2
+    weights: random
+    outputs: [{name: a, layer: -2}]
+    input: {}
+"""
 
 
-def read(tmp_path: Path, keys: str):
+def read(tmp_path: Path, keys: str) -> InputSpec:
     """Read a recipe with these keys in its `input`."""
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.replace("{}", f"{{{keys}}}"), encoding="utf-8")
