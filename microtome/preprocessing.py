@@ -62,6 +62,8 @@ _UPRIGHT = {
 """What turns a picture upright, by its EXIF orientation."""
 
 _TRANSPOSED = frozenset({5, 6, 7, 8})
+_MIRRORED, _UPSIDE_DOWN = frozenset({2, 3, 6, 7}), frozenset({3, 4, 7, 8})
+"""Orientations in which the upright picture begins, from the left or from the top, with what is stored last."""
 
 _ORIENTATION = 0x0112
 _ROWS, _BITS = 278, 258
@@ -154,34 +156,41 @@ class Picture:
             with nullcontext(self._image) if first or self._again is None else self._again() as image:
                 if not first:
                     _draft(image, scale)
-                found |= zip(wanted, self._mended(image, wanted), strict=True)
+                found |= zip(wanted, self._mended(image, wanted, scale), strict=True)
         return [found[region] for region in self._regions]
 
-    def _mended(self, image: Image.Image, regions: Sequence[Region]) -> list[NDArray[np.uint8]]:
+    def _mended(self, image: Image.Image, regions: Sequence[Region], scale: int) -> list[NDArray[np.uint8]]:
         try:
-            return self._fitted(image, regions)
+            return self._fitted(image, regions, scale)
         except BrokenImage:
             # A PNG has metadata after its picture, too.
             plain = without_metadata(self._encoded, "PNG") if image.format == "PNG" else None
             if plain is None:
                 raise
             with suppress(SyntaxError), read_header(plain, "PNG") as again:
-                return self._fitted(again, regions)
+                return self._fitted(again, regions, scale)
             raise
 
-    def _fitted(self, image: Image.Image, regions: Sequence[Region]) -> list[NDArray[np.uint8]]:
+    def _fitted(self, image: Image.Image, regions: Sequence[Region], scale: int) -> list[NDArray[np.uint8]]:
         spec = self._spec
         with _named_faults(image.format, self._encoded):
             # Some formats tell their orientation only at their end, and Pillow turns a TIFF while loading it.
             image.load()
             depth = depth_of(image, self._encoded)
-            method = _UPRIGHT.get(_orientation(image)) if spec.exif_orientation and image.format != "TIFF" else None
+            orientation = _orientation(image) if spec.exif_orientation and image.format != "TIFF" else 1
+            method = _UPRIGHT.get(orientation)
             upright = image if method is None else image.transpose(method)
+            full = self._full or upright.size
             gap = REDUCING_GAP if self._full else None
+            # The last row and column may be reduced from fewer pixels than the others; turned, they are the first.
+            start = (
+                upright.width - full[0] / scale if orientation in _MIRRORED else 0.0,
+                upright.height - full[1] / scale if orientation in _UPSIDE_DOWN else 0.0,
+            )
             fitted = []
             for region in regions:
-                left, top, right, bottom = region.box(self._full or upright.size)
-                part, box = _cut(upright, (left, top, right, bottom), self._full or upright.size)
+                left, top, right, bottom = region.box(full)
+                part, box = _cut(upright, (left, top, right, bottom), full, scale, start)
                 placement = place((right - left, bottom - top), spec)
                 fitted.append(_fit(rgb(part, spec, depth), placement, spec, gap, box))
             return fitted
@@ -277,7 +286,11 @@ _Box = tuple[float, float, float, float]
 
 
 def _cut(
-    upright: Image.Image, wanted: tuple[int, int, int, int], full: tuple[int, int]
+    upright: Image.Image,
+    wanted: tuple[int, int, int, int],
+    full: tuple[int, int],
+    scale: int,
+    start: tuple[float, float],
 ) -> tuple[Image.Image, _Box | None]:
     """Cut a region out, of whose edges nothing is seen when it is resized.
 
@@ -285,6 +298,8 @@ def _cut(
         upright: perhaps decoded at a reduced scale.
         wanted: left, top, right, bottom in pixels of the full size.
         full: width and height before reduction.
+        scale: of the reduction.
+        start: where the first pixel of the full size begins, in reduced pixels.
 
     Returns:
         The part in whole pixels, and where within it the region lies, if its edges are fractions of reduced pixels.
@@ -293,8 +308,8 @@ def _cut(
         return upright, None
     if upright.size == full:
         return upright.crop(wanted), None
-    x, y = upright.width / full[0], upright.height / full[1]
-    left, top, right, bottom = wanted[0] * x, wanted[1] * y, wanted[2] * x, wanted[3] * y
+    left, right = (edge / scale + start[0] for edge in wanted[::2])
+    top, bottom = (edge / scale + start[1] for edge in wanted[1::2])
     corner = int(left), int(top)
     part = upright.crop((*corner, min(math.ceil(right), upright.width), min(math.ceil(bottom), upright.height)))
     right, bottom = min(right - corner[0], part.width), min(bottom - corner[1], part.height)

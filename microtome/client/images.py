@@ -141,7 +141,7 @@ def _bytes(image: ImageLike) -> bytes:
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(said if name is None else f"{name}: {said}") from error
     if hasattr(image, "__array_interface__") and not hasattr(image, "save"):
-        return _png(_from_pixels(image))
+        return _png(_from_pixels(cast("NDArray[Any]", image)))
     if hasattr(image, "save"):
         return _png(cast("PillowImage.Image", image))
     raise UnreadableImage(
