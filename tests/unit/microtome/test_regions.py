@@ -50,10 +50,10 @@ def test_fractions_are_of_the_upright_image(orientation: int, form: str, options
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(noise(121, 80), form, exif=exif, **options)
-    upright = Image.open(io.BytesIO(data))
-    upright.load()
-    if form != "TIFF":  # Pillow turns it while it loads.
-        upright = ImageOps.exif_transpose(upright)
+    opened = Image.open(io.BytesIO(data))
+    opened.load()
+    # Pillow turns a TIFF while it loads.
+    upright = opened if form == "TIFF" else ImageOps.exif_transpose(opened)
     for region in REGIONS:
         expected = decode(encoded(cut(upright.convert("RGB"), region)), EXACT, max_pixels=MANY)
         np.testing.assert_array_equal(decode(data, EXACT, max_pixels=MANY, region=region), expected)
@@ -108,10 +108,10 @@ def test_a_large_region_of_a_large_jpeg_is_decoded_small(orientation: int) -> No
         small = decode(data, DRAFT, max_pixels=MANY, region=region).astype(int)
         exact = decode(data, EXACT, max_pixels=MANY, region=region).astype(int)
         assert np.abs(small - exact).mean() < 1.2
-        with prepared(data, DRAFT, max_pixels=MANY, regions=[region]) as picture:
-            cost = picture.cost.memory
-        with prepared(data, EXACT, max_pixels=MANY, regions=[region]) as picture:
-            assert cost < picture.cost.memory / 2
+        with prepared(data, DRAFT, max_pixels=MANY, regions=[region]) as reduced:
+            cost = reduced.cost.memory
+        with prepared(data, EXACT, max_pixels=MANY, regions=[region]) as full:
+            assert cost < full.cost.memory / 2
 
 
 def test_regions_of_one_decode_are_those_of_one_decode_each() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from microtome import preprocessing
 from microtome.client.http import embed_request
 from microtome.client.images import Cropped
 from microtome.client.options import EmbedOptions
@@ -63,8 +64,9 @@ async def gateway(decoders: ThreadPoolExecutor) -> AsyncIterator[Gateway]:
 @pytest.fixture
 async def service(decoders: ThreadPoolExecutor) -> AsyncIterator[Service]:
     """The gRPC server; a request may have eight images, and a message of a stream as many."""
-    limits = {"max_image_bytes": 20_000, "max_message_bytes": 60_000, "max_images": 8, "stream_images": 16}
-    async with service_with(decoders, **limits) as found:
+    async with service_with(
+        decoders, max_image_bytes=20_000, max_message_bytes=60_000, max_images=8, stream_images=16
+    ) as found:
         yield found
 
 
@@ -72,7 +74,7 @@ async def service(decoders: ThreadPoolExecutor) -> AsyncIterator[Service]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many regions each file was decoded for, in the order of their decoding."""
     found: list[int] = []
-    original = decoding.prepared
+    original = preprocessing.prepared
 
     def counted(*given: Any, **more: Any) -> Any:
         found.append(len(more["regions"]))
@@ -100,7 +102,7 @@ async def test_a_region_has_the_vector_of_the_cut_picture(gateway: Gateway, deco
     assert [e["vector"] for e in found] == expected
     assert [(e["index"], e["crop"], e["cache"]) for e in found] == [(i, c, "miss") for i, c in enumerate(crops)]
     assert decoded == [3]
-    ways = [
+    ways: list[dict[str, Any]] = [
         {"image": B64, "crop": crops},
         {"image": f"data:image/png;base64,{B64}", "crop": [text(crop) for crop in crops]},
         {"images": [{"b64": B64, "crop": crops}]},
