@@ -100,7 +100,7 @@ class AsyncClient(Connection):
     @overload
     async def classify(
         self,
-        images: Sequence[ImageLike],
+        images: Images,
         *,
         output: str | None = None,
         crop: Crops = None,

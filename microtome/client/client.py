@@ -255,7 +255,7 @@ class Client(Connection):
     @overload
     def classify(
         self,
-        images: Sequence[ImageLike],
+        images: Images,
         *,
         output: str | None = None,
         crop: Crops = None,
