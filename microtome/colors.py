@@ -61,7 +61,7 @@ def _opaque(image: Image.Image, depth: Depth) -> Image.Image | None:
         return None
     key = image.info.get("transparency")
     if image.mode.startswith("I;16"):
-        return Image.fromarray(np.where(np.asarray(image.convert("I")) == key, 0, 255).astype(np.uint8))
+        return Image.fromarray((np.asarray(image.convert("I")) != key) * np.uint8(255))
     # Pillow compares a PNG's transparent colour, as the file has it, with pixels of 8 bits.
     if image.mode == "L" and isinstance(key, int) and depth.bits < 8:
         return image.point([0 if level == key * 255 // (2**depth.bits - 1) else 255 for level in range(256)])
