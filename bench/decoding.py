@@ -30,7 +30,8 @@ from PIL import Image
 from bench.processes.usage import descendants
 from microtome.errors import RequestRejected
 from microtome.manifest import InputSpec
-from microtome.preprocessing import FORMATS, decode, prepared
+from microtome.opening import FORMATS
+from microtome.preprocessing import decode, prepared
 from tests.e2e.processes import Gateway, serving
 from tests.exported_models import REPOSITORY, export_once
 

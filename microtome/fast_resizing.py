@@ -37,6 +37,7 @@ def resized_window(
     window: tuple[int, int, int, int],
     interpolation: Interpolation,
     gap: float | None,
+    part: tuple[float, float, float, float] | None = None,
 ) -> Image.Image | None:
     """Resize an image, and return a part of the result; only what is seen of it is computed.
 
@@ -46,23 +47,28 @@ def resized_window(
         window: left, top, right and bottom edge of the part; black where it lies beyond the whole.
         interpolation: Pillow's name of the filter.
         gap: what Pillow would have as `reducing_gap`.
+        part: left, top, right and bottom edge of what is resized, if that is not the whole image.
 
     Returns:
-        None where Pillow has to do it: no resizing; opacity, which weighs colours; another filter than bilinear, since those with negative
-        coefficients clip between the passes along rows and columns, whose order is Pillow's choice; and a reduction
-        for which Pillow would first average blocks of pixels.
+        None where Pillow has to do it: no resizing; opacity, which weighs colours; another filter than bilinear, since
+        those with negative coefficients clip between the passes along rows and columns, whose order is Pillow's choice;
+        and a reduction for which Pillow would first average blocks of pixels.
     """
     library = _library()
-    across, down = image.width / size[0], image.height / size[1]
-    if image.mode not in ("RGB", "L") or interpolation != "bilinear" or image.size == size or (gap is not None and max(across, down) >= 2 * gap):
+    x0, y0, x1, y1 = part or (0.0, 0.0, float(image.width), float(image.height))
+    across, down = (x1 - x0) / size[0], (y1 - y0) / size[1]
+    same = part is None and image.size == size
+    if image.mode not in ("RGB", "L") or interpolation != "bilinear" or same:
+        return None
+    if gap is not None and max(across, down) >= 2 * gap:
         return None
     left, top = max(0, window[0]), max(0, window[1])
     width, height = min(size[0], window[2]) - left, min(size[1], window[3]) - top
     # The library refuses a box that ends beyond the image, if only by rounding.
-    ends = min(width * across, image.width - left * across), min(height * down, image.height - top * down)
+    ends = min(width * across, x1 - x0 - left * across), min(height * down, y1 - y0 - top * down)
     options = library.ResizeOptions(
         library.ResizeAlg.convolution(library.FilterType.bilinear),
-        crop_box=library.CropBox(left * across, top * down, *ends),
+        crop_box=library.CropBox(x0 + left * across, y0 + top * down, *ends),
     )
     seen = Image.new(image.mode, (width, height))
     # One for each call, which costs nothing: one cannot be used by two threads.

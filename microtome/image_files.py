@@ -328,12 +328,18 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _plain_png(data: bytes) -> bytes:
     kept = [data[:8]]
     for kind, start, end in _png_chunks(data):
-        if kind in {b"IHDR", b"PLTE", b"IDAT"}:
+        if kind in {b"IHDR", b"PLTE", b"IDAT"} or (kind == b"tRNS" and _is_sound_transparency(data, start, end)):
             kept.append(data[start:end])
         elif kind == b"eXIf" and (upright := _only_orientation(data[start + 8 : end - 4])):
             checksum = crc32(b"eXIf" + upright)
             kept.insert(2, struct.pack(">I", len(upright)) + b"eXIf" + upright + struct.pack(">I", checksum))
     return b"".join([*kept, b"\0\0\0\0" + _PNG_END])
+
+
+def _is_sound_transparency(data: bytes, start: int, end: int) -> bool:
+    lengths = {0: (2,), 2: (6,), 3: range(1, 257)}.get(data[25], ())
+    whole = crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+    return whole and end - start - 12 in lengths
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -15,6 +15,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Crop = Literal["center", "none"]
 Decode = Literal["exact", "balanced", "fast"]
 Color = Literal["gray", "rgb", "rgba"]
+Depth = Literal["keras", "scale"]
 Kind = Literal["embedding", "map", "classes", "numbers"]
 Activation = Literal["softmax", "sigmoid"]
 
@@ -37,6 +38,8 @@ class InputSpec:
         decode: exact is bit-equal to `keras.utils.load_img`; balanced lets libjpeg decode at a reduced scale; fast also
             resizes by vector instructions, within a grey level of balanced.
         color: Its channels: one of luminance, as Pillow's `L`; three of RGB; or RGB and opacity, 255 where opaque.
+        background: colour that transparent pictures are laid on, `#rrggbb`; None shows what lies beneath, as Keras.
+        depth: "scale" scales greys of more than 8 bits to 8; "keras" clips what is above 255 to white.
         jpeg_draft: what there was before `decode`: True was balanced, and False exact. Not kept.
     """
 
@@ -49,6 +52,8 @@ class InputSpec:
     exif_orientation: bool
     decode: Decode = "balanced"
     color: Color = "rgb"
+    background: str | None = None
+    depth: Depth = "keras"
     jpeg_draft: InitVar[bool | None] = None
 
     def __post_init__(self, jpeg_draft: bool | None) -> None:

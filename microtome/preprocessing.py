@@ -1,60 +1,38 @@
-"""Turn encoded images into a model's input pixels: sniff, check the size, decode, orient, convert, resize, crop.
+"""Turn encoded images into a model's input pixels: decode, orient, cut regions out, convert, resize, crop.
 
 The gateway, the exporter and bulk embedding all call `decode`: models are fitted, verified and served on the same
-pixels. Each limit is enforced on the header, before the step it protects, so a decompression bomb is refused while it
-is small. Only the first frame of an animation is decoded, so the number of frames needs no limit.
+pixels. Only the first frame of an animation is decoded, so the number of frames needs no limit.
 Nothing here starts threads: callers run `decode` off their event loop. `prepared` tells what decoding will cost, for
 callers that bound it over many images.
 """
 
-import ctypes
-import io
-import logging
+import math
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
-from importlib import import_module
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
+from microtome.colors import MODES, colored, depth_of
+from microtome.errors import BrokenImage, ImageTooLarge, ServiceError
 from microtome.fast_resizing import resized_window, unavailable
-from microtome.image_files import (
-    exif_orientation,
-    foreign,
-    is_cut,
-    jpeg_scans,
-    require_few_parts,
-    sniffed,
-    without_metadata,
-    xmp_orientation,
-)
+from microtome.image_files import exif_orientation, jpeg_scans, without_metadata, xmp_orientation
 from microtome.manifest import InputSpec
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Formats that can be decoded. Pillow also opens formats that run an interpreter (EPS) or read other files."""
-
-DEFAULT_FORMATS = FORMATS[:7]
-"""What people send. JPEG 2000 holds the interpreter while it is decoded, and parts of PPM are decoded in Python."""
-
-RAW_PIXELS = {1: b"P5 # pixels of a tensor\n", 3: b"P6 # pixels of a tensor\n", 4: b"PyRGBA # pixels of a tensor\n"}
-"""How a PPM begins that stands for a caller's tensor, by its channels of 8 bits: not encoded, and read in any case."""
-
-_RAW = tuple(RAW_PIXELS.values())
-
-MAX_SIDE = 65_535
-"""Largest side in pixels, as in JPEG. Resampling needs memory in proportion to it, whatever the other side is."""
-
-MAX_SCANS = 200
-"""Scans of a progressive JPEG; real ones have about ten. Each costs a pass over the whole picture, and few bytes."""
-
-MODES = {"gray": "L", "rgb": "RGB", "rgba": "RGBA"}
-"""Pillow's names of the colours that models take, as in `keras.utils.load_img`."""
+from microtome.opening import (
+    DEFAULT_FORMATS,
+    MANY_PIXELS,
+    TILE_LENGTH,
+    TILE_WIDTH,
+    broken,
+    is_raw,
+    is_run_length,
+    opened,
+    read_header,
+)
+from microtome.regions import WHOLE, Region
 
 REDUCING_GAP = 2.0
 """A scaled JPEG is decoded at this multiple of the target size or more, then resampled: as in Image.thumbnail."""
@@ -74,10 +52,11 @@ _UPRIGHT = {
 """What turns a picture upright, by its EXIF orientation."""
 
 _TRANSPOSED = frozenset({5, 6, 7, 8})
+_MIRRORED, _UPSIDE_DOWN = frozenset({2, 3, 6, 7}), frozenset({3, 4, 7, 8})
+"""Orientations in which the upright picture begins, from the left or from the top, with what is stored last."""
 
 _ORIENTATION = 0x0112
-_ROWS, _TILE_WIDTH, _TILE_LENGTH, _BITS = 278, 322, 323, 258
-_SMALL_TILE = 2048 * 2048
+_ROWS, _BITS = 278, 258
 
 
 class Placement(NamedTuple):
@@ -105,11 +84,25 @@ class Picture:
     """An image whose header has been read and is within the limits.
 
     Attributes:
-        cost: what `pixels` will need.
+        cost: what `pixels` or `parts` will need.
     """
 
-    def __init__(self, image: Image.Image, encoded: bytes, spec: InputSpec) -> None:
+    def __init__(
+        self,
+        image: Image.Image,
+        encoded: bytes,
+        spec: InputSpec,
+        regions: Sequence[Region] = (WHOLE,),
+        again: Callable[[], AbstractContextManager[Image.Image]] | None = None,
+    ) -> None:
         """Ask libjpeg for a scaled decode where the manifest allows it, which must precede loading.
+
+        Args:
+            image: not loaded yet.
+            encoded: its file.
+            spec: the manifest's `input`.
+            regions: that are wanted.
+            again: opens the image once more, for regions of another scale.
 
         Raises:
             BrokenImage: the decoder refuses.
@@ -117,15 +110,19 @@ class Picture:
         """
         if lacking := unavailable(spec):
             raise RuntimeError(lacking)
-        self._image, self._encoded, self._spec = image, encoded, spec
-        stored = image.size
+        self._image, self._encoded, self._spec, self._regions, self._again = image, encoded, spec, regions, again
+        stored, self._full, self._scales = image.size, None, [1] * len(regions)
         with _named_faults(image.format, encoded):
-            drafted = spec.decode != "exact" and image.format == "JPEG"
-            self._placement = _place_draft(image, spec) if drafted else None
-            self.cost = _cost(image, stored, encoded, spec)
+            if spec.decode != "exact" and image.format == "JPEG":
+                turned = spec.exif_orientation and _orientation(image) in _TRANSPOSED
+                self._full = stored[::-1] if turned else stored
+                # Each region's own, so that its vector does not depend on the regions that it came with.
+                self._scales = [_scale(region, self._full, spec) for region in regions]
+                _draft(image, min(self._scales))
+            self.cost = _cost(image, stored, encoded, spec, regions)
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Decode, once.
+        """Decode, once; the only region, or the first.
 
         Returns:
             uint8 [height, width, channels], C-contiguous.
@@ -134,57 +131,101 @@ class Picture:
             BrokenImage: truncated, corrupt, or of a kind that its decoder does not read.
             ImageTooLarge: it turns out to have too many pixels.
         """
+        return self.parts()[0]
+
+    def parts(self) -> list[NDArray[np.uint8]]:
+        """Decode, once for all regions of a scale.
+
+        Returns:
+            uint8 [height, width, channels] of each region, as `pixels` does.
+
+        Raises:
+            BrokenImage, ImageTooLarge: likewise.
+        """
+        found: dict[Region, NDArray[np.uint8]] = {}
+        for scale in sorted(set(self._scales)):
+            wanted = [region for region, own in zip(self._regions, self._scales, strict=True) if own == scale]
+            first = not found or self._again is None
+            with nullcontext(self._image) if first or self._again is None else self._again() as image:
+                if not first:
+                    _draft(image, scale)
+                found |= zip(wanted, self._mended(image, wanted, scale), strict=True)
+        return [found[region] for region in self._regions]
+
+    def _mended(self, image: Image.Image, regions: Sequence[Region], scale: int) -> list[NDArray[np.uint8]]:
         try:
-            return self._fitted(self._image)
+            return self._fitted(image, regions, scale)
         except BrokenImage:
             # A PNG has metadata after its picture, too.
-            plain = without_metadata(self._encoded, "PNG") if self._image.format == "PNG" else None
+            plain = without_metadata(self._encoded, "PNG") if image.format == "PNG" else None
             if plain is None:
                 raise
-            with suppress(SyntaxError), _read_header(plain, "PNG") as image:
-                return self._fitted(image)
+            with suppress(SyntaxError), read_header(plain, "PNG") as again:
+                return self._fitted(again, regions, scale)
             raise
 
-    def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
+    def _fitted(self, image: Image.Image, regions: Sequence[Region], scale: int) -> list[NDArray[np.uint8]]:
         spec = self._spec
         with _named_faults(image.format, self._encoded):
             # Some formats tell their orientation only at their end, and Pillow turns a TIFF while loading it.
             image.load()
-            method = _UPRIGHT.get(_orientation(image)) if spec.exif_orientation and image.format != "TIFF" else None
+            depth = depth_of(image, self._encoded)
+            orientation = _orientation(image) if spec.exif_orientation and image.format != "TIFF" else 1
+            method = _UPRIGHT.get(orientation)
             upright = image if method is None else image.transpose(method)
-            mode = MODES[spec.color]
-            image = upright if upright.mode == mode else upright.convert(mode)
-            placement = self._placement or place(image.size, spec)
-            found = _fit(image, placement, spec, REDUCING_GAP if self._placement else None)
-            return found.reshape(spec.shape)
+            full = self._full or upright.size
+            gap = REDUCING_GAP if self._full else None
+            # The last row and column may be reduced from fewer pixels than the others; turned, they are the first.
+            start = (
+                upright.width - full[0] / scale if orientation in _MIRRORED else 0.0,
+                upright.height - full[1] / scale if orientation in _UPSIDE_DOWN else 0.0,
+            )
+            fitted = []
+            for region in regions:
+                left, top, right, bottom = region.box(full)
+                part, box = _cut(upright, (left, top, right, bottom), full, scale, start)
+                placement = place((right - left, bottom - top), spec)
+                fitted.append(_fit(colored(part, spec, depth), placement, spec, gap, box).reshape(spec.shape))
+            return fitted
 
 
 @contextmanager
 def prepared(
-    encoded: bytes, spec: InputSpec, *, max_pixels: int, formats: Collection[str] = DEFAULT_FORMATS
+    encoded: bytes,
+    spec: InputSpec,
+    *,
+    max_pixels: int,
+    formats: Collection[str] = DEFAULT_FORMATS,
+    regions: Sequence[Region] = (WHOLE,),
 ) -> Iterator[Picture]:
-    """Read the header of an image that is to be decoded as the model's manifest specifies.
+    """Read the header of an image of which regions are to be decoded as the model's manifest specifies.
 
     Raises:
         NotAnImage, BrokenImage, ImageTooLarge: as `decode` does.
     """
     with opened(encoded, max_pixels, formats) as image:
-        yield Picture(image, encoded, spec)
+        yield Picture(image, encoded, spec, regions, lambda: opened(encoded, max_pixels, formats))
 
 
 def decode(
-    encoded: bytes, spec: InputSpec, *, max_pixels: int, formats: Collection[str] = DEFAULT_FORMATS
+    encoded: bytes,
+    spec: InputSpec,
+    *,
+    max_pixels: int,
+    formats: Collection[str] = DEFAULT_FORMATS,
+    region: Region = WHOLE,
 ) -> NDArray[np.uint8]:
     """Decode one image as the model's manifest specifies.
 
-    Colours are Keras': `convert(MODES[color])` for every mode; of an animation the first frame. A fault of metadata
-    never refuses a picture.
+    Colours are Keras', unless the manifest says otherwise: see `microtome.colors`. Of an animation it is the first
+    frame. A fault of metadata never refuses a picture.
 
     Args:
         encoded: the file's bytes.
         spec: the manifest's `input`.
         max_pixels: width times height above which the image is refused before it is decoded.
         formats: those of `FORMATS` that are read.
+        region: of the upright image; the result is that of a file with no more than this in it.
 
     Returns:
         uint8 [height, width, channels], C-contiguous.
@@ -195,143 +236,13 @@ def decode(
             limits.
         BrokenImage: truncated, corrupt, or of a kind that its decoder does not read.
     """
-    with prepared(encoded, spec, max_pixels=max_pixels, formats=formats) as picture:
+    with prepared(encoded, spec, max_pixels=max_pixels, formats=formats, regions=[region]) as picture:
         return picture.pixels()
 
 
 def as_image(pixels: NDArray[np.uint8]) -> Image.Image:
     """Return a picture of pixels, [height, width] or [height, width, channels]."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
-
-
-@contextmanager
-def opened(encoded: bytes, max_pixels: int, formats: Collection[str] = DEFAULT_FORMATS) -> Iterator[Image.Image]:
-    """Read the header of an image, and refuse what is no image or too large.
-
-    Args:
-        encoded: the file's bytes.
-        max_pixels: width times height above which the image is refused.
-        formats: those of `FORMATS` that are read.
-
-    Raises:
-        NotAnImage: in none of the formats.
-        BrokenImage: the header is damaged in a way that its decoder notices.
-        ImageTooLarge: more pixels, a longer side, more parts, scans or larger tiles than the limits.
-    """
-    if not encoded:
-        raise NotAnImage("Expected an encoded image, received 0 bytes.")
-    kind = "PPM" if encoded.startswith(_RAW) else sniffed(encoded)
-    if kind is None or (kind not in formats and not encoded.startswith(_RAW)):
-        raise NotAnImage(_not_read(encoded, kind, formats))
-    # Of a TIFF the decoder never sees more than the picture: its metadata has the same form and no bound.
-    whole = require_few_parts(encoded, kind) and kind != "TIFF"
-    data = encoded if whole else without_metadata(encoded, kind) or encoded
-    try:
-        image = _read_header(data, kind)
-    except SyntaxError as error:
-        plain = without_metadata(encoded, kind) if whole else None
-        if plain is None:
-            raise broken(kind, error, encoded) from error
-        try:
-            image = _read_header(plain, kind)
-        except SyntaxError:
-            raise broken(kind, error, encoded) from error
-    with image:
-        _check_size(image, max_pixels)
-        _check_cost(image, encoded)
-        yield image
-
-
-def _read_header(data: bytes, kind: str) -> Image.Image:
-    """Open a file with the one decoder of its format.
-
-    Raises:
-        SyntaxError: the header is damaged; for whatever the decoder raised.
-        ImageTooLarge: by Pillow's own limit.
-    """
-    _prepare(kind)
-    try:
-        # Image.open would drop what is wrong.
-        return Image.OPEN[kind][0](io.BytesIO(data), "")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLarge("Expected fewer pixels than Pillow allows; received many times more.") from None
-    except SyntaxError:
-        raise
-    except Exception as error:
-        # Decoders meet damaged headers with nearly any exception type.
-        raise SyntaxError(str(error)) from error
-
-
-_PLUGINS = {
-    "WEBP": "WebPImagePlugin",
-    "TIFF": "TiffImagePlugin",
-    "AVIF": "AvifImagePlugin",
-    "JPEG2000": "Jpeg2KImagePlugin",
-}
-"""Modules of the decoders that Pillow does not import at its start."""
-
-
-@cache
-def _prepare(kind: str) -> None:
-    """Import a format's decoder, and set what it does beside decoding."""
-    # Without a handler of its own, what Pillow logs of callers' files would go to the standard error.
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
-    Image.preinit()
-    # Image.init would import all decoders that Pillow has.
-    plugin: Any = import_module(f"PIL.{_PLUGINS[kind]}") if kind in _PLUGINS else None
-    if kind == "AVIF":
-        # A thread for each core, for each image, would multiply threads and memory; the callers' threads are enough.
-        plugin.DEFAULT_MAX_THREADS = 1
-    elif kind == "TIFF":
-        _silence_libtiff()
-
-
-def _silence_libtiff() -> None:
-    """Stop libtiff from writing what it finds to the process' standard error, which has the log."""
-    with suppress(OSError, AttributeError, IndexError):
-        mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-        libtiff = ctypes.CDLL(re.findall(r"\S+/libtiff[^/\s]*\.so\S*", mapped)[0])
-        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-            set_handler = getattr(libtiff, name)
-            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-            set_handler(None)
-
-
-def _not_read(encoded: bytes, kind: str | None, formats: Collection[str]) -> str:
-    read = ", ".join(name for name in FORMATS if name in formats)
-    if kind is not None:
-        return (
-            f"Expected an image in one of the formats {read}. Received {kind}, which is switched off "
-            "here: the gateway's setting MICROTOME_FORMATS lists the formats that it reads."
-        )
-    name = foreign(encoded)
-    if name is None:
-        return f"Expected an image in one of the formats {read}. Received {len(encoded)} bytes that are none of them."
-    advice = "" if ": " in name else " Convert it to JPEG or PNG."
-    return f"Expected an image in one of the formats {read}. Received {name}.{advice}"
-
-
-_NOT_READ = re.compile(
-    r"cannot handle|unknown pixel mode|unknown data organization|unsupported|not (?:yet )?supported|not available"
-    r"|not configured|samples per pixel|unknown raw mode|unrecognized image mode",
-    re.IGNORECASE,
-)
-"""Pillow's words for images that are whole, but of a kind that it does not decode."""
-
-
-def broken(kind: str, error: BaseException, encoded: bytes) -> BrokenImage:
-    """Word a decoder's error for the caller; decoders' own messages are for their authors."""
-    cause = error.__cause__ or error
-    if _NOT_READ.search(str(error)) or (kind == "TIFF" and isinstance(cause, KeyError)):
-        return BrokenImage(
-            f"The {kind} image is of a kind that is not read here ({str(error)[:60]}). "
-            "Save it as RGB with 8 bits a channel, or as PNG."
-        )
-    if is_cut(encoded, kind):
-        return BrokenImage(
-            f"The {kind} image is truncated: the file ends before the picture does. Send the whole file."
-        )
-    return BrokenImage(f"The {kind} image is corrupt and cannot be decoded.")
 
 
 def place(stored: tuple[int, int], spec: InputSpec) -> Placement:
@@ -357,13 +268,50 @@ def _centered(size: tuple[int, int], spec: InputSpec) -> Placement:
     return Placement(size, round((size[0] - spec.width) / 2), round((size[1] - spec.height) / 2))
 
 
-def _place_draft(image: Image.Image, spec: InputSpec) -> Placement:
-    """Request a scaled decode from libjpeg, which must precede loading, and place the image by its full size."""
-    transposed = spec.exif_orientation and _orientation(image) in _TRANSPOSED
-    placement = place(image.size[::-1] if transposed else image.size, spec)
-    width, height = placement.size[::-1] if transposed else placement.size
-    image.draft(None, (int(width * REDUCING_GAP), int(height * REDUCING_GAP)))
-    return placement
+def _scale(region: Region, upright: tuple[int, int], spec: InputSpec) -> int:
+    """Return by how much libjpeg may divide the sides of an image, for one of its regions to be large enough."""
+    left, top, right, bottom = region.box(upright)
+    width, height = place((right - left, bottom - top), spec).size
+    most = min((right - left) // int(width * REDUCING_GAP), (bottom - top) // int(height * REDUCING_GAP))
+    return next((scale for scale in (8, 4, 2) if most >= scale), 1)
+
+
+def _draft(image: Image.Image, scale: int) -> None:
+    image.draft(None, (image.width // scale, image.height // scale))
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _cut(
+    upright: Image.Image,
+    wanted: tuple[int, int, int, int],
+    full: tuple[int, int],
+    scale: int,
+    start: tuple[float, float],
+) -> tuple[Image.Image, _Box | None]:
+    """Cut a region out, of whose edges nothing is seen when it is resized.
+
+    Args:
+        upright: perhaps decoded at a reduced scale.
+        wanted: left, top, right, bottom in pixels of the full size.
+        full: width and height before reduction.
+        scale: of the reduction.
+        start: where the first pixel of the full size begins, in reduced pixels.
+
+    Returns:
+        The part in whole pixels, and where within it the region lies, if its edges are fractions of reduced pixels.
+    """
+    if wanted == (0, 0, *full):
+        return upright, None
+    if upright.size == full:
+        return upright.crop(wanted), None
+    left, right = (edge / scale + start[0] for edge in wanted[::2])
+    top, bottom = (edge / scale + start[1] for edge in wanted[1::2])
+    corner = int(left), int(top)
+    part = upright.crop((*corner, min(math.ceil(right), upright.width), min(math.ceil(bottom), upright.height)))
+    right, bottom = min(right - corner[0], part.width), min(bottom - corner[1], part.height)
+    return part, (left - corner[0], top - corner[1], right, bottom)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -377,22 +325,29 @@ def _orientation(image: Image.Image) -> int:
     return (xmp_orientation(image.info) or 1) if found is None else found
 
 
-def _fit(image: Image.Image, placement: Placement, spec: InputSpec, gap: float | None) -> NDArray[np.uint8]:
+def _fit(
+    picture: Image.Image, placement: Placement, spec: InputSpec, gap: float | None, part: _Box | None
+) -> NDArray[np.uint8]:
+    """Resize a picture, or a part of it, and cut the model's window out."""
     left, top = placement.left, placement.top
+    x0, y0, x1, y1 = part or (0, 0, picture.width, picture.height)
     window = (left, top, left + spec.width, top + spec.height)
     resampling = Image.Resampling[spec.interpolation.upper()]
-    if spec.decode == "fast" and (seen := resized_window(image, placement.size, window, spec.interpolation, gap)):
-        return np.array(seen, dtype=np.uint8)
+    if spec.decode == "fast":
+        seen = resized_window(picture, placement.size, window, spec.interpolation, gap, part)
+        if seen is not None:
+            return np.array(seen, dtype=np.uint8)
     if placement.size[0] * placement.size[1] > _LARGEST_DETOUR * spec.width * spec.height:
         # A strip of 1 x 5000 pixels would become 256 x 1,280,000 before the crop: resample only what the crop keeps.
         # The sampling points are the same, but Pillow's rounding differs by a grey level, so only large detours do so.
-        x, y = image.width / placement.size[0], image.height / placement.size[1]
-        box = (window[0] * x, window[1] * y, window[2] * x, window[3] * y)
-        return np.array(image.resize((spec.width, spec.height), resampling, box=box, reducing_gap=gap), dtype=np.uint8)
-    if image.size != placement.size:
-        image = image.resize(placement.size, resampling, reducing_gap=gap)
+        x, y = (x1 - x0) / placement.size[0], (y1 - y0) / placement.size[1]
+        box = (x0 + window[0] * x, y0 + window[1] * y, x0 + window[2] * x, y0 + window[3] * y)
+        size = (spec.width, spec.height)
+        return np.array(picture.resize(size, resampling, box=box, reducing_gap=gap), dtype=np.uint8)
+    if part or picture.size != placement.size:
+        picture = picture.resize(placement.size, resampling, box=part, reducing_gap=gap)
     # Beyond the image's edge (letterbox) crop fills with black, transparent where there is opacity.
-    return np.array(image if image.size == (spec.width, spec.height) else image.crop(window), dtype=np.uint8)
+    return np.array(picture if picture.size == (spec.width, spec.height) else picture.crop(window), dtype=np.uint8)
 
 
 @contextmanager
@@ -412,13 +367,14 @@ _BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;
 """Of Pillow's images by their mode; all others have 4."""
 
 _LARGE = 128 << 20
-_MANY_PIXELS = 4_000_000
 _MANY_TILES = 4096
 _PROCESS = 48 << 20
 """What another process takes beside the picture."""
 
 
-def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: InputSpec) -> Cost:
+def _cost(
+    image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: InputSpec, regions: Sequence[Region]
+) -> Cost:
     """Estimate from the header what decoding needs: Pillow's image, its copies, and what the decoder has beside them.
 
     Args:
@@ -426,12 +382,13 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
         stored: width and height in the file.
         encoded: the file's bytes.
         spec: the manifest's `input`.
+        regions: that are wanted.
     """
     pixels, (width, height) = stored[0] * stored[1], image.size
     bands, depth = len(image.getbands()), _BYTES_A_PIXEL.get(image.mode, 4)
     tags = getattr(image, "tag_v2", {})
     # What the decoder has while it works, and what it keeps until the picture is closed.
-    passing, kept, apart = 0, 0, image.format in {"JPEG2000", "PPM"} and not encoded.startswith(_RAW)
+    passing, kept, apart = 0, 0, image.format in {"JPEG2000", "PPM"} and not is_raw(encoded)
     match image.format:
         case "JPEG" | "MPO":
             # Coefficients of the whole picture, unless they come in one scan; not counted where it makes no odds.
@@ -439,26 +396,33 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
             passing = 2 * bands * pixels if many else 0
         case "WEBP":
             passing, kept = 4 * pixels, 8 * pixels + 3 * len(encoded)
-            apart = pixels > _MANY_PIXELS
+            apart = pixels > MANY_PIXELS
         case "AVIF":
             found = re.search(rb"av1C..(.)", encoded, re.DOTALL)
             planes = 2 if found is None or found[1][0] & 0x40 else 1
             passing, kept = bands * pixels, int((planes * bands + 1.5) * pixels) + 2 * len(encoded)
-            apart = pixels > _MANY_PIXELS
+            apart = pixels > MANY_PIXELS
         case "JPEG2000":
             passing = int(5.5 * bands * pixels)
         case "TIFF":
             tiles = len(getattr(image, "tile", ()))
             passing, kept = _tiff_buffers(tags, stored), len(encoded) + 500 * tiles
             apart = tiles > _MANY_TILES
-        case "BMP" if _is_run_length(image):
+        case "BMP" if is_run_length(image):
             # Decoded in Python, where a few bytes may stand for a row.
             passing = 3 * pixels
-            apart = pixels > _MANY_PIXELS // 16 or len(encoded) > 1 << 16
+            apart = pixels > MANY_PIXELS // 16 or len(encoded) > 1 << 16
     late = image.format == "PNG" and b"eXIf" in encoded
     turned = late or _orientation(image) != 1 or tags.get(_ORIENTATION, 1) != 1
-    copies = (depth if turned and spec.exif_orientation else 0) + (0 if image.mode == MODES[spec.color] else 4)
-    copies += 4 if spec.color == "rgba" else 0  # multiplied by the opacity while it is resized
+    copies = depth if turned and spec.exif_orientation else 0
+    converted = 0 if image.mode == MODES[spec.color] else 4
+    converted += 4 if spec.color == "rgba" else 0  # multiplied by the opacity while it is resized
+    if spec.background is not None and image.format not in {"JPEG", "MPO"}:
+        converted += 9
+    if spec.depth == "scale" and image.mode[0] in "IF":
+        converted += 12
+    part = max(0.0 if region == WHOLE else region.width * region.height for region in regions)
+    copies += max(converted if WHOLE in regions else 0, math.ceil(part * (depth + converted)))
     resized = place(image.size, spec).size[0]
     rows = 4 * min(max(resized, spec.width), width, _LARGEST_DETOUR * spec.width) * max(width, height)
     memory = kept + depth * width * height + max(passing, copies * width * height) + rows
@@ -467,45 +431,11 @@ def _cost(image: Image.Image, stored: tuple[int, int], encoded: bytes, spec: Inp
     return Cost(memory + _PROCESS * apart, apart)
 
 
-def _is_run_length(image: Image.Image) -> bool:
-    return any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ()))
-
-
 def _tiff_buffers(tags: object, stored: tuple[int, int]) -> int:
     """Return the bytes of libtiff's buffers: a strip or tile, and the same once more as RGBA where it converts."""
     get = getattr(tags, "get", dict[int, object]().get)
-    numbers = [get(tag) for tag in (_ROWS, _TILE_WIDTH, _TILE_LENGTH)]
+    numbers = [get(tag) for tag in (_ROWS, TILE_WIDTH, TILE_LENGTH)]
     rows, tile_width, tile_length = (value if isinstance(value, int) else 0 for value in numbers)
     bits = get(_BITS) or (8,)
     size = tile_width * tile_length or min(rows or stored[1], stored[1]) * stored[0]
     return size * (sum(bits) // 8 + 5 if isinstance(bits, tuple) else 5)
-
-
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageTooLarge(
-            f"Expected at most {max_pixels} pixels, received {width} x {height} = {width * height}. "
-            "Send a smaller copy: the model sees far fewer."
-        )
-    if max(width, height) > MAX_SIDE:
-        raise ImageTooLarge(f"Expected sides of at most {MAX_SIDE} pixels, received {width} x {height}.")
-
-
-def _check_cost(image: Image.Image, encoded: bytes) -> None:
-    if image.format in {"JPEG", "MPO"}:
-        if (scans := jpeg_scans(encoded)) > MAX_SCANS:
-            raise ImageTooLarge(f"Expected a JPEG of at most {MAX_SCANS} scans, received {scans}.")
-    elif image.format == "BMP":
-        if _is_run_length(image) and image.width * image.height > _MANY_PIXELS:
-            raise ImageTooLarge(
-                f"Expected a run-length encoded BMP of at most {_MANY_PIXELS} pixels, received "
-                f"{image.width} x {image.height}. Save it without compression, or as PNG."
-            )
-    elif image.format == "TIFF":
-        # libtiff decodes whole tiles, also where they reach far beyond the picture.
-        tags = getattr(image, "tag_v2", {})
-        width, length = (tags.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
-        room = max(_SMALL_TILE, 4 * image.width * image.height)
-        if isinstance(width, int) and isinstance(length, int) and width * length > room:
-            raise ImageTooLarge(f"Expected tiles no larger than the picture, received {width} x {length} pixels.")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from microtome.manifest import ModelCard, OutputSpec
-from microtome.preprocessing import RAW_PIXELS
+from microtome.opening import RAW_PIXELS
 from service.core.classes import ClassOptions, predicted
 from service.core.ports import ModelServer
 from service.core.remote_images import Image

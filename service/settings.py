@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from microtome.machine import cores, memory
-from microtome.preprocessing import DEFAULT_FORMATS, FORMATS
+from microtome.opening import DEFAULT_FORMATS, FORMATS
 from service.auth import KeyLimits, KeyRecord, read_keys, with_defaults
 from service.cache.redis.url import place
 from service.telemetry.logs import LogFormat, LogLevel

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.e2e.processes import Valkey
-from tests.exported_models import REPOSITORY, export_once
+from tests.exported_models import REPOSITORY, SQUASHED, export_once
 
 # How long an example takes is the machine's affair, which others use at the same time.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +35,14 @@ def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lite0_models(shared_directory: Path) -> Path:
     """Return a models directory with the default recipe in it, exported by the real command. Do not write to it."""
     return export_once(REPOSITORY / "recipe.yaml", shared_directory / "lite0_models")
+
+
+@pytest.fixture(scope="session")
+def squashed_lite0(shared_directory: Path) -> Path:
+    """Return a version 2 of the default recipe's model whose vectors differ, not verified. Copy it by hard links."""
+    recipe = shared_directory / f"squashed-{os.getpid()}.yaml"
+    recipe.write_text(SQUASHED.replace("    weights", "    version: 2\n    weights"), encoding="utf-8")
+    return export_once(recipe, shared_directory / "squashed_models", "--no-verify") / "lite0" / "2"
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,14 +40,37 @@ def exporter_command(
     )
 
 
-def export_once(recipe: Path, models: Path) -> Path:
+def exporter_here(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run the exporter in this process, which has imported TensorFlow already, and return what came of it."""
+    from exporter.cli import main  # noqa: PLC0415, other users of this module need no exporter
+
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = main(list(arguments))
+    return subprocess.CompletedProcess(arguments, code, stdout.getvalue(), stderr.getvalue())
+
+
+def export_once(recipe: Path, models: Path, *options: str) -> Path:
     """Export a recipe unless another test worker has done so, and return the models directory.
 
-    The exporter itself knows what is there already; the lock keeps two workers from making it at once.
+    What the export wrote is kept beside the models, see `said`.
     """
     models.mkdir(parents=True, exist_ok=True)
     with (models.parent / f"{models.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = export(recipe, models)
-    assert done.returncode == 0, done.stderr
+        kept = _kept(models)
+        if not kept.exists():
+            done = export(recipe, models, *options)
+            assert done.returncode == 0, done.stderr
+            kept.write_text(json.dumps([done.stdout, done.stderr]), encoding="utf-8")
     return models
+
+
+def said(models: Path) -> tuple[str, str]:
+    """Return what the export of `export_once` wrote to standard output and standard error."""
+    stdout, stderr = json.loads(_kept(models).read_text(encoding="utf-8"))
+    return stdout, stderr
+
+
+def _kept(models: Path) -> Path:
+    return models.parent / f"{models.name}.said"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from microtome.preprocessing import FORMATS
+from microtome.opening import FORMATS
 
 LATE = (
     "anyio._backends._asyncio",

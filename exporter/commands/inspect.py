@@ -66,8 +66,10 @@ def _input(wanted: dict[str, Any]) -> str:
     colour = {"gray": "gray", "rgb": "RGB", "rgba": "RGB and opacity"}[wanted["color"]]
     # Older manifests have `jpeg_draft`, of which true is balanced.
     decode = wanted.get("decode") or ("balanced" if wanted["jpeg_draft"] else "exact")
+    more = f"; on {wanted['background']}" if wanted.get("background") else ""
+    more += "; deep greys scaled" if wanted.get("depth") == "scale" else ""
     resized = f"resize {wanted['resize']}{side}, {how}"
-    return f"{wanted['height']}x{wanted['width']} {colour}; {resized}; decode {decode}"
+    return f"{wanted['height']}x{wanted['width']} {colour}; {resized}; decode {decode}{more}"
 
 
 def _cells(output: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, ...]:

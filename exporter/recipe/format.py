@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from exporter.recipe import resolved
 from exporter.recipe.backbones import Scaling
 from exporter.recipe.pooling_names import PATTERN, SPELLINGS, PoolingName
-from exporter.recipe.preprocessing import COLORS, CROPS, DECODES, INTERPOLATIONS, RESIZES
+from exporter.recipe.preprocessing import COLORS, CROPS, DECODES, DEPTHS, INTERPOLATIONS, RESIZES, hex_color
 from exporter.recipe.presets import PRESETS
 from microtome.manifest import Activation
 
@@ -23,6 +23,14 @@ _LABEL = {
     "type": "object", "properties": {"name": _TEXT, "id": _TEXT}, "required": ["name"], "additionalProperties": False,
 }  # fmt: skip
 _LABEL_LIST = {"type": "array", "minItems": 1, "items": {"anyOf": [_TEXT, _LABEL]}}
+_COLOR = {
+    "anyOf": [
+        {"type": "string", "pattern": "^#([0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})$"},
+        {
+            "type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}, "minItems": 3, "maxItems": 3,
+        },
+    ]
+}  # fmt: skip
 _COUNT = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
 
 
@@ -220,6 +228,12 @@ class InputEntry(_Entry):
     jpeg_draft: bool = _optional("The older name: true is decode: balanced, false is decode: exact.")
     color: Annotated[str, _Choice(COLORS)] = _optional(
         "Of a model of your own, whose file says it: gray, Pillow's L, for one channel; rgba, with opacity, for four."
+    )
+    background: Annotated[str, BeforeValidator(hex_color), WithJsonSchema(_COLOR)] = _optional(
+        "A colour to lay transparent pictures on; left out, what lies beneath full transparency shows, as in Keras."
+    )
+    depth: Annotated[str, _Choice(DEPTHS)] = _optional(
+        "Of greys with more than 8 bits: keras makes what is above 255 white, scale scales them to 8 bits."
     )
     scaling: Annotated[str, _Choice(get_args(Scaling))] = _optional("What the graph does to pixels of 0 to 255.")
 

@@ -1,21 +1,39 @@
 """The input of a model as a recipe gives it: the backbone's defaults, the recipe's overrides, and what is possible."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
 from microtome.fast_resizing import unavailable
-from microtome.manifest import Color, Crop, Decode, InputSpec, Interpolation, Resize
+from microtome.manifest import Color, Crop, Decode, Depth, InputSpec, Interpolation, Resize
 
 RESIZES: tuple[str, ...] = get_args(Resize)
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 CROPS: tuple[str, ...] = get_args(Crop)
 DECODES: tuple[str, ...] = get_args(Decode)
 COLORS: tuple[str, ...] = get_args(Color)
-
-
-_LATER = {"color": "rgb"}
+DEPTHS: tuple[str, ...] = get_args(Depth)
+_HEX = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})")
+_LATER = {"color": "rgb", "background": None, "depth": "keras"}
 """Fields that came after the first recorded recipes, with their defaults."""
+
+
+def hex_color(value: object) -> str:
+    """Read a colour: `#rrggbb`, `#rgb`, or three numbers from 0 to 255.
+
+    Returns:
+        `#rrggbb`, in small letters.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, str) and _HEX.fullmatch(value.lower()):
+        digits = value[1:].lower()
+        return f"#{digits if len(digits) == 6 else ''.join(2 * digit for digit in digits)}"
+    if isinstance(value, list | tuple) and len(value) == 3 and all(type(n) is int and 0 <= n <= 255 for n in value):
+        return "#" + bytes(value).hex()
+    raise ValueError('a colour, such as "#ffffff" in quotes or [255, 255, 255]')
 
 
 def input_spec(

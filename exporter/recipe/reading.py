@@ -149,6 +149,8 @@ def _message(tree: YamlTree, problem: ErrorDetails) -> str:
     elif key == "pooling":
         expected = f"one of {', '.join(SPELLINGS)}"
         near = nearest(str(given), [name.partition("(")[0] for name in SPELLINGS])
+    elif key == "background":
+        expected = str(problem["ctx"]["error"])
     elif key == "size" and isinstance(given, list):
         expected, received = "pixels, or [height, width] in pixels", f"a list of {len(given)}"
     elif key in _RANGES:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from exporter.features.photos import Collection
 from exporter.recipe.own_backbones import KERAS_FILES, PRESET_PREFIX
+from exporter.recipe.preprocessing import recorded
 from exporter.recipe.reading import WEIGHTS_FILES
 from exporter.recipe.resolved import AUTO
 from exporter.recipe.writing import in_one_line, write_files
@@ -86,8 +87,11 @@ def _tuned_recipe(name: str, tuned: Tuned, found: Trained) -> str:
     """Return the recipe of a fine-tuned model: a backbone of the user's own."""
     request, pixels = found.request, found.request.recipe.input
     entry: dict[str, Any] = {"name": request.name, "backbone": MODEL}
-    keys = ("resize", "shortest_side", "interpolation", "crop", "exif_orientation", "decode")
-    said = asdict(pixels)
+    keys = (
+        *("resize", "shortest_side", "interpolation", "crop", "exif_orientation"),
+        *("decode", "color", "background", "depth"),
+    )
+    said = recorded(pixels) | {"decode": pixels.decode}
     entry["input"] = {
         "size": [pixels.height, pixels.width],
         "scaling": found.material.slice_.built.row.scaling,

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-from microtome.client.client import WINDOW, Connection
-from microtome.client.images import ImageLike, Images, encode_all, is_one
+from microtome.client.client import WINDOW, Connection, alone
+from microtome.client.images import Crop, Crops, ImageLike, Images, cropped, encode_all, regions
 from microtome.client.options import CallOptions, ClassifyOptions, EmbedOptions, OutputNames, class_options, outputs
 from microtome.client.results import ModelInfo, Outcome, Prediction, predicted, stack
 
@@ -36,26 +36,30 @@ class AsyncClient(Connection):
 
     @overload
     async def embed(
-        self, images: Images, *, output: str | None = None, **options: Unpack[CallOptions]
+        self, images: Images, *, output: str | None = None, crop: Crops = None, **options: Unpack[CallOptions]
     ) -> "NDArray[Any]": ...
 
     @overload
     async def embed(
-        self, images: Images, *, output: OutputNames, **options: Unpack[CallOptions]
+        self, images: Images, *, output: OutputNames, crop: Crops = None, **options: Unpack[CallOptions]
     ) -> "dict[str, NDArray[Any]]": ...
 
     async def embed(
-        self, images: Images, *, output: str | OutputNames | None = None, **options: Unpack[CallOptions]
+        self,
+        images: Images,
+        *,
+        output: str | OutputNames | None = None,
+        crop: Crops = None,
+        **options: Unpack[CallOptions],
     ) -> "NDArray[Any] | dict[str, NDArray[Any]]":
         """Embed one image, or several with one version of one model; see `Client.embed`.
 
         Raises:
             MicrotomeError: the first image that failed, or the call as a whole.
-            ValueError: an empty list.
+            ValueError: an empty list, or a region that is none.
         """
-        one = is_one(images)
-        listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
-        outcomes = [outcome async for outcome in self.embed_many(listed, output=output, **options)]
+        one, listed = alone(images, crop)
+        outcomes = [outcome async for outcome in self.embed_many(listed, output=output, crop=crop, **options)]
         return stack(outcomes, one=one, by_name=not (output is None or isinstance(output, str)))
 
     async def embed_many(
@@ -65,6 +69,7 @@ class AsyncClient(Connection):
         output: str | Sequence[str] | None = None,
         concurrency: int = 8,
         batch: int = 8,
+        crop: Crops = None,
         **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Outcome, None]:
         """Embed any number of images in bounded memory, in order; see `Client.embed_many`.
@@ -77,32 +82,47 @@ class AsyncClient(Connection):
         Raises:
             MicrotomeError: an error that concerns every image: an unknown model, a missing key.
         """
-        many = self._many(images, EmbedOptions(output=outputs(output), **options), concurrency, batch)
+        many = self._many(images, EmbedOptions(output=outputs(output), **options), concurrency, batch, regions(crop))
         async with aclosing(many):
             async for outcome in many:
                 yield outcome
 
     @overload
     async def classify(  # type: ignore[overload-overlap]  # a path is text, which is a sequence of text
-        self, images: ImageLike, *, output: str | None = None, **options: Unpack[ClassifyOptions]
+        self,
+        images: ImageLike,
+        *,
+        output: str | None = None,
+        crop: Crop | None = None,
+        **options: Unpack[ClassifyOptions],
     ) -> Prediction: ...
 
     @overload
     async def classify(
-        self, images: Sequence[ImageLike], *, output: str | None = None, **options: Unpack[ClassifyOptions]
+        self,
+        images: Images,
+        *,
+        output: str | None = None,
+        crop: Crops = None,
+        **options: Unpack[ClassifyOptions],
     ) -> list[Prediction]: ...
 
     async def classify(
-        self, images: Images, *, output: str | None = None, **options: Unpack[ClassifyOptions]
+        self,
+        images: Images,
+        *,
+        output: str | None = None,
+        crop: Crops = None,
+        **options: Unpack[ClassifyOptions],
     ) -> Prediction | list[Prediction]:
         """Say what one image shows, or several by one version of one model; see `Client.classify`.
 
         Raises:
             MicrotomeError: the first image that failed, or the call as a whole.
         """
-        one = is_one(images)
-        listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
-        found = predicted([outcome async for outcome in self.classify_many(listed, output=output, **options)])
+        one, listed = alone(images, crop)
+        outcomes = self.classify_many(listed, output=output, crop=crop, **options)
+        found = predicted([outcome async for outcome in outcomes])
         return found[0] if one else found
 
     async def classify_many(
@@ -112,6 +132,7 @@ class AsyncClient(Connection):
         output: str | Sequence[str] | None = None,
         concurrency: int = 8,
         batch: int = 8,
+        crop: Crops = None,
         **options: Unpack[ClassifyOptions],
     ) -> AsyncGenerator[Outcome, None]:
         """Classify any number of images in bounded memory, in order; see `Client.classify_many`.
@@ -122,16 +143,22 @@ class AsyncClient(Connection):
         Raises:
             MicrotomeError: an error that concerns every image: an unknown model, a missing key.
         """
-        many = self._many(images, class_options(options, outputs(output)), concurrency, batch)
+        many = self._many(images, class_options(options, outputs(output)), concurrency, batch, regions(crop))
         async with aclosing(many):
             async for outcome in many:
                 yield outcome
 
     async def _many(
-        self, images: AsyncIterable[ImageLike] | Iterable[ImageLike], wanted: EmbedOptions, concurrency: int, batch: int
+        self,
+        images: AsyncIterable[ImageLike] | Iterable[ImageLike],
+        wanted: EmbedOptions,
+        concurrency: int,
+        batch: int,
+        crops: Sequence[Crop],
     ) -> AsyncGenerator[Outcome, None]:
         async def work(group: list[ImageLike]) -> list[Outcome]:
-            return await self._embed_group(group, await asyncio.to_thread(encode_all, group), wanted, self._closed)
+            parts = cropped(group, crops)
+            return await self._embed_group(parts, await asyncio.to_thread(encode_all, parts), wanted, self._closed)
 
         groups = in_order(batches(images, batch), work, concurrency)
         # A caller who stops early closes this generator, which closes the one inside, which cancels its tasks.

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from microtome.client import errors
 from microtome.client.errors import MicrotomeError
-from microtome.client.images import ImageLike, Images, encode_all, is_one
+from microtome.client.images import Crop, Cropped, Crops, ImageLike, Images, cropped, encode_all, is_one, regions
 from microtome.client.options import CallOptions, ClassifyOptions, EmbedOptions, OutputNames, class_options, outputs
 from microtome.client.results import BatchResult, ModelInfo, Outcome, Prediction, predicted, stack, succeeded
 from microtome.client.retries import Retry, RetryPolicy
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_MOST_REGIONS = 32
+"""Images in a request that has regions of some; servers take 64 by default, and each region counts."""
 
 WINDOW = 2
 """Items started or waiting to be returned, for each worker: while the oldest is slow, the others go on."""
@@ -113,10 +116,17 @@ class Connection(ABC):
             Outcome(image, error=body if isinstance(body, errors.MicrotomeError) else None)
             for image, body in zip(images, bodies, strict=True)
         ]
-        sound = [(place, body) for place, body in enumerate(bodies) if isinstance(body, bytes)]
+        sound = [
+            (place, Cropped(body, image.crop) if isinstance(image, Cropped) else body)
+            for place, (image, body) in enumerate(zip(images, bodies, strict=True))
+            if isinstance(body, bytes)
+        ]
         waiting = [sound] if sound else []
         while waiting:
             group = waiting.pop(0)
+            if len(group) > _MOST_REGIONS and any(isinstance(body, Cropped) for _, body in group):
+                waiting[:0] = [group[:_MOST_REGIONS], group[_MOST_REGIONS:]]
+                continue
             try:
                 result = await self._call(self._transport.embed([body for _, body in group], options), stopped)
             except _CONCERNS_THE_CALL:
@@ -162,15 +172,22 @@ class Client(Connection):
     """
 
     @overload
-    def embed(self, images: Images, *, output: str | None = None, **options: Unpack[CallOptions]) -> "NDArray[Any]": ...
+    def embed(
+        self, images: Images, *, output: str | None = None, crop: Crops = None, **options: Unpack[CallOptions]
+    ) -> "NDArray[Any]": ...
 
     @overload
     def embed(
-        self, images: Images, *, output: OutputNames, **options: Unpack[CallOptions]
+        self, images: Images, *, output: OutputNames, crop: Crops = None, **options: Unpack[CallOptions]
     ) -> "dict[str, NDArray[Any]]": ...
 
     def embed(
-        self, images: Images, *, output: str | OutputNames | None = None, **options: Unpack[CallOptions]
+        self,
+        images: Images,
+        *,
+        output: str | OutputNames | None = None,
+        crop: Crops = None,
+        **options: Unpack[CallOptions],
     ) -> "NDArray[Any] | dict[str, NDArray[Any]]":
         """Embed one image, or several with one version of one model.
 
@@ -178,20 +195,21 @@ class Client(Connection):
             images: a file's path or bytes, a file object opened with "rb", a Pillow image, uint8 pixels [H,W,3], a
                 function that returns bytes; or a list of these.
             output: the name of an output; or a list of names, `["all"]` for every one.
+            crop: embed this region of each image, (x, y, width, height) in fractions; or a list of regions of each.
+                `Cropped` gives images regions of their own.
             options: `model`, `version`, `normalize`, `dimensions`, `dtype`, `cache`, `priority`: see
                 `EmbedOptions`.
 
         Returns:
-            float32 (or `dtype`) [D] for one image, [N, D] for a list; where a list of outputs was asked for, a dict of
-            these by output.
+            float32 (or `dtype`) [D] for one image, [N, D] for a list of images or of regions; where a list of outputs
+            was asked for, a dict of these by output.
 
         Raises:
             MicrotomeError: the first image that failed, or the call as a whole.
-            ValueError: an empty list.
+            ValueError: an empty list, or a region that is none.
         """
-        one = is_one(images)
-        listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
-        outcomes = list(self.embed_many(listed, output=output, **options))
+        one, listed = alone(images, crop)
+        outcomes = list(self.embed_many(listed, output=output, crop=crop, **options))
         return stack(outcomes, one=one, by_name=not (output is None or isinstance(output, str)))
 
     def embed_many(
@@ -201,6 +219,7 @@ class Client(Connection):
         output: str | Sequence[str] | None = None,
         concurrency: int = 8,
         batch: int = 8,
+        crop: Crops = None,
         **options: Unpack[CallOptions],
     ) -> Iterator[Outcome]:
         """Embed any number of images; an endless iterable takes no more memory than a short one.
@@ -213,6 +232,7 @@ class Client(Connection):
             concurrency: requests at a time.
             batch: images in a request; 1 where images arrive slowly and none should wait for the next: a thread of its
                 own then reads them. With more, finished outcomes are yielded when the next image has been read.
+            crop: as for `embed`; of several regions each has an outcome.
             options: as for `embed`.
 
         Yields:
@@ -221,38 +241,53 @@ class Client(Connection):
         Raises:
             MicrotomeError: an error that concerns every image: an unknown model, a missing key.
         """
-        return self._many(images, EmbedOptions(output=outputs(output), **options), concurrency, batch)
+        return self._many(images, EmbedOptions(output=outputs(output), **options), concurrency, batch, regions(crop))
 
     @overload
     def classify(  # type: ignore[overload-overlap]  # a path is text, which is a sequence of text
-        self, images: ImageLike, *, output: str | None = None, **options: Unpack[ClassifyOptions]
+        self,
+        images: ImageLike,
+        *,
+        output: str | None = None,
+        crop: Crop | None = None,
+        **options: Unpack[ClassifyOptions],
     ) -> Prediction: ...
 
     @overload
     def classify(
-        self, images: Sequence[ImageLike], *, output: str | None = None, **options: Unpack[ClassifyOptions]
+        self,
+        images: Images,
+        *,
+        output: str | None = None,
+        crop: Crops = None,
+        **options: Unpack[ClassifyOptions],
     ) -> list[Prediction]: ...
 
     def classify(
-        self, images: Images, *, output: str | None = None, **options: Unpack[ClassifyOptions]
+        self,
+        images: Images,
+        *,
+        output: str | None = None,
+        crop: Crops = None,
+        **options: Unpack[ClassifyOptions],
     ) -> Prediction | list[Prediction]:
         """Say what one image shows, or several by one version of one model.
 
         Args:
             images: as for `embed`.
             output: the name of an output with classes; None for the one that classifies by default.
+            crop: as for `embed`.
             options: `model`, `version`, `cache`, `priority`, `top_k`, `min_score`, `function`: see `EmbedOptions` and
                 `ClassOptions`.
 
         Returns:
-            the prediction of one image, or a list of them for a list.
+            the prediction of one image, or a list of them for a list of images or of regions.
 
         Raises:
             MicrotomeError: the first image that failed, or the call as a whole.
         """
-        one = is_one(images)
-        listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
-        found = predicted(list(self.classify_many(listed, output=output, **options)))
+        one, listed = alone(images, crop)
+        found = predicted(list(self.classify_many(listed, output=output, crop=crop, **options)))
         return found[0] if one else found
 
     def classify_many(
@@ -262,6 +297,7 @@ class Client(Connection):
         output: str | Sequence[str] | None = None,
         concurrency: int = 8,
         batch: int = 8,
+        crop: Crops = None,
         **options: Unpack[ClassifyOptions],
     ) -> Iterator[Outcome]:
         """Classify any number of images in bounded memory, as `embed_many` embeds them.
@@ -271,6 +307,7 @@ class Client(Connection):
             output: the name of an output, or a list of names; those without classes give vectors.
             concurrency: requests at a time.
             batch: images in a request.
+            crop: as for `embed_many`.
             options: as for `classify`.
 
         Yields:
@@ -279,15 +316,16 @@ class Client(Connection):
         Raises:
             MicrotomeError: an error that concerns every image: an unknown model, a missing key.
         """
-        return self._many(images, class_options(options, outputs(output)), concurrency, batch)
+        return self._many(images, class_options(options, outputs(output)), concurrency, batch, regions(crop))
 
     def _many(
-        self, images: Iterable[ImageLike], wanted: EmbedOptions, concurrency: int, batch: int
+        self, images: Iterable[ImageLike], wanted: EmbedOptions, concurrency: int, batch: int, crops: Sequence[Crop]
     ) -> Iterator[Outcome]:
         stopped = threading.Event()
 
         def work(group: list[ImageLike]) -> list[Outcome]:
-            return _finished(self._embed_group(group, encode_all(group), wanted, stopped))
+            parts = cropped(group, crops)
+            return _finished(self._embed_group(parts, encode_all(parts), wanted, stopped))
 
         read = read_apart if batch == 1 else read_here
         for group in read(batches(images, batch), work, concurrency, stopped):
@@ -314,6 +352,16 @@ class Client(Connection):
 
     async def _pause(self, seconds: float, stopped: threading.Event) -> bool:
         return stopped.wait(seconds) or self._closed.is_set()
+
+
+def alone(images: Any, crop: Any) -> tuple[bool, list[Any]]:  # noqa: ANN401, what callers pass
+    """Return whether a call has one result, and its images as a list.
+
+    Raises:
+        ValueError: a region that is none.
+    """
+    one = is_one(images)
+    return one and (crop is None or regions(crop) == [tuple(crop)]), [images] if one else list(images)
 
 
 def _finished(blocking: Coroutine[Any, Any, R]) -> R:

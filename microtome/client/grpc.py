@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from numpy.typing import NDArray
 
 from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
+from microtome.client.images import Cropped, together
 from microtome.client.options import NUMPY, EmbedOptions
 from microtome.client.results import BatchResult, Label, ModelInfo, ModelVersion, Prediction, default_first
 from microtome.client.transports import Call
@@ -22,6 +23,7 @@ from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 # The server has its own limits for requests, and responses are as long as the caller asked for.
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 _NUMPY = {messages.Dtype.Value(f"DTYPE_{name.upper()}"): kind for name, kind in NUMPY.items()}
+_CROP = ("x", "y", "width", "height")
 _KINDS = {
     grpc.StatusCode.UNAVAILABLE: "unreachable",
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline-exceeded",
@@ -41,8 +43,8 @@ class GrpcTransport:
         self._stub: Any = EmbeddingServiceStub(channel)
         self.close = channel.close
 
-    def embed(self, images: Sequence[bytes], options: EmbedOptions) -> Call[BatchResult]:
-        """Embed the images of one request; a bad one has an error in its place."""
+    def embed(self, images: Sequence[bytes | Cropped], options: EmbedOptions) -> Call[BatchResult]:
+        """Embed the images of one request, or regions of them; a bad one has an error in its place."""
         request = embed_request(images, options)
         method = self._stub.Embed if options.classes is None else self._stub.Classify
         return Call(
@@ -79,7 +81,9 @@ def _channel(library: Any, url: str, ca_file: str | None) -> Any:  # noqa: ANN40
     return library.secure_channel(f"{host}:{parts.port or 443}", credentials, options=_OPTIONS)
 
 
-def embed_request(images: Sequence[bytes], options: EmbedOptions) -> messages.EmbedRequest | messages.ClassifyRequest:
+def embed_request(
+    images: Sequence[bytes | Cropped], options: EmbedOptions
+) -> messages.EmbedRequest | messages.ClassifyRequest:
     """Return the request message."""
     asked = messages.EmbedOptions(
         model=options.model or "",
@@ -92,7 +96,10 @@ def embed_request(images: Sequence[bytes], options: EmbedOptions) -> messages.Em
         cache=f"CACHE_USE_{options.cache.upper()}",
         priority=f"PRIORITY_{options.priority.upper()}",
     )
-    sent = [messages.Image(data=image) for image in images]
+    sent = [
+        messages.Image(data=file, crops=[messages.Crop(**dict(zip(_CROP, crop, strict=True))) for crop in crops])
+        for file, crops in together(images)
+    ]
     if options.classes is None:
         return messages.EmbedRequest(options=asked, images=sent)
     labels = options.classes

@@ -4,6 +4,7 @@ Vectors are MessagePack, the only form that holds several outputs, all dtypes an
 """
 
 import ssl
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from microtome.client import errors
 from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
+from microtome.client.images import Cropped, together
 from microtome.client.options import NUMPY, EmbedOptions
 from microtome.client.results import BatchResult, Label, ModelInfo, ModelVersion, Prediction, default_first
 from microtome.client.transports import Call
@@ -44,8 +46,8 @@ class HttpTransport:
         )
         self.close = self._client.aclose if asynchronous else self._client.close
 
-    def embed(self, images: Sequence[bytes], options: EmbedOptions) -> Call[BatchResult]:
-        """Embed the images of one request; a bad one has an error in its place."""
+    def embed(self, images: Sequence[bytes | Cropped], options: EmbedOptions) -> Call[BatchResult]:
+        """Embed the images of one request, or regions of them; a bad one has an error in its place."""
         return Call(
             lambda timeout: self._client.request(**embed_request(images, options, timeout)),
             lambda response: read_embed(response, len(images), options),
@@ -76,7 +78,7 @@ class HttpTransport:
             raise UnexpectedAnswer(f"{self._url}: {error}") from error
 
 
-def embed_request(images: Sequence[bytes], options: EmbedOptions, timeout: float) -> dict[str, Any]:
+def embed_request(images: Sequence[bytes | Cropped], options: EmbedOptions, timeout: float) -> dict[str, Any]:
     """Return the arguments of `httpx.Client.request`."""
     labels = options.classes
     params: dict[str, Any] = {
@@ -101,12 +103,17 @@ def embed_request(images: Sequence[bytes], options: EmbedOptions, timeout: float
         },
         "timeout": timeout,
     }
-    if len(images) == 1:
-        request["content"] = images[0]
+    files = together(images)
+    if len(files) == 1:
+        ((request["content"], crops),) = files
         request["headers"]["Content-Type"] = "application/octet-stream"
+        request["params"] |= {"crop": [",".join(map(repr, crop)) for crop in crops]} if crops else {}
+    elif any(crops for _, crops in files):
+        items = [{"b64": b64encode(file).decode(), **({"crop": crops} if crops else {})} for file, crops in files]
+        request["json"] = {"images": items}
     else:
         # A part must have a file name; the server ignores it.
-        request["files"] = [("image", ("image", image, "application/octet-stream")) for image in images]
+        request["files"] = [("image", ("image", file, "application/octet-stream")) for file, _ in files]
     return request
 
 

@@ -7,14 +7,84 @@ image has a tenth of the size.
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 from microtome.client.errors import MicrotomeError, UnreadableImage
+from microtome.regions import EXPECTED, read_region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image as PillowImage
+
+Crop: TypeAlias = tuple[float, float, float, float] | Sequence[float]
+"""A region: x, y, width and height in fractions of the upright image, from its upper left corner."""
+
+
+Crops: TypeAlias = Crop | Sequence[Crop] | None
+"""One region of each image, several, or none: all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cropped:
+    """A region of an image, which is embedded as an image of its own; the server cuts it out.
+
+    Regions of one image that stand one after another are sent and decoded together.
+
+    Attributes:
+        image: anything that is an image, the same object for all of its regions.
+        crop: x, y, width and height in fractions of the upright image, from its upper left corner.
+    """
+
+    image: Any
+    crop: Crop
+
+    def __post_init__(self) -> None:
+        """Check the region.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            region = read_region([float(number) for number in self.crop])
+        except (TypeError, ValueError):
+            raise ValueError(f"Expected a crop to be {EXPECTED}; received {self.crop!r}.") from None
+        object.__setattr__(self, "crop", region)
+
+
+def cropped(images: Iterable[Any], crops: Sequence[Crop]) -> list[Any]:
+    """Return each region of each image; the images themselves where there are no regions."""
+    return [Cropped(image, crop) for image in images for crop in crops] if crops else list(images)
+
+
+def regions(crop: Crops) -> list[Crop]:
+    """Normalise what a caller may write for `crop`.
+
+    Raises:
+        ValueError: a region that is none, or an empty list.
+    """
+    if crop is None:
+        return []
+    several: Any = list(crop)
+    listed = several if all(hasattr(each, "__len__") for each in several) else [several]
+    if not listed:
+        raise ValueError("Expected at least one crop, received an empty list.")
+    return [Cropped(None, each).crop for each in listed]
+
+
+def together(images: "Sequence[bytes | Cropped]") -> list[tuple[bytes, list[Crop]]]:
+    """Return each file once, with its regions where some follow each other; none for all of an image."""
+    found: list[tuple[bytes, list[Crop]]] = []
+    for image in images:
+        if not isinstance(image, Cropped):
+            found.append((image, []))
+        elif found and found[-1][0] is image.image and found[-1][1]:
+            found[-1][1].append(image.crop)
+        else:
+            found.append((image.image, [image.crop]))
+    return found
+
 
 ImageLike: TypeAlias = Union[
     str,
@@ -26,6 +96,7 @@ ImageLike: TypeAlias = Union[
     Callable[[], bytes],
     "PillowImage.Image",
     "NDArray[Any]",
+    Cropped,
 ]
 """An image: a file's path, its bytes, an open file, a function that returns bytes, a Pillow image, or pixels.
 
@@ -47,7 +118,7 @@ def encode(image: ImageLike) -> bytes:
         UnreadableImage: a missing file, a file that is closed, at its end or in text mode, pixels of another type or
             shape, or an object of no known kind.
     """
-    body = _bytes(image)
+    body = _bytes(image.image if isinstance(image, Cropped) else image)
     if not body:
         at_end = " The file is at its end: call its seek(0) first." if hasattr(image, "read") else ""
         raise UnreadableImage(f"Expected an image, received 0 bytes.{at_end}")
@@ -70,7 +141,7 @@ def _bytes(image: ImageLike) -> bytes:
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(said if name is None else f"{name}: {said}") from error
     if hasattr(image, "__array_interface__") and not hasattr(image, "save"):
-        return _png(_from_pixels(image))
+        return _png(_from_pixels(cast("NDArray[Any]", image)))
     if hasattr(image, "save"):
         return _png(cast("PillowImage.Image", image))
     raise UnreadableImage(
@@ -111,13 +182,18 @@ def is_one(images: object) -> bool:
 
 
 def encode_all(images: Iterable[Any]) -> list[bytes | MicrotomeError]:
-    """Encode several; an image that fails has its error in its place."""
+    """Encode several; an image that fails has its error in its place. An image with several regions is read once."""
     found: list[bytes | MicrotomeError] = []
+    read: dict[int, bytes | MicrotomeError] = {}
     for image in images:
+        whole = id(image.image) if isinstance(image, Cropped) else None
         try:
-            found.append(encode(image))
+            body = read[whole] if whole in read else encode(image)
         except MicrotomeError as error:
-            found.append(error)
+            body = error
+        if whole is not None:
+            read[whole] = body
+        found.append(body)
     return found
 
 

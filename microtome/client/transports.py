@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from microtome.client.images import Cropped
 from microtome.client.options import EmbedOptions
 from microtome.client.results import BatchResult, ModelInfo
 
@@ -27,8 +28,8 @@ class Call(Generic[R]):
 class Transport(Protocol):
     """Connections to one gateway, for ordinary code or for asyncio."""
 
-    def embed(self, images: Sequence[bytes], options: EmbedOptions) -> Call[BatchResult]:
-        """Embed the images of one request; a bad one has an error in its place."""
+    def embed(self, images: Sequence[bytes | Cropped], options: EmbedOptions) -> Call[BatchResult]:
+        """Embed the images of one request, or regions of them; a bad one has an error in its place."""
         ...
 
     def models(self) -> Call[list[ModelInfo]]:

@@ -75,12 +75,26 @@ FUNCTION_SIGMOID: Function
 FUNCTION_NONE: Function
 
 class Image(_message.Message):
-    __slots__ = ("data", "url")
+    __slots__ = ("data", "url", "crops")
     DATA_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
+    CROPS_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     url: str
-    def __init__(self, data: _Optional[bytes] = ..., url: _Optional[str] = ...) -> None: ...
+    crops: _containers.RepeatedCompositeFieldContainer[Crop]
+    def __init__(self, data: _Optional[bytes] = ..., url: _Optional[str] = ..., crops: _Optional[_Iterable[_Union[Crop, _Mapping]]] = ...) -> None: ...
+
+class Crop(_message.Message):
+    __slots__ = ("x", "y", "width", "height")
+    X_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    x: float
+    y: float
+    width: float
+    height: float
+    def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ..., width: _Optional[float] = ..., height: _Optional[float] = ...) -> None: ...
 
 class EmbedOptions(_message.Message):
     __slots__ = ("model", "version", "outputs", "normalize", "dimensions", "dtype", "on_error", "cache", "priority")
@@ -239,14 +253,16 @@ class ModelVersion(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class ImageResult(_message.Message):
-    __slots__ = ("embeddings", "error", "predictions")
+    __slots__ = ("embeddings", "error", "predictions", "crop")
     EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
+    CROP_FIELD_NUMBER: _ClassVar[int]
     embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
     error: _status_pb2.Status
     predictions: _containers.RepeatedCompositeFieldContainer[Prediction]
-    def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ...) -> None: ...
+    crop: Crop
+    def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., crop: _Optional[_Union[Crop, _Mapping]] = ...) -> None: ...
 
 class Prediction(_message.Message):
     __slots__ = ("output", "labels", "rejected", "cache")

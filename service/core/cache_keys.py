@@ -2,6 +2,8 @@
 
 from hashlib import sha256
 
+from microtome.regions import WHOLE, Region
+
 
 def image_digest(encoded: bytes) -> str:
     """SHA-256 of the encoded image, in hexadecimal."""
@@ -15,6 +17,11 @@ def private_digest(digest: str, tenant: str) -> str:
     responses. So nothing of one tenant's answers is found by another.
     """
     return sha256(f"{tenant}\n{digest}".encode()).hexdigest() if tenant else digest
+
+
+def region_digest(digest: str, region: Region) -> str:
+    """Return a digest for a region of an image; that of the image for all of it."""
+    return digest if region == WHOLE else sha256(f"{digest}\n{','.join(map(repr, region))}".encode()).hexdigest()
 
 
 def vector_key(fingerprint: str, output: str, digest: str) -> str:

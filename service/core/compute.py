@@ -4,15 +4,16 @@ One image is decoded, inferred and stored, or another gateway that does so is wa
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
 from microtome.errors import DeadlineExceeded, ModelServerDown, RequestRejected
 from microtome.manifest import ModelCard
+from microtome.regions import WHOLE, Region
 from service.core.admission import Backlogs, BulkGate
-from service.core.decoding import Decoding
+from service.core.decoding import Decoding, Parts
 from service.core.lookup import Pair
 from service.core.ports import Leases, ModelServer, Observer, Pixels, VectorCache, Vectors
 from service.core.requests import CacheUse, EmbedRequest, ImageError, Source
@@ -30,6 +31,8 @@ class Job:
         card: the version to ask.
         keys: cache keys by the name of the output.
         encoded: the image's file.
+        parts: regions of the image that are decoded together; None where all of it is wanted.
+        region: of these, the one that is wanted.
         cache: whether other gateways are asked, and the vectors stored.
         stages: told how long decoding, waiting for a place in a batch and inference took.
         deadline: when the last waiter gives up, and whether all of them are bulk requests.
@@ -41,6 +44,8 @@ class Job:
     cache: CacheUse
     stages: Stages
     deadline: Deadline
+    parts: Parts | None = None
+    region: Region = WHOLE
 
 
 class Computation:
@@ -81,7 +86,10 @@ class Computation:
             placed = job.deadline.bulk and await self._entered(job)
             try:
                 with timed(job.stages, "decode"):
-                    pixels = await self._decoding.pixels(job.encoded, job.card.manifest.input)
+                    if job.parts is None:
+                        pixels = await self._decoding.pixels(job.encoded, job.card.manifest.input)
+                    else:
+                        pixels = await job.parts.pixels(job.region)
             finally:
                 if placed:
                     self._bulk.leave()
@@ -98,6 +106,10 @@ class Computation:
         placed = await self._bulk.enter(job.deadline)
         job.stages("queue", perf_counter() - start)
         return placed
+
+    def parts(self, card: ModelCard, encoded: bytes, regions: Sequence[Region]) -> Parts:
+        """Prepare to decode regions of one image together."""
+        return Parts(self._decoding, encoded, card.manifest.input, regions)
 
     async def _infer(self, job: Job, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
         while True:
@@ -142,13 +154,14 @@ class RequestVectors:
             if digest in self.failed
         ]
 
-    async def compute(
+    async def compute(  # noqa: PLR0913, PLR0917, all that one request has
         self,
         computation: Computation,
         single_flight: SingleFlight,
         missing: Mapping[Pair, str],
         images: Mapping[str, bytes],
         digests: Sequence[str],
+        regions: Mapping[str, Region],
     ) -> None:
         """Compute what is missing, images in parallel.
 
@@ -158,11 +171,12 @@ class RequestVectors:
             missing: cache keys by pair.
             images: encoded, by digest.
             digests: in the order of the request, to name the image that is wrong.
+            regions: of images, by digest; none where all of each is wanted.
 
         Raises:
             ServiceError: of the first bad image unless bad ones are skipped, or of the model server.
         """
-        by_pair = self._flights(computation, single_flight, missing, images)
+        by_pair = self._flights(computation, single_flight, missing, images, regions)
         flights = list(dict.fromkeys(by_pair.values()))
         for flight in flights:
             flight.join()
@@ -184,6 +198,7 @@ class RequestVectors:
         single_flight: SingleFlight,
         missing: Mapping[Pair, str],
         images: Mapping[str, bytes],
+        regions: Mapping[str, Region],
     ) -> dict[Pair, Flight]:
         # `cache=bypass` never joins work already in flight, and `refresh` only work that takes nothing from the cache.
         shared, fresh = self._request.cache != "bypass", self._request.cache != "use"
@@ -199,14 +214,34 @@ class RequestVectors:
                 if not self._request.bulk:
                     under_way.deadline.hurry()
                 flights[digest, name] = under_way
+        parts = self._parts(computation, images, regions, started) if regions else {}
         for digest, keys in started.items():
             timings = Timings(self._observer.stage)
             deadline = Deadline(current_deadline(), bulk=self._request.bulk)
             job = Job(self._card, keys, images[digest], self._request.cache, timings.stage, deadline)
+            if digest in parts:
+                job = replace(job, parts=parts[digest], region=regions[digest])
             found_under = [flight_key(self._card, key) for key in keys.values()] if shared else []
             flight = single_flight.start(found_under, computation.vectors(job), timings, deadline, fresh=fresh)
             flights |= {(digest, name): flight for name in keys}
         return flights
+
+    def _parts(
+        self,
+        computation: Computation,
+        images: Mapping[str, bytes],
+        regions: Mapping[str, Region],
+        started: Iterable[str],
+    ) -> dict[str, Parts]:
+        """Group what is to be computed by the image's file, since a file is decoded once."""
+        together: dict[int, list[str]] = {}
+        for digest in started:
+            together.setdefault(id(images[digest]), []).append(digest)
+        found: dict[str, Parts] = {}
+        for digests in together.values():
+            parts = computation.parts(self._card, images[digests[0]], [regions[digest] for digest in digests])
+            found |= dict.fromkeys(digests, parts)
+        return found
 
     def _collect(self, digest: str, name: str, flight: Flight) -> None:
         if flight.task.cancelled():

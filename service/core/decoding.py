@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -22,7 +22,9 @@ import numpy as np
 from microtome import errors
 from microtome.errors import BrokenImage, ImageTooLarge, ServiceError
 from microtome.manifest import InputSpec
-from microtome.preprocessing import DEFAULT_FORMATS, Cost, decode, prepared
+from microtome.opening import DEFAULT_FORMATS
+from microtome.preprocessing import Cost, prepared
+from microtome.regions import WHOLE, Region
 from service.core.ports import Pixels
 
 _MOST_OVERTAKEN = 64
@@ -37,6 +39,8 @@ _IDLE_SECONDS = 10.0
 _MOST_IDLE = 4
 
 _LENGTH = 8
+
+_ALL = (WHOLE,)
 
 _KEEP_LITTLE = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
 """glibc returns the memory of each large image to the system; by default it keeps hundreds of megabytes."""
@@ -160,14 +164,23 @@ class Decoding:
             NotAnImage, BrokenImage: as `microtome.preprocessing.decode` does.
             ImageTooLarge: likewise, or decoding needs more memory than all images may take together.
         """
+        (found,) = await self.parts(encoded, spec, _ALL)
+        return found
+
+    async def parts(self, encoded: bytes, spec: InputSpec, regions: Sequence[Region]) -> list[Pixels]:
+        """Decode one image, and return the pixels of regions of it.
+
+        Raises:
+            ServiceError: as `pixels` does.
+        """
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, self._attempt, encoded, spec)
+        found = await loop.run_in_executor(self._threads, self._attempt, encoded, spec, regions)
         if not isinstance(found, Cost):
             return found
         await self._memory.wait(found.memory)
         try:
             # The thread gives it back, since a caller who leaves must not free memory that is still in use.
-            work = self._threads.submit(self._held, encoded, spec, found)
+            work = self._threads.submit(self._held, encoded, spec, regions, found)
         except RuntimeError:
             self._memory.give(found.memory)
             raise
@@ -179,8 +192,8 @@ class Decoding:
         """End the processes that decode."""
         self._processes.close()
 
-    def _attempt(self, encoded: bytes, spec: InputSpec) -> Pixels | Cost:
-        with prepared(encoded, spec, max_pixels=self._max_pixels, formats=self._formats) as picture:
+    def _attempt(self, encoded: bytes, spec: InputSpec, regions: Sequence[Region]) -> list[Pixels] | Cost:
+        with prepared(encoded, spec, max_pixels=self._max_pixels, formats=self._formats, regions=regions) as picture:
             cost = picture.cost
             if cost.memory > self._memory.limit:
                 raise ImageTooLarge(
@@ -191,19 +204,55 @@ class Decoding:
                 return cost
             if not cost.apart:
                 try:
-                    return picture.pixels()
+                    return picture.parts()
                 finally:
                     self._memory.give(cost.memory)
-        return self._held(encoded, spec, cost)
+        return self._held(encoded, spec, regions, cost)
 
-    def _held(self, encoded: bytes, spec: InputSpec, cost: Cost) -> Pixels:
+    def _held(self, encoded: bytes, spec: InputSpec, regions: Sequence[Region], cost: Cost) -> list[Pixels]:
         """Decode what holds its memory already, and let go of it."""
         try:
             if cost.apart:
-                return self._processes.decode(encoded, spec, self._max_pixels, self._formats)
-            return decode(encoded, spec, max_pixels=self._max_pixels, formats=self._formats)
+                return self._processes.decode(encoded, spec, regions, self._max_pixels, self._formats)
+            return _decoded(encoded, spec, regions, self._max_pixels, self._formats)
         finally:
             self._memory.give(cost.memory)
+
+
+def _decoded(
+    encoded: bytes, spec: InputSpec, regions: Sequence[Region], max_pixels: int, formats: Collection[str]
+) -> list[Pixels]:
+    with prepared(encoded, spec, max_pixels=max_pixels, formats=formats, regions=regions) as picture:
+        return picture.parts()
+
+
+class Parts:
+    """Regions of one image, decoded together when the first of them is needed."""
+
+    def __init__(self, decoding: Decoding, encoded: bytes, spec: InputSpec, regions: Sequence[Region]) -> None:
+        self._decoding, self._encoded, self._spec = decoding, encoded, spec
+        self._regions = regions
+        self._waiting = 0
+        self._task: asyncio.Task[list[Pixels]] | None = None
+
+    async def pixels(self, region: Region) -> Pixels:
+        """Return one region's pixels; when no region is waited for any longer, decoding ends.
+
+        Raises:
+            ServiceError: as `Decoding.pixels` does.
+        """
+        if self._task is None:
+            self._task = asyncio.create_task(self._decoding.parts(self._encoded, self._spec, self._regions))
+        task = self._task
+        self._waiting += 1
+        try:
+            found = await asyncio.shield(task)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not task.done():
+                task.cancel()
+                self._task = None
+        return found[self._regions.index(region)]
 
 
 def _mb(amount: int) -> int:
@@ -218,18 +267,20 @@ class _Processes:
         self._busy: set[subprocess.Popen[bytes]] = set()
         self._lock = Lock()
 
-    def decode(self, encoded: bytes, spec: InputSpec, max_pixels: int, formats: Collection[str]) -> Pixels:
-        """Decode in another process, as `microtome.preprocessing.decode` does in this one; blocks the thread.
+    def decode(
+        self, encoded: bytes, spec: InputSpec, regions: Sequence[Region], max_pixels: int, formats: Collection[str]
+    ) -> list[Pixels]:
+        """Decode in another process, as `_decoded` does in this one; blocks the thread.
 
         Raises:
             NotAnImage, BrokenImage, ImageTooLarge: likewise.
         """
-        head = {"spec": asdict(spec), "max_pixels": max_pixels, "formats": tuple(formats)}
+        head = {"spec": asdict(spec), "regions": regions, "max_pixels": max_pixels, "formats": tuple(formats)}
         with self._process() as process:
             answer = _exchange(process, json.dumps(head).encode(), encoded)
         kind, body = answer[:1], answer[1:]
         if kind == b"+":
-            return np.frombuffer(body, np.uint8).reshape(spec.shape)
+            return list(np.frombuffer(body, np.uint8).reshape(len(regions), *spec.shape))
         words = json.loads(body)
         raise getattr(errors, words["error"])(words["message"])
 
@@ -334,8 +385,9 @@ def main() -> None:
         words = json.loads(head)
         try:
             spec = InputSpec(**words["spec"])
-            pixels = decode(encoded, spec, max_pixels=words["max_pixels"], formats=words["formats"])
-            answer = b"+" + pixels.tobytes()
+            regions = [Region(*region) for region in words["regions"]]
+            parts = _decoded(encoded, spec, regions, words["max_pixels"], words["formats"])
+            answer = b"".join((b"+", *(pixels.tobytes() for pixels in parts)))
         except ServiceError as error:
             answer = b"-" + json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
         except MemoryError:

@@ -13,8 +13,9 @@ from time import perf_counter
 
 from microtome.errors import BadRequest, ModelNotReady, NoImageEmbedded, ServiceError, TooManyImages
 from microtome.manifest import ModelCard
+from microtome.regions import Region
 from service.core.admission import Backlogs, Budget
-from service.core.cache_keys import image_digest, private_digest
+from service.core.cache_keys import image_digest, private_digest, region_digest
 from service.core.compute import Computation, RequestVectors, flight_key
 from service.core.decoding import Decoding
 from service.core.lookup import Lookup
@@ -154,13 +155,14 @@ class Embedder:
         timings.stage("cache", perf_counter() - start)
         return self.answered(lookup)
 
-    async def embed(
+    async def embed(  # noqa: PLR0913, PLR0917, one step, with all that is known before
         self,
         request: EmbedRequest,
         images: Sequence[bytes],
         timings: Timings | None = None,
         digests: Sequence[str] | None = None,
         lookup: Lookup | None = None,
+        regions: Sequence[Region] = (),
     ) -> Embedded:
         """Embed images with one version of one model.
 
@@ -170,6 +172,7 @@ class Embedder:
             timings: told how long the stages of this request took.
             digests: of the images for the request's tenant, when they are known already.
             lookup: a lookup in all tiers, when it has been done already; it is not repeated then.
+            regions: of each image; none where all of each is wanted.
 
         Raises:
             ServiceError: any leaf of the tree. What is wrong with one image begins with "Image 3: "; it is raised
@@ -182,17 +185,17 @@ class Embedder:
             raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received {len(images)}.")
         own = timings or Timings(self._observer.stage)
         with self._budget.hold(len(images)), self._bulk.hold(len(images)) if request.bulk else _NOTHING:
-            digests = digests or await self._digests(images, own.stage, request.tenant)
+            digests = digests or await self._digests(images, own.stage, request.tenant, regions)
             card = await self._card(request)
             try:
-                return await self._answer(card, request, digests, images, own, lookup)
+                return await self._answer(card, request, digests, images, own, regions, lookup)
             except ModelNotReady:
                 # Unloaded since the server was last polled. Its successor answers the whole request, so that no answer
                 # mixes two versions; a request for this version gets an error that lists the others.
                 successor = await self._models.renewed(card) if request.version is None else await self._card(request)
                 if successor == card:
                     raise
-                return await self._answer(successor, request, digests, images, own)
+                return await self._answer(successor, request, digests, images, own, regions)
 
     async def _card(self, request: EmbedRequest) -> ModelCard:
         if request.version is None:
@@ -206,6 +209,7 @@ class Embedder:
         digests: Sequence[str],
         images: Sequence[bytes],
         timings: Timings,
+        regions: Sequence[Region],
         lookup: Lookup | None = None,
     ) -> Embedded:
         if lookup is None or lookup.card is not card:
@@ -218,7 +222,8 @@ class Embedder:
             missing = {pair: key for pair, key in lookup.keys.items() if pair not in lookup.found}
             # Of equal images the first is computed.
             first = dict(zip(reversed(digests), reversed(images), strict=True))
-            await collected.compute(self._computation, self._single_flight, missing, first, digests)
+            parts = dict(zip(digests, regions, strict=True)) if regions else {}
+            await collected.compute(self._computation, self._single_flight, missing, first, digests, parts)
         embeddings = [
             Embedding(index, name, collected.vectors[digest, name], collected.source((digest, name)))
             for index, digest in enumerate(digests)
@@ -228,7 +233,13 @@ class Embedder:
         self._observer.vectors_answered(card.name, [embedding.cache for embedding in embeddings])
         return Embedded(card, embeddings, collected.errors(digests))
 
-    async def _digests(self, images: Sequence[bytes], stages: Stages, tenant: str) -> list[str]:
+    async def _digests(
+        self, images: Sequence[bytes], stages: Stages, tenant: str, regions: Sequence[Region] = ()
+    ) -> list[str]:
+        if regions:
+            files = {id(image): image for image in images}
+            found = await self._digests(list(files.values()), stages, tenant)
+            return of_regions(dict(zip(files, found, strict=True)), images, regions)
         self._observer.images_arrived(len(images), sum(map(len, images)))
         with timed(stages, "hash"):
             digests = [
@@ -238,6 +249,11 @@ class Embedder:
                 for image in images
             ]
             return [private_digest(digest, tenant) for digest in digests]
+
+
+def of_regions(digests: Mapping[int, str], images: Sequence[bytes], regions: Sequence[Region]) -> list[str]:
+    """Return the digests of regions, from those of their images' files by identity: a file is hashed once."""
+    return [region_digest(digests[id(image)], region) for image, region in zip(images, regions, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,11 +332,18 @@ class Intake:
         if heat:
             require_maps(outputs)
 
-    def digests(self, images: Sequence[Image], timings: Timings, tenant: str = "") -> list[str] | None:
+    def digests(
+        self, images: Sequence[Image], timings: Timings, tenant: str = "", regions: Sequence[Region] = ()
+    ) -> list[str] | None:
         """Hash images now, for a tenant; None when one has not arrived, or is large enough to be worth a thread."""
         if not images or not all(isinstance(image, bytes) for image in images):
             return None
-        return self.embedder.digests(images, timings, tenant)  # type: ignore[arg-type]  # all are bytes
+        arrived: Sequence[bytes] = images  # type: ignore[assignment]  # all are bytes
+        if not regions:
+            return self.embedder.digests(arrived, timings, tenant)
+        files = {id(image): image for image in arrived}
+        found = self.embedder.digests(list(files.values()), timings, tenant)
+        return None if found is None else of_regions(dict(zip(files, found, strict=True)), arrived, regions)
 
     async def embed(  # noqa: PLR0913, one step, with all that is known before
         self,
@@ -331,6 +354,7 @@ class Intake:
         own: Budget | None = None,
         digests: Sequence[str] | None = None,
         lookup: Lookup | None = None,
+        regions: Sequence[Region] = (),
     ) -> Embedded:
         """Embed the images that have arrived whole, and return the others' errors with them.
 
@@ -341,6 +365,7 @@ class Intake:
             own: the budget of the caller's key, in images.
             digests: of the images for the request's tenant, when they are known already.
             lookup: a lookup in all tiers, when it has been done already.
+            regions: of each image; none where all of each is wanted. Each counts as an image.
 
         Raises:
             ServiceError: any leaf of the tree; what is wrong with one image begins with "Image 3: ".
@@ -348,11 +373,14 @@ class Intake:
         with own.hold(len(images)) if own is not None else _NOTHING, self._share(request, images):
             if not any(isinstance(image, Url) for image in images):
                 arrived: Sequence[bytes | ServiceError] = images  # type: ignore[assignment]  # no addresses
-                return await self._embedded(request, arrived, timings, digests, lookup)
+                return await self._embedded(request, arrived, timings, digests, lookup, regions)
             with self.bodies.hold(self.fetched_bytes):
                 with timed(timings.stage, "fetch"):
-                    arrived = await self.fetch(images)
-                return await self._embedded(request, arrived, timings, digests, lookup)
+                    # An address with several regions is fetched once.
+                    files = {id(image): image for image in images}
+                    fetched = dict(zip(files, await self.fetch(list(files.values())), strict=True))
+                arrived = [fetched[id(image)] for image in images]
+                return await self._embedded(request, arrived, timings, digests, lookup, regions)
 
     def _share(self, request: EmbedRequest, images: Sequence[Image]) -> AbstractContextManager[None]:
         """Hold the bytes of a bulk request, which have arrived or will be fetched, in its share of them."""
@@ -362,13 +390,14 @@ class Intake:
         fetched = any(isinstance(image, Url) for image in images)
         return self.bulk_bodies.hold(sum(sizes) + fetched * self.fetched_bytes)
 
-    async def _embedded(
+    async def _embedded(  # noqa: PLR0913, PLR0917, one step, with all that is known before
         self,
         request: EmbedRequest,
         images: Sequence[bytes | ServiceError],
         timings: Timings,
         digests: Sequence[str] | None,
         lookup: Lookup | None,
+        regions: Sequence[Region],
     ) -> Embedded:
         bad = {index: image for index, image in enumerate(images) if isinstance(image, ServiceError)}
         if bad and request.on_error == "fail":
@@ -377,7 +406,8 @@ class Intake:
         good = {index: image for index, image in enumerate(images) if isinstance(image, bytes)}
         if bad and not good:
             raise NoImageEmbedded({index: restated(e, f"Image {index}: {e}") for index, e in bad.items()})
-        embedded = await self.embedder.embed(request, list(good.values()), timings, digests, lookup)
+        parts = [regions[index] for index in good] if regions else ()
+        embedded = await self.embedder.embed(request, list(good.values()), timings, digests, lookup, parts)
         merged = _merged(embedded, list(good), bad) if bad else embedded
         if not merged.embeddings:
             raise NoImageEmbedded({e.index: e.error for e in merged.errors})

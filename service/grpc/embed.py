@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from microtome.errors import BadRequest, ImageTooLarge, TooManyImages
 from microtome.protobuf import BYTES, fields
+from microtome.regions import WHOLE, Region, read_region
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller, asked_by
 from service.core.classes import require_classes
@@ -19,6 +20,7 @@ from service.core.remote_images import MAX_ADDRESS, Image, Url
 from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
 from service.core.timings import Timings, timed
+from service.errors import shown
 from service.grpc.encoding import CallOptions, field, read_options, results, version_of
 from service.grpc.middleware import Call
 
@@ -135,6 +137,37 @@ def image_of(message: pb.Image, max_bytes: int) -> Image:
     return data
 
 
+def regions_of(message: pb.Image) -> list[Region | BadRequest]:
+    """Return the regions of an image that are wanted, or what is wrong with one; all of it if none is named."""
+    found: list[Region | BadRequest] = []
+    for crop in message.crops:
+        given = [crop.x, crop.y, crop.width, crop.height]
+        try:
+            found.append(read_region(given))
+        except ValueError as error:
+            found.append(BadRequest(f"Expected a crop to be {error}; received {shown(given)}."))
+    return found or [WHOLE]
+
+
+def _expanded(images: Sequence[pb.Image], limits: CallLimits) -> tuple[list[Image], Sequence[Region]]:
+    """Take each region for an image of its own; no regions where all of each image is wanted.
+
+    Raises:
+        TooManyImages: more than a request may have.
+    """
+    count = sum(len(image.crops) or 1 for image in images)
+    if count > limits.max_images:
+        raise TooManyImages(f"Expected at most {limits.max_images} images a request, received {count}.")
+    arrived = [image_of(image, limits.max_image_bytes) for image in images]
+    if not any(image.crops for image in images):
+        return arrived, ()
+    pairs = [(whole, part) for whole, image in zip(arrived, images, strict=True) for part in regions_of(image)]
+    return (
+        [part if isinstance(part, BadRequest) else whole for whole, part in pairs],
+        [WHOLE if isinstance(part, BadRequest) else part for _, part in pairs],
+    )
+
+
 async def embed(
     intake: Intake, limits: CallLimits, call: Call, kind: type[pb.EmbedRequest | pb.ClassifyRequest] = pb.EmbedRequest
 ) -> bytes:
@@ -148,17 +181,13 @@ async def embed(
         asked = read_options(request.options, intake.default_model, classes)
         if not request.images:
             raise BadRequest("Expected at least one image, received none.")
-        if len(request.images) > limits.max_images:
-            raise TooManyImages(
-                f"Expected at most {limits.max_images} images a request, received {len(request.images)}."
-            )
-        images = [image_of(image, limits.max_image_bytes) for image in request.images]
+        images, regions = _expanded(request.images, limits)
         # It has the bytes of all images once more.
         del request
         check(intake, asked)
-        embedded = await embedded_for(call, intake, asked.request, images)
+        embedded = await embedded_for(call, intake, asked.request, images, regions)
         with timed(intake.observer.stage, "encode"):
-            answered = [field(_RESULTS, result) for result in results(embedded, asked, len(images))]
+            answered = [field(_RESULTS, result) for result in results(embedded, asked, len(images), regions)]
             return b"".join((field(_MODEL, version_of(embedded.card)), *answered))
 
 
@@ -194,7 +223,9 @@ async def received(call: Call, intake: Intake, kind: type[M]) -> AsyncIterator[M
             yield messages.pop()
 
 
-async def embedded_for(call: Call, intake: Intake, request: EmbedRequest, images: Sequence[Image]) -> Embedded:
+async def embedded_for(
+    call: Call, intake: Intake, request: EmbedRequest, images: Sequence[Image], regions: Sequence[Region] = ()
+) -> Embedded:
     """Embed images for a call: within what its key may do, and noted for the access log.
 
     Raises:
@@ -204,7 +235,8 @@ async def embedded_for(call: Call, intake: Intake, request: EmbedRequest, images
     own = call.caller.images if call.caller else None
     if call.caller and call.caller.rate:
         await call.caller.rate.take(len(images))
-    return await intake.embed(asked_by(call.caller, request), images, Timings(intake.observer.stage), own=own)
+    timings = Timings(intake.observer.stage)
+    return await intake.embed(asked_by(call.caller, request), images, timings, own=own, regions=regions)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 from microtome.errors import BadRequest
 from microtome.manifest import ModelCard, OutputSpec
 from microtome.protobuf import field_prefix
+from microtome.regions import WHOLE, Region
 from microtome.v1 import embedding_pb2 as pb
 from service.core.classes import TOP_K, ClassOptions, Function, Prediction, predicted
 from service.core.requests import (
@@ -34,6 +35,7 @@ from service.grpc.errors import described
 
 _DATA = pb.Embedding.DATA_FIELD_NUMBER
 _EMBEDDINGS = pb.ImageResult.EMBEDDINGS_FIELD_NUMBER
+_CROP = pb.ImageResult.CROP_FIELD_NUMBER
 _PREDICTIONS = pb.ImageResult.PREDICTIONS_FIELD_NUMBER
 MAX_MESSAGE_BYTES = 1 << 20
 """Several answers share a message up to this size: a client accepts 4 MB by default."""
@@ -102,8 +104,14 @@ def _word(name: str, enum: Any, prefix: str, value: int) -> str:  # noqa: ANN401
     return str(enum.Name(value)).removeprefix(prefix).lower() if value else ""
 
 
-def results(embedded: Embedded, asked: CallOptions, images: int) -> list[bytes]:
+def results(embedded: Embedded, asked: CallOptions, images: int, regions: Sequence[Region] = ()) -> list[bytes]:
     """Write an answer: a serialised `ImageResult` for each of the request's images in their order.
+
+    Args:
+        embedded: vectors and errors.
+        asked: the options.
+        images: how many.
+        regions: of each; none where all of each was wanted.
 
     Raises:
         BadRequest: the version that answered has shorter vectors than requested, or no ranges for int8.
@@ -120,6 +128,9 @@ def results(embedded: Embedded, asked: CallOptions, images: int) -> list[bytes]:
             found[embedding.index] += _embedding(embedding, asked, output)
     for error in embedded.errors:
         found[error.index] = pb.ImageResult(error=described(error.error)).SerializeToString()
+    for index, (x, y, width, height) in enumerate(regions):
+        if regions[index] != WHOLE:
+            found[index] += field(_CROP, pb.Crop(x=x, y=y, width=width, height=height).SerializeToString())
     return found
 
 

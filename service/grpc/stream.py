@@ -6,8 +6,10 @@ HTTP/2's flow control passes this on to the caller.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from time import perf_counter
 from typing import NamedTuple, TypeVar
 
@@ -23,13 +25,14 @@ from microtome.errors import (
     ServiceError,
     TooManyImages,
 )
+from microtome.regions import WHOLE, Region
 from microtome.v1 import embedding_pb2 as pb
 from service.core.embedder import Intake
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.core.timings import Timings
 from service.errors import restated
-from service.grpc.embed import CallLimits, holding, image_of, parsed
+from service.grpc.embed import CallLimits, holding, image_of, parsed, regions_of
 from service.grpc.encoding import Answer, CallOptions, StreamWriter, field, results, version_of
 from service.grpc.middleware import Call, Calls
 
@@ -44,18 +47,24 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 """Seconds between two attempts."""
 
 
-_ALONE = "Image 0: "
-"""The core's prefix for the only image of a request; in a stream it has an id."""
+_ALL = (WHOLE,)
+
+_ALONE = re.compile(r"^Image \d+: ")
+"""The core's prefix for an image of a request; in a stream it has an id."""
 
 _MODEL, _RESULT = pb.StreamAnswer.MODEL_FIELD_NUMBER, pb.StreamAnswer.RESULT_FIELD_NUMBER
 
 
 class _Arrived(NamedTuple):
-    """One image of a message: its digest if it is known, the bytes that it holds, and when it arrived."""
+    """One image of a message: its digest if it is known, the bytes that it holds, and when it arrived.
+
+    Of an image with crops, those that are left to compute, each with its digest.
+    """
 
     name: str
     image: Image
-    digest: str | None
+    digests: Sequence[str | None]
+    regions: Sequence[Region]
     amount: int
     start: float
 
@@ -173,19 +182,34 @@ class Stream:
             most = self._limits.grouped_images
             if len(named) > most:
                 raise TooManyImages(f"Expected at most {most} images in a message of a stream, received {len(named)}.")
-            for _ in named[1:]:
-                await self._places.acquire()
             images = [image_of(image, self._limits.max_image_bytes) for _, image in named]
+            regions: list[Region] = []
+            if any(image.crops for _, image in named):
+                places, images, regions = _expanded(named, images, most)
+            else:
+                places = list(range(len(named)))
+            for _ in images[1:]:
+                await self._places.acquire()
             await self._until_rate_allows(len(images))
-            digests, known = self._from_memory(images)
+            digests, known = self._from_memory(images, regions)
             # No task, no budget: only the caller is waited for, who reads answers before more is read from it.
             await self._writer.put(
-                [Answer(name, body, 0, start) for (name, _), body in zip(named, known, strict=True) if body is not None]
+                [
+                    Answer(named[place][0], body, 0, start)
+                    for place, body in zip(places, known, strict=True)
+                    if body is not None
+                ]
             )
-            for (name, whole), image, digest, body in zip(named, images, digests, known, strict=True):
+            left: dict[int, list[int]] = {}
+            for index, (place, body) in enumerate(zip(places, known, strict=True)):
                 if body is None:
-                    held = amount if len(named) == 1 else whole.ByteSize()
-                    await self._take(_Arrived(name, image, digest, held, start), tasks)
+                    left.setdefault(place, []).append(index)
+            for place, indexes in left.items():
+                name, whole = named[place]
+                held = amount if len(named) == 1 else whole.ByteSize()
+                own = [regions[index] for index in indexes] if regions else ()
+                arrived = _Arrived(name, images[indexes[0]], [digests[i] for i in indexes], own, held, start)
+                await self._take(arrived, tasks)
         finally:
             self._accepting = False
 
@@ -209,30 +233,35 @@ class Stream:
             else:
                 return
 
-    def _from_memory(self, images: Sequence[Image]) -> tuple[Sequence[str | None], Sequence[bytes | None]]:
+    def _from_memory(
+        self, images: Sequence[Image], regions: Sequence[Region]
+    ) -> tuple[Sequence[str | None], Sequence[bytes | None]]:
         """Return the images' digests and the bodies of their answers, None where that takes waiting."""
-        together = self._intake.digests(images, self._timings(), self._asked.request.tenant)
-        if together is not None and (bodies := self._known(together)):
+        together = self._intake.digests(images, self._timings(), self._asked.request.tenant, regions)
+        if together is not None and (bodies := self._known(together, regions)):
             return together, bodies
-        digests: Sequence[str | None] = together or [self._digest(image) for image in images]
-        return digests, [self._body(digest) for digest in digests] if len(images) > 1 else [None]
+        if len(images) == 1:
+            return together or [None], [None]
+        parts: Sequence[Sequence[Region]] = [[region] for region in regions] or [()] * len(images)
+        digests: Sequence[str | None] = together or list(map(self._digest, images, parts))
+        return digests, list(map(self._body, digests, parts))
 
-    def _digest(self, image: Image) -> str | None:
-        found = self._intake.digests([image], self._timings(), self._asked.request.tenant)
+    def _digest(self, image: Image, region: Sequence[Region]) -> str | None:
+        found = self._intake.digests([image], self._timings(), self._asked.request.tenant, region)
         return found[0] if found else None
 
     def _timings(self) -> Timings:
         return Timings(self._intake.observer.stage)
 
-    def _body(self, digest: str | None) -> bytes | None:
-        found = self._known([digest]) if digest else None
+    def _body(self, digest: str | None, region: Sequence[Region]) -> bytes | None:
+        found = self._known([digest], region) if digest else None
         return found[0] if found else None
 
-    def _known(self, digests: Sequence[str]) -> list[bytes] | None:
+    def _known(self, digests: Sequence[str], regions: Sequence[Region]) -> list[bytes] | None:
         """Return the bodies of the answers to these images if all their vectors are in memory."""
         try:
             embedded = self._intake.embedder.cached(self._asked.request, digests, self._timings())
-            return None if embedded is None else self._bodies(embedded, len(digests))
+            return None if embedded is None else self._bodies(embedded, len(digests), regions)
         except ServiceError:
             return None  # reported by `embed`, unless the cause is gone by then
 
@@ -258,9 +287,12 @@ class Stream:
     async def _answer(self, arrived: _Arrived, held: ExitStack, refused: ServiceError | None) -> None:
         name, start = arrived.name, perf_counter()
         with held:
-            code, body = await self._answered(arrived) if refused is None else self._fault(refused)
+            if refused is None:
+                answers = await self._answered(arrived)
+            else:
+                answers = [self._fault(refused, region) for region in arrived.regions or _ALL]
             del arrived
-        await self._writer.put([Answer(name, body, code, start)])
+        await self._writer.put([Answer(name, body, code, start) for code, body in answers])
 
     def _written(self, answer: Answer) -> None:
         """Count an answer that has been written, and free its place."""
@@ -268,31 +300,63 @@ class Stream:
         self._calls.image_answered(self._call, answer.code, perf_counter() - answer.start)
         self._places.release()
 
-    async def _answered(self, arrived: _Arrived) -> tuple[int, bytes]:
-        """Return an image's status and the body of its answer."""
+    async def _answered(self, arrived: _Arrived) -> list[tuple[int, bytes]]:
+        """Return the status and the body of an image's answer, or of one for each of its crops."""
         own = self._call.caller.images if self._call.caller else None
-        digests = [arrived.digest] if arrived.digest else None
+        count, regions = len(arrived.digests), arrived.regions
+        digests = [digest for digest in arrived.digests if digest]
+        request = self._asked.request
         try:
             embedded = await self._capacity.until_done(
                 lambda: self._intake.embed(
-                    self._asked.request, [arrived.image], self._timings(), own=own, digests=digests
+                    # All of its crops fail with an image.
+                    replace(request, on_error="fail") if count > 1 else request,
+                    [arrived.image] * count,
+                    self._timings(),
+                    own=own,
+                    digests=digests if len(digests) == count else None,
+                    regions=regions,
                 ),
                 self._call.allowed(self._intake.deadline),
             )
-            return 0, self._bodies(embedded, 1)[0]
+            return [(0, body) for body in self._bodies(embedded, count, regions)]
         except ServiceError as error:
-            return self._fault(restated(error, str(error).removeprefix(_ALONE)))
+            alone = restated(error, _ALONE.sub("", str(error)))
+            return [self._fault(alone, region) for region in regions or _ALL]
         except grpc.aio.BaseError:
             raise
         except Exception:  # noqa: BLE001, one image must not end the stream
-            return _failure(self._calls.unexpected(self._call))
+            status = self._calls.unexpected(self._call)
+            return [_failure(status, region) for region in regions or _ALL]
 
-    def _fault(self, error: ServiceError) -> tuple[int, bytes]:
-        return _failure(self._calls.failed(error, self._call))
+    def _fault(self, error: ServiceError, region: Region) -> tuple[int, bytes]:
+        return _failure(self._calls.failed(error, self._call), region)
 
-    def _bodies(self, embedded: Embedded, images: int) -> list[bytes]:
+    def _bodies(self, embedded: Embedded, images: int, regions: Sequence[Region]) -> list[bytes]:
         model = field(_MODEL, version_of(embedded.card))
-        return [model + field(_RESULT, result) for result in results(embedded, self._asked, images)]
+        return [model + field(_RESULT, result) for result in results(embedded, self._asked, images, regions)]
+
+
+def _expanded(
+    named: Sequence[tuple[str, pb.Image]], images: Sequence[Image], most: int
+) -> tuple[list[int], list[Image], list[Region]]:
+    """Take each region of a message's images for an image of its own; one that is wrong fails its image.
+
+    Returns:
+        Which image of the message each belongs to, the images, and the regions.
+
+    Raises:
+        TooManyImages: more than one message may hold.
+    """
+    count = sum(len(message.crops) or 1 for _, message in named)
+    if count > most:
+        raise TooManyImages(f"Expected at most {most} images in a message of a stream, received {count}.")
+    found: list[tuple[int, Image, Region]] = []
+    for place, (image, (_, message)) in enumerate(zip(images, named, strict=True)):
+        regions = regions_of(message)
+        wrong = next((region for region in regions if isinstance(region, BadRequest)), None)
+        found += [(place, wrong or image, WHOLE if isinstance(region, BadRequest) else region) for region in regions]
+    return [place for place, _, _ in found], [image for _, image, _ in found], [region for _, _, region in found]
 
 
 def _further(raw: bytes, kind: type[StreamRequest]) -> StreamRequest:
@@ -302,8 +366,11 @@ def _further(raw: bytes, kind: type[StreamRequest]) -> StreamRequest:
     return message
 
 
-def _failure(status: Status) -> tuple[int, bytes]:
-    return status.code, pb.StreamAnswer(result=pb.ImageResult(error=status)).SerializeToString()
+def _failure(status: Status, region: Region) -> tuple[int, bytes]:
+    result = pb.ImageResult(error=status)
+    if region != WHOLE:
+        result.crop.MergeFrom(pb.Crop(x=region.x, y=region.y, width=region.width, height=region.height))
+    return status.code, pb.StreamAnswer(result=result).SerializeToString()
 
 
 class CapacityWaiter:

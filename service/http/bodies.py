@@ -6,7 +6,7 @@ is recognised by its first brace, which no image has.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -17,9 +17,11 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from starlette.types import Receive, Scope
 
 from microtome.errors import BadRequest, BodyTooSlow, DeadlineExceeded, ImageTooLarge, RequestRejected, TooManyImages
+from microtome.regions import WHOLE, Region, read_regions
 from service.core.admission import Budget
 from service.core.remote_images import Image
 from service.core.timeouts import SharedTimeout
+from service.errors import shown
 from service.http.bounded_json import read_object
 from service.http.json_images import at_most, from_address, from_base64, from_data_uri
 from service.http.middleware import headers_of
@@ -32,6 +34,8 @@ JSON_OFF_LOOP_BYTES = 1 << 18
 """Larger JSON is parsed in a thread, so that it does not delay other requests."""
 
 T = TypeVar("T")
+
+_ALL = (WHOLE,)
 
 _IMAGE_BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0")
 
@@ -61,10 +65,34 @@ class BodyLimits:
 
 
 class Received(NamedTuple):
-    """The images of a body, and the options of a JSON body."""
+    """The images of a body, and the options of a JSON body.
 
-    images: list[Image]
+    Attributes:
+        crops: the regions that each image brings, `()` where it brings none; none where no image brings any.
+        regions: of each image; none where all of each is wanted.
+    """
+
+    images: Sequence[Image]
     options: Mapping[str, object]
+    crops: Sequence[tuple[Region, ...]] = ()
+    regions: Sequence[Region] = ()
+
+    def cut(self, default: tuple[Region, ...], most: int) -> "Received":
+        """Take each region for an image of its own, in their order.
+
+        Args:
+            default: regions of images that bring none; none for all of each.
+            most: images of a request.
+
+        Raises:
+            TooManyImages: more regions than that.
+        """
+        crops = [own or default or _ALL for own in self.crops or [()] * len(self.images)]
+        count = sum(map(len, crops))
+        if count > most:
+            raise TooManyImages(f"Expected at most {most} images a request, each crop counted; received {count}.")
+        images = [image for image, own in zip(self.images, crops, strict=True) for _ in own]
+        return self._replace(images=images, regions=[region for own in crops for region in own])
 
 
 @dataclass(slots=True)
@@ -326,8 +354,10 @@ def read_json(body: bytes | bytearray, *, limits: BodyLimits, options: Collectio
         if name not in options and name not in _JSON_FIELDS:
             raise unknown_name(name, (*options, *_JSON_FIELDS))
     given = {name: field for name, field in value.items() if name not in _JSON_FIELDS}
-    images = (_json_image(item, limits.max_image_bytes) for item in _items(value))
-    return Received(at_most(limits.max_images, images), given)
+    crops: list[tuple[Region, ...]] = []
+    images = (_json_image(item, limits.max_image_bytes, crops) for item in _items(value))
+    found = at_most(limits.max_images, images)
+    return Received(found, given, crops if any(crops) else ())
 
 
 def _items(value: Mapping[str, object]) -> list[object]:
@@ -341,8 +371,14 @@ def _items(value: Mapping[str, object]) -> list[object]:
     raise BadRequest(f"{_JSON_EXPECTED}; received neither, or an empty list.")
 
 
-def _json_image(item: object, max_bytes: int) -> Image:
-    """Decode one item; an error is returned, since it may concern this image only."""
+def _json_image(item: object, max_bytes: int, crops: list[tuple[Region, ...]]) -> Image:
+    """Decode one item, and add its crops; an error is returned, since it may concern this image only."""
+    crops.append(())
+    if isinstance(item, dict) and (crop := item.pop("crop", None)) is not None:
+        try:
+            crops[-1] = read_regions(crop)
+        except ValueError as error:
+            return BadRequest(f"Expected `crop` to be {error}; received {shown(crop)}.")
     match item:
         case {"url": str(address), **rest} if not rest:
             return from_address(address)
@@ -350,4 +386,6 @@ def _json_image(item: object, max_bytes: int) -> Image:
             return from_base64(text, max_bytes)
         case {"data_uri": str(uri), **rest} if not rest:
             return from_data_uri(uri, max_bytes)
-    return BadRequest(f"Expected an object with one of {', '.join(_JSON_FORMS)}, which is a string.")
+    return BadRequest(
+        f"Expected an object with one of {', '.join(_JSON_FORMS)}, which is a string, and perhaps with `crop`."
+    )

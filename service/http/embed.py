@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from microtome.errors import ServiceError
+from microtome.regions import Region
 from service.auth import Caller, asked_by
 from service.core.admission import HitRatio
 from service.core.classes import require_classes
@@ -130,12 +131,14 @@ class EmbedEndpoint:
             start = perf_counter()
             received = await self._reader.images(scope, receive, seconds, self.options)
             timings.stage("read", perf_counter() - start)
-            if rate:
-                await rate.take(len(received.images))
             if received.options:
                 parameters = self._parameters.read(scope, received.options)
+            if parameters.options.crop or received.crops:
+                received = received.cut(parameters.options.crop, self._reader.limits.max_images)
+            if rate:
+                await rate.take(len(received.images))
             request = asked_by(caller, parameters.request) if caller else parameters.request
-            digests = self._intake.digests(received.images, timings, request.tenant)
+            digests = self._intake.digests(received.images, timings, request.tenant, received.regions)
             cacheable = None if received.options or parameters.no_cache else _only(digests)
             if cacheable and (cached := self._responses.find(scope, cacheable, timings)):
                 self._hit_ratio.count(hit=True)
@@ -144,7 +147,7 @@ class EmbedEndpoint:
             # Not before, since a timer is a twentieth of what an answer of the response cache costs.
             async with within(seconds - (perf_counter() - start), of=seconds):
                 embedded = await self._embedded(request, received, digests, timings, caller, receive)
-                return self._written(scope, embedded, parameters, timings, cacheable)
+                return self._written(scope, embedded, parameters, timings, cacheable, received.regions)
 
     def _check(self, scope: Scope, parameters: Parameters, images: int) -> None:
         """Refuse what the model's outputs do not have."""
@@ -175,7 +178,15 @@ class EmbedEndpoint:
             embedder.require_room(len(digests), lookup, bulk=request.bulk)
         with self._disconnects.watched(receive):
             own = caller.images if caller else None
-            return await self._intake.embed(request, received.images, timings, own=own, digests=digests, lookup=lookup)
+            return await self._intake.embed(
+                request,
+                received.images,
+                timings,
+                own=own,
+                digests=digests,
+                lookup=lookup,
+                regions=received.regions,
+            )
 
     async def _looked_up(self, request: EmbedRequest, digests: Sequence[str], timings: Timings) -> Lookup | None:
         """Look images up in all tiers of the cache.
@@ -199,14 +210,20 @@ class EmbedEndpoint:
         self._hit_ratio.count(hit=lookup.complete or embedder.joins(lookup))
         return lookup
 
-    def _written(
-        self, scope: Scope, embedded: Embedded, parameters: Parameters, timings: Timings, cacheable: str | None
+    def _written(  # noqa: PLR0913, PLR0917, what the steps before have found out
+        self,
+        scope: Scope,
+        embedded: Embedded,
+        parameters: Parameters,
+        timings: Timings,
+        cacheable: str | None,
+        regions: Sequence[Region],
     ) -> RawResponse:
         card = embedded.card
         # Again, since another version may have come into use since the first check.
         outputs = [card.outputs[e.output] for e in embedded.embeddings[:64]]
         checked_dimensions(parameters.options.dimensions, outputs)
-        response, cached = write(embedded, parameters, timings, classes=self.classes)
+        response, cached = write(embedded, parameters, timings, classes=self.classes, regions=regions)
         if cacheable and cached and parameters.request.version is None:
             self._responses.keep(scope, cacheable, card, response)
         return response._replace(raw_headers=[*response.raw_headers, server_timing(timings)])

@@ -31,7 +31,8 @@ BLUE_PNG = (
 class EmbeddingAnswer(BaseModel):
     """One image's vector from one output."""
 
-    index: int = Field(description="Of the image, in the order of the request.")
+    index: int = Field(description="Of the image, in the order of the request; each of its crops counts as one.")
+    crop: list[float] | None = Field(None, description="Which region it is: x, y, width, height; left out for all.")
     output: str
     dim: int = Field(description="Numbers in the vector.")
     vector: list[float] | str = Field(
@@ -43,7 +44,8 @@ class EmbeddingAnswer(BaseModel):
 class ImageFault(BaseModel):
     """What is wrong with one image; a problem of its own."""
 
-    index: int = Field(description="Of the image, in the order of the request.")
+    index: int = Field(description="Of the image, in the order of the request; each of its crops counts as one.")
+    crop: list[float] | None = Field(None, description="Which region it is: x, y, width, height; left out for all.")
     type: str
     title: str
     status: int
@@ -72,7 +74,8 @@ class ScoredLabel(BaseModel):
 class PredictionAnswer(BaseModel):
     """The best classes of one image by one output."""
 
-    index: int = Field(description="Of the image, in the order of the request.")
+    index: int = Field(description="Of the image, in the order of the request; each of its crops counts as one.")
+    crop: list[float] | None = Field(None, description="Which region it is: x, y, width, height; left out for all.")
     output: str
     labels: list[ScoredLabel] = Field(description="The best first, `top_k` at most.")
     rejected: bool = Field(description="Whether the best score is below the output's threshold: it is none of these.")
@@ -141,6 +144,7 @@ class Problem(BaseModel):
     request_id: str | None = Field(None, description="To ask the operator about; with unexpected errors only.")
 
 
+_CROP = {**(OPTIONS["crop"].json or {}), "description": "Regions of this image, instead of the request's."}
 _BINARY = {"type": "string", "format": "binary"}
 _ITEM = {
     "oneOf": [
@@ -149,7 +153,7 @@ _ITEM = {
             "type": "object",
             "required": [form],
             "additionalProperties": False,
-            "properties": {form: {"type": "string"}},
+            "properties": {form: {"type": "string"}, "crop": _CROP},
         }
         for title, form in {"Base64Image": "b64", "DataUriImage": "data_uri", "ImageAddress": "url"}.items()
     ]
@@ -171,7 +175,7 @@ def _request(verb: str, options: Mapping[str, Option], several: str, given: Mapp
         several: what the example with two images shows.
         given: its options.
     """
-    fields = {name: {**option.schema, "description": option.help} for name, option in options.items()}
+    fields = {name: {**(option.json or option.schema), "description": option.help} for name, option in options.items()}
     json_body: dict[str, Any] = {
         "schema": {
             "title": f"{verb}Request",

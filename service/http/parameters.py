@@ -15,6 +15,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
 from microtome.errors import BadRequest
+from microtome.regions import Region, read_regions
 from service.core.classes import TOP_K, Function
 from service.core.requests import ALL, CLASSES, MOST_OUTPUTS, CacheUse, EmbedRequest, OnError, Priority
 from service.errors import shown
@@ -49,6 +50,7 @@ class EmbedOptions:
     on_error: OnError = "fail"
     cache: CacheUse = "use"
     priority: Priority = "interactive"
+    crop: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class ClassifyOptions(EmbedOptions):
 
 
 class Option(NamedTuple):
-    """One option: the reader of its value, and its entry in the OpenAPI document.
+    """One option: the reader of its value, and its entry in the OpenAPI document; `json` where a body has another form.
 
     The entry has no `default`: generated clients would send it in the query string, beside a body that has another.
     """
@@ -69,6 +71,7 @@ class Option(NamedTuple):
     read: Callable[[object], object]
     schema: Mapping[str, object]
     help: str
+    json: Mapping[str, object] | None = None
 
 
 def _text(value: object) -> str:
@@ -126,6 +129,8 @@ def _choice(kind: object, help_: str) -> Option:
     return Option(_one_of(*choices), {"type": "string", "enum": list(choices)}, help_)
 
 
+_REGION = {"type": "array", "minItems": 4, "maxItems": 4, "items": {"type": "number", "minimum": 0, "maximum": 1}}
+
 OPTIONS: Mapping[str, Option] = {
     "model": Option(_text, {"type": "string", "minLength": 1}, "Which model; without it the server's first."),
     "version": Option(
@@ -137,6 +142,14 @@ OPTIONS: Mapping[str, Option] = {
         _names,
         {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
         "Which of its outputs, repeatable; `all` for every one; without it the default output.",
+    ),
+    "crop": Option(
+        read_regions,
+        {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": r"^[0-9.eE+-]+(,[0-9.eE+-]+){3}$"}},
+        "Embed this region of each image, or several, each as an image of its own: `x,y,width,height` in fractions of "
+        "the upright image, repeatable; in JSON `[x, y, width, height]`, or a list of these. An image of a JSON body "
+        "may have a `crop` of its own instead.",
+        {"anyOf": [_REGION, {"type": "array", "minItems": 1, "items": _REGION}]},
     ),
     "normalize": Option(
         _switch,
@@ -214,16 +227,15 @@ def read_options(
         BadRequest: an unknown name, a value that does not fit, an option given twice.
     """
     given: dict[str, object] = {}
-    outputs: list[str] = []
+    repeated: dict[str, list[str]] = {}
     for name, value in query:
-        if name == "output":
-            outputs.append(value)
+        if name in _REPEATABLE:
+            repeated.setdefault(name, []).append(value)
         elif name in given:
             raise BadRequest(f"Expected `{name[:_SHOWN]}` once, received it twice in the query string.")
         else:
             given[name] = value
-    if outputs:
-        given["output"] = outputs
+    given |= repeated
     for name, field in fields.items():
         if name in given:
             raise BadRequest(f"Expected `{name[:_SHOWN]}` once, received it in the query string and in the body.")
@@ -244,6 +256,7 @@ def read_options(
     return options
 
 
+_REPEATABLE = frozenset({"output", "crop"})
 _DEFAULTS = {kind: kind() for kind in (EmbedOptions, ClassifyOptions)}
 
 

@@ -6,7 +6,7 @@ orjson writes JSON of float32 directly from the vector's memory; no list of numb
 import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from http import HTTPStatus
 from math import prod
@@ -20,6 +20,7 @@ import ormsgpack
 from numpy.typing import NDArray
 
 from microtome.manifest import OutputSpec
+from microtome.regions import WHOLE, Region
 from service.core.classes import ClassOptions, predictions
 from service.core.requests import Embedded, Embedding, ImageError
 from service.core.timings import Timings, timed
@@ -41,9 +42,21 @@ class RawResponse(NamedTuple):
 
 
 def write(
-    embedded: Embedded, parameters: Parameters, timings: Timings, *, classes: bool = False
+    embedded: Embedded,
+    parameters: Parameters,
+    timings: Timings,
+    *,
+    classes: bool = False,
+    regions: Sequence[Region] = (),
 ) -> tuple[RawResponse, bool]:
     """Encode vectors, or the classes that they stand for, and write the headers that say where they come from.
+
+    Args:
+        embedded: the vectors.
+        parameters: of the request.
+        timings: told how long encoding takes.
+        classes: whether classes are answered.
+        regions: of each image; none where all of each was wanted.
 
     Returns:
         The response without its Server-Timing, and whether all its vectors come from the cache.
@@ -51,7 +64,7 @@ def write(
     card = embedded.card
     with timed(timings.stage, "encode"):
         writer = _classes if classes else _WRITERS[parameters.form.media_type]
-        body, more = writer(embedded, parameters.options, parameters.encoding)
+        body, more = writer(embedded, parameters.options, parameters.encoding, regions)
     sources = {e.cache for e in embedded.embeddings}
     source = sources.pop() if len(sources) == 1 else "mixed"
     headers = [
@@ -86,10 +99,14 @@ _Answer = tuple[bytes, Mapping[str, str]]
 
 
 def _document(
-    embedded: Embedded, options: EmbedOptions, vector: Callable[[Embedding], object], **more: object
+    embedded: Embedded,
+    options: EmbedOptions,
+    vector: Callable[[Embedding], object],
+    regions: Sequence[Region],
+    **more: object,
 ) -> dict[str, Any]:
     outputs = embedded.card.outputs
-    return {
+    document: dict[str, Any] = {
         "model": embedded.card.name,
         "version": embedded.card.version,
         "fingerprint": embedded.card.manifest.fingerprint,
@@ -106,6 +123,18 @@ def _document(
         ],
         "errors": [image_problem(e.index, e.error) for e in embedded.errors],
     }
+    if regions:
+        for name in ("embeddings", "errors", "predictions"):
+            entries = [each if isinstance(each, dict) else asdict(each) for each in document.get(name, ())]
+            document[name] = [_placed(entry, regions[entry["index"]]) for entry in entries]
+        if "predictions" not in more:
+            del document["predictions"]
+    return document
+
+
+def _placed(entry: dict[str, Any], region: Region) -> dict[str, Any]:
+    """Tell which region an entry is of, unless it is of all of the image."""
+    return entry if region == WHOLE else {"index": entry["index"], "crop": list(region), **entry}
 
 
 def _letters(embedding: Embedding, options: EmbedOptions, outputs: Mapping[str, OutputSpec]) -> str:
@@ -118,14 +147,14 @@ def _cut(embedding: Embedding, options: EmbedOptions, outputs: Mapping[str, Outp
     return shaped(embedding.vector, normalize=options.normalize, dimensions=options.dimensions)
 
 
-def _json(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
+def _json(embedded: Embedded, options: EmbedOptions, encoding: Encoding, regions: Sequence[Region]) -> _Answer:
     # A partial of a module's function: an inner function's annotations would be evaluated for each response.
     vector = _letters if encoding == "base64" else _cut
-    document = _document(embedded, options, partial(vector, options=options, outputs=embedded.card.outputs))
+    document = _document(embedded, options, partial(vector, options=options, outputs=embedded.card.outputs), regions)
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), {}
 
 
-def _classes(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
+def _classes(embedded: Embedded, options: EmbedOptions, encoding: Encoding, regions: Sequence[Region]) -> _Answer:
     """Write labels of outputs with classes, and vectors of the others."""
     wanted = cast("ClassifyOptions", options)
     found = predictions(embedded, ClassOptions(wanted.top_k, wanted.min_score, wanted.function))
@@ -133,10 +162,11 @@ def _classes(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _
     vectors = [embedding for embedding in embedded.embeddings if not outputs[embedding.output].classes]
     rest = replace(embedded, embeddings=vectors)
     vector = partial(_letters if encoding == "base64" else _cut, options=options, outputs=outputs)
-    return orjson.dumps(_document(rest, options, vector, predictions=found), option=orjson.OPT_SERIALIZE_NUMPY), {}
+    document = _document(rest, options, vector, regions, predictions=found)
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), {}
 
 
-def _msgpack(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
+def _msgpack(embedded: Embedded, options: EmbedOptions, encoding: Encoding, regions: Sequence[Region]) -> _Answer:
     outputs = embedded.card.outputs
 
     def vector(embedding: Embedding) -> object:
@@ -145,23 +175,23 @@ def _msgpack(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _
             return cut
         return written(cut[np.newaxis], _dtype(encoding), outputs[embedding.output]).tobytes()
 
-    document = _document(embedded, options, vector, encoding=encoding)
+    document = _document(embedded, options, vector, regions, encoding=encoding)
     return ormsgpack.packb(document, option=ormsgpack.OPT_SERIALIZE_NUMPY), {}
 
 
-def _rows(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
+def _rows(embedded: Embedded, options: EmbedOptions, encoding: Encoding, _: Sequence[Region]) -> _Answer:
     ((name, matrix),) = _matrices(embedded, options, encoding).items()
     return matrix.tobytes(), _row_headers(embedded, name, matrix)
 
 
-def _npy(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
+def _npy(embedded: Embedded, options: EmbedOptions, encoding: Encoding, _: Sequence[Region]) -> _Answer:
     ((name, matrix),) = _matrices(embedded, options, encoding).items()
     out = io.BytesIO()
     np.save(out, matrix, allow_pickle=False)
     return out.getvalue(), _row_headers(embedded, name, matrix)
 
 
-def _npz(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answer:
+def _npz(embedded: Embedded, options: EmbedOptions, encoding: Encoding, _: Sequence[Region]) -> _Answer:
     out = io.BytesIO()
     # numpy.savez would fail for an output named like one of its parameters.
     with ZipFile(out, "w") as archive:
@@ -171,7 +201,7 @@ def _npz(embedded: Embedded, options: EmbedOptions, encoding: Encoding) -> _Answ
     return out.getvalue(), _index_headers(embedded)
 
 
-_WRITERS: Mapping[str, Callable[[Embedded, EmbedOptions, Encoding], _Answer]] = {
+_WRITERS: Mapping[str, Callable[[Embedded, EmbedOptions, Encoding, Sequence[Region]], _Answer]] = {
     negotiation.JSON.media_type: _json,
     negotiation.ROWS.media_type: _rows,
     negotiation.NPY.media_type: _npy,

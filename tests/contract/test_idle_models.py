@@ -1,6 +1,8 @@
 """What a gateway asks of a model without requests, over real model servers and a clock that the test moves."""
 
 import asyncio
+import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,7 +19,6 @@ from service.model_server.watcher import WatchTiming
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer
-from tests.exported_models import SQUASHED, export
 
 TIMING = WatchTiming()
 
@@ -110,13 +111,12 @@ async def test_a_model_is_ready_while_it_answers(server: ModelServer) -> None:
 
 
 async def test_another_model_under_the_same_number_is_noticed(
-    server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ModelServer, lite0_models: Path, squashed_lite0: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when no call has failed and no connection was lost, as when a version is deleted and published again."""
-    recipe = tmp_path / "squashed.yaml"
-    recipe.write_text(SQUASHED)
-    exported = export(recipe, tmp_path / "models")
-    assert exported.returncode == 0, exported.stderr
+    shutil.copytree(lite0_models, tmp_path / "models", copy_function=os.link)
+    shutil.rmtree(tmp_path / "models" / "lite0" / "1")
+    shutil.copytree(squashed_lite0, tmp_path / "models" / "lite0" / "1", copy_function=os.link)
     clock, servers = Clock(), Replicas([server.address])
     with TemporaryDirectory(prefix="microtome-") as path:
         other = ModelServer(Path(path), tmp_path / "models")

@@ -50,6 +50,43 @@ def client(url: str) -> Iterator[microtome.Client]:
         yield client
 
 
+def test_regions_are_images(client: microtome.Client, url: str) -> None:
+    """One or several of each image, or images with their own; each is what embedding the cut picture gives."""
+    boxes = [(0.0, 0.0, 0.5, 0.5), (0.25, 0.25, 0.5, 0.5), (0.5, 0.0, 0.5, 1.0)]
+    pixels = np.asarray(Image.open(PHOTOS[0]))
+    height, width = pixels.shape[:2]
+    expected = client.embed(
+        [
+            pixels[
+                int(y * height + 0.5) : int((y + h) * height + 0.5), int(x * width + 0.5) : int((x + w) * width + 0.5)
+            ]
+            for x, y, w, h in boxes
+        ]
+    )
+    assert isinstance(expected, np.ndarray)
+    # Sent as pixels, the whole is decoded exactly, as the cut pictures are.
+    np.testing.assert_array_equal(client.embed(pixels, crop=boxes), expected)
+    np.testing.assert_array_equal(client.embed(pixels, crop=boxes[1]), expected[1])
+    mixed: list[ImageLike] = [microtome.Cropped(pixels, boxes[2]), PHOTOS[1], microtome.Cropped(pixels, boxes[0])]
+    several = client.embed(mixed)
+    np.testing.assert_array_equal(several, [expected[2], client.embed(PHOTOS[1]), expected[0]])
+    whole, *rest = client.embed_many([PHOTOS[0], "missing.jpg"], crop=[(0, 0, 1, 1), boxes[0]])
+    np.testing.assert_array_equal(whole.vector, client.embed(PHOTOS[0]))
+    assert [outcome.error is None for outcome in rest] == [True, False, False]
+    # More than the gateway takes in one request.
+    many = client.embed(pixels, crop=[(n / 100, 0, 0.3, 1) for n in range(70)])
+    assert isinstance(many, np.ndarray)
+    assert many.shape == (70, 1280)
+    with pytest.raises(ValueError, match="Expected a crop to be"):
+        client.embed(pixels, crop=(0, 0, 640, 480))
+
+    async def asynchronous() -> object:
+        async with microtome.AsyncClient(url) as other:
+            return await other.embed(pixels, crop=boxes)
+
+    np.testing.assert_array_equal(asyncio.run(asynchronous()), expected)
+
+
 def test_one_image_is_a_vector_and_a_list_a_matrix(client: microtome.Client) -> None:
     """However the image is given, the vector is that of its file or of its pixels."""
     vector, matrix = client.embed(PHOTOS[1]), client.embed(PHOTOS)

@@ -1,7 +1,5 @@
 """Two model servers behind one name: publishing, freezing, silence and other models fail no request."""
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,19 +14,8 @@ import pytest
 from tests.e2e.load import Load
 from tests.e2e.named_servers import Servers
 from tests.e2e.processes import Gateway, eventually, free_port
-from tests.exported_models import SQUASHED, export
 
 Record = Callable[[str, object], None]
-
-
-@pytest.fixture(scope="module")
-def squashed(directory: Path, lite0_models: Path) -> Path:
-    """A second version of the model, with other vectors."""
-    made = Path(shutil.copytree(lite0_models, directory / "squashed", copy_function=os.link))
-    (directory / "squashed.yaml").write_text(SQUASHED)
-    exported = export(directory / "squashed.yaml", made)
-    assert exported.returncode == 0, exported.stderr
-    return made / "lite0" / "2"
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +95,13 @@ def test_the_only_connection_falls_silent(
     load.more(20)
 
 
-def test_a_version_is_published_here_and_later_there(servers: Servers, load: Load, squashed: Path) -> None:
+def test_a_version_is_published_here_and_later_there(servers: Servers, load: Load, squashed_lite0: Path) -> None:
     """It is used once both serve it; until then the old one is, on both."""
     one, other = servers.all[:2]
     before = set(load.versions)
-    one.publish(squashed)
+    one.publish(squashed_lite0)
     time.sleep(5)
     load.more(10)
     assert set(load.versions) == before
-    other.publish(squashed)
+    other.publish(squashed_lite0)
     load.until(lambda: {version for version, _ in load.versions} == {1, 2}, "version 2 answers")

@@ -31,7 +31,7 @@ POISON = 77
 
 def card(version: int = 1, name: str = "toy", *, max_batch_size: int = 4) -> ModelCard:
     """Describe a model of two outputs: each channel's `mean`, and `corner`, the first pixel and the version."""
-    spec = InputSpec(SIZE, SIZE, "squash", None, "bilinear", "none", exif_orientation=True, jpeg_draft=False)
+    spec = InputSpec(SIZE, SIZE, "squash", None, "bilinear", "none", exif_orientation=True, decode="exact")
     outputs = tuple(
         OutputSpec(output, "layer", "avg", None, (dim,), "float32", params=0, flops=None, quantization=None)
         for output, dim in (("mean", 3), ("corner", 4))

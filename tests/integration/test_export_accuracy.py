@@ -12,18 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.exported_models import export
-
 PUBLISHED = 85.1
-RECIPE = """
-models:
-  - name: classifier
-    backbone: EfficientNetLite0
-    weights: imagenet
-    outputs:
-      - {name: top, layer: top_activation}
-      - {name: classes, layer: predictions, pooling: none}
-"""
 
 
 def prepared(file: Path, manifest: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -39,14 +28,11 @@ def prepared(file: Path, manifest: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_top_1_is_what_the_weights_are_known_for(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+def test_top_1_is_what_the_weights_are_known_for(lite0_models: Path, shared_data: Callable[[str], Path]) -> None:
     """Of a thousand ImageNet photos the exported SavedModel names 85.1 % right, give or take half a point."""
     photos = sorted(shared_data("imagenet1k_256").glob("n*.jpg"), key=lambda file: file.name.split("_")[0])
     assert len(photos) == 1000
-    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    done = export(tmp_path / "recipe.yaml", tmp_path / "models")
-    assert done.returncode == 0, done.stderr
-    version = tmp_path / "models" / "classifier" / "1"
+    version = lite0_models / "lite0" / "1"
     manifest = json.loads((version / "assets.extra" / "manifest.json").read_bytes())
     serve = tf.saved_model.load(str(version)).signatures["serving_default"]
     named = []

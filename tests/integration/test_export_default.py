@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from exporter.verify.keras_reference import Float64Reference, reference
 from exporter.verify.sample_images import relative_errors, sample_pixels
 from exporter.verify.verification import ROUNDING
 from tests.assets import make_lite0_reference as independent
-from tests.exported_models import REPOSITORY, export
+from tests.exported_models import REPOSITORY, export, said
 
 DEPTHWISE = "DepthwiseConv2dNative"
 STATEFUL = {"VarHandleOp", "VariableV2", "ReadVariableOp", "PartitionedCall", "StatefulPartitionedCall"}
@@ -193,31 +194,14 @@ def test_exporting_again_says_that_it_is_there(lite0_models: Path) -> None:
     assert [path.name for path in (lite0_models / "lite0").iterdir()] == ["1"]
 
 
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A models directory with the same recipe exported by another process, and what that said."""
-    models = tmp_path_factory.mktemp("models")
-    done = export(REPOSITORY / "recipe.yaml", models)
-    assert done.returncode == 0, done.stderr
-    return models, done
-
-
-def test_another_process_gives_the_same_fingerprint(
-    exported: Exported, second: tuple[Path, subprocess.CompletedProcess[str]]
-) -> None:
-    """The same recipe keeps every cached vector when it is exported again."""
-    manifest = json.loads((second[0] / "lite0" / "1" / "assets.extra" / "manifest.json").read_bytes())
-    assert manifest["fingerprint"] == exported.manifest["fingerprint"]
-
-
-def test_export_tells_what_it_made_and_nothing_else(second: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_export_tells_what_it_made_and_nothing_else(lite0_models: Path) -> None:
     """One line of result on stdout; on stderr our own progress, without a word of TensorFlow's."""
-    models, done = second
-    assert done.stdout.startswith(
-        f"lite0 version 1 at {models}/lite0/1: early 40, middle 112, top 1280, classes 1000; 18.7 MB, "
+    stdout, stderr = said(lite0_models)
+    assert stdout.startswith(
+        f"lite0 version 1 at {lite0_models}/lite0/1: early 40, middle 112, top 1280, classes 1000; 18.7 MB, "
     )
-    assert done.stdout.count("\n") == 1
-    assert done.stderr.splitlines() == [
+    assert stdout.count("\n") == 1
+    assert stderr.splitlines() == [
         "Loading TensorFlow ...",
         "lite0: looking for its layers in EfficientNetLite0 ...",
         "lite0: building EfficientNetLite0 with imagenet weights ...",
@@ -229,7 +213,11 @@ def test_export_tells_what_it_made_and_nothing_else(second: tuple[Path, subproce
     ]
 
 
-def test_forced_export_is_a_second_version(second: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    """--force publishes beside what is there, never in its place."""
-    assert export(REPOSITORY / "recipe.yaml", second[0], "--force", "--no-verify").returncode == 0
-    assert sorted(path.name for path in (second[0] / "lite0").iterdir()) == ["1", "2"]
+def test_forced_export_is_a_second_version_with_the_same_fingerprint(exported: Exported, tmp_path: Path) -> None:
+    """--force publishes beside what is there, never in its place; by another process, and every cached vector stays."""
+    versions = exported.directory.parent
+    models = Path(shutil.copytree(versions.parent, tmp_path / "models", copy_function=os.link))
+    assert export(REPOSITORY / "recipe.yaml", models, "--force", "--no-verify").returncode == 0
+    assert sorted(path.name for path in (models / "lite0").iterdir()) == ["1", "2"]
+    manifest = json.loads((models / "lite0" / "2" / "assets.extra" / "manifest.json").read_bytes())
+    assert manifest["fingerprint"] == exported.manifest["fingerprint"]

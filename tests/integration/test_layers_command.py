@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.exported_models import REPOSITORY, exporter_command
+from tests.exported_models import REPOSITORY, exporter_here
 
 MODEL = """
 import keras
@@ -26,7 +26,7 @@ def make():
 
 def test_plain_columns_in_a_pipe() -> None:
     """One head and one line per cut point; the last of a residual block with all its facts."""
-    done = exporter_command(["layers", "EfficientNetLite0"])
+    done = exporter_here(["layers", "EfficientNetLite0"])
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[0] == ["index", "layer", "type", "output", "params", "flops", "field", "stride", "dim", "crossing"]
@@ -36,7 +36,7 @@ def test_plain_columns_in_a_pipe() -> None:
 
 def test_json_finds_what_is_asked_for_in_any_layer() -> None:
     """`--find` looks at every layer, in any case, and JSON has numbers for programs."""
-    done = exporter_command(["layers", "EfficientNetLite0", "--json", "--find", "BLOCK5C_EXPAND_CONV"])
+    done = exporter_here(["layers", "EfficientNetLite0", "--json", "--find", "BLOCK5C_EXPAND_CONV"])
     (row,) = json.loads(done.stdout)
     assert (row["name"], row["shape"], row["stride"], row["crossing"], row["dimension"]) == (
         "block5c_expand_conv", [None, 14, 14, 672], [16, 16], 2, 672,

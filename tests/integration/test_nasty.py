@@ -19,7 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from microtome.errors import RequestRejected
 from microtome.manifest import InputSpec, Interpolation
-from microtome.preprocessing import FORMATS, decode
+from microtome.opening import FORMATS
+from microtome.preprocessing import decode
 from service.cache.memory import NullCache
 from service.http.app import HttpOptions, http_app
 from service.http.bodies import BodyLimits
@@ -32,7 +33,7 @@ from tests.fakes.model_server import FakeModelServer, card
 # What production does with warnings of decoders is to answer all the same.
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 
-SPEC = InputSpec(64, 48, "squash", None, "bilinear", "none", exif_orientation=False, jpeg_draft=False)
+SPEC = InputSpec(64, 48, "squash", None, "bilinear", "none", exif_orientation=False, decode="exact")
 MAX_PIXELS = 50_000_000
 INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
 
@@ -127,8 +128,8 @@ def test_what_keras_reads_is_read_bit_for_bit(
 @pytest.mark.parametrize(
     "spec",
     [
-        replace(SPEC, exif_orientation=True, jpeg_draft=True),
-        InputSpec(64, 64, "shortest-side", 72, "bicubic", "center", exif_orientation=True, jpeg_draft=True),
+        replace(SPEC, exif_orientation=True, decode="balanced"),
+        InputSpec(64, 64, "shortest-side", 72, "bicubic", "center", exif_orientation=True, decode="balanced"),
         replace(SPEC, resize="letterbox", exif_orientation=True),
     ],
     ids=["squash", "crop", "letterbox"],
@@ -195,7 +196,7 @@ from microtome.preprocessing import decode
 from microtome.manifest import InputSpec, Interpolation
 from microtome.errors import RequestRejected
 warnings.simplefilter("ignore")
-spec = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
+spec = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, decode="balanced")
 for form in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF"):
     out = io.BytesIO()
     Image.new("RGB", (64, 64)).save(out, form)
@@ -258,10 +259,11 @@ def test_bombs_are_refused_in_little_memory(tmp_path: Path, shared_data: Callabl
 PEAKS = """
 import sys, warnings
 from pathlib import Path
-from microtome.preprocessing import FORMATS, decode, prepared
+from microtome.opening import FORMATS
+from microtome.preprocessing import decode, prepared
 from microtome.manifest import InputSpec
 warnings.simplefilter("ignore")
-spec = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, jpeg_draft=False)
+spec = InputSpec(224, 224, "shortest-side", 256, "bilinear", "center", exif_orientation=True, decode="exact")
 def kilobytes(field):
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1])
 for name in sys.argv[1:]:

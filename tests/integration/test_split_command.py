@@ -14,7 +14,7 @@ from exporter.recipe.backbones import BACKBONES
 from exporter.recipe.preprocessing import input_spec
 from exporter.split.pipeline import slice_to, split_to
 from microtome.manifest import InputSpec
-from tests.exported_models import REPOSITORY, exporter_command
+from tests.exported_models import REPOSITORY, exporter_command, exporter_here
 
 #  backbone: input size, where to cut, and how many tensors cross each cut
 REQUIRED = {
@@ -68,7 +68,7 @@ def test_split_prints_the_proof_and_describes_the_blocks(tmp_path: Path) -> None
     assert "block3b_add" in done.stdout
     assert "top_activation" in done.stdout
     assert done.stdout.count("yes") == 8
-    told = exporter_command([*command, str(tmp_path / "again"), "--json"])
+    told = exporter_here([*command, str(tmp_path / "again"), "--json"])
     assert json.loads(told.stdout) == json.loads((tmp_path / "again" / "split.json").read_bytes())
     described = json.loads((out / "split.json").read_bytes())
     assert [(block["name"], list(block["takes"]), list(block["gives"])) for block in described["blocks"]] == [

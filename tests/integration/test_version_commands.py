@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.exported_models import export, exporter_command
+from tests.exported_models import export, exporter_command, exporter_here
 from tests.pictures import png
 
 RECIPE = """
@@ -68,7 +68,7 @@ def test_version_that_was_changed_is_found(version: Path, tmp_path: Path) -> Non
     shutil.copytree(version, changed)
     manifest = changed / "assets.extra" / "manifest.json"
     manifest.write_text(manifest.read_text(encoding="utf-8").replace('"gem(3)"', '"avg"'), encoding="utf-8")
-    done = exporter_command(["verify", str(changed)])
+    done = exporter_here(["verify", str(changed)])
     assert done.returncode == 1
     assert "NOT as it should be" in done.stdout
 
@@ -85,7 +85,7 @@ def test_inspect_says_what_it_is(version: Path) -> None:
 
 def test_bench_times_every_batch_size_and_output(version: Path) -> None:
     """Ours and the plain model's times, in turns, and their ratio."""
-    done = exporter_command(["bench", str(version), "--batch-sizes", "1,2", "--seconds", "0", "--json"])
+    done = exporter_here(["bench", str(version), "--batch-sizes", "1,2", "--seconds", "0", "--json"])
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert [(row["batch"], row["output"]) for row in rows] == [
@@ -97,7 +97,7 @@ def test_bench_times_every_batch_size_and_output(version: Path) -> None:
 @pytest.mark.parametrize("command", ["verify", "inspect", "bench"])
 def test_directory_that_is_no_version_is_told(command: str, tmp_path: Path) -> None:
     """A mistyped path is answered at once, with exit code 2."""
-    done = exporter_command([command, str(tmp_path)], timeout=60)
+    done = exporter_here([command, str(tmp_path)])
     assert done.returncode == 2
     assert done.stderr.startswith("microtome: Expected the directory of a version, such as models/lite0/1.")
     assert "Loading" not in done.stderr

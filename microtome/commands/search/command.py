@@ -320,7 +320,7 @@ def _picture(path: str | Path, alt: str) -> str:
     from PIL import Image, ImageOps  # noqa: PLC0415
 
     from microtome.client.errors import MicrotomeError  # noqa: PLC0415
-    from microtome.preprocessing import opened  # noqa: PLC0415
+    from microtome.opening import opened  # noqa: PLC0415
 
     try:
         with opened(ImageFile(str(path))(), _MAX_PIXELS) as image:

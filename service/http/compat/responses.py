@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from microtome.errors import RequestRejected
-from microtome.preprocessing import FORMATS, opened
+from microtome.opening import FORMATS, opened
 from service.core.remote_images import Image
 from service.core.requests import Embedded
 from service.core.vectors import shaped, written

@@ -14,10 +14,11 @@ from PIL import Image
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, RequestRejected
 from microtome.image_files import MOST_PARTS, exif_orientation, jpeg_scans, without_metadata
 from microtome.manifest import InputSpec
-from microtome.preprocessing import FORMATS, decode
+from microtome.opening import FORMATS
+from microtome.preprocessing import decode
 from tests.pictures import encoded, noise
 
-SPEC = InputSpec(30, 40, "squash", None, "nearest", "none", exif_orientation=True, jpeg_draft=False)
+SPEC = InputSpec(30, 40, "squash", None, "nearest", "none", exif_orientation=True, decode="exact")
 PICTURE = noise()
 
 # Pillow warns of what is wrong with the metadata.

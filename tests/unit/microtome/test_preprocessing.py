@@ -15,7 +15,8 @@ from microtome import fast_resizing
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage, ServiceError
 from microtome.fast_resizing import unavailable
 from microtome.manifest import Color, Decode, InputSpec, Interpolation
-from microtome.preprocessing import FORMATS, RAW_PIXELS, decode, place
+from microtome.opening import FORMATS, RAW_PIXELS
+from microtome.preprocessing import decode, place
 from tests.pictures import encoded, noise, png
 
 SQUASH = InputSpec(32, 24, "squash", None, "bilinear", "none", exif_orientation=True, decode="exact")

@@ -12,14 +12,15 @@ from PIL import Image, features
 
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage
 from microtome.manifest import InputSpec
-from microtome.preprocessing import FORMATS, decode
+from microtome.opening import FORMATS
+from microtome.preprocessing import decode
 from tests.pictures import encoded, noise
 
 MAX_PIXELS = 1_000_000
 MOST_MEMORY_KB = 150_000
 """What all these decodings together may add to the process' peak; a million pixels are 4 MB, before Pillow's copies."""
 
-SPEC = InputSpec(64, 64, "shortest-side", 72, "bilinear", "center", exif_orientation=True, jpeg_draft=True)
+SPEC = InputSpec(64, 64, "shortest-side", 72, "bilinear", "center", exif_orientation=True, decode="balanced")
 
 
 def _files() -> list[bytes]:

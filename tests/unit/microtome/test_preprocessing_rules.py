@@ -17,7 +17,7 @@ from microtome.preprocessing import decode
 from tests.pictures import encoded, noise
 
 PAGE = Path(__file__).parents[3] / "docs" / "images.md"
-AS_IT_IS = InputSpec(30, 40, "squash", None, "nearest", "none", exif_orientation=True, jpeg_draft=False)
+AS_IT_IS = InputSpec(30, 40, "squash", None, "nearest", "none", exif_orientation=True, decode="exact")
 RULES: dict[str, Callable[[], None]] = {}
 
 # Pillow suggests RGBA, which is not what Keras does; the rule stands in a row below.

@@ -52,8 +52,13 @@ def test_names_and_limits_that_move_no_vector_do_not_enter(usual: str) -> None:
         small_recipe(VECTOR, DEEP, pixels=replace(PIXELS, decode="exact")),
         small_recipe(VECTOR, DEEP, pixels=replace(PIXELS, decode="fast")),
         small_recipe(VECTOR, DEEP, pixels=replace(PIXELS, shortest_side=10)),
+        small_recipe(VECTOR, DEEP, pixels=replace(PIXELS, background="#ffffff")),
+        small_recipe(VECTOR, DEEP, pixels=replace(PIXELS, depth="scale")),
     ],
-    ids=["pooling", "layer", "tolerance", "outputs", "outputs swapped", "interpolation", "exact", "fast", "resize"],
+    ids=[
+        *("pooling", "layer", "tolerance", "outputs", "outputs swapped", "interpolation", "exact", "fast", "resize"),
+        *("background", "depth"),
+    ],
 )
 def test_what_can_move_a_vector_changes_it(usual: str, recipe: ModelRecipe) -> None:
     """Pooling, layer, which name means which output, preprocessing, tolerance: each gives another fingerprint."""

@@ -54,20 +54,27 @@ def run(source: Path, out: Path, use: Use, poolings: tuple[str, ...] = ("avg", "
     return found
 
 
-def test_search_by_two_preprocessings(photos: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def searched(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
+    """Return a sweep for search with all poolings, and where it was written."""
+    out = tmp_path_factory.mktemp("searched")
+    return run(photos, out, "search", ("avg", "max", "gem(3)", "flatten", "spp(1,2,4)")), out
+
+
+def test_search_by_two_preprocessings(photos: Path, searched: tuple[Sweep, Path]) -> None:
     """One default; a recipe that can be read, of the recommended, the best and the default."""
-    found = run(photos, tmp_path, "search", ("avg", "max", "gem(3)", "flatten", "spp(1,2,4)"))
+    found, out = searched
     assert sum(one.default for one in found.candidates) == 1
-    recipe = read_recipe(tmp_path / "recipe.yaml")
+    recipe = read_recipe(out / "recipe.yaml")
     names = {output.name for model in recipe.models for output in model.outputs}
     assert names == {found.candidates[index].output.name for index in (found.recommended, found.best, found.default)}
-    assert recipe_text(found, photos) == (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
+    assert recipe_text(found, photos) == (out / "recipe.yaml").read_text(encoding="utf-8")
     assert found.scores[found.best].estimate > found.chance + 0.2
 
 
-def test_every_candidate_can_be_exported_bit_for_bit(photos: Path, tmp_path: Path) -> None:
+def test_every_candidate_can_be_exported_bit_for_bit(photos: Path, searched: tuple[Sweep, Path]) -> None:
     """Also pairs of layers, and `flatten` and `spp`, which are projected."""
-    found = run(photos, tmp_path, "search", ("avg", "max", "gem(3)", "flatten", "spp(1,2,4)"))
+    found, out = searched
     own = [index for index, one in enumerate(found.candidates) if one.variant == 0]
     assert {len(found.candidates[index].output.layers) for index in own} == {1, 2}
     assert any(found.candidates[index].output.projection for index in own)
@@ -78,11 +85,11 @@ def test_every_candidate_can_be_exported_bit_for_bit(photos: Path, tmp_path: Pat
         text = recipe_text(replace(found, decision=replace(found.decision, recommended=place)), photos)
         models.append(yaml.safe_load(text)["models"][0])
     outputs = {output["name"]: output for model in models for output in model["outputs"]}
-    (tmp_path / "all.yaml").write_text(
+    (out / "all.yaml").write_text(
         yaml.safe_dump({"models": [{**models[0], "outputs": list(outputs.values())}]}), encoding="utf-8"
     )
-    (recipe,) = read_recipe(tmp_path / "all.yaml").models
-    published = export(recipe, tmp_path / "models", verified=False)
+    (recipe,) = read_recipe(out / "all.yaml").models
+    published = export(recipe, out / "models", verified=False)
     rows = found.setting.rows[:8]
     spec = found.request.variants[0].pixels
     pixels = np.stack([read_pixels(found.collection.photos[row].path, spec) for row in rows])

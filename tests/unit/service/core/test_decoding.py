@@ -13,11 +13,12 @@ from PIL import Image
 
 from microtome.errors import BrokenImage, ImageTooLarge, NotAnImage
 from microtome.manifest import InputSpec
-from microtome.preprocessing import FORMATS, Cost, decode, prepared
+from microtome.opening import FORMATS
+from microtome.preprocessing import Cost, decode, prepared
 from service.core.decoding import DecodeMemory, Decoding
 from tests.pictures import encoded, noise, png
 
-SPEC = InputSpec(32, 24, "squash", None, "bilinear", "none", exif_orientation=True, jpeg_draft=True)
+SPEC = InputSpec(32, 24, "squash", None, "bilinear", "none", exif_orientation=True, decode="balanced")
 MB = 1 << 20
 
 
