@@ -52,6 +52,9 @@ from typing import Any
 import yaml
 from markdown_it import MarkdownIt
 
+from exporter.errors import ExporterError
+from exporter.recipe.reading import read_recipe
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/*.md", "docs/guides/*.md", "docs/runbooks/*.md", "deploy/README.md")
 MARKED = Counter({"not run": 0, "shows": 0})
@@ -330,7 +333,7 @@ class Page:
             python = block.marks.get("with", ".venv/bin/python")
             words = f"PYTHONPATH={self._directory} {python} {program}"
             self._printed = block.line, self._terminals[0].run(block.line, words)
-        elif block.language == "yaml":
+        elif block.language == "yaml" and "file" not in block.marks:
             self._recipe(block)
         elif block.language in {"json", "text"} and "file" not in block.marks:
             self._compare(block)
@@ -373,15 +376,17 @@ class Page:
         path.write_text(block.text, encoding="utf-8")
 
     def _recipe(self, block: Block) -> None:
-        """Read a recipe, or a part of a model's entry or of an output's, put into one."""
+        """Read a recipe, or a part of one with what it lacks."""
         part = yaml.safe_load(block.text)
-        model = {"name": "part", "backbone": "EfficientNetLite0", "outputs": [{"name": "top"}]}
-        whole = part if "models" in part else {"models": [{**model, **part}]}
+        rest = {"name": "part", "backbone": "EfficientNetLite0", "weights": "imagenet"}
+        models = part.get("models", [part])
+        whole = [model if "compat" in model else {**rest, "outputs": [{"name": "top"}], **model} for model in models]
         path = self._directory / "shown.yaml"
-        path.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
-        check = f"import sys; from exporter.recipe.reading import read_recipe; read_recipe({str(path)!r})"
-        check = check.replace(f"({str(path)!r})", f"(__import__('pathlib').Path({str(path)!r}))")
-        self._terminals[0].run(block.line, f'PYTHONPATH={self._directory} .venv/bin/python -c "{check}"')
+        path.write_text(yaml.safe_dump({"models": whole}, sort_keys=False), encoding="utf-8")
+        try:
+            read_recipe(path)
+        except ExporterError as error:
+            raise Failed(block.line, "a recipe", str(error)) from None
         path.unlink()
 
     def _compare(self, block: Block) -> None:
