@@ -188,8 +188,8 @@ class Terminal:
         return server
 
     def close(self) -> None:
-        """End the shell."""
-        self._shell.kill()
+        """End the shell and what it has left running."""
+        self._say("kill -- $(jobs -p | sed s/^/-/) 2> /dev/null; exit")
         self._shell.communicate()
         shutil.rmtree(self._files)
 
@@ -380,7 +380,8 @@ class Page:
         part = yaml.safe_load(block.text)
         rest = {"name": "part", "backbone": "EfficientNetLite0", "weights": "imagenet"}
         models = part.get("models", [part])
-        whole = [model if "compat" in model else {**rest, "outputs": [{"name": "top"}], **model} for model in models]
+        outputs = [{"name": "top", "layer": "top_activation"}]
+        whole = [model if "compat" in model else {**rest, "outputs": outputs, **model} for model in models]
         path = self._directory / "shown.yaml"
         path.write_text(yaml.safe_dump({"models": whole}, sort_keys=False), encoding="utf-8")
         try:
