@@ -1,29 +1,24 @@
 """Run what the pages show, in order and as it stands: `make docs-run`, or `python docs/run.py [--keep] [PAGE ...]`.
 
-Each page gets a clone of its own, with what `make setup` installed; a shell that reads its commands one after another,
-as a reader types them; and an empty HOME. Servers are really started, on the ports that the page names: where the system
-allows it, in a network of their own, from which nothing else can be reached. A command that fails, or prints something
-else than the page says, ends its page with page:line, the command and its output.
+Each page has a clone of its own with what `make setup` installed, an empty HOME, and a shell that takes its commands as
+a reader types them. Servers are really started, on the ports that the page names: in a network of their own, from which
+nothing else is reached, where the system allows it. The first command that fails, or prints something else than the
+page says, ends its page with page:line, the command and its output. The language of a block says how it is run:
 
-How a block is run depends on its language:
+* sh: command by command. One that serves gets a terminal of its own. It is stopped, as by Ctrl-C, when another one
+  wants its port, and at the page's end. python: as a program. yaml: read as a recipe, whole or a part of one.
+* json, text: what the block before has printed. An ellipsis stands for anything; numbers are as precise as shown.
 
-* sh: command by command. One that serves (`make run`, `microtome up`, `python -m service`, ...) gets a terminal of its
-  own, and is stopped as by Ctrl-C when another one wants its port, and at the page's end.
-* python: as a program.
-* yaml: read as a recipe, whole or a part of one.
-* json, text: what the block before has printed. An ellipsis stands for anything; numbers are compared as they are shown.
-* promql: `make test-deploy` parses all of it.
+Comments before a block say what a reader need not see:
 
-Comments say what a reader need not see. They stand before the block that they concern:
-
-    <!-- not run: REASON -->    it needs Docker, a cluster, another network, a GPU, or much time
-    <!-- shows: REASON -->      the form of something, which nobody types
-    <!-- file: NAME -->         the block is a file: compared with it if git has it, else written
+    <!-- not run: REASON -->    it needs Docker, a cluster, a network, a GPU, or much time
+    <!-- shows: REASON -->      a form, which is not typed
+    <!-- file: NAME -->         the block is a file: compared with it if it exists, else written
     <!-- with: PYTHON -->       what runs this program, in place of .venv/bin/python
-    <!-- first: COMMANDS -->    commands that are run, such as making the photos that a reader has
-    <!-- serving: COMMAND -->   pages with the same one share a server, which this command has started
+    <!-- first: COMMANDS -->    commands that make what a reader has, such as photos
+    <!-- serving: COMMAND -->   the page shares the server that this command starts with other pages
 
-No block is left out in silence: those that are not run are listed with their reasons, and MARKED says how many there may be.
+What is not run is listed with its reason, and MARKED says how many blocks that may be.
 """
 
 import argparse
@@ -31,16 +26,11 @@ import fnmatch
 import json
 import os
 import re
-import selectors
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +41,7 @@ from typing import Any
 
 import yaml
 from markdown_it import MarkdownIt
+from terminals import SERVES, Failed, Server, Terminal, port_of
 
 from exporter.errors import ExporterError
 from exporter.recipe.reading import read_recipe
@@ -64,9 +55,6 @@ MARKS = ("not run", "shows", "file", "with", "first", "serving")
 REASONS = ("Docker", "a cluster", "a network", "a GPU", "time")
 """How the reason of a block that is not run begins."""
 COMMENT = re.compile(r"<!--\s*([a-z ]+):\s(.*?)\s*-->", re.DOTALL)
-SERVES = re.compile(r"(?:\w+=\S*\s+)*(?:make run|(?:\S*/)?microtome up|(?:\S*/)?python -m (?:service|modelserver))\b")
-PATIENCE = 300.0
-"""Seconds that a command, or a server that starts, may take."""
 
 
 @dataclass(slots=True)
@@ -91,11 +79,9 @@ class Block:
         return next(((mark, self.marks[mark]) for mark in ("not run", "shows") if mark in self.marks), None)
 
 
-class Failed(Exception):
-    """A block did not do what the page says: the line, the command, and what came."""
-
-    def __init__(self, line: int, command: str, output: str) -> None:
-        super().__init__(f"{line}: {command}\n{textwrap.indent(output.strip(), '    ')}")
+def pages() -> list[str]:
+    """List the pages, the README first."""
+    return [str(path.relative_to(REPOSITORY)) for part in PAGES for path in sorted(REPOSITORY.glob(part))]
 
 
 def read(page: str) -> tuple[list[Block], str | None]:
@@ -112,9 +98,9 @@ def read(page: str) -> tuple[list[Block], str | None]:
         if token.type == "html_block":
             for mark, text in COMMENT.findall(token.content):
                 if mark not in MARKS:
-                    raise Failed(line, f"<!-- {mark}:", f"Expected one of {', '.join(MARKS)}.")
+                    raise Failed(line, f"{page}: <!-- {mark}:", f"Expected one of {', '.join(MARKS)}.")
                 if mark == "not run" and not text.startswith(REASONS):
-                    raise Failed(line, f"<!-- not run: {text}", f"Expected a reason with {', '.join(REASONS)} in front.")
+                    raise Failed(line, f"{page}: not run: {text}", f"Expected one of {', '.join(REASONS)} first.")
                 if mark == "serving":
                     serving = text
                 elif mark == "first":
@@ -126,7 +112,7 @@ def read(page: str) -> tuple[list[Block], str | None]:
             blocks.append(Block(page, line + 1, language, token.content, marks))
             marks = {}
     if marks:
-        raise Failed(0, str(marks), "Expected a block after the mark.")
+        raise Failed(0, f"{page}: {marks}", "Expected a block after the mark.")
     return blocks, serving
 
 
@@ -149,129 +135,12 @@ def commands(block: Block) -> Iterator[tuple[int, str]]:
         raise Failed(start, taken, "This is no whole command of a shell.")
 
 
-class Terminal:
-    """A shell that keeps its directory and variables from command to command."""
-
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
-        self._files = Path(tempfile.mkdtemp(prefix="terminal-"))
-        pipe = subprocess.PIPE
-        words = ["bash", "--noprofile", "--norc"]
-        self._shell = subprocess.Popen(words, cwd=directory, env=environment, stdin=pipe, stdout=pipe, text=True)
-        self._say("set -m -o pipefail")
-
-    def run(self, line: int, command: str) -> str:
-        """Run a command to its end and return what it prints.
-
-        Raises:
-            Failed: Its exit code is not 0, or it takes too long.
-        """
-        script, printed, told = (self._files / name for name in ("command", "printed", "told"))
-        script.write_text(f"{command}\n", encoding="utf-8")
-        self._say(f". {script} > {printed} 2> {told} < /dev/null; echo $?")
-        code = self._answer()
-        output = printed.read_text(encoding="utf-8", errors="replace")
-        if code != "0":
-            why = f"exit code {code}" if code else f"no end after {PATIENCE:.0f} s"
-            raise Failed(line, command, f"{output}{told.read_text(encoding='utf-8', errors='replace')}\n{why}")
-        return output
-
-    def start(self, line: int, command: str) -> "Server":
-        """Start a command that serves, in a process group of its own, and wait until it does."""
-        log = self._files / f"server-{line}.log"
-        self._say(f"{{ {command.rstrip('&').rstrip()}\n}} > {log} 2>&1 < /dev/null & echo $!")
-        server = Server(int(self._answer()), port_of(command), log, http="modelserver" not in command)
-        try:
-            server.await_ready(line, command)
-        except Failed:
-            server.stop()
-            raise
-        return server
-
-    def close(self) -> None:
-        """End the shell and what it has left running."""
-        self._say("kill -- $(jobs -p | sed s/^/-/) 2> /dev/null; exit")
-        self._shell.communicate()
-        shutil.rmtree(self._files)
-
-    def _say(self, text: str) -> None:
-        assert self._shell.stdin is not None
-        self._shell.stdin.write(text + "\n")
-        self._shell.stdin.flush()
-
-    def _answer(self) -> str:
-        with selectors.DefaultSelector() as ready:
-            ready.register(self._shell.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
-            assert self._shell.stdout is not None
-            return self._shell.stdout.readline().strip() if ready.select(PATIENCE) else ""
-
-
-def port_of(command: str) -> int:
-    """Return the port that a command serves on."""
-    said = re.search(r"--port[= ](\d+)|MICROTOME_PORT=(\d+)", command)
-    if said:
-        return int(said[1] or said[2])
-    return 8500 if "modelserver" in command else 8000
-
-
-@dataclass(slots=True)
-class Server:
-    """A process group that serves on a port."""
-
-    group: int
-    port: int
-    log: Path
-    http: bool
-
-    def await_ready(self, line: int, command: str) -> None:
-        """Return once it answers.
-
-        Raises:
-            Failed: It ends before, or takes too long.
-        """
-        end = time.monotonic() + PATIENCE
-        while not self._ready():
-            if not self._lives() or time.monotonic() > end:
-                raise Failed(line, command, self.log.read_text(encoding="utf-8", errors="replace"))
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """Stop it as Ctrl-C does, which goes to the whole group; and for good when that does not help."""
-        for sent, seconds in ((signal.SIGINT, 30), (signal.SIGKILL, 10)):
-            with suppress(ProcessLookupError):
-                os.killpg(self.group, sent)
-            end = time.monotonic() + seconds
-            while self._lives() and time.monotonic() < end:
-                time.sleep(0.05)
-
-    def _ready(self) -> bool:
-        if self.http:
-            with suppress(OSError), urllib.request.urlopen(f"http://localhost:{self.port}/readyz", timeout=5):
-                return True
-            return False
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def _lives(self) -> bool:
-        with suppress(ProcessLookupError):
-            os.killpg(self.group, 0)
-            # Those that ended and were not waited for are in the group as well.
-            stats = (stat.rpartition(")")[2].split() for stat in _stats())
-            return any(int(words[2]) == self.group and words[0] != "Z" for words in stats)
-        return False
-
-
-def _stats() -> Iterator[str]:
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            yield entry.read_text()
-
-
 def clone(directory: Path) -> Path:
     """Return a clone of the working tree with what is not committed yet, and the environment that is installed."""
     git = ["git", "-C", str(directory), "-c", "user.name=docs", "-c", "user.email=docs@localhost"]
 
     def call(*words: str) -> str:
-        return subprocess.run(words, check=True, capture_output=True, text=True).stdout  # noqa: S603 - constants
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout  # noqa: S603 - our own words
 
     call("git", "clone", "--quiet", str(REPOSITORY), str(directory))
     listed = call("git", "-C", str(REPOSITORY), "ls-files", "-zmdo", "--exclude-standard")
@@ -325,19 +194,19 @@ class Page:
         """
         if "file" in block.marks:
             self._file(block, block.marks["file"])
-        if block.language in {"sh", "first"}:
+        elif block.language in {"sh", "first"}:
             self._shell(block)
-        elif block.language == "python" and "file" not in block.marks:
+        elif block.language == "python":
             program = Path(self._environment["HOME"]) / f"line{block.line}.py"
             program.write_text("\n" * (block.line - 1) + block.text, encoding="utf-8")
             python = block.marks.get("with", ".venv/bin/python")
             words = f"PYTHONPATH={self._directory} {python} {program}"
             self._printed = block.line, self._terminals[0].run(block.line, words)
-        elif block.language == "yaml" and "file" not in block.marks:
+        elif block.language == "yaml":
             self._recipe(block)
-        elif block.language in {"json", "text"} and "file" not in block.marks:
+        elif block.language in {"json", "text"}:
             self._compare(block)
-        elif "file" not in block.marks:
+        else:
             raise Failed(block.line, f"```{block.language}", "Expected sh, python, yaml, json, text or a mark.")
 
     def serve(self, line: int, command: str) -> None:
@@ -395,16 +264,21 @@ class Page:
             raise Failed(block.line, "", "Nothing before this block has printed anything.")
         line, printed = self._printed
         if block.language == "json":
-            shown: Any = json.loads(re.sub(r"(?<=[\[{, ])…(?=\s*[\]},])", '"…"', block.text))
             with suppress(ValueError):
-                if alike(shown, json.loads(printed)):
+                if alike(shown_json(block.text), json.loads(printed)):
                     return
         elif alike_lines(block.text.splitlines(), printed.splitlines()):
             return
-        raise Failed(line, f"prints something else than line {block.line} shows", f"{block.text}came:\n{printed[:4000]}")
+        raise Failed(line, f"not what line {block.line} shows", f"{block.text}came:\n{printed[:4000]}")
 
 
-def alike(shown: Any, came: Any) -> bool:
+def shown_json(text: str) -> Any:  # noqa: ANN401 - JSON
+    """Return JSON of a page, in which a bare ellipsis becomes "…", a value or a key."""
+    text = re.sub(r"([{,]\s*)…(?=\s*})", r'\1"…": 0', text)
+    return json.loads(re.sub(r"([\[,:]\s*)…(?=\s*[]},])", r'\1"…"', text))
+
+
+def alike(shown: Any, came: Any) -> bool:  # noqa: ANN401 - JSON
     """Whether JSON is what a page shows, where "…" is any value, the rest of a list or text, or other keys."""
     match shown, came:
         case dict(), dict():
@@ -461,15 +335,21 @@ def run_pages(names: list[str], *, keep: bool) -> int:
                     found["failed"] = f"{name}:{failed}"
                     failures += 1
             found["seconds"] = time.monotonic() - begin
-            print(json.dumps(found), flush=True)
+            say(json.dumps(found))
     return failures
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def own_network() -> list[str]:
     """Return the words that give a command a network of its own; none where the system does not allow it."""
     words = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     with suppress(OSError):
-        if subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0:
+        if subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0:  # noqa: S603 - our own
             return words
     return []
 
@@ -484,39 +364,37 @@ def main() -> int:
     if options.here:
         return run_pages(options.pages, keep=options.keep)
     begin = time.monotonic()
-    every = {str(p.relative_to(REPOSITORY)): None for part in PAGES for p in sorted(REPOSITORY.glob(part))}
-    found = {page: read(page) for page in every}
+    found = {page: read(page) for page in pages()}
     groups: dict[str, list[str]] = {}
-    for page in options.pages or every:
+    for page in options.pages or found:
         blocks, serving = found[page]
         if any(block.reason() is None for block in blocks):
             groups.setdefault(serving or page, []).append(page)
     network = own_network()
     here = [*network, sys.executable, __file__, "--here", *(["--keep"] if options.keep else [])]
 
-    def run(pages: list[str]) -> tuple[int, int]:
-        run = 0
-        with subprocess.Popen([*here, *pages], stdout=subprocess.PIPE, text=True) as group:
-            for line in group.stdout or ():
+    def run(group: list[str]) -> tuple[int, int]:
+        blocks = 0
+        with subprocess.Popen([*here, *group], stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
+            for line in process.stdout or ():
                 page = json.loads(line)
-                run += page["run"]
+                blocks += page["run"]
                 state = f"FAILED\n{page['failed']}" if page["failed"] else "as shown"
-                print(f"{page['page']}: {page['run']} blocks in {page['seconds']:.0f} s, {state}", flush=True)
-        return run, group.returncode
+                say(f"{page['page']}: {page['run']} blocks in {page['seconds']:.0f} s, {state}")
+        return blocks, process.returncode
 
     # Pages of one network would want the same ports.
     with ThreadPoolExecutor(2 if network else 1) as lanes:
         ran = list(lanes.map(run, groups.values()))
     marked = [(block, *reason) for blocks, _ in found.values() for block in blocks if (reason := block.reason())]
     for block, mark, why in marked:
-        print(f"{block.page}:{block.line}: {mark}: {why}")
+        say(f"{block.page}:{block.line}: {mark}: {why}")
     counts = Counter(mark for _, mark, _ in marked)
-    print(
-        f"{sum(number for number, _ in ran)} blocks were run, {counts['not run']} are not run, {counts['shows']} show a "
-        f"form, in {time.monotonic() - begin:.0f} s, {'in networks of their own' if network else 'on this network'}."
-    )
+    place = "in networks of their own" if network else "on the network of this machine"
+    say(f"{sum(number for number, _ in ran)} blocks were run in {time.monotonic() - begin:.0f} s, {place};")
+    say(f"{counts['not run']} are not run, and {counts['shows']} show a form.")
     if counts != MARKED:
-        print(f"docs/run.py expects {MARKED}. Run more blocks rather than fewer; where it are more, lower the figures.")
+        say(f"Expected {dict(MARKED)}: run more blocks rather than fewer. Where fewer carry marks, lower the figures.")
     return int(counts != MARKED or any(code for _, code in ran))
 
 
