@@ -20,7 +20,7 @@ from pathlib import Path
 
 SERVES = re.compile(r"(?:\w+=\S*\s+)*(?:make run|(?:\S*/)?microtome up|(?:\S*/)?python -m (?:service|modelserver))\b")
 """Commands that serve until Ctrl-C."""
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds that a command, or a server that starts, may take."""
 
 
@@ -38,7 +38,10 @@ class Terminal:
         self._files = Path(tempfile.mkdtemp(prefix="terminal-"))
         pipe = subprocess.PIPE
         words = ["bash", "--noprofile", "--norc"]
-        self._shell = subprocess.Popen(words, cwd=directory, env=environment, stdin=pipe, stdout=pipe, text=True)  # noqa: S603 - our own
+        # Its standard error tells of jobs that end.
+        self._shell = subprocess.Popen(  # noqa: S603 - our own words
+            words, cwd=directory, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        )
         self._say("set -m -o pipefail")
 
     def run(self, line: int, command: str) -> str:
