@@ -181,3 +181,19 @@ def test_a_command_that_fails_is_named_with_its_line(
             page.run(runner.Block("page.md", 1, "sh", text))
     finally:
         page.close()
+
+
+def test_commands_within_sentences_have_options_that_exist(runner: ModuleType) -> None:
+    """Blocks are run; what stands between backquotes is looked up in the reference of the command."""
+    reference = (REPOSITORY / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    sections: dict[str, str] = {}
+    for command, text in re.findall(r"^## microtome (\w+)(.*?)(?=^## |\Z)", reference, re.MULTILINE | re.DOTALL):
+        sections[command] = sections.get(command, "") + text
+    named = [
+        (page, command, option)
+        for page in runner.pages()
+        for command, words in re.findall(r"`microtome (\w+)([^`\n]*)`", (REPOSITORY / page).read_text(encoding="utf-8"))
+        for option in ["", *re.findall(r"--[a-z-]+", words)]
+    ]
+    assert named
+    assert [] == [found for found in named if found[1] not in sections or found[2] not in sections[found[1]]]
