@@ -152,6 +152,10 @@ site: $(VENV)/site/.ready            ## build the documentation as a site with s
 	@$(PY) docs/site.py build/pages
 	@$(VENV)/site/bin/zensical build --strict --clean -f zensical.toml
 
+.PHONY: docs-run
+docs-run: $(VENV)/.clients-ready $(VENV)/kserve/.ready            ## run the commands and snippets of README and guides (ARGS="docs/page.md" runs some)
+	@$(PY) docs/run.py $(ARGS)
+
 # An environment of their own, since nothing else needs a site generator.
 $(VENV)/site/.ready: requirements/site.txt $(VENV)/.tests-ready
 	@$(INSTALL) requirements/site.txt

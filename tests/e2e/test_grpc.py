@@ -2,12 +2,8 @@
 
 import asyncio
 import hashlib
-import os
 import queue
-import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +21,6 @@ from tests.e2e.conftest import Stack
 from tests.e2e.photos import example, ten, unseen
 from tests.e2e.processes import Gateway, ModelServer, eventually, free_port
 
-REPOSITORY = Path(__file__).parents[2]
 CAT = example("cat")
 OPTIONS = (("grpc.enable_http_proxy", 0),)
 
@@ -190,29 +185,6 @@ def test_workers_share_the_port(directory: Path, module_stack: Stack) -> None:
         assert 0 == crew.terminate()
     finally:
         crew.destroy()
-
-
-@pytest.mark.parametrize("block", [0, 1], ids=["embed", "stream"])
-def test_the_examples_of_the_page_run(gateway: Gateway, stub: EmbeddingServiceStub, tmp_path: Path, block: int) -> None:
-    """As they stand there, but for the port."""
-    stub.ListModels(pb.ListModelsRequest())
-    page = (REPOSITORY / "docs" / "grpc.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[block]
-    script = tmp_path / "example.py"
-    script.write_text(code.replace("localhost:8001", f"127.0.0.1:{gateway.environment()['MICROTOME_GRPC_PORT']}"))
-    run = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=REPOSITORY,
-        env={**os.environ, "no_proxy": "127.0.0.1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert 0 == run.returncode, run.stderr
-    photos = sorted(path.name for path in (REPOSITORY / "examples").glob("*.jpg"))
-    expected = ["lite0 1 [1280]"] if block == 0 else [f"{name} 1 1280" for name in photos]
-    assert expected == sorted(run.stdout.splitlines())
 
 
 def test_a_grouped_stream_leaves_memory_flat(gateway: Gateway, stub: EmbeddingServiceStub) -> None:
