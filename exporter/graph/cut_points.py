@@ -10,7 +10,7 @@ import keras
 from keras import layers
 
 from exporter.graph.cost import call_flops, total
-from exporter.graph.network import Call, Network, bits, order, place
+from exporter.graph.network import Call, Network, bits, ends_of, order, place
 from exporter.graph.tensors import shortest_ref
 
 
@@ -82,6 +82,8 @@ class Field:
 
 PIXELS = Field()
 EVERYTHING = Field(spans=None, whole=True)
+TOKENS = Field(spans=None)
+"""Of patches in a row: each sees its own patch until the first attention, and then the whole image."""
 UNKNOWN = Field(spans=None, known=False)
 
 
@@ -151,6 +153,8 @@ def _through(call: Call, seen: Field) -> Field:
     if isinstance(layer, keras.Model):
         inner = Network(layer)
         return fields(inner, seen)[inner.position(inner.model.outputs[0])] if len(layer.outputs) == 1 else UNKNOWN
+    if call.inputs and len(call.inputs[0].shape) == 4 and len(call.outputs[0].shape) == 3:
+        return TOKENS if call.kind.endswith("Embedding") else UNKNOWN
     if not seen.known:
         return UNKNOWN
     if isinstance(layer, layers.LayerNormalization):
@@ -247,7 +251,7 @@ def cut_points(model: keras.Model) -> list[CutPoint]:
             points += [
                 CutPoint(
                     index=places.get(place(layer)),
-                    ref=shortest_ref(call, output, calls),
+                    ref=_ref(call, output, calls),
                     kind=call.kind,
                     shape=tuple(tensor.shape),
                     params=_params(network, needed),
@@ -260,6 +264,15 @@ def cut_points(model: keras.Model) -> list[CutPoint]:
                 for output, tensor in enumerate(call.outputs)
             ]
     return points
+
+
+def _ref(call: Call, output: int, calls: Sequence[Call]) -> str:
+    """Return a tensor's name: that of the block which it is the output of, where a sum or the like ends the block."""
+    ends = () if isinstance(call.layer, keras.Layer) else ends_of(call.outputs[output])
+    if not ends:
+        return shortest_ref(call, output, calls)
+    where, number, index = ends[0]
+    return f"{where}:{number}:{index}" if index else f"{where}:{number}" if number else where
 
 
 def default_cut(points: Sequence[CutPoint]) -> CutPoint | None:

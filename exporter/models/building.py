@@ -84,7 +84,7 @@ def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec) -> B
             f"Expected weights: {OWN_WEIGHTS} or a weights file for {row.name}, which comes with its own. "
             f"Received: {weights!r}."
         )
-    loaded, source = own_models.load(row.name)
+    loaded, source = own_models.load(row.name, (pixels.height, pixels.width))
     model = functional(loaded)
     if weights not in (None, OWN_WEIGHTS):  # into the layers as they were saved, before models within it are opened
         source = _load_weights_file(model, row.name, str(weights))
