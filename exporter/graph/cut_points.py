@@ -276,7 +276,7 @@ def _ref(call: Call, output: int, calls: Sequence[Call]) -> str:
 
 
 def default_cut(points: Sequence[CutPoint]) -> CutPoint | None:
-    """Return the deepest feature map that crosses as a single tensor; None if a network has none.
+    """Return the deepest feature map, or else the deepest tokens, that cross as a single tensor; None without either.
 
     Tensors after global pooling belong to the classifier, also where it is written as convolutions on a 1x1 map:
     `conv_preds` of MobileNet and `logits` of MobileNetV3 are the scores of 1000 classes.
@@ -284,8 +284,11 @@ def default_cut(points: Sequence[CutPoint]) -> CutPoint | None:
     Args:
         points: All cut points of a network, in the order of its layers.
     """
-    maps = [point for point in points if point.block_end and point.crossing == 1 and _is_map(point)]
-    return maps[-1] if maps else None
+    clean = [point for point in points if point.block_end and point.crossing == 1]
+    tokens = [point for point in clean if len(point.shape) == 3]
+    maps = [point for point in clean if _is_map(point)]
+    found = tokens or maps  # a transformer may begin with convolutions, and no network with tokens ends in maps
+    return found[-1] if found else None
 
 
 def _is_map(point: CutPoint) -> bool:

@@ -125,7 +125,7 @@ def find_output(
     """
     if output.of_classifier:
         return _find_logits(model, output)
-    found = [_as_pooled(model, output, find_tensor(model, layer)) for layer in output.layers]
+    found = [as_pooled(model, output, find_tensor(model, layer)) for layer in output.layers]
     shapes = tuple(tuple(tensor.shape) for tensor in found)
     pooled = pooled_output_shape(output, shapes)
     if output.head is not None:
@@ -133,7 +133,7 @@ def find_output(
     return found, shapes, pooled
 
 
-def _as_pooled(model: keras.Model, output: OutputRecipe, tensor: keras.KerasTensor) -> keras.KerasTensor:
+def as_pooled(model: keras.Model, output: OutputRecipe, tensor: keras.KerasTensor) -> keras.KerasTensor:
     """Return a tensor as its pooling takes it: the tokens of a transformer's patches are a map [N, H, W, C].
 
     Raises:

@@ -5,6 +5,8 @@ layer that only calls other layers is opened here: its `call` runs on symbolic t
 """
 
 import importlib
+import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +51,7 @@ def load(preset: str, size: tuple[int, int] | None) -> keras.Model:
             f"Expected the package keras-hub for the preset {preset}. Received: it is not installed. Run pip install "
             "'microtome-server[kerashub]'."
         ) from error
+    warnings.filterwarnings("ignore", message="Layer 'attn' .* mask")  # Swin passes its own mask by that name
     try:
         model = keras_hub.models.Backbone.from_preset(preset)
     except Exception as error:  # unknown, not downloadable, or not a backbone
@@ -124,7 +127,9 @@ def inside(call: Call, tensors: Mapping[int, Any]) -> keras.Model | None:
     """
     layer = call.layer
     own_weights = getattr(layer, "_trainable_variables", ()) or getattr(layer, "_non_trainable_variables", ())
-    if not is_of_kerashub(layer) or own_weights or call.kind.endswith(_UNITS) or not getattr(layer, "_layers", ()):
+    if own_weights or call.kind.endswith(_UNITS):
+        return None
+    if not (is_of_kerashub(layer) and getattr(layer, "_layers", ())) and not _is_activation(layer):
         return None
     given = {
         key: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
@@ -133,7 +138,7 @@ def inside(call: Call, tensors: Mapping[int, Any]) -> keras.Model | None:
     }
     args, kwargs = call.own_arguments({**tensors, **given})
     try:
-        found = _swin_block(layer, *args) if call.kind == "SwinTransformerBlock" else layer.call(*args, **kwargs)
+        found = _EXPRESSED.get(call.kind, type(layer).call)(layer, *args, **kwargs)
         model = keras.Model(list(given.values()), keras.tree.flatten(found))
     except Exception:  # noqa: BLE001, Python that computes with values
         return None
@@ -153,40 +158,52 @@ def is_of_kerashub(layer: keras.Operation) -> bool:
     return isinstance(layer, keras.Layer) and type(layer).__module__.startswith("keras_hub.")
 
 
+def _is_activation(layer: keras.Operation) -> bool:
+    """Whether a layer only calls a function of KerasHub, which Keras cannot read back from a file."""
+    return isinstance(layer, keras.layers.Activation) and layer.activation.__module__.startswith("keras_hub.")
+
+
 def does_nothing(call: Call) -> bool:
     """Whether a call returns its input in inference."""
     return call.kind in _NOTHING
 
 
-def settle_shape(call: Call, tensors: Mapping[int, Any]) -> None:
-    """Have a layer of KerasHub say the shape of what it computes.
+def settle(call: Call, tensors: Mapping[int, Any]) -> None:
+    """Have a layer of KerasHub say the shape of what it computes, and a configuration that it can be made from.
 
-    That of SigLIP's embedding says one token more than there are, and merging of patches does not say how many.
+    SigLIP's embedding says one token more than there are, merging of patches does not say how many, and ViT's embedding
+    and DINOv3's attention have other names in their configuration than in their constructor.
     """
-    if not is_of_kerashub(call.layer):
+    layer = call.layer
+    if not is_of_kerashub(layer):
         return
 
     def alone(tensor: Any) -> Any:  # noqa: ANN401, of any structure
         return keras.KerasTensor((1, *tensor.shape[1:]), tensor.dtype) if isinstance(tensor, keras.KerasTensor) else tensor
 
     args, kwargs = keras.tree.map_structure(alone, call.own_arguments(tensors))
-    found = compute_output_spec(call.layer.call, *args, **kwargs)
+    found = compute_output_spec(layer.call, *args, **kwargs)
     shapes = keras.tree.map_structure(lambda tensor: (None, *tensor.shape[1:]), found)
-    call.layer.compute_output_shape = lambda *_, **__: shapes
+    layer.compute_output_shape = lambda *_, **__: shapes
+    _mend_config(layer)
 
 
-def constants(call: Call, images: Sequence[keras.KerasTensor]) -> list[Any] | None:
-    """Return what a call gives if that is the same for all images, as rotary positions are; else None.
+def _mend_config(layer: keras.Layer) -> None:
+    taken = (*inspect.signature(type(layer).__init__).parameters, "name", "trainable", "dtype")
+    named = {f"use_{key}" if f"use_{key}" in taken else key: value for key, value in layer.get_config().items()}
+    config = {
+        key: getattr(layer, f"{key}_rate") if isinstance(value, keras.Layer) else value  # Swin: a layer for its rate
+        for key, value in named.items()
+        if key in taken
+    }
+    layer.get_config = lambda: config
 
-    Args:
-        call: The call.
-        images: The model's inputs.
-    """
+
+def constants(call: Call) -> list[Any] | None:
+    """Return what a call gives if that is the same for all images, as rotary positions are; else None."""
     if any(tensor.shape[0] is None for tensor in call.outputs) or not is_of_kerashub(call.layer):
         return None
-    if [id(tensor) for tensor in call.inputs] != [id(tensor) for tensor in images]:
-        return None
-    return call.compute({id(tensor): ops.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in images})
+    return call.compute({id(tensor): ops.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in call.inputs})
 
 
 @keras.saving.register_keras_serializable("microtome")
@@ -204,12 +221,17 @@ class WindowedAttention(keras.layers.Layer):
     """
 
     def __init__(
-        self, attention: keras.Layer | Mapping[str, Any], resolution: Sequence[int], window: int, shift: int, **kwargs: Any
+        self, attention: keras.Layer, resolution: Sequence[int], window: int, shift: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        own = isinstance(attention, keras.Layer)
-        self.attention = attention if own else keras.saving.deserialize_keras_object(attention)
+        self.attention = attention
         self.resolution, self.window, self.shift = tuple(resolution), window, shift
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "WindowedAttention":
+        """Make a layer from what `get_config` returns."""
+        attention = keras.saving.deserialize_keras_object(config["attention"])
+        return cls(**{**config, "attention": attention})
 
     def call(self, tokens: keras.KerasTensor) -> keras.KerasTensor:
         """Return [N, H * W, C] for [N, H * W, C]."""
@@ -242,10 +264,6 @@ class WindowedAttention(keras.layers.Layer):
         windows = padded.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1, side * side)
         return np.where(windows[:, None] != windows[:, :, None], np.float32(-100.0), np.float32(0.0))
 
-    def compute_output_shape(self, shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Return the shape of the input."""
-        return tuple(shape)
-
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
         attention = keras.saving.serialize_keras_object(self.attention)
@@ -253,11 +271,23 @@ class WindowedAttention(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
+def _swin_patches(embedding: Any, images: keras.KerasTensor) -> keras.KerasTensor:  # noqa: ANN401, KerasHub has no types
+    """Express the embedding of Swin's patches, whose `call` needs the batch's size."""
+    x = embedding.proj(images)
+    x = keras.layers.Reshape((x.shape[1] * x.shape[2], x.shape[3]), name="patches")(x)
+    return embedding.norm(x) if embedding.norm else x
+
+
 def _swin_block(block: Any, tokens: keras.KerasTensor) -> keras.KerasTensor:  # noqa: ANN401, KerasHub has no types
     """Express a block of Swin by its parts, as `SwinTransformerBlock.call` does within itself."""
+    _mend_config(block.attn)
     attention = WindowedAttention(block.attn, block.input_resolution, block.window_size, block.shift_size, name="attn")
     x = tokens + attention(block.norm1(tokens))
     return x + block.mlp(block.norm2(x))
+
+
+_EXPRESSED = {"PatchEmbedding": _swin_patches, "SwinTransformerBlock": _swin_block}
+"""What `inside` does not see by a layer's own `call`, by the layer's class."""
 
 
 def _first_line(error: Exception) -> str:

@@ -345,11 +345,11 @@ class _Opened:
                 self._calls[where] += 1
             elif self._of_kerashub and kerashub.does_nothing(call):
                 found = list(taken.values())
-            elif (same := kerashub.constants(call, model.inputs)) is not None:
+            elif (same := kerashub.constants(call)) is not None:
                 found = same
             else:
                 self._put(call.layer, where)
-                kerashub.settle_shape(call, taken)
+                kerashub.settle(call, taken)
                 found = self._repeated(call, tensors, training)
             tensors.update(zip((id(tensor) for tensor in call.outputs), found, strict=True))
         return [tensors[id(tensor)] for tensor in model.outputs]
@@ -369,6 +369,8 @@ class _Opened:
 
     def _put(self, layer: keras.Operation, where: str) -> None:
         if id(layer) in self._own:  # the model calls it itself, and perhaps a model within it does too
+            if where != place(layer) and "/" not in where and where not in self._named:  # KerasHub's prefix is gone
+                put(layer, where, where)
             return
         self._own.add(id(layer))
         name = where.rpartition("/")[2]

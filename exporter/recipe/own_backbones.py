@@ -150,6 +150,11 @@ def preset_input(preset: str) -> PresetInput | None:
     return PresetInput(pixels, config.get("scale") or 1.0, config.get("offset") or 0.0)
 
 
+def brings_scaling(backbone: str) -> bool:
+    """Whether a backbone of the user's own says how its pixels are scaled, as most presets do."""
+    return backbone.startswith(PRESET_PREFIX) and preset_input(backbone.removeprefix(PRESET_PREFIX)) is not None
+
+
 def _converter(preset: str) -> Mapping[str, Any] | None:
     if Path(preset).is_dir():
         try:
@@ -171,6 +176,7 @@ def _converter(preset: str) -> Mapping[str, Any] | None:
 def preset_unavailable(preset: str, error: Exception) -> str:
     """Return what to do about a preset that cannot be had."""
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = said.removesuffix(" A preset must be a one of:").rstrip(".") + "."
     return (
         f"Expected a KerasHub preset of images, by name or directory. Received: {preset!r}, of which KerasHub says: "
         f"{said} Two ways on: where the preset's host is reached, run keras_hub.models.Backbone.from_preset({preset!r})"
