@@ -153,10 +153,8 @@ def _through(call: Call, seen: Field) -> Field:
     if isinstance(layer, keras.Model):
         inner = Network(layer)
         return fields(inner, seen)[inner.position(inner.model.outputs[0])] if len(layer.outputs) == 1 else UNKNOWN
-    if call.inputs and len(call.inputs[0].shape) == 4 and len(call.outputs[0].shape) == 3:
+    if not seen.known or _makes_tokens(call):
         return TOKENS if call.kind.endswith("Embedding") else UNKNOWN
-    if not seen.known:
-        return UNKNOWN
     if isinstance(layer, layers.LayerNormalization):
         return seen if _axes(layer) == [3] or seen.spans is None else UNKNOWN
     if call.kind in _POINTWISE:
@@ -165,6 +163,10 @@ def _through(call: Call, seen: Field) -> Field:
         return EVERYTHING
     height, width = (_along(call, axis, span) for axis, span in enumerate(seen.spans))
     return UNKNOWN if height is None or width is None else seen.over(height, width)
+
+
+def _makes_tokens(call: Call) -> bool:
+    return bool(call.inputs) and len(call.inputs[0].shape) == 4 and len(call.outputs[0].shape) == 3
 
 
 def _axes(layer: keras.Layer) -> list[int]:

@@ -7,7 +7,7 @@ layer that only calls other layers is opened here: its `call` runs on symbolic t
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,15 +22,11 @@ from exporter.recipe.own_backbones import PresetInput, preset_input, preset_unav
 _UNITS = ("Attention",)
 """Ends of names of layers that are one thing to cut at, though they call others."""
 _NOTHING = ("Dropout", "Identity")
-_PREFIX: dict[str, Callable[[Any], int]] = {
-    "CLIPVisionEncoder": lambda encoder: 1,
-    "DINOV2Backbone": lambda backbone: 1 + int(backbone.num_register_tokens),
-    "DINOV3Backbone": lambda backbone: 1 + int(backbone.num_register_tokens),
-    "SigLIPVisionEncoder": lambda encoder: 0,
-    "SwinTransformerBackbone": lambda backbone: 0,
-    "ViTBackbone": lambda backbone: int(backbone.use_class_token),
-}
-"""How many tokens come before those of the patches, by class of backbone."""
+_CLASS_TOKENS = {
+    "CLIPVisionEncoder": 1, "DINOV2Backbone": 1, "DINOV3Backbone": 1, "SigLIPVisionEncoder": 0,
+    "SwinTransformerBackbone": 0, "ViTBackbone": 1,
+}  # fmt: skip
+"""By class of backbone; one that is not here pools all of its tokens."""
 
 
 def load(preset: str, size: tuple[int, int] | None) -> keras.Model:
@@ -51,21 +47,25 @@ def load(preset: str, size: tuple[int, int] | None) -> keras.Model:
             f"Expected the package keras-hub for the preset {preset}. Received: it is not installed. Run pip install "
             "'microtome-server[kerashub]'."
         ) from error
-    warnings.filterwarnings("ignore", message="Layer 'attn' .* mask")  # Swin passes its own mask by that name
     try:
-        model = keras_hub.models.Backbone.from_preset(preset)
+        model = _backbone(keras_hub, preset)
     except Exception as error:  # unknown, not downloadable, or not a backbone
         raise ImpossibleModel(preset_unavailable(preset, error)) from error
     own = tuple(_images(model).shape[1:3])
     if size is not None and own != size:
         model = _of_size(keras_hub, preset, size, own)
     tower = image_tower(model)
-    encoder = getattr(model, "vision_encoder", model)
-    prefix = _PREFIX.get(type(encoder).__name__)
     if (wanted := preset_input(preset)) is not None and (wanted.scale, wanted.offset) != (1.0, 0.0):
         tower = _scaled(tower, wanted)
-    put_prefix_tokens(tower, None if prefix is None else prefix(encoder))
+    put_prefix_tokens(tower, _prefix_tokens(getattr(model, "vision_encoder", model)))
     return tower
+
+
+def _prefix_tokens(encoder: keras.Model) -> int | None:
+    found = _CLASS_TOKENS.get(type(encoder).__name__)
+    if found is None:
+        return None
+    return int(found * getattr(encoder, "use_class_token", True)) + int(getattr(encoder, "num_register_tokens", 0))
 
 
 def _scaled(tower: keras.Model, wanted: PresetInput) -> keras.Model:
@@ -90,13 +90,24 @@ def _images(model: keras.Model) -> keras.KerasTensor:
 
 
 def _of_size(keras_hub: Any, preset: str, size: tuple[int, int], own: tuple[int, ...]) -> keras.Model:  # noqa: ANN401, a module
+    error: Exception | None = None
     try:
-        return keras_hub.models.Backbone.from_preset(preset, image_shape=(*size, 3))
-    except Exception as error:  # its position embeddings are for one size, or its patches do not divide this one
-        raise ImpossibleInput(
-            f"Expected an input size that the preset {preset} can take, such as its own {own[0]}x{own[1]}. Received: "
-            f"{size[0]}x{size[1]} pixels, of which KerasHub says: {_first_line(error)} Set input: size: in the recipe."
-        ) from error
+        model = _backbone(keras_hub, preset, image_shape=(*size, 3))
+        if tuple(_images(model).shape[1:3]) == size:
+            return model
+    except Exception as caught:  # noqa: BLE001, its positions are for one size, or its patches do not divide this one
+        error = caught
+    said = f", of which KerasHub says: {str(error).strip().splitlines()[0]}" if error and str(error).strip() else "."
+    raise ImpossibleInput(
+        f"Expected an input size that the preset {preset} can take, such as its own {own[0]}x{own[1]}. Received: "
+        f"{size[0]}x{size[1]} pixels{said} Set input: size: in the recipe."
+    ) from error
+
+
+def _backbone(keras_hub: Any, preset: str, **arguments: Any) -> keras.Model:  # noqa: ANN401, a module without types
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*mask")  # Swin passes windows' mask by that name
+        return keras_hub.models.Backbone.from_preset(preset, **arguments)
 
 
 def image_tower(model: keras.Model) -> keras.Model:
@@ -179,7 +190,9 @@ def settle(call: Call, tensors: Mapping[int, Any]) -> None:
         return
 
     def alone(tensor: Any) -> Any:  # noqa: ANN401, of any structure
-        return keras.KerasTensor((1, *tensor.shape[1:]), tensor.dtype) if isinstance(tensor, keras.KerasTensor) else tensor
+        return (
+            keras.KerasTensor((1, *tensor.shape[1:]), tensor.dtype) if isinstance(tensor, keras.KerasTensor) else tensor
+        )
 
     args, kwargs = keras.tree.map_structure(alone, call.own_arguments(tensors))
     found = compute_output_spec(layer.call, *args, **kwargs)
@@ -221,10 +234,16 @@ class WindowedAttention(keras.layers.Layer):
     """
 
     def __init__(
-        self, attention: keras.Layer, resolution: Sequence[int], window: int, shift: int, **kwargs: Any
+        self,
+        attention: keras.Layer,
+        resolution: Sequence[int],
+        window: int,
+        shift: int,
+        **kwargs: Any,  # noqa: ANN401, of layers
     ) -> None:
         super().__init__(**kwargs)
         self.attention = attention
+        self.attention.supports_masking = True  # or Keras warns of what its argument is called
         self.resolution, self.window, self.shift = tuple(resolution), window, shift
 
     @classmethod
@@ -288,7 +307,3 @@ def _swin_block(block: Any, tokens: keras.KerasTensor) -> keras.KerasTensor:  # 
 
 _EXPRESSED = {"PatchEmbedding": _swin_patches, "SwinTransformerBlock": _swin_block}
 """What `inside` does not see by a layer's own `call`, by the layer's class."""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -115,7 +115,7 @@ class PresetInput:
     """What a KerasHub preset wants done to an image.
 
     Attributes:
-        pixels: Size, resizing and crop. The gateway's resizing averages over all pixels, also where KerasHub's does not.
+        pixels: Size, resizing and crop. The gateway's resizing averages over all pixels, KerasHub's not always.
         scale: What 0..255 pixels are multiplied by, one number or one for each channel.
         offset: What is added then, likewise.
     """

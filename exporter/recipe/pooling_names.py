@@ -1,4 +1,4 @@
-"""The notation of poolings in recipes and manifests: `avg`, `max`, `gem(3)`, `spp(1,2,4)`, `flatten`, `none`, `cls`, `map`."""
+"""The notation of poolings: `avg`, `max`, `gem(3)`, `spp(1,2,4)`, `flatten`, `none`, `cls`, `map`."""
 
 import re
 from dataclasses import dataclass
