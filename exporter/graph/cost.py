@@ -36,9 +36,9 @@ def call_flops(call: Call) -> int | None:
     kernels = [weight for weight in getattr(layer, "weights", []) if len(weight.shape) > 1]
     if not kernels:
         return 0
-    positions = _alone(call.outputs[0])[:-1]
+    positions = [side for side in _alone(call.outputs[0])[:-1] if side is not None]
     counted = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
-    if not isinstance(layer, counted) or None in positions:
+    if not isinstance(layer, counted) or len(positions) < len(call.outputs[0].shape) - 1:
         return _of_parts(call)
     # A kernel is applied once at every position of the output. (In a separable convolution the stride is in the
     # depthwise half, so both halves have that many positions.)

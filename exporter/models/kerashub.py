@@ -137,10 +137,14 @@ def inside(call: Call, tensors: Mapping[int, Any]) -> keras.Model | None:
         tensors: Its inputs: symbolic tensors, or constants, by the identity of the tensor that each replaces.
     """
     layer = call.layer
-    own_weights = getattr(layer, "_trainable_variables", ()) or getattr(layer, "_non_trainable_variables", ())
-    if own_weights or call.kind.endswith(_UNITS):
+    weights: list[Any] = [
+        *getattr(layer, "_trainable_variables", []),
+        *getattr(layer, "_non_trainable_variables", []),
+    ]
+    if weights or call.kind.endswith(_UNITS):
         return None
-    if not (is_of_kerashub(layer) and getattr(layer, "_layers", ())) and not _is_activation(layer):
+    calls_others = is_of_kerashub(layer) and bool(getattr(layer, "_layers", None))
+    if not calls_others and not _is_activation(layer):
         return None
     given = {
         key: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
@@ -220,7 +224,7 @@ def constants(call: Call) -> list[Any] | None:
 
 
 @keras.saving.register_keras_serializable("microtome")
-class WindowedAttention(keras.layers.Layer):
+class WindowedAttention(keras.layers.Layer):  # type: ignore[misc] # Keras has no types
     """The attention of a block of Swin: within windows, which every other block shifts.
 
     KerasHub's block divides the map into windows and joins them again around its attention, whose own output has a row
