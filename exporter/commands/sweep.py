@@ -103,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _variants(backbones: list[str], resizes: str, scaling: str | None) -> tuple[Variant, ...]:
     """Return the backbones with their preprocessing, without TensorFlow."""
     from exporter.recipe.backbones import BACKBONES, find_backbone  # noqa: PLC0415
+    from exporter.recipe.own_backbones import brings_scaling  # noqa: PLC0415
     from exporter.recipe.preprocessing import resolve  # noqa: PLC0415
     from exporter.sweep.request import Variant  # noqa: PLC0415
 
@@ -117,11 +118,11 @@ def _variants(backbones: list[str], resizes: str, scaling: str | None) -> tuple[
         name, _, weights = text.partition("=")
         row = find_backbone(name)
         own = name not in BACKBONES
-        if own and scaling is None:
+        if own and scaling is None and not brings_scaling(name):
             raise ImpossibleOption(
                 f"Expected --scaling caffe, tf, torch or none for your own backbone {name}. Received: none of them."
             )
-        if own:
+        if own and scaling is not None:
             row = replace(row, scaling=_scaling(scaling))
         chosen = weights or ("own" if own else "imagenet")
         if chosen not in {"imagenet", "random", "own"} and not Path(chosen).is_file():

@@ -10,7 +10,7 @@ import keras
 from keras import layers
 
 from exporter.graph.cost import call_flops, total
-from exporter.graph.network import Call, Network, bits, order, place
+from exporter.graph.network import Call, Network, bits, ends_of, order, place
 from exporter.graph.tensors import shortest_ref
 
 
@@ -82,6 +82,8 @@ class Field:
 
 PIXELS = Field()
 EVERYTHING = Field(spans=None, whole=True)
+TOKENS = Field(spans=None)
+"""Of patches in a row: each sees its own patch until the first attention, and then the whole image."""
 UNKNOWN = Field(spans=None, known=False)
 
 
@@ -151,8 +153,8 @@ def _through(call: Call, seen: Field) -> Field:
     if isinstance(layer, keras.Model):
         inner = Network(layer)
         return fields(inner, seen)[inner.position(inner.model.outputs[0])] if len(layer.outputs) == 1 else UNKNOWN
-    if not seen.known:
-        return UNKNOWN
+    if not seen.known or _makes_tokens(call):
+        return TOKENS if call.kind.endswith("Embedding") else UNKNOWN
     if isinstance(layer, layers.LayerNormalization):
         return seen if _axes(layer) == [3] or seen.spans is None else UNKNOWN
     if call.kind in _POINTWISE:
@@ -161,6 +163,10 @@ def _through(call: Call, seen: Field) -> Field:
         return EVERYTHING
     height, width = (_along(call, axis, span) for axis, span in enumerate(seen.spans))
     return UNKNOWN if height is None or width is None else seen.over(height, width)
+
+
+def _makes_tokens(call: Call) -> bool:
+    return bool(call.inputs) and len(call.inputs[0].shape) == 4 and len(call.outputs[0].shape) == 3
 
 
 def _axes(layer: keras.Layer) -> list[int]:
@@ -247,7 +253,7 @@ def cut_points(model: keras.Model) -> list[CutPoint]:
             points += [
                 CutPoint(
                     index=places.get(place(layer)),
-                    ref=shortest_ref(call, output, calls),
+                    ref=_ref(call, output, calls),
                     kind=call.kind,
                     shape=tuple(tensor.shape),
                     params=_params(network, needed),
@@ -262,8 +268,17 @@ def cut_points(model: keras.Model) -> list[CutPoint]:
     return points
 
 
+def _ref(call: Call, output: int, calls: Sequence[Call]) -> str:
+    """Return a tensor's name: that of the block which it is the output of, where a sum or the like ends the block."""
+    ends = () if isinstance(call.layer, keras.Layer) else ends_of(call.outputs[output])
+    if not ends:
+        return shortest_ref(call, output, calls)
+    where, number, index = ends[0]
+    return f"{where}:{number}:{index}" if index else f"{where}:{number}" if number else where
+
+
 def default_cut(points: Sequence[CutPoint]) -> CutPoint | None:
-    """Return the deepest feature map that crosses as a single tensor; None if a network has none.
+    """Return the deepest feature map, or else the deepest tokens, that cross as a single tensor; None without either.
 
     Tensors after global pooling belong to the classifier, also where it is written as convolutions on a 1x1 map:
     `conv_preds` of MobileNet and `logits` of MobileNetV3 are the scores of 1000 classes.
@@ -271,8 +286,11 @@ def default_cut(points: Sequence[CutPoint]) -> CutPoint | None:
     Args:
         points: All cut points of a network, in the order of its layers.
     """
-    maps = [point for point in points if point.block_end and point.crossing == 1 and _is_map(point)]
-    return maps[-1] if maps else None
+    clean = [point for point in points if point.block_end and point.crossing == 1]
+    tokens = [point for point in clean if len(point.shape) == 3]
+    maps = [point for point in clean if _is_map(point)]
+    found = tokens or maps  # a transformer may begin with convolutions, and no network with tokens ends in maps
+    return found[-1] if found else None
 
 
 def _is_map(point: CutPoint) -> bool:

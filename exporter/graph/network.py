@@ -4,6 +4,7 @@ Keras keeps a node for every call of a layer, in this model or in another one, a
 them; only this module uses its private attributes.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,21 +51,38 @@ class Call:
         ordered = len(self.inputs) == 1 or isinstance(next(iter(self._arguments.args), None), list | tuple)
         return inner if ordered and len(getattr(inner, "inputs", ())) == len(self.inputs) else None
 
-    def again(self, tensors: Mapping[int, keras.KerasTensor], training: bool | None = None) -> list[keras.KerasTensor]:
+    def arguments(self, tensors: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what the call passes on, with other tensors.
+
+        Args:
+            tensors: Replacements, by the identity of the tensor that each replaces.
+        """
+        args, kwargs = self._arguments.fill_in(tensors)
+        return tuple(args), dict(kwargs)
+
+    def own_arguments(self, tensors: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what the layer's own `call` takes in inference, with other tensors; see `arguments`."""
+        args, kwargs = self.arguments(tensors)
+        kwargs.pop("training", None)  # which Keras takes away where `call` does not have it
+        if "training" in inspect.signature(self.layer.call).parameters:
+            kwargs["training"] = False
+        return args, kwargs
+
+    def again(self, tensors: Mapping[int, Any], training: bool | None = None) -> list[keras.KerasTensor]:
         """Repeat the call on other symbolic tensors.
 
         Args:
             tensors: Replacements, by the identity of the tensor that each replaces.
             training: The mode of the model around it, where that and not the call says one.
         """
-        args, kwargs = self._arguments.fill_in(tensors)
+        args, kwargs = self.arguments(tensors)
         if training is not None and getattr(self.layer, "_call_has_training_arg", False):
             kwargs.setdefault("training", training)
         return list(keras.tree.flatten(self.layer(*args, **kwargs)))
 
     def compute(self, tensors: Mapping[int, Any]) -> list[Any]:
         """Repeat the call on tensors with values, in inference mode."""
-        args, kwargs = self._arguments.fill_in(tensors)
+        args, kwargs = self.arguments(tensors)
         if "training" in getattr(self.layer, "_call_context_args", ()):  # as Keras does; operations have none
             kwargs["training"] = False
         return list(keras.tree.flatten(self.layer(*args, **kwargs)))
@@ -166,6 +184,17 @@ def order(model: keras.Model) -> tuple[str, ...]:
 def put_order(model: keras.Model, places: tuple[str, ...]) -> None:
     """Say which layers and models the model had."""
     model._microtome_order = places  # noqa: SLF001 -- as in `put`
+
+
+def prefix_tokens(model: keras.Model) -> int | None:
+    """Return how many tokens come before those of the patches (class and registers); None where that is unknown."""
+    found: int | None = getattr(functional(model), "_microtome_prefix", None)
+    return found
+
+
+def put_prefix_tokens(model: keras.Model, count: int | None) -> None:
+    """Say how many tokens come before those of the patches."""
+    model._microtome_prefix = count  # noqa: SLF001 -- as in `put`
 
 
 def bits(mask: int) -> Iterator[int]:

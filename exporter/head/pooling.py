@@ -37,15 +37,16 @@ def _pooled_shape(name: str, layer: str, pooling: str, shape: Sequence[int | Non
             f"Expected a layer of fixed shape for the output {name}. Received: {layer} of {tuple(shape)}."
         )
     wanted = PoolingName.parse(pooling)
-    if wanted.kind == "none":
+    if wanted.kind == "none" or (wanted.kind == "map" and len(fixed) == 3):
         return fixed
     if wanted.kind == "flatten":
         return (math.prod(fixed),)
     if wanted.kind == "spp":
         _want_map(name, layer, wanted, fixed)
         return (fixed[-1] * sum(int(level) ** 2 for level in wanted.numbers),)
-    if len(fixed) != 2 and (len(fixed) != 3 or wanted.kind == "cls"):
-        rank = "tokens [N, T, C]" if wanted.kind == "cls" else "a feature map [N, H, W, C] or tokens [N, T, C]"
+    if wanted.kind == "map" or (len(fixed) != 2 and (len(fixed) != 3 or wanted.kind == "cls")):
+        ranks = {"cls": "tokens [N, T, C]", "map": "a feature map [N, H, W, C] or tokens of patches"}
+        rank = ranks.get(wanted.kind, "a feature map [N, H, W, C] or tokens [N, T, C]")
         instead = "avg" if len(fixed) == 3 else "none"
         raise ImpossiblePooling(
             f"Expected a layer with {rank} for pooling: {pooling} of the output {name}. "
@@ -62,7 +63,7 @@ def pool(features: tf.Tensor, pooling: str) -> tf.Tensor:
         pooling: In the notation of `exporter.recipe.pooling_names`.
 
     Returns:
-        float32 [N, D], or the features themselves for `none`.
+        float32 [N, D], or the features themselves for `none` and `map`.
     """
     features = tf.cast(features, tf.float32)
     name = PoolingName.parse(pooling)

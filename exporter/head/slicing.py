@@ -7,15 +7,16 @@ from typing import cast, get_args
 
 import keras
 
-from exporter.errors import CutError, ImpossibleClasses, ImpossibleHead
+from exporter.errors import CutError, ImpossibleClasses, ImpossibleHead, ImpossiblePooling
 from exporter.graph.cost import count_flops, count_params
-from exporter.graph.network import Call, Network, functional, place
+from exporter.graph.network import Call, Network, functional, place, prefix_tokens
 from exporter.graph.tensors import find_tensor
 from exporter.head.dense import DenseHead, read_head
 from exporter.head.pooling import pooled_output_shape
 from exporter.models.building import Built, build
 from exporter.recipe.backbones import Backbone, Scaling, find_backbone
 from exporter.recipe.labels import labels_of
+from exporter.recipe.pooling_names import PoolingName
 from exporter.recipe.resolved import IMAGENET, LAST_LAYER, ModelRecipe, OutputRecipe
 from exporter.runtime.memory import available, estimated
 from exporter.runtime.terminal import stage, warn
@@ -145,12 +146,36 @@ def find_output(
     """
     if output.of_classifier:
         return _find_logits(model, output)
-    found = [find_tensor(model, layer) for layer in output.layers]
+    found = [as_pooled(model, output, find_tensor(model, layer)) for layer in output.layers]
     shapes = tuple(tuple(tensor.shape) for tensor in found)
     pooled = pooled_output_shape(output, shapes)
     if output.head is not None:
         _check_head(output, pooled)
     return found, shapes, pooled
+
+
+def as_pooled(model: keras.Model, output: OutputRecipe, tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """Return a tensor as its pooling takes it: the tokens of a transformer's patches are a map [N, H, W, C].
+
+    Raises:
+        ImpossiblePooling: The pooling is of a class token, and there is none.
+    """
+    prefix = prefix_tokens(model)
+    if prefix is None or len(tensor.shape) != 3 or tensor.shape[1] is None:
+        return tensor
+    pooling = PoolingName.parse(output.pooling)
+    if pooling.kind == "cls" and prefix == 0:
+        raise ImpossiblePooling(
+            f"Expected a network with a class token for pooling: cls of the output {output.name}. Received: "
+            f"{output.layer} of {model.name}, which has tokens of patches only. Say pooling: avg."
+        )
+    (_, height, width, _), patches = functional(model).inputs[0].shape, tensor.shape[1] - prefix
+    rows = math.isqrt(max(patches * height // width, 0))
+    if not pooling.of_patches or rows == 0 or patches % rows or patches * height != rows * rows * width:
+        return tensor
+    if prefix:
+        tensor = keras.layers.Cropping1D((prefix, 0))(tensor)
+    return keras.layers.Reshape((rows, patches // rows, tensor.shape[2]))(tensor)
 
 
 def _check_head(output: OutputRecipe, pooled: tuple[int, ...]) -> None:

@@ -104,7 +104,7 @@ def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec, *, a
             f"Expected weights: {OWN_WEIGHTS} or a weights file for {row.name}, which comes with its own. "
             f"Received: {weights!r}."
         )
-    loaded, source = own_models.load(row.name)
+    loaded, source = own_models.load(row.name, (pixels.height, pixels.width))
     color = color_of(loaded.inputs[0].shape[3])
     if color != pixels.color and not any_color:
         raise ImpossibleInput(

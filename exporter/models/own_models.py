@@ -25,8 +25,18 @@ from keras.src.ops import math as math_operations
 from keras.src.saving.serialization_lib import SafeModeScope
 
 from exporter.errors import ImpossibleInput, ImpossibleModel
-from exporter.graph.network import Call, Network, order, place, put, put_end, put_order
-from exporter.models import classic_networks
+from exporter.graph.network import (
+    Call,
+    Network,
+    order,
+    place,
+    prefix_tokens,
+    put,
+    put_end,
+    put_order,
+    put_prefix_tokens,
+)
+from exporter.models import classic_networks, kerashub
 from exporter.recipe.own_backbones import KERAS_FILES, LARGEST_CONFIG, color_of, saved_config
 from exporter.runtime.archives import FREE_BYTES, MOST_TIMES, check_inflated, opened_zip
 
@@ -43,11 +53,12 @@ _MODELS = ("Functional", "Model", "Sequential")
 _HALF = ("float16", "bfloat16")
 
 
-def load(text: str) -> tuple[keras.Model, str]:
+def load(text: str, size: tuple[int, int] | None = None) -> tuple[keras.Model, str]:
     """Return the model and where it came from.
 
     Args:
         text: A path ending in `.keras` or `.h5`, `module:function` or `keras_hub:preset`.
+        size: Height and width in pixels, for a preset, some of which can be built for another one than their own.
 
     Raises:
         ImpossibleModel: It does not exist, or it is not a functional model with one image input.
@@ -55,7 +66,7 @@ def load(text: str) -> tuple[keras.Model, str]:
     if text.endswith(KERAS_FILES):
         model, origin = _from_file(Path(text)), f"the file {Path(text).name}"
     elif text.startswith("keras_hub:"):
-        model, origin = _from_preset(text.partition(":")[2]), f"KerasHub preset {text.partition(':')[2]}"
+        model, origin = kerashub.load(text.partition(":")[2], size), f"KerasHub preset {text.partition(':')[2]}"
     else:
         model, origin = _from_function(text), f"the function {text}"
     if not isinstance(model, keras.Model):
@@ -305,23 +316,6 @@ def _from_function(text: str) -> keras.Model:
         sys.path.remove(here)
 
 
-def _from_preset(preset: str) -> keras.Model:
-    try:
-        keras_hub = importlib.import_module("keras_hub")
-    except ImportError as error:
-        raise ImpossibleModel(
-            f"Expected the package keras-hub for the preset {preset}. Received: it is not installed. Run pip install "
-            "keras-hub."
-        ) from error
-    try:
-        return keras_hub.models.Backbone.from_preset(preset)
-    except Exception as error:  # unknown, not downloadable, or not a backbone
-        raise ImpossibleModel(
-            f"Expected a KerasHub backbone preset, by name or local directory. Received: {preset!r}, of which KerasHub "
-            f"says: {first_line(error)}"
-        ) from error
-
-
 def first_line(error: Exception) -> str:
     """Return the first line of an exception's message, or its type without one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -344,13 +338,15 @@ def resized(model: keras.Model, height: int, width: int) -> keras.Model:
     (images,) = model.inputs
     precise = _in_float32(model)
     same = tuple(images.shape[1:3]) == (height, width) and images.dtype == "float32"
-    if same and precise and all(call.inner is None for call in Network(model).calls):
+    closed = all(call.inner is None and not kerashub.is_of_kerashub(call.layer) for call in Network(model).calls)
+    if same and precise and closed:
         return model
     name = next(call.layer.name for call in Network(model).calls if not call.inputs)
     start = keras.Input((height, width, images.shape[3]), dtype="float32", name=name)
     outputs = _Opened(model, (height, width)).again(model, [start])
     found = keras.Model(start, outputs, name=model.name)
     put_order(found, order(model))
+    put_prefix_tokens(found, prefix_tokens(model))
     return found
 
 
@@ -372,6 +368,7 @@ class _Opened:
         self._named = {call.layer.name: call.layer for call in calls if call.inner is None}
         self._own = {id(call.layer) for call in calls}
         self._calls: Counter[str] = Counter()
+        self._of_kerashub = prefix_tokens(model) is not None
 
     def again(
         self, model: keras.Model, given: Sequence[keras.KerasTensor], within: str = "", training: bool | None = None
@@ -389,16 +386,25 @@ class _Opened:
         for call in Network(model).calls:
             if not call.inputs:
                 continue
-            inner, where = call.inner, within + place(call.layer).rpartition("/")[2]
-            if inner is None:
-                self._put(call.layer, where)
-                found = self._repeated(call, tensors, training)
-            else:
+            name = place(call.layer).rpartition("/")[2]
+            where = within + (name.removeprefix(f"{model.name}_") if self._of_kerashub else name)
+            taken = {id(tensor): tensors[id(tensor)] for tensor in call.inputs}
+            inner = call.inner or kerashub.inside(call, taken)
+            if inner is not None:
                 mode = training if call.training is None else call.training
-                found = self.again(inner, [tensors[id(tensor)] for tensor in call.inputs], f"{where}/", mode)
+                symbolic = [tensor for tensor in taken.values() if isinstance(tensor, keras.KerasTensor)]
+                found = self.again(inner, symbolic, f"{where}/", mode)
                 for output, tensor in enumerate(found):
                     put_end(tensor, where, self._calls[where], output)
                 self._calls[where] += 1
+            elif self._of_kerashub and kerashub.does_nothing(call):
+                found = list(taken.values())
+            elif (same := kerashub.constants(call)) is not None:
+                found = same
+            else:
+                self._put(call.layer, where)
+                kerashub.settle(call, taken)
+                found = self._repeated(call, tensors, training)
             tensors.update(zip((id(tensor) for tensor in call.outputs), found, strict=True))
         return [tensors[id(tensor)] for tensor in model.outputs]
 
@@ -417,6 +423,8 @@ class _Opened:
 
     def _put(self, layer: keras.Operation, where: str) -> None:
         if id(layer) in self._own:  # the model calls it itself, and perhaps a model within it does too
+            if where != place(layer) and "/" not in where and where not in self._named:  # KerasHub's prefix is gone
+                put(layer, where, where)
             return
         self._own.add(id(layer))
         name = where.rpartition("/")[2]

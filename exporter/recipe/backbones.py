@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from exporter.errors import UnknownBackbone, nearest
-from exporter.recipe.own_backbones import is_own, of_another_format, own_input
+from exporter.recipe.own_backbones import PRESET_PREFIX, is_own, of_another_format, own_input, preset_input
 from exporter.recipe.preprocessing import input_spec
 from microtome.manifest import InputSpec, Interpolation
 
@@ -113,7 +113,8 @@ PYTORCH_FILES = (".pt", ".pth")
 def find_backbone(name: str, weights: str | None = None) -> Backbone:
     """Return the row of that name with these weights, or one made for a model of the user's own.
 
-    How an own model wants its pixels scaled cannot be known: as they are, unless a recipe says otherwise.
+    How an own model wants its pixels scaled cannot be known: as they are, unless a recipe says otherwise. A KerasHub
+    preset brings it along.
 
     Raises:
         UnknownBackbone: There is none.
@@ -122,6 +123,8 @@ def find_backbone(name: str, weights: str | None = None) -> Backbone:
         return TORCHVISION[name]
     if name in BACKBONES:
         return BACKBONES[name]
+    if name.startswith(PRESET_PREFIX) and (own := preset_input(name.removeprefix(PRESET_PREFIX))) is not None:
+        return Backbone(name, None, "none", own.pixels)  # its scaling is a layer of the network
     if is_own(name):
         height, width, color = own_input(name)
         shortest_side = round(max(height, width) * 8 / 7)

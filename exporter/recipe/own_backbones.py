@@ -3,16 +3,22 @@
 They are recognised by their spelling and described without TensorFlow.
 """
 
+import importlib
 import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from exporter.errors import UnknownBackbone
+from exporter.recipe.preprocessing import INTERPOLATIONS, input_spec
 from exporter.runtime.archives import opened_zip
-from microtome.manifest import CHANNELS, Color
+from exporter.runtime.tensorflow_ready import tensorflow_ready
+from microtome.manifest import CHANNELS, Color, InputSpec, Interpolation
 
 KERAS_FILES = (".keras", ".h5", ".hdf5")
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -20,6 +26,9 @@ PRESET_PREFIX = "keras_hub:"
 PRESET = re.compile(rf"{PRESET_PREFIX}.+")
 LARGEST_CONFIG = 16 << 20
 """Bytes of a saved model's configuration."""
+
+CONVERTER = "image_converter.json"
+"""Of a preset: what KerasHub does to an image before the backbone."""
 
 _SIZE = 224
 _OTHERS = {
@@ -107,3 +116,78 @@ def _input_shapes(config: object) -> Iterator[list[int | None]]:
     elif isinstance(config, list):
         for value in config:
             yield from _input_shapes(value)
+
+
+@dataclass(frozen=True, slots=True)
+class PresetInput:
+    """What a KerasHub preset wants done to an image.
+
+    Attributes:
+        pixels: Size, resizing and crop. The gateway's resizing averages over all pixels, KerasHub's not always.
+        scale: What 0..255 pixels are multiplied by, one number or one for each channel.
+        offset: What is added then, likewise.
+    """
+
+    pixels: InputSpec
+    scale: float | list[float]
+    offset: float | list[float]
+
+
+@cache
+def preset_input(preset: str) -> PresetInput | None:
+    """Return what a preset wants done to an image; None for a preset that does not say it.
+
+    Args:
+        preset: A directory, a name that KerasHub knows, or a handle such as `kaggle://…`, whose files are downloaded.
+
+    Raises:
+        UnknownBackbone: The preset is unknown or cannot be downloaded.
+    """
+    config = _converter(preset)
+    if config is None or not config.get("image_size"):
+        return None
+    size = config["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    wanted = str(config.get("interpolation"))
+    interpolation = cast("Interpolation", wanted if wanted in INTERPOLATIONS else "bilinear")
+    pixels = input_spec(height, width, shortest_side=max(height, width), interpolation=interpolation)
+    if config.get("pad_to_aspect_ratio"):
+        pixels = replace(pixels, resize="letterbox", shortest_side=None, crop="none")
+    elif not config.get("crop_to_aspect_ratio", True):
+        pixels = replace(pixels, resize="squash", shortest_side=None, crop="none")
+    return PresetInput(pixels, config.get("scale") or 1.0, config.get("offset") or 0.0)
+
+
+def brings_scaling(backbone: str) -> bool:
+    """Whether a backbone of the user's own says how its pixels are scaled, as most presets do."""
+    return backbone.startswith(PRESET_PREFIX) and preset_input(backbone.removeprefix(PRESET_PREFIX)) is not None
+
+
+def _converter(preset: str) -> Mapping[str, Any] | None:
+    if Path(preset).is_dir():
+        try:
+            found = json.loads((Path(preset) / CONVERTER).read_text(encoding="utf-8"))
+            return cast("Mapping[str, Any]", found["config"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # a backbone that was saved alone; loading reports what is wrong with the others
+    try:
+        with tensorflow_ready():
+            keras_hub = importlib.import_module("keras_hub")
+            config: Mapping[str, Any] = keras_hub.layers.ImageConverter.from_preset(preset).get_config()
+            return config
+    except ImportError:
+        return None  # loading says what to install
+    except Exception as error:  # unknown, or not downloadable
+        raise UnknownBackbone(preset_unavailable(preset, error)) from error
+
+
+def preset_unavailable(preset: str, error: Exception) -> str:
+    """Return what to do about a preset that cannot be had."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = said.removesuffix(" A preset must be a one of:").rstrip(".") + "."
+    return (
+        f"Expected a KerasHub preset of images, by name or directory. Received: {preset!r}, of which KerasHub says: "
+        f"{said} Two ways on: where the preset's host is reached, run keras_hub.models.Backbone.from_preset({preset!r})"
+        '.save_to_preset("FOLDER") and the same with keras_hub.layers.ImageConverter, and say backbone: '
+        "keras_hub:FOLDER here; or use EfficientNetLite0, 1 or 2, whose weights are installed."
+    )

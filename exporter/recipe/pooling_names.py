@@ -1,12 +1,12 @@
-"""The notation of poolings in recipes and manifests: `avg`, `max`, `gem(3)`, `spp(1,2,4)`, `flatten`, `none`, `cls`."""
+"""The notation of poolings: `avg`, `max`, `gem(3)`, `spp(1,2,4)`, `flatten`, `none`, `cls`, `map`."""
 
 import re
 from dataclasses import dataclass
 from typing import Self
 
-PLAIN = ("avg", "max", "flatten", "none", "cls")
+PLAIN = ("avg", "max", "flatten", "none", "cls", "map")
 SPELLINGS = (*PLAIN, "gem(p)", "spp(1,2,4)")
-PATTERN = r"^(avg|max|flatten|none|cls|gem(\([0-9]+(\.[0-9]+)?\))?|spp(\([1-9][0-9]?(, ?[1-9][0-9]?)*\))?)$"
+PATTERN = r"^(avg|max|flatten|none|cls|map|gem(\([0-9]+(\.[0-9]+)?\))?|spp(\([1-9][0-9]?(, ?[1-9][0-9]?)*\))?)$"
 _DEFAULTS = {"gem": "3", "spp": "1,2,4"}
 
 
@@ -15,7 +15,7 @@ class PoolingName:
     """A parsed pooling.
 
     Attributes:
-        kind: `avg`, `max`, `gem`, `spp`, `flatten`, `none` or `cls`.
+        kind: `avg`, `max`, `gem`, `spp`, `flatten`, `none`, `cls` or `map`.
         numbers: The exponent of `gem`, the levels of `spp`; empty for the others.
     """
 
@@ -37,6 +37,11 @@ class PoolingName:
         if kind == "gem" and numbers[0] <= 0:
             raise ValueError(text)
         return cls(kind, numbers)
+
+    @property
+    def of_patches(self) -> bool:
+        """Whether it sees a transformer's patches as a map, and none of its other tokens."""
+        return self.kind not in ("cls", "flatten", "none")
 
     def __str__(self) -> str:
         """Return the canonical spelling, as in manifests."""

@@ -19,7 +19,7 @@ from exporter.recipe.backbones import BACKBONES, Backbone, find_backbone
 from exporter.recipe.files import file_digest, image_files, images_digest
 from exporter.recipe.format import ENTRIES, ModelEntry, OutputEntry, RecipeEntry
 from exporter.recipe.labels import checked_labels, read_labels
-from exporter.recipe.own_backbones import KERAS_FILES, PRESET_PREFIX, of_another_format
+from exporter.recipe.own_backbones import KERAS_FILES, PRESET_PREFIX, brings_scaling, of_another_format
 from exporter.recipe.pooling_names import SPELLINGS
 from exporter.recipe.preprocessing import impossibilities, resolve
 from exporter.recipe.presets import write_out_presets
@@ -292,6 +292,8 @@ class _Model:
 
     def _check_own_input(self, backbone: str) -> None:
         """Check that the input of an own model is given; a wrong guess would only show in the vectors."""
+        if brings_scaling(backbone):
+            return
         given = self._tree.keys((*self._loc, "input"))
         # A file says its own size, but not how its pixels were scaled.
         wanted = ("scaling",) if backbone.endswith(KERAS_FILES) else ("size", "scaling")

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from exporter.errors import UnknownModel, nearest
 from exporter.recipe.own_backbones import PRESET_PREFIX
+from exporter.recipe.pooling_names import PoolingName
 from exporter.recipe.preprocessing import recorded
 from exporter.recipe.yaml_tree import YamlTree
 from microtome.manifest import InputSpec, Label
@@ -99,8 +100,11 @@ class OutputRecipe:
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        """The names of its layers' tensors in a slice: logits are another tensor than their layer's own."""
-        return (f"{self.layer} before its activation",) if self.of_classifier else self.layers
+        """The names of its layers' tensors in a slice: logits and all tokens are other tensors than a layer's own."""
+        if self.of_classifier:
+            return (f"{self.layer} before its activation",)
+        patches = PoolingName.parse(self.pooling).of_patches
+        return self.layers if patches else tuple(f"{layer} with all tokens" for layer in self.layers)
 
     @property
     def of_classifier(self) -> bool:

@@ -12,7 +12,7 @@ from exporter.errors import ImpossibleOption, ImpossiblePooling, nearest
 from exporter.graph.cut_points import CutPoint, cut_points, default_cut
 from exporter.graph.tensors import find_tensor
 from exporter.head.pooling import pooled_output_shape
-from exporter.head.slicing import MOST_DIMENSIONS, Slice, SliceOutput
+from exporter.head.slicing import MOST_DIMENSIONS, Slice, SliceOutput, as_pooled
 from exporter.models.building import Built
 from exporter.recipe.pooling_names import PoolingName
 from exporter.recipe.resolved import OutputRecipe, Projection
@@ -121,14 +121,16 @@ def cuts(built: Built, pixels: InputSpec, poolings: Sequence[str], layers: Seque
     every = cut_points(built.model)
     usual = default_cut(every)
     points = _chosen(every, usual, layers)
-    tensors = {point.ref: find_tensor(built.model, point.ref) for point in points}
+    found = {point.ref: find_tensor(built.model, point.ref) for point in points}
+    tensors: dict[str, keras.KerasTensor] = {}
     by_ref = {point.ref: point for point in points}
     names: set[str] = set()
     outputs, depths = [], {}
     for output in _outputs(points, usual, poolings, pairs=not layers):
         parts = [by_ref[layer] for layer in output.layers]
-        shapes = tuple(part.shape for part in parts)
         try:
+            ends = [as_pooled(built.model, output, found[layer]) for layer in output.layers]
+            shapes = tuple(tuple(end.shape) for end in ends)
             pooled = pooled_output_shape(output, shapes)
         except ImpossiblePooling:
             continue
@@ -138,6 +140,7 @@ def cuts(built: Built, pixels: InputSpec, poolings: Sequence[str], layers: Seque
         named = _named(fitted, parts, names)
         deepest = max(parts, key=points.index)
         flops = None if any(part.flops is None for part in parts) else max(part.flops or 0 for part in parts)
+        tensors |= dict(zip(named.cuts, ends, strict=True))
         outputs.append(SliceOutput(named, shapes, pooled, max(part.params for part in parts), flops))
         depths[named.name] = points.index(deepest) / max(len(points) - 1, 1)
     wanted = usual.ref if usual is not None else points[-1].ref
@@ -208,7 +211,9 @@ def _named(output: OutputRecipe, parts: Sequence[CutPoint], names: set[str]) -> 
     """Name an output by its layers and its pooling, within what recipes allow."""
     ending = "" if output.pooling == "none" else f"-{re.sub(r'[^a-z0-9]', '', output.pooling.partition(',')[0])}"
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", ".".join(part.ref for part in parts)).lstrip("_.-") + ending
-    if len(plain) > _NAME or plain in names:
+    if len(plain) > _NAME and all(part.index is None for part in parts):
+        plain = plain[-_NAME:].lstrip("_.-")
+    elif len(plain) > _NAME or plain in names:
         plain = f"cut{'.'.join(str(part.index) for part in parts)}{ending}"
     while plain in names:
         plain += "x"
