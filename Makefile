@@ -171,6 +171,7 @@ lock: setup            ## resolve the requirement files again
 	@$(COMPILE) --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
 	@for set in $(SETS); do $(COMPILE) --generate-hashes -c $(VENV)/all.txt $$(ls requirements/$$set.in requirements/$$set.*.in 2>/dev/null) \
 	    -o requirements/$$set.txt || exit 1; done
+	@$(COMPILE) --no-deps --generate-hashes requirements/kerashub.in -o requirements/kerashub.txt
 	@for set in kserve site; do $(COMPILE) --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 # Only indexes are read; no wheel is downloaded. On aarch64 OpenVINO wants a newer glibc than the others.

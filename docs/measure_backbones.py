@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from measuring import Json, Page, microtome, parser, table
 
@@ -116,7 +115,9 @@ def measured(name: str, before: Json, machine: str) -> Json:
 def _worst(printed: str) -> float:
     """Return the largest error of the comparisons with Keras that `verify --json` has printed."""
     findings = json.loads(printed)["findings"]
-    details = [finding["detail"] for finding in findings if finding["check"].endswith("equals Keras on the same pixels")]
+    details = [
+        finding["detail"] for finding in findings if finding["check"].endswith("equals Keras on the same pixels")
+    ]
     return max(float(error) for detail in details for error in re.findall(r"^relative (\S+) of", detail))
 
 
