@@ -1,4 +1,4 @@
-"""Colours of a decoded picture: of deep greys to 8 bits, of transparent pictures on a background, and of all as the model's.
+"""Colours of a decoded picture: deep greys to 8 bits, transparent pictures on a background, and all as the model's.
 
 Pillow's `convert`, which Keras calls, clips grey levels above 255 to white, and shows what lies beneath full
 transparency. Recipes may ask for something else: `InputSpec.depth` and `InputSpec.background`.

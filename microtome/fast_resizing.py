@@ -31,7 +31,7 @@ def unavailable(spec: InputSpec) -> str | None:
     return _NO_LIBRARY if spec.decode == "fast" and _library() is None else None
 
 
-def resized_window(
+def resized_window(  # noqa: PLR0913, PLR0917, as Pillow's own
     image: Image.Image,
     size: tuple[int, int],
     window: tuple[int, int, int, int],

@@ -10,9 +10,9 @@ from google.protobuf.wrappers_pb2 import Int64Value
 from numpy.typing import NDArray
 from PIL import Image
 
+from microtome.colors import MODES
 from microtome.golden import golden_pixels, relative_l2
 from microtome.manifest import ModelCard
-from microtome.preprocessing import MODES
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictResponse
 from service.model_server.predict_encoding import (
     IMAGES,

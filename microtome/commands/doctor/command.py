@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 
 from microtome.commands.doctor import here
 from microtome.commands.doctor.here import Finding, proved
+from microtome.commands.up.command import ENGINES
 from microtome.commands.verify import check_version, expanded
 from microtome.errors import shown
 
@@ -49,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--recipe", type=Path, help="as of microtome up (recipe.yaml, or the one that is installed)")
     add("--models-dir", type=Path, default=Path("models"), help="where exported models are (models)")
-    add("--engine", choices=("tensorflow", "openvino"), default="tensorflow", help="as of microtome up (tensorflow)")
+    add("--engine", choices=ENGINES, default="auto", help="as of microtome up (%(default)s)")
     add("--no-golden", action="store_true", help="compute no golden vectors here, which takes some ten seconds")
     add("--host", default=environment.get("MICROTOME_HOST", "127.0.0.1"), help="of the gateway (or MICROTOME_HOST)")
     add("--port", default=environment.get("MICROTOME_PORT", "8000"), help="of the gateway (8000, or MICROTOME_PORT)")
