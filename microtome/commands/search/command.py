@@ -5,7 +5,7 @@ import base64
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from html import escape
 from io import BytesIO
@@ -140,7 +140,7 @@ def _search(options: argparse.Namespace) -> int:
     folder = Path(os.path.realpath(options.photos))
     path = options.vectors or folder.with_name(f"{folder.name or 'photos'}.{model.name}.{output}.npy")
     with alone(path):
-        collection = up_to_date(path, photos, options, wanted, model.fingerprint or "")
+        collection = up_to_date(path, photos, options, replace(wanted, priority="bulk"), model.fingerprint or "")
     if not collection.keys:
         raise EmbedError(f"No image in {options.photos} can be embedded: {_failures(collection)}")
     found = [collection.nearest(one.vector, options.top, one.own) for one in asked]
