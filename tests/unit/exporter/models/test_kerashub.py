@@ -22,6 +22,7 @@ from exporter.recipe.own_backbones import preset_input
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
 from exporter.split.blocks import split, write_block
 from exporter.split.pipeline import prove
+from exporter.sweep.candidates import cuts
 from tests.transformer_models import FAMILIES, TINY, computed, image_side, saved, scaled
 
 EQUAL = 1e-4
@@ -153,6 +154,17 @@ def test_usual_cut_is_the_last_normalised_tokens(name: str, presets: Presets) ->
     family = FAMILIES[name]
     ends = [point.ref.endswith(family.block.format(0, 1)) for point in points if point.crossing == 1]
     assert sum(ends) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "poolings"), [("vit", {"avg", "cls"}), ("siglip", {"avg", "none"}), ("swin", {"avg"})]
+)
+def test_sweep_tries_class_tokens_where_there_are_some(name: str, poolings: set[str], presets: Presets) -> None:
+    """Every output can be computed: a candidate's tensor is the one that its pooling takes."""
+    _, built = presets(name)
+    found = cuts(built, built.row.preprocessing, ("avg",), ())
+    assert {output.recipe.pooling for output in found.slice_.outputs if not output.recipe.more_layers} == poolings
+    assert all(set(output.recipe.cuts) <= set(found.slice_.model.output) for output in found.slice_.outputs)
 
 
 @pytest.mark.parametrize(
