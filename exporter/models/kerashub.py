@@ -45,7 +45,7 @@ def load(preset: str, size: tuple[int, int] | None) -> keras.Model:
     except ImportError as error:
         raise ImpossibleModel(
             f"Expected the package keras-hub for the preset {preset}. Received: it is not installed. Run pip install "
-            "'microtome-server[kerashub]'."
+            "keras-hub."
         ) from error
     try:
         model = _backbone(keras_hub, preset)

@@ -104,8 +104,8 @@ recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, outputs,
 precision, tolerance, default_output, max_batch_size, version, calibration, compat. Received: 'colour'. Nearest: none.
 recipe.yaml:7: models[0].max_batch_size: expected a whole number of at least 1. Received: 0.
 recipe.yaml:8: models[0].default_output: expected one of top. Received: 'bottom'. Nearest: none.
-recipe.yaml:10: models[0].outputs[0].pooling: expected one of avg, max, flatten, none, cls, gem(p), spp(1,2,4). \
-Received: 'mean'. Nearest: max.
+recipe.yaml:10: models[0].outputs[0].pooling: expected one of avg, max, flatten, none, cls, map, gem(p), spp(1,2,4). \
+Received: 'mean'. Nearest: max, map.
 recipe.yaml:11: models[0].outputs[1]: expected the key layer, or layers for several. Received: only name.
 recipe.yaml:11: models[0].outputs[1]: expected names that differ. Received: 'top' twice."""
     )
