@@ -108,7 +108,7 @@ class Picture:
             BrokenImage: the decoder refuses.
             RuntimeError: the model is not for this platform, see `unavailable`; its callers have looked before.
         """
-        if lacking := unavailable(spec):
+        if spec.decode == "fast" and (lacking := unavailable(spec)):
             raise RuntimeError(lacking)
         self._image, self._encoded, self._spec, self._regions, self._again = image, encoded, spec, regions, again
         stored, self._full, self._scales = image.size, None, [1] * len(regions)
@@ -182,7 +182,7 @@ class Picture:
             )
             fitted = []
             for region in regions:
-                left, top, right, bottom = region.box(full)
+                left, top, right, bottom = _box(region, full)
                 part, box = _cut(upright, (left, top, right, bottom), full, scale, start)
                 placement = place((right - left, bottom - top), spec)
                 fitted.append(_fit(colored(part, spec, depth), placement, spec, gap, box).reshape(spec.shape))
@@ -270,10 +270,14 @@ def _centered(size: tuple[int, int], spec: InputSpec) -> Placement:
 
 def _scale(region: Region, upright: tuple[int, int], spec: InputSpec) -> int:
     """Return by how much libjpeg may divide the sides of an image, for one of its regions to be large enough."""
-    left, top, right, bottom = region.box(upright)
+    left, top, right, bottom = _box(region, upright)
     width, height = place((right - left, bottom - top), spec).size
     most = min((right - left) // int(width * REDUCING_GAP), (bottom - top) // int(height * REDUCING_GAP))
     return next((scale for scale in (8, 4, 2) if most >= scale), 1)
+
+
+def _box(region: Region, full: tuple[int, int]) -> tuple[int, int, int, int]:
+    return (0, 0, *full) if region == WHOLE else region.box(full)
 
 
 def _draft(image: Image.Image, scale: int) -> None:
