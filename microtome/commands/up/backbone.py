@@ -17,6 +17,7 @@ import yaml
 
 from exporter.errors import ExporterError, nearest
 from exporter.recipe.backbones import BACKBONES, find_backbone
+from exporter.recipe.own_backbones import is_own
 from exporter.recipe.pooling_names import SPELLINGS, PoolingName
 from exporter.recipe.resolved import WEIGHTS
 from exporter.recipe.writing import in_one_line, write_files
@@ -76,10 +77,11 @@ def check(options: Namespace) -> None:
 
 
 def _unknown(name: str) -> str:
-    try:
-        find_backbone(name)
-    except ExporterError as error:
-        return str(error)
+    if not is_own(name):
+        try:
+            find_backbone(name)
+        except ExporterError as error:
+            return str(error)
     return (
         f"Expected --model to be a backbone's name or FILE.keras. Received: {name!r}, which takes a recipe, since "
         "its input size has to be said: see backbone in docs/reference/recipe.md."
