@@ -57,7 +57,7 @@ class Place:
         for port, name in zip([self.valkey.port, *self.ports], ("6379", "8000", "8500"), strict=True):
             text = re.sub(rf"\b{port}\b", name, text)
         text = re.sub(r"(Valkey \d+)[.\d]+", r"\1", text.replace(f"{self.folder}{os.sep}", ""))
-        text = re.sub(r"process \d+ \(.*?\)", "process 4711 (python -m service)", text)
+        text = re.sub(r"process \d+ \(.*\)(?=\. )", "process 4711 (python -m service)", text)
         return re.sub(r"(make run ARGS=\")?(microtome up )?--port \d+\"?", "microtome up --port 8001", text)
 
 
