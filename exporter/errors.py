@@ -145,3 +145,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     by_folded = {known.casefold(): known for known in names}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)
     return f"Nearest: {', '.join(by_folded[folded] for folded in close) or 'none'}."
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message, or its type without one."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

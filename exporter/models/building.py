@@ -11,7 +11,7 @@ from pathlib import Path
 
 import keras
 
-from exporter.errors import ImpossibleInput, ImpossibleWeights, WeightsFileBroken, WeightsUnavailable
+from exporter.errors import ImpossibleInput, ImpossibleWeights, WeightsFileBroken, WeightsUnavailable, first_line
 from exporter.graph.network import functional
 from exporter.models import classic_networks, efficientnet_lite, own_models, torchvision_networks
 from exporter.models.pytorch_file import read_state_dict
@@ -196,8 +196,7 @@ def _load_keras_file(model: keras.Model, backbone: str, file: Path, include_top:
     except Exception as error:  # Keras and h5py raise many types for damaged files
         top, hint = _TOPS[include_top]
         raise WeightsFileBroken(
-            f"Expected the weights of {backbone}{top}. Received: {file}, of which Keras says: "
-            f"{own_models.first_line(error)}{hint}"
+            f"Expected the weights of {backbone}{top}. Received: {file}, of which Keras says: {first_line(error)}{hint}"
         ) from error
 
 

@@ -15,12 +15,10 @@ import numpy as np
 from keras import ops
 from keras.src.backend import compute_output_spec
 
-from exporter.errors import ImpossibleInput, ImpossibleModel
+from exporter.errors import ImpossibleInput, ImpossibleModel, first_line
 from exporter.graph.network import Call, Network, put_prefix_tokens
 from exporter.recipe.own_backbones import PresetInput, preset_input, preset_unavailable
 
-_UNITS = ("Attention",)
-"""Ends of names of layers that are one thing to cut at, though they call others."""
 _NOTHING = ("Dropout", "Identity")
 _CLASS_TOKENS = {
     "CLIPVisionEncoder": 1, "DINOV2Backbone": 1, "DINOV3Backbone": 1, "SigLIPVisionEncoder": 0,
@@ -97,7 +95,7 @@ def _of_size(keras_hub: Any, preset: str, size: tuple[int, int], own: tuple[int,
             return model
     except Exception as caught:  # noqa: BLE001, its positions are for one size, or its patches do not divide this one
         error = caught
-    said = f", of which KerasHub says: {str(error).strip().splitlines()[0]}" if error and str(error).strip() else "."
+    said = f", of which KerasHub says: {first_line(error)}" if error and str(error).strip() else "."
     raise ImpossibleInput(
         f"Expected an input size that the preset {preset} can take, such as its own {own[0]}x{own[1]}. Received: "
         f"{size[0]}x{size[1]} pixels{said} Set input: size: in the recipe."
@@ -136,15 +134,7 @@ def inside(call: Call, tensors: Mapping[int, Any]) -> keras.Model | None:
         call: The layer's call.
         tensors: Its inputs: symbolic tensors, or constants, by the identity of the tensor that each replaces.
     """
-    layer = call.layer
-    weights: list[Any] = [
-        *getattr(layer, "_trainable_variables", []),
-        *getattr(layer, "_non_trainable_variables", []),
-    ]
-    if weights or call.kind.endswith(_UNITS):
-        return None
-    calls_others = is_of_kerashub(layer) and bool(getattr(layer, "_layers", None))
-    if not calls_others and not _is_activation(layer):
+    if not _calls_others_alone(call) and not _is_activation(call.layer):
         return None
     given = {
         key: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
@@ -153,7 +143,7 @@ def inside(call: Call, tensors: Mapping[int, Any]) -> keras.Model | None:
     }
     args, kwargs = call.own_arguments({**tensors, **given})
     try:
-        found = _EXPRESSED.get(call.kind, type(layer).call)(layer, *args, **kwargs)
+        found = _EXPRESSED.get(call.kind, type(call.layer).call)(call.layer, *args, **kwargs)
         model = keras.Model(list(given.values()), keras.tree.flatten(found))
     except Exception:  # noqa: BLE001, Python that computes with values
         return None
@@ -166,6 +156,15 @@ def inside(call: Call, tensors: Mapping[int, Any]) -> keras.Model | None:
             names[kind] = names.get(kind, -1) + 1
             each.layer.name = f"{kind}_{names[kind]}" if names[kind] else kind
     return model
+
+
+def _calls_others_alone(call: Call) -> bool:
+    """Whether a layer of KerasHub calls others, has no weights of its own, and is no attention."""
+    layer = call.layer
+    if not is_of_kerashub(layer) or call.kind.endswith("Attention"):
+        return False
+    own_weights = layer._trainable_variables or layer._non_trainable_variables  # noqa: SLF001, without those of others
+    return bool(layer._layers) and not own_weights  # noqa: SLF001, Keras lists them nowhere else
 
 
 def is_of_kerashub(layer: keras.Operation) -> bool:

@@ -24,7 +24,7 @@ from keras.src.ops import core, nn, numpy
 from keras.src.ops import math as math_operations
 from keras.src.saving.serialization_lib import SafeModeScope
 
-from exporter.errors import ImpossibleInput, ImpossibleModel
+from exporter.errors import ImpossibleInput, ImpossibleModel, first_line
 from exporter.graph.network import (
     Call,
     Network,
@@ -314,11 +314,6 @@ def _from_function(text: str) -> keras.Model:
         ) from error
     finally:
         sys.path.remove(here)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message, or its type without one."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def resized(model: keras.Model, height: int, width: int) -> keras.Model:

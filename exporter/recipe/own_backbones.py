@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from exporter.errors import UnknownBackbone
+from exporter.errors import UnknownBackbone, first_line
 from exporter.recipe.preprocessing import INTERPOLATIONS, input_spec
 from exporter.runtime.archives import opened_zip
 from exporter.runtime.tensorflow_ready import tensorflow_ready
@@ -183,8 +183,7 @@ def _converter(preset: str) -> Mapping[str, Any] | None:
 
 def preset_unavailable(preset: str, error: Exception) -> str:
     """Return what to do about a preset that cannot be had."""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    said = said.removesuffix(" A preset must be a one of:").rstrip(".") + "."
+    said = first_line(error).removesuffix(" A preset must be a one of:").rstrip(".") + "."
     return (
         f"Expected a KerasHub preset of images, by name or directory. Received: {preset!r}, of which KerasHub says: "
         f"{said} Two ways on: where the preset's host is reached, run keras_hub.models.Backbone.from_preset({preset!r})"
