@@ -27,6 +27,7 @@ PAGE = REPOSITORY / "docs" / "capacity.md"
 COST_PLOT, LIMIT_PLOT, EVENT_PLOT = (
     REPOSITORY / "docs" / f"capacity-{name}.svg" for name in ("costs", "limits", "events")
 )
+_NODE = Node()
 _PRICES = ("core", "gpu", "redis", "network")
 
 
@@ -41,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--price", nargs="+", type=_price, metavar="NAME=NUMBER", help=f"print costs; {', '.join(_PRICES)}"
     )
-    parser.add_argument("--node-cores", type=int, default=Node.cores, help="of a machine (%(default)s)")
-    parser.add_argument("--node-gpus", type=int, default=Node.gpus, help="of a machine with GPUs (%(default)s)")
-    parser.add_argument("--node-gbit", type=float, default=Node.gbit, help="of a machine's network (%(default)s)")
+    parser.add_argument("--node-cores", type=int, default=_NODE.cores, help="of a machine (%(default)s)")
+    parser.add_argument("--node-gpus", type=int, default=_NODE.gpus, help="of a machine with GPUs (%(default)s)")
+    parser.add_argument("--node-gbit", type=float, default=_NODE.gbit, help="of a machine's network (%(default)s)")
     options = parser.parse_args(arguments)
     if options.measure:
         from bench.capacity.measure import measure  # noqa: PLC0415, it starts servers
@@ -81,12 +82,13 @@ def write(result: Mapping[str, Any], path: Path, costs: Costs, rates: Mapping[st
 
     survey, shipped, by_model = Survey.read(), Shipped.read(), inferences(result)
     on_gpus, seen, rate = f"{min(rates, key=lambda name: rates[name])}", {}, {}
-    for name, gpu in (("on CPUs", False), (f"with GPUs ({on_gpus})", True)):
+    for name, gpu in (("On CPUs", False), (f"With GPUs ({on_gpus})", True)):
         rate[name], seen[name] = planned_rate(costs, shipped, gpu=gpu), outcomes(costs, shipped, gpu=gpu)
     planned = next(iter(rate.values()))
     parts = {
         "source": source(result, path, node),
         "million": tables.million(costs, survey, rates),
+        "load": tables.load(result),
         "models": tables.models(by_model),
         "shipped": tables.shipped_values(shipped),
         "rates": tables.shipped_rates(costs, shipped, rates),
@@ -106,7 +108,7 @@ def write(result: Mapping[str, Any], path: Path, costs: Costs, rates: Mapping[st
     plots.plot_costs({f"{hits:.0%} hits": tables.core_hours(costs, hits) for hits in tables.HIT_RATES}, COST_PLOT)
     grown = {f"{hits:.0%} hits": partial(grown_parts, costs, shipped, survey, node, hits) for hits in (0.0, 0.9)}
     plots.plot_limits(grown, LIMIT_PLOT)
-    plots.plot_events(seen, EVENT_PLOT)
+    plots.plot_events({name: (rate[name], each) for name, each in seen.items()}, EVENT_PLOT)
     print(f"written from {path.name}: {PAGE} and its plots")
 
 
@@ -114,8 +116,9 @@ def source(result: Mapping[str, Any], path: Path, node: Node) -> str:
     """Say what the figures come from."""
     about = result["about"]
     return (
-        f"From [`{path.name}`](../bench/results/{path.name}): {about['cores']} cores of {about['processor']}, photos of "
-        f"{about['photo_bytes'] / 1e3:.0f} KB. Nodes are assumed to have {node.cores} cores, or {node.gpus} GPUs, and {node.gbit:g} Gbit/s."
+        f"From [`{path.name}`](../bench/results/{path.name}): {about['cores']} cores of {about['processor']}, photos "
+        f"of {about['photo_bytes'] / 1e3:.0f} KB. Machines of a cluster are assumed to have {node.cores} cores, or "
+        f"{node.gpus} GPUs, and {node.gbit:g} Gbit/s."
     )
 
 

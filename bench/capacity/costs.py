@@ -1,4 +1,4 @@
-"""What an image costs: core seconds, GPU seconds, and bytes; from a result of `make bench-full` and docs/capacity.json."""
+"""What an image costs: core seconds, GPU seconds, bytes; from a result of `make bench-full` and docs/capacity.json."""
 
 import json
 import statistics
@@ -149,7 +149,6 @@ class Survey:
         answer: Bytes of an answer as JSON, head included.
         redis_hit: Bytes between a gateway and Redis for a hit, both ways.
         redis_miss: The same for a miss.
-        redis_connections: Of one gateway under load.
         gateway_series: Of Prometheus, for one gateway.
         server_series: Of Prometheus, for one model server.
         gateway_watch: Core seconds a second of a gateway for each model server that it watches.
@@ -160,7 +159,6 @@ class Survey:
     answer: float
     redis_hit: float
     redis_miss: float
-    redis_connections: float
     gateway_series: float
     server_series: float
     gateway_watch: float

@@ -22,6 +22,8 @@ REDIS_NODES = 1_000
 """Of a Redis cluster at most: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/."""
 REDIS_CLIENTS = 10_000
 """Connections of a Redis or Valkey at most, by default: https://valkey.io/topics/clients."""
+GATEWAY_CONNECTIONS = 8
+"""Of a gateway to each Redis at most: service/cache/redis/client.py."""
 DNS_BYTES, DNS_ADDRESS = 65_535, 16
 """Bytes of a DNS answer over TCP at most, and of an IPv4 address in one: RFC 1035, sections 4.2.2 and 4.1.3."""
 SERIES = 10_000_000
@@ -51,7 +53,8 @@ class Part:
     Attributes:
         name: In words.
         use: Of what it can take, a fraction.
-        basis: How its capacity is known: `measured`, `documented`, `assumed`, `a setting`.
+        basis: How that is known: `measured`; `measured on ours`, for TensorFlow Serving; `documented`; `assumed`; or
+            `a setting`.
     """
 
     name: str
@@ -141,7 +144,7 @@ def grown_parts(  # noqa: PLR0913, PLR0917, what a cluster is
     """Return the uses of what grows with a cluster on paper, beside the work itself, which is at `HEADROOM`."""
     cluster = plan(costs, shipped, hit_rate, rate)
     processes, spare = cluster.gateways * shipped.workers, 1 - HEADROOM
-    a_gateway = rate / cluster.gateways
+    a_gateway, watching = rate / cluster.gateways, processes * survey.server_watch
     # The way to a model server and back is a choice among all of them, made for each image.
     watched = cluster.gpus * (survey.gateway_watch + a_gateway * (1 - hit_rate) * survey.gateway_choice)
     gateways_of_a_node = node.cores / shipped.gateway.limit
@@ -153,10 +156,8 @@ def grown_parts(  # noqa: PLR0913, PLR0917, what a cluster is
     series = cluster.gateways * survey.gateway_series + cluster.gpus * survey.server_series
     return [
         Part("each gateway: watching and choosing among model servers", watched / spare / shipped.workers),
-        Part(
-            "each model server: being watched", processes * survey.server_watch / spare / shipped.gpu_server.requested
-        ),
-        Part("each Redis: connections", processes * survey.redis_connections / REDIS_CLIENTS, "a setting"),
+        Part("each model server: being watched", watching / spare / shipped.gpu_server.requested, "measured on ours"),
+        Part("each Redis: connections", processes * GATEWAY_CONNECTIONS / REDIS_CLIENTS, "a setting"),
         Part("Redis: nodes of a cluster", cluster.shards / REDIS_NODES, "documented"),
         Part("DNS: addresses of one name", cluster.gpus * DNS_ADDRESS / DNS_BYTES, "documented"),
         Part("Kubernetes: nodes", nodes / NODES, "documented"),

@@ -1,6 +1,6 @@
 """Measure what a gateway and a model server take beside their work, and write docs/capacity.json.
 
-One model server is many for a gateway that knows it by many addresses: each is polled, chosen and connected to by itself.
+One model server is many for a gateway that knows it by many addresses: each is polled and connected to by itself.
 """
 
 import json
@@ -8,11 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from bench.capacity.costs import MODEL, SURVEY, Survey
 from bench.load.corpus import OUT, Corpus, make_corpus
 from bench.load.generator import LoadGenerator
-from bench.load.plan import Load, Outcome
+from bench.load.plan import Draw, Load, Outcome
 from bench.processes.stack import running
 from bench.processes.usage import Watch
 from bench.ratios.measured import Effort
@@ -102,17 +101,16 @@ def _watched(  # noqa: PLR0913, PLR0917, the processes
 def _beside(
     place: Path, server: _MonitoredServer, valkey: Valkey, generator: LoadGenerator, corpus: Corpus
 ) -> dict[str, float]:
-    """Return bytes, connections and series of a gateway with one model server, for images whose vectors Redis has."""
+    """Return bytes and series of a gateway with one model server, for images whose vectors Redis has."""
     found: dict[str, float] = {}
     with _gateway(place, server, valkey, 1) as gateway, valkey.client() as client:
-        before = client.info("clients")["connected_clients"]
         _load(generator, gateway, corpus, "warm", 2.0)
-        for draw, name in (("cold", "redis_miss"), ("warm", "redis_hit")):
+        draws: dict[str, Draw] = {"redis_miss": "cold", "redis_hit": "warm"}
+        for name, draw in draws.items():
             start = _bytes(client.info("stats"))
             images = _load(generator, gateway, corpus, draw, 3.0).images
             time.sleep(1.0)  # writes follow answers
             found[name] = (_bytes(client.info("stats")) - start) / images
-        found["redis_connections"] = client.info("clients")["connected_clients"] - before
         photo = Path(corpus.photos[0]).read_bytes()
         answer = httpx.post(f"{gateway.url}/embed", content=photo, trust_env=False).raise_for_status()
         head = sum(len(name) + len(value) + 4 for name, value in answer.headers.raw)
@@ -130,16 +128,17 @@ def _gateway(place: Path, server: ModelServer, valkey: Valkey, count: int) -> It
         if not name.is_symlink():
             name.symlink_to(server.socket)
     addresses = ",".join(f"unix:{name}" for name in names)
-    gateway = Gateway(place, addresses, MODEL, redis_url=valkey.url, cache_bytes=0)
+    # As deploy/ ships it: the label is asked for at each poll.
+    gateway = Gateway(place, addresses, MODEL, redis_url=valkey.url, cache_bytes=0, version_label="stable")
     with running(gateway):
         yield gateway
 
 
-def _load(generator: LoadGenerator, gateway: Gateway, corpus: Corpus, draw: Any, seconds: float) -> Outcome:
+def _load(generator: LoadGenerator, gateway: Gateway, corpus: Corpus, draw: Draw, seconds: float) -> Outcome:
     return generator.put(Load(gateway.port, corpus.photos, seconds, connections=_CALLERS, draw=draw))
 
 
-def _bytes(stats: Any) -> float:
+def _bytes(stats: Mapping[str, int]) -> float:
     return float(stats["total_net_input_bytes"] + stats["total_net_output_bytes"])
 
 

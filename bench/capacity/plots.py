@@ -66,24 +66,28 @@ def plot_limits(panels: Mapping[str, Parts], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_events(groups: Mapping[str, Sequence[Outcome]], path: Path) -> None:
-    """Draw images answered and refused a second in each event, as parts of those offered."""
+def plot_events(groups: Mapping[str, tuple[float, Sequence[Outcome]]], path: Path) -> None:
+    """Draw what becomes of the images offered a second in each event, a panel for each cluster with its rate."""
     figure, every = _figure(len(groups), 3.0)
-    for axes, (title, outcomes) in zip(every, groups.items(), strict=True):
-        for row, each in enumerate(outcomes):
-            answered, refused = (each.seen.rate, each.seen.refused) if each.seen else (0.0, 1.0)
-            part = answered / (answered + refused)
-            axes.barh(row, part, color=_COLOURS[2], label="" if row else "answered")
-            axes.barh(
-                row, 1 - part, left=part, color=_COLOURS[3], label="" if row else "refused (429) or none there (503)"
-            )
-        axes.set_yticks(range(len(outcomes)), [each.event.name for each in outcomes])
-        axes.invert_yaxis()
+    names = ("answered", "waiting, more each second", "refused (429), or none is there (503)")
+    for axes, (title, (rate, outcomes)) in zip(every, groups.items(), strict=True):
+        answered = [min(1.0, each.seen.rate / rate) if each.seen else 0.0 for each in outcomes]
+        refused = [
+            min(1.0 - done, each.seen.refused / rate) if each.seen else 1.0
+            for done, each in zip(answered, outcomes, strict=True)
+        ]
+        waiting = [1.0 - done - lost for done, lost in zip(answered, refused, strict=True)]
+        ends = [0.0] * len(outcomes)
+        for name, colour, widths in zip(
+            names, (_COLOURS[2], _COLOURS[8], _COLOURS[3]), (answered, waiting, refused), strict=True
+        ):
+            axes.barh(range(len(outcomes)), widths, left=ends, color=colour, label=name)
+            ends = [end + width for end, width in zip(ends, widths, strict=True)]
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("part of the images offered")
-    for axes in every[1:]:
-        axes.set_yticklabels([])
-    figure.legend(*every[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2)
+    every[0].set_yticks(range(len(outcomes)), [each.event.name for each in outcomes])
+    every[0].invert_yaxis()  # of all panels, which share it
+    figure.legend(*every[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=3)
     _save(figure, path)
 
 

@@ -17,9 +17,15 @@ KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
 BATCHING = REPOSITORY / "deploy" / "tfserving" / "batching.config"
 
 _UNITS = {
-    "": 1.0, "m": 1e-3, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30,
+    "": 1.0,
+    "m": 1e-3,
+    "Ki": 2.0**10,
+    "Mi": 2.0**20,
+    "Gi": 2.0**30,
     # Redis' own, see its configuration file.
-    "kb": 2.0**10, "mb": 2.0**20, "gb": 2.0**30,
+    "kb": 2.0**10,
+    "mb": 2.0**20,
+    "gb": 2.0**30,
 }
 _QUANTITY = re.compile(r"([0-9.]+)([A-Za-z]*)")
 

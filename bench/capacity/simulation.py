@@ -26,6 +26,8 @@ _WAIT = 5.0
 """Seconds that an image may be expected to wait; beyond it the gateway refuses."""
 _ENOUGH = 8
 """Waiting images that are worth a call beyond the slots."""
+_WORTH = 0.01
+"""Hit rate from which on images are looked up before they are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,15 @@ class Simulation:
         self._gateways = [_Gateway(self._environment, cluster) for _ in range(cluster.gateways)]
         own = [simpy.Resource(self._environment, cluster.server_cores) for _ in range(cluster.servers)]
         self._servers = [_Server(cores) for cores in ([self._gateways[0].cores] if cluster.shared else own)]
+        # Spent on an image before it is admitted or refused: while next to nothing is found, gateways do not look.
+        self._lookup = costs.hit if hit_rate >= _WORTH or population else costs.memory_hit
         self._latencies: list[float] = []
         self._refused = 0
         self._counted_from = 0.0
         self._loop_busy = self._gateway_busy = self._server_busy = 0.0
 
     def offered(self, rate: float, seconds: float, *, even: bool = False) -> Simulated:
-        """Let images arrive at random moments, `rate` a second, or evenly; the first tenth of the time is not counted."""
+        """Let images arrive, `rate` a second, at random moments or evenly; the first quarter is not counted."""
 
         def arrivals() -> Process:
             while True:
@@ -135,7 +139,7 @@ class Simulation:
                 self._environment.process(self._image())
 
         self._environment.process(arrivals())
-        self._counted_from = seconds / 10
+        self._counted_from = seconds / 4
         return self._run(seconds)
 
     def saturated(self, connections: int, seconds: float) -> Simulated:
@@ -163,28 +167,22 @@ class Simulation:
 
     def _image(self) -> Process:
         begin = self._environment.now
-        gateway, (on_loop, there) = self._chance.choice(self._gateways), self._drawn()
-        hit = on_loop is not None
-        on_loop = self._costs.miss - self._costs.decode if on_loop is None else on_loop
+        gateway, (hit, there) = self._chance.choice(self._gateways), self._drawn()
         if self._cluster.shared:
-            beside = self._costs.caller + (self._costs.redis if hit else self._costs.redis_miss)
+            beside = self._costs.caller + (self._costs.redis_miss if hit is None else self._costs.redis)
             yield from _worked(self._environment, gateway.cores, beside)
-        with gateway.loop.request() as turn:
-            yield turn
-            yield from _worked(self._environment, gateway.cores, on_loop)
-        self._loop_busy += on_loop
-        self._gateway_busy += on_loop
+        yield from self._on_loop(gateway, self._lookup if hit is None else hit)
         try:
-            if not hit:
+            if hit is None:
                 yield from self._computed(gateway)
                 if there is not None:
                     there.succeed()
             elif there is not None:
                 yield there  # another request computes it
         except Overloaded:
-            self._refused += begin >= self._counted_from
+            self._refused += self._environment.now >= self._counted_from
             return
-        if begin >= self._counted_from:
+        if self._environment.now >= self._counted_from:
             self._latencies.append(self._environment.now - begin)
 
     def _drawn(self) -> tuple[float | None, simpy.Event | None]:
@@ -204,13 +202,21 @@ class Simulation:
         self._written.add(image)
         return cost, self._known[image]
 
+    def _on_loop(self, gateway: _Gateway, seconds: float) -> Process:
+        with gateway.loop.request() as turn:
+            yield turn
+            yield from _worked(self._environment, gateway.cores, seconds)
+        self._loop_busy += seconds
+        self._gateway_busy += seconds
+
     def _computed(self, gateway: _Gateway) -> Process:
-        """Admit, decode and infer one image.
+        """Admit, decode and infer one image that has been looked up.
 
         Raises:
             Overloaded: The gateway refuses it.
         """
         with gateway.budget.hold(1), gateway.backlog:
+            yield from self._on_loop(gateway, max(0.0, self._costs.miss - self._costs.decode - self._lookup))
             yield from _worked(self._environment, gateway.cores, self._costs.decode)
             self._gateway_busy += self._costs.decode
             done = self._environment.event()
@@ -246,7 +252,7 @@ class Simulation:
 def _worked(environment: simpy.Environment, cores: simpy.Resource, seconds: float) -> Process:
     """Use one core, in slices between which others have their turn."""
     whole = int(seconds / _SLICE)
-    for part in [*[_SLICE] * whole, seconds - whole * _SLICE]:
+    for part in [*[_SLICE] * whole, max(0.0, seconds - whole * _SLICE)]:
         with cores.request() as turn:
             yield turn
             yield environment.timeout(part)

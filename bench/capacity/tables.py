@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from bench.capacity.costs import DIMENSIONS, Costs, Inference, Survey, redis_bytes, traffic
+from bench.capacity.costs import DIMENSIONS, Costs, Inference, Survey, facts, redis_bytes, traffic
 from bench.capacity.events import TOLERANCE, Check, Outcome
 from bench.capacity.limits import (
     Node,
@@ -87,6 +88,18 @@ def models(costs: Sequence[Inference]) -> str:
     return _table(["model", "precision", "engine", "core ms an image", "core-hours of a million misses"], rows)
 
 
+def load(result: Mapping[str, Any]) -> str:
+    """Say how the processor time of a miss depends on the load, where that was measured."""
+    found = facts(result)
+    full, steady = (found.get(key, {}).get("CPU ms per image") for key in ("P4 mobilenet_v2", "P6"))
+    if full is None or steady is None:
+        return "Processor time is that of a full machine."
+    return (
+        f"Processor time is that of a full machine, {full:.1f} ms for a miss. At 70 % of its peak it is {steady:.1f} "
+        "ms (P6): batches are smaller, and watching goes on. A cluster that is never full pays that for each image."
+    )
+
+
 def shipped_values(shipped: Shipped) -> str:
     """Tabulate what the manifests set."""
 
@@ -162,23 +175,22 @@ def shipped_said(costs: Costs, shipped: Shipped, planned: float) -> str:
     in_flight = shipped.gateway.replicas * shipped.in_flight
     calls = shipped.gateway.most * shipped.workers * shipped.slots
     sure = shipped.gateway.requested / shipped.gateway.limit
-    return "\n".join(
-        [
-            f"* **Redis' memory** is what fills first of all, and fails nothing: it holds {vectors:,.0f} vectors. At "
-            f"{planned:,.0f} images/s with 90 % hits, {missed:,.0f} new ones a second, a vector stays "
-            f"{vectors / missed / 60:,.0f} minutes, and not the {shipped.ttl / 86400:g} days of `MICROTOME_REDIS_TTL`; those it "
-            f"stays only up to {vectors / shipped.ttl:.2g} misses a second. A hit rate of 90 % needs images that come again "
-            "within that time, or a larger `--maxmemory`.",
-            f"* **Admission** refuses (429) once {in_flight:,} images are in flight in {shipped.gateway.replicas} gateways: with "
-            f"misses alone at {server:,.0f} images/s that is after {in_flight / server:.1f} s of waiting, before the bound of "
-            "5 s is reached.",
-            f"* **Calls**: {shipped.gateway.most} gateways have at most {calls} calls at a model server, {calls / shipped.calls:.0%} of "
-            f"its {shipped.calls} threads.",
-            f"* **Requests**: cores that the scheduler keeps for a gateway are {sure:.0%} of those that it may use, for Redis "
-            f"{shipped.redis.requested:.0%} of its one core. On full nodes the rates of those rows shrink by that. The autoscaler adds "
-            f"gateways once they use {shipped.utilization:.0%} of what they request, {shipped.utilization * sure:.0%} of the limit.",
-        ]
-    )
+    said = {
+        "Redis' memory": "is what fills first of all, and fails nothing: "
+        f"it holds {vectors:,.0f} vectors. At {planned:,.0f} images/s with 90 % hits, {missed:,.0f} new ones a second, "
+        f"a vector stays {vectors / missed / 60:,.0f} minutes, and not the {shipped.ttl / 86400:g} days of "
+        f"`MICROTOME_REDIS_TTL`, which take at most {vectors / shipped.ttl:.2g} misses a second. A hit rate of "
+        "90 % needs images that come again within that time, or a larger `--maxmemory`.",
+        "Admission": f"refuses (429) once {in_flight:,} images are in flight in {shipped.gateway.replicas} gateways: "
+        f"with misses alone at {server:,.0f} images/s that is after {in_flight / server:.1f} s of waiting, before the "
+        "bound of 5 s is reached.",
+        "Calls": f"are few: {shipped.gateway.most} gateways have {calls} under way at a model server when all wait, "
+        f"{calls / shipped.calls:.0%} of its {shipped.calls} threads.",
+        "Requests": f"are {sure:.0%} of the cores that a gateway may use, and {shipped.redis.requested:.0%} of the one "
+        "that Redis uses: on full nodes the rates of those rows shrink by that. The autoscaler adds gateways once they "
+        f"use {shipped.utilization:.0%} of what they request, which is {shipped.utilization * sure:.0%} of the limit.",
+    }
+    return "\n".join(f"* **{name}** {text}" for name, text in said.items())
 
 
 def paper(costs: Costs, shipped: Shipped, survey: Survey, rates: Mapping[str, float]) -> str:
@@ -299,7 +311,7 @@ def _rate(rate: float) -> str:
 
 
 def _percent(use: float) -> str:
-    return f"{use:,.1%}" if use < 0.1 else f"{use:,.0%}"
+    return f"{use:,.0f} x" if use >= 2 else f"{use:.0%}" if use >= 0.1 else f"{use:.1%}"
 
 
 def _gb(size: float) -> str:
