@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.capacity import tables
-from bench.capacity.costs import Costs, Survey, gpu_rates, inferences
+from bench.capacity.costs import Costs, Survey, gpu_rates
 from bench.capacity.events import checks, outcomes, planned_rate
 from bench.capacity.limits import Node, grown_parts
 from bench.capacity.shipped import Shipped
@@ -80,7 +80,8 @@ def write(result: Mapping[str, Any], path: Path, costs: Costs, rates: Mapping[st
     """Write the page and its plots."""
     from bench.capacity import plots  # noqa: PLC0415, matplotlib comes with `make bench`
 
-    survey, shipped, by_model = Survey.read(), Shipped.read(), inferences(result)
+    survey, shipped = Survey.read(), Shipped.read()
+    others = [json.loads(each.read_text(encoding="utf-8")) for each in sorted(RESULTS.glob("*.json"), reverse=True)]
     on_gpus, seen, rate = f"{min(rates, key=lambda name: rates[name])}", {}, {}
     for name, gpu in (("On CPUs", False), (f"With GPUs ({on_gpus})", True)):
         rate[name], seen[name] = planned_rate(costs, shipped, gpu=gpu), outcomes(costs, shipped, gpu=gpu)
@@ -89,7 +90,7 @@ def write(result: Mapping[str, Any], path: Path, costs: Costs, rates: Mapping[st
         "source": source(result, path, node),
         "million": tables.million(costs, survey, rates),
         "load": tables.load(result),
-        "models": tables.models(by_model),
+        "models": tables.models([result, *others]),
         "shipped": tables.shipped_values(shipped),
         "rates": tables.shipped_rates(costs, shipped, rates),
         "said": tables.shipped_said(costs, shipped, planned),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench.capacity.costs import DIMENSIONS, Costs, Inference, Survey, facts, redis_bytes, traffic
+from bench.capacity.costs import DIMENSIONS, Costs, Survey, facts, inferences, redis_bytes, traffic
 from bench.capacity.events import TOLERANCE, Check, Outcome
 from bench.capacity.limits import (
     Node,
@@ -73,19 +73,19 @@ def prices(costs: Costs, survey: Survey, rates: Mapping[str, float], given: Mapp
     return _table(["hit rate", "on CPUs", *(f"on GPUs ({name})" for name in rates)], rows)
 
 
-def models(costs: Sequence[Inference]) -> str:
-    """Tabulate what the model server needs for a million misses, by model, precision and engine."""
-    rows = [
-        [
-            each.model,
-            each.precision,
-            each.engine,
-            f"{each.milliseconds:.1f}",
-            f"{_MILLION_HOURS * each.milliseconds / 1e3:.2f}",
-        ]
-        for each in costs
-    ]
-    return _table(["model", "precision", "engine", "core ms an image", "core-hours of a million misses"], rows)
+def models(results: Sequence[Mapping[str, Any]]) -> str:
+    """Tabulate what model servers need for a million misses, by model, precision, engine; of the first that has it."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for result in results:
+        about = result["about"]
+        for each in inferences(result):
+            hours = f"{_MILLION_HOURS * each.milliseconds / 1e3:.2f}"
+            measured = [f"{each.milliseconds:.1f}", hours, f"{about['processor']}, {about['commit']}"]
+            found.setdefault((each.model, each.precision, each.engine), measured)
+    rows = [[*key, *found[key]] for key in sorted(found)]
+    return _table(
+        ["model", "precision", "engine", "core ms an image", "core-hours of a million misses", "measured on"], rows
+    )
 
 
 def load(result: Mapping[str, Any]) -> str:

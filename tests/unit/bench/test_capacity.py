@@ -134,6 +134,8 @@ def test_costs_are_medians_of_a_result_and_a_result_without_them_is_refused() ->
     assert ("ResNet50", "bfloat16", "TensorFlow", 30.0) in known
     assert ("ResNet50", "float32", "TensorFlow", 50.0) in known
     assert ("ResNet50", "bfloat16", "OpenVINO", 10.0) in known
+    other = {**result(), "about": {**result()["about"], "commit": "older"}}
+    assert "| ResNet50 | bfloat16 | OpenVINO | 10.0 | 2.78 | x, c |" in tables.models([result(), other])
     lacking = {**result(), "comparisons": result()["comparisons"][:2]}
     with pytest.raises(SystemExit, match="none of P4 mobilenet_v2"):
         Costs.measured(lacking)
