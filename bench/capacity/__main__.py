@@ -3,7 +3,7 @@
 From the manifests of deploy/kubernetes, from docs/capacity.json, and from a result of `make bench-full`, by default the
 one that docs/benchmarks.md shows. With --check, simulation and measurement are compared and nothing is written: the
 exit code is 1 where they differ by more than 15 %, and 2 where the machine was busy. With --measure, docs/capacity.json
-is measured, in two minutes. With --price, the cost of a million images is printed.
+is measured, in four minutes. With --price, the cost of a million images is printed.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.capacity import tables
-from bench.capacity.costs import Costs, Survey, gpu_rates
+from bench.capacity.costs import SURVEY, Costs, Survey, gpu_rates
 from bench.capacity.events import checks, outcomes, planned_rate
 from bench.capacity.limits import Node, grown_parts
 from bench.capacity.shipped import Shipped
@@ -115,11 +115,13 @@ def write(result: Mapping[str, Any], path: Path, costs: Costs, rates: Mapping[st
 
 def source(result: Mapping[str, Any], path: Path, node: Node) -> str:
     """Say what the figures come from."""
-    about = result["about"]
+    about, survey = result["about"], json.loads(SURVEY.read_text(encoding="utf-8"))
+    foreign = max(row["foreign"] for row in survey["rows"])
     return (
         f"From [`{path.name}`](../bench/results/{path.name}): {about['cores']} cores of {about['processor']}, photos "
-        f"of {about['photo_bytes'] / 1e3:.0f} KB. Machines of a cluster are assumed to have {node.cores} cores, or "
-        f"{node.gpus} GPUs, and {node.gbit:g} Gbit/s."
+        f"of {about['photo_bytes'] / 1e3:.0f} KB. From capacity.json: {survey['about']['processor']}, "
+        f"{survey['about']['date'][:10]}, processor time while others used up to {foreign:.0%} of the machine. Machines "
+        f"of a cluster are assumed to have {node.cores} cores, or {node.gpus} GPUs, and {node.gbit:g} Gbit/s."
     )
 
 

@@ -167,7 +167,13 @@ class Survey:
 
     @classmethod
     def read(cls, path: Path = SURVEY) -> Self:
-        """Read docs/capacity.json."""
+        """Read docs/capacity.json.
+
+        Raises:
+            SystemExit: It is not there.
+        """
+        if not path.is_file():
+            raise SystemExit(f"Expected {path}. Received none: run `python -m bench.capacity --measure`.")
         return cls(**json.loads(path.read_text(encoding="utf-8"))["found"])
 
 

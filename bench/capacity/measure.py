@@ -51,7 +51,7 @@ class _MonitoredServer(ModelServer):
 
 
 def measure(path: Path = SURVEY) -> None:
-    """Measure all of it, in about two minutes."""
+    """Measure all of it, in about four minutes."""
     corpus, models = make_corpus(), OUT / "capacity" / "models"
     recipe = OUT / "capacity" / "recipe.yaml"
     recipe.parent.mkdir(parents=True, exist_ok=True)

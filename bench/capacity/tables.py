@@ -209,15 +209,15 @@ def paper(costs: Costs, shipped: Shipped, survey: Survey, rates: Mapping[str, fl
 
 
 def uses(costs: Costs, shipped: Shipped, survey: Survey, node: Node, rate: float) -> str:
-    """Tabulate the uses of what grows with a cluster of this rate, the most used first, and name that one."""
+    """Tabulate the uses of what grows with a cluster of this rate, the most used first, and name what breaks first."""
     found = [grown_parts(costs, shipped, survey, node, hit_rate, rate) for hit_rate in HIT_RATES]
     ranked = sorted(range(len(found[0])), key=lambda number: -found[0][number].use)
     rows = [
         [found[0][number].name, found[0][number].basis, *(_percent(row[number].use) for row in found)]
         for number in ranked
     ]
-    rows.append(["**the most**", "", *(f"**{_named(first(row))}**" for row in found)])
-    rows.append(["**the most that is no setting**", "", *(f"**{_named(first(_fixed(row)))}**" for row in found)])
+    rows.append(["**breaks first**", "", *(_broken(row) for row in found)])
+    rows.append(["**with settings raised**", "", *(_broken(_fixed(row)) for row in found)])
     return _table(["part", "its capacity is", *(f"{hit_rate:.0%} hits" for hit_rate in HIT_RATES)], rows)
 
 
@@ -229,7 +229,16 @@ def breaks(costs: Costs, shipped: Shipped, survey: Survey, node: Node, rates: Ma
             parts = partial(grown_parts, replace(costs, gpu=1 / rate), shipped, survey, node, hit_rate)
             at, broken = breaks_at(_only_fixed(parts))
             size = plan(replace(costs, gpu=1 / rate), shipped, hit_rate, at)
-            rows.append([name, f"{hit_rate:.0%}", _rate(at), _named(broken), f"{size.gateways:,}", f"{size.gpus:,}"])
+            rows.append(
+                [
+                    name,
+                    f"{hit_rate:.0%}",
+                    _rate(at),
+                    f"{_named(broken)} ({broken[0].basis})",
+                    f"{size.gateways:,}",
+                    f"{size.gpus:,}",
+                ]
+            )
     return _table(["GPU", "hit rate", "images/s", "breaks first", "gateways then", "GPUs then"], rows)
 
 
@@ -300,6 +309,11 @@ def _fixed(parts: Sequence[Part]) -> list[Part]:
 
 def _only_fixed(parts: Callable[[float], Sequence[Part]]) -> Parts:
     return lambda rate: _fixed(parts(rate))
+
+
+def _broken(parts: Sequence[Part]) -> str:
+    most = first(parts)
+    return f"**{_named(most)}**" if most[0].use >= 1 else f"**nothing**; the most is {_named(most)}"
 
 
 def _named(parts: Sequence[Part]) -> str:

@@ -9,13 +9,27 @@ from typing import Any
 
 import pytest
 
-from bench.capacity import tables
+from bench.capacity import simulation, tables
 from bench.capacity.__main__ import PAGE, check, main
 from bench.capacity.costs import ASSUMED_RATES, Costs, Survey, gpu_rates, inferences, redis_bytes, traffic
 from bench.capacity.events import Outcome, events, outcomes, planned_rate
-from bench.capacity.limits import Node, Part, breaks_at, first, full_at, grown_parts, plan, shipped_parts
+from bench.capacity.limits import (
+    GATEWAY_CONNECTIONS,
+    Node,
+    Part,
+    breaks_at,
+    first,
+    full_at,
+    grown_parts,
+    plan,
+    shipped_parts,
+)
 from bench.capacity.shipped import KUBERNETES, Shipped, Workload, quantity, surviving
 from bench.capacity.simulation import Cluster, Simulation
+from service.cache.redis import client
+from service.core.admission import HitRatio
+from service.core.embedder import Limits
+from service.model_server import batcher
 
 COSTS = Costs(hit=0.001, redis=0.0001, miss=0.004, inference=0.006, decode=0.003, redis_miss=0.0004, gpu=0.001)
 SURVEY = Survey(14_000.0, 5_500.0, 6_500.0, 300.0, 100.0, 0.001, 0.0, 0.001)
@@ -87,6 +101,17 @@ def test_a_cache_that_fills_answers_more_than_one_that_is_cold() -> None:
     filling, cold = (Simulation(machine, COSTS, population=size).saturated(8, 2.0) for size in (20, 10**4))
     assert filling.rate > 2 * cold.rate
     assert filling.server_use == pytest.approx(20 * COSTS.inference / 2 / 2, rel=0.05)
+
+
+def test_bounds_are_those_of_the_gateway() -> None:
+    """They are constants there, and copied."""
+    theirs = (
+        client._MOST_CONNECTIONS,
+        batcher._ENOUGH,
+        HitRatio._WORTH,
+        Limits.__dataclass_fields__["longest_wait"].default,
+    )
+    assert theirs == (GATEWAY_CONNECTIONS, simulation._ENOUGH, simulation._WORTH, simulation._WAIT)
 
 
 def result(**changed: float) -> dict[str, Any]:
