@@ -120,8 +120,8 @@ def source(result: Mapping[str, Any], path: Path, node: Node) -> str:
     return (
         f"From [`{path.name}`](../bench/results/{path.name}): {about['cores']} cores of {about['processor']}, photos "
         f"of {about['photo_bytes'] / 1e3:.0f} KB. From capacity.json: {survey['about']['processor']}, "
-        f"{survey['about']['date'][:10]}, processor time while others used up to {foreign:.0%} of the machine. Machines "
-        f"of a cluster are assumed to have {node.cores} cores, or {node.gpus} GPUs, and {node.gbit:g} Gbit/s."
+        f"{survey['about']['date'][:10]}, processor time while others used up to {foreign:.0%} of the machine. "
+        f"Machines of a cluster are assumed to have {node.cores} cores, or {node.gpus} GPUs, and {node.gbit:g} Gbit/s."
     )
 
 
