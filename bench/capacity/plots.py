@@ -23,7 +23,7 @@ _COLOURS = (
     "#ccb974",
     "#64b5cd",
 )
-_RATES = [10 ** (power / 8) for power in range(8 * 3, 8 * 7 + 1)]
+_RATES = [10 ** (power / 4) for power in range(4 * 3, 4 * 7 + 1)]
 """1,000 to 10,000,000 images a second."""
 
 
