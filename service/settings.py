@@ -10,11 +10,12 @@ from contextlib import suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from itertools import combinations
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from microtome.machine import cores, memory
@@ -27,8 +28,22 @@ PREFIX = "MICROTOME_"
 
 _MB = 1 << 20
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
-"""An origin as browsers write it: scheme, host and port."""
+_FORMS = {
+    "host": (r"[\w.:%-]+", "an address such as 0.0.0.0 or ::"),
+    "model_server": (
+        r"(?:dns:(?://[^/\s]*/)?)?[^\s/]+:[1-9][0-9]{0,4}|(?:unix|unix-abstract|ipv4|ipv6|vsock|xds):\S+",
+        "host:port, dns:///name:port or unix:/path",
+    ),
+    "url_hosts": (
+        r"(?:\*\.)?[\w.-]+|\[?[0-9A-Fa-f:.]+\]?",
+        "hosts such as *.example.com, without scheme, port and path",
+    ),
+    "cors_origins": (
+        r"\*|[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?",
+        "origins as browsers send them, such as https://shop.example.com, in small letters and without a path",
+    ),
+}
+"""Forms of text by setting, and what is said of them."""
 
 _DECODE_SHARE = 0.6
 """Of the memory, for decoding; the rest is for the interpreter, request bodies and caches."""
@@ -40,7 +55,7 @@ _HMAC_KEY_CHARACTERS = 16
 
 _OF_KEYS = ("key_images_in_flight", "key_requests_per_minute", "key_images_per_minute", "cache_private")
 
-_REMOVED = {
+REMOVED = {
     f"{PREFIX}BODY_PAUSE": "10 s",
     f"{PREFIX}CACHE_BREAKER_WINDOW": "1 s",
     f"{PREFIX}CACHE_UNWRITTEN_BYTES": "32 MiB",
@@ -56,7 +71,7 @@ _REMOVED = {
 class Settings(BaseSettings):
     """Read once, at start; frozen."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of IPv4, :: for IPv4 and IPv6.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
@@ -271,6 +286,15 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
+    @field_validator(*_FORMS)
+    @classmethod
+    def _formed(cls, value: str | tuple[str, ...], info: ValidationInfo) -> str | tuple[str, ...]:
+        form, expected = _FORMS[info.field_name or ""]
+        for one in (value,) if isinstance(value, str) else value:
+            if not re.fullmatch(form, one):
+                raise ValueError(f"expected {expected}; received {one[:80]!r}")
+        return value
+
     @field_validator("accept_deviation", mode="before")
     @classmethod
     def _by_model(cls, value: object) -> object:
@@ -318,17 +342,6 @@ class Settings(BaseSettings):
             raise ValueError(f"expected a path that does not begin with /{first[0]}, which is one of the gateway's own")
         return prefix
 
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"expected origins as browsers send them, such as https://shop.example.com, in small letters and "
-                    f"without a path; received {origin[:80]!r}"
-                )
-        return value
-
     @field_validator("dialects")
     @classmethod
     def _known_dialects(cls, value: str) -> str:
@@ -352,6 +365,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        ports = ("port", "grpc_port", "operations_port")
+        for one, other in combinations([name for name in ports if getattr(self, name)], 2):
+            if getattr(self, one) == getattr(self, other):
+                raise ValueError(f"expected {PREFIX}{one.upper()} and {PREFIX}{other.upper()} to differ")
+        return self
+
+    @model_validator(mode="after")
     def _required_models_are_served(self) -> Self:
         # A name is a pattern of itself.
         unserved = [name for name in self.required_models if not any(fnmatchcase(name, model) for model in self.models)]
@@ -361,16 +382,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _encryption_is_complete(self) -> Self:
+    def _secrets_are_complete(self) -> Self:
+        self.hmac_key()
         if (self.grpc_certificate is None) != (self.grpc_key is None):
             raise ValueError(f"expected {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY together; received one of them")
         if self.grpc_client_ca is not None and self.grpc_certificate is None:
             raise ValueError(f"{PREFIX}GRPC_CLIENT_CA expects {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY beside it")
-        return self
-
-    @model_validator(mode="after")
-    def _hmac_key_is_one(self) -> Self:
-        self.hmac_key()
+        for name in ("grpc_certificate", "grpc_key", "grpc_client_ca"):
+            if (path := getattr(self, name)) is not None:
+                _text(path, f"{PREFIX}{name.upper()}")
         return self
 
     def hmac_key(self) -> bytes:
@@ -443,7 +463,7 @@ def read_settings() -> Settings:
     faults = [
         f"{name}: no such setting{_nearest(name, known)}"
         for name in os.environ
-        if name.startswith(PREFIX) and name not in known and name not in _REMOVED
+        if name.startswith(PREFIX) and name not in known and name not in REMOVED
     ]
     if traces_wanted() and not _can_trace():
         faults.append(
@@ -462,23 +482,6 @@ def read_settings() -> Settings:
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
-
-
-def removed_settings() -> list[str]:
-    """Return one line for each variable of the environment that has become a constant."""
-    return [
-        f"{name} is no longer a setting and is ignored; it is always {value}"
-        for name, value in _REMOVED.items()
-        if name in os.environ
-    ]
-
-
-def risks(settings: Settings) -> list[str]:
-    """Return one line for each choice that is allowed and that an operator should have made on purpose."""
-    if settings.grpc_port and settings.key_records() and settings.grpc_certificate is None:
-        keys = f"{PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY"
-        return [f"API keys are sent in clear over gRPC: set {keys}, unless a proxy or a mesh encrypts this port"]
-    return []
 
 
 def _can_trace() -> bool:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from service.__main__ import removed_settings, risks
 from service.auth import KeyLimits
-from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, risks
+from service.settings import PREFIX, Settings, SettingsError, read_settings
 
 NEEDED = {
     "MICROTOME_MODEL_SERVER": "localhost:8500",
@@ -74,6 +75,20 @@ def test_prefix_and_origins_are_read_as_they_are_used(monkeypatch: pytest.Monkey
         ("MICROTOME_CACHE_HMAC_KEY_FILE", "/dev/null", "at least 16 characters; received 0"),
         ("MICROTOME_REDIS_ULR", "redis://x", "MICROTOME_REDIS_ULR: no such setting; did you mean MICROTOME_REDIS_URL"),
         ("MICROTOME_DEADLINE", "-1", "MICROTOME_DEADLINE: "),
+        ("MICROTOME_DEADLINE", "inf", "MICROTOME_DEADLINE: .*finite"),
+        ("MICROTOME_REDIS_TTL", "nan", "MICROTOME_REDIS_TTL: .*finite"),
+        ("MICROTOME_HOST", "http://0.0.0.0", "MICROTOME_HOST: expected an address such as 0.0.0.0"),
+        (
+            "MICROTOME_MODEL_SERVER",
+            "a:8500,http://b:8500",
+            "MICROTOME_MODEL_SERVER: expected host:port.*'http://b:8500'",
+        ),
+        ("MICROTOME_MODEL_SERVER", "model-server", "MICROTOME_MODEL_SERVER: expected host:port"),
+        ("MICROTOME_URL_HOSTS", "https://a.example", "MICROTOME_URL_HOSTS: expected hosts .*'https://a.example'"),
+        ("MICROTOME_GRPC_PORT", "8000", "expected MICROTOME_PORT and MICROTOME_GRPC_PORT to differ"),
+        ("MICROTOME_CACHE_BYTES", "64MB", "MICROTOME_CACHE_BYTES: .*integer"),
+        ("MICROTOME_ALLOW_ANONYMOUS", "perhaps", "MICROTOME_ALLOW_ANONYMOUS: .*boolean"),
+        ("MICROTOME_LOG_FORMAT", "xml", "MICROTOME_LOG_FORMAT: .*'console' or 'json'"),
         ("MICROTOME_FORMATS", "jpeg,heic", "MICROTOME_FORMATS: .*'heic'; expected some of avif, bmp"),
         ("MICROTOME_FORMATS", ",", "MICROTOME_FORMATS: "),
         ("MICROTOME_DECODE_BYTES", "1000", "MICROTOME_DECODE_BYTES: "),
@@ -245,6 +260,10 @@ def test_keys_in_clear_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MICROTOME_API_KEYS", f"shop sha256:{'0' * 64}")
     (line,) = risks(read_settings())
     assert "in clear over gRPC" in line
-    monkeypatch.setenv("MICROTOME_GRPC_CERTIFICATE", "cert.pem")
-    monkeypatch.setenv("MICROTOME_GRPC_KEY", "key.pem")
+    for name in ("GRPC_CERTIFICATE", "GRPC_KEY"):
+        monkeypatch.setenv(PREFIX + name, "/nowhere")
+    with pytest.raises(SettingsError, match="MICROTOME_GRPC_CERTIFICATE cannot be read: FileNotFoundError"):
+        read_settings()
+    for name in ("GRPC_CERTIFICATE", "GRPC_KEY"):
+        monkeypatch.setenv(PREFIX + name, __file__)
     assert [] == risks(read_settings())
