@@ -14,7 +14,8 @@ import uvicorn
 from microtome.parent import follow_parent
 from service.application import build
 from service.http.connection_limits import listener
-from service.settings import PREFIX, REMOVED, Settings, SettingsError, read_settings, traces_wanted
+from service.settings import PREFIX, REMOVED, Settings, SettingsError, read_settings
+from service.telemetry import traces_wanted
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
 

@@ -6,10 +6,10 @@ capitals, such as MICROTOME_REDIS_URL.
 
 import os
 import re
+import ssl
 from contextlib import suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
 from itertools import combinations
 from math import ceil
 from pathlib import Path
@@ -22,6 +22,7 @@ from microtome.machine import cores, memory
 from microtome.opening import DEFAULT_FORMATS, FORMATS
 from service.auth import KeyLimits, KeyRecord, read_keys, with_defaults
 from service.cache.redis.url import place
+from service.telemetry import trace_faults
 from service.telemetry.logs import LogFormat, LogLevel
 
 PREFIX = "MICROTOME_"
@@ -137,7 +138,7 @@ class Settings(BaseSettings):
     )
     cache_hmac_key_file: Path | None = Field(None, description="File with that secret, in place of the variable.")
     redis_ttl: float = Field(
-        7 * 24 * 3600, gt=0, description="Seconds that a vector stays in Redis, give or take a tenth."
+        7 * 24 * 3600, gt=0, le=1e9, description="Seconds that a vector stays in Redis, give or take a tenth."
     )
     cache_bytes: int = Field(
         64 * _MB,
@@ -171,7 +172,9 @@ class Settings(BaseSettings):
     max_body_bytes_in_flight: int = Field(
         256 * _MB, gt=0, description="Bytes of request bodies held at a time; further requests are answered 429."
     )
-    deadline: float = Field(30.0, gt=0, description="Seconds that a request may take, from its head to its answer.")
+    deadline: float = Field(
+        30.0, gt=0, le=1e6, description="Seconds that a request may take, from its head to its answer."
+    )
     inference_slots: int = Field(
         2,
         gt=0,
@@ -388,9 +391,16 @@ class Settings(BaseSettings):
             raise ValueError(f"expected {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY together; received one of them")
         if self.grpc_client_ca is not None and self.grpc_certificate is None:
             raise ValueError(f"{PREFIX}GRPC_CLIENT_CA expects {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY beside it")
-        for name in ("grpc_certificate", "grpc_key", "grpc_client_ca"):
-            if (path := getattr(self, name)) is not None:
-                _text(path, f"{PREFIX}{name.upper()}")
+        if self.grpc_certificate and self.grpc_key:
+            try:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(self.grpc_certificate, self.grpc_key, "")
+                context.load_verify_locations(self.grpc_client_ca or self.grpc_certificate)
+            except OSError as error:
+                raise ValueError(
+                    f"expected a certificate chain, its key and CA certificates, in PEM, in the files of "
+                    f"{PREFIX}GRPC_CERTIFICATE, _KEY and _CLIENT_CA: {error}"
+                ) from None
         return self
 
     def hmac_key(self) -> bytes:
@@ -409,7 +419,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"expected a {PREFIX}CACHE_HMAC_KEY of at least {_HMAC_KEY_CHARACTERS} characters; received {len(key)}"
             )
-        return key.encode()
+        # Bytes of the environment that are no text are as good.
+        return key.encode(errors="surrogateescape")
 
     def key_records(self) -> list[KeyRecord]:
         """Read the API keys of both settings, with the limits that hold where a key has none of its own.
@@ -440,15 +451,6 @@ def _text(path: Path, setting: str) -> str:
         raise ValueError(f"{setting} cannot be read: {type(error).__name__}") from None
 
 
-def traces_wanted() -> bool:
-    """Whether OpenTelemetry's variables name an endpoint for traces; its SDK reads its other variables."""
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
-    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
-    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    return exporter == "otlp" or (not exporter and any(os.environ.get(name) for name in endpoints))
-
-
 class SettingsError(Exception):
     """The environment has invalid settings; the message names what is wrong with each variable."""
 
@@ -465,11 +467,7 @@ def read_settings() -> Settings:
         for name in os.environ
         if name.startswith(PREFIX) and name not in known and name not in REMOVED
     ]
-    if traces_wanted() and not _can_trace():
-        faults.append(
-            "OTEL_EXPORTER_OTLP_ENDPOINT: traces need OpenTelemetry, which is not installed: pip install "
-            "opentelemetry-sdk opentelemetry-exporter-otlp-proto-http; or set OTEL_TRACES_EXPORTER=none"
-        )
+    faults += trace_faults()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -482,14 +480,6 @@ def read_settings() -> Settings:
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
-
-
-def _can_trace() -> bool:
-    needed = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-    try:
-        return all(find_spec(name) is not None for name in needed)
-    except ModuleNotFoundError:
-        return False
 
 
 def _fault(where: tuple[int | str, ...], message: str) -> str:

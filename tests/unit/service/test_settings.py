@@ -7,6 +7,7 @@ import pytest
 from service.__main__ import removed_settings, risks
 from service.auth import KeyLimits
 from service.settings import PREFIX, Settings, SettingsError, read_settings
+from tests.certificates import make_certificates
 
 NEEDED = {
     "MICROTOME_MODEL_SERVER": "localhost:8500",
@@ -252,8 +253,8 @@ def test_a_removed_setting_is_ignored_and_named(monkeypatch: pytest.MonkeyPatch)
     assert ["MICROTOME_BODY_PAUSE is no longer a setting and is ignored; it is always 10 s"] == removed_settings()
 
 
-def test_keys_in_clear_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only where there are keys, gRPC and no certificate."""
+def test_keys_in_clear_are_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only where there are keys, gRPC and no certificate; one that cannot be used ends the start."""
     monkeypatch.setenv("MICROTOME_GRPC_PORT", "8001")
     assert [] == risks(read_settings())
     monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
@@ -262,8 +263,36 @@ def test_keys_in_clear_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "in clear over gRPC" in line
     for name in ("GRPC_CERTIFICATE", "GRPC_KEY"):
         monkeypatch.setenv(PREFIX + name, "/nowhere")
-    with pytest.raises(SettingsError, match="MICROTOME_GRPC_CERTIFICATE cannot be read: FileNotFoundError"):
+    with pytest.raises(SettingsError, match="No such file"):
         read_settings()
-    for name in ("GRPC_CERTIFICATE", "GRPC_KEY"):
-        monkeypatch.setenv(PREFIX + name, __file__)
+    make_certificates(tmp_path)
+    monkeypatch.setenv("MICROTOME_GRPC_CERTIFICATE", str(tmp_path / "server.pem"))
+    monkeypatch.setenv("MICROTOME_GRPC_KEY", str(tmp_path / "client.key"))
+    with pytest.raises(SettingsError, match=r"expected a certificate chain, its key .*MISMATCH"):
+        read_settings()
+    monkeypatch.setenv("MICROTOME_GRPC_KEY", str(tmp_path / "server.key"))
     assert [] == risks(read_settings())
+    monkeypatch.setenv("MICROTOME_GRPC_CLIENT_CA", __file__)
+    with pytest.raises(SettingsError, match="expected a certificate chain, its key and CA certificates"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT: expected an address"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "5s", "OTEL_BSP_SCHEDULE_DELAY: expected a whole number; received '5s'"),
+    ],
+)
+def test_a_wrong_variable_of_opentelemetry_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    """Its SDK would lose all traces, or go on after a traceback; where no traces are wanted, none is looked at."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "5 s")
+    assert read_settings().port
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "5000")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    assert read_settings().port
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=words):
+        read_settings()
