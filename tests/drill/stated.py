@@ -81,7 +81,7 @@ def write_configuration(directory: Path, models: Path) -> None:
     volumes: list[Manifest] = find(MANIFESTS, "Deployment", "model-server")["spec"]["template"]["spec"]["volumes"]
     (sources,) = [volume["projected"]["sources"] for volume in volumes if volume["name"] == "tfserving"]
     for source in sources:
-        for name, text in find(MANIFESTS, "ConfigMap", source["configMap"]["name"])["data"].items():
+        for name, text in find(MANIFESTS, "ConfigMap", source["configMap"]["name"]).get("data", {}).items():
             (directory / name).write_text(_placed(text, {f'"{MODELS}/': f'"{models}/'}), encoding="utf-8")
 
 
