@@ -111,6 +111,7 @@ def build(settings: Settings, log: Logger) -> Application:
     decoding = Decoding(
         decoders,
         DecodeMemory(settings.decode_bytes, metrics.level(metrics.decode_bytes_in_flight)),
+        at_a_time=settings.decode_threads,
         max_pixels=settings.max_image_pixels,
         formats=[name.upper() for name in settings.formats],
     )
@@ -145,11 +146,7 @@ def build(settings: Settings, log: Logger) -> Application:
     bodies = Budget(settings.max_body_bytes_in_flight, "bytes", metrics.level(metrics.body_bytes_in_flight))
     intake = Intake(
         Embedder(
-            Batcher(
-                catalogue,
-                slots=lambda model: settings.inference_slots * catalogue.concurrency(model),
-                metrics=metrics,
-            ),
+            Batcher(catalogue, slots=settings.inference_slots, servers=catalogue.concurrency, metrics=metrics),
             cache,
             limits=Limits(settings.max_images, _LONGEST_WAIT),
             budget=images,

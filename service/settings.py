@@ -179,7 +179,8 @@ class Settings(BaseSettings):
         2,
         gt=0,
         description="Concurrent Predict calls per model on each model server that serves it: more servers, more calls. "
-        "While all are busy, images are batched; one extra call starts once eight wait.",
+        "Beside a call of up to eight images another one starts with as many; while all are busy, images are batched, "
+        "and one extra call starts once eight wait.",
     )
     api_keys: str = Field(
         "",

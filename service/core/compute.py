@@ -66,7 +66,7 @@ class Computation:
         self._backlogs = backlogs
         self._gateways = GatewaySingleFlight(leases or NoLeases())
         # One more than are decoded at a time, so that no thread waits for the event loop.
-        self._bulk = BulkGate(decoding.threads + 1)
+        self._bulk = BulkGate(decoding.at_a_time + 1)
 
     async def vectors(self, job: Job) -> Result:
         """Return one image's vectors by output, each float32 [D].

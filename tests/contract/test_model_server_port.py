@@ -43,7 +43,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
     batched = request.param.startswith("batched")
     if request.param.endswith("fake"):
         fake = FakeModelServer(card())
-        yield Batcher(fake, slots=lambda _: 1, metrics=Metrics()) if batched else fake
+        yield Batcher(fake, slots=1, metrics=Metrics()) if batched else fake
         return
     process: ModelServerProcess = request.getfixturevalue("process")
     rpc = Replicas([process.address])
@@ -52,7 +52,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
     async with asyncio.timeout(30):
         while catalogue.readiness()["lite0"] is not None:  # noqa: ASYNC110, polled like a probe
             await asyncio.sleep(0.01)
-    yield Batcher(catalogue, slots=lambda _: 2, metrics=Metrics()) if batched else catalogue
+    yield Batcher(catalogue, slots=2, metrics=Metrics()) if batched else catalogue
     keeping.cancel()
     with suppress(asyncio.CancelledError):
         await keeping

@@ -35,7 +35,7 @@ def intake_over(
         limits=Limits(bodies.max_images),
         budget=images,
         bulk=images.for_bulk(metrics.level(metrics.bulk_images_in_flight)),
-        decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=max_pixels),
+        decoding=Decoding(decoders, DecodeMemory(1 << 30), at_a_time=2, max_pixels=max_pixels),
         observer=metrics,
     )
     return Intake(
