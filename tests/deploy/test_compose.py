@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from microtome.commands.rollout.command import build_parser
+from tests.deploy.manifests import written
 from tests.deploy.tfserving import COMPOSE, compose
 
 KEYS = {
@@ -18,6 +19,7 @@ KEYS = {
     "depends_on",
     "deploy",
     "entrypoint",
+    "env_file",
     "environment",
     "healthcheck",
     "image",
@@ -35,6 +37,7 @@ KEYS = {
     "tmpfs",
     "user",
     "volumes",
+    "working_dir",
 }
 SERVICES = compose()["services"]
 MODEL_SERVERS = {"cpu": "tfserving-cpu", "gpu": "tfserving-gpu", "embedded": "modelserver"}
@@ -63,9 +66,15 @@ def test_what_is_referred_to_exists(name: str) -> None:
     """Networks, volumes, files and the services waited for."""
     service, document = SERVICES[name], compose()
     assert set(_networks(service)) <= set(document["networks"])
-    for volume in service.get("volumes", []):
-        source = volume.partition(":")[0]
-        assert (COMPOSE.parent / source).exists() if source.startswith(".") else source in document["volumes"], source
+    # In what `microtome manifests` writes for another recipe as well.
+    sources = [volume.partition(":")[0] for volume in service.get("volumes", [])] + service.get("env_file", [])
+    for source in sources:
+        if source.startswith("."):
+            assert [(place / source).exists() for place in (COMPOSE.parent, written() / "compose")] == [True, True], (
+                source
+            )
+        else:
+            assert source in document["volumes"]
     assert set(service.get("depends_on", {})) <= set(SERVICES)
 
 
@@ -151,7 +160,7 @@ def test_the_gateway_may_drain() -> None:
 def test_the_model_server_is_reached_by_nobody_else() -> None:
     """It and Redis are on a network without a way out, and publish nothing; who is on it has work there."""
     inside = {name for name, service in SERVICES.items() if "inside" in _networks(service)}
-    assert {"exporter", "gateway", "prometheus", "redis", "rollout", *MODEL_SERVERS.values()} == inside
+    assert {"gateway", "prometheus", "redis", "rollout", *MODEL_SERVERS.values()} == inside
     assert compose()["networks"]["inside"]["internal"] is True
     for name in (*MODEL_SERVERS.values(), "redis"):
         assert ["inside"] == list(SERVICES[name]["networks"])
