@@ -68,6 +68,7 @@ apiVersion: kustomize.config.k8s.io/v1alpha1
 kind: Component
 {resources}configMapGenerator:
   - name: gateway
+    behavior: merge
     envs: [gateway.env]
 """
 _CONFIG_MAP = """\

@@ -70,9 +70,8 @@ def test_what_is_referred_to_exists(name: str) -> None:
     sources = [volume.partition(":")[0] for volume in service.get("volumes", [])] + service.get("env_file", [])
     for source in sources:
         if source.startswith("."):
-            assert [(place / source).exists() for place in (COMPOSE.parent, written() / "compose")] == [True, True], (
-                source
-            )
+            assert (COMPOSE.parent / source).exists(), source
+            assert (written() / "compose" / source).exists(), source
         else:
             assert source in document["volumes"]
     assert set(service.get("depends_on", {})) <= set(SERVICES)

@@ -171,7 +171,7 @@ def test_models_config_is_what_the_official_schema_allows(*, other: bool) -> Non
 @pytest.mark.parametrize("recipe", [(), (OTHER,)])
 @pytest.mark.parametrize("rolled", [False, True])
 def test_servers_wait_for_a_version_of_every_model(tmp_path: Path, recipe: tuple[str, ...], *, rolled: bool) -> None:
-    """The init container reads models.config, as it is written and as a rollout rewrites it; it names no model itself."""
+    """The init container reads models.config, as written and as a rollout rewrites it, and names no model itself."""
     manifests = render(("production", *recipe))
     (box,) = [c for c in containers(find(manifests, "Deployment", "model-server")) if c["name"] == "models"]
     config = find(manifests, "ConfigMap", "models-config")["data"]["models.config"]
