@@ -213,7 +213,8 @@ def _of_recipe(recipe: "Recipe") -> Files:
     else:
         digests = "".join(f"{_digest(path)} {name}\n" for name, path in named.items())
         component += _IMAGE.format(tag=f"{__version__}-{_digest(digests.encode())[:12]}")
-    return {f"recipe/{name}": found for name, found in {**named, "kustomization.yaml": component.encode()}.items()}
+    found: Files = {**named, "kustomization.yaml": component.encode()}
+    return {f"recipe/{name}": content for name, content in found.items()}
 
 
 def _named_files(recipe: "Recipe") -> dict[str, Path]:
