@@ -33,7 +33,8 @@ from service.model_server.client import untraced
 from service.model_server.registry import ModelRegistry, is_pattern, models_config
 from service.model_server.replicas import Replicas
 from service.model_server.watcher import WatchTiming
-from service.settings import Settings, traces_wanted
+from service.settings import Settings
+from service.telemetry import traces_wanted
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 

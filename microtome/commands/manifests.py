@@ -43,7 +43,7 @@ go into mine/kustomization.yaml, which is written where there is none and then i
 
 _NOT_FOR = {
     "compose": ("kubernetes/", OWN, "recipe/kustomization.yaml", "recipe/network.yaml", "recipe/Dockerfile"),
-    "kubernetes": ("compose/", "prometheus/", "grafana/provisioning/"),
+    "kubernetes": ("alertmanager/", "compose/", "prometheus/", "grafana/provisioning/"),
 }
 """How paths begin that a target has no use for."""
 _PREFLIGHT = "kubernetes/components/gpu/preflight.sh"
@@ -76,13 +76,13 @@ _CONFIG_MAP = """\
     files: {files}
 patches:
   - patch: |
-      apiVersion: batch/v1
-      kind: Job
+      apiVersion: apps/v1
+      kind: Deployment
       metadata: {{name: exporter}}
       spec:
         template:
           spec:
-            containers:
+            initContainers:
               - name: exporter
                 volumeMounts: [{{name: recipe, mountPath: /recipe, readOnly: true}}]
             volumes:

@@ -4,6 +4,7 @@ import atexit
 import functools
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -56,7 +57,7 @@ Combination = tuple[str, ...]
 def combinations() -> list[Combination]:
     """List overlays and their components: each component, each pair of them, and as many as go together.
 
-    Patches that do not get along show in pairs; all of the 192 combinations would take minutes and tell no more.
+    Patches that do not get along show in pairs; all of the 384 combinations would take minutes and tell no more.
     """
     everything = [tuple(c for c in COMPONENTS if c != left_out) for left_out in sorted(EXCLUSIVE)]
     few = [
@@ -113,14 +114,35 @@ def render_in(directory: Path, combination: Combination, added: Mapping[str, Any
     return tuple(yaml.safe_load_all(done.stdout))
 
 
+def documented(word: str) -> Mapping[str, Any]:
+    """Return the part of a kustomization in deploy/README.md that has a word."""
+    (part,) = [
+        text
+        for text in re.findall(
+            r"```yaml\n(# kustomization.yaml, in addition\n.*?)```",
+            (REPOSITORY / "deploy" / "README.md").read_text(encoding="utf-8"),
+            re.DOTALL,
+        )
+        if word in text
+    ]
+    found: Mapping[str, Any] = yaml.safe_load(part)
+    return found
+
+
 def workloads(manifests: tuple[Manifest, ...]) -> list[Manifest]:
     """Those that run pods."""
-    return [m for m in manifests if m["kind"] in {"Deployment", "StatefulSet", "DaemonSet", "Job"}]
+    return [m for m in manifests if m["kind"] in {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"}]
+
+
+def template(workload: Manifest) -> Mapping[str, Any]:
+    """The template of a workload's pods."""
+    found: Mapping[str, Any] = workload["spec"].get("jobTemplate", workload)["spec"]["template"]
+    return found
 
 
 def pod(workload: Manifest) -> Mapping[str, Any]:
     """The specification of a workload's pods."""
-    spec: Mapping[str, Any] = workload["spec"]["template"]["spec"]
+    spec: Mapping[str, Any] = template(workload)["spec"]
     return spec
 
 

@@ -83,7 +83,7 @@ def write_configuration(directory: Path, models: Path, manifests: Manifests = MA
     volumes: list[Manifest] = find(manifests, "Deployment", "model-server")["spec"]["template"]["spec"]["volumes"]
     (sources,) = [volume["projected"]["sources"] for volume in volumes if volume["name"] == "tfserving"]
     for source in sources:
-        for name, text in find(manifests, "ConfigMap", source["configMap"]["name"])["data"].items():
+        for name, text in find(manifests, "ConfigMap", source["configMap"]["name"]).get("data", {}).items():
             (directory / name).write_text(_placed(text, {f'"{MODELS}/': f'"{models}/'}), encoding="utf-8")
 
 

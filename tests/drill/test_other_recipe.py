@@ -1,4 +1,4 @@
-"""What `microtome manifests` writes for another recipe, run: exported by its job, waited for, loaded and served."""
+"""What `microtome manifests` writes for another recipe, run: exported by its pod, waited for, loaded and served."""
 
 import os
 import subprocess
@@ -18,9 +18,9 @@ from tests.e2e.photos import example
 from tests.e2e.processes import eventually, free_port
 
 
-def mounted(manifests: Manifests, job: Manifest, place: Path) -> None:
-    """Write the recipe's ConfigMap as the kubelet mounts it into the exporter's job."""
-    (volume,) = [volume["configMap"] for volume in pod(job)["volumes"] if volume["name"] == "recipe"]
+def mounted(manifests: Manifests, exporter: Manifest, place: Path) -> None:
+    """Write the recipe's ConfigMap as the kubelet mounts it into the exporter's pod."""
+    (volume,) = [volume["configMap"] for volume in pod(exporter)["volumes"] if volume["name"] == "recipe"]
     data = find(manifests, "ConfigMap", volume["name"])["data"]
     for item in volume["items"]:
         (place / item["path"]).parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,10 @@ def test_two_models_of_other_backbones_are_exported_and_served() -> None:
         waiting = subprocess.Popen([word.replace(CONFIGURATION, path) for word in first["command"]])
         stack.callback(waiting.kill)
 
-        job = find(manifests, "Job", "exporter")
-        (box,) = containers(job)
-        mounted(manifests, job, directory / "recipe")
+        exporter = find(manifests, "Deployment", "exporter")
+        box, *_ = containers(exporter)
+        assert {"name": "recipe", "mountPath": "/recipe", "readOnly": True} in box["volumeMounts"]
+        mounted(manifests, exporter, directory / "recipe")
         words = [word.replace("/recipe/", f"{path}/recipe/").replace("/models", str(models)) for word in box["args"]]
         place = box["workingDir"].replace("/recipe", f"{path}/recipe")
         assert waiting.poll() is None
