@@ -182,22 +182,22 @@ def _is_for(target: str | None, path: str) -> bool:
 
 
 def _pinned(model: "ModelRecipe", before: Path) -> tuple[Sequence[int], Mapping[str, int]]:
-    """Return the version that the recipe pins, if any, and its label.
+    """Return the versions that are loaded in place of the newest, and their labels.
 
-    The one in use before stays beside it: it serves until the new one has been exported and loaded.
+    They are the one that the recipe pins, with the one in use before, which serves until the new one has been exported
+    and loaded. Where the recipe pins none, those of before stay, since a rollout may have chosen them.
     """
-    from microtome.commands.rollout.configuration import configured  # noqa: PLC0415
+    from microtome.commands.rollout.configuration import ConfiguredModel, configured  # noqa: PLC0415
     from microtome.commands.rollout.errors import CannotBegin  # noqa: PLC0415
 
-    if model.version is None:
-        return (), {}
-    versions = {model.version}
     try:
         found = configured(before.read_text(encoding="utf-8"), model.name)
-        used = found.labels.get(_LABEL, model.version)
-        versions |= {*found.versions} if used == model.version else {used}
     except (OSError, UnicodeDecodeError, CannotBegin):
-        pass  # there is none, or none that can be read: it will be replaced or refused
+        found = ConfiguredModel((), {})  # a file that cannot be read is not replaced unasked
+    if model.version is None:
+        return found
+    used = found.labels.get(_LABEL, model.version)
+    versions = {model.version, *(found.versions if used == model.version else (used,))}
     return sorted(versions), {_LABEL: model.version}
 
 
@@ -330,6 +330,9 @@ def _told(recipe: "Recipe", files: Files, out: Path) -> Iterator[str]:
     yield f"{out} serves {', '.join(model.name for model in recipe.models)}: {len(files)} files"
     if "compose/compose.yaml" in files:
         yield f"with Docker: docker compose -f {out}/compose/compose.yaml up --detach"
+    for model in recipe.models:
+        if model.version is None and (versions := _pinned(model, out / MODELS)[0]):
+            yield f"{model.name} stays at {', '.join(map(str, versions))}: without {out}/{MODELS} it gets the newest"
     if OWN not in files:
         return
     hub = [model.name for model in recipe.models if model.backbone.startswith(PRESET_PREFIX)]

@@ -7,14 +7,17 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import Message
 
+from microtome import __version__
 from microtome.commands.manifests import main
 from microtome.commands.rollout.configuration import changed, configured
 from modelserver.config.options import IGNORED, OWN, Options, parse
-from tests.deploy.manifests import OTHER, OTHER_RECIPE, containers, find, render, written
+from tests.deploy.manifests import OTHER, OTHER_RECIPE, OWN_FUNCTION, containers, find, pod, render, workloads, written
 from tests.deploy.tfserving import FILES, command_lines, compose, embedded_command_lines, gpu_environments, local_file
+from tests.deploy.tools import tool
 from tests.exported_models import REPOSITORY
 
 WANTED = {
@@ -201,6 +204,41 @@ def test_a_version_pinned_in_place_of_another_leaves_it_loaded(tmp_path: Path) -
         assert 0 == main(["manifests", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "mine")])
         found.append(configured((tmp_path / "mine/tfserving/models.config").read_text(), "mobile"))
     assert [((3,), {"stable": 3}), ((3, 4), {"stable": 4}), ((3, 4), {"stable": 4}), ((4, 7), {"stable": 7})] == found
+
+
+def test_what_a_rollout_chose_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In compose a rollout changes the file: it is not replaced unasked, and then with the version that was chosen."""
+    recipe, models = tmp_path / "recipe.yaml", tmp_path / "mine/tfserving/models.config"
+    recipe.write_text(OTHER_RECIPE.split("  - name: own")[0].replace("    version: 3\n", ""))
+    words = ["manifests", str(recipe), "--out", str(tmp_path / "mine")]
+    assert 0 == main(words)
+    assert ((), {}) == configured(models.read_text(), "mobile")
+    models.write_text(changed(models.read_text(), "mobile", [2], {"stable": 2}))
+    capsys.readouterr()
+    assert (2, 0, 0) == (main(words), main([*words, "--force"]), main(words))
+    assert ((2,), {"stable": 2}) == configured(models.read_text(), "mobile")
+    assert 2 == capsys.readouterr().out.count("mobile stays at 2: ")
+    models.unlink()
+    assert 0 == main(words)
+    assert ((), {}) == configured(models.read_text(), "mobile")
+
+
+def test_a_recipe_with_large_files_is_an_image(tmp_path: Path) -> None:
+    """Of the operator's registry, as every other; there is no ConfigMap to mount."""
+    (tmp_path / "own.py").write_text(OWN_FUNCTION + "# long\n" * 30_000)
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names" / "kinds.txt").write_text("a\nb\n")
+    (tmp_path / "recipe.yaml").write_text(OTHER_RECIPE)
+    assert 0 == main(["manifests", str(tmp_path / "recipe.yaml"), "--target=kubernetes", f"--out={tmp_path / 'mine'}"])
+    with (tmp_path / "mine" / "kustomization.yaml").open("a") as file:
+        file.write("images: [{name: microtome/recipe, newName: registry.example.com/microtome/recipe}]\n")
+    done = subprocess.run(
+        [tool("kubectl"), "kustomize", str(tmp_path / "mine")], capture_output=True, text=True, check=True
+    )
+    (exporter,) = [w for w in workloads(tuple(yaml.safe_load_all(done.stdout))) if w["metadata"]["name"] == "exporter"]
+    images = {box["image"] for box in containers(exporter)}
+    assert re.fullmatch(rf"registry\.example\.com/microtome/recipe:{re.escape(__version__)}-[0-9a-f]{{12}}", *images)
+    assert {"models", "tmp"} == {volume["name"] for volume in pod(exporter)["volumes"]}
 
 
 def test_batching_config_has_the_threads_of_all_models() -> None:

@@ -118,6 +118,7 @@ def test_files_of_the_recipe_go_along(tmp_path: Path, capsys: pytest.CaptureFixt
     if large:
         (image,) = component["images"]
         assert f"docker build -t {image['newName']}:{image['newTag']} {mine}" in said
+        assert "COPY . /recipe" in (mine / "Dockerfile").read_text()
         assert "patches" not in component
     else:
         (source,) = [one["files"] for one in component["configMapGenerator"] if one["name"] == "recipe"]
