@@ -25,6 +25,7 @@ COPY requirements/server.in requirements/gateway.in requirements/tensorflow.in r
 COPY protos protos
 COPY microtome microtome
 COPY exporter exporter
+COPY deploy deploy
 COPY modelserver modelserver
 COPY service service
 RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir /wheels ./microtome .

@@ -67,9 +67,8 @@ def test_runbooks_open_in_compose_and_in_a_copy_of_the_site() -> None:
     """Prometheus has them where alerts lead, at the address that is published; all are pages of the site."""
     prometheus = compose()["services"]["prometheus"]
     options = dict(word.removeprefix("--").split("=", 1) for word in prometheus["command"])
-    (mounted,) = [
-        one.split(":") for one in prometheus["volumes"] if one.split(":")[1] == options["web.console.templates"]
-    ]
+    volumes = [one.replace("${CHECKOUT:-../..}", "../..").split(":") for one in prometheus["volumes"]]
+    (mounted,) = [volume for volume in volumes if volume[1] == options["web.console.templates"]]
     assert RUNBOOKS.resolve() == (COMPOSE.parent / mounted[0]).resolve()
     (port,) = [one.rsplit(":", 1)[0].replace("127.0.0.1", "localhost") for one in prometheus["ports"]]
     assert f"http://{port}" == options["web.external-url"]

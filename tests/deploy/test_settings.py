@@ -30,4 +30,5 @@ def test_every_variable_is_a_setting(path: str) -> None:
 
 def test_variables_are_found() -> None:
     """The search would find a misspelt one: it finds those that are there."""
-    assert {"MICROTOME_MODELS", "MICROTOME_DRAIN"} <= variables("deploy/kubernetes/base/gateway.env")
+    assert {"MICROTOME_MODEL_SERVER", "MICROTOME_DRAIN"} <= variables("deploy/kubernetes/base/gateway.env")
+    assert {"MICROTOME_MODELS"} <= variables("deploy/recipe/gateway.env")
