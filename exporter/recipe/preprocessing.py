@@ -100,6 +100,6 @@ def recorded(spec: InputSpec) -> dict[str, Any]:
     `decode` was `jpeg_draft` before it had a third value.
     """
     found = {name: value for name, value in asdict(spec).items() if name not in _LATER or value != _LATER[name]}
-    del found["decode"]
+    del found["decode"], found["kind"]
     found["jpeg_draft"] = spec.decode != "exact"
     return found | ({"decode": "fast"} if spec.decode == "fast" else {})
