@@ -250,7 +250,8 @@ class _Pieces:
             bool(_last(normalizer, 3, 1)),
             bool(_last(normalizer, 4, 1)),
         )
-        if kind not in (_UNIGRAM, _BPE) or suffix or not escaped or (found.prefix and found.added()):
+        known = kind in (_UNIGRAM, _BPE) and any(kind == _UNKNOWN for _, _, kind in pieces)
+        if not known or suffix or not escaped or (found.prefix and found.added()):
             raise ValueError("a SentencePiece model of a kind that is not known here.")
         return found
 
