@@ -227,11 +227,11 @@ def test_folder_without_a_converter_leaves_scaling_to_the_recipe(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_text_towers_are_cut_at_their_blocks(name: str, tmp_path: Path) -> None:
+def test_text_towers_are_cut_at_their_blocks(name: str, presets: Presets) -> None:
     """Tokens after a block, their averages, and the token that the network's own pooling takes."""
-    model = saved(name, tmp_path / name)
-    row = find_backbone(f"keras_hub:{tmp_path / name}")
-    tokens = preset_tokens(str(tmp_path / name)).spec
+    model, images = presets(name)
+    row = images.row
+    tokens = preset_tokens(row.name.partition(":")[2]).spec
     built = build(row, None, tokens)
     outputs = [OutputRecipe(pooling, "encoder_block_0", pooling) for pooling in ("none", "avg", "cls", "flatten")]
     recipe = ModelRecipe("t", row.name, "own", tokens, (*outputs, OutputRecipe("joint", "projection", "none")), "joint")
