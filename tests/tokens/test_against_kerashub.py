@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_ids_are_equal(name: str, kerashub: Path) -> None:
         assert np.array_equal(np.load(RECORDED)[name], wanted)
 
 
-def test_a_sentence_takes_microseconds(kerashub: Path, record_property: pytest.RecordProperty) -> None:  # type: ignore[name-defined]
+def test_a_sentence_takes_microseconds(kerashub: Path, record_property: Callable[[str, object], None]) -> None:
     """The figure is noted, not held."""
     found = preset_tokens(str(kerashub / "open_clip"))
     tokenizer = Tokenizer.load(unpacked(found.packed, found.spec.tokenizer), found.spec)
