@@ -75,14 +75,16 @@ FUNCTION_SIGMOID: Function
 FUNCTION_NONE: Function
 
 class Image(_message.Message):
-    __slots__ = ("data", "url", "crops")
+    __slots__ = ("data", "url", "text", "crops")
     DATA_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     CROPS_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     url: str
+    text: str
     crops: _containers.RepeatedCompositeFieldContainer[Crop]
-    def __init__(self, data: _Optional[bytes] = ..., url: _Optional[str] = ..., crops: _Optional[_Iterable[_Union[Crop, _Mapping]]] = ...) -> None: ...
+    def __init__(self, data: _Optional[bytes] = ..., url: _Optional[str] = ..., text: _Optional[str] = ..., crops: _Optional[_Iterable[_Union[Crop, _Mapping]]] = ...) -> None: ...
 
 class Crop(_message.Message):
     __slots__ = ("x", "y", "width", "height")
@@ -127,12 +129,14 @@ class EmbedRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
-    __slots__ = ("model", "results")
+    __slots__ = ("model", "results", "towers")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    TOWERS_FIELD_NUMBER: _ClassVar[int]
     model: ModelVersion
     results: _containers.RepeatedCompositeFieldContainer[ImageResult]
-    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ...) -> None: ...
+    towers: _containers.RepeatedCompositeFieldContainer[ModelVersion]
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ..., towers: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
 
 class EmbedStreamRequest(_message.Message):
     __slots__ = ("options", "id", "image", "more", "reads_more")
@@ -243,26 +247,32 @@ class ClassifyStreamResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ..., result: _Optional[_Union[ImageResult, _Mapping]] = ..., more: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., max_images: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("name", "version", "fingerprint")
+    __slots__ = ("name", "version", "fingerprint", "tower", "space")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TOWER_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     fingerprint: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+    tower: str
+    space: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., tower: _Optional[str] = ..., space: _Optional[str] = ...) -> None: ...
 
 class ImageResult(_message.Message):
-    __slots__ = ("embeddings", "error", "predictions", "crop")
+    __slots__ = ("embeddings", "error", "predictions", "crop", "tower")
     EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     CROP_FIELD_NUMBER: _ClassVar[int]
+    TOWER_FIELD_NUMBER: _ClassVar[int]
     embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
     error: _status_pb2.Status
     predictions: _containers.RepeatedCompositeFieldContainer[Prediction]
     crop: Crop
-    def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., crop: _Optional[_Union[Crop, _Mapping]] = ...) -> None: ...
+    tower: str
+    def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., crop: _Optional[_Union[Crop, _Mapping]] = ..., tower: _Optional[str] = ...) -> None: ...
 
 class Prediction(_message.Message):
     __slots__ = ("output", "labels", "rejected", "cache")

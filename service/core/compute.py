@@ -87,7 +87,7 @@ class Computation:
             try:
                 with timed(job.stages, "decode"):
                     if job.parts is None:
-                        pixels = await self._decoding.pixels(job.encoded, job.card.manifest.input)
+                        pixels = await self._decoding.pixels(job.encoded, job.card.manifest.pixels)
                     else:
                         pixels = await job.parts.pixels(job.region)
             finally:
@@ -109,7 +109,7 @@ class Computation:
 
     def parts(self, card: ModelCard, encoded: bytes, regions: Sequence[Region]) -> Parts:
         """Prepare to decode regions of one image together."""
-        return Parts(self._decoding, encoded, card.manifest.input, regions)
+        return Parts(self._decoding, encoded, card.manifest.pixels, regions)
 
     async def _infer(self, job: Job, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
         while True:

@@ -32,7 +32,7 @@ class ModelServer(Protocol):
         ...
 
     async def card_of(self, model: str, version: int) -> ModelCard:
-        """Float64Reference this version of a model, whether or not it is the one in use.
+        """Return exactly this version of a model, whether or not it is the one in use.
 
         Raises:
             UnknownModel: it is not among the models served here.

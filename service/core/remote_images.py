@@ -18,8 +18,15 @@ class Url:
     address: str
 
 
-Image = bytes | Url | RequestRejected
-"""One image as it arrived: its bytes, its address, or what is wrong with it."""
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, for a model that has a text tower."""
+
+    text: str
+
+
+Image = bytes | Url | Text | RequestRejected
+"""One item as it arrived: an image's bytes or address, a text, or what is wrong with it."""
 
 Fetch = Callable[[Sequence[Image]], Awaitable[list[bytes | RequestRejected]]]
 """Replaces each address by the bytes fetched, or by what is wrong with it."""
@@ -54,6 +61,8 @@ def fetching(fetcher: Fetcher | None, *, max_bytes: int, max_total: int, at_a_ti
         share = min(max_bytes, max_total // max(1, sum(isinstance(image, Url) for image in images)))
 
         async def one(image: Image) -> bytes | RequestRejected:
+            if isinstance(image, Text):
+                raise TypeError("Expected texts to be tokenised before images are fetched.")
             if not isinstance(image, Url):
                 return image
             if fetcher is None:

@@ -124,7 +124,7 @@ def read_manifest(model: str, answer: PredictResponse) -> Manifest:
         raise ModelServerFault(
             f"Model {model!r} has a manifest that we cannot read: {where}: {first['msg']}."
         ) from error
-    if min(manifest.input.height, manifest.input.width, manifest.max_batch_size) < 1:
+    if min(*manifest.input.shape, manifest.max_batch_size) < 1:
         raise ModelServerFault(f"Model {model!r} has a manifest with a size or a largest batch of nothing.")
     if manifest.schema > 1 and manifest.golden is None:
         raise ModelServerFault(f"Model {model!r} has a manifest of version {manifest.schema} without golden vectors.")

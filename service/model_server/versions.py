@@ -19,7 +19,7 @@ from microtome.errors import (
     ServiceError,
 )
 from microtome.fast_resizing import unavailable
-from microtome.manifest import Manifest, ModelCard
+from microtome.manifest import InputSpec, Manifest, ModelCard
 from service.errors import restated
 from service.model_server.client import ModelServerClient, Predict
 from service.model_server.predict_encoding import IMAGES, pixels_tensor, query_tensor, read_manifest, vectors
@@ -188,7 +188,7 @@ class Versions:
         if refused is not None and refused.lasting and refused.fingerprint == manifest.fingerprint:
             raise restated(refused.error)
         try:
-            if lacking := unavailable(manifest.input):
+            if lacking := isinstance(manifest.input, InputSpec) and unavailable(manifest.input):
                 raise VersionRefused(f"Version {version} of model {model!r} is not served: {lacking}", lasting=True)  # noqa: TRY301, as admission's
             card = await self._admit(ModelCard(model, version, manifest), self._target, self._start, self._client)
         except VersionRefused as error:

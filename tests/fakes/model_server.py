@@ -148,7 +148,7 @@ class FakeModelServer:
         self.current, self.next = self.next or self.current, None
         if card.version != self.current.version:
             raise ModelNotReady(f"No version {card.version}.")
-        height_width = (card.manifest.input.height, card.manifest.input.width)
+        height_width = (card.manifest.pixels.height, card.manifest.pixels.width)
         if pixels.shape[1:] != (*height_width, 3) or not len(pixels) <= card.manifest.max_batch_size:
             raise ModelServerFault(f"Wrong pixels: {pixels.shape}.")
         self.calls.append((card.version, tuple(outputs), len(pixels)))

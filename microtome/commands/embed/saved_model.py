@@ -69,7 +69,7 @@ class SavedModelEmbedder:
         from exporter.savedmodel.saved_model import loaded  # noqa: PLC0415, TensorFlow
 
         self._manifest = manifest(directory)
-        if lacking := unavailable(self._manifest.input):
+        if lacking := unavailable(self._manifest.pixels):
             raise EmbedError(f"The model cannot be used here: {lacking}")
         self._wanted = wanted
         self._outputs = {output.name: output for output in self._manifest.outputs}
@@ -100,7 +100,7 @@ class SavedModelEmbedder:
         if isinstance(body, errors.MicrotomeError):
             return body
         try:
-            return decode(body, self._manifest.input, max_pixels=_MAX_PIXELS)
+            return decode(body, self._manifest.pixels, max_pixels=_MAX_PIXELS)
         except errors.RequestRejected as error:
             return error
 
