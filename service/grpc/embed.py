@@ -128,7 +128,11 @@ def image_of(message: pb.Image, max_bytes: int) -> Image:
     """Return the image or text of a message, or what is wrong with it, which may concern this one only."""
     source = message.WhichOneof("source")
     if source == "text":
-        return BadRequest("Expected `crops` with an image; received them with a text.") if message.crops else Text(message.text)
+        return (
+            BadRequest("Expected `crops` with an image; received them with a text.")
+            if message.crops
+            else Text(message.text)
+        )
     if source == "url":
         if len(message.url) > MAX_ADDRESS:
             return BadRequest(f"Expected an address of at most {MAX_ADDRESS} characters, received {len(message.url)}.")
@@ -193,7 +197,9 @@ async def embed(
         with timed(intake.observer.stage, "encode"):
             answered = [field(_RESULTS, result) for result in results(embedded, asked, len(images), regions)]
             versions = [version_of(card) for card in embedded.cards]
-            towers = [field(_TOWERS, its) for its in versions] if embedded.card.manifest.family and classes is None else []
+            towers = (
+                [field(_TOWERS, its) for its in versions] if embedded.card.manifest.family and classes is None else []
+            )
             return b"".join((field(_MODEL, versions[0]), *answered, *towers))
 
 

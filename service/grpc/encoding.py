@@ -121,7 +121,9 @@ def results(embedded: Embedded, asked: CallOptions, images: int, regions: Sequen
         outputs = {id(output): output for output in map(embedded.output, embedded.embeddings)}
         checked_dimensions(asked.dimensions, list(outputs.values()))
     if embedded.text is not None and asked.dtype == "int8":
-        raise BadRequest("Expected a dtype other than int8 for images and texts together: towers have ranges of their own.")
+        raise BadRequest(
+            "Expected a dtype other than int8 for images and texts together: towers have ranges of their own."
+        )
     for embedding in embedded.embeddings:
         output = embedded.output(embedding)
         if asked.classes is not None and output.classes:

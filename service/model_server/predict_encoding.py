@@ -22,9 +22,6 @@ from service.core.ports import Pixels, Tokens, Vectors
 IMAGES, TOKENS = "images", "tokens"
 """Alias of the input in the `serving_default` signature: of a model of images, and of a text tower."""
 
-TOKENIZER = "tokenizer"
-"""A text tower's signature that answers with its tokenizer, and its output."""
-
 _INPUTS, _KEY, _VALUE = PredictRequest.INPUTS_FIELD_NUMBER, 1, 2
 _ADAPTER = TypeAdapter(Manifest)
 
