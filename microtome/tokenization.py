@@ -68,7 +68,8 @@ class Tokenizer:
 
     def __init__(self, found: Any, spec: TokensSpec) -> None:  # noqa: ANN401, of a library that is imported when needed
         """Use `load` instead."""
-        self._encode = found.encode
+        # Of a batch, since the library then lets other threads run meanwhile.
+        self._encode = found.encode_batch_fast
         self.spec = spec
 
     @classmethod
@@ -104,7 +105,8 @@ class Tokenizer:
         its tokenizer. A half of a surrogate pair, which is no character, counts as a question mark.
         """
         raw = text.encode("utf-8", "replace")
-        found: Sequence[int] = self._encode((raw.lower() if self.spec.lowercase else raw).decode()).ids
+        (encoded,) = self._encode([(raw.lower() if self.spec.lowercase else raw).decode()])
+        found: Sequence[int] = encoded.ids
         length = self.spec.length
         ids = np.full(length, self.spec.pad, np.int32)
         if len(found) > length:
