@@ -61,6 +61,7 @@ class Families:
         self._states: dict[str, _State] = {}
         self._hidden: set[str] = set()
         self._settling = asyncio.Lock()
+        self._renewing: asyncio.Task[None] | None = None
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a family of this name."""
@@ -101,7 +102,10 @@ class Families:
         Raises:
             ModelNotReady: there is no pair now.
         """
-        await self.settle()
+        # One look for all requests that met the same version's end.
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self.settle())
+        await asyncio.shield(self._renewing)
         if (state := self._states.get(name)) and state.split:
             raise ModelNotReady(state.split, retry_after=2)
 
