@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from microtome.errors import DeadlineExceeded, ModelServerDown, ModelServerFault
 from microtome.manifest import ModelCard
-from service.core.ports import Pixels
+from service.core.ports import Pixels, Tokens
 from service.core.timeouts import Deadline
 from service.model_server.batcher import Batcher
 from service.telemetry.metrics import Metrics
@@ -198,7 +198,7 @@ async def test_pixels_are_held_no_longer_than_somebody_waits_for_them(bench: Ben
     waiting = [bench.ask(grey) for grey in range(2, 8)]
     await asyncio.sleep(0)
     assert 'microtome_queued_images{priority="interactive"} 6.0' in bench.metrics.exposition().decode()
-    pixels = [weakref.ref(entry.pixels) for entry in bench.batcher._lanes["toy"].interactive.waiting]
+    pixels = [weakref.ref(entry.taken) for entry in bench.batcher._lanes["toy"].interactive.waiting]
     while waiting:
         waiting[-1].cancel()
         await asyncio.wait([waiting.pop()])
@@ -296,7 +296,9 @@ async def test_images_that_want_different_sets_share_a_batch(bench: Bench) -> No
 class Recording(FakeModelServer):
     """Computes a third output, which is the first."""
 
-    async def infer(self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], *more: Any) -> Any:
+    async def infer(
+        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels | Tokens], *more: Any
+    ) -> Any:
         """Compute, and remember what was asked."""
         known = [name for name in outputs if name != "third"] or ["mean"]
         found = dict(await super().infer(card, known, images, *more))
