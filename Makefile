@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 INSTALL = $(PY) requirements/install.py $@
-RUN := requirements/gateway.txt requirements/tensorflow.txt requirements/client.txt
+RUN := requirements/gateway.txt requirements/text.txt requirements/tensorflow.txt requirements/client.txt
 # Has no wheel for some systems: see docs/install.md.
 FASTER := requirements/openvino.txt
 TESTS := requirements/dev.txt requirements/weights.txt requirements/kerashub.txt
@@ -171,7 +171,7 @@ lock: setup            ## resolve the requirement files again
 	@$(COMPILE) --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
 	@for set in $(SETS); do $(COMPILE) --generate-hashes -c $(VENV)/all.txt $$(ls requirements/$$set.in requirements/$$set.*.in 2>/dev/null) \
 	    -o requirements/$$set.txt || exit 1; done
-	@$(COMPILE) --no-deps --generate-hashes requirements/kerashub.in -o requirements/kerashub.txt
+	@for set in kerashub text; do $(COMPILE) --no-deps --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 	@for set in kserve site; do $(COMPILE) --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 # Only indexes are read; no wheel is downloaded. On aarch64 OpenVINO wants a newer glibc than the others.

@@ -5,7 +5,7 @@ Version 1, its neighbour, has neither golden vectors nor tolerances, and is read
 The exporter writes it into the SavedModel, the model server returns it, and the gateway and bulk embedding read it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 from math import prod
 from typing import Any, Literal
@@ -264,6 +264,8 @@ class ModelCard:
     manifest: Manifest
     outputs: Mapping[str, OutputSpec] = field(init=False, repr=False, compare=False)
     """By name, in the manifest's order; kept, since each request reads it several times."""
+    tokenizer: Callable[[str], Any] | None = field(default=None, repr=False, compare=False)
+    """Of a text tower that is served: turns a text into its token ids, int32 [length]."""
 
     def __post_init__(self) -> None:
         """Index the outputs by name."""

@@ -18,7 +18,8 @@ from service.cache.memory import Float16Cache, MemoryCache, NullCache, TieredCac
 from service.cache.metered import HitCounter
 from service.core.admission import Budget
 from service.core.decoding import DecodeMemory, Decoding
-from service.core.embedder import Embedder, Intake, Limits
+from service.core.embedder import Embedder, Limits
+from service.core.intake import Intake
 from service.core.ports import Leases, VectorCache
 from service.core.remote_images import Fetcher, fetching
 from service.core.single_flight import NoLeases
@@ -162,7 +163,7 @@ def build(settings: Settings, log: Logger) -> Application:
         bodies,
         settings.max_body_bytes,
         metrics,
-        next((name for name in settings.models if not is_pattern(name)), ""),
+        settings.default_model or next((name for name in settings.models if not is_pattern(name)), ""),
         settings.deadline,
         required=settings.required_models,
         cache_answers=lambda: bool(settings.cache_bytes) or ("redis" in redis and redis["redis"]() is None),

@@ -74,9 +74,16 @@ class Settings(BaseSettings):
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
-        description="Names of the models to serve, separated by commas. The first answers when a request names none. "
+        description="Names of the models to serve, separated by commas. The first answers when a request names none "
+        "and `MICROTOME_DEFAULT_MODEL` is unset. "
         "A pattern, such as `*` or `lite*`, stands for all models that the model servers have; these are added and "
         "removed while the gateway runs, see `MICROTOME_MODELS_CONFIG`.",
+    )
+    default_model: str | None = Field(
+        None,
+        min_length=1,
+        description="The model, or the family of an image tower and a text tower, that answers when a request names "
+        "none. Unset: the first of `MICROTOME_MODELS` that is no pattern; without one the only model or family.",
     )
     models_config: Path | None = Field(
         None,

@@ -66,8 +66,7 @@ class Prediction:
 
 def predictions(embedded: Embedded, options: ClassOptions) -> list[Prediction]:
     """Return the predictions of all outputs of classes, in the order of the answer."""
-    outputs = embedded.card.outputs
-    return [predicted(e, outputs[e.output], options) for e in embedded.embeddings if outputs[e.output].classes]
+    return [predicted(e, output, options) for e in embedded.embeddings if (output := embedded.output(e)).classes]
 
 
 def predicted(embedding: Embedding, output: OutputSpec, options: ClassOptions) -> Prediction:

@@ -1,11 +1,15 @@
 """Requests to the core and its answers, as types that all transports use."""
 
+import re
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
-from microtome.errors import BadRequest, ServiceError
-from microtome.manifest import ModelCard
+from microtome.errors import BadRequest, MicrotomeError, ServiceError
+from microtome.manifest import ModelCard, OutputSpec
 from service.core.ports import Vectors
+from service.errors import restated
+
+E = TypeVar("E", bound=MicrotomeError)
 
 CacheUse = Literal["use", "refresh", "bypass", "private"]
 OnError = Literal["fail", "skip"]
@@ -28,7 +32,7 @@ class EmbedRequest:
     """The options of one request.
 
     Attributes:
-        model: its name.
+        model: its name, or a family's.
         version: exactly this version, or None for the one in use.
         outputs: names of its outputs; none means its default output, `("all",)` all of them, `("",)` the one that
             classifies.
@@ -72,10 +76,10 @@ class EmbedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """One image's vector from one output.
+    """One image's or text's vector from one output.
 
     Attributes:
-        index: of the image, in the order of the request.
+        index: of the item, in the order of the request.
         vector: float32 [D], read-only.
         cache: `hit` when it came from the cache, `coalesced` when another request was computing it already.
     """
@@ -88,7 +92,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class ImageError:
-    """What is wrong with one image of a request that skips bad ones."""
+    """What is wrong with one image or text of a request that skips bad ones."""
 
     index: int
     error: ServiceError
@@ -96,13 +100,47 @@ class ImageError:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The answer to one request: every vector from the same version of the same model.
+    """The answer to one request: every vector from the same version of the same model, or of two towers of one space.
 
     Attributes:
-        embeddings: in the order of the images, and for one image in the order of the outputs.
-        errors: in the order of the images; empty unless bad images are skipped.
+        card: the version that has answered; of both towers the image tower's.
+        embeddings: in the order of the items, and for one item in the order of the outputs.
+        errors: in the order of the items; empty unless bad ones are skipped.
+        text: the text tower's version, of a request with images and texts.
+        texts: the indexes of the texts, where `text` is there.
     """
 
     card: ModelCard
     embeddings: list[Embedding]
     errors: list[ImageError] = field(default_factory=list)
+    text: ModelCard | None = None
+    texts: frozenset[int] = frozenset()
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        """The versions that have answered."""
+        return (self.card,) if self.text is None else (self.card, self.text)
+
+    def card_of(self, embedding: Embedding) -> ModelCard:
+        """Return the version that a vector comes from."""
+        return self.card if self.text is None or embedding.index not in self.texts else self.text
+
+    def output(self, embedding: Embedding) -> OutputSpec:
+        """Return the output that a vector comes from."""
+        return self.card_of(embedding).outputs[embedding.output]
+
+
+Kind = Literal["Image", "Text"]
+"""Of an item, as messages name it."""
+
+_PLACE = re.compile(r"\A(?:Image|Text) \d+: ")
+
+
+def placed(error: E, index: int, kind: Kind = "Image") -> E:
+    """Return an error of one item that says which one it is, such as "Image 3: "."""
+    return restated(error, f"{kind} {index}: {unplaced(error)}")
+
+
+def unplaced(error: MicrotomeError) -> str:
+    """Return the message of an item's error without its place."""
+    return _PLACE.sub("", str(error))

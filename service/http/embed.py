@@ -3,7 +3,7 @@
 Every other request goes on to FastAPI.
 
 A request is parsed, its body is read, and the response cache is asked. Then its images are looked up, admitted,
-computed and encoded.
+computed and encoded. Texts are tokenised and looked up in the core.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,7 +19,7 @@ from microtome.regions import Region
 from service.auth import Caller, asked_by
 from service.core.admission import HitRatio
 from service.core.classes import require_classes
-from service.core.embedder import Intake
+from service.core.intake import Intake
 from service.core.lookup import Lookup
 from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
@@ -219,13 +219,13 @@ class EmbedEndpoint:
         cacheable: str | None,
         regions: Sequence[Region],
     ) -> RawResponse:
-        card = embedded.card
-        # Again, since another version may have come into use since the first check.
-        outputs = [card.outputs[e.output] for e in embedded.embeddings[:64]]
-        checked_dimensions(parameters.options.dimensions, outputs)
+        if parameters.options.dimensions is not None:
+            # Again, since another version may have come into use since the first check; and texts have their own tower.
+            outputs = {id(output): output for output in map(embedded.output, embedded.embeddings)}
+            checked_dimensions(parameters.options.dimensions, list(outputs.values()))
         response, cached = write(embedded, parameters, timings, classes=self.classes, regions=regions)
         if cacheable and cached and parameters.request.version is None:
-            self._responses.keep(scope, cacheable, card, response)
+            self._responses.keep(scope, cacheable, parameters.request.model, embedded.card, response)
         return response._replace(raw_headers=[*response.raw_headers, server_timing(timings)])
 
 

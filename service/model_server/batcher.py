@@ -31,7 +31,7 @@ import numpy as np
 
 from microtome.errors import DeadlineExceeded, ModelServerFault
 from microtome.manifest import ModelCard
-from service.core.ports import ModelServer, Pixels, Vectors
+from service.core.ports import Family, ModelServer, Pixels, Tokens, Towers, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, unobserved
 from service.errors import restated
@@ -50,7 +50,8 @@ class _Waiting(NamedTuple):
     """Those computed."""
     wanted: tuple[str, ...]
     """Those asked for."""
-    pixels: Pixels
+    taken: Pixels | Tokens
+    """Pixels of an image, or ids of a text."""
     stages: Stages
     deadline: Deadline
     since: float
@@ -150,15 +151,23 @@ class Batcher:
         """Return what computes a version; see the port."""
         return self._inner.engines(card)
 
-    async def renewed(self, card: ModelCard) -> ModelCard:
+    def towers(self, model: str) -> Towers:
+        """Return the versions that images and texts go to; see the port."""
+        return self._inner.towers(model)
+
+    def families(self) -> Mapping[str, Family]:
+        """Return all families; see the port."""
+        return self._inner.families()
+
+    async def renewed(self, card: ModelCard, model: str = "") -> ModelCard:
         """Look for a successor; see the port."""
-        return await self._inner.renewed(card)
+        return await self._inner.renewed(card, model)
 
     async def infer(
         self,
         card: ModelCard,
         outputs: Sequence[str],
-        images: Sequence[Pixels],
+        images: Sequence[Pixels | Tokens],
         stages: Stages = unobserved,
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
@@ -247,11 +256,11 @@ class Batcher:
             for entry in batch:
                 entry.tell(name, seconds)
 
-        pixels = [entry.pixels for entry in batch]
+        taken = [entry.taken for entry in batch]
         latest = Deadline(max(entry.deadline.at for entry in batch))
         try:
             with self._metrics.predicting(first.card.name, len(batch), [entry.context for entry in batch]):
-                vectors = await self._inner.infer(first.card, first.outputs, pixels, stages, latest)
+                vectors = await self._inner.infer(first.card, first.outputs, taken, stages, latest)
         except ModelServerFault as error:
             # One image's vector is not finite: the others of its batch are asked again, without it.
             if not 0 < len(error.rows) < len(batch):

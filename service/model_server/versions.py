@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-
 from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -22,7 +20,7 @@ from microtome.fast_resizing import unavailable
 from microtome.manifest import InputSpec, Manifest, ModelCard
 from service.errors import restated
 from service.model_server.client import ModelServerClient, Predict
-from service.model_server.predict_encoding import IMAGES, pixels_tensor, query_tensor, read_manifest, vectors
+from service.model_server.predict_encoding import blank, inputs_of, query_tensor, read_manifest, vectors
 
 T = TypeVar("T")
 
@@ -45,9 +43,8 @@ async def answers_an_image(card: ModelCard, _: str, __: int, client: Predict) ->
     Raises:
         ServiceError: the version does not answer, or its answer cannot be right.
     """
-    black = np.zeros(card.manifest.input.shape, np.uint8)
     names = [card.manifest.default_output]
-    inputs = {IMAGES: pixels_tensor([black])}
+    inputs = inputs_of([blank(card.manifest)])
     answer = await client.predict(card.name, card.version, "serving_default", inputs, names, timeout=IDENTIFY_SECONDS)
     vectors(answer, card, names, rows=1)
     return card

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from service.cache.memory import MemoryCache
 from service.core.admission import Budget
 from service.core.decoding import DecodeMemory, Decoding
-from service.core.embedder import Embedder, Intake, Limits
+from service.core.embedder import Embedder, Limits
+from service.core.intake import Intake
 from service.core.ports import VectorCache
 from service.core.remote_images import Fetcher, fetching
 from service.http.bodies import BodyLimits

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from microtome.errors import BadRequest
 from service.auth import asked_by
-from service.core.embedder import Intake
+from service.core.intake import Intake
 from service.core.ports import Observer
 from service.core.remote_images import Image
 from service.core.requests import Embedded, EmbedRequest
