@@ -341,7 +341,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "ready", "version", "fingerprint", "outputs", "default_output", "max_batch_size", "manifest_json", "versions")
+    __slots__ = ("name", "ready", "version", "fingerprint", "outputs", "default_output", "max_batch_size", "manifest_json", "versions", "family", "tower", "space", "towers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -351,6 +351,10 @@ class Model(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    TOWER_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
+    TOWERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     ready: bool
     version: int
@@ -360,7 +364,11 @@ class Model(_message.Message):
     max_batch_size: int
     manifest_json: str
     versions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., default_output: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ...) -> None: ...
+    family: str
+    tower: str
+    space: str
+    towers: _containers.RepeatedCompositeFieldContainer[ModelVersion]
+    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., default_output: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ..., family: _Optional[str] = ..., tower: _Optional[str] = ..., space: _Optional[str] = ..., towers: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
 
 class Output(_message.Message):
     __slots__ = ("name", "layer", "pooling", "shape", "kind", "labels")

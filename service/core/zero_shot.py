@@ -5,7 +5,7 @@ they are passed on as such, and `classes` makes scores of them.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,153 +13,114 @@ from numpy.typing import NDArray
 
 from microtome.errors import BadRequest, ModelNotReady, UnsupportedModality
 from microtome.manifest import Label, ModelCard
-from service.core.admission import Budget
-from service.core.embedder import Intake
-from service.core.remote_images import Text
-from service.core.requests import Embedded, EmbedRequest
-from service.core.timings import Timings
-from service.errors import shown
+from service.core.ports import Towers
+from service.core.remote_images import Image, Text
+from service.core.requests import Candidates, Embedded, EmbedRequest
 
-TEMPLATE = "a photo of a {}"
-
-MOST_TEXTS = 1000
-"""Labels times templates of a request."""
-
-MOST_BYTES = 256
-"""Of one label, and of one template, in UTF-8."""
+JOINT = "projection"
+"""The output in which towers meet, where they have several in common."""
 
 _KEPT = 8
 """Sets of labels whose vectors are kept beside the cache: of 1,000 labels, 4 MB each."""
 
 _ATTEMPTS = 3
 
+_TEMPERATURE = 0.01
+"""Of models that do not name their own: CLIP's after training, where a cosine counts a hundred times."""
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """The labels that an image may get.
-
-    Attributes:
-        labels: in words, no two equal.
-        templates: each label stands in them for `{}`; a label's vector is the mean over all of them, as in CLIP.
-    """
-
-    labels: tuple[str, ...]
-    templates: tuple[str, ...] = (TEMPLATE,)
-
-    def __post_init__(self) -> None:
-        """Check them.
-
-        Raises:
-            BadRequest: too many, too long or empty ones, two equal ones, or a template without `{}`.
-        """
-        for name, given in (("labels", self.labels), ("template", self.templates)):
-            for text in given:
-                if not text.strip() or len(text.encode("utf-8", "replace")) > MOST_BYTES:
-                    raise BadRequest(f"Expected `{name}` of 1 to {MOST_BYTES} bytes each; received {shown(text)}.")
-        if len(self.labels) * len(self.templates) > MOST_TEXTS:
-            raise BadRequest(
-                f"Expected at most {MOST_TEXTS} labels times templates; received {len(self.labels)} labels and "
-                f"{len(self.templates)} templates."
-            )
-        if len(set(self.labels)) < len(self.labels):
-            twice = next(label for label in self.labels if self.labels.count(label) > 1)
-            raise BadRequest(f"Expected labels that differ; received {shown(twice)} twice.")
-        for template in self.templates:
-            if "{}" not in template:
-                raise BadRequest(f"Expected `template` to have {{}} where the label goes; received {shown(template)}.")
-
-    @property
-    def texts(self) -> list[str]:
-        """What is embedded: every label in every template, label by label."""
-        return [template.replace("{}", label) for label in self.labels for template in self.templates]
+Embed = Callable[[EmbedRequest], Awaitable[Embedded]]
+EmbedTexts = Callable[[EmbedRequest, Sequence[Text]], Awaitable[Embedded]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """Labels with their vectors, float32 [D, labels] of length 1, and the space in which these are."""
+    """Labels with their vectors, float32 [D, labels] of length 1, and the text tower that made them."""
 
-    space: str
+    card: ModelCard
     names: tuple[Label, ...]
     columns: NDArray[np.float32]
+
+
+def require_towers(request: EmbedRequest, towers: Towers) -> str:
+    """Refuse labels for a model that does not have both towers, before any work; return the output of both.
+
+    Raises:
+        BadRequest: an output is named, or the towers have none in common.
+        UnsupportedModality: a tower is missing.
+    """
+    if request.outputs:
+        raise BadRequest("Expected `labels` without an output: they are compared in the space of both towers.")
+    image, text = towers.image, towers.text
+    if image is None or text is None:
+        raise UnsupportedModality(
+            f"Expected a model of images and text, which `labels` need; received {request.model[:80]!r}."
+        )
+    names = [name for name in (JOINT, text.manifest.default_output) if name in image.outputs and name in text.outputs]
+    if not names:
+        raise BadRequest(
+            f"Expected an output of both towers, which `labels` need; {image.name!r} has {', '.join(image.outputs)}, "
+            f"{text.name!r} has {', '.join(text.outputs)}."
+        )
+    return names[0]
 
 
 class ZeroShot:
     """Compares images with labels. The vectors of the labels come from the cache as those of any text do."""
 
-    def __init__(self, intake: Intake, at_a_time: int) -> None:
-        """Embed the labels by `intake`, so many at a time as a request may have."""
-        self._intake = intake
-        self._at_a_time = at_a_time
+    def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str, Candidates], _Labels] = OrderedDict()
 
-    def check(self, request: EmbedRequest) -> None:
-        """Refuse labels for a model that does not have both towers, before any work.
-
-        Raises:
-            BadRequest: an output is named.
-            UnsupportedModality: a tower is missing.
-            ServiceError: the model cannot be asked now.
-        """
-        if request.outputs:
-            raise BadRequest("Expected `labels` without an output: they are compared in the space of both towers.")
-        towers = self._intake.models.towers(request.model)
-        if towers.image is None or towers.text is None:
-            raise UnsupportedModality(
-                f"Expected a model of images and text, which `labels` need; received {request.model[:80]!r}."
-            )
+    def texts(self, request: EmbedRequest) -> int:
+        """Return how many texts a request brings that count as its images do: none where the labels are kept."""
+        wanted = request.candidates
+        return 0 if wanted is None or (request.model, request.tenant, wanted) in self._kept else len(wanted.texts)
 
     async def classified(
         self,
         request: EmbedRequest,
-        wanted: Candidates,
-        embed: Callable[[], Awaitable[Embedded]],
-        timings: Timings,
-        own: Budget | None = None,
+        images: Sequence[Image],
+        towers: Callable[[], Towers],
+        embed: Embed,
+        embed_texts: EmbedTexts,
     ) -> Embedded:
         """Return each image's logits of the labels, as vectors of an output of classes.
 
         Args:
-            request: of the images; its model, cache use, priority and tenant are the labels' too.
-            wanted: the labels.
+            request: with the labels; its model, cache use, priority and tenant are those of the labels too.
+            images: of the request.
+            towers: returns the pair in use.
             embed: embeds the images; called again when a tower has changed meanwhile.
-            timings: told how long the stages took.
-            own: the budget of the caller's key, in images.
+            embed_texts: embeds any number of texts.
 
         Raises:
             ServiceError: any leaf of the tree.
         """
+        assert request.candidates is not None  # noqa: S101, for mypy
+        if any(isinstance(image, Text) for image in images):
+            raise UnsupportedModality("Expected images to be compared with `labels`; received a text.")
         for _ in range(_ATTEMPTS):
-            embedded = await embed()
+            asked = replace(request, candidates=None, outputs=(require_towers(request, towers()),))
+            embedded = await embed(asked)
             space = embedded.card.manifest.space
-            labels = await self._labels(request, wanted, space or "", timings, own)
-            if labels.space == space:
+            labels = await self._labels(request.candidates, asked, space, embed_texts)
+            if labels.card.manifest.space == space:
                 return _compared(embedded, labels)
-        raise ModelNotReady(f"The towers of model {request.model!r} change just now. Try again in a moment.")
+        raise ModelNotReady(f"The towers of model {request.model!r} are being replaced. Try again in a moment.")
 
     async def _labels(
-        self, request: EmbedRequest, wanted: Candidates, space: str, timings: Timings, own: Budget | None
+        self, wanted: Candidates, asked: EmbedRequest, space: str | None, embed_texts: EmbedTexts
     ) -> _Labels:
-        key = (space, request.tenant, wanted)
-        if request.cache == "use" and (kept := self._kept.get(key)):
+        key = (asked.model, asked.tenant, wanted)
+        kept = self._kept.get(key) if asked.cache == "use" else None
+        if kept and kept.card.manifest.space == space:
             self._kept.move_to_end(key)
             return kept
-        asked = replace(request, outputs=(), on_error="fail")
-        texts = [Text(text) for text in wanted.texts]
-        rows: list[NDArray[np.float32]] = []
-        spaces: set[str] = set()
-        for start in range(0, len(texts), self._at_a_time):
-            some = texts[start : start + self._at_a_time]
-            found = await self._intake.embed(asked, some, timings, own=own)
-            rows += [embedding.vector for embedding in found.embeddings]
-            spaces.add(found.card.manifest.space or "")
-        labels = _Labels(
-            # Of several spaces none is right.
-            spaces.pop() if len(spaces) == 1 else "",
-            tuple(Label(name, None) for name in wanted.labels),
-            _columns(np.stack(rows), len(wanted.templates)),
-        )
-        if labels.space and request.cache == "use":
-            self._kept[labels.space, request.tenant, wanted] = labels
+        found = await embed_texts(replace(asked, on_error="fail"), [Text(text) for text in wanted.texts])
+        rows = np.stack([embedding.vector for embedding in found.embeddings])
+        names = tuple(Label(name) for name in wanted.labels)
+        labels = _Labels(found.card, names, _columns(rows, len(wanted.templates)))
+        if asked.cache == "use":
+            self._kept[key] = labels
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return labels
@@ -178,12 +139,10 @@ def _units(rows: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _compared(embedded: Embedded, labels: _Labels) -> Embedded:
-    if not embedded.embeddings:
-        return embedded
     card = embedded.card
-    output = card.outputs[embedded.embeddings[0].output]
-    vectors = _units(np.stack([embedding.vector for embedding in embedded.embeddings]))
-    logits = (vectors @ labels.columns / (output.temperature or _TEMPERATURE) + (output.bias or 0.0)).astype(np.float32)
+    output = embedded.output(embedded.embeddings[0])
+    cosines = _units(np.stack([embedding.vector for embedding in embedded.embeddings])) @ labels.columns
+    logits = (cosines / (output.temperature or _TEMPERATURE)).astype(np.float32)
     classes = replace(
         output,
         kind="classes",
@@ -191,7 +150,6 @@ def _compared(embedded: Embedded, labels: _Labels) -> Embedded:
         labels=labels.names,
         activation=output.activation or "softmax",
         temperature=None,
-        bias=None,
         quantization=None,
     )
     manifest = replace(card.manifest, outputs=(classes,), default_output=classes.name)
@@ -199,8 +157,5 @@ def _compared(embedded: Embedded, labels: _Labels) -> Embedded:
         embedded,
         card=ModelCard(card.name, card.version, manifest),
         embeddings=[replace(e, vector=row) for e, row in zip(embedded.embeddings, logits, strict=True)],
+        text=labels.card,
     )
-
-
-_TEMPERATURE = 0.01
-"""Of models that do not name their own: CLIP's after training, where a cosine counts a hundred times."""

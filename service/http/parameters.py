@@ -17,8 +17,18 @@ from starlette.types import Scope
 from microtome.errors import BadRequest
 from microtome.regions import Region, read_regions
 from service.core.classes import TOP_K, Function
-from service.core.requests import ALL, CLASSES, MOST_OUTPUTS, CacheUse, EmbedRequest, OnError, Priority
-from service.core.zero_shot import MOST_TEXTS, TEMPLATE, Candidates
+from service.core.requests import (
+    ALL,
+    CLASSES,
+    MOST_OUTPUTS,
+    MOST_TEXTS,
+    TEMPLATE,
+    CacheUse,
+    Candidates,
+    EmbedRequest,
+    OnError,
+    Priority,
+)
 from service.errors import shown
 from service.http.bounded_json import LongText
 from service.http.middleware import headers_of
@@ -64,19 +74,6 @@ class ClassifyOptions(EmbedOptions):
     function: Function | None = None
     labels: tuple[str, ...] = ()
     template: tuple[str, ...] = ()
-
-    @property
-    def candidates(self) -> Candidates | None:
-        """The labels in words, if there are any.
-
-        Raises:
-            BadRequest: they cannot be used, or there is a template without labels.
-        """
-        if not self.labels:
-            if self.template:
-                raise BadRequest("Expected `template` with `labels`, received none of these.")
-            return None
-        return Candidates(self.labels, self.template or (TEMPLATE,))
 
 
 class Option(NamedTuple):
@@ -373,10 +370,18 @@ class ParameterReader:
         forms = (JSON,) if self._classes else FORMS
         form, encoding = chosen(accept.decode("latin-1"), options.encoding, several=several, forms=forms)
         model = options.model or self._default_model
-        labels = isinstance(options, ClassifyOptions) and options.labels
-        outputs = options.output or ((CLASSES,) if self._classes and not labels else ())
+        candidates = None
+        if isinstance(options, ClassifyOptions):
+            candidates = Candidates.read(options.labels, options.template)
+        outputs = options.output or ((CLASSES,) if self._classes and candidates is None else ())
         request = EmbedRequest(
-            model, options.version, outputs, options.cache, options.on_error, priority=options.priority
+            model,
+            options.version,
+            outputs,
+            options.cache,
+            options.on_error,
+            priority=options.priority,
+            candidates=candidates,
         )
         return Parameters(request, options, form, encoding, no_cache)
 

@@ -116,7 +116,8 @@ class Journal:
             raise EmbedError(
                 f"The vectors so far are from {known['name']} version {known['version']} "
                 f"({known['fingerprint'][:18]}…), these are from version {model.version} "
-                f"({model.fingerprint[:18]}…). They do not compare, so this one was not kept. Serve the old version again, or give --restart."
+                f"({model.fingerprint[:18]}…). They do not compare, so this one was not kept. "
+                "Serve the old version again, or give --restart."
             )
         elif model.tower != known.get("tower", "") and "also" not in known:
             self.model = {**known, "also": answered}

@@ -14,7 +14,7 @@ from service.http.bodies import BodyLimits
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import NUMBERS, PHOTO, TEXT, WHOLE, an_array, an_object, described, one_of
-from service.http.compat.parsing import MODEL_FIELDS, choice, embed_request, image_of, json_fields, text_of
+from service.http.compat.parsing import MODEL_FIELDS, choice, embed_request, image_of, json_fields
 from service.http.compat.responses import (
     CALIBRATED,
     NUMBER_TYPES,
@@ -24,6 +24,7 @@ from service.http.compat.responses import (
     json_response,
     shape_of,
 )
+from service.http.compat.texts import text_of, tokens_of
 from service.http.json_images import at_most
 
 _FIELDS = (*MODEL_FIELDS, "images", "inputs", "texts", "embedding_types", "output_dimension", "normalize", "truncate")
@@ -80,6 +81,7 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         partial(_answer, shape=shape, kinds=kinds, images=images),
         dimensions=shape.dimensions,
         in_thread=True,
+        whole=choice(fields, "truncate", ("NONE", "END"), "END") == "NONE",
         int8=not CALIBRATED.isdisjoint(kinds),
     )
 
@@ -121,6 +123,8 @@ def _answer(embedded: Embedded, *, shape: Shape, kinds: list[str], images: list[
     for kind in kinds:
         rows = list(shape.rows(embedded, "float" if kind == "base64" else kind))
         embeddings[kind] = [base64_of(row) for row in rows] if kind == "base64" else rows
+    tokens, pictures = tokens_of(embedded, images), sum(not isinstance(item, Text) for item in images)
+    billed = {name: count for name, count in (("images", pictures), ("input_tokens", tokens)) if count}
     body = {
         "id": str(uuid4()),
         "response_type": "embeddings_by_type",

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -44,9 +44,9 @@ from service.http.compat.parsing import (
     is_address,
     is_data_uri,
     json_fields,
-    text_of,
 )
 from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, json_response, listed, shape_of
+from service.http.compat.texts import text_of, tokens_of
 from service.http.json_images import at_most
 from service.http.problems import Failure
 
@@ -129,8 +129,8 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         raise UnsupportedModality(f"Expected `modality` to be image or text, received {shown(modality)}.")
     if fields.get("return_multivector"):
         raise BadRequest("Expected no `return_multivector`: there is one vector for each image here.")
-    writer = _writer(fields, default_model)
     found = at_most(limits.max_images, _images(fields, limits.max_image_bytes, modality))
+    writer = _writer(fields, default_model, found)
     if "messages" in fields and len({isinstance(item, Text) for item in found}) > 1:
         raise BadRequest("Expected messages of images or of texts, since no vector is of both together; received both.")
     return CompatRequest(
@@ -139,6 +139,7 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         writer,
         dimensions=writer.shape.dimensions,
         int8=writer.kind in CALIBRATED,
+        in_thread=any(isinstance(item, Text) for item in found),
     )
 
 
@@ -247,18 +248,22 @@ class _Writer:
         kind: number type, one of `NUMBER_TYPES`.
         form: `float` for lists of numbers, `base64` for strings, `bytes` for a binary body.
         dtype: NumPy's name of the numbers of a binary body.
+        items: of the request.
     """
 
     model: str
     shape: Shape
     kind: str
     form: str
-    dtype: str = "<f4"
+    dtype: str
+    items: Sequence[Image]
 
     def __call__(self, embedded: Embedded) -> Response:
         """Write the response."""
         rows = self.shape.rows(embedded, self.kind)
-        usage = {"prompt_tokens": len(rows), "total_tokens": len(rows)}
+        # One for each image, since zero would be no usage.
+        used = sum(not isinstance(item, Text) for item in self.items) + tokens_of(embedded, self.items)
+        usage = {"prompt_tokens": used, "total_tokens": used}
         head = {"id": f"embd-{uuid4().hex}", "created": int(time.time()), "model": self.model, "usage": usage}
         if self.form == "bytes":
             return _bytes(rows, head, self.dtype)
@@ -287,12 +292,13 @@ def _bytes(rows: NDArray[np.generic], head: Mapping[str, object], dtype: str) ->
     return Response(rows.tobytes(), headers={"metadata": metadata}, media_type="application/octet-stream")
 
 
-def _writer(fields: Mapping[str, object], model: str) -> _Writer:
+def _writer(fields: Mapping[str, object], model: str, items: Sequence[Image]) -> _Writer:
     """Read how vectors are to be written.
 
     Args:
         fields: of the request.
         model: of requests that name none.
+        items: of the request.
 
     Raises:
         BadRequest: an unknown way, or two of them.
@@ -313,7 +319,7 @@ def _writer(fields: Mapping[str, object], model: str) -> _Writer:
     if "normalize" in fields and "normalized" in fields:
         raise BadRequest("Expected one of `normalize` and `normalized`, received both.")
     shape = shape_of(fields, dimensions="dimensions", normalize="normalize" if "normalize" in fields else "normalized")
-    return _Writer(str(fields.get("model", model)), shape, kind, form, _BYTES[number, order])
+    return _Writer(str(fields.get("model", model)), shape, kind, form, _BYTES[number, order], items)
 
 
 def _kind(fields: Mapping[str, object]) -> str:

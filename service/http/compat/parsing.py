@@ -11,13 +11,8 @@ from service.core.remote_images import Image
 from service.core.requests import ALL, EmbedRequest
 from service.errors import shown
 from service.http.bounded_json import LongText, read_object
-from service.http.json_images import from_address, from_base64, from_data_uri, from_text
+from service.http.json_images import from_address, from_base64, from_data_uri
 from service.http.parameters import read_options, unknown_name
-
-NO_TEXT = (
-    "This server embeds images only, and received text. Send an image as a data URI (data:image/jpeg;base64,…) or as "
-    "an https:// address. For queries in words take a model that was trained on both, such as CLIP."
-)
 
 
 def is_address(text: str) -> bool:
@@ -37,13 +32,6 @@ def image_of(text: object, max_bytes: int) -> Image:
     if is_address(text):
         return from_address(text)
     return from_data_uri(text, max_bytes) if is_data_uri(text) else from_base64(text, max_bytes)
-
-
-def text_of(text: object) -> Image:
-    """Read one text; an error is returned, it concerns this text only."""
-    if not isinstance(text, str):
-        return BadRequest(f"Expected a text as a string, received {type(text).__name__}.")
-    return from_text(text)
 
 
 MODEL_FIELDS = ("model", "output", "layer", "version", "cache", "priority")

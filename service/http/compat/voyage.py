@@ -7,18 +7,19 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from microtome.errors import BadRequest, UnsupportedModality
-from service.core.remote_images import Image
+from service.core.remote_images import Image, Text
 from service.core.requests import Embedded
 from service.http.bodies import BodyLimits
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import COUNT, PHOTO, TEXT, VECTOR, WHOLE, an_array, an_object, described, one_of
-from service.http.compat.parsing import MODEL_FIELDS, choice, embed_request, image_of, json_fields, text_of
+from service.http.compat.parsing import MODEL_FIELDS, choice, embed_request, image_of, json_fields
 from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, image_facts, json_response, listed, shape_of
+from service.http.compat.texts import text_of, tokens_of
 from service.http.json_images import at_most
 
-_FIELDS = (*MODEL_FIELDS, "inputs", "output_dtype", "output_dimension", "encoding_format", "normalize")
-_IGNORED = ("input_type", "truncation")
+_FIELDS = (*MODEL_FIELDS, "inputs", "output_dtype", "output_dimension", "encoding_format", "normalize", "truncation")
+_IGNORED = ("input_type",)
 _EXPECTED = "Expected `inputs`: objects whose `content` is one image_url, image_base64 or text each"
 
 _VIDEOS = ("video_url", "video_base64")
@@ -67,6 +68,7 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         partial(_write, model=model, shape=shape, kind=kind, base64=base64, images=images),
         dimensions=shape.dimensions,
         in_thread=True,
+        whole=fields.get("truncation") is False,
         int8=kind in CALIBRATED,
     )
 
@@ -88,7 +90,8 @@ def _write(  # noqa: PLR0913, what the request asks for
     rows = shape.rows(embedded, kind)
     pixels = sum(one.width * one.height for one in image_facts(images))
     # Voyage's client fails if one of the four is missing.
-    usage = {"text_tokens": 0, "image_pixels": pixels, "video_pixels": 0, "total_tokens": len(rows)}
+    tokens, pictures = tokens_of(embedded, images), sum(not isinstance(item, Text) for item in images)
+    usage = {"text_tokens": tokens, "image_pixels": pixels, "video_pixels": 0, "total_tokens": tokens + pictures}
     return json_response({"object": "list", "data": listed(rows, base64=base64), "model": model, "usage": usage})
 
 

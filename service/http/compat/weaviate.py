@@ -2,7 +2,8 @@
 
 `img2vec-neural` sends one image and reads one vector, `multi2vec-clip` several, also of texts. Vectors are as the model
 outputs them. The wire format is that of Weaviate's Go clients (modules/img2vec-neural/clients and
-modules/multi2vec-clip/clients): they send no Content-Type, parse a response as JSON before they check its status, and keep idle connections for 90 s.
+modules/multi2vec-clip/clients): they send no Content-Type, parse a response as JSON before they check its status, and
+keep idle connections for 90 s.
 
 Weaviate sends no API key, so it cannot use gateways that require one.
 """
@@ -20,8 +21,9 @@ from service.http.bodies import BodyLimits
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import NUMBERS, TEXT, WHOLE, an_array, described
-from service.http.compat.parsing import image_of, json_fields, short, text_of
+from service.http.compat.parsing import image_of, json_fields, short
 from service.http.compat.responses import json_response
+from service.http.compat.texts import text_of
 from service.http.json_images import at_most
 from service.http.openapi import RED_PNG
 
