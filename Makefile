@@ -24,7 +24,7 @@ ifneq ($(shell test -x $(PY) && test ! -e $(VENV)/.installing && cat $(VENV)/.re
 $(shell rm -f $(VENV)/.ready)
 endif
 
-.PHONY: help setup run test test-deploy test-clients test-page drill conformance wheels images check lint format types contracts protos \
+.PHONY: help setup run test test-deploy test-clients test-page test-tokens drill conformance wheels images check lint format types contracts protos \
 	protos-check bench bench-full docs lock lock-check clean
 
 help:            ## show the verbs
@@ -47,7 +47,7 @@ run: $(VENV)/.ready            ## serve the default recipe on port 8000, until C
 	@exec $(PY) -m microtome up $(ARGS)
 
 test: setup            ## run all tests, real processes included (ARGS="-k cache" passes options on)
-	@$(PY) -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile --ignore=tests/deploy --ignore=tests/clients --ignore=tests/drill --ignore=tests/page $(ARGS)
+	@$(PY) -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile --ignore=tests/deploy --ignore=tests/clients --ignore=tests/drill --ignore=tests/page --ignore=tests/tokens $(ARGS)
 
 test-deploy: $(VENV)/.deploy-ready            ## check what is under deploy/: image, compose, manifests, rules
 	@$(PY) -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile $(or $(ARGS),tests/deploy)
@@ -65,6 +65,14 @@ test-clients: $(VENV)/.clients-ready $(VENV)/kserve/.ready $(VENV)/typescript/.r
 
 $(VENV)/.clients-ready: requirements/clients.txt $(VENV)/.tests-ready
 	@$(INSTALL) requirements/clients.txt
+
+test-tokens: $(VENV)/tokens/.ready            ## compare token ids of a thousand odd sentences with KerasHub's own (RECORD=1 keeps those for make test)
+	@$(PY) -m pytest $(or $(ARGS),tests/tokens)
+
+# A folder of its own, which only KerasHub's side of the comparison sees: nothing else is to find tensorflow-text.
+$(VENV)/tokens/.ready: requirements/tokens.txt $(VENV)/.tests-ready
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes --only-binary=:all: --upgrade --target $(@D) -r $<
+	@touch $@
 
 test-page: $(VENV)/.page-ready            ## use the page at / as a person does, in the system's Chromium; skips where there is none
 	@$(PY) -m pytest $(or $(ARGS),tests/page)
@@ -171,7 +179,7 @@ lock: setup            ## resolve the requirement files again
 	@$(COMPILE) --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
 	@for set in $(SETS); do $(COMPILE) --generate-hashes -c $(VENV)/all.txt $$(ls requirements/$$set.in requirements/$$set.*.in 2>/dev/null) \
 	    -o requirements/$$set.txt || exit 1; done
-	@for set in kerashub text; do $(COMPILE) --no-deps --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
+	@for set in kerashub text tokens; do $(COMPILE) --no-deps --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 	@for set in kserve site; do $(COMPILE) --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 # Only indexes are read; no wheel is downloaded. On aarch64 OpenVINO wants a newer glibc than the others.

@@ -11,7 +11,7 @@ the difference of two vectors, these tell the length: the first two exactly, fro
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,6 @@ from microtome.manifest import CHANNELS, TOLERANCES, Golden, GoldenVector, Manif
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
 Tokens = NDArray[np.int32]
-
-Number = TypeVar("Number", np.uint8, np.int32)
 
 SEED = 1
 INPUTS = 2
@@ -146,11 +144,6 @@ def relative_l2(actual: Array, expected: Array) -> NDArray[np.float64]:
     return np.where(np.isfinite(found), found, np.inf)
 
 
-def _requests(inputs: NDArray[Number], together: list[int]) -> list[NDArray[Number]]:
-    alone: list[NDArray[Number]] = [inputs[row : row + 1] for row in range(len(inputs))]
-    return [*alone, inputs[together]] if together else alone
-
-
 @dataclass(frozen=True)
 class GoldenCheck:
     """The check of one version: send `requests` to it, each with all outputs, and give the answers to `deviations`.
@@ -224,7 +217,7 @@ class GoldenCheck:
             raise ValueError(f"golden: {error!r}") from error
 
     @cached_property
-    def requests(self) -> list[Pixels] | list[Tokens]:
+    def requests(self) -> list[Array]:
         """The requests: every input alone, then four of them together.
 
         Each is uint8 [n, height, width, channels], or int32 [n, length] for a text tower.
@@ -232,9 +225,13 @@ class GoldenCheck:
         together = self._together
         count = max((*together, self.golden.inputs - 1)) + 1
         seed = self.golden.seed
-        if self.vocabulary:
-            return _requests(golden_tokens(seed, 0, count, self.shape[0], self.vocabulary, self.pad), together)
-        return _requests(golden_pixels(seed, 0, count, *self.shape), together)
+        inputs: Array = (
+            golden_tokens(seed, 0, count, self.shape[0], self.vocabulary, self.pad)
+            if self.vocabulary
+            else golden_pixels(seed, 0, count, *self.shape)
+        )
+        alone = [inputs[row : row + 1] for row in range(count)]
+        return [*alone, inputs[together]] if together else alone
 
     @property
     def _together(self) -> list[int]:

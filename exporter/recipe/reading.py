@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from exporter.errors import UnknownBackbone, nearest
+from exporter.errors import ImpossibleModel, UnknownBackbone, nearest
 from exporter.recipe.backbones import BACKBONES, Backbone, find_backbone
 from exporter.recipe.files import file_digest, image_files, images_digest
 from exporter.recipe.format import ENTRIES, ModelEntry, OutputEntry, RecipeEntry
@@ -22,10 +22,12 @@ from exporter.recipe.labels import checked_labels, read_labels
 from exporter.recipe.own_backbones import KERAS_FILES, PRESET_PREFIX, brings_scaling, of_another_format
 from exporter.recipe.pooling_names import SPELLINGS
 from exporter.recipe.preprocessing import impossibilities, resolve
+from exporter.recipe.preset_tokens import preset_tokens
 from exporter.recipe.presets import write_out_presets
 from exporter.recipe.resolved import (
     AUTO,
     IMAGENET,
+    JOINT,
     LAST_LAYER,
     OWN_WEIGHTS,
     WEIGHTS,
@@ -33,9 +35,10 @@ from exporter.recipe.resolved import (
     ModelRecipe,
     OutputRecipe,
     Recipe,
+    check_towers,
 )
 from exporter.recipe.yaml_tree import Loc, YamlTree, listed, read_yaml, shown
-from microtome.manifest import TOLERANCES, InputSpec, Label
+from microtome.manifest import TOLERANCES, InputSpec, Label, TokensSpec
 
 _OF_CLASSES = ("labels", "activation", "temperature", "threshold")
 _KEYS = {"classes": (*_OF_CLASSES, "head"), "numbers": ("labels", "units", "head")}
@@ -98,7 +101,7 @@ def read_recipe(path: Path) -> Recipe:
     write_out_presets(tree)
     entry = _validated(tree)
     models = tuple(_Model(tree, ("models", index), model).resolved() for index, model in enumerate(entry.models))
-    _check_names(tree, ("models",))
+    check_towers(tree, models, _check_names(tree, ("models",)))
     tree.finish()
     return Recipe(path, models, tree)
 
@@ -216,20 +219,21 @@ class _Model:
         self._tree, self._loc, self._entry = tree, loc, entry
         self._folder = tree.file.parent
         self._keys = tree.keys(loc)
+        self._of_text = entry.tower == "text"
 
     def resolved(self) -> ModelRecipe:
         entry = self._entry
         backbone, row = self._backbone()
         own = row.name not in BACKBONES
         weights = self._weights(own=own)
-        if own:
+        if own and not self._of_text:
             self._check_own_input(backbone)
         outputs = tuple(self._output(index, output) for index, output in enumerate(entry.outputs))
         return ModelRecipe(
             name=entry.name,
             backbone=backbone,
             weights=weights,
-            input=self._input(row),
+            input=self._tokens(backbone, row) if self._of_text else self._input(row),
             outputs=outputs,
             default_output=self._default_output(),
             max_batch_size=entry.max_batch_size,
@@ -239,6 +243,8 @@ class _Model:
             include_top=self._include_top(own=own),
             calibration=self._calibration(outputs),
             files=self._files(backbone, weights, outputs),
+            tower=entry.tower,
+            family=entry.family if "family" in entry.model_fields_set else None,
             folder=str(self._folder.absolute()),
         )
 
@@ -330,6 +336,15 @@ class _Model:
             of = row.name if row.name in BACKBONES else f"scaling: {entry.scaling}"
             self._note("input", f"expected color: rgb with {of}, which takes three channels. Received: {found.color}.")
         return found
+
+    def _tokens(self, backbone: str, row: Backbone) -> InputSpec | TokensSpec:
+        """Return how a text becomes token ids."""
+        if backbone.startswith(PRESET_PREFIX):
+            try:
+                return preset_tokens(backbone.removeprefix(PRESET_PREFIX)).spec
+            except ImpossibleModel as error:
+                self._note("tower", error)
+        return row.preprocessing  # so that the rest can be checked
 
     def _output(self, index: int, entry: OutputEntry) -> OutputRecipe:
         loc = (*self._loc, "outputs", index)
@@ -454,6 +469,8 @@ class _Model:
         wanted = self._entry.default_output
         if "default_output" not in self._entry.model_fields_set:
             embeddings = [output.name for output in self._entry.outputs if output.kind == "embedding"]
+            if "family" in self._entry.model_fields_set and JOINT in embeddings:
+                return JOINT
             return (embeddings or [self._entry.outputs[-1].name])[-1]
         if names and wanted not in names:
             problem = f"expected one of {', '.join(names)}. Received: {wanted!r}. {nearest(wanted, names)}"
@@ -467,7 +484,7 @@ class _Model:
             wanting = [str(name) for name, output in zip(given, outputs, strict=True) if output.needs_calibration]
             if self._entry.precision == AUTO:
                 wanting.append("precision: auto")
-            if wanting and "calibration" not in self._keys:
+            if wanting and "calibration" not in self._keys and not self._of_text:
                 problem = f"expected calibration: FOLDER of images, for {', '.join(wanting)}. Received: none."
                 self._tree.note(self._loc, problem)
             return None

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from exporter.recipe.resolved import ModelRecipe
-from exporter.savedmodel.freezing import INPUT
+from exporter.savedmodel.freezing import INPUTS
 from exporter.savedmodel.publication import models_with_versions
 from exporter.savedmodel.saved_model import SERVING
 
@@ -142,6 +142,6 @@ def _request(recipe: ModelRecipe, size: int, *outputs: str) -> predict_pb2.Predi
     request = predict_pb2.PredictRequest(output_filter=outputs)
     request.model_spec.name = recipe.name
     request.model_spec.signature_name = SERVING
-    black = tf.make_tensor_proto(0, tf.uint8, (size, *recipe.input.shape))
-    request.inputs[INPUT].CopyFrom(black)
+    name, dtype = INPUTS[recipe.input.kind]
+    request.inputs[name].CopyFrom(tf.make_tensor_proto(0, dtype, (size, *recipe.input.shape)))
     return request

@@ -24,7 +24,6 @@ from service.core.timeouts import Deadline, current_deadline
 from service.core.timings import Stages, Timings, timed
 from service.errors import restated
 
-
 Encoded = bytes | Tokens
 """One item to compute: an image's file, or the token ids of a text."""
 

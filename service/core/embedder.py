@@ -16,7 +16,6 @@ from microtome.errors import (
     ModelNotReady,
     RequestRejected,
     TooManyImages,
-    UnsupportedModality,
 )
 from microtome.manifest import ModelCard
 from microtome.regions import Region
@@ -27,7 +26,7 @@ from service.core.decoding import Decoding
 from service.core.lookup import Lookup
 from service.core.ports import Leases, ModelServer, Observer, Tokens, Towers, VectorCache, peek_of
 from service.core.remote_images import MAX_TEXT, Text
-from service.core.requests import Embedded, Embedding, EmbedRequest, ImageError, Kind, placed
+from service.core.requests import Embedded, Embedding, EmbedRequest, ImageError, Kind, placed, takes_no_texts
 from service.core.single_flight import SingleFlight
 from service.core.timings import Stages, Timings, timed
 
@@ -417,11 +416,7 @@ async def _token_ids(
 ) -> Mapping[int, Tokens | RequestRejected]:
     """Tokenise texts, in a thread if they are long; or return what is wrong with each."""
     if towers.text is None or towers.text.tokenizer is None:
-        card = towers.of("Text")
-        family = card.manifest.family
-        advice = f"Name its family, {family!r}, to embed both." if family else "Name a model with a text tower."
-        told = f"Expected an image for model {card.name!r}; received a text. {advice}"
-        return {place: UnsupportedModality(told) for place in texts}
+        return {place: takes_no_texts(towers.of("Text")) for place in texts}
     tokenizer = towers.text.tokenizer
 
     def work() -> Mapping[int, Tokens | RequestRejected]:

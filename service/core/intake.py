@@ -1,4 +1,4 @@
-"""The way in that all transports share: check, hold budgets, fetch images by address, embed, give errors their place."""
+"""The way in that all transports share: check, hold budgets, fetch images, embed, and give errors their place."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,7 @@ from service.core.embedder import Embedder, of_regions
 from service.core.lookup import Lookup
 from service.core.ports import ModelServer, Observer
 from service.core.remote_images import Arrived, Fetch, Image, Text, Url
-from service.core.requests import ALL, Embedded, EmbedRequest, ImageError, placed
+from service.core.requests import ALL, Embedded, EmbedRequest, ImageError, placed, takes_no_texts
 from service.core.timings import Timings, timed
 from service.core.vectors import checked_dimensions, require_maps, require_quantization
 from service.core.zero_shot import ZeroShot, require_towers
@@ -99,6 +99,17 @@ class Intake:
             require_quantization(outputs)
         if heat:
             require_maps(outputs)
+
+    def require_texts(self, model: str) -> None:
+        """Refuse texts for a model that takes none, before any work.
+
+        Raises:
+            UnsupportedModality: it has no text tower.
+            ServiceError: the model cannot be asked now.
+        """
+        towers = self.models.towers(model)
+        if towers.text is None:
+            raise takes_no_texts(towers.of("Text"))
 
     def digests(
         self, images: Sequence[Image], timings: Timings, tenant: str = "", regions: Sequence[Region] = ()

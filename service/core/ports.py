@@ -164,7 +164,7 @@ class ModelServer(Protocol):
 
 
 def only(models: ModelServer) -> str:
-    """Return the only name that a request can give, of a family rather than of its towers; empty if there are several."""
+    """Return the only name that requests can give, a family's rather than its towers'; empty if there are several."""
     families = models.families()
     towers = {name for name, card in models.cards().items() if families and card and card.manifest.family in families}
     names = [name for name in models.cards() if name not in towers] + list(families)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from microtome.errors import BadRequest, MicrotomeError, ServiceError
+from microtome.errors import BadRequest, MicrotomeError, ServiceError, UnsupportedModality
 from microtome.manifest import ModelCard, OutputSpec
 from service.core.ports import Vectors
 from service.errors import restated, shown
@@ -191,6 +191,13 @@ class Embedded:
     def output(self, embedding: Embedding) -> OutputSpec:
         """Return the output that a vector comes from."""
         return self.card_of(embedding).outputs[embedding.output]
+
+
+def takes_no_texts(card: ModelCard) -> UnsupportedModality:
+    """Return the error of a text that is given to a model without a text tower."""
+    family = card.manifest.family
+    advice = f"Name its family, {family!r}, to embed both." if family else "Name a model that has a text tower."
+    return UnsupportedModality(f"Expected an image for model {card.name!r}; received a text. {advice}")
 
 
 Kind = Literal["Image", "Text"]

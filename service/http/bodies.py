@@ -392,11 +392,10 @@ def _json_image(item: object, max_bytes: int, crops: list[tuple[Region, ...]]) -
             return from_base64(text, max_bytes)
         case {"data_uri": str(uri), **rest} if not rest:
             return from_data_uri(uri, max_bytes)
-        case {"text": str(), **rest} if not rest and crops[-1]:
-            crops[-1] = ()
-            return BadRequest("Expected `crop` with an image; received it with a text.")
         case {"text": str(text), **rest} if not rest:
-            return from_text(text)
+            return (
+                BadRequest("Expected `crop` with an image; received it with a text.") if crops[-1] else from_text(text)
+            )
     return BadRequest(
         f"Expected an object with one of {', '.join(_JSON_FORMS)}, which is a string, and perhaps with `crop`."
     )

@@ -144,8 +144,7 @@ def _document(
             {
                 "index": e.index,
                 "output": e.output,
-                "dim": options.dimensions
-                or (prod(embedded.output(e).shape[:-1]) if options.heat else len(e.vector)),
+                "dim": options.dimensions or (prod(embedded.output(e).shape[:-1]) if options.heat else len(e.vector)),
                 "vector": vector(e),
                 "cache": e.cache,
             }

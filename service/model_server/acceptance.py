@@ -8,10 +8,8 @@ A text tower needs its tokenizer too, which comes from the model server: a gatew
 """
 
 import asyncio
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from math import isinf
 from time import perf_counter
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -19,9 +17,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from microtome.errors import ModelServerFault
 from microtome.golden import GoldenCheck
 from microtome.manifest import ModelCard, TokenizerSpec, TokensSpec
-from microtome.tokenization import Tokenizer
+from microtome.tokenization import SIGNATURE, Tokenizer, unpacked
 from service.model_server.client import Predict
-from service.model_server.predict_encoding import TOKENIZER, inputs_of, query_tensor, read_bytes, vectors
+from service.model_server.predict_encoding import inputs_of, query_tensor, read_bytes, vectors
 from service.model_server.versions import IDENTIFY_SECONDS, VersionRefused, answers_an_image
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
@@ -29,8 +27,11 @@ from service.telemetry.metrics import Metrics
 SETTING = "MICROTOME_ACCEPT_DEVIATION"
 EVERY_MODEL = "*"
 
-_MAX_TOKENIZER, _MAX_PARTS = 256 << 20, 4096
+_MOST_BYTES, _MOST_PARTS = 256 << 20, 1024
 """Bytes of a tokenizer's JSON, and its parts; the largest known one, Gemma's, has 34 MB."""
+
+_SLACK = 1 << 16
+"""Bytes that gzip may add to what cannot be compressed."""
 
 
 async def measure(check: GoldenCheck, rpc: Predict, card: ModelCard, *, timeout: float) -> dict[str, float]:  # noqa: ASYNC109
@@ -72,47 +73,34 @@ class Tokenizers:
         async with self._loading:
             found = self._kept.get(spec)
             if found is None:
-                packed = await _parts(card, spec.tokenizer, client)
                 try:
+                    packed = await _packed(card, spec.tokenizer, client)
                     # In a thread, since reading tens of megabytes of JSON takes time.
-                    found = await asyncio.to_thread(_built, packed, spec)
+                    found = await asyncio.to_thread(lambda: Tokenizer.load(unpacked(packed, spec.tokenizer), spec))
                 except (ValueError, ImportError) as error:
-                    told = f"Version {card.version} of model {card.name!r} is not served: its tokenizer {error}"
-                    raise VersionRefused(told, lasting=True) from error
+                    told = f"Version {card.version} of model {card.name!r} is not served: its tokenizer cannot be used."
+                    advice = " Install the package `tokenizers`." if isinstance(error, ImportError) else ""
+                    raise VersionRefused(f"{told} {error}{advice}", lasting=True) from error
                 self._kept[spec] = found
             return found
 
 
-async def _parts(card: ModelCard, spec: TokenizerSpec, client: Predict) -> bytes:
-    """Fetch the compressed file, a part at a time: each fits into a message of gRPC."""
-    if spec.size > _MAX_TOKENIZER or not 0 < spec.parts <= _MAX_PARTS:
-        told = f"expected at most {_MAX_TOKENIZER} bytes in {_MAX_PARTS} parts; its manifest says {spec.size} in {spec.parts}"
-        raise VersionRefused(f"Version {card.version} of model {card.name!r} has a tokenizer too large: {told}.", lasting=True)
-    parts: list[bytes] = []
+async def _packed(card: ModelCard, spec: TokenizerSpec, client: Predict) -> bytes:
+    """Fetch the compressed file, a part at a time: each fits into a message of gRPC.
+
+    Raises:
+        ValueError: it would be larger than any tokenizer, or is larger than the manifest says.
+    """
+    if spec.size > _MOST_BYTES or not 0 < spec.parts <= _MOST_PARTS:
+        raise ValueError(f"Expected at most {_MOST_BYTES} bytes. Received: {spec.size} in {spec.parts} parts.")
+    packed = bytearray()
     for number in range(spec.parts):
         query = {"query": query_tensor(number)}
-        answer = await client.predict(card.name, card.version, TOKENIZER, query, [TOKENIZER], timeout=IDENTIFY_SECONDS)
-        parts.append(read_bytes(answer, TOKENIZER))
-        if sum(map(len, parts)) > _MAX_TOKENIZER:
-            raise ModelServerFault(f"Model {card.name!r} answers with a tokenizer of more than {_MAX_TOKENIZER} bytes.")
-    return b"".join(parts)
-
-
-def _built(packed: bytes, spec: TokensSpec) -> Tokenizer:
-    named = spec.tokenizer
-    try:
-        # No more of it is read than the manifest says, whatever it would become.
-        document = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(packed, named.size + 1)
-    except zlib.error as error:
-        raise ValueError(f"is no gzip file: {error}.") from error
-    if len(document) != named.size or sha256(document).hexdigest() != named.sha256:
-        raise ValueError(f"is not the one that its manifest names, of {named.size} bytes and SHA-256 {named.sha256}.")
-    try:
-        return Tokenizer.load(document, spec)
-    except ImportError as error:
-        raise ImportError(f"needs the package `tokenizers`, which is not installed here: {error}.") from error
-    except ValueError as error:
-        raise ValueError(f"cannot be read: {error}") from error
+        answer = await client.predict(card.name, card.version, SIGNATURE, query, [SIGNATURE], timeout=IDENTIFY_SECONDS)
+        packed += read_bytes(answer, SIGNATURE)
+        if len(packed) > spec.size + _SLACK:
+            raise ValueError(f"Expected at most {spec.size} bytes. Received: more, compressed.")
+    return bytes(packed)
 
 
 class Acceptance:

@@ -35,7 +35,7 @@ class _State:
 
     members: Sequence[str] = ()
     towers: Towers | None = None
-    split: str = "It has not been looked at yet."
+    split: str = "Its towers are being read. Try again in a few seconds."
 
 
 class Families:
@@ -89,7 +89,8 @@ class Families:
         """
         return {
             name: Family(
-                state.towers, state.split or next((found for its in state.members if (found := troubles.get(its))), None)
+                state.towers,
+                state.split or next((found for its in state.members if (found := troubles.get(its))), None),
             )
             for name, state in self._states.items()
         }

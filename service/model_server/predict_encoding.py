@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from microtome.errors import ModelServerFault
-from microtome.manifest import Manifest, ModelCard, TokensSpec
+from microtome.manifest import InputSpec, Manifest, ModelCard, TokensSpec
 from microtome.protobuf import after_varint, field_prefix
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
@@ -22,11 +23,10 @@ from service.core.ports import Pixels, Tokens, Vectors
 IMAGES, TOKENS = "images", "tokens"
 """Alias of the input in the `serving_default` signature: of a model of images, and of a text tower."""
 
-TOKENIZER = "tokenizer"
-"""A text tower's signature that answers with its tokenizer, and its output."""
-
 _INPUTS, _KEY, _VALUE = PredictRequest.INPUTS_FIELD_NUMBER, 1, 2
 _ADAPTER = TypeAdapter(Manifest)
+_FORMS = (InputSpec.__name__, TokensSpec.__name__)
+"""Of a manifest's input, as errors name them."""
 
 
 class WireTensor(NamedTuple):
@@ -140,8 +140,8 @@ def read_manifest(model: str, answer: PredictResponse) -> Manifest:
     try:
         manifest = _ADAPTER.validate_json(read_bytes(answer, "manifest"))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
+        first = _nearest(error)
+        where = ".".join(str(part) for part in first["loc"] if part not in _FORMS) or "the document"
         raise ModelServerFault(
             f"Model {model!r} has a manifest that we cannot read: {where}: {first['msg']}."
         ) from error
@@ -152,6 +152,14 @@ def read_manifest(model: str, answer: PredictResponse) -> Manifest:
     if manifest.default_output not in {output.name for output in manifest.outputs}:
         raise ModelServerFault(f"Model {model!r} names a default output that it does not have.")
     return manifest
+
+
+def _nearest(error: ValidationError) -> ErrorDetails:
+    """Return the first error; of an input that is neither an image's nor a text's, of the form that it is nearest to."""
+    errors = error.errors(include_url=False, include_input=False)
+    forms = {form: [each for each in errors if form in each["loc"]] for form in _FORMS}
+    others = [each for each in errors if not any(form in each["loc"] for form in _FORMS)]
+    return [*others, *min(forms.values(), key=len)][0]
 
 
 def _shape(sizes: Sequence[int]) -> TensorShape:

@@ -151,7 +151,9 @@ def test_every_package_can_be_asked_for_its_version(contents: Contents) -> None:
     """Slimming leaves metadata alone: names are all there, and licences."""
     asked = "from importlib.metadata import distributions; print(*sorted({d.name for d in distributions()}), sep='\\n')"
     done = contents.run("-c", asked)
-    assert sorted(map(canonicalize_name, done.stdout.split())) == sorted([*locked("gateway", "text"), *OURS]), done.stderr
+    assert sorted(map(canonicalize_name, done.stdout.split())) == sorted([*locked("gateway", "text"), *OURS]), (
+        done.stderr
+    )
     assert list(contents.packages.glob("numpy-*.dist-info/licenses/*"))
 
 

@@ -188,7 +188,9 @@ class FakeModelServer:
         self.words, self.next_words = self.next_words or self.words, None
         if card.version != self.card(card.name).version:
             raise ModelNotReady(f"No version {card.version}.")
-        if pixels.shape[1:] != card.manifest.input.shape or not len(pixels) <= card.manifest.max_batch_size:
+        spec = card.manifest.input
+        size = (spec.height, spec.width, 3) if isinstance(spec, InputSpec) else (spec.length,)
+        if pixels.shape[1:] != size or not len(pixels) <= card.manifest.max_batch_size:
             raise ModelServerFault(f"Wrong pixels: {pixels.shape}.")
         self.calls.append((card.version, tuple(outputs), len(pixels)))
         constant = np.full((len(pixels), 1), card.version)

@@ -1,4 +1,4 @@
-"""Texts beside images: each item goes to its tower, by the same cache, budgets and errors, and no answer mixes spaces."""
+"""Texts beside images: each item goes to its tower, with the same cache and budgets, and no answer mixes spaces."""
 
 import asyncio
 from collections.abc import Iterator

@@ -166,7 +166,7 @@ async def test_pixels_are_held_no_longer_than_somebody_waits_for_them(bench: Ben
     waiting = [bench.ask(grey) for grey in range(2, 8)]
     await asyncio.sleep(0)
     assert 'microtome_queued_images{priority="interactive"} 6.0' in bench.metrics.exposition().decode()
-    pixels = [weakref.ref(entry.pixels) for entry in bench.batcher._lanes["toy"].interactive.waiting]
+    pixels = [weakref.ref(entry.taken) for entry in bench.batcher._lanes["toy"].interactive.waiting]
     while waiting:
         waiting[-1].cancel()
         await asyncio.wait([waiting.pop()])

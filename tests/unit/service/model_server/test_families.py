@@ -169,11 +169,11 @@ async def test_a_text_tower_comes_with_its_tokenizer(serving: Towers, log: KeptL
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sha256": "0" * 64}, "not the one that its manifest names"),
-        ({"size": len(WORDS) - 1}, "not the one that its manifest names"),
-        ({"size": 1 << 40}, "too large"),
-        ({"parts": 2}, "not the one|no gzip"),
-        ({"parts": 0}, "too large"),
+        ({"sha256": "0" * 64}, "Expected the tokenizer of sha256"),
+        ({"size": len(WORDS) - 2}, "Expected the tokenizer of sha256"),
+        ({"size": 1 << 40}, "at most"),
+        ({"parts": 2}, "tokenizer of sha256|gzip"),
+        ({"parts": 0}, "0 parts"),
     ],
 )
 async def test_a_version_whose_tokenizer_cannot_be_had_is_not_used(
@@ -184,9 +184,10 @@ async def test_a_version_whose_tokenizer_cannot_be_had_is_not_used(
     serving.models["words"][1] = replace(manifests(1)[1], input=spec)
     async with registry_over(serving, log) as registry:
         await until(lambda: registry.readiness()["toy"] is None and registry.readiness()["words"])
-        await until(lambda: "tokenizer" in str(registry.readiness()["words"]))
+        await until(lambda: "its tokenizer" in str(registry.readiness()["words"]))
         with pytest.raises(ServiceError, match=message):
             registry.card("words")
+        await until(lambda: "one space" in str(registry.readiness().get("pair")))
         with pytest.raises(ModelNotReady, match="one space"):
             registry.towers("pair")
 
@@ -206,7 +207,7 @@ async def test_one_tower_alone_that_is_replaced_waits_for_the_other(serving: Tow
 
 
 async def test_without_a_pair_a_family_is_not_ready(serving: Towers, log: KeptLog) -> None:
-    """The last pair's cached vectors are answered, nothing new is computed, and the reason is told; then it recovers."""
+    """The last pair's cached vectors are answered, nothing new is computed, the reason is told; then it recovers."""
     async with registry_over(serving, log) as registry:
         await until(lambda: used(registry) == [1, 1])
         old = registry.card("pair")
