@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microtome.errors import BadRequest, ModelNotReady, UnsupportedModality
-from microtome.manifest import Label, ModelCard
+from microtome.manifest import Label, ModelCard, Similarity
 from service.core.ports import Towers
 from service.core.remote_images import Image, Text
 from service.core.requests import Candidates, Embedded, EmbedRequest
@@ -25,8 +25,8 @@ _KEPT = 8
 
 _ATTEMPTS = 3
 
-_TEMPERATURE = 0.01
-"""Of models that do not name their own: CLIP's after training, where a cosine counts a hundred times."""
+_CLIP = Similarity(100.0, 0.0, "softmax")
+"""Of models that do not say: CLIP's after training, where a cosine counts a hundred times."""
 
 Embed = Callable[[EmbedRequest], Awaitable[Embedded]]
 EmbedTexts = Callable[[EmbedRequest, Sequence[Text]], Awaitable[Embedded]]
@@ -142,14 +142,16 @@ def _compared(embedded: Embedded, labels: _Labels) -> Embedded:
     card = embedded.card
     output = embedded.output(embedded.embeddings[0])
     cosines = _units(np.stack([embedding.vector for embedding in embedded.embeddings])) @ labels.columns
-    logits = (cosines / (output.temperature or _TEMPERATURE)).astype(np.float32)
+    similarity = card.manifest.similarity or _CLIP
+    logits = (cosines * similarity.scale + similarity.bias).astype(np.float32)
     classes = replace(
         output,
         kind="classes",
         shape=(len(labels.names),),
         labels=labels.names,
-        activation=output.activation or "softmax",
+        activation=similarity.activation,
         temperature=None,
+        threshold=None,
         quantization=None,
     )
     manifest = replace(card.manifest, outputs=(classes,), default_output=classes.name)

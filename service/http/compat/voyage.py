@@ -80,7 +80,7 @@ def _input(one: object, max_bytes: int) -> Image:
         case {"content": [{"type": "text", "text": text}]}:
             return text_of(text)
         case {"content": [*parts]} if any(isinstance(part, dict) and part.get("type") in _VIDEOS for part in parts):
-            raise UnsupportedModality("This server embeds no videos, and received one. Send frames of it.")
+            raise UnsupportedModality("This server embeds no videos, and received a video. Send frames of it.")
     raise BadRequest(f"{_EXPECTED}; received an input that is something else.")
 
 
