@@ -407,6 +407,12 @@ def _entries(models: ModelServer) -> Iterator[dict[str, object]]:
         if card is not None:
             for output in card.outputs:
                 yield _entry(f"{name}/{output}", card, output)
+    for name, family in models.families().items():
+        towers = family.towers.cards if family.towers else []
+        yield _entry(name, towers[0] if towers else None, towers[0].manifest.default_output if towers else None)
+        for output in towers[0].outputs if towers else ():
+            if all(output in card.outputs for card in towers):
+                yield _entry(f"{name}/{output}", towers[0], output)
 
 
 def _entry(name: str, card: ModelCard | None, output: str | None) -> dict[str, object]:

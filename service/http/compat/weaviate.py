@@ -14,7 +14,7 @@ from itertools import chain
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from microtome.errors import BadRequest, ModelNotReady
+from microtome.errors import BadRequest, ModelNotReady, TemporarilyUnable
 from service.core.requests import Embedded, EmbedRequest
 from service.errors import of_model
 from service.http.bodies import BodyLimits
@@ -140,10 +140,12 @@ def _add_clip_routes(router: APIRouter, handler: CompatHandler) -> None:
 
     async def meta() -> dict[str, object]:
         """Say what answers. Weaviate shows it among its modules."""
-        card = of_model(model, handler.intake.models.cards())
-        if card is None:
+        try:
+            card = handler.intake.models.card(model)
+        except TemporarilyUnable:
             return {"model": model}
-        return {"model": card.name, "version": card.version, "fingerprint": card.manifest.fingerprint}
+        space = {"space": card.manifest.space} if card.manifest.space else {}
+        return {"model": card.name, "version": card.version, "fingerprint": card.manifest.fingerprint, **space}
 
     handler.post(
         router,
