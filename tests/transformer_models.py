@@ -24,6 +24,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from microtome.manifest import TokensSpec
+from microtome.tokenization import FILE, Tokenizer, unpacked
 from tests.e2e.answers import embed, relative_error, vector
 from tests.exported_models import exporter_here
 
@@ -289,6 +290,13 @@ def tokens_of(models: Path, name: str) -> TokensSpec:
     """Return what the manifest of an exported text tower says of its input."""
     found = json.loads((models / f"{name}_text" / "1" / "assets.extra" / "manifest.json").read_bytes())["input"]
     return TypeAdapter(TokensSpec).validate_python(found)
+
+
+def tokenizer_of(models: Path, name: str) -> Tokenizer:
+    """Return a family's tokenizer, from the file of its exported text tower."""
+    spec = tokens_of(models, name)
+    compressed = (models / f"{name}_text" / "1" / "assets.extra" / FILE).read_bytes()
+    return Tokenizer.load(unpacked(compressed, spec.tokenizer), spec)
 
 
 def entry(name: str, backbone: str) -> dict[str, Any]:
