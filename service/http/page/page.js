@@ -64,7 +64,7 @@ const floats = (base64) => new Float32Array(Uint8Array.from(atob(base64), (lette
 // ---- the model, in its own words
 
 const manifest = () => state.model.manifest;
-const takesText = () => Boolean(state.model?.takesText);
+const takesText = () => Boolean(state.model?.image);
 const isMap = (output) => output.shape.length === 3;
 const isClasses = (output) => output.kind === "classes";
 
@@ -87,9 +87,22 @@ function query(outputs, more = {}) {
   return `embed?${words}`;
 }
 
+/** A model of images and text, by the image tower that its name stands for here. */
+function family({ name, towers }, models) {
+  const image = towers.find((tower) => tower.tower === "image");
+  const found = image && models.find((one) => one.name === image.model);
+  return found && { ...found, name, version: image.version, image: found.name, space: image.space };
+}
+
+/** The output in which both towers meet. */
+const joint = () => manifest().outputs.find((one) => one.name === "projection")
+  || manifest().outputs.find((one) => one.name === manifest().default_output);
+
 async function loadModels() {
   const told = await (await call("models")).json();
-  state.models = told.models.filter((one) => one.manifest && one.manifest.input.height);
+  const models = told.models.filter((one) => one.manifest && one.manifest.input.height);
+  const families = told.families.map((one) => family(one, models)).filter(Boolean);
+  state.models = [...families, ...models.filter((one) => !families.some((other) => other.image === one.name))];
   if (!state.models.length) {
     const reasons = told.models.map((one) => `${one.name}: ${one.detail || "it takes no photos"}`).join("; ");
     throw new Problem(`No model can be asked now. ${reasons}`);
@@ -248,10 +261,15 @@ async function fetchLabels(photo) {
 async function seek(text) {
   const epoch = state.epoch;
   const body = JSON.stringify({ images: [{ text }] });
-  const answer = await call(query([], { encoding: "base64" }), { method: "POST", body, headers: { "Content-Type": "application/json" } });
+  const headers = { "Content-Type": "application/json" };
+  const answer = await call(query([joint()], { encoding: "base64" }), { method: "POST", body, headers });
   const told = await answer.json();
   if (epoch !== state.epoch) return;
-  if (told.space !== state.model.space) throw new Problem("The model has changed, so words and photos do not compare. Try again.");
+  if (told.towers[0].space !== state.model.space) {
+    await renew();
+    work();
+    throw new Problem("The model has changed, so all photos are embedded again. Then search once more.");
+  }
   const [{ output, vector }] = told.embeddings;
   state.words = { text, output, vector: floats(vector) };
 }
