@@ -90,7 +90,7 @@ def close(found: object, expected: Vectors) -> None:
 
 @pytest.mark.parametrize("transport", ["http", "grpc"])
 def test_our_own_client(pair: Pair, transport: str) -> None:
-    """Images and texts in one call, in any order; each says which tower it is of; labels are compared as KerasHub does."""
+    """Images and texts in one call, in any order, each with its tower; labels are compared as KerasHub compares."""
     with microtome.Client(pair.url if transport == "http" else pair.grpc) as client:
         mixed = [microtome.Text(TEXTS[0]), pair.files[0], microtome.Text(TEXTS[1]), *pair.files[1:]]
         outcomes = list(client.embed_many(mixed, model=pair.name, batch=5))

@@ -28,7 +28,7 @@ def towers(tower_models: Path) -> Iterator[Gateway]:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_words_find_photos(comes: Callable[..., Person], towers: Gateway, width: str) -> None:
-    """The order is that of another client's cosines; a photo that is added later takes its place; labels are compared."""
+    """By the cosines that another client has; a photo that is added later takes its place; labels are compared."""
     person = comes(towers, viewport={"width": WIDTHS[width], "height": 900})
     page = person.page
     expect(page.get_by_label("Model", exact=True)).to_contain_text("clip")

@@ -98,7 +98,7 @@ async def test_labels_in_words(service: Service) -> None:
     first = pb.ClassifyStreamRequest(options=asked.options, classes=asked.classes, id="1", image=asked.images[0])
     (streamed,) = [answer async for answer in service.stub.ClassifyStream(iter([first]))]
     assert prediction.labels == streamed.result.predictions[0].labels
-    wrong: list[tuple[dict[str, Any], str]] = [({"labels": ["a", "a"]}, "twice"), ({"templates": ["a"]}, "with `labels`")]
-    for more, words in wrong:
+    wrong: dict[str, dict[str, Any]] = {"twice": {"labels": ["a", "a"]}, "with `labels`": {"templates": ["a"]}}
+    for words, more in wrong.items():
         with pytest.raises(grpc.aio.AioRpcError, match=words):
             await service.stub.Classify(request(RED, options={"model": "pair"}, **more))
