@@ -77,8 +77,8 @@ LENGTH = 16
 
 def _text(kind: Any, sizes: Sizes) -> keras.Model:
     return kind(
-        vocabulary_size=VOCABULARY, embedding_dim=sizes.width, hidden_dim=sizes.width, num_layers=1, num_heads=sizes.heads,
-        intermediate_dim=sizes.hidden, max_sequence_length=LENGTH,
+        vocabulary_size=VOCABULARY, embedding_dim=sizes.width, hidden_dim=sizes.width, num_layers=1,
+        num_heads=sizes.heads, intermediate_dim=sizes.hidden, max_sequence_length=LENGTH,
     )  # fmt: skip
 
 

@@ -76,8 +76,8 @@ def _input(wanted: dict[str, Any]) -> str:
 def _tokens(wanted: dict[str, Any]) -> str:
     small, tokenizer = ", A to Z as small letters" if wanted["lowercase"] else "", wanted["tokenizer"]
     return (
-        f"text: {wanted['length']} tokens of {wanted['vocabulary']:,}, shorter ones filled with {wanted['pad']}{small}; "
-        f"tokenizer of {tokenizer['size'] / 1e6:.1f} MB, sha256 {tokenizer['sha256'][:12]}…"
+        f"text: {wanted['length']} tokens of {wanted['vocabulary']:,}, shorter ones filled with {wanted['pad']}{small}"
+        f"; tokenizer of {tokenizer['size'] / 1e6:.1f} MB, sha256 {tokenizer['sha256'][:12]}…"
     )
 
 

@@ -56,7 +56,7 @@ class Built:
         return color_of(self.model.inputs[0].shape[3]) or "rgb"
 
 
-def build(
+def build(  # noqa: PLR0913, of what and for what
     row: Backbone,
     weights: str | None,
     pixels: InputSpec | TokensSpec,

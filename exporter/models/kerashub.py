@@ -104,7 +104,7 @@ def _identity(model: keras.Model, preset: str) -> str:
     for weight in model.weights:
         values = np.ascontiguousarray(weight)
         weights.update(f"{values.dtype}{values.shape}".encode())
-        weights.update(values)
+        weights.update(values.view(np.uint8).data)
     images = preset_input(preset)
     parts = {
         "weights": weights.hexdigest(),

@@ -1,8 +1,8 @@
 """The text side of a KerasHub preset: how a text becomes token ids, as JSON of the library `tokenizers`.
 
-KerasHub's own tokenizers need tensorflow-text or its workflow in TensorFlow, which no server has. So the JSON is written
-from the preset's files, without a package: byte pairs as CLIP has them, and what SentencePiece computes, as SigLIP
-has it. Steps of KerasHub's preprocessors (small letters apart, which the manifest has) are in its normaliser.
+KerasHub's own tokenizers need tensorflow-text or the package sentencepiece, which no server has. So the JSON is written
+from the preset's files, without a package: byte pairs as CLIP has them, and what SentencePiece computes, as SigLIP has
+it. Steps of KerasHub's preprocessors (small letters apart, which the manifest has) are in its normaliser.
 """
 
 import base64
@@ -107,12 +107,11 @@ def _file(preset: str, path: str) -> Path:
             found.stat()
             return found
         with tensorflow_ready():
-            found = Path(importlib.import_module("keras_hub.src.utils.preset_utils").get_file(preset, path))
-            return found
+            return Path(importlib.import_module("keras_hub.src.utils.preset_utils").get_file(preset, path))
     except Exception as error:  # not installed, unknown, not downloadable, not there
         raise ImpossibleModel(
-            f"Expected {path} in the KerasHub preset {preset!r}, for tower: text. Received: {first_line(error)} Save the "
-            f"preset with its tokenizer: keras_hub.models.Preprocessor.from_preset({preset!r})"
+            f"Expected {path} in the KerasHub preset {preset!r}, for tower: text. Received: {first_line(error)} Save "
+            f"the preset with its tokenizer: keras_hub.models.Preprocessor.from_preset({preset!r})"
             '.save_to_preset("FOLDER").'
         ) from error
 
@@ -217,7 +216,6 @@ class _Pieces:
         bpe: Whether pairs are merged by score; else the likeliest division is looked for.
         byte_fallback: Whether unknown characters become bytes.
         charsmap: What characters are replaced before, compiled; empty for none.
-        rules: The name of that.
         prefix: Whether a text begins with a space.
         squeezed: Whether spaces at both ends, and all but one within, are dropped.
     """
@@ -226,7 +224,6 @@ class _Pieces:
     bpe: bool
     byte_fallback: bool
     charsmap: bytes
-    rules: str
     prefix: bool
     squeezed: bool
 
@@ -250,11 +247,11 @@ class _Pieces:
             kind == _BPE,
             bool(_last(trainer, 35, 0)),
             _last(normalizer, 2, b""),
-            _last(normalizer, 1, b"").decode(),
             bool(_last(normalizer, 3, 1)),
             bool(_last(normalizer, 4, 1)),
         )
-        if kind not in (_UNIGRAM, _BPE) or suffix or not escaped or (found.prefix and found.added()):
+        known = kind in (_UNIGRAM, _BPE) and any(kind == _UNKNOWN for _, _, kind in pieces)
+        if not known or suffix or not escaped or (found.prefix and found.added()):
             raise ValueError("a SentencePiece model of a kind that is not known here.")
         return found
 
@@ -266,9 +263,6 @@ class _Pieces:
     def normalizers(self) -> Iterator[Json]:
         """Yield the steps from a text to what is divided into pieces, in which a space is a character of its own."""
         if self.charsmap:
-            # The library looks for replacements of single characters; what is longer is composed before.
-            if "nfkc" in self.rules:
-                yield {"type": "NFKC"}
             yield {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(self.charsmap).decode()}
         if self.squeezed:
             yield _replaced(r"\A +", "")

@@ -22,7 +22,6 @@ from exporter.recipe.labels import checked_labels, read_labels
 from exporter.recipe.own_backbones import KERAS_FILES, PRESET_PREFIX, brings_scaling, of_another_format
 from exporter.recipe.pooling_names import SPELLINGS
 from exporter.recipe.preprocessing import impossibilities, resolve
-from exporter.recipe.preset_tokens import preset_tokens
 from exporter.recipe.presets import write_out_presets
 from exporter.recipe.resolved import (
     AUTO,
@@ -205,10 +204,6 @@ def _check_names(tree: YamlTree, loc: Loc) -> list[str]:
     return names
 
 
-def _has_head(entry: OutputEntry) -> bool:
-    return "head" in entry.model_fields_set
-
-
 class _Model:
     """Resolves one model of a valid format, and notes what the format cannot say.
 
@@ -219,21 +214,20 @@ class _Model:
         self._tree, self._loc, self._entry = tree, loc, entry
         self._folder = tree.file.parent
         self._keys = tree.keys(loc)
-        self._of_text = entry.tower == "text"
 
     def resolved(self) -> ModelRecipe:
         entry = self._entry
         backbone, row = self._backbone()
         own = row.name not in BACKBONES
         weights = self._weights(own=own)
-        if own and not self._of_text:
+        if own and entry.tower == "image":
             self._check_own_input(backbone)
         outputs = tuple(self._output(index, output) for index, output in enumerate(entry.outputs))
         return ModelRecipe(
             name=entry.name,
             backbone=backbone,
             weights=weights,
-            input=self._tokens(backbone, row) if self._of_text else self._input(row),
+            input=self._input(row) if entry.tower == "image" else self._tokens(backbone, row),
             outputs=outputs,
             default_output=self._default_output(),
             max_batch_size=entry.max_batch_size,
@@ -311,7 +305,7 @@ class _Model:
     def _include_top(self, *, own: bool) -> bool | None:
         """Return whether the classifier is built; classes need it."""
         entry = self._entry
-        classes = any(output.kind == "classes" and not _has_head(output) for output in entry.outputs)
+        classes = any(output.kind == "classes" and "head" not in output.model_fields_set for output in entry.outputs)
         if "include_top" not in entry.model_fields_set:
             return True if classes and not own else None
         if classes and not own and not entry.include_top:
@@ -340,6 +334,8 @@ class _Model:
     def _tokens(self, backbone: str, row: Backbone) -> InputSpec | TokensSpec:
         """Return how a text becomes token ids."""
         if backbone.startswith(PRESET_PREFIX):
+            from exporter.recipe.preset_tokens import preset_tokens  # noqa: PLC0415, imports NumPy
+
             try:
                 return preset_tokens(backbone.removeprefix(PRESET_PREFIX)).spec
             except ImpossibleModel as error:
@@ -349,7 +345,7 @@ class _Model:
     def _output(self, index: int, entry: OutputEntry) -> OutputRecipe:
         loc = (*self._loc, "outputs", index)
         keys = self._tree.keys(loc)
-        if entry.kind == "classes" and not _has_head(entry):
+        if entry.kind == "classes" and "head" not in entry.model_fields_set:
             return self._classes(loc, entry)
         self._check_keys(loc, entry, keys)
         if isinstance(self._tree.value(loc), dict) and ("layer" in keys) == ("layers" in keys):
@@ -374,7 +370,11 @@ class _Model:
             entry.quantization,
             self._tolerance(entry),
         )
-        return self._with_head(loc, entry, found) if entry.kind != "embedding" and _has_head(entry) else found
+        return (
+            self._with_head(loc, entry, found)
+            if entry.kind != "embedding" and "head" in entry.model_fields_set
+            else found
+        )
 
     def _check_keys(self, loc: Loc, entry: OutputEntry, keys: Sequence[str]) -> None:
         """Check that keys of one kind are not given with another, and that numbers have a head."""
@@ -469,9 +469,8 @@ class _Model:
         wanted = self._entry.default_output
         if "default_output" not in self._entry.model_fields_set:
             embeddings = [output.name for output in self._entry.outputs if output.kind == "embedding"]
-            if "family" in self._entry.model_fields_set and JOINT in embeddings:
-                return JOINT
-            return (embeddings or [self._entry.outputs[-1].name])[-1]
+            joint = [JOINT] if "family" in self._entry.model_fields_set and JOINT in embeddings else []
+            return (joint or embeddings or [self._entry.outputs[-1].name])[-1]
         if names and wanted not in names:
             problem = f"expected one of {', '.join(names)}. Received: {wanted!r}. {nearest(wanted, names)}"
             self._note("default_output", problem)
@@ -484,7 +483,7 @@ class _Model:
             wanting = [str(name) for name, output in zip(given, outputs, strict=True) if output.needs_calibration]
             if self._entry.precision == AUTO:
                 wanting.append("precision: auto")
-            if wanting and "calibration" not in self._keys and not self._of_text:
+            if wanting and "calibration" not in self._keys and self._entry.tower == "image":
                 problem = f"expected calibration: FOLDER of images, for {', '.join(wanting)}. Received: none."
                 self._tree.note(self._loc, problem)
             return None

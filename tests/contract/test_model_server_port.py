@@ -68,7 +68,7 @@ def only(server: ModelServer) -> ModelCard:
 
 def pixels(card: ModelCard, count: int) -> list[Pixels]:
     """Make different images of the right size."""
-    shape = (count, card.manifest.input.height, card.manifest.input.width, 3)
+    shape = (count, card.manifest.pixels.height, card.manifest.pixels.width, 3)
     return list(np.random.default_rng(count).integers(0, 256, shape, np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Both towers of a tiny CLIP and a tiny SigLIP, by the real commands: equal to KerasHub, in one space, with a tokenizer."""
+"""Both towers of a tiny CLIP and a tiny SigLIP, by the real commands: equal to KerasHub, and in one space."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras_hub
 import numpy as np
-import tensorflow_text  # noqa: F401 -- KerasHub finds it, or this says that it is not there
+import tensorflow_text  # type: ignore[import-not-found] # noqa: F401 -- KerasHub finds it, or this says that it is not there
 
 from tests.exported_models import REPOSITORY
 from tests.odd_sentences import odd_sentences

@@ -40,6 +40,8 @@ def folder(tmp_path: Path) -> Path:
             shutil.copytree(TOKENIZERS / name, tmp_path / name)
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        converter = {"config": {"image_size": [32, 32], "scale": 0.01}}
+        (tmp_path / name / "image_converter.json").write_text(json.dumps(converter), encoding="utf-8")
     return tmp_path
 
 
@@ -62,9 +64,7 @@ def test_two_models_are_the_towers_of_a_family(folder: Path) -> None:
 
 def test_models_without_family_are_recorded_as_ever(folder: Path) -> None:
     """Recipes from before there were towers are the same."""
-    alone = BOTH.partition("  - name: clip_text")[0].replace(
-        "    family: clip\n", "    input: {size: 32, scaling: none}\n"
-    )
+    alone = BOTH.partition("  - name: clip_text")[0].replace("    family: clip\n", "")
     (model,) = read(folder, alone)
     assert not {"family", "tower", "kind"} & {*json.loads(model.canonical()), *json.loads(model.canonical())["input"]}
     assert read(folder, alone.replace("    backbone", "    tower: image\n    backbone")) == (model,)
