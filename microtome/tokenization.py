@@ -124,7 +124,8 @@ class Tokenizer:
 
     def __init__(self, found: Any, spec: TokensSpec, prepared: Callable[[str], str] | None = None) -> None:  # noqa: ANN401, of a library that is imported when needed
         """Use `load` instead."""
-        self._encode, self._prepared = found.encode, prepared
+        # Of a batch, since the library then lets other threads run meanwhile.
+        self._encode, self._prepared = found.encode_batch_fast, prepared
         self.spec = spec
 
     @classmethod
@@ -170,7 +171,8 @@ class Tokenizer:
         """
         raw = text.encode("utf-8", "replace")
         text = (raw.lower() if self.spec.lowercase else raw).decode()
-        found: Sequence[int] = self._encode(self._prepared(text) if self._prepared else text).ids
+        (encoded,) = self._encode([self._prepared(text) if self._prepared else text])
+        found: Sequence[int] = encoded.ids
         length = self.spec.length
         ids = np.full(length, self.spec.pad, np.int32)
         if len(found) > length:

@@ -37,7 +37,7 @@ _HASH_OFF_LOOP_BYTES = 1 << 20
 
 
 _TOKENIZE_OFF_LOOP = 2000
-"""Tokenising more characters than this (0.5 ms) is worth a thread switch; the library releases the interpreter."""
+"""Tokenising more characters than this (1 ms) is worth a thread switch; the library releases the interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,8 @@ class Embedder:
     ) -> Embedded:
         """Embed texts, and images beside them, with two towers of one space.
 
-        The cache is asked before a place is taken: a search for words that are known is answered under any load.
+        The cache is asked before a place is taken: a search for words that are known is answered under any load. Long
+        texts take their place first, since tokenising them is work.
         """
         rows = [row for row, item in enumerate(items) if isinstance(item, bytes)]
         images = None
@@ -258,11 +259,14 @@ class Embedder:
             images = _Asked(files, digests, [places[row] for row in rows], parts)
         texts = {place: item.text for place, item in zip(places, items, strict=True) if isinstance(item, Text)}
         towers = await self._towers(request)
-        found = await self._looked_up(towers, request, images, texts, timings)
-        if found.complete:
-            return await self._joined(found, request, timings)
+        found = None
+        if not _long(texts):
+            found = await self._looked_up(towers, request, images, texts, timings)
+            if found.complete:
+                return await self._joined(found, request, timings)
         with self._budget.hold(len(items)), self._bulk.hold(len(items)) if request.bulk else _NOTHING:
             gone: list[ModelCard] = []
+            found = found or await self._looked_up(towers, request, images, texts, timings)
             try:
                 return await self._joined(found, request, timings, gone)
             except ModelNotReady:
@@ -423,8 +427,11 @@ async def _token_ids(
         return {place: _too_long(text) or tokenizer(text) for place, text in texts.items()}
 
     with timed(timings.stage, "tokenize"):
-        long = sum(map(len, texts.values())) > _TOKENIZE_OFF_LOOP
-        return await asyncio.to_thread(work) if long else work()
+        return await asyncio.to_thread(work) if _long(texts) else work()
+
+
+def _long(texts: Mapping[int, str]) -> bool:
+    return sum(map(len, texts.values())) > _TOKENIZE_OFF_LOOP
 
 
 def _too_long(text: str) -> BadRequest | None:

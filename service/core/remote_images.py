@@ -18,7 +18,7 @@ class Url:
     address: str
 
 
-MAX_TEXT = 1 << 16
+MAX_TEXT = 1 << 14
 """Bytes of a text in UTF-8. A text tower reads some 77 tokens of it; a longer one is sent by mistake."""
 
 

@@ -155,7 +155,7 @@ def read_manifest(model: str, answer: PredictResponse) -> Manifest:
 
 
 def _nearest(error: ValidationError) -> ErrorDetails:
-    """Return the first error; of an input that is neither an image's nor a text's, of the form that it is nearest to."""
+    """Return the first error; of an input that is neither of both, in the form that it is nearest to."""
     errors = error.errors(include_url=False, include_input=False)
     forms = {form: [each for each in errors if form in each["loc"]] for form in _FORMS}
     others = [each for each in errors if not any(form in each["loc"] for form in _FORMS)]
