@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import microtome
+from microtome.client.images import ImageLike
 from tests.clients.conftest import KEY
 from tests.e2e.processes import Gateway, free_port, serving
 from tests.transformer_models import TOWERS, built, image_side, image_vectors, text_vectors, tokenizer_of
@@ -92,7 +93,7 @@ def close(found: object, expected: Vectors) -> None:
 def test_our_own_client(pair: Pair, transport: str) -> None:
     """Images and texts in one call, in any order, each with its tower; labels are compared as KerasHub compares."""
     with microtome.Client(pair.url if transport == "http" else pair.grpc) as client:
-        mixed = [microtome.Text(TEXTS[0]), pair.files[0], microtome.Text(TEXTS[1]), *pair.files[1:]]
+        mixed: list[ImageLike] = [microtome.Text(TEXTS[0]), pair.files[0], microtome.Text(TEXTS[1]), *pair.files[1:]]
         outcomes = list(client.embed_many(mixed, model=pair.name, batch=5))
         close([outcomes[1].vector, outcomes[3].vector, outcomes[4].vector], pair.images)
         close([outcomes[0].vector, outcomes[2].vector], pair.texts[:2])
@@ -144,7 +145,7 @@ def test_infinity(pair: Pair, tried: Callable[[str], None]) -> None:
     texts, tokens = api.embed(pair.name, TEXTS).result()
     close(np.concatenate(texts), pair.texts)
     assert pair.tokens == tokens
-    pictures = [Image.open(file) for file in pair.files]
+    pictures: list[Image.Image] = [Image.open(file) for file in pair.files]
     jpegs = []
     for picture in pictures:
         out = io.BytesIO()

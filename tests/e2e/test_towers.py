@@ -308,5 +308,5 @@ def test_commands_take_words(
     table_of_labels = tmp_path / "labels.csv"
     labels = ["--labels", "a red car, a cat", "--template", "{}", "--top-k", "2"]
     assert 0 == embed_command.main(["classify", str(photos), *labels, "--out", str(table_of_labels), *url])
-    rows = list(csv.DictReader(table_of_labels.open(encoding="utf-8", newline="")))
+    rows = list(csv.DictReader(table_of_labels.read_text(encoding="utf-8").splitlines()))
     assert [{"a red car", "a cat"}] * 3 == [{row["label"] for row in rows[start : start + 2]} for start in (0, 2, 4)]

@@ -46,17 +46,17 @@ def test_words_find_photos(comes: Callable[..., Person], towers: Gateway, width:
         cosines = {name: float(client.embed(path, model="clip") @ words) for name, path in PHOTOS.items()}
         labels = client.classify(CAT, model="clip", labels=["a cat", "a dog"]).labels
     order = sorted(cosines, key=cosines.__getitem__, reverse=True)
-    assert [(name, pytest.approx(cosines[name], abs=0.001)) for name in order] == [
-        (row[0].strip(), float(row[1])) for row in person.rows("found")
-    ]
+    found = {row[0].strip(): float(row[1]) for row in person.rows("found")}
+    assert order == list(found)
+    assert cosines == pytest.approx(found, abs=0.001)
     page.locator("#found").get_by_alt_text("Show cat.jpg").click()
     expect(page.locator("#seen")).to_contain_text("cat.jpg")
     page.get_by_label("Labels in your words").fill("a cat, a dog,")
-    page.get_by_role("button", name="Choose").click()
+    page.get_by_role("button", name="Choose", exact=True).click()
     expect(page.locator("#labels tbody tr")).to_have_count(2)
-    assert [[one.name, pytest.approx(one.score, abs=0.001)] for one in labels] == [
-        [row[0], float(row[1])] for row in person.rows("labels")
-    ]
+    scores = {row[0]: float(row[1]) for row in person.rows("labels")}
+    assert [one.name for one in labels] == list(scores)
+    assert {one.name: one.score for one in labels} == pytest.approx(scores, abs=0.001)
     person.sees_no_barrier()
     over = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert 0 == page.evaluate(over)

@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -20,7 +21,7 @@ from microtome.client.errors import UnreadableImage
 from microtome.client.images import encode_all
 from microtome.commands.embed import archives, sources
 from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.keyed_images import ImageFile, KeyedImage, KeyedText, Rules
+from microtome.commands.embed.keyed_images import ImageFile, KeyedText, Rules
 from microtome.errors import MicrotomeError
 
 
@@ -29,7 +30,7 @@ def keys(*words: object, stdin: str = "") -> list[str]:
     return [image.key for image in sources.images(map(str, words), io.StringIO(stdin))]
 
 
-def listed(word: object, rules: Rules = Rules()) -> list[KeyedImage]:  # noqa: B008
+def listed(word: object, rules: Rules = Rules()) -> list[Any]:  # noqa: B008
     """What is listed."""
     return list(sources.images([str(word)], io.StringIO(), rules))
 
