@@ -485,11 +485,13 @@ function showFound(good) {
   if ($("words").hidden || !words) return;
   const near = good.map((photo) => [photo, cosine(photo.vectors.get(words.output), words.vector)])
     .sort((a, b) => b[1] - a[1]).slice(0, FOUND);
+  // Cosines of words and photos are small, and the longest bar is the best.
+  const best = Math.max(near[0][1], 0.01);
   $("words-note").textContent = `Nearest to “${words.text}”: ${near[0][0].name} (${near[0][1].toFixed(3)}).`;
   $("found").replaceChildren(head("Photo", ">Cosine", ""), rows(...near.map(([photo, value]) => {
     const name = heading("");
     name.append(thumbnail(photo, `Show ${photo.name}`, () => { pick(photo); shown(); }), ` ${photo.name}`);
-    return element("tr", {}, name, number(value.toFixed(3)), bar(value));
+    return element("tr", {}, name, number(value.toFixed(3)), bar(value / best));
   })));
 }
 
