@@ -108,10 +108,7 @@ class Families:
     async def settle(self) -> None:
         """Choose the pair of each family."""
         async with self._settling:
-            members: dict[str, list[str]] = {}
-            for name, model in self._models.items():
-                if model.card is not None and (family := model.card.manifest.family):
-                    members.setdefault(family, []).append(name)
+            members = self._members()
             for name in [known for known in self._states if known not in members or known in self._models]:
                 del self._states[name]
                 self._metrics.model_dropped(name)
@@ -121,6 +118,16 @@ class Families:
                 elif name not in self._hidden:
                     self._hidden.add(name)
                     self._log.warning("model_family_hidden", family=name, models=names, by="the model of that name")
+
+    def _members(self) -> dict[str, list[str]]:
+        """Return the models of each family that has both towers here; one that is served alone is a model as any."""
+        cards = {name: model.card for name, model in self._models.items() if model.card and model.card.manifest.family}
+        found: dict[str, list[str]] = {}
+        for name, card in cards.items():
+            found.setdefault(card.manifest.family or "", []).append(name)
+        return {
+            family: names for family, names in found.items() if len({cards[name].manifest.tower for name in names}) > 1
+        }
 
     async def _settle(self, name: str, names: Sequence[str]) -> None:
         state = self._states.setdefault(name, _State())

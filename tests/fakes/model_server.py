@@ -179,7 +179,7 @@ class FakeModelServer:
         if deadline and deadline.left() <= 0:
             raise DeadlineExceeded("Too late.")
         stages("infer", 0.0)
-        pixels: Any = np.stack(images)  # type: ignore[arg-type]  # all are of one kind
+        pixels: Any = np.stack(images)
         self.arrived += 1
         await self.gate.wait()
         if self.failure is not None:

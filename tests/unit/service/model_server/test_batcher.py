@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from microtome.errors import DeadlineExceeded, ModelServerDown, ModelServerFault
 from microtome.manifest import ModelCard
-from service.core.ports import Pixels
+from service.core.ports import Pixels, Tokens
 from service.core.timeouts import Deadline
 from service.model_server.batcher import Batcher
 from service.telemetry.metrics import Metrics
@@ -264,7 +264,9 @@ async def test_images_that_want_different_sets_share_a_batch(bench: Bench) -> No
 class Recording(FakeModelServer):
     """Computes a third output, which is the first."""
 
-    async def infer(self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], *more: Any) -> Any:
+    async def infer(
+        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels | Tokens], *more: Any
+    ) -> Any:
         """Compute, and remember what was asked."""
         known = [name for name in outputs if name != "third"] or ["mean"]
         found = dict(await super().infer(card, known, images, *more))
