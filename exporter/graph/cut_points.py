@@ -251,7 +251,8 @@ def cut_points(model: keras.Model) -> list[CutPoint]:
         for call in calls:
             at = network.position(call.outputs[0])
             needed = network.needed[at]
-            crossing = len(network.crossing(needed))
+            # Token ids, which CLIP's pooling looks at again, are at hand everywhere.
+            crossing = max(1, sum(not tensor.dtype.startswith("int") for tensor in network.crossing(needed)))
             points += [
                 CutPoint(
                     index=places.get(place(layer)),

@@ -79,14 +79,8 @@ _STAND_INS = {
 }  # fmt: skip
 """Valid values in place of invalid or missing ones, so that the rest of the file can be checked too."""
 _ITEM_STAND_INS = {
-    "models": _MODEL,
-    "outputs": _OUTPUT,
-    "layers": "a",
-    "size": 224,
-    "labels": "a",
-    "names": "a",
-    "units": "a",
-}
+    "models": _MODEL, "outputs": _OUTPUT, "layers": "a", "size": 224, "labels": "a", "names": "a", "units": "a",
+}  # fmt: skip
 
 
 def read_recipe(path: Path) -> Recipe:

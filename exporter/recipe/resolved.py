@@ -111,8 +111,9 @@ class OutputRecipe:
         """The names of its layers' tensors in a slice: logits and all tokens are other tensors than a layer's own."""
         if self.of_classifier:
             return (f"{self.layer} before its activation",)
-        patches = PoolingName.parse(self.pooling).of_patches
-        return self.layers if patches else tuple(f"{layer} with all tokens" for layer in self.layers)
+        pooling = PoolingName.parse(self.pooling)
+        of = "" if pooling.of_patches else " at its own token" if pooling.kind == "cls" else " with all tokens"
+        return tuple(f"{layer}{of}" for layer in self.layers)
 
     @property
     def of_classifier(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ import keras
 import numpy as np
 import pytest
 
+from exporter.models.building import build
+from exporter.recipe.backbones import find_backbone
+from exporter.recipe.preset_tokens import preset_tokens
 from exporter.savedmodel.saved_model import loaded
+from exporter.verify.checks import check_tokenizer
 from microtome.tokenization import FILE, Tokenizer, unpacked
 from modelserver.batching.limits import read_batching
 from modelserver.config.options import Options
@@ -29,9 +35,9 @@ from tests.transformer_models import (
     image_side,
     image_vectors,
     saved,
+    scaled,
     text_vectors,
     tokens_of,
-    tower_entries,
 )
 
 EQUAL = 1e-5
@@ -85,8 +91,6 @@ def test_towers_are_kerashubs(name: str, tower_models: Path, backbones: dict[str
     encoder = model.text_encoder
     block = np.asarray(encoder.encoder_layers[0](encoder.embedding(ids))).mean(axis=1)
     assert np.abs(found["block"] - block).max() < EQUAL * np.abs(block).max()
-    from tests.transformer_models import scaled  # noqa: PLC0415
-
     given = {"images": scaled(name, pixels), "token_ids": keras.ops.convert_to_tensor(ids)}
     logits = np.asarray(model(given)["text_logits"])
     head = model.clip_head if name == "clip" else model.siglip_head
@@ -95,7 +99,7 @@ def test_towers_are_kerashubs(name: str, tower_models: Path, backbones: dict[str
 
 
 def test_towers_of_the_same_weights_share_a_space(tower_models: Path, tmp_path: Path) -> None:
-    """Equal within a family, also for a tower that is exported alone; another one for other weights."""
+    """Equal within a family, also for a tower that is built alone; another one for other weights of either tower."""
     found = {
         f"{name}_{tower}": manifest(tower_models, f"{name}_{tower}") for name in TOWERS for tower in ("image", "text")
     }
@@ -106,24 +110,16 @@ def test_towers_of_the_same_weights_share_a_space(tower_models: Path, tmp_path: 
     assert spaces["clip_image"] == spaces["clip_text"] != spaces["siglip_text"] == spaces["siglip_image"]
     assert len({one["fingerprint"] for one in found.values()}) == 4
 
-    def alone(weights: float) -> dict[str, Any]:
-        folder = tmp_path / f"{weights}"
-        model = saved("clip", folder / "clip")
-        head = model.vision_encoder.layers[-1]
-        head.set_weights([each + weights for each in head.get_weights()])
-        model.save_to_preset(str(folder / "clip"))
-        recipe = {"models": tower_entries("clip", "keras_hub:clip")}
-        (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-        options = ["--out", str(folder / "models"), "--model", "clip_text", "--no-verify"]
-        done = exporter_here(["export", str(folder / "recipe.yaml"), *options])
-        assert done.returncode == 0, done.stderr
-        return manifest(folder / "models", "clip_text")
+    def alone(added: float) -> str | None:
+        """Build the text tower alone, of a preset whose image tower has other weights."""
+        model = saved("clip", tmp_path / "clip")
+        weight = model.vision_projection.weights[0]
+        weight.assign_add(np.full(weight.shape, added, np.float32))
+        model.save_to_preset(str(tmp_path / "clip"))
+        tokens = preset_tokens(str(tmp_path / "clip")).spec
+        return build(find_backbone(f"keras_hub:{tmp_path / 'clip'}"), None, tokens, shared=True).space
 
-    same, other = alone(0.0), alone(0.5)
-    assert (same["space"], same["fingerprint"]) == (spaces["clip_text"], found["clip_text"]["fingerprint"])
-    # The weights of the image tower are other ones: the text tower's vectors are the same, and in another space.
-    assert other["fingerprint"] == same["fingerprint"]
-    assert other["space"] != same["space"]
+    assert alone(0.0) == spaces["clip_text"] != alone(0.5)
 
 
 @pytest.mark.parametrize("engine", [OpenVinoEngine(OpenVinoSettings()), TensorFlowEngine(SessionSettings())])
@@ -173,8 +169,10 @@ def test_commands_speak_of_text(tower_models: Path) -> None:
         "microtome: Expected no --images for clip_text, which takes text."
     )
     preset = f"keras_hub:{tower_models.parent / 'presets' / 'clip'}"
-    layers = json.loads(exporter_here(["layers", preset, "--tower", "text", "--json"]).stdout)
-    block = next(one for one in layers if one["name"] == "text_encoder/encoder_block_0")
+    layers = json.loads(exporter_here(["layers", preset, "--tower", "text", "--all", "--json"]).stdout)
+    block = next(one for one in layers if one["name"].endswith("/encoder_block_0"))
+    usual = next(one for one in layers if one["default_cut"])
+    assert (usual["name"].rpartition("/")[2], usual["crossing"]) == ("layer_norm", 1)
     assert (block["shape"], block["sees_whole_image"], block["dimension"]) == ([None, 16, 16], True, 16)
     assert block["flops"] == 2 * (4 * 16 * 16**2 + 2 * 16**2 * 16 + 2 * 16 * 16 * 32)
     assert exporter_here(["layers", "ResNet50", "--tower", "text"]).stderr.startswith(
@@ -184,11 +182,12 @@ def test_commands_speak_of_text(tower_models: Path) -> None:
 
 def test_damaged_tokenizer_is_found(tower_models: Path, tmp_path: Path) -> None:
     """By its digest, whatever the file says."""
-    import shutil  # noqa: PLC0415
-
     shutil.copytree(version(tower_models, "clip_text"), tmp_path / "1")
     (tmp_path / "1" / "assets.extra" / FILE).write_bytes(b"damaged")
-    done = exporter_here(["verify", str(tmp_path / "1"), "--sources", str(tower_models.parent), "--json"])
-    findings = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
-    assert done.returncode == 1
-    assert not findings["its tokenizer is there"]["ok"]
+    spec = tokens_of(tower_models, "clip")
+    with loaded(tmp_path / "1") as found:
+        assert not check_tokenizer(found, spec).ok
+    with loaded(version(tower_models, "clip_text")) as found:
+        assert check_tokenizer(found, spec).ok
+        other = replace(spec, tokenizer=replace(spec.tokenizer, sha256="0" * 64))
+        assert "Expected the tokenizer of sha256 000" in check_tokenizer(found, other).detail

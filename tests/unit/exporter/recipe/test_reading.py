@@ -101,7 +101,8 @@ module:function or keras_hub:preset. Received: 'resnet51'. Nearest: ResNet50, Re
 recipe.yaml:5: models[0].weights: expected one of imagenet, random, or a file (.h5 .hdf5 .keras .pt .pth). Received: \
 'imagnet'. Nearest: imagenet.
 recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, outputs, family, tower, weights, input, \
-include_top, precision, tolerance, default_output, max_batch_size, version, calibration, compat. Received: 'colour'. Nearest: none.
+include_top, precision, tolerance, default_output, max_batch_size, version, calibration, compat. Received: \
+'colour'. Nearest: none.
 recipe.yaml:7: models[0].max_batch_size: expected a whole number of at least 1. Received: 0.
 recipe.yaml:8: models[0].default_output: expected one of top. Received: 'bottom'. Nearest: none.
 recipe.yaml:10: models[0].outputs[0].pooling: expected one of avg, max, flatten, none, cls, map, gem(p), spp(1,2,4). \
