@@ -180,7 +180,7 @@ async def test_both_towers_are_replaced_together(bench: Bench) -> None:
 
 
 async def test_a_pair_of_two_spaces_cannot_be_made(bench: Bench) -> None:
-    """The type refuses it, whoever makes it; and a request that finds no pair gets none of the vectors."""
+    """The type refuses it; and a request that finds no pair gets none of the vectors."""
     with pytest.raises(ValueError, match="one space"):
         Towers(towers(1).image, towers(2).text)
     bench.server.failure = ModelNotReady("no pair")
