@@ -141,7 +141,9 @@ def _units(rows: NDArray[np.floating]) -> NDArray[np.float64]:
 def _compared(embedded: Embedded, labels: _Labels) -> Embedded:
     card = embedded.card
     output = embedded.output(embedded.embeddings[0])
-    cosines = _units(np.stack([embedding.vector for embedding in embedded.embeddings])) @ labels.columns
+    rows = _units(np.stack([embedding.vector for embedding in embedded.embeddings]))
+    # In float32: of a thousand labels the columns would be converted for each request.
+    cosines = rows.astype(np.float32) @ labels.columns
     similarity = card.manifest.similarity or _CLIP
     logits = (cosines * similarity.scale + similarity.bias).astype(np.float32)
     classes = replace(
