@@ -177,7 +177,7 @@ def _lowered(slice_: Slice, precision: str) -> Slice:
         return slice_
 
     def clone(layer: keras.Layer) -> keras.Layer:
-        if isinstance(layer, _KEEP):
+        if isinstance(layer, _KEEP) or not isinstance(layer, keras.Layer):  # sums of keras.ops have no precision
             return type(layer).from_config(layer.get_config())
         return type(layer).from_config({**layer.get_config(), "dtype": f"mixed_{precision}"})
 

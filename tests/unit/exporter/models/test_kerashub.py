@@ -23,10 +23,11 @@ from exporter.recipe.backbones import find_backbone
 from exporter.recipe.own_backbones import preset_input
 from exporter.recipe.preset_tokens import preset_tokens
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
-from exporter.savedmodel.freezing import freeze
+from exporter.savedmodel.freezing import freeze, frozen_graph
 from exporter.split.blocks import split, write_block
 from exporter.split.pipeline import prove
 from exporter.sweep.candidates import cuts
+from exporter.verify.sample_images import cosines
 from microtome.golden import golden_tokens
 from tests.transformer_models import FAMILIES, TINY, computed, image_side, saved, scaled, text_vectors
 
@@ -226,11 +227,11 @@ def test_folder_without_a_converter_leaves_scaling_to_the_recipe(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_text_towers_are_cut_at_their_blocks(name: str, tmp_path: Path) -> None:
+def test_text_towers_are_cut_at_their_blocks(name: str, presets: Presets) -> None:
     """Tokens after a block, their averages, and the token that the network's own pooling takes."""
-    model = saved(name, tmp_path / name)
-    row = find_backbone(f"keras_hub:{tmp_path / name}")
-    tokens = preset_tokens(str(tmp_path / name)).spec
+    model, images = presets(name)
+    row = images.row
+    tokens = preset_tokens(row.name.partition(":")[2]).spec
     built = build(row, None, tokens)
     outputs = [OutputRecipe(pooling, "encoder_block_0", pooling) for pooling in ("none", "avg", "cls", "flatten")]
     recipe = ModelRecipe("t", row.name, "own", tokens, (*outputs, OutputRecipe("joint", "projection", "none")), "joint")
@@ -249,6 +250,9 @@ def test_text_towers_are_cut_at_their_blocks(name: str, tmp_path: Path) -> None:
     assert error(answers_["avg"], block.mean(axis=1)) < EQUAL
     assert error(answers_["joint"], text_vectors(model, ids)) < EQUAL
     assert all(output.flops for output in slice_.outputs)
+    with frozen_graph(slice_, {}, "bfloat16").session() as run:
+        lower = run(ids)
+    assert all(cosines(lower[name], vectors).min() > 0.999 for name, vectors in answers_.items())
     with pytest.raises(CutError, match="Expected a layer with a feature map"):
         cut(built, replace(recipe, outputs=(OutputRecipe("map", "encoder_block_0", "map"),)))
 
