@@ -74,16 +74,11 @@ class Settings(BaseSettings):
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
-        description="Names of the models to serve, separated by commas. The first answers when a request names none "
-        "and `MICROTOME_DEFAULT_MODEL` is unset. "
-        "A pattern, such as `*` or `lite*`, stands for all models that the model servers have; these are added and "
-        "removed while the gateway runs, see `MICROTOME_MODELS_CONFIG`.",
+        description="Names of the models to serve, separated by commas. A pattern, such as `*` or `lite*`, stands for "
+        "all that the model servers have; these are added and removed meanwhile, see `MICROTOME_MODELS_CONFIG`.",
     )
     default_model: str | None = Field(
-        None,
-        min_length=1,
-        description="The model, or the family of an image tower and a text tower, that answers when a request names "
-        "none. Unset: the first of `MICROTOME_MODELS` that is no pattern; without one the only model or family.",
+        None, description="Model or family of requests that name none. Unset: the first of `MICROTOME_MODELS`."
     )
     models_config: Path | None = Field(
         None,
@@ -361,9 +356,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _required_models_are_served(self) -> Self:
         # A name is a pattern of itself.
-        unserved = [name for name in self.required_models if not any(fnmatchcase(name, model) for model in self.models)]
-        if unserved:
-            names = ", ".join(unserved)
+        if names := ", ".join(n for n in self.required_models if not any(fnmatchcase(n, m) for m in self.models)):
             raise ValueError(f"{PREFIX}REQUIRED_MODELS names {names}; expected names that {PREFIX}MODELS has")
         return self
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import shutil
 from base64 import b64encode
 from collections.abc import Iterator
@@ -31,7 +30,6 @@ from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from tests.e2e.answers import relative_error
 from tests.e2e.configured import ConfiguredModelServer
 from tests.e2e.processes import Gateway, ModelServer, Valkey, eventually, free_port
-from tests.exported_models import exporter_here
 from tests.transformer_models import (
     TOWERS,
     built,
@@ -39,7 +37,6 @@ from tests.transformer_models import (
     image_vectors,
     text_vectors,
     tokens_of,
-    tower_entries,
 )
 
 TOLERANCE = 1e-4
@@ -166,13 +163,14 @@ class Asking(Thread):
 
 @pytest.fixture
 def replaced(tower_models: Path, tmp_path: Path) -> Path:
-    """Return a models directory with version 2 of both CLIP towers: the network of SigLIP, whose sizes are the same."""
-    preset = f"keras_hub:{tower_models.parent}/presets/siglip"
-    entries = [{**entry, "version": 2} for entry in tower_entries("clip", preset)]
-    (tmp_path / "recipe.yaml").write_text(json.dumps({"models": entries}), encoding="utf-8")  # JSON is YAML
-    done = exporter_here(["export", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "next"), "--no-verify"])
-    assert done.returncode == 0, done.stderr
-    return tmp_path / "next"
+    """Return a models directory with version 2 of both CLIP towers: SigLIP's, which say that they are CLIP's."""
+    for name in NAMES:
+        version = tmp_path / name / "2"
+        shutil.copytree(tower_models / name.replace("clip", "siglip") / "1", version)
+        for file in (version / "saved_model.pb", version / "assets.extra" / "manifest.json"):
+            # Of equal length, so that nothing around it changes.
+            file.write_bytes(file.read_bytes().replace(b'"family": "siglip",', b'"family": "clip",  '))
+    return tmp_path
 
 
 class Swap:

@@ -244,6 +244,18 @@ async def test_a_model_has_precedence_over_a_family_of_its_name(serving: Towers,
         assert registry.towers("toy").text is None
 
 
+async def test_a_family_ends_with_its_other_tower(serving: Towers, log: KeptLog) -> None:
+    """A tower whose other one is of no family any more is a model as any, and the family's name is unknown."""
+    async with registry_over(serving, log) as registry:
+        await until(lambda: used(registry))
+        alone = replace(manifests(1)[1], family=None, space=None, fingerprint="sha256:" + 64 * "d")
+        serving.models["words"] = {2: alone}
+        await until(lambda: not registry.families())
+        assert {"toy": None, "words": None} == registry.readiness()
+        with pytest.raises(UnknownModel, match="'pair'"):
+            registry.card("pair")
+
+
 async def test_a_name_that_may_be_a_familys_is_asked_for_again(serving: Towers, log: KeptLog) -> None:
     """While a model has not answered it is not known whose families there are: not the caller's fault."""
     serving.models["words"].clear()
