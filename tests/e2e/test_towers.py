@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shutil
 from base64 import b64encode
 from collections.abc import Iterator
