@@ -63,8 +63,8 @@ drill: $(VENV)/.deploy-ready            ## run what the manifests state, and res
 test-clients: $(VENV)/.clients-ready $(VENV)/kserve/.ready $(VENV)/typescript/.ready            ## try other systems' clients against a gateway, unmodified
 	@$(PY) -m pytest -W default $(or $(ARGS),tests/clients)
 
-$(VENV)/.clients-ready: requirements/clients.txt $(VENV)/.tests-ready
-	@$(INSTALL) requirements/clients.txt
+$(VENV)/.clients-ready: requirements/clients.txt requirements/infinity.txt $(VENV)/.tests-ready
+	@$(INSTALL) requirements/clients.txt requirements/infinity.txt
 
 test-tokens: $(VENV)/tokens/.ready            ## compare token ids of a thousand odd sentences with KerasHub's own (RECORD=1 keeps those for make test)
 	@$(PY) -m pytest $(or $(ARGS),tests/tokens)
@@ -179,7 +179,7 @@ lock: setup            ## resolve the requirement files again
 	@$(COMPILE) --no-annotate $(VENV)/all.in -o $(VENV)/all.txt
 	@for set in $(SETS); do $(COMPILE) --generate-hashes -c $(VENV)/all.txt $$(ls requirements/$$set.in requirements/$$set.*.in 2>/dev/null) \
 	    -o requirements/$$set.txt || exit 1; done
-	@for set in kerashub text tokens; do $(COMPILE) --no-deps --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
+	@for set in kerashub text tokens infinity; do $(COMPILE) --no-deps --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 	@for set in kserve site; do $(COMPILE) --generate-hashes requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 # Only indexes are read; no wheel is downloaded. On aarch64 OpenVINO wants a newer glibc than the others.

@@ -48,7 +48,7 @@ from exporter.recipe.reading import read_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/*.md", "docs/guides/*.md", "docs/runbooks/*.md", "deploy/README.md")
-MARKED = Counter({"not run": 25, "shows": 25})
+MARKED = Counter({"not run": 25, "shows": 24})
 """How many blocks may carry each mark: never more, and to be lowered with each that goes."""
 
 MARKS = ("not run", "shows", "file", "with", "first", "serving")

@@ -214,6 +214,21 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
+class Similarity:
+    """What a model of images and text makes of the cosine of an image and a text.
+
+    Attributes:
+        scale: the logit is the cosine times this,
+        bias: plus this.
+        activation: from the logits of one image and several texts to scores: over all, or of each alone.
+    """
+
+    scale: float
+    bias: float
+    activation: Activation
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A model's own description, as its SavedModel's `manifest` signature returns it.
 
@@ -224,6 +239,7 @@ class Manifest:
         family: the name that requests give for both towers; None for a model of its own.
         tower: which of the family's inputs it takes.
         space: "sha256:" and 64 hexadecimal digits over both towers' weights and preprocessing; None without family.
+        similarity: of the family, as it was trained; None where the model does not say.
         precision: the graph's arithmetic and what it costs, for people; vectors are float32 in any case.
     """
 
@@ -242,6 +258,7 @@ class Manifest:
     family: str | None = None
     tower: Tower = "image"
     space: str | None = None
+    similarity: Similarity | None = None
 
     @property
     def pixels(self) -> InputSpec:

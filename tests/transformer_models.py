@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 from exporter.export import export
 from exporter.recipe.reading import read_recipe
 from microtome.manifest import TokensSpec
+from microtome.tokenization import FILE, Tokenizer, unpacked
 from tests.e2e.answers import embed, relative_error, vector
 
 HUB = keras_hub.models
@@ -290,6 +291,13 @@ def tokens_of(models: Path, name: str) -> TokensSpec:
     """Return what the manifest of an exported text tower says of its input."""
     found = json.loads((models / f"{name}_text" / "1" / "assets.extra" / "manifest.json").read_bytes())["input"]
     return TypeAdapter(TokensSpec).validate_python(found)
+
+
+def tokenizer_of(models: Path, name: str) -> Tokenizer:
+    """Return a family's tokenizer, from the file of its exported text tower."""
+    spec = tokens_of(models, name)
+    compressed = (models / f"{name}_text" / "1" / "assets.extra" / FILE).read_bytes()
+    return Tokenizer.load(unpacked(compressed, spec.tokenizer), spec)
 
 
 def entry(name: str, backbone: str) -> dict[str, Any]:

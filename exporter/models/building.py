@@ -14,6 +14,7 @@ import keras
 from exporter.errors import ImpossibleInput, ImpossibleWeights, WeightsFileBroken, WeightsUnavailable, first_line
 from exporter.graph.network import functional
 from exporter.models import classic_networks, efficientnet_lite, own_models, torchvision_networks
+from exporter.models.kerashub import Space
 from exporter.models.pytorch_file import read_state_dict
 from exporter.recipe.backbones import BACKBONES, PYTORCH_FILES, Backbone
 from exporter.recipe.own_backbones import color_of
@@ -47,7 +48,7 @@ class Built:
     model: keras.Model
     weights: str
     source: str
-    space: str | None = None
+    space: Space | None = None
 
     @property
     def color(self) -> Color:

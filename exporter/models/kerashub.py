@@ -10,6 +10,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ from exporter.graph.network import Call, Network, put_prefix_tokens
 from exporter.recipe.own_backbones import PresetInput, preset_input, preset_unavailable
 from exporter.recipe.preprocessing import identity
 from exporter.recipe.preset_tokens import preset_tokens
-from microtome.manifest import TokensSpec
+from microtome.manifest import Similarity, TokensSpec
 
 _NOTHING = ("Dropout", "Identity")
 _CLASS_TOKENS = {
@@ -34,7 +35,7 @@ _CLASS_TOKENS = {
 
 def load(
     preset: str, wanted: tuple[int, int] | TokensSpec | None, *, shared: bool = False
-) -> tuple[keras.Model, str | None]:
+) -> "tuple[keras.Model, Space | None]":
     """Return a preset's backbone, or a tower of one that has two, with the preset's own scaling of pixels.
 
     Args:
@@ -43,7 +44,7 @@ def load(
         shared: Whether to say in which space both of its towers meet.
 
     Returns:
-        The model, and the identity of that space: equal for both towers of the same weights, and for no others.
+        The model, and that space.
 
     Raises:
         ImpossibleModel: KerasHub is not installed, or the preset is unknown, not to be had, or no vision backbone.
@@ -60,7 +61,7 @@ def load(
         model = _backbone(keras_hub, preset)
     except Exception as error:  # unknown, not downloadable, or not a backbone
         raise ImpossibleModel(preset_unavailable(preset, error)) from error
-    space = _space(model, preset) if shared else None
+    space = Space(_identity(model, preset), _similarity(model)) if shared else None
     if isinstance(wanted, TokensSpec):
         tower = text_tower(model)
         put_prefix_tokens(tower, 0)
@@ -75,7 +76,29 @@ def load(
     return tower, space
 
 
-def _space(model: keras.Model, preset: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where the towers of a preset meet.
+
+    Attributes:
+        identity: Equal for both towers of the same weights, and for no others.
+        similarity: What the preset makes of cosines.
+    """
+
+    identity: str
+    similarity: Similarity | None
+
+
+def _similarity(model: keras.Model) -> Similarity | None:
+    head = getattr(model, "clip_head", None) or getattr(model, "siglip_head", None)
+    if head is None:
+        return None
+    bias = getattr(head, "logit_bias", None)
+    scale = float(np.exp(np.asarray(head.logit_scale, np.float64)))
+    return Similarity(scale, 0.0 if bias is None else float(bias), "softmax" if bias is None else "sigmoid")
+
+
+def _identity(model: keras.Model, preset: str) -> str:
     """Return a digest of all weights, of how images are prepared, and of how texts become token ids."""
     weights = hashlib.sha256()
     for weight in model.weights:

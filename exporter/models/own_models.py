@@ -56,7 +56,7 @@ _HALF = ("float16", "bfloat16")
 
 def load(
     text: str, wanted: tuple[int, int] | TokensSpec | None = None, *, shared: bool = False
-) -> tuple[keras.Model, str, str | None]:
+) -> tuple[keras.Model, str, kerashub.Space | None]:
     """Return the model, where it came from, and the space that the towers of a preset share.
 
     Args:

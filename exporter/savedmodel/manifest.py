@@ -176,10 +176,11 @@ def describe(  # noqa: PLR0913, all that a manifest says
     return _NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(document, indent=1))
 
 
-def _family(recipe: ModelRecipe, slice_: Slice) -> dict[str, str | None]:
-    if recipe.family is None:
+def _family(recipe: ModelRecipe, slice_: Slice) -> dict[str, Any]:
+    if recipe.family is None or (space := slice_.built.space) is None:
         return {}
-    return {"family": recipe.family, "tower": recipe.tower, "space": slice_.built.space}
+    told = {"family": recipe.family, "tower": recipe.tower, "space": space.identity}
+    return told | ({"similarity": asdict(space.similarity)} if space.similarity else {})
 
 
 def check(document: object) -> None:

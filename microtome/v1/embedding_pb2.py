@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmicrotome/v1/embedding.proto\x12\x0cmicrotome.v1\x1a\x17google/rpc/status.proto\"c\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12!\n\x05\x63rops\x18\x03 \x03(\x0b\x32\x12.microtome.v1.CropB\x08\n\x06source\";\n\x04\x43rop\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\r\n\x05width\x18\x03 \x01(\x01\x12\x0e\n\x06height\x18\x04 \x01(\x01\"\x84\x02\n\x0c\x45mbedOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07outputs\x18\x03 \x03(\t\x12\x11\n\tnormalize\x18\x04 \x01(\x08\x12\x12\n\ndimensions\x18\x05 \x01(\x05\x12\"\n\x05\x64type\x18\x06 \x01(\x0e\x32\x13.microtome.v1.Dtype\x12\'\n\x08on_error\x18\x07 \x01(\x0e\x32\x15.microtome.v1.OnError\x12%\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\x16.microtome.v1.CacheUse\x12(\n\x08priority\x18\t \x01(\x0e\x32\x16.microtome.v1.Priority\"`\n\x0c\x45mbedRequest\x12+\n\x07options\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.EmbedOptions\x12#\n\x06images\x18\x02 \x03(\x0b\x32\x13.microtome.v1.Image\"\x92\x01\n\rEmbedResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.microtome.v1.ImageResult\x12*\n\x06towers\x18\x03 \x03(\x0b\x32\x1a.microtome.v1.ModelVersion\"\xae\x01\n\x12\x45mbedStreamRequest\x12+\n\x07options\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.EmbedOptions\x12\n\n\x02id\x18\x02 \x01(\t\x12\"\n\x05image\x18\x03 \x01(\x0b\x32\x13.microtome.v1.Image\x12\'\n\x04more\x18\x04 \x03(\x0b\x32\x19.microtome.v1.StreamImage\x12\x12\n\nreads_more\x18\x05 \x01(\x08\"=\n\x0bStreamImage\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.microtome.v1.Image\"\xc8\x01\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x19.microtome.v1.ImageResult\x12(\n\x04more\x18\x04 \x03(\x0b\x32\x1a.microtome.v1.StreamAnswer\x12\x12\n\nmax_images\x18\x05 \x01(\x05\x12\x11\n\tmax_bytes\x18\x06 \x01(\x03\"p\n\x0cStreamAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x19.microtome.v1.ImageResult\"m\n\x0c\x43lassOptions\x12\r\n\x05top_k\x18\x01 \x01(\x05\x12\x16\n\tmin_score\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12(\n\x08\x66unction\x18\x03 \x01(\x0e\x32\x16.microtome.v1.FunctionB\x0c\n\n_min_score\"\x90\x01\n\x0f\x43lassifyRequest\x12+\n\x07options\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.EmbedOptions\x12#\n\x06images\x18\x02 \x03(\x0b\x32\x13.microtome.v1.Image\x12+\n\x07\x63lasses\x18\x03 \x01(\x0b\x32\x1a.microtome.v1.ClassOptions\"i\n\x10\x43lassifyResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.microtome.v1.ImageResult\"\xde\x01\n\x15\x43lassifyStreamRequest\x12+\n\x07options\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.EmbedOptions\x12\n\n\x02id\x18\x02 \x01(\t\x12\"\n\x05image\x18\x03 \x01(\x0b\x32\x13.microtome.v1.Image\x12\'\n\x04more\x18\x04 \x03(\x0b\x32\x19.microtome.v1.StreamImage\x12\x12\n\nreads_more\x18\x05 \x01(\x08\x12+\n\x07\x63lasses\x18\x06 \x01(\x0b\x32\x1a.microtome.v1.ClassOptions\"\xcb\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x19.microtome.v1.ImageResult\x12(\n\x04more\x18\x04 \x03(\x0b\x32\x1a.microtome.v1.StreamAnswer\x12\x12\n\nmax_images\x18\x05 \x01(\x05\x12\x11\n\tmax_bytes\x18\x06 \x01(\x03\"`\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\r\n\x05tower\x18\x04 \x01(\t\x12\r\n\x05space\x18\x05 \x01(\t\"\xbd\x01\n\x0bImageResult\x12+\n\nembeddings\x18\x01 \x03(\x0b\x32\x17.microtome.v1.Embedding\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12-\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x18.microtome.v1.Prediction\x12 \n\x04\x63rop\x18\x04 \x01(\x0b\x32\x12.microtome.v1.Crop\x12\r\n\x05tower\x18\x05 \x01(\t\"}\n\nPrediction\x12\x0e\n\x06output\x18\x01 \x01(\t\x12#\n\x06labels\x18\x02 \x03(\x0b\x32\x13.microtome.v1.Label\x12\x10\n\x08rejected\x18\x03 \x01(\x08\x12(\n\x05\x63\x61\x63he\x18\x04 \x01(\x0e\x32\x19.microtome.v1.CacheResult\"?\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x05\x12\r\n\x05score\x18\x04 \x01(\x01\"\x86\x01\n\tEmbedding\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.microtome.v1.Dtype\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12(\n\x05\x63\x61\x63he\x18\x05 \x01(\x0e\x32\x19.microtome.v1.CacheResult\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.microtome.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.microtome.v1.Model\"\xa4\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12%\n\x07outputs\x18\x05 \x03(\x0b\x32\x14.microtome.v1.Output\x12\x16\n\x0e\x64\x65\x66\x61ult_output\x18\x06 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x07 \x01(\x05\x12\x15\n\rmanifest_json\x18\x08 \x01(\t\x12\x10\n\x08versions\x18\t \x03(\x03\x12\x0e\n\x06\x66\x61mily\x18\n \x01(\t\x12\r\n\x05tower\x18\x0b \x01(\t\x12\r\n\x05space\x18\x0c \x01(\t\x12*\n\x06towers\x18\r \x03(\x0b\x32\x1a.microtome.v1.ModelVersion\"c\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\x0f\n\x07pooling\x18\x03 \x01(\t\x12\r\n\x05shape\x18\x04 \x03(\x03\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0e\n\x06labels\x18\x06 \x01(\x05*f\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0e\n\nDTYPE_INT8\x10\x03\x12\x10\n\x0c\x44TYPE_BINARY\x10\x04*I\n\x07OnError\x12\x18\n\x14ON_ERROR_UNSPECIFIED\x10\x00\x12\x11\n\rON_ERROR_FAIL\x10\x01\x12\x11\n\rON_ERROR_SKIP\x10\x02*|\n\x08\x43\x61\x63heUse\x12\x19\n\x15\x43\x41\x43HE_USE_UNSPECIFIED\x10\x00\x12\x11\n\rCACHE_USE_USE\x10\x01\x12\x15\n\x11\x43\x41\x43HE_USE_REFRESH\x10\x02\x12\x14\n\x10\x43\x41\x43HE_USE_BYPASS\x10\x03\x12\x15\n\x11\x43\x41\x43HE_USE_PRIVATE\x10\x04*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*t\n\x0b\x43\x61\x63heResult\x12\x1c\n\x18\x43\x41\x43HE_RESULT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41\x43HE_RESULT_HIT\x10\x01\x12\x15\n\x11\x43\x41\x43HE_RESULT_MISS\x10\x02\x12\x1a\n\x16\x43\x41\x43HE_RESULT_COALESCED\x10\x03*c\n\x08\x46unction\x12\x18\n\x14\x46UNCTION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46UNCTION_SOFTMAX\x10\x01\x12\x14\n\x10\x46UNCTION_SIGMOID\x10\x02\x12\x11\n\rFUNCTION_NONE\x10\x03\x32\xf4\x03\n\x10\x45mbeddingService\x12@\n\x05\x45mbed\x12\x1a.microtome.v1.EmbedRequest\x1a\x1b.microtome.v1.EmbedResponse\x12V\n\x0b\x45mbedStream\x12 .microtome.v1.EmbedStreamRequest\x1a!.microtome.v1.EmbedStreamResponse(\x01\x30\x01\x12I\n\x08\x43lassify\x12\x1d.microtome.v1.ClassifyRequest\x1a\x1e.microtome.v1.ClassifyResponse\x12_\n\x0e\x43lassifyStream\x12#.microtome.v1.ClassifyStreamRequest\x1a$.microtome.v1.ClassifyStreamResponse(\x01\x30\x01\x12O\n\nListModels\x12\x1f.microtome.v1.ListModelsRequest\x1a .microtome.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.microtome.v1.GetModelRequest\x1a\x1e.microtome.v1.GetModelResponseB\x1aZ\x18microtome/v1;microtomev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmicrotome/v1/embedding.proto\x12\x0cmicrotome.v1\x1a\x17google/rpc/status.proto\"c\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12!\n\x05\x63rops\x18\x03 \x03(\x0b\x32\x12.microtome.v1.CropB\x08\n\x06source\";\n\x04\x43rop\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\r\n\x05width\x18\x03 \x01(\x01\x12\x0e\n\x06height\x18\x04 \x01(\x01\"\x84\x02\n\x0c\x45mbedOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07outputs\x18\x03 \x03(\t\x12\x11\n\tnormalize\x18\x04 \x01(\x08\x12\x12\n\ndimensions\x18\x05 \x01(\x05\x12\"\n\x05\x64type\x18\x06 \x01(\x0e\x32\x13.microtome.v1.Dtype\x12\'\n\x08on_error\x18\x07 \x01(\x0e\x32\x15.microtome.v1.OnError\x12%\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\x16.microtome.v1.CacheUse\x12(\n\x08priority\x18\t \x01(\x0e\x32\x16.microtome.v1.Priority\"`\n\x0c\x45mbedRequest\x12+\n\x07options\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.EmbedOptions\x12#\n\x06images\x18\x02 \x03(\x0b\x32\x13.microtome.v1.Image\"\x92\x01\n\rEmbedResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.microtome.v1.ImageResult\x12*\n\x06towers\x18\x03 \x03(\x0b\x32\x1a.microtome.v1.ModelVersion\"\xae\x01\n\x12\x45mbedStreamRequest\x12+\n\x07options\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.EmbedOptions\x12\n\n\x02id\x18\x02 \x01(\t\x12\"\n\x05image\x18\x03 \x01(\x0b\x32\x13.microtome.v1.Image\x12\'\n\x04more\x18\x04 \x03(\x0b\x32\x19.microtome.v1.StreamImage\x12\x12\n\nreads_more\x18\x05 \x01(\x08\"=\n\x0bStreamImage\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.microtome.v1.Image\"\xc8\x01\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x19.microtome.v1.ImageResult\x12(\n\x04more\x18\x04 \x03(\x0b\x32\x1a.microtome.v1.StreamAnswer\x12\x12\n\nmax_images\x18\x05 \x01(\x05\x12\x11\n\tmax_bytes\x18\x06 \x01(\x03\"p\n\x0cStreamAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x19.microtome.v1.ImageResult\"\x90\x01\n\x0c\x43lassOptions\x12\r\n\x05top_k\x18\x01 \x01(\x05\x12\x16\n\tmin_score\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12(\n\x08\x66unction\x18\x03 \x01(\x0e\x32\x16.microtome.v1.Function\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x11\n\ttemplates\x18\x05 \x03(\tB\x0c\n\n_min_score\"\x90\x01\n\x0f\x43lassifyRequest\x12+\n\x07options\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.EmbedOptions\x12#\n\x06images\x18\x02 \x03(\x0b\x32\x13.microtome.v1.Image\x12+\n\x07\x63lasses\x18\x03 \x01(\x0b\x32\x1a.microtome.v1.ClassOptions\"\x95\x01\n\x10\x43lassifyResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.microtome.v1.ImageResult\x12*\n\x06towers\x18\x03 \x03(\x0b\x32\x1a.microtome.v1.ModelVersion\"\xde\x01\n\x15\x43lassifyStreamRequest\x12+\n\x07options\x18\x01 \x01(\x0b\x32\x1a.microtome.v1.EmbedOptions\x12\n\n\x02id\x18\x02 \x01(\t\x12\"\n\x05image\x18\x03 \x01(\x0b\x32\x13.microtome.v1.Image\x12\'\n\x04more\x18\x04 \x03(\x0b\x32\x19.microtome.v1.StreamImage\x12\x12\n\nreads_more\x18\x05 \x01(\x08\x12+\n\x07\x63lasses\x18\x06 \x01(\x0b\x32\x1a.microtome.v1.ClassOptions\"\xcb\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.microtome.v1.ModelVersion\x12)\n\x06result\x18\x03 \x01(\x0b\x32\x19.microtome.v1.ImageResult\x12(\n\x04more\x18\x04 \x03(\x0b\x32\x1a.microtome.v1.StreamAnswer\x12\x12\n\nmax_images\x18\x05 \x01(\x05\x12\x11\n\tmax_bytes\x18\x06 \x01(\x03\"`\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\r\n\x05tower\x18\x04 \x01(\t\x12\r\n\x05space\x18\x05 \x01(\t\"\xbd\x01\n\x0bImageResult\x12+\n\nembeddings\x18\x01 \x03(\x0b\x32\x17.microtome.v1.Embedding\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12-\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x18.microtome.v1.Prediction\x12 \n\x04\x63rop\x18\x04 \x01(\x0b\x32\x12.microtome.v1.Crop\x12\r\n\x05tower\x18\x05 \x01(\t\"}\n\nPrediction\x12\x0e\n\x06output\x18\x01 \x01(\t\x12#\n\x06labels\x18\x02 \x03(\x0b\x32\x13.microtome.v1.Label\x12\x10\n\x08rejected\x18\x03 \x01(\x08\x12(\n\x05\x63\x61\x63he\x18\x04 \x01(\x0e\x32\x19.microtome.v1.CacheResult\"?\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x05\x12\r\n\x05score\x18\x04 \x01(\x01\"\x86\x01\n\tEmbedding\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.microtome.v1.Dtype\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12(\n\x05\x63\x61\x63he\x18\x05 \x01(\x0e\x32\x19.microtome.v1.CacheResult\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.microtome.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.microtome.v1.Model\"\xa4\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12%\n\x07outputs\x18\x05 \x03(\x0b\x32\x14.microtome.v1.Output\x12\x16\n\x0e\x64\x65\x66\x61ult_output\x18\x06 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x07 \x01(\x05\x12\x15\n\rmanifest_json\x18\x08 \x01(\t\x12\x10\n\x08versions\x18\t \x03(\x03\x12\x0e\n\x06\x66\x61mily\x18\n \x01(\t\x12\r\n\x05tower\x18\x0b \x01(\t\x12\r\n\x05space\x18\x0c \x01(\t\x12*\n\x06towers\x18\r \x03(\x0b\x32\x1a.microtome.v1.ModelVersion\"c\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12\x0f\n\x07pooling\x18\x03 \x01(\t\x12\r\n\x05shape\x18\x04 \x03(\x03\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0e\n\x06labels\x18\x06 \x01(\x05*f\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0e\n\nDTYPE_INT8\x10\x03\x12\x10\n\x0c\x44TYPE_BINARY\x10\x04*I\n\x07OnError\x12\x18\n\x14ON_ERROR_UNSPECIFIED\x10\x00\x12\x11\n\rON_ERROR_FAIL\x10\x01\x12\x11\n\rON_ERROR_SKIP\x10\x02*|\n\x08\x43\x61\x63heUse\x12\x19\n\x15\x43\x41\x43HE_USE_UNSPECIFIED\x10\x00\x12\x11\n\rCACHE_USE_USE\x10\x01\x12\x15\n\x11\x43\x41\x43HE_USE_REFRESH\x10\x02\x12\x14\n\x10\x43\x41\x43HE_USE_BYPASS\x10\x03\x12\x15\n\x11\x43\x41\x43HE_USE_PRIVATE\x10\x04*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*t\n\x0b\x43\x61\x63heResult\x12\x1c\n\x18\x43\x41\x43HE_RESULT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41\x43HE_RESULT_HIT\x10\x01\x12\x15\n\x11\x43\x41\x43HE_RESULT_MISS\x10\x02\x12\x1a\n\x16\x43\x41\x43HE_RESULT_COALESCED\x10\x03*c\n\x08\x46unction\x12\x18\n\x14\x46UNCTION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46UNCTION_SOFTMAX\x10\x01\x12\x14\n\x10\x46UNCTION_SIGMOID\x10\x02\x12\x11\n\rFUNCTION_NONE\x10\x03\x32\xf4\x03\n\x10\x45mbeddingService\x12@\n\x05\x45mbed\x12\x1a.microtome.v1.EmbedRequest\x1a\x1b.microtome.v1.EmbedResponse\x12V\n\x0b\x45mbedStream\x12 .microtome.v1.EmbedStreamRequest\x1a!.microtome.v1.EmbedStreamResponse(\x01\x30\x01\x12I\n\x08\x43lassify\x12\x1d.microtome.v1.ClassifyRequest\x1a\x1e.microtome.v1.ClassifyResponse\x12_\n\x0e\x43lassifyStream\x12#.microtome.v1.ClassifyStreamRequest\x1a$.microtome.v1.ClassifyStreamResponse(\x01\x30\x01\x12O\n\nListModels\x12\x1f.microtome.v1.ListModelsRequest\x1a .microtome.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.microtome.v1.GetModelRequest\x1a\x1e.microtome.v1.GetModelResponseB\x1aZ\x18microtome/v1;microtomev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,18 +33,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'microtome.v1.embedding_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\030microtome/v1;microtomev1'
-  _globals['_DTYPE']._serialized_start=3280
-  _globals['_DTYPE']._serialized_end=3382
-  _globals['_ONERROR']._serialized_start=3384
-  _globals['_ONERROR']._serialized_end=3457
-  _globals['_CACHEUSE']._serialized_start=3459
-  _globals['_CACHEUSE']._serialized_end=3583
-  _globals['_PRIORITY']._serialized_start=3585
-  _globals['_PRIORITY']._serialized_end=3666
-  _globals['_CACHERESULT']._serialized_start=3668
-  _globals['_CACHERESULT']._serialized_end=3784
-  _globals['_FUNCTION']._serialized_start=3786
-  _globals['_FUNCTION']._serialized_end=3885
+  _globals['_DTYPE']._serialized_start=3361
+  _globals['_DTYPE']._serialized_end=3463
+  _globals['_ONERROR']._serialized_start=3465
+  _globals['_ONERROR']._serialized_end=3538
+  _globals['_CACHEUSE']._serialized_start=3540
+  _globals['_CACHEUSE']._serialized_end=3664
+  _globals['_PRIORITY']._serialized_start=3666
+  _globals['_PRIORITY']._serialized_end=3747
+  _globals['_CACHERESULT']._serialized_start=3749
+  _globals['_CACHERESULT']._serialized_end=3865
+  _globals['_FUNCTION']._serialized_start=3867
+  _globals['_FUNCTION']._serialized_end=3966
   _globals['_IMAGE']._serialized_start=71
   _globals['_IMAGE']._serialized_end=170
   _globals['_CROP']._serialized_start=172
@@ -63,38 +63,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDSTREAMRESPONSE']._serialized_end=1184
   _globals['_STREAMANSWER']._serialized_start=1186
   _globals['_STREAMANSWER']._serialized_end=1298
-  _globals['_CLASSOPTIONS']._serialized_start=1300
-  _globals['_CLASSOPTIONS']._serialized_end=1409
-  _globals['_CLASSIFYREQUEST']._serialized_start=1412
-  _globals['_CLASSIFYREQUEST']._serialized_end=1556
-  _globals['_CLASSIFYRESPONSE']._serialized_start=1558
-  _globals['_CLASSIFYRESPONSE']._serialized_end=1663
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=1666
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=1888
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1891
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=2094
-  _globals['_MODELVERSION']._serialized_start=2096
-  _globals['_MODELVERSION']._serialized_end=2192
-  _globals['_IMAGERESULT']._serialized_start=2195
-  _globals['_IMAGERESULT']._serialized_end=2384
-  _globals['_PREDICTION']._serialized_start=2386
-  _globals['_PREDICTION']._serialized_end=2511
-  _globals['_LABEL']._serialized_start=2513
-  _globals['_LABEL']._serialized_end=2576
-  _globals['_EMBEDDING']._serialized_start=2579
-  _globals['_EMBEDDING']._serialized_end=2713
-  _globals['_LISTMODELSREQUEST']._serialized_start=2715
-  _globals['_LISTMODELSREQUEST']._serialized_end=2734
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2736
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2793
-  _globals['_GETMODELREQUEST']._serialized_start=2795
-  _globals['_GETMODELREQUEST']._serialized_end=2826
-  _globals['_GETMODELRESPONSE']._serialized_start=2828
-  _globals['_GETMODELRESPONSE']._serialized_end=2882
-  _globals['_MODEL']._serialized_start=2885
-  _globals['_MODEL']._serialized_end=3177
-  _globals['_OUTPUT']._serialized_start=3179
-  _globals['_OUTPUT']._serialized_end=3278
-  _globals['_EMBEDDINGSERVICE']._serialized_start=3888
-  _globals['_EMBEDDINGSERVICE']._serialized_end=4388
+  _globals['_CLASSOPTIONS']._serialized_start=1301
+  _globals['_CLASSOPTIONS']._serialized_end=1445
+  _globals['_CLASSIFYREQUEST']._serialized_start=1448
+  _globals['_CLASSIFYREQUEST']._serialized_end=1592
+  _globals['_CLASSIFYRESPONSE']._serialized_start=1595
+  _globals['_CLASSIFYRESPONSE']._serialized_end=1744
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=1747
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=1969
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1972
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=2175
+  _globals['_MODELVERSION']._serialized_start=2177
+  _globals['_MODELVERSION']._serialized_end=2273
+  _globals['_IMAGERESULT']._serialized_start=2276
+  _globals['_IMAGERESULT']._serialized_end=2465
+  _globals['_PREDICTION']._serialized_start=2467
+  _globals['_PREDICTION']._serialized_end=2592
+  _globals['_LABEL']._serialized_start=2594
+  _globals['_LABEL']._serialized_end=2657
+  _globals['_EMBEDDING']._serialized_start=2660
+  _globals['_EMBEDDING']._serialized_end=2794
+  _globals['_LISTMODELSREQUEST']._serialized_start=2796
+  _globals['_LISTMODELSREQUEST']._serialized_end=2815
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2817
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2874
+  _globals['_GETMODELREQUEST']._serialized_start=2876
+  _globals['_GETMODELREQUEST']._serialized_end=2907
+  _globals['_GETMODELRESPONSE']._serialized_start=2909
+  _globals['_GETMODELRESPONSE']._serialized_end=2963
+  _globals['_MODEL']._serialized_start=2966
+  _globals['_MODEL']._serialized_end=3258
+  _globals['_OUTPUT']._serialized_start=3260
+  _globals['_OUTPUT']._serialized_end=3359
+  _globals['_EMBEDDINGSERVICE']._serialized_start=3969
+  _globals['_EMBEDDINGSERVICE']._serialized_end=4469
 # @@protoc_insertion_point(module_scope)

@@ -187,14 +187,18 @@ class StreamAnswer(_message.Message):
     def __init__(self, id: _Optional[str] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ..., result: _Optional[_Union[ImageResult, _Mapping]] = ...) -> None: ...
 
 class ClassOptions(_message.Message):
-    __slots__ = ("top_k", "min_score", "function")
+    __slots__ = ("top_k", "min_score", "function", "labels", "templates")
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATES_FIELD_NUMBER: _ClassVar[int]
     top_k: int
     min_score: float
     function: Function
-    def __init__(self, top_k: _Optional[int] = ..., min_score: _Optional[float] = ..., function: _Optional[_Union[Function, str]] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    templates: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, top_k: _Optional[int] = ..., min_score: _Optional[float] = ..., function: _Optional[_Union[Function, str]] = ..., labels: _Optional[_Iterable[str]] = ..., templates: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("options", "images", "classes")
@@ -207,12 +211,14 @@ class ClassifyRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., classes: _Optional[_Union[ClassOptions, _Mapping]] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("model", "results")
+    __slots__ = ("model", "results", "towers")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    TOWERS_FIELD_NUMBER: _ClassVar[int]
     model: ModelVersion
     results: _containers.RepeatedCompositeFieldContainer[ImageResult]
-    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ...) -> None: ...
+    towers: _containers.RepeatedCompositeFieldContainer[ModelVersion]
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ..., towers: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
 
 class ClassifyStreamRequest(_message.Message):
     __slots__ = ("options", "id", "image", "more", "reads_more", "classes")

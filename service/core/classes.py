@@ -124,9 +124,10 @@ def default_classes(card: ModelCard) -> str:
     for output in reversed(card.manifest.outputs):
         if output.classes:
             return output.name
+    advice = "Give `labels` in words." if card.manifest.family else "Add one with `kind: classes` to its recipe."
     raise UnknownOutput(
         f"Expected a model with an output of classes; received {card.name!r}, whose outputs are "
-        f"{', '.join(card.outputs)}. Add one with `kind: classes` to its recipe."
+        f"{', '.join(card.outputs)}. {advice}"
     )
 
 

@@ -101,6 +101,11 @@ class Embedder:
             digests = [image_digest(image) for image in images]
             return [private_digest(digest, tenant) for digest in digests] if tenant else digests
 
+    @property
+    def max_images(self) -> int:
+        """Images and texts that one request may have."""
+        return self._limits.max_images
+
     def require_room(self, images: int, lookup: Lookup | None = None, *, bulk: bool = False) -> None:
         """Refuse so many images now if `embed` would: under overload refusing is most of the work.
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from microtome.errors import BadRequest, NoImageEmbedded, ServiceError
+from microtome.errors import BadRequest, ModelNotReady, NoImageEmbedded, ServiceError
 from microtome.regions import Region
 from service.core.admission import Budget
 from service.core.embedder import Embedder, of_regions
@@ -14,6 +15,7 @@ from service.core.remote_images import Arrived, Fetch, Image, Text, Url
 from service.core.requests import ALL, Embedded, EmbedRequest, ImageError, placed, takes_no_texts
 from service.core.timings import Timings, timed
 from service.core.vectors import checked_dimensions, require_maps, require_quantization
+from service.core.zero_shot import ZeroShot, require_towers
 
 _NOTHING = nullcontext()
 
@@ -31,6 +33,7 @@ class Intake:
         deadline: the most seconds that a request may take.
         required: models without which the gateway is not ready.
         cache_answers: whether a cache is there that can be asked.
+        zero_shot: compares images with labels, for requests that bring some.
     """
 
     embedder: Embedder
@@ -44,6 +47,7 @@ class Intake:
     required: Collection[str] = ()
     cache_answers: Callable[[], bool] = lambda: True
     bulk_bodies: Budget | None = None
+    zero_shot: ZeroShot = field(default_factory=ZeroShot)
 
     def ready(self) -> bool:
         """Whether anything can be answered: by a model, or from the cache for a model that has been known.
@@ -76,8 +80,10 @@ class Intake:
         Raises:
             BadRequest: a cut longer than a vector; int8 of an output without ranges, or of normalised vectors; heat of
                 an output without a map.
-            ServiceError: the model cannot be asked now.
+            ServiceError: the model cannot be asked now; it cannot be asked for labels.
         """
+        if request.candidates is not None:
+            require_towers(request, self.models.towers(request.model))
         if int8 and normalize:
             raise BadRequest(
                 "Expected int8 without `normalize`: its ranges are those of vectors as the model makes them."
@@ -143,6 +149,14 @@ class Intake:
         Raises:
             ServiceError: any leaf of the tree; what is wrong with one image begins with "Image 3: ".
         """
+        if request.candidates is not None:
+            return await self.zero_shot.classified(
+                request,
+                images,
+                partial(self.models.towers, request.model),
+                partial(self.embed, images=images, timings=timings, own=own, digests=digests, regions=regions),
+                partial(self._embed_texts, timings=timings, own=own),
+            )
         with own.hold(len(images)) if own is not None else _NOTHING, self._share(request, images):
             if not any(isinstance(image, Url) for image in images):
                 arrived: Sequence[Arrived] = images  # type: ignore[assignment]  # no addresses
@@ -154,6 +168,19 @@ class Intake:
                     fetched = dict(zip(files, await self.fetch(list(files.values())), strict=True))
                 arrived = [fetched[id(image)] for image in images]
                 return await self._embedded(request, arrived, timings, digests, lookup, regions)
+
+    async def _embed_texts(
+        self, request: EmbedRequest, texts: Sequence[Text], timings: Timings, own: Budget | None
+    ) -> Embedded:
+        """Embed any number of texts, as many at a time as a request may have, by one version of a text tower."""
+        most = self.embedder.max_images
+        found = [
+            await self.embed(request, texts[start : start + most], timings, own=own)
+            for start in range(0, len(texts), most)
+        ]
+        if len({one.card.manifest.fingerprint for one in found}) > 1:
+            raise ModelNotReady(f"The text tower of model {request.model!r} is being replaced. Try again in a moment.")
+        return replace(found[0], embeddings=[embedding for one in found for embedding in one.embeddings])
 
     def _share(self, request: EmbedRequest, images: Sequence[Image]) -> AbstractContextManager[None]:
         """Hold the bytes of a bulk request, which have arrived or will be fetched, in its share of them."""

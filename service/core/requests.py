@@ -1,13 +1,14 @@
 """Requests to the core and its answers, as types that all transports use."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from microtome.errors import BadRequest, MicrotomeError, ServiceError, UnsupportedModality
 from microtome.manifest import ModelCard, OutputSpec
 from service.core.ports import Vectors
-from service.errors import restated
+from service.errors import restated, shown
 
 E = TypeVar("E", bound=MicrotomeError)
 
@@ -27,6 +28,66 @@ CLASSES = ""
 """As the only output: the one that classifies by default; no output bears this name."""
 
 
+TEMPLATE = "a photo of a {}"
+
+MOST_TEXTS = 1000
+"""Labels times templates of a request."""
+
+MOST_BYTES = 256
+"""Of one label, and of one template, in UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The labels that an image may get.
+
+    Attributes:
+        labels: in words, no two equal.
+        templates: each label stands in them for `{}`; a label's vector is the mean over all of them, as in CLIP.
+    """
+
+    labels: tuple[str, ...]
+    templates: tuple[str, ...] = (TEMPLATE,)
+
+    def __post_init__(self) -> None:
+        """Check them.
+
+        Raises:
+            BadRequest: too many, too long or empty ones, two equal ones, or a template without `{}`.
+        """
+        for name, given in (("labels", self.labels), ("template", self.templates)):
+            for text in given:
+                if not text.strip() or len(text.encode("utf-8", "replace")) > MOST_BYTES:
+                    raise BadRequest(f"Expected `{name}` of 1 to {MOST_BYTES} bytes each; received {shown(text)}.")
+        if len(self.labels) * len(self.templates) > MOST_TEXTS:
+            raise BadRequest(
+                f"Expected at most {MOST_TEXTS} labels times templates; received {len(self.labels)} labels and "
+                f"{len(self.templates)} templates."
+            )
+        if len(set(self.labels)) < len(self.labels):
+            twice = next(label for label in self.labels if self.labels.count(label) > 1)
+            raise BadRequest(f"Expected labels that differ; received {shown(twice)} twice.")
+        for template in self.templates:
+            if "{}" not in template:
+                raise BadRequest(f"Expected `template` to have {{}} where the label goes; received {shown(template)}.")
+
+    @classmethod
+    def read(cls, labels: Sequence[str], templates: Sequence[str]) -> "Candidates | None":
+        """Return what a request brings; None where it has no labels.
+
+        Raises:
+            BadRequest: it cannot be used, or there is a template without labels.
+        """
+        if not labels and templates:
+            raise BadRequest("Expected `template` with `labels`, received none of these.")
+        return cls(tuple(labels), tuple(templates) or (TEMPLATE,)) if labels else None
+
+    @property
+    def texts(self) -> list[str]:
+        """What is embedded: every label in every template, label by label."""
+        return [template.replace("{}", label) for label in self.labels for template in self.templates]
+
+
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
     """The options of one request.
@@ -41,6 +102,7 @@ class EmbedRequest:
         on_error: whether one bad image fails the request, or is skipped and reported with the good ones' vectors.
         tenant: whose vectors are used, found, joined in flight and stored; empty for those that all share.
         priority: `bulk` lets `interactive` requests pass: what it has to compute waits behind theirs.
+        candidates: labels that images are compared with, whose logits are answered in place of vectors.
     """
 
     model: str
@@ -50,6 +112,7 @@ class EmbedRequest:
     on_error: OnError = "fail"
     tenant: str = ""
     priority: Priority = "interactive"
+    candidates: Candidates | None = None
 
     @property
     def bulk(self) -> bool:

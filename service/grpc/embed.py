@@ -197,9 +197,7 @@ async def embed(
         with timed(intake.observer.stage, "encode"):
             answered = [field(_RESULTS, result) for result in results(embedded, asked, len(images), regions)]
             versions = [version_of(card) for card in embedded.cards]
-            towers = (
-                [field(_TOWERS, its) for its in versions] if embedded.card.manifest.family and classes is None else []
-            )
+            towers = [field(_TOWERS, its) for its in versions] if embedded.card.manifest.family else []
             return b"".join((field(_MODEL, versions[0]), *answered, *towers))
 
 
@@ -210,7 +208,7 @@ def check(intake: Intake, asked: CallOptions) -> None:
         ServiceError: as `Intake.check` does; none of the outputs has classes, where they are asked for.
     """
     intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8")
-    if asked.classes is not None:
+    if asked.classes is not None and asked.request.candidates is None:
         require_classes(intake.models.card(asked.request.model), asked.request.outputs)
 
 
@@ -245,10 +243,11 @@ async def embedded_for(
     """
     call.facts.update(images=len(images), model=request.model[:80])
     own = call.caller.images if call.caller else None
+    request = asked_by(call.caller, request)
     if call.caller and call.caller.rate:
-        await call.caller.rate.take(len(images))
+        await call.caller.rate.take(len(images) + intake.zero_shot.texts(request))
     timings = Timings(intake.observer.stage)
-    return await intake.embed(asked_by(call.caller, request), images, timings, own=own, regions=regions)
+    return await intake.embed(request, images, timings, own=own, regions=regions)
 
 
 @contextmanager

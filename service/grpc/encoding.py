@@ -23,6 +23,7 @@ from service.core.requests import (
     CLASSES,
     MOST_OUTPUTS,
     CacheUse,
+    Candidates,
     Embedded,
     Embedding,
     EmbedRequest,
@@ -69,13 +70,15 @@ def read_options(options: pb.EmbedOptions, default_model: str, classes: pb.Class
         raise BadRequest(f"Expected at most {MOST_OUTPUTS} `outputs`, received {len(options.outputs)}.")
     if "" in options.outputs:
         raise BadRequest("Expected `outputs` to be names of outputs, or `all`; received an empty name.")
+    candidates = None if classes is None else Candidates.read(classes.labels, classes.templates)
     request = EmbedRequest(
         options.model or default_model,
         _number("version", options.version),
-        tuple(dict.fromkeys(options.outputs)) or (() if classes is None else (CLASSES,)),
+        tuple(dict.fromkeys(options.outputs)) or (() if classes is None or candidates else (CLASSES,)),
         cast("CacheUse", _word("cache", pb.CacheUse, "CACHE_USE_", options.cache) or "use"),
         cast("OnError", _word("on_error", pb.OnError, "ON_ERROR_", options.on_error) or "fail"),
         priority=cast("Priority", _word("priority", pb.Priority, "PRIORITY_", options.priority) or "interactive"),
+        candidates=candidates,
     )
     dtype = cast("Dtype", _word("dtype", pb.Dtype, "DTYPE_", options.dtype) or "float32")
     labels = None if classes is None else _class_options(classes)

@@ -143,7 +143,7 @@ class Methods:
         asked = replace(asked, request=asked_by(call.caller, asked.request))
         asked.request.require_tenant()
         if call.caller and call.caller.rate:
-            await call.caller.rate.take(images=0)
+            await call.caller.rate.take(images=self.intake.zero_shot.texts(asked.request))
         call.facts["model"] = asked.request.model[:80]
         call.streamed = 0
         stream = Stream(call, self.calls, self.intake, self.limits, asked, grouped=first.reads_more)

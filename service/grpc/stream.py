@@ -255,6 +255,8 @@ class Stream:
 
     def _known(self, digests: Sequence[str], regions: Sequence[Region]) -> list[bytes] | None:
         """Return the bodies of the answers to these images if all their vectors are in memory."""
+        if self._asked.request.candidates is not None:
+            return None  # their labels are compared where they are embedded
         try:
             embedded = self._intake.embedder.cached(self._asked.request, digests, self._timings())
             return None if embedded is None else self._bodies(embedded, len(digests), regions)

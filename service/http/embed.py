@@ -135,11 +135,12 @@ class EmbedEndpoint:
                 parameters = self._parameters.read(scope, received.options)
             if parameters.options.crop or received.crops:
                 received = received.cut(parameters.options.crop, self._reader.limits.max_images)
-            if rate:
-                await rate.take(len(received.images))
             request = asked_by(caller, parameters.request) if caller else parameters.request
+            if rate:
+                await rate.take(len(received.images) + self._intake.zero_shot.texts(request))
             digests = self._intake.digests(received.images, timings, request.tenant, received.regions)
-            cacheable = None if received.options or parameters.no_cache else _only(digests)
+            kept = not (received.options or parameters.no_cache or request.candidates)
+            cacheable = _only(digests) if kept else None
             if cacheable and (cached := self._responses.find(scope, cacheable, timings)):
                 self._hit_ratio.count(hit=True)
                 return cached
@@ -156,7 +157,7 @@ class EmbedEndpoint:
         self._intake.check(
             request, dimensions=options.dimensions, normalize=options.normalize, int8=int8, heat=options.heat
         )
-        if self.classes:
+        if self.classes and request.candidates is None:
             require_classes(self._intake.models.card(request.model), request.outputs)
         note(scope, images=images, model=request.model[:80])
 
@@ -171,7 +172,7 @@ class EmbedEndpoint:
     ) -> Embedded:
         """Look the images up; admit and compute what the cache lacks."""
         embedder, lookup = self._intake.embedder, None
-        if digests:
+        if digests and request.candidates is None:
             lookup = await self._looked_up(request, digests, timings)
             if lookup is not None and lookup.complete:
                 return embedder.answered(lookup)

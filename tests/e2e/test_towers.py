@@ -1,6 +1,8 @@
 """Images and texts of one space: KerasHub's vectors over HTTP and gRPC; a tower that is replaced alone under load."""
 
+import csv
 import io
+import json
 import shutil
 from base64 import b64encode
 from collections.abc import Iterator
@@ -13,10 +15,15 @@ import grpc
 import httpx
 import keras
 import numpy as np
+import pyarrow
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pyarrow import parquet
 
+import microtome
+from microtome.commands.embed import command as embed_command
+from microtome.commands.search import command as search
 from microtome.manifest import TokensSpec
 from microtome.tokenization import FILE, Tokenizer, unpacked
 from microtome.v1 import embedding_pb2 as pb
@@ -258,3 +265,47 @@ def test_a_tower_that_is_replaced_alone_waits_for_the_other(
     times = sorted((moment, versions) for thread in swap.asking for moment, versions in thread.seen)
     switched = min(end for (_, end), version in times if version == 2)
     assert all(version == 2 for (start, _), version in times if start > switched)
+
+
+def test_commands_take_words(
+    gateways: tuple[Gateway, Gateway], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder is searched by words; lines, strings of a column and --text are embedded; photos get labels in words."""
+    url = ["--url", gateways[0].url, "--model", "siglip"]
+    photos, captions, table = tmp_path / "photos", tmp_path / "captions.txt", tmp_path / "captions.parquet"
+    photos.mkdir()
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / f"{index}.png")
+    with microtome.Client(gateways[0].url) as client:
+        images = client.embed(sorted(photos.iterdir()), model="siglip")
+        words = {text: client.embed(microtome.Text(text), model="siglip") for text in ("a red car", "a cat", "")}
+    assert 0 == search.main(["search", str(photos), "a red car", str(photos / "1.png"), "--json", *url])
+    by_words, by_photo = json.loads(capsys.readouterr().out)["results"]
+    cosines = {str(index): float(images[index] @ words["a red car"]) for index in range(3)}
+    order = sorted(cosines, key=cosines.__getitem__, reverse=True)
+    assert [f"{name}.png" for name in order] == [one["photo"] for one in by_words["nearest"]]
+    assert [pytest.approx(cosines[name], abs=1e-4) for name in order] == [one["score"] for one in by_words["nearest"]]
+    assert {"0.png", "2.png"} == {one["photo"] for one in by_photo["nearest"]}
+    # A photo that is not there is no text.
+    assert 3 == search.main(["search", str(photos), "a cat", "gone.jpg", *url])
+    assert "gone.jpg cannot be looked for" in capsys.readouterr().err
+
+    captions.write_text("a red car\n\na cat\n")
+    parquet.write_table(pyarrow.table({"caption": ["a cat", ""]}), table)
+    out = tmp_path / "texts.npy"
+    asked = ["embed", str(captions), f"{table}::caption", str(photos / "0.png"), "--text", "a cat", "--out", str(out)]
+    assert 0 == embed_command.main([*asked, *url])
+    keys = [json.loads(line) for line in (tmp_path / "texts.npy.keys.jsonl").read_text().splitlines()]
+    wanted = {"a cat": "a cat", f"{captions}:1": "a red car", f"{captions}:3": "a cat"}
+    wanted |= {f"{table}::0": "a cat", f"{table}::1": ""}
+    assert [*wanted, str(photos / "0.png")] == keys
+    np.testing.assert_allclose(np.load(out), [*(words[text] for text in wanted.values()), images[0]], atol=1e-6)
+    model = json.loads((tmp_path / "texts.npy.about.json").read_text())["model"]
+    assert ("text", "image", True) == (model["tower"], model["also"]["tower"], model["space"] == model["also"]["space"])
+
+    table_of_labels = tmp_path / "labels.csv"
+    labels = ["--labels", "a red car, a cat", "--template", "{}", "--top-k", "2"]
+    assert 0 == embed_command.main(["classify", str(photos), *labels, "--out", str(table_of_labels), *url])
+    rows = list(csv.DictReader(table_of_labels.read_text(encoding="utf-8").splitlines()))
+    assert [{"a red car", "a cat"}] * 3 == [{row["label"] for row in rows[start : start + 2]} for start in (0, 2, 4)]

@@ -1,4 +1,4 @@
-"""Images in tars, packed or not, and in columns of Parquet files, read in bounded memory."""
+"""Images in tars, packed or not, images and texts in columns of Parquet files, read in bounded memory."""
 
 import bz2
 import gzip
@@ -14,7 +14,15 @@ from typing import IO, Any, BinaryIO, cast
 
 from microtome.client.errors import UnreadableImage
 from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.keyed_images import ImageBytes, ImageFile, KeyedImage, Rules, regular, too_large
+from microtome.commands.embed.keyed_images import (
+    ImageBytes,
+    ImageFile,
+    KeyedImage,
+    KeyedText,
+    Rules,
+    regular,
+    too_large,
+)
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings of images in folders and tars. A file that is named itself is always taken for an image."""
@@ -199,9 +207,9 @@ def rows(path: str) -> int:
 
 
 def column_images(path: str, column: str, rules: Rules) -> Iterator[KeyedImage]:
-    """List the images of a column; their keys are the numbers of their rows.
+    """List the images or texts of a column; their keys are the numbers of their rows.
 
-    The column holds bytes, or structs with a field `bytes`, as Hugging Face's datasets do.
+    The column holds bytes, structs with a field `bytes`, as Hugging Face's datasets do, or strings, which are texts.
 
     Raises:
         EmbedError: no such file or column, one of another type, or one that inflates to too much.
@@ -214,8 +222,14 @@ def column_images(path: str, column: str, rules: Rules) -> Iterator[KeyedImage]:
         for batch in file.iter_batches(1, columns=[column]):
             (value,) = batch.column(0).to_pylist()
             body = value.get("bytes") if isinstance(value, dict) else value
+            if isinstance(body, str):
+                yield KeyedText(body, f"{path}::{place}")
+                place += 1
+                continue
             if body is not None and not isinstance(body, bytes):
-                raise EmbedError(f"Expected bytes in column {column!r} of {path}, found {type(body).__name__}.")
+                raise EmbedError(
+                    f"Expected bytes or strings in column {column!r} of {path}, found {type(body).__name__}."
+                )
             key, size = f"{path}::{place}", len(body or b"")
             problem = too_large(key, size, rules.max_bytes) if size > rules.max_bytes else ""
             yield ImageBytes(key, b"" if problem else body or b"", problem)

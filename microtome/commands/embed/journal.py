@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import ormsgpack
 
+from microtome.client.results import ModelVersion
 from microtome.commands.embed.errors import EmbedError, writing
 
 FORMAT = 1
@@ -43,7 +44,7 @@ class Journal:
 
     Attributes:
         head: the run's options, as `begin` first received them; empty in a new journal.
-        model: the model that answered first; None before that.
+        model: the model that answered first, with the other tower under `also`; None before that.
         embedded: images with vectors.
         failed: images with an error.
         lost: bytes after the last whole record, which were cut off.
@@ -98,21 +99,29 @@ class Journal:
                 "--restart to start over."
             )
 
-    def answered_by(self, name: str, version: int, fingerprint: str) -> None:
-        """Check that all vectors come from one model.
+    def answered_by(self, model: ModelVersion) -> None:
+        """Check that all vectors come from one model, or from the two towers of one.
 
         Raises:
             EmbedError: they do not.
         """
-        if self.model is None:
-            self.model = {"name": name, "version": version, "fingerprint": fingerprint}
+        known = self.model
+        answered = {"name": model.name, "version": model.version, "fingerprint": model.fingerprint}
+        if model.space:
+            answered |= {"tower": model.tower, "space": model.space}
+        if known is None:
+            self.model = answered
             self._append({"model": self.model})
-        elif self.model["fingerprint"] != fingerprint:
+        elif (known.get("space") or known["fingerprint"]) != model.frame:
             raise EmbedError(
-                f"The vectors so far are from {self.model['name']} version {self.model['version']} "
-                f"({self.model['fingerprint'][:18]}…), these are from version {version} ({fingerprint[:18]}…). They do "
-                "not compare, so this one was not kept. Serve the old version again, or give --restart."
+                f"The vectors so far are from {known['name']} version {known['version']} "
+                f"({known['fingerprint'][:18]}…), these are from version {model.version} "
+                f"({model.fingerprint[:18]}…). They do not compare, so this one was not kept. "
+                "Serve the old version again, or give --restart."
             )
+        elif model.tower != known.get("tower", "") and "also" not in known:
+            self.model = {**known, "also": answered}
+            self._append({"model": self.model})
 
     def claim(self, key: str) -> bool:
         """Whether an image is not done yet; true once for each key."""

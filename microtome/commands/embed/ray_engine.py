@@ -49,7 +49,7 @@ class RayEngine:
         context.enable_progress_bars = False
         self._gateway = None if options.saved_model else GatewayEngine(options, progress)
 
-    def identify(self, model: str | None) -> tuple[str, int]:
+    def identify(self, model: str | None) -> tuple[str, int | None]:
         """Return the model's name and version, from the gateway or from the SavedModel's path.
 
         Raises:

@@ -22,6 +22,7 @@ from microtome.preprocessing import decode
 from service.core.vectors import shaped, written
 
 if TYPE_CHECKING:
+    from microtome.client.images import Text
     from microtome.commands.embed.keyed_images import KeyedImage
 
 _MAX_PIXELS = 50_000_000
@@ -96,9 +97,11 @@ class SavedModelEmbedder:
                 outcomes[place] = Outcome(images[place], vectors=mine, model=self._model)
         return outcomes
 
-    def _pixels(self, body: "bytes | errors.MicrotomeError") -> Any:  # noqa: ANN401, pixels or an error
+    def _pixels(self, body: "bytes | Text | errors.MicrotomeError") -> Any:  # noqa: ANN401, pixels or an error
         if isinstance(body, errors.MicrotomeError):
             return body
+        if not isinstance(body, bytes):
+            return errors.UnsupportedModality("Expected an image with --saved-model; received a text. Ask a gateway.")
         try:
             return decode(body, self._manifest.pixels, max_pixels=_MAX_PIXELS)
         except errors.RequestRejected as error:

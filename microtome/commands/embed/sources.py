@@ -1,28 +1,44 @@
 """List images one by one: folders, globs, files, tars, Parquet columns, and lists of files from standard input.
 
+Texts stand in Parquet columns and in files of lines.
+
 Only the names of one folder and those around it, or of one pattern, are held at a time, so memory does not grow with
 the images. An image is listed by its place and read when it is needed.
 """
 
 import glob
+import io
 import os
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
+from microtome.client.errors import UnreadableImage
 from microtome.commands.embed.archives import TARS, column_images, is_image, rows, tar_images
 from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.keyed_images import DEFAULT_RULES, ImageFile, KeyedImage, Rules, is_within
+from microtome.commands.embed.keyed_images import (
+    DEFAULT_RULES,
+    ImageFile,
+    KeyedImage,
+    KeyedText,
+    Rules,
+    is_within,
+    regular,
+)
 
 _LONGEST_LINE = 1 << 15
+
+TEXTS = ".txt"
+"""Ending of a file of texts, one a line."""
 
 
 def images(words: Iterable[str], stdin: TextIO, rules: Rules = DEFAULT_RULES) -> Iterator[KeyedImage]:
     """List all images.
 
     Args:
-        words: paths of files and folders, patterns, tars, `FILE.parquet::COLUMN`, or `-` for a list from `stdin`.
+        words: paths of files and folders, patterns, tars, files of lines, `FILE.parquet::COLUMN`, or `-` for a list of
+            files from `stdin`.
         stdin: one path a line.
         rules: what may be read.
 
@@ -31,7 +47,7 @@ def images(words: Iterable[str], stdin: TextIO, rules: Rules = DEFAULT_RULES) ->
     """
     for word in words:
         if word == "-":
-            yield from (ImageFile(line, max_bytes=rules.max_bytes) for line in _lines(stdin))
+            yield from (ImageFile(line, max_bytes=rules.max_bytes) for _, line in _lines(stdin, "standard input"))
             continue
         for path, column, folder in _places(word, rules):
             yield from _below(path, folder, rules) if column is None else column_images(path, column, rules)
@@ -50,12 +66,27 @@ def count(words: Iterable[str], rules: Rules = DEFAULT_RULES) -> int | None:
     return total
 
 
-def _lines(stdin: TextIO) -> Iterator[str]:
-    while line := stdin.readline(_LONGEST_LINE):
+def _lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
+    """Read lines that are not empty, each with its number from 1."""
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
         if len(line) == _LONGEST_LINE:
-            raise EmbedError("Expected one path a line on standard input, received a line without end.")
+            raise EmbedError(
+                f"Expected lines of less than {_LONGEST_LINE} characters in {name}, received a longer one."
+            )
         if line.strip():
-            yield line.rstrip("\r\n")
+            yield number, line.rstrip("\r\n")
+
+
+def _texts(path: str) -> Iterator[KeyedText]:
+    """List the texts of a file; a line that is no UTF-8 is listed too, and cannot be sent."""
+    try:
+        with regular(path) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape") as lines:
+            for number, line in _lines(lines, path):
+                yield KeyedText(line, f"{path}:{number}")
+    except (OSError, UnreadableImage) as error:
+        raise EmbedError(f"{path} cannot be read as lines of text: {error}") from error
 
 
 def _places(word: str, rules: Rules) -> Iterator[tuple[str, str | None, str]]:
@@ -84,6 +115,8 @@ def _below(path: str, folder: str, rules: Rules) -> Iterator[KeyedImage]:
         yield from tar_images(path, rules)
     elif archive:
         raise EmbedError(f"Expected FILE.parquet::COLUMN, received {path!r}. Say which column holds the images.")
+    elif path.lower().endswith(TEXTS):
+        yield from _texts(path)
     else:
         yield ImageFile(path, folder=folder, max_bytes=rules.max_bytes)
 
