@@ -9,7 +9,7 @@ RUN := requirements/gateway.txt requirements/tensorflow.txt requirements/client.
 # Has no wheel for some systems: see docs/install.md.
 FASTER := requirements/openvino.txt
 TESTS := requirements/dev.txt requirements/weights.txt requirements/kerashub.txt
-SETS := build client gateway tensorflow weights openvino sweep dev deploy bench clients page
+SETS := build client gateway tensorflow weights openvino sweep dev deploy bench clients page ray
 STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -65,6 +65,10 @@ test-clients: $(VENV)/.clients-ready $(VENV)/kserve/.ready $(VENV)/typescript/.r
 
 $(VENV)/.clients-ready: requirements/clients.txt $(VENV)/.tests-ready
 	@$(INSTALL) requirements/clients.txt
+
+# By hand, since it takes minutes: a smaller run is in tests/clients.
+prove-ray: $(VENV)/.clients-ready            ## embed 40,000 images on two Ray workers, some of which are killed, beside one process
+	@$(PY) -m tests.clients.ray_collection $(ARGS)
 
 test-page: $(VENV)/.page-ready            ## use the page at / as a person does, in the system's Chromium; skips where there is none
 	@$(PY) -m pytest $(or $(ARGS),tests/page)
@@ -147,7 +151,7 @@ bench-full: $(VENV)/.bench            ## the same at length (20 minutes), other 
 docs: setup            ## write docs/reference/ from the code
 	@$(PY) docs/generate.py
 
-.PHONY: site lint-workflows
+.PHONY: prove-ray site lint-workflows
 site: $(VENV)/site/.ready            ## build the documentation as a site with search in build/site/; a broken link fails
 	@$(PY) docs/site.py build/pages
 	@$(VENV)/site/bin/zensical build --strict --clean -f zensical.toml

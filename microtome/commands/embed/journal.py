@@ -17,6 +17,7 @@ from typing import Any, Self
 import ormsgpack
 
 from microtome.commands.embed.errors import EmbedError, writing
+from microtome.commands.embed.stores import sync_folder
 
 FORMAT = 1
 """Format of the journal, in its head."""
@@ -212,17 +213,6 @@ class Journal:
                 except (ValueError, TypeError, KeyError, AttributeError):
                     return
                 yield file.tell(), found
-
-
-def sync_folder(path: Path) -> None:
-    """Sync a folder, so that names of files that were created or replaced there survive a power loss."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    except OSError:  # some filesystems have no such operation
-        pass
-    finally:
-        os.close(folder)
 
 
 def _row(record: Mapping[str, Any]) -> Row:
