@@ -25,6 +25,7 @@ COPY requirements/server.in requirements/gateway.in requirements/tensorflow.in r
 COPY protos protos
 COPY microtome microtome
 COPY exporter exporter
+COPY deploy deploy
 COPY modelserver modelserver
 COPY service service
 RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir /wheels ./microtome .
@@ -32,11 +33,11 @@ RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index
 FROM builder AS gateway-build
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
-COPY requirements/gateway.txt deploy/image/slim.py /build/
+COPY requirements/gateway.txt requirements/text.txt deploy/image/slim.py /build/
 # The gateway's environment has no pip: nothing in the image can install anything into it.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/microtome \
-    && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/gateway.txt \
+    && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/gateway.txt -r /build/text.txt \
     && python /build/slim.py /opt/microtome/lib/python3.*/site-packages
 COPY deploy/image/bytecode.py deploy/image/healthcheck.py /usr/local/lib/microtome/
 # Bytecode of Python's own library too, which comes without: it would be compiled at each start, and for each health
@@ -50,10 +51,10 @@ RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
 FROM builder AS openvino-build
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
-COPY requirements/gateway.txt requirements/openvino.txt deploy/image/slim.py /build/
+COPY requirements/gateway.txt requirements/text.txt requirements/openvino.txt deploy/image/slim.py /build/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/microtome \
-    && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/gateway.txt -r /build/openvino.txt \
+    && python -m pip --python /opt/microtome/bin/python ${INSTALL} -r /build/gateway.txt -r /build/text.txt -r /build/openvino.txt \
     && python /build/slim.py /opt/microtome/lib/python3.*/site-packages
 COPY deploy/image/bytecode.py deploy/image/healthcheck.py /usr/local/lib/microtome/
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \

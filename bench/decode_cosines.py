@@ -33,7 +33,7 @@ def main(directory: Path) -> None:
         for what, paths in (("500 pixels", corpus.photos), ("12 megapixels", corpus.large)):
             files = [Path(path).read_bytes() for path in paths]
             ways: tuple[Decode, ...] = ("exact", "balanced", "fast")
-            specs = {way: replace(manifest.input, decode=way) for way in ways}
+            specs = {way: replace(manifest.pixels, decode=way) for way in ways}
             pixels = {
                 way: np.stack([decode(file, spec, max_pixels=_MAX_PIXELS) for file in files])
                 for way, spec in specs.items()

@@ -1,6 +1,7 @@
-"""`python -m bench.report [RESULT]`: write tables and plots between the marks of docs/benchmarks.md.
+"""`python -m bench.report [RESULT [PART ...]]`: write tables and plots between the marks of docs/benchmarks.md.
 
-Without a name the newest complete result of bench/results/ is shown. What a row is good for is read from
+Without a name the newest complete result of bench/results/ is shown. Rows of a partial run replace those of the
+complete one, and the page says which these are. What a row is good for is read from
 bench/gains.toml, and the reasons for missed targets from bench/obstacles.toml.
 """
 
@@ -9,6 +10,7 @@ import re
 import statistics
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +37,20 @@ _ROUND, _MEDIAN, _OURS = "#4c72b0", "#c44e52", "#55a868"
 Json = dict[str, Any]
 
 
-def main(path: Path | None) -> None:
-    """Write the page and the plots."""
-    shown = path or newest(RESULTS)
-    result = json.loads(shown.read_text())
-    found = [Comparison.from_json(each) for each in result["comparisons"]]
+def main(paths: Sequence[Path]) -> None:
+    """Write the page and the plots from a complete result and from parts that were measured again later."""
+    shown = list(paths) or [newest(RESULTS)]
+    rows: dict[str, Comparison] = {}
+    about = []
+    for path in shown:
+        result = json.loads(path.read_text())
+        mine = {each["key"]: Comparison.from_json(each) for each in result["comparisons"]}
+        said = circumstances(path, result)
+        about.append(f"{', '.join(mine)}: {said}" if rows else said)
+        rows |= mine
+    found = list(rows.values())
     parts = {
-        "circumstances": circumstances(shown, result),
+        "circumstances": "\n\n".join(about),
         "gains": gains(tomllib.loads(GAINS.read_text())),
         "targets": targets(found, tomllib.loads(OBSTACLES.read_text())),
         "ratios": ratios(found),
@@ -51,7 +60,7 @@ def main(path: Path | None) -> None:
     parts["peers"] = f"![Images a second of each]({PEERS_PLOT.name})" if drawn else "The result shown has none of them."
     PAGE.write_text(fill(PAGE.read_text(), parts))
     plot_targets(found, TARGETS_PLOT)
-    print(f"written from {shown.name}: {PAGE} and its plots")
+    print(f"written from {', '.join(path.name for path in shown)}: {PAGE} and its plots")
 
 
 def circumstances(path: Path, result: Json) -> str:
@@ -174,4 +183,4 @@ def _save(figure: "Figure", path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main([Path(word) for word in sys.argv[1:]])

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from exporter import cli as exporter_cli
 from exporter.recipe.format import recipe_schema
 from microtome import errors
-from microtome.commands import verify
+from microtome.commands import manifests, verify
 from microtome.commands.doctor import command as doctor
 from microtome.commands.embed import command as embed
 from microtome.commands.rollout import command as rollout
@@ -99,6 +99,7 @@ def commands() -> str:
     ]
     parsers = {"up": up.build_parser(), **subcommands(exporter_cli.build_parser())}
     parsers |= {"verify --server": verify.build_parser()}
+    parsers |= {"manifests": manifests.build_parser()}
     parsers |= {"doctor": doctor.build_parser(), "rollout": rollout.build_parser(), "embed": embed.build_parser()}
     parsers |= {"classify": embed.build_parser("classify"), "search": search.build_parser()}
     for name, parser in parsers.items():

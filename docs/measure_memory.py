@@ -220,7 +220,7 @@ def _at_the_port(address: str, sets: Sequence[Sequence[str]], rss: Callable[[], 
     found = []
     with Caller(address) as caller:
         card = caller.card("m")
-        size = card.manifest.input
+        size = card.manifest.pixels
         for some in sets:
             caller.predict(card, np.zeros((1, size.height, size.width, 3), np.uint8), some)
             found.append(rss())

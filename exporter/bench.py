@@ -20,10 +20,10 @@ from exporter.head.pooling import pool
 from exporter.head.scaling import scale
 from exporter.head.slicing import Slice, prepare
 from exporter.runtime.terminal import counted, stage
-from exporter.savedmodel.freezing import INPUT, named_for_scopes
+from exporter.savedmodel.freezing import INPUTS, named_for_scopes
 from exporter.savedmodel.saved_model import Loaded, loaded
 from exporter.savedmodel.versions import recipe_of
-from exporter.verify.sample_images import sample_pixels
+from exporter.verify.sample_images import with_images
 
 ALL = "(all)"
 _LEAST_TURNS = 3
@@ -72,7 +72,7 @@ def bench(directory: Path, sizes: Sequence[int], seconds: float, sources: Path) 
     slice_ = prepare(recipe)
     names = [output.name for output in recipe.outputs]
     wanted = [(size, name) for size in sizes for name in (names if len(names) == 1 else [*names, ALL])]
-    one = sample_pixels(*recipe.input.shape)
+    one = with_images(recipe.input, [])
     with tempfile.TemporaryDirectory() as plain_directory:
         with stage(f"{recipe.name}: exporting the plain model"):
             _export_plain(slice_, Path(plain_directory))
@@ -163,7 +163,8 @@ def _export_plain(slice_: Slice, directory: Path) -> None:
 
     Projection and normalisation are left out; they cost little, and leaving them out favours the plain side.
     """
-    pixels = keras.Input(slice_.pixels.shape, dtype="uint8", name=INPUT)
+    name, dtype = INPUTS[slice_.input.kind]
+    pixels = keras.Input(slice_.input.shape, dtype=dtype, name=name)
     features = slice_.model(keras.layers.Lambda(lambda images: scale(images, slice_.built.row.scaling))(pixels))
     outputs = {
         output.recipe.name: _Pooled(output.recipe.cuts, output.recipe.pooling)(

@@ -31,6 +31,8 @@ from exporter.models.building import build
 from exporter.recipe.backbones import find_backbone
 from exporter.recipe.files import image_files
 from exporter.recipe.images import read_pixels
+from exporter.recipe.own_backbones import PRESET_PREFIX
+from exporter.recipe.preset_tokens import preset_tokens
 from exporter.recipe.resolved import AUTO, ModelRecipe, OutputRecipe, Recipe
 from exporter.recipe.yaml_tree import Loc, YamlTree
 from exporter.runtime.memory import release
@@ -44,10 +46,12 @@ from exporter.savedmodel.serving_files import BATCHING_FILE, batching_params, wr
 from exporter.verify import golden_vectors
 from exporter.verify.checks import require
 from exporter.verify.keras_reference import reference
-from exporter.verify.sample_images import cosines, sample_pixels, with_images
+from exporter.verify.sample_images import cosines, golden_inputs, sample_pixels, with_images
 from exporter.verify.verification import verify
-from microtome.golden import INPUTS, SEED, golden_pixels, relative_l2
+from microtome import tokenization
+from microtome.golden import INPUTS, SEED, relative_l2
 from microtome.machine import cores
+from microtome.manifest import InputSpec, TokensSpec
 
 LARGEST_QUANTIZED = 16_384
 _MOST_BYTES = 4 << 30
@@ -75,7 +79,7 @@ def calibrate(recipe: ModelRecipe, slice_: Slice) -> Calibrated:
     check_memory({output.recipe: output.pooled for output in wanting}, len(files))
     for output in wanting:
         check_output(output.recipe, output.pooled, len(files))
-    vectors = _features(recipe.name, replace(slice_, outputs=wanting), files)
+    vectors = _features(recipe, replace(slice_, outputs=wanting), files)
     ranges = {}
     for output in wanting:
         name, wanted = output.recipe.name, output.recipe.projection
@@ -134,16 +138,17 @@ def _ranges(vectors: Array, output: SliceOutput, fitted: Fitted | None) -> tuple
     return final.min(axis=0).astype(np.float32), final.max(axis=0).astype(np.float32)
 
 
-def _features(name: str, slice_: Slice, files: Sequence[Path]) -> dict[str, Array]:
+def _features(recipe: ModelRecipe, slice_: Slice, files: Sequence[Path]) -> dict[str, Array]:
     """Run the images through the slice, each batch on one core, so that the result is the same on any machine."""
+    pixels = recipe.pixels
     starts = range(0, len(files), _BATCH)
     found: dict[str, list[Array]] = {output.recipe.name: [] for output in slice_.outputs}
     with freeze(slice_, pooled_head).session(threads=1) as run, ThreadPoolExecutor(cores()) as pool:
 
         def run_batch(start: int) -> dict[str, Array]:
-            return run(np.stack([read_pixels(path, slice_.pixels) for path in files[start : start + _BATCH]]))
+            return run(np.stack([read_pixels(path, pixels) for path in files[start : start + _BATCH]]))
 
-        what = f"{name}: looking at the calibration images"
+        what = f"{recipe.name}: looking at the calibration images"
         for answers in counted(pool.map(run_batch, starts), len(starts), what):
             for output, vectors in answers.items():
                 found[output].append(vectors)
@@ -211,7 +216,8 @@ def export(recipe: ModelRecipe, models: Path, *, verified: bool = True, served_f
     )
     with stage(f"{recipe.name}: recording golden vectors of Keras"):
         golden = golden_vectors.recorded(slice_, calibrated.projections)
-    decoding = measure_decoding(recipe, frozen) if recipe.input.decode == "fast" else {}
+    fast = isinstance(recipe.input, InputSpec) and recipe.input.decode == "fast"
+    decoding = measure_decoding(recipe, frozen) if fast else {}
     manifest = describe(recipe, slice_, identity, calibrated, arithmetic, golden=golden, decoding=decoding)
     with draft_version(models, recipe.name) as draft:
         with stage(f"{recipe.name}: writing"):
@@ -266,7 +272,7 @@ def measure(
     """
     files = image_files(Path(recipe.calibration.folder), _IMAGES) if recipe.calibration else []
     with stage(f"{recipe.name}: measuring {name} against float32"):
-        golden = golden_pixels(SEED, 0, INPUTS, *recipe.input.shape)
+        golden = golden_inputs(recipe.input, SEED, INPUTS)
         pixels = np.concatenate([golden, with_images(recipe.input, files)])
         starts = range(0, len(pixels), _BATCH)
         with frozen.session() as run:
@@ -300,12 +306,12 @@ def measure_decoding(recipe: ModelRecipe, frozen: FrozenGraph) -> dict[str, floa
         with TemporaryDirectory() as folder:
             if not files:
                 # Half as large again as the input: resized as a photo is.
-                height, width = recipe.input.height * 3 // 2, recipe.input.width * 3 // 2
+                height, width = recipe.pixels.height * 3 // 2, recipe.pixels.width * 3 // 2
                 for number, pixels in enumerate(sample_pixels(height, width)):
                     files.append(Path(folder) / f"{number}.png")
                     Image.fromarray(pixels).save(files[-1])
             fast, balanced = (
-                np.stack([read_pixels(path, replace(recipe.input, decode=way)) for path in files])
+                np.stack([read_pixels(path, replace(recipe.pixels, decode=way)) for path in files])
                 for way in ("fast", "balanced")
             )
         with frozen.session() as run:
@@ -315,10 +321,15 @@ def measure_decoding(recipe: ModelRecipe, frozen: FrozenGraph) -> dict[str, floa
 
 def _write(directory: Path, recipe: ModelRecipe, frozen: FrozenGraph, manifest: str, calibrated: Calibrated) -> None:
     """Write all files of a version."""
+    tokenizer = b""
+    if isinstance(recipe.input, TokensSpec):
+        tokenizer = preset_tokens(recipe.backbone.removeprefix(PRESET_PREFIX)).packed
     try:
-        write_saved_model(directory, frozen, manifest)
+        write_saved_model(directory, frozen, manifest, tokenizer)
         assets = directory / ASSETS
         assets.mkdir()
+        if tokenizer:
+            (assets / tokenization.FILE).write_bytes(tokenizer)
         (assets / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
         (assets / RECIPE_FILE).write_text(recipe.canonical(), encoding="utf-8")
         write_projections(assets, calibrated.projections)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from microtome.client.async_client import AsyncClient
     from microtome.client.client import Client
-    from microtome.client.images import Cropped
+    from microtome.client.images import Cropped, Text
     from microtome.client.results import Outcome, Prediction
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "Cropped", "Outcome", "Prediction", "__version__"]
+__all__ = ["AsyncClient", "Client", "Cropped", "Outcome", "Prediction", "Text", "__version__"]
 
 _MODULES = {
     "AsyncClient": "microtome.client.async_client",
@@ -17,6 +17,7 @@ _MODULES = {
     "Cropped": "microtome.client.images",
     "Outcome": "microtome.client.results",
     "Prediction": "microtome.client.results",
+    "Text": "microtome.client.images",
 }
 
 

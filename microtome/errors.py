@@ -4,7 +4,7 @@
   x ServiceError            what a gateway answers with
     + RequestRejected         the caller must change something
       - BadRequest            an option or the form of the body is wrong
-      - UnsupportedModality   text, audio or video, where only images are embedded
+      - UnsupportedModality   an input of a kind that the model does not take, such as text for a model of images
       - Unauthenticated       no API key, or an unknown one
       - NotAcceptable         no form of answer that the caller accepts fits the request
       - BodyTooSlow           the request's body does not arrive in time
@@ -64,7 +64,7 @@ class BadRequest(RequestRejected):
 
 
 class UnsupportedModality(RequestRejected):
-    """Text or another kind of input than images; only images are embedded here."""
+    """An input of a kind that the model does not take: text for a model of images, an image for a text tower, audio."""
 
 
 class Unauthenticated(RequestRejected):

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from microtome.manifest import CHANNELS, TOLERANCES, Golden, GoldenVector, Manifest
+from microtome.manifest import CHANNELS, TOLERANCES, Golden, GoldenVector, Manifest, TokensSpec
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
+Tokens = NDArray[np.int32]
 
 SEED = 1
 INPUTS = 2
@@ -35,6 +36,20 @@ _WEIGHTS = ((12, 10, 8, 6, 4, 3, 2), (4, 4, 4, 4, 6, 8, 10))
 def golden_pixels(seed: int, first: int, count: int, height: int, width: int, channels: int = 3) -> Pixels:  # noqa: PLR0913, PLR0917
     """Return synthetic images `first` to `first + count - 1` of a seed, uint8 [count, height, width, channels]."""
     return np.stack([_image(seed, first + index, (height, width, channels)) for index in range(count)])
+
+
+def golden_tokens(seed: int, first: int, count: int, length: int, vocabulary: int, pad: int) -> Tokens:  # noqa: PLR0913, PLR0917
+    """Return synthetic texts `first` to `first + count - 1` of a seed, int32 [count, length] token ids.
+
+    Every other one fills its length; of the others the second half is padding.
+    """
+    found = np.full((count, length), pad, np.int32)
+    for row in range(count):
+        index = first + row
+        size = length if index % 2 == 0 else max(1, length // 2)
+        key = _mixed(_mixed(np.array([seed], np.uint32)) + np.uint32(index))
+        found[row, :size] = _mixed(np.arange(size, dtype=np.uint32) ^ key) % np.uint32(vocabulary)
+    return found
 
 
 def _image(seed: int, index: int, shape: tuple[int, int, int]) -> Pixels:
@@ -133,23 +148,23 @@ def relative_l2(actual: Array, expected: Array) -> NDArray[np.float64]:
 class GoldenCheck:
     """The check of one version: send `requests` to it, each with all outputs, and give the answers to `deviations`.
 
-    Each golden image goes alone and in a batch of four with others, where no row may depend on another.
+    Each golden input goes alone and in a batch of four with others, where no row may depend on another.
 
     Attributes:
         golden: of the manifest.
         tolerances: largest deviation by output, relative L2.
-        height: pixels.
-        width: pixels.
+        shape: of one input: height, width and channels of an image, or the length of a text.
         max_batch_size: the version's own; a smaller one makes a smaller batch.
-        channels: of the images.
+        vocabulary: number of token ids, for texts.
+        pad: the id of padding, for texts.
     """
 
     golden: Golden
     tolerances: Mapping[str, float]
-    height: int
-    width: int
+    shape: tuple[int, ...]
     max_batch_size: int
-    channels: int = 3
+    vocabulary: int = 0
+    pad: int = 0
 
     def __post_init__(self) -> None:
         """Check that each output has its golden vectors.
@@ -171,8 +186,9 @@ class GoldenCheck:
         if manifest.golden is None:
             return None
         tolerances = {output.name: output.tolerance or TOLERANCES["float32"] for output in manifest.outputs}
-        height, width, channels = manifest.input.shape
-        return cls(manifest.golden, tolerances, height, width, manifest.max_batch_size, channels)
+        taken = manifest.input
+        ids = (taken.vocabulary, taken.pad) if isinstance(taken, TokensSpec) else ()
+        return cls(manifest.golden, tolerances, taken.shape, manifest.max_batch_size, *ids)
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "GoldenCheck | None":
@@ -184,31 +200,38 @@ class GoldenCheck:
         try:
             if document.get("golden") is None:
                 return None
-            golden, size = document["golden"], document["input"]
+            golden, taken = document["golden"], document["input"]
             vectors = {
                 name: tuple(GoldenVector(tuple(one["head"]), float(one["norm"]), tuple(one["probes"])) for one in found)
                 for name, found in golden["vectors"].items()
             }
             tolerances = {output["name"]: float(output["tolerance"]) for output in document["outputs"]}
-            return cls(
-                Golden(int(golden["seed"]), int(golden["inputs"]), vectors),
-                tolerances,
-                int(size["height"]),
-                int(size["width"]),
-                int(document["max_batch_size"]),
-                CHANNELS[size.get("color", "rgb")],
-            )
+            recorded = Golden(int(golden["seed"]), int(golden["inputs"]), vectors)
+            most = int(document["max_batch_size"])
+            if taken.get("kind") == "tokens":
+                ids = int(taken["vocabulary"]), int(taken["pad"])
+                return cls(recorded, tolerances, (int(taken["length"]),), most, *ids)
+            shape = int(taken["height"]), int(taken["width"]), CHANNELS[taken.get("color", "rgb")]
+            return cls(recorded, tolerances, shape, most)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"golden: {error!r}") from error
 
     @cached_property
-    def requests(self) -> list[Pixels]:
-        """The requests, each uint8 [n, height, width, channels]: every image alone, then four of them together."""
+    def requests(self) -> list[Array]:
+        """The requests: every input alone, then four of them together.
+
+        Each is uint8 [n, height, width, channels], or int32 [n, length] for a text tower.
+        """
         together = self._together
         count = max((*together, self.golden.inputs - 1)) + 1
-        images = golden_pixels(self.golden.seed, 0, count, self.height, self.width, self.channels)
-        alone = [images[row : row + 1] for row in range(len(images))]
-        return [*alone, images[together]] if together else alone
+        seed = self.golden.seed
+        inputs: Array = (
+            golden_tokens(seed, 0, count, self.shape[0], self.vocabulary, self.pad)
+            if self.vocabulary
+            else golden_pixels(seed, 0, count, *self.shape)
+        )
+        alone = [inputs[row : row + 1] for row in range(count)]
+        return [*alone, inputs[together]] if together else alone
 
     @property
     def _together(self) -> list[int]:

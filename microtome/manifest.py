@@ -5,7 +5,7 @@ Version 1, its neighbour, has neither golden vectors nor tolerances, and is read
 The exporter writes it into the SavedModel, the model server returns it, and the gateway and bulk embedding read it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 from math import prod
 from typing import Any, Literal
@@ -18,6 +18,7 @@ Color = Literal["gray", "rgb", "rgba"]
 Depth = Literal["keras", "scale"]
 Kind = Literal["embedding", "map", "classes", "numbers"]
 Activation = Literal["softmax", "sigmoid"]
+Tower = Literal["image", "text"]
 
 CHANNELS: Mapping[Color, int] = {"gray": 1, "rgb": 3, "rgba": 4}
 """Of an image, by its colour."""
@@ -41,6 +42,7 @@ class InputSpec:
         background: colour that transparent pictures are laid on, `#rrggbb`; None shows what lies beneath, as Keras.
         depth: "scale" scales greys of more than 8 bits to 8; "keras" clips what is above 255 to white.
         jpeg_draft: what there was before `decode`: True was balanced, and False exact. Not kept.
+        kind: tells it from `TokensSpec`; absent in older manifests.
     """
 
     height: int
@@ -55,6 +57,7 @@ class InputSpec:
     background: str | None = None
     depth: Depth = "keras"
     jpeg_draft: InitVar[bool | None] = None
+    kind: Literal["image"] = "image"
 
     def __post_init__(self, jpeg_draft: bool | None) -> None:
         """Read the field of older manifests."""
@@ -65,6 +68,53 @@ class InputSpec:
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
         return self.height, self.width, CHANNELS[self.color]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerSpec:
+    """A text tower's tokenizer: a JSON file of the library `tokenizers`, gzip-compressed.
+
+    It is in the SavedModel as `assets.extra/tokenizer.json.gz`, and the signature `tokenizer` answers with it in parts
+    that fit into gRPC messages: input `query`, int32 [N], numbers of parts from 0; output `tokenizer`, string [N].
+
+    Attributes:
+        sha256: of the JSON, hexadecimal; it is part of the fingerprint.
+        size: bytes of the JSON, before compression.
+        parts: how many the compressed file has.
+    """
+
+    sha256: str
+    size: int
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokensSpec:
+    """How a text becomes the int32 [length] token ids that a text tower takes.
+
+    The tokenizer normalises, splits and adds the tokens for begin and end. Lower case, length and padding are not in
+    its file but here.
+
+    Attributes:
+        length: tokens, those for begin and end included; longer texts are cut so that the last token stays.
+        vocabulary: number of token ids.
+        pad: the id that fills up shorter texts, at their end.
+        lowercase: whether the text is written in lower case first.
+        tokenizer: where it is.
+        kind: tells it from `InputSpec`.
+    """
+
+    length: int
+    vocabulary: int
+    pad: int
+    lowercase: bool
+    tokenizer: TokenizerSpec
+    kind: Literal["tokens"] = "tokens"
+
+    @property
+    def shape(self) -> tuple[int]:
+        """The length: of one text's ids, without the batch dimension."""
+        return (self.length,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +214,32 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
+class Similarity:
+    """What a model of images and text makes of the cosine of an image and a text.
+
+    Attributes:
+        scale: the logit is the cosine times this,
+        bias: plus this.
+        activation: from the logits of one image and several texts to scores: over all, or of each alone.
+    """
+
+    scale: float
+    bias: float
+    activation: Activation
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A model's own description, as its SavedModel's `manifest` signature returns it.
 
+    The towers of a model of images and text are two models of one `family`. Vectors of both can be compared where
+    their `space` is equal.
+
     Attributes:
+        family: the name that requests give for both towers; None for a model of its own.
+        tower: which of the family's inputs it takes.
+        space: "sha256:" and 64 hexadecimal digits over both towers' weights and preprocessing; None without family.
+        similarity: of the family, as it was trained; None where the model does not say.
         precision: the graph's arithmetic and what it costs, for people; vectors are float32 in any case.
     """
 
@@ -175,7 +247,7 @@ class Manifest:
     model: str
     fingerprint: str
     backbone: Backbone
-    input: InputSpec
+    input: InputSpec | TokensSpec
     outputs: tuple[OutputSpec, ...]
     default_output: str
     max_batch_size: int
@@ -183,6 +255,21 @@ class Manifest:
     versions: dict[str, str]
     precision: dict[str, Any] | None = None
     golden: Golden | None = None
+    family: str | None = None
+    tower: Tower = "image"
+    space: str | None = None
+    similarity: Similarity | None = None
+
+    @property
+    def pixels(self) -> InputSpec:
+        """The input of a model of images.
+
+        Raises:
+            ValueError: it is a text tower.
+        """
+        if isinstance(self.input, InputSpec):
+            return self.input
+        raise ValueError(f"Expected a model of images. Received: {self.model}, which takes text.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +281,8 @@ class ModelCard:
     manifest: Manifest
     outputs: Mapping[str, OutputSpec] = field(init=False, repr=False, compare=False)
     """By name, in the manifest's order; kept, since each request reads it several times."""
+    tokenizer: Callable[[str], Any] | None = field(default=None, repr=False, compare=False)
+    """Of a text tower that is served: turns a text into its token ids, int32 [length]."""
 
     def __post_init__(self) -> None:
         """Index the outputs by name."""

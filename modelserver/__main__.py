@@ -15,7 +15,7 @@ from modelserver.config.logs import write_logs
 from modelserver.config.options import Options, UsageError, parse, usage
 from modelserver.config.text_protos import read_credentials, read_metrics_path
 from modelserver.engines.openvino_runtime import import_openvino
-from modelserver.errors import CannotListen, NothingToServe, ServingError
+from modelserver.errors import CannotListen, NothingToServe, ServingError, exit_status
 from modelserver.models.model_config import models_of
 
 
@@ -26,7 +26,8 @@ def main(argv: Sequence[str]) -> int:
         argv: The arguments, without the program's name.
 
     Returns:
-        The exit status: 0 after SIGTERM or SIGINT, 1 when the server could not start, 2 when the arguments are wrong.
+        The exit status: 0 after SIGTERM or SIGINT, 1 when the server could not start, 2 when the arguments, or files of
+        settings that they name, are wrong.
     """
     if {"--help", "--helpfull", "-h"} & set(argv):
         print(usage())  # noqa: T201
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         _check_surroundings(options)
     except (CannotListen, NothingToServe, ServingError) as error:
         log.error("Failed to start server. Error: %s", error)  # noqa: TRY400
-        return 1
+        return exit_status(error)
 
     from modelserver.application import serve  # noqa: PLC0415
 

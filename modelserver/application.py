@@ -25,7 +25,7 @@ from modelserver.config.text_protos import read_metrics_path
 from modelserver.engines.engine import Engine, OnDemand
 from modelserver.engines.openvino_runtime import OpenVinoSettings
 from modelserver.engines.parallelism import LoadAffinity, SessionSettings
-from modelserver.errors import Absent, CannotListen, NothingToServe, ServingError
+from modelserver.errors import Absent, CannotListen, NothingToServe, ServingError, exit_status
 from modelserver.metrics import Metrics
 from modelserver.models.catalogue import Catalogue
 from modelserver.models.loading import Loader, warm_up
@@ -131,7 +131,7 @@ class Application:
                 await self._serve(stop)
         except (NothingToServe, CannotListen, ServingError) as error:
             log.error("Failed to start server. Error: %s", error)  # noqa: TRY400
-            status = 1
+            status = exit_status(error)
         tasks = [task for task in (stopping, starting, self._following) if task]
         for task in tasks:
             task.cancel()

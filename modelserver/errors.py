@@ -117,3 +117,8 @@ class NothingToServe(Exception):
 
 class CannotListen(Exception):
     """An address is not available; the text names it and the reason."""
+
+
+def exit_status(error: Exception) -> int:
+    """Return the exit status of a start that failed: 2 for settings that are wrong, in flags or files, else 1."""
+    return 2 if isinstance(error, InvalidArgument | FailedPrecondition) else 1

@@ -14,7 +14,8 @@ import uvicorn
 from microtome.parent import follow_parent
 from service.application import build
 from service.http.connection_limits import listener
-from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, risks, traces_wanted
+from service.settings import PREFIX, REMOVED, Settings, SettingsError, read_settings
+from service.telemetry import traces_wanted
 from service.telemetry.logs import Logger, configure
 from service.workers import supervise
 
@@ -117,6 +118,23 @@ def main() -> int:
         started = runner.run(serve(settings, log, opened))
     log.info("stopped")
     return 0 if started else 1
+
+
+def removed_settings() -> list[str]:
+    """Return one line for each variable of the environment that has become a constant."""
+    return [
+        f"{name} is no longer a setting and is ignored; it is always {value}"
+        for name, value in REMOVED.items()
+        if name in os.environ
+    ]
+
+
+def risks(settings: Settings) -> list[str]:
+    """Return one line for each choice that is allowed and that an operator should have made on purpose."""
+    if settings.grpc_port and settings.key_records() and settings.grpc_certificate is None:
+        keys = f"{PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY"
+        return [f"API keys are sent in clear over gRPC: set {keys}, unless a proxy or a mesh encrypts this port"]
+    return []
 
 
 def _configured(settings: Settings) -> Logger:

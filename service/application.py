@@ -18,7 +18,8 @@ from service.cache.memory import Float16Cache, MemoryCache, NullCache, TieredCac
 from service.cache.metered import HitCounter
 from service.core.admission import Budget
 from service.core.decoding import DecodeMemory, Decoding
-from service.core.embedder import Embedder, Intake, Limits
+from service.core.embedder import Embedder, Limits
+from service.core.intake import Intake
 from service.core.ports import Leases, VectorCache
 from service.core.remote_images import Fetcher, fetching
 from service.core.single_flight import NoLeases
@@ -33,7 +34,8 @@ from service.model_server.client import untraced
 from service.model_server.registry import ModelRegistry, is_pattern, models_config
 from service.model_server.replicas import Replicas
 from service.model_server.watcher import WatchTiming
-from service.settings import Settings, traces_wanted
+from service.settings import Settings
+from service.telemetry import traces_wanted
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -110,6 +112,7 @@ def build(settings: Settings, log: Logger) -> Application:
     decoding = Decoding(
         decoders,
         DecodeMemory(settings.decode_bytes, metrics.level(metrics.decode_bytes_in_flight)),
+        at_a_time=settings.decode_threads,
         max_pixels=settings.max_image_pixels,
         formats=[name.upper() for name in settings.formats],
     )
@@ -144,11 +147,7 @@ def build(settings: Settings, log: Logger) -> Application:
     bodies = Budget(settings.max_body_bytes_in_flight, "bytes", metrics.level(metrics.body_bytes_in_flight))
     intake = Intake(
         Embedder(
-            Batcher(
-                catalogue,
-                slots=lambda model: settings.inference_slots * catalogue.concurrency(model),
-                metrics=metrics,
-            ),
+            Batcher(catalogue, slots=settings.inference_slots, servers=catalogue.concurrency, metrics=metrics),
             cache,
             limits=Limits(settings.max_images, _LONGEST_WAIT),
             budget=images,
@@ -162,7 +161,7 @@ def build(settings: Settings, log: Logger) -> Application:
         bodies,
         settings.max_body_bytes,
         metrics,
-        next((name for name in settings.models if not is_pattern(name)), ""),
+        settings.default_model or next((name for name in settings.models if not is_pattern(name)), ""),
         settings.deadline,
         required=settings.required_models,
         cache_answers=lambda: bool(settings.cache_bytes) or ("redis" in redis and redis["redis"]() is None),

@@ -6,29 +6,45 @@ capitals, such as MICROTOME_REDIS_URL.
 
 import os
 import re
+import ssl
 from contextlib import suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
+from itertools import combinations
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from microtome.machine import cores, memory
 from microtome.opening import DEFAULT_FORMATS, FORMATS
 from service.auth import KeyLimits, KeyRecord, read_keys, with_defaults
 from service.cache.redis.url import place
+from service.telemetry import trace_faults
 from service.telemetry.logs import LogFormat, LogLevel
 
 PREFIX = "MICROTOME_"
 
 _MB = 1 << 20
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
-"""An origin as browsers write it: scheme, host and port."""
+_FORMS = {
+    "host": (r"[\w.:%-]+", "an address such as 0.0.0.0 or ::"),
+    "model_server": (
+        r"(?:dns:(?://[^/\s]*/)?)?[^\s/]+:[1-9][0-9]{0,4}|(?:unix|unix-abstract|ipv4|ipv6|vsock|xds):\S+",
+        "host:port, dns:///name:port or unix:/path",
+    ),
+    "url_hosts": (
+        r"(?:\*\.)?[\w.-]+|\[?[0-9A-Fa-f:.]+\]?",
+        "hosts such as *.example.com, without scheme, port and path",
+    ),
+    "cors_origins": (
+        r"\*|[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?",
+        "origins as browsers send them, such as https://shop.example.com, in small letters and without a path",
+    ),
+}
+"""Forms of text by setting, and what is said of them."""
 
 _DECODE_SHARE = 0.6
 """Of the memory, for decoding; the rest is for the interpreter, request bodies and caches."""
@@ -40,7 +56,7 @@ _HMAC_KEY_CHARACTERS = 16
 
 _OF_KEYS = ("key_images_in_flight", "key_requests_per_minute", "key_images_per_minute", "cache_private")
 
-_REMOVED = {
+REMOVED = {
     f"{PREFIX}BODY_PAUSE": "10 s",
     f"{PREFIX}CACHE_BREAKER_WINDOW": "1 s",
     f"{PREFIX}CACHE_UNWRITTEN_BYTES": "32 MiB",
@@ -56,7 +72,7 @@ _REMOVED = {
 class Settings(BaseSettings):
     """Read once, at start; frozen."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all of IPv4, :: for IPv4 and IPv6.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
@@ -74,9 +90,11 @@ class Settings(BaseSettings):
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         min_length=1,
-        description="Names of the models to serve, separated by commas. The first answers when a request names none. "
-        "A pattern, such as `*` or `lite*`, stands for all models that the model servers have; these are added and "
-        "removed while the gateway runs, see `MICROTOME_MODELS_CONFIG`.",
+        description="Names of the models to serve, separated by commas. A pattern, such as `*` or `lite*`, stands for "
+        "all that the model servers have; these are added and removed meanwhile, see `MICROTOME_MODELS_CONFIG`.",
+    )
+    default_model: str | None = Field(
+        None, description="Model or family of requests that name none. Unset: the first of `MICROTOME_MODELS`."
     )
     models_config: Path | None = Field(
         None,
@@ -122,7 +140,7 @@ class Settings(BaseSettings):
     )
     cache_hmac_key_file: Path | None = Field(None, description="File with that secret, in place of the variable.")
     redis_ttl: float = Field(
-        7 * 24 * 3600, gt=0, description="Seconds that a vector stays in Redis, give or take a tenth."
+        7 * 24 * 3600, gt=0, le=1e9, description="Seconds that a vector stays in Redis, give or take a tenth."
     )
     cache_bytes: int = Field(
         64 * _MB,
@@ -156,12 +174,15 @@ class Settings(BaseSettings):
     max_body_bytes_in_flight: int = Field(
         256 * _MB, gt=0, description="Bytes of request bodies held at a time; further requests are answered 429."
     )
-    deadline: float = Field(30.0, gt=0, description="Seconds that a request may take, from its head to its answer.")
+    deadline: float = Field(
+        30.0, gt=0, le=1e6, description="Seconds that a request may take, from its head to its answer."
+    )
     inference_slots: int = Field(
         2,
         gt=0,
         description="Concurrent Predict calls per model on each model server that serves it: more servers, more calls. "
-        "While all are busy, images are batched; one extra call starts once eight wait.",
+        "Beside a call of up to eight images another one starts with as many; while all are busy, images are batched, "
+        "and one extra call starts once eight wait.",
     )
     api_keys: str = Field(
         "",
@@ -271,6 +292,15 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
+    @field_validator(*_FORMS)
+    @classmethod
+    def _formed(cls, value: str | tuple[str, ...], info: ValidationInfo) -> str | tuple[str, ...]:
+        form, expected = _FORMS[info.field_name or ""]
+        for one in (value,) if isinstance(value, str) else value:
+            if not re.fullmatch(form, one):
+                raise ValueError(f"expected {expected}; received {one[:80]!r}")
+        return value
+
     @field_validator("accept_deviation", mode="before")
     @classmethod
     def _by_model(cls, value: object) -> object:
@@ -318,17 +348,6 @@ class Settings(BaseSettings):
             raise ValueError(f"expected a path that does not begin with /{first[0]}, which is one of the gateway's own")
         return prefix
 
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"expected origins as browsers send them, such as https://shop.example.com, in small letters and "
-                    f"without a path; received {origin[:80]!r}"
-                )
-        return value
-
     @field_validator("dialects")
     @classmethod
     def _known_dialects(cls, value: str) -> str:
@@ -352,25 +371,37 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        ports = ("port", "grpc_port", "operations_port")
+        for one, other in combinations([name for name in ports if getattr(self, name)], 2):
+            if getattr(self, one) == getattr(self, other):
+                raise ValueError(f"expected {PREFIX}{one.upper()} and {PREFIX}{other.upper()} to differ")
+        return self
+
+    @model_validator(mode="after")
     def _required_models_are_served(self) -> Self:
         # A name is a pattern of itself.
-        unserved = [name for name in self.required_models if not any(fnmatchcase(name, model) for model in self.models)]
-        if unserved:
-            names = ", ".join(unserved)
+        if names := ", ".join(n for n in self.required_models if not any(fnmatchcase(n, m) for m in self.models)):
             raise ValueError(f"{PREFIX}REQUIRED_MODELS names {names}; expected names that {PREFIX}MODELS has")
         return self
 
     @model_validator(mode="after")
-    def _encryption_is_complete(self) -> Self:
+    def _secrets_are_complete(self) -> Self:
+        self.hmac_key()
         if (self.grpc_certificate is None) != (self.grpc_key is None):
             raise ValueError(f"expected {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY together; received one of them")
         if self.grpc_client_ca is not None and self.grpc_certificate is None:
             raise ValueError(f"{PREFIX}GRPC_CLIENT_CA expects {PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY beside it")
-        return self
-
-    @model_validator(mode="after")
-    def _hmac_key_is_one(self) -> Self:
-        self.hmac_key()
+        if self.grpc_certificate and self.grpc_key:
+            try:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(self.grpc_certificate, self.grpc_key, "")
+                context.load_verify_locations(self.grpc_client_ca or self.grpc_certificate)
+            except OSError as error:
+                raise ValueError(
+                    f"expected a certificate chain, its key and CA certificates, in PEM, in the files of "
+                    f"{PREFIX}GRPC_CERTIFICATE, _KEY and _CLIENT_CA: {error}"
+                ) from None
         return self
 
     def hmac_key(self) -> bytes:
@@ -389,7 +420,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"expected a {PREFIX}CACHE_HMAC_KEY of at least {_HMAC_KEY_CHARACTERS} characters; received {len(key)}"
             )
-        return key.encode()
+        # Bytes of the environment that are no text are as good.
+        return key.encode(errors="surrogateescape")
 
     def key_records(self) -> list[KeyRecord]:
         """Read the API keys of both settings, with the limits that hold where a key has none of its own.
@@ -420,15 +452,6 @@ def _text(path: Path, setting: str) -> str:
         raise ValueError(f"{setting} cannot be read: {type(error).__name__}") from None
 
 
-def traces_wanted() -> bool:
-    """Whether OpenTelemetry's variables name an endpoint for traces; its SDK reads its other variables."""
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
-    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
-    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    return exporter == "otlp" or (not exporter and any(os.environ.get(name) for name in endpoints))
-
-
 class SettingsError(Exception):
     """The environment has invalid settings; the message names what is wrong with each variable."""
 
@@ -443,13 +466,9 @@ def read_settings() -> Settings:
     faults = [
         f"{name}: no such setting{_nearest(name, known)}"
         for name in os.environ
-        if name.startswith(PREFIX) and name not in known and name not in _REMOVED
+        if name.startswith(PREFIX) and name not in known and name not in REMOVED
     ]
-    if traces_wanted() and not _can_trace():
-        faults.append(
-            "OTEL_EXPORTER_OTLP_ENDPOINT: traces need OpenTelemetry, which is not installed: pip install "
-            "opentelemetry-sdk opentelemetry-exporter-otlp-proto-http; or set OTEL_TRACES_EXPORTER=none"
-        )
+    faults += trace_faults()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -462,31 +481,6 @@ def read_settings() -> Settings:
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
-
-
-def removed_settings() -> list[str]:
-    """Return one line for each variable of the environment that has become a constant."""
-    return [
-        f"{name} is no longer a setting and is ignored; it is always {value}"
-        for name, value in _REMOVED.items()
-        if name in os.environ
-    ]
-
-
-def risks(settings: Settings) -> list[str]:
-    """Return one line for each choice that is allowed and that an operator should have made on purpose."""
-    if settings.grpc_port and settings.key_records() and settings.grpc_certificate is None:
-        keys = f"{PREFIX}GRPC_CERTIFICATE and {PREFIX}GRPC_KEY"
-        return [f"API keys are sent in clear over gRPC: set {keys}, unless a proxy or a mesh encrypts this port"]
-    return []
-
-
-def _can_trace() -> bool:
-    needed = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-    try:
-        return all(find_spec(name) is not None for name in needed)
-    except ModuleNotFoundError:
-        return False
 
 
 def _fault(where: tuple[int | str, ...], message: str) -> str:

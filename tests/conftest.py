@@ -46,6 +46,17 @@ def squashed_lite0(shared_directory: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tower_models(shared_directory: Path) -> Path:
+    """Return a models directory with both towers of a tiny CLIP and a tiny SigLIP. Do not write to it.
+
+    See `tests.transformer_models.exported_towers`.
+    """
+    from tests.transformer_models import exported_towers  # noqa: PLC0415, imports KerasHub
+
+    return exported_towers(shared_directory / "towers")
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
     """Return a function from the name of a data set beside the checkout to its path; it skips where there is none."""
 

@@ -5,7 +5,10 @@ The numbers come from KerasHub's layers, called one after the other, and not fro
 
 from __future__ import annotations
 
+import fcntl
 import io
+import json
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +21,12 @@ import keras_hub
 import numpy as np
 from keras import ops
 from PIL import Image
+from pydantic import TypeAdapter
 
+from exporter.export import export
+from exporter.recipe.reading import read_recipe
+from microtome.manifest import TokensSpec
+from microtome.tokenization import FILE, Tokenizer, unpacked
 from tests.e2e.answers import embed, relative_error, vector
 
 HUB = keras_hub.models
@@ -62,11 +70,16 @@ class Sizes:
 
 TINY = Sizes()
 
+TOKENIZERS = Path(__file__).with_name("assets") / "tokens"
+"""Small vocabularies, a folder for each family of towers, made by `tests/assets/make_tokens.py`."""
+VOCABULARY = 600
+LENGTH = 16
+
 
 def _text(kind: Any, sizes: Sizes) -> keras.Model:
     return kind(
-        vocabulary_size=64, embedding_dim=sizes.width, hidden_dim=sizes.width, num_layers=1, num_heads=sizes.heads,
-        intermediate_dim=sizes.hidden, max_sequence_length=16,
+        vocabulary_size=VOCABULARY, embedding_dim=sizes.width, hidden_dim=sizes.width, num_layers=1,
+        num_heads=sizes.heads, intermediate_dim=sizes.hidden, max_sequence_length=LENGTH,
     )  # fmt: skip
 
 
@@ -153,6 +166,8 @@ def saved(name: str, folder: Path, sizes: Sizes = TINY) -> keras.Model:
     kind, arguments = FAMILIES[name].converter
     side = image_side(model)
     getattr(keras_hub.layers, kind)(image_size=(side, side), **arguments).save_to_preset(str(folder))
+    if (TOKENIZERS / name).is_dir():
+        shutil.copytree(TOKENIZERS / name, folder, dirs_exist_ok=True)
     return model
 
 
@@ -226,6 +241,63 @@ def _computed_by_swin(model: Any, images: Any) -> dict[str, np.ndarray[Any, Any]
         height, width = stage.input_resolution
         x = x if stage.downsample is None else stage.downsample(x, H=height, W=width)
     return found
+
+
+def text_vectors(model: keras.Model, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return KerasHub's vectors of token ids, int32 [N, LENGTH], in the joint space: float32 [N, D] of length one."""
+    found = model.get_text_embeddings(tokens)
+    return np.asarray(found / ops.norm(found, axis=-1, keepdims=True))
+
+
+def image_vectors(name: str, model: keras.Model, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return KerasHub's vectors of images, uint8 [N, H, W, 3] of the model's size, in the joint space."""
+    found = model.get_vision_embeddings(scaled(name, pixels))
+    return np.asarray(found / ops.norm(found, axis=-1, keepdims=True))
+
+
+TOWERS = ("clip", "siglip")
+
+
+def tower_entries(name: str, backbone: str) -> list[dict[str, Any]]:
+    """Return both towers of a family as models of a recipe: NAME_image and NAME_text."""
+    joint = {"name": "projection", "layer": "projection", "pooling": "none"}
+    block = {"name": "block", "layer": "encoder_block_0"}
+    shared = {"backbone": backbone, "family": name, "outputs": [block, joint]}
+    return [{"name": f"{name}_{tower}", "tower": tower, **shared} for tower in ("image", "text")]
+
+
+def exported_towers(folder: Path) -> Path:
+    """Export both towers of tiny CLIP and SigLIP, unverified, once for all test workers; return the models directory.
+
+    Models are clip_image, clip_text, siglip_image and siglip_text, of the families clip and siglip. Presets lie in
+    `presets` beside it, with `recipe.yaml`; `built` makes the same networks again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    models = folder / "models"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            for name in TOWERS:
+                saved(name, folder / "presets" / name)
+            entries = [one for name in TOWERS for one in tower_entries(name, f"keras_hub:presets/{name}")]
+            (folder / "recipe.yaml").write_text(json.dumps({"models": entries}), encoding="utf-8")  # JSON is YAML
+            for model in read_recipe(folder / "recipe.yaml").models:
+                export(model, models, verified=False)
+            (folder / "done").touch()
+    return models
+
+
+def tokens_of(models: Path, name: str) -> TokensSpec:
+    """Return what the manifest of an exported text tower says of its input."""
+    found = json.loads((models / f"{name}_text" / "1" / "assets.extra" / "manifest.json").read_bytes())["input"]
+    return TypeAdapter(TokensSpec).validate_python(found)
+
+
+def tokenizer_of(models: Path, name: str) -> Tokenizer:
+    """Return a family's tokenizer, from the file of its exported text tower."""
+    spec = tokens_of(models, name)
+    compressed = (models / f"{name}_text" / "1" / "assets.extra" / FILE).read_bytes()
+    return Tokenizer.load(unpacked(compressed, spec.tokenizer), spec)
 
 
 def entry(name: str, backbone: str) -> dict[str, Any]:

@@ -1,124 +1,136 @@
-"""`python -m bench.capacity [RESULT]`: compare the simulator with a measured result, and size clusters by its costs.
+"""`python -m bench.capacity [RESULT]`: write docs/capacity.md, its tables and plots.
 
-Written between the marks of docs/capacity.md. Without a name, from the result that docs/benchmarks.md shows.
+From the manifests of deploy/kubernetes, from docs/capacity.json, and from a result of `make bench-full`, by default the
+one that docs/benchmarks.md shows. With --check, simulation and measurement are compared and nothing is written: the
+exit code is 1 where they differ by more than 15 %, and 2 where the machine was busy. With --measure, docs/capacity.json
+is measured, in four minutes. With --price, the cost of a million images is printed.
 """
 
+import argparse
 import json
-import math
-import statistics
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bench.capacity.costs import Costs, gpu_rates, redis_bytes
-from bench.capacity.simulation import Cluster, Simulation
+from bench.capacity import tables
+from bench.capacity.costs import SURVEY, Costs, Survey, gpu_rates
+from bench.capacity.events import checks, outcomes, planned_rate
+from bench.capacity.limits import Node, grown_parts
+from bench.capacity.shipped import Shipped
 from bench.load.corpus import REPOSITORY
 from bench.reporting.marks import fill
-from bench.reporting.results import RESULTS, newest
+from bench.reporting.results import BUSY, RESULTS, newest
 
 PAGE = REPOSITORY / "docs" / "capacity.md"
-TOLERANCE = 0.15
-HEADROOM = 0.7
-"""Planned use of a core or a GPU; beyond it waiting grows faster than work."""
-RATES = (100, 10_000, 1_000_000)
-HIT_RATES = (0.0, 0.5, 0.9, 0.99)
-CALLERS = 32
+COST_PLOT, LIMIT_PLOT, EVENT_PLOT = (
+    REPOSITORY / "docs" / f"capacity-{name}.svg" for name in ("costs", "limits", "events")
+)
+_NODE = Node()
+_PRICES = ("core", "gpu", "redis", "network")
 
 
-def main(path: Path) -> None:
-    """Write what docs/capacity.md shows."""
-    costs, rates = Costs.measured(path), gpu_rates()
-    costs = replace(costs, gpu=1 / min(rates.values()))
-    parts = {"check": check(path, costs), "costs": described(costs, rates), "clusters": clusters(costs, rates)}
-    parts |= {"events": cold_cache(costs), "memory": memory()}
-    PAGE.write_text(fill(PAGE.read_text(), parts))
-    print(parts["check"])
-
-
-def described(costs: Costs, rates: Mapping[str, float]) -> str:
-    """List the costs that the simulation uses."""
-    gpus = ", ".join(f"{1e3 / rate:.1f} ({name})" for name, rate in rates.items())
-    return (
-        f"Core milliseconds: hit {1e3 * costs.hit:.2f}, miss {1e3 * costs.miss:.2f}, Redis {1e3 * costs.redis:.3f}, "
-        f"inference of MobileNetV2 {1e3 * costs.inference:.1f}. GPU milliseconds: {gpus}."
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the options say; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.capacity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-def check(path: Path, costs: Costs) -> str:
-    """Compare with the images a second measured in the same result."""
-    result = json.loads(path.read_text())
-    cores, foreign = result["about"]["cores"], result["about"]["foreign"]
-    (served,) = (each["facts"] for each in result["comparisons"] if each["key"] == "P4 mobilenet_v2")
-    cluster = Cluster(cores, cores, costs.inference, shared=True)
-    simulated = Simulation(cluster, costs, 0.0).saturated(CALLERS, 60.0)
-    measured = statistics.median(served["images/s"])
-    error = simulated.rate / measured - 1
-    verdict = "within" if abs(error) <= TOLERANCE else "not within"
-    return (
-        f"{cores} cores, MobileNetV2, cold, {CALLERS} callers: simulated {simulated.rate:.0f} images/s, measured "
-        f"{measured:.0f}: {100 * error:+.0f} %, {verdict} {100 * TOLERANCE:.0f} %. Others used "
-        f"{100 * foreign:.0f} % of the machine meanwhile."
+    parser.add_argument("result", nargs="?", type=Path, help="of make bench-full (the newest complete one)")
+    parser.add_argument("--check", action="store_true", help="only compare simulation and measurement")
+    parser.add_argument("--measure", action="store_true", help="measure docs/capacity.json")
+    parser.add_argument(
+        "--price", nargs="+", type=_price, metavar="NAME=NUMBER", help=f"print costs; {', '.join(_PRICES)}"
     )
+    parser.add_argument("--node-cores", type=int, default=_NODE.cores, help="of a machine (%(default)s)")
+    parser.add_argument("--node-gpus", type=int, default=_NODE.gpus, help="of a machine with GPUs (%(default)s)")
+    parser.add_argument("--node-gbit", type=float, default=_NODE.gbit, help="of a machine's network (%(default)s)")
+    options = parser.parse_args(arguments)
+    if options.measure:
+        from bench.capacity.measure import measure  # noqa: PLC0415, it starts servers
+
+        measure()
+        return 0
+    path = options.result or newest(RESULTS)
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if options.check:
+        return check(result)
+    rates = gpu_rates()
+    costs = replace(Costs.measured(result), gpu=1 / min(rates.values()))
+    if options.price:
+        print(tables.prices(costs, Survey.read(), rates, {**dict.fromkeys(_PRICES, 0.0), **dict(options.price)}))
+        return 0
+    write(result, path, costs, rates, Node(options.node_cores, options.node_gpus, options.node_gbit))
+    return 0
 
 
-def clusters(costs: Costs, rates: Mapping[str, float]) -> str:
-    """Count cores, GPUs of each rate and Redis shards for several rates and hit rates."""
-    columns = "".join(f" GPUs ({name}) |" for name in rates)
-    rows = [
-        f"| images/s | hit rate | gateway cores |{columns} Redis cores | most of all |",
-        f"|---|---|---|{'---|' * len(rates)}---|---|",
-    ]
-    for rate in RATES:
-        for hit_rate in HIT_RATES:
-            cores, _, redis = needed(costs, rate, hit_rate)
-            gpus = [needed(replace(costs, gpu=1 / each), rate, hit_rate)[1] for each in rates.values()]
-            first = max((cores, "gateways"), (max(gpus), "GPUs"), (redis, "Redis"))[1]
-            cells = " | ".join(f"{number:,}" for number in (cores, *gpus, redis))
-            rows.append(f"| {rate:,} | {hit_rate:.0%} | {cells} | {first} |")
-    return "\n".join(rows)
-
-
-def needed(costs: Costs, rate: float, hit_rate: float) -> tuple[int, int, int]:
-    """Return cores of gateways, GPUs and cores of Redis, each used to `HEADROOM`."""
-    missed = rate * (1 - hit_rate)
-    # A miss reads Redis and writes.
-    gateways = rate * hit_rate * costs.hit + missed * costs.miss
-    redis = rate * costs.redis + missed * costs.redis
-    return (
-        math.ceil(gateways / HEADROOM),
-        math.ceil(missed * costs.gpu / HEADROOM),
-        math.ceil(redis / HEADROOM),
-    )
-
-
-def cold_cache(costs: Costs) -> str:
-    """Simulate a cluster sized for 1,000 images/s at 90 % hits: as planned, without a zone, with a cold cache."""
-    cores, gpus, _ = needed(costs, 1000, 0.9)
-    rows = ["| | answered/s | p50 | p99 | gateways busy | GPUs busy |", "|---|---|---|---|---|---|"]
-    cases = {
-        "as planned": (cores, 0.9),
-        "one of three zones lost": (math.floor(cores * 2 / 3), 0.9),
-        "cache cold": (cores, 0.0),
-    }
-    for name, (left, hit_rate) in cases.items():
-        cluster = Cluster(max(1, left), gpus, costs.gpu)
-        got = Simulation(cluster, costs, hit_rate).offered(1000, 20.0)
-        rows.append(
-            f"| {name}: {left} cores, {gpus} GPU | {got.rate:.0f} | {1e3 * got.p50:.1f} ms | {1e3 * got.p99:.0f} ms | "
-            f"{got.gateway_use:.0%} | {got.server_use:.0%} |"
+def check(result: Mapping[str, Any]) -> int:
+    """Print how far simulation is from measurement; return 0 where it is near, 1 where not, 2 where none can say."""
+    about, found = result["about"], checks(result, Costs.measured(result))
+    print(tables.check_lines(found, about))
+    if float(about["foreign"]) > BUSY:
+        print(
+            f"No check: others used {about['foreign']:.0%} of the machine. Expected at most {BUSY:.0%}: measure again."
         )
-    return "\n".join(rows)
+        return 2
+    return 0 if all(each.holds for each in found) else 1
 
 
-def memory() -> str:
-    """Tabulate the memory of a billion vectors in Redis."""
-    rows = ["| dimensions | float32 | float16 | int8 |", "|---|---|---|---|"]
-    for dimensions in (512, 1280, 2048):
-        cells = [f"{redis_bytes(10**9, dimensions, size) / 1e12:.2f} TB" for size in (4, 2, 1)]
-        rows.append(f"| {dimensions} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+def write(result: Mapping[str, Any], path: Path, costs: Costs, rates: Mapping[str, float], node: Node) -> None:
+    """Write the page and its plots."""
+    from bench.capacity import plots  # noqa: PLC0415, matplotlib comes with `make bench`
+
+    survey, shipped = Survey.read(), Shipped.read()
+    others = [json.loads(each.read_text(encoding="utf-8")) for each in sorted(RESULTS.glob("*.json"), reverse=True)]
+    on_gpus, seen, rate = f"{min(rates, key=lambda name: rates[name])}", {}, {}
+    for name, gpu in (("On CPUs", False), (f"With GPUs ({on_gpus})", True)):
+        rate[name], seen[name] = planned_rate(costs, shipped, gpu=gpu), outcomes(costs, shipped, gpu=gpu)
+    planned = next(iter(rate.values()))
+    parts = {
+        "source": source(result, path, node),
+        "million": tables.million(costs, survey, rates),
+        "load": tables.load(result),
+        "models": tables.models([result, *others]),
+        "shipped": tables.shipped_values(shipped),
+        "rates": tables.shipped_rates(costs, shipped, rates),
+        "said": tables.shipped_said(costs, shipped, planned),
+        "paper": tables.paper(costs, shipped, survey, rates),
+        **{f"uses {each}": tables.uses(costs, shipped, survey, node, each) for each in tables.RATES},
+        "breaks": tables.breaks(costs, shipped, survey, node, rates),
+        "events": "\n\n".join(
+            f"{name}, {rate[name]:,.0f} images/s offered:\n\n{tables.event_rows(each, rate[name])}"
+            for name, each in seen.items()
+        ),
+        "survival": tables.survival(shipped),
+        "check": tables.check_lines(checks(result, costs), result["about"]),
+        "memory": tables.memory(),
+    }
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
+    plots.plot_costs({f"{hits:.0%} hits": tables.core_hours(costs, hits) for hits in tables.HIT_RATES}, COST_PLOT)
+    grown = {f"{hits:.0%} hits": partial(grown_parts, costs, shipped, survey, node, hits) for hits in (0.0, 0.9)}
+    plots.plot_limits(grown, LIMIT_PLOT)
+    plots.plot_events({name: (rate[name], each) for name, each in seen.items()}, EVENT_PLOT)
+    print(f"written from {path.name}: {PAGE} and its plots")
+
+
+def source(result: Mapping[str, Any], path: Path, node: Node) -> str:
+    """Say what the figures come from."""
+    about, survey = result["about"], json.loads(SURVEY.read_text(encoding="utf-8"))
+    foreign = max(row["foreign"] for row in survey["rows"])
+    return (
+        f"From [`{path.name}`](../bench/results/{path.name}): {about['cores']} cores of {about['processor']}, photos "
+        f"of {about['photo_bytes'] / 1e3:.0f} KB. From capacity.json: {survey['about']['processor']}, "
+        f"{survey['about']['date'][:10]}, processor time while others used up to {foreign:.0%} of the machine. "
+        f"Machines of a cluster are assumed to have {node.cores} cores, or {node.gpus} GPUs, and {node.gbit:g} Gbit/s."
+    )
+
+
+def _price(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    if name not in _PRICES:
+        raise argparse.ArgumentTypeError(f"expected {', '.join(_PRICES)}, each =NUMBER; received {text!r}")
+    return name, float(number)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else newest(RESULTS))
+    raise SystemExit(main())

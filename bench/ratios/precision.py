@@ -1,5 +1,6 @@
-"""P9: throughput of bfloat16, JPEG in, vector out, and its effect on the vectors, for both engines."""
+"""P9: throughput of a model exported in bfloat16, JPEG in, vector out, and its effect on the vectors, by engine."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from bench.processes.stack import Served, Stack
 from bench.ratios.measured import Effort, versus
 from bench.reporting.comparison import Comparison, interleaved
 
-MODEL = "resnet50"
+MODELS = {"float32": "resnet50", "bfloat16": "resnet50_bfloat16"}
 COMPARED = 16
 """Photos whose vectors are compared."""
 FLAGS = ("avx512_bf16", "amx_bf16")
@@ -41,15 +42,13 @@ def able(cpuinfo: str) -> bool:
 
 def _compared(stack: Stack, effort: Effort, engine: str) -> list[Comparison]:
     with ExitStack() as ends:
-        served = {
-            name: ends.enter_context(stack.serving(MODEL, f"--engine={engine}", f"--mixed_precision={value}"))
-            for name, value in {"float32": "", "bfloat16": "bfloat16"}.items()
-        }
-        cosines = _cosines(stack, *served.values())
-        for each in served.values():
-            stack.cold(1.0, MODEL, each)
+        served = {model: ends.enter_context(stack.serving(model, f"--engine={engine}")) for model in MODELS.values()}
+        cosines = _cosines(stack, served)
+        for model, each in served.items():
+            stack.cold(1.0, model, each)
         rounds = interleaved(
-            {name: partial(stack.cold, effort.seconds, MODEL, each) for name, each in served.items()}, effort.rounds
+            {name: partial(stack.cold, effort.seconds, model, served[model]) for name, model in MODELS.items()},
+            effort.rounds,
         )
     key = ENGINES[engine]
     what = LIKENESS.format(count=len(cosines), engine=engine)
@@ -59,16 +58,15 @@ def _compared(stack: Stack, effort: Effort, engine: str) -> list[Comparison]:
     ]
 
 
-def _cosines(stack: Stack, one: Served, other: Served) -> list[float]:
+def _cosines(stack: Stack, served: Mapping[str, Served]) -> list[float]:
     found = []
     for path in stack.corpus.photos[:COMPARED]:
-        mine, theirs = (_vector(each, Path(path).read_bytes()) for each in (one, other))
+        mine, theirs = (_vector(each, model, Path(path).read_bytes()) for model, each in served.items())
         found.append(float(mine @ theirs / np.linalg.norm(mine) / np.linalg.norm(theirs)))
     return found
 
 
-def _vector(served: Served, image: bytes) -> NDArray[np.float64]:
-    # Both share a cache, in which vectors of both precisions have the same key.
+def _vector(served: Served, model: str, image: bytes) -> NDArray[np.float64]:
     with served.gateway.client() as client:
-        answer = client.post(f"/embed?model={MODEL}&cache=bypass", content=image).raise_for_status().json()
+        answer = client.post(f"/embed?model={model}", content=image).raise_for_status().json()
     return np.asarray(answer["embeddings"][0]["vector"])

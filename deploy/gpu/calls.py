@@ -86,7 +86,7 @@ class Caller:
 
 def inputs(card: ModelCard, photos: Sequence[Path]) -> Array:
     """Return photos, and as many synthetic images as make nine, every other one mostly noise."""
-    spec = card.manifest.input
+    spec = card.manifest.pixels
     size, mode = (spec.width, spec.height), MODES[spec.color]
     read = [np.asarray(Image.open(path).convert(mode).resize(size), np.uint8) for path in photos]
     return np.concatenate(

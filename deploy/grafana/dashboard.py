@@ -21,6 +21,8 @@ EMBED = f'route="/embed",{NS}'
 DECODING = f'microtome_stage_seconds_sum{{stage="decode",{NS}}}'
 FOUND = f'microtome_cache_lookups_total{{result="hit",{NS}}}'
 COALESCED = f'microtome_vectors_total{{cache="coalesced",{MODEL}}}'
+GPU = f'container="model-server",{NS}'
+ITSELF = f'job="microtome-redis",{NS}'
 
 
 def rate(selector: str, by: str) -> str:
@@ -269,6 +271,35 @@ MODELS = (
     ),
 )  # fmt: skip
 
+# Of NVIDIA's DCGM exporter, where there is one: empty elsewhere.
+GPUS = (
+    Panel(
+        "GPU in use", "Share of the time in which some kernel ran; it does not say how much of the GPU computed.",
+        "percent", {"{{pod}} {{gpu}}": f"DCGM_FI_DEV_GPU_UTIL{{{GPU}}}"}, 6, top=100,
+    ),
+    Panel(
+        "GPU memory", "Taken, and free. TensorFlow takes all of it at the start unless it is told to grow.", "bytes",
+        {
+            "{{pod}} {{gpu}}": f"DCGM_FI_DEV_FB_USED{{{GPU}}} * 1048576",
+            "{{pod}} {{gpu}}: free": f"DCGM_FI_DEV_FB_FREE{{{GPU}}} * 1048576",
+        },
+        6,
+    ),
+    Panel(
+        "GPU temperature", "Cards slow down between 85 and 95 degrees. The alert is at 85.", "celsius",
+        {"{{pod}} {{gpu}}": f"DCGM_FI_DEV_GPU_TEMP{{{GPU}}}"}, 6,
+    ),
+    Panel(
+        "GPU errors", "Number of the last error (Xid) since the exporter's start; 1 for memory that has no spare rows.",
+        "none",
+        {
+            "{{pod}} {{gpu}}: Xid": f"DCGM_FI_DEV_XID_ERRORS{{{GPU}}}",
+            "{{pod}} {{gpu}}: memory fails": f"DCGM_FI_DEV_ROW_REMAP_FAILURE{{{GPU}}}",
+        },
+        6,
+    ),
+)  # fmt: skip
+
 REDIS = (
     Panel(
         "Breaker open", "Whether a gateway has stopped using Redis after a failure, by operation.", "bool_yes_no",
@@ -306,6 +337,35 @@ REDIS = (
     ),
 )  # fmt: skip
 
+# Of redis_exporter, where a job of this name scrapes one: empty elsewhere.
+REDIS_ITSELF = (
+    Panel(
+        "Memory of Redis", "Taken by values, and allowed (maxmemory). Full is as it should be: old vectors make room.",
+        "bytes",
+        {
+            "{{instance}}": f"redis_memory_used_bytes{{{ITSELF}}}",
+            "{{instance}}: allowed": f"redis_memory_max_bytes{{{ITSELF}}}",
+        },
+        6,
+    ),
+    Panel(
+        "Vectors that made room", "Keys evicted for newer ones. More memory helps if they are asked for again.", "ops",
+        {"{{instance}}": rate(f"redis_evicted_keys_total{{{ITSELF}}}", "instance")}, 6,
+    ),
+    Panel(
+        "Commands of Redis", "Commands that Redis ran.", "ops",
+        {"{{instance}}": rate(f"redis_commands_processed_total{{{ITSELF}}}", "instance")}, 6,
+    ),
+    Panel(
+        "Connections of Redis", "Open ones, and those that were refused since its start.", "short",
+        {
+            "{{instance}}": f"redis_connected_clients{{{ITSELF}}}",
+            "{{instance}}: refused": f"redis_rejected_connections_total{{{ITSELF}}}",
+        },
+        6,
+    ),
+)  # fmt: skip
+
 PROCESSES = (
     Panel(
         "Processor", "Cores that each gateway uses.", "short",
@@ -334,7 +394,9 @@ ROWS = {
     "Requests": REQUESTS,
     "Stages of a request": STAGES,
     "Models and model servers": MODELS,
+    "GPUs": GPUS,
     "Redis": REDIS,
+    "Redis itself": REDIS_ITSELF,
     "Processes of the gateways": PROCESSES,
 }
 

@@ -3,15 +3,16 @@
 import argparse
 from pathlib import Path
 
-from exporter.commands.arguments import add_backbone_to, built_backbone
+from exporter.commands.arguments import add_backbone_to, built_tower
 from exporter.errors import CannotPublish
+from microtome.manifest import TokensSpec
 
 DESCRIPTION = "Draw a backbone's blocks as SVG, like neighbours as one box with a count, and mark cuts."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_backbone_to(parser)
+    add_backbone_to(parser, towers=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="where the picture goes")
     parser.add_argument("--mark", action="append", default=[], metavar="LAYER", help="show a cut; as often as needed")
     parser.add_argument("--all", action="store_true", help="a box for every block")
@@ -19,11 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw the backbone and write the picture."""
-    with built_backbone(arguments) as (built, pixels):
+    with built_tower(arguments) as (built, taken):
         from exporter.graph.drawing import draw, outline  # noqa: PLC0415
 
         boxes = outline(built.model, arguments.mark, expand=arguments.all)
-    picture = draw(f"{built.row.name}, {pixels.height}x{pixels.width} pixels", boxes)
+    size = f"{taken.length} tokens" if isinstance(taken, TokensSpec) else f"{taken.height}x{taken.width} pixels"
+    picture = draw(f"{built.row.name}, {size}", boxes)
     try:
         arguments.out.write_text(picture, encoding="utf-8")
     except OSError as error:

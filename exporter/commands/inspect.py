@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         ("backbone", f"{manifest['backbone']['name']}, weights {manifest['backbone']['weights']}"),
         ("", manifest["backbone"]["source"]),
         ("precision", _precision(said)),
-        ("takes", _input(manifest["input"])),
+        ("takes", _tokens(manifest["input"]) if manifest.get("tower") == "text" else _input(manifest["input"])),
+        ("family", _family(manifest)),
         ("batches", f"up to {manifest['max_batch_size']}"),
         ("fingerprint", manifest["fingerprint"]),
         ("made", f"{manifest['created']} with {versions}"),
@@ -70,6 +71,20 @@ def _input(wanted: dict[str, Any]) -> str:
     more += "; deep greys scaled" if wanted.get("depth") == "scale" else ""
     resized = f"resize {wanted['resize']}{side}, {how}"
     return f"{wanted['height']}x{wanted['width']} {colour}; {resized}; decode {decode}{more}"
+
+
+def _tokens(wanted: dict[str, Any]) -> str:
+    small, tokenizer = ", A to Z as small letters" if wanted["lowercase"] else "", wanted["tokenizer"]
+    return (
+        f"text: {wanted['length']} tokens of {wanted['vocabulary']:,}, shorter ones filled with {wanted['pad']}{small}"
+        f"; tokenizer of {tokenizer['size'] / 1e6:.1f} MB, sha256 {tokenizer['sha256'][:12]}…"
+    )
+
+
+def _family(manifest: dict[str, Any]) -> str:
+    if not manifest.get("family"):
+        return ""
+    return f"{manifest['family']}, its {manifest['tower']} tower; space {manifest['space']}"
 
 
 def _cells(output: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, ...]:

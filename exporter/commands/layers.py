@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exporter.commands.arguments import add_backbone_to, built_backbone
+from exporter.commands.arguments import add_backbone_to, built_tower
 from microtome.errors import shown
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_backbone_to(parser)
+    add_backbone_to(parser, towers=True)
     parser.add_argument("--all", action="store_true", help="every layer, not only where blocks end")
     parser.add_argument("--find", metavar="TEXT", help="only layers with this text in their name or type")
     parser.add_argument("--json", action="store_true", help="JSON, for programs")
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line for each cut point."""
-    with built_backbone(arguments) as (built, _):
+    with built_tower(arguments) as (built, _):
         from exporter.graph.cut_points import cut_points, default_cut  # noqa: PLC0415
 
         points = cut_points(built.model)

@@ -154,16 +154,16 @@ def _subject(recipe: ModelRecipe, request: Request) -> Subject:
     if recipe.scaling is not None:
         row = replace(row, scaling=cast("Scaling", recipe.scaling))
     if request.like is not None:
-        read_pixels(request.like, recipe.input)
+        read_pixels(request.like, recipe.pixels)
     if row.name in BACKBONES and recipe.weights != "random":
         with stage(f"Looking for {request.layer} in {row.name}"):
             keras.utils.clear_session()  # restarts the numbering of unnamed layers
-            architecture = build(row, None, recipe.input, include_top=recipe.include_top)
-            Subject(architecture, recipe.input, request.layer).want(request)
+            architecture = build(row, None, recipe.pixels, include_top=recipe.include_top)
+            Subject(architecture, recipe.pixels, request.layer).want(request)
     with stage(f"Building {Path(row.name).name} with {recipe.weights} weights"):
         keras.utils.clear_session()
-        built = build(row, recipe.weights, recipe.input, include_top=recipe.include_top)
-    subject = Subject(built, recipe.input, request.layer)
+        built = build(row, recipe.weights, recipe.pixels, include_top=recipe.include_top)
+    subject = Subject(built, recipe.pixels, request.layer)
     subject.want(request)
     return subject
 

@@ -89,8 +89,9 @@ def _attention(call: Call) -> int | None:
 
 _PRODUCTS: dict[str, Callable[[Call], int | None]] = {
     "DotProductAttention": _scores, "Matmul": _matmul, "MultiHeadAttention": _attention,
+    "PositionEmbedding": lambda _: 0,
 }  # fmt: skip
-"""What multiplies matrices that are not all weights, by the class of the layer or operation."""
+"""What multiplies matrices that are not all weights, or adds weights, by the class of the layer or operation."""
 
 
 def total(flops: list[int | None]) -> int | None:

@@ -134,13 +134,15 @@ _POINTWISE = (
 )  # fmt: skip
 
 
-def fields(network: Network, entering: Field = PIXELS) -> list[Field]:
+def fields(network: Network, entering: Field | None = None) -> list[Field]:
     """Return the receptive field of each call's outputs, in the order of the calls.
 
     Args:
         network: A model with one input.
-        entering: The field of that input.
+        entering: The field of that input; None for that of images, or of a text's tokens.
     """
+    if entering is None:
+        entering = TOKENS if len(network.model.inputs[0].shape) == 2 else PIXELS
     found: list[Field] = []
     for call in network.calls:
         seen = [found[network.position(tensor)] for tensor in call.inputs]
@@ -153,7 +155,7 @@ def _through(call: Call, seen: Field) -> Field:
     if isinstance(layer, keras.Model):
         inner = Network(layer)
         return fields(inner, seen)[inner.position(inner.model.outputs[0])] if len(layer.outputs) == 1 else UNKNOWN
-    if not seen.known or _makes_tokens(call):
+    if not seen.known or _makes_tokens(call) or (call.kind.endswith("Embedding") and not seen.whole):
         return TOKENS if call.kind.endswith("Embedding") else UNKNOWN
     if isinstance(layer, layers.LayerNormalization):
         return seen if _axes(layer) == [3] or seen.spans is None else UNKNOWN
@@ -249,7 +251,8 @@ def cut_points(model: keras.Model) -> list[CutPoint]:
         for call in calls:
             at = network.position(call.outputs[0])
             needed = network.needed[at]
-            crossing = len(network.crossing(needed))
+            # Token ids, which CLIP's pooling looks at again, are at hand everywhere.
+            crossing = max(1, sum(not tensor.dtype.startswith("int") for tensor in network.crossing(needed)))
             points += [
                 CutPoint(
                     index=places.get(place(layer)),

@@ -17,13 +17,15 @@ def scale(images: tf.Tensor, scaling: Scaling) -> tf.Tensor:
     """Scale a batch.
 
     Args:
-        images: uint8 [N, H, W, channels]; RGB for `caffe` and `torch`.
+        images: uint8 [N, H, W, channels]; RGB for `caffe` and `torch`. Token ids, int32 [N, T], stay what they are.
         scaling: `caffe`: BGR, minus the ImageNet mean in grey levels. `tf`: -1 to 1. `torch`: 0 to 1, then minus
             mean and divided by deviation per channel. `none`: 0 to 255, for backbones with scaling layers.
 
     Returns:
         float32 of the same shape.
     """
+    if images.dtype == tf.int32:
+        return images
     pixels = tf.cast(images, tf.float32)
     if scaling == "tf":
         return pixels / 127.5 - 1.0

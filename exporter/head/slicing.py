@@ -20,7 +20,7 @@ from exporter.recipe.pooling_names import PoolingName
 from exporter.recipe.resolved import IMAGENET, LAST_LAYER, ModelRecipe, OutputRecipe
 from exporter.runtime.memory import available, estimated
 from exporter.runtime.terminal import stage, warn
-from microtome.manifest import Activation, InputSpec
+from microtome.manifest import Activation, InputSpec, TokensSpec
 
 MOST_DIMENSIONS = 16_384
 """Longer vectors are allowed, with a warning."""
@@ -62,13 +62,13 @@ class Slice:
         built: The whole backbone.
         model: From the backbone's input to the cut layers' tensors by layer, before pooling.
         outputs: In the order of the recipe.
-        pixels: The preprocessing of its images.
+        input: The preprocessing of its images, or how a text becomes token ids.
     """
 
     built: Built
     model: keras.Model
     outputs: tuple[SliceOutput, ...]
-    pixels: InputSpec
+    input: InputSpec | TokensSpec
 
 
 def prepare(recipe: ModelRecipe) -> Slice:
@@ -84,7 +84,8 @@ def prepare(recipe: ModelRecipe) -> Slice:
     with stage(f"{recipe.name}: building {recipe.backbone} with {recipe.weights} weights"):
         top = recipe.include_top if needs_top(row, recipe) else False
         keras.utils.clear_session()  # restarts the numbering of unnamed layers
-        return cut(build(row, recipe.weights, recipe.input, include_top=top), recipe)
+        shared = recipe.family is not None
+        return cut(build(row, recipe.weights, recipe.input, include_top=top, shared=shared), recipe)
 
 
 def needs_top(row: Backbone, recipe: ModelRecipe) -> bool:
@@ -157,6 +158,8 @@ def find_output(
 def as_pooled(model: keras.Model, output: OutputRecipe, tensor: keras.KerasTensor) -> keras.KerasTensor:
     """Return a tensor as its pooling takes it: the tokens of a transformer's patches are a map [N, H, W, C].
 
+    In a text tower, `cls` takes the token whose vector the network itself takes: [N, 1, C].
+
     Raises:
         ImpossiblePooling: The pooling is of a class token, and there is none.
     """
@@ -164,6 +167,9 @@ def as_pooled(model: keras.Model, output: OutputRecipe, tensor: keras.KerasTenso
     if prefix is None or len(tensor.shape) != 3 or tensor.shape[1] is None:
         return tensor
     pooling = PoolingName.parse(output.pooling)
+    ids = functional(model).inputs[0]
+    if len(ids.shape) == 2:
+        return _own_token(model, ids, tensor) if pooling.kind == "cls" else tensor
     if pooling.kind == "cls" and prefix == 0:
         raise ImpossiblePooling(
             f"Expected a network with a class token for pooling: cls of the output {output.name}. Received: "
@@ -176,6 +182,14 @@ def as_pooled(model: keras.Model, output: OutputRecipe, tensor: keras.KerasTenso
     if prefix:
         tensor = keras.layers.Cropping1D((prefix, 0))(tensor)
     return keras.layers.Reshape((rows, patches // rows, tensor.shape[2]))(tensor)
+
+
+def _own_token(model: keras.Model, ids: keras.KerasTensor, tokens: keras.KerasTensor) -> keras.KerasTensor:
+    """Return the token that a text tower's own pooling takes: CLIP's ends the text, SigLIP's is the last place."""
+    for call in Network(model).calls:
+        if call.kind == "CLIPTextPooler":
+            return keras.layers.Reshape((1, tokens.shape[2]))(type(call.layer)()(tokens, ids))
+    return keras.layers.Cropping1D((tokens.shape[1] - 1, 0))(tokens)
 
 
 def _check_head(output: OutputRecipe, pooled: tuple[int, ...]) -> None:

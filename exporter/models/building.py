@@ -14,10 +14,11 @@ import keras
 from exporter.errors import ImpossibleInput, ImpossibleWeights, WeightsFileBroken, WeightsUnavailable, first_line
 from exporter.graph.network import functional
 from exporter.models import classic_networks, efficientnet_lite, own_models, torchvision_networks
+from exporter.models.kerashub import Space
 from exporter.models.pytorch_file import read_state_dict
 from exporter.recipe.backbones import BACKBONES, PYTORCH_FILES, Backbone
 from exporter.recipe.own_backbones import color_of
-from microtome.manifest import Color, InputSpec
+from microtome.manifest import Color, InputSpec, TokensSpec
 
 OWN_WEIGHTS = "own"
 _SEED = 0
@@ -37,15 +38,17 @@ class Built:
 
     Attributes:
         row: The backbone's row.
-        model: Takes float32 [N, H, W, channels], scaled as `row.scaling` says.
+        model: Takes float32 [N, H, W, channels], scaled as `row.scaling` says; a text tower int32 [N, T].
         weights: `imagenet`, `random`, `own`, or the path of a weights file.
         source: Where the weights came from, for people.
+        space: In which both towers of a preset meet, where it was asked for.
     """
 
     row: Backbone
     model: keras.Model
     weights: str
     source: str
+    space: Space | None = None
 
     @property
     def color(self) -> Color:
@@ -53,13 +56,14 @@ class Built:
         return color_of(self.model.inputs[0].shape[3]) or "rgb"
 
 
-def build(
+def build(  # noqa: PLR0913, of what and for what
     row: Backbone,
     weights: str | None,
-    pixels: InputSpec,
+    pixels: InputSpec | TokensSpec,
     *,
     include_top: bool | None = None,
     any_color: bool = False,
+    shared: bool = False,
 ) -> Built:
     """Build a backbone for an input size.
 
@@ -67,10 +71,11 @@ def build(
         row: The backbone.
         weights: `imagenet` or `random` for a row of the table, `own` for an own model, a weights file for both. None if
             only the architecture matters: random weights, or those of the own model.
-        pixels: Height, width and colour.
+        pixels: Height, width and colour; or the tokens of a preset's text tower.
         include_top: Whether to build the classifier, so that its layers can be cut at. None: only at the backbone's own
             input size, where published weights fit it.
         any_color: Whether an own model may take another colour than `pixels` says.
+        shared: Whether to say in which space the towers of a preset meet.
 
     Raises:
         WeightsUnavailable: The weights are neither on this machine nor downloadable.
@@ -81,8 +86,10 @@ def build(
     """
     # Seeded, because the same recipe must give the same vectors in every run.
     keras.utils.set_random_seed(_SEED)
+    if isinstance(pixels, TokensSpec):
+        return _build_text_tower(row, pixels, shared=shared)
     if row.name not in BACKBONES:
-        return _build_own_model(row, weights, pixels, any_color=any_color)
+        return _build_own_model(row, weights, pixels, any_color=any_color, shared=shared)
     own = row.preprocessing
     if include_top is None:
         include_top = (pixels.height, pixels.width) == (own.height, own.width)
@@ -98,13 +105,18 @@ def build(
     return Built(row, model, weights, source)
 
 
-def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec, *, any_color: bool) -> Built:
+def _build_text_tower(row: Backbone, tokens: TokensSpec, *, shared: bool) -> Built:
+    loaded, source, space = own_models.load(row.name, tokens, shared=shared)
+    return Built(row, own_models.opened(loaded, tokens.shape, "int32"), OWN_WEIGHTS, source, space)
+
+
+def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec, *, any_color: bool, shared: bool) -> Built:
     if weights in ("imagenet", "random"):
         raise ImpossibleWeights(
             f"Expected weights: {OWN_WEIGHTS} or a weights file for {row.name}, which comes with its own. "
             f"Received: {weights!r}."
         )
-    loaded, source = own_models.load(row.name, (pixels.height, pixels.width))
+    loaded, source, space = own_models.load(row.name, (pixels.height, pixels.width), shared=shared)
     color = color_of(loaded.inputs[0].shape[3])
     if color != pixels.color and not any_color:
         raise ImpossibleInput(
@@ -114,7 +126,7 @@ def _build_own_model(row: Backbone, weights: str | None, pixels: InputSpec, *, a
     model = functional(loaded)
     if weights not in (None, OWN_WEIGHTS):  # into the layers as they were saved, before models within it are opened
         source = _load_weights_file(model, row.name, str(weights))
-    return Built(row, own_models.resized(model, pixels.height, pixels.width), weights or OWN_WEIGHTS, source)
+    return Built(row, own_models.resized(model, pixels.height, pixels.width), weights or OWN_WEIGHTS, source, space)
 
 
 def _build_keras_application(

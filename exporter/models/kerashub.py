@@ -4,10 +4,13 @@ KerasHub keeps all blocks of a ViT or DINO in one layer, and a CLIP or SigLIP wi
 layer that only calls other layers is opened here: its `call` runs on symbolic tensors, which leaves a call of each.
 """
 
+import hashlib
 import importlib
 import inspect
+import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -18,6 +21,9 @@ from keras.src.backend import compute_output_spec
 from exporter.errors import ImpossibleInput, ImpossibleModel, first_line
 from exporter.graph.network import Call, Network, put_prefix_tokens
 from exporter.recipe.own_backbones import PresetInput, preset_input, preset_unavailable
+from exporter.recipe.preprocessing import identity
+from exporter.recipe.preset_tokens import preset_tokens
+from microtome.manifest import Similarity, TokensSpec
 
 _NOTHING = ("Dropout", "Identity")
 _CLASS_TOKENS = {
@@ -27,12 +33,18 @@ _CLASS_TOKENS = {
 """By class of backbone; one that is not here pools all of its tokens."""
 
 
-def load(preset: str, size: tuple[int, int] | None) -> keras.Model:
-    """Return a preset's backbone, or the image tower of one that has two, with the preset's own scaling of pixels.
+def load(
+    preset: str, wanted: tuple[int, int] | TokensSpec | None, *, shared: bool = False
+) -> "tuple[keras.Model, Space | None]":
+    """Return a preset's backbone, or a tower of one that has two, with the preset's own scaling of pixels.
 
     Args:
         preset: A name that KerasHub knows, a handle such as `kaggle://…` or `hf://…`, or a directory.
-        size: Height and width of the images in pixels; None for the preset's own.
+        wanted: Height and width of the images in pixels; None for the preset's own. The tokens of its text tower.
+        shared: Whether to say in which space both of its towers meet.
+
+    Returns:
+        The model, and that space.
 
     Raises:
         ImpossibleModel: KerasHub is not installed, or the preset is unknown, not to be had, or no vision backbone.
@@ -49,14 +61,57 @@ def load(preset: str, size: tuple[int, int] | None) -> keras.Model:
         model = _backbone(keras_hub, preset)
     except Exception as error:  # unknown, not downloadable, or not a backbone
         raise ImpossibleModel(preset_unavailable(preset, error)) from error
+    space = Space(_identity(model, preset), _similarity(model)) if shared else None
+    if isinstance(wanted, TokensSpec):
+        tower = text_tower(model)
+        put_prefix_tokens(tower, 0)
+        return tower, space
     own = tuple(_images(model).shape[1:3])
-    if size is not None and own != size:
-        model = _of_size(keras_hub, preset, size, own)
+    if wanted is not None and own != wanted:
+        model = _of_size(keras_hub, preset, wanted, own)
     tower = image_tower(model)
-    if (wanted := preset_input(preset)) is not None and (wanted.scale, wanted.offset) != (1.0, 0.0):
-        tower = _scaled(tower, wanted)
+    if (found := preset_input(preset)) is not None and (found.scale, found.offset) != (1.0, 0.0):
+        tower = _scaled(tower, found)
     put_prefix_tokens(tower, _prefix_tokens(getattr(model, "vision_encoder", model)))
-    return tower
+    return tower, space
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where the towers of a preset meet.
+
+    Attributes:
+        identity: Equal for both towers of the same weights, and for no others.
+        similarity: What the preset makes of cosines.
+    """
+
+    identity: str
+    similarity: Similarity | None
+
+
+def _similarity(model: keras.Model) -> Similarity | None:
+    head = getattr(model, "clip_head", None) or getattr(model, "siglip_head", None)
+    if head is None:
+        return None
+    bias = getattr(head, "logit_bias", None)
+    scale = float(np.exp(np.asarray(head.logit_scale, np.float64)))
+    return Similarity(scale, 0.0 if bias is None else float(bias), "softmax" if bias is None else "sigmoid")
+
+
+def _identity(model: keras.Model, preset: str) -> str:
+    """Return a digest of all weights, of how images are prepared, and of how texts become token ids."""
+    weights = hashlib.sha256()
+    for weight in model.weights:
+        values = np.ascontiguousarray(weight)
+        weights.update(f"{values.dtype}{values.shape}".encode())
+        weights.update(values.view(np.uint8).data)
+    images = preset_input(preset)
+    parts = {
+        "weights": weights.hexdigest(),
+        "images": images and [identity(images.pixels), images.scale, images.offset],
+        "text": identity(preset_tokens(preset).spec),
+    }
+    return f"sha256:{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
 
 
 def _prefix_tokens(encoder: keras.Model) -> int | None:
@@ -113,16 +168,33 @@ def image_tower(model: keras.Model) -> keras.Model:
 
     Its last layer, `projection`, gives the vector in the space that both towers share, of length one.
     """
-    encoder = getattr(model, "vision_encoder", None)
-    if len(model.inputs) == 1 or encoder is None:
+    if len(model.inputs) == 1 or getattr(model, "vision_encoder", None) is None:
         return model
-    network = Network(model)
-    last = getattr(model, "vision_projection", None) or encoder
-    (call,) = network.calls_of(last)
+    return _tower(model, "vision", _images(model))
+
+
+def text_tower(model: keras.Model) -> keras.Model:
+    """Return the part of a model of images and text that sees token ids; its last layer is `projection` too.
+
+    Raises:
+        ImpossibleModel: It has none.
+    """
+    ids = [tensor for tensor in model.inputs if len(tensor.shape) == 2]
+    if getattr(model, "text_encoder", None) is None or len(ids) != 1:
+        raise ImpossibleModel(
+            f"Expected a KerasHub backbone of images and text, such as CLIP or SigLIP. Received: "
+            f"{type(model).__name__}, which has no text tower."
+        )
+    return _tower(model, "text", ids[0])
+
+
+def _tower(model: keras.Model, kind: str, taken: keras.KerasTensor) -> keras.Model:
+    last = getattr(model, f"{kind}_projection", None) or getattr(model, f"{kind}_encoder")
+    (call,) = Network(model).calls_of(last)
     (tensor,) = call.outputs
     if len(tensor.shape) == 2:
         tensor = keras.layers.UnitNormalization(name="projection")(tensor)
-    return keras.Model(_images(model), tensor, name=model.name)
+    return keras.Model(taken, tensor, name=model.name)
 
 
 def inside(call: Call, tensors: Mapping[int, Any]) -> keras.Model | None:

@@ -39,6 +39,7 @@ from exporter.graph.network import (
 from exporter.models import classic_networks, kerashub
 from exporter.recipe.own_backbones import KERAS_FILES, LARGEST_CONFIG, color_of, saved_config
 from exporter.runtime.archives import FREE_BYTES, MOST_TIMES, check_inflated, opened_zip
+from microtome.manifest import TokensSpec
 
 _LAYERS = {"microtome>LocalResponseNormalization": classic_networks.LocalResponseNormalization}
 """Found by their registered names, wherever they are defined: blocks of older versions name another module."""
@@ -53,20 +54,27 @@ _MODELS = ("Functional", "Model", "Sequential")
 _HALF = ("float16", "bfloat16")
 
 
-def load(text: str, size: tuple[int, int] | None = None) -> tuple[keras.Model, str]:
-    """Return the model and where it came from.
+def load(
+    text: str, wanted: tuple[int, int] | TokensSpec | None = None, *, shared: bool = False
+) -> tuple[keras.Model, str, kerashub.Space | None]:
+    """Return the model, where it came from, and the space that the towers of a preset share.
 
     Args:
         text: A path ending in `.keras` or `.h5`, `module:function` or `keras_hub:preset`.
-        size: Height and width in pixels, for a preset, some of which can be built for another one than their own.
+        wanted: Height and width in pixels, for a preset, some of which can be built for another one than their own; or
+            the tokens of its text tower.
+        shared: Whether the space is wanted; see `exporter.models.kerashub.load`.
 
     Raises:
         ImpossibleModel: It does not exist, or it is not a functional model with one image input.
     """
+    space = None
     if text.endswith(KERAS_FILES):
         model, origin = _from_file(Path(text)), f"the file {Path(text).name}"
     elif text.startswith("keras_hub:"):
-        model, origin = kerashub.load(text.partition(":")[2], size), f"KerasHub preset {text.partition(':')[2]}"
+        preset = text.partition(":")[2]
+        model, space = kerashub.load(preset, wanted, shared=shared)
+        origin = f"KerasHub preset {preset}"
     else:
         model, origin = _from_function(text), f"the function {text}"
     if not isinstance(model, keras.Model):
@@ -78,6 +86,8 @@ def load(text: str, size: tuple[int, int] | None = None) -> tuple[keras.Model, s
             f"Expected a functional or Sequential model from {text}, whose layers can be cut at. Received: the "
             f"subclass {type(model).__name__}. Wrap its parts as keras.Model(inputs, outputs)."
         )
+    if isinstance(wanted, TokensSpec):
+        return model, origin, space
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise ImpossibleModel(f"Expected one input of images [N, H, W, channels] in {text}. Received: {shapes}.")
@@ -87,7 +97,7 @@ def load(text: str, size: tuple[int, int] | None = None) -> tuple[keras.Model, s
             f"Received: the layer {model.inputs[0].name} of {shapes[0]}. Begin the model with a keras.Input((height, "
             "width, 3)) and a layer that makes of it what the rest takes."
         )
-    return model, origin
+    return model, origin, space
 
 
 def _from_file(path: Path) -> keras.Model:
@@ -336,9 +346,14 @@ def resized(model: keras.Model, height: int, width: int) -> keras.Model:
     closed = all(call.inner is None and not kerashub.is_of_kerashub(call.layer) for call in Network(model).calls)
     if same and precise and closed:
         return model
+    return opened(model, (height, width, images.shape[3]), "float32")
+
+
+def opened(model: keras.Model, shape: tuple[int, ...], dtype: str) -> keras.Model:
+    """Return the model as one network, with the same layers, that takes inputs of this shape; see `resized`."""
     name = next(call.layer.name for call in Network(model).calls if not call.inputs)
-    start = keras.Input((height, width, images.shape[3]), dtype="float32", name=name)
-    outputs = _Opened(model, (height, width)).again(model, [start])
+    start = keras.Input(shape, dtype=dtype, name=name)
+    outputs = _Opened(model, shape).again(model, [start])
     found = keras.Model(start, outputs, name=model.name)
     put_order(found, order(model))
     put_prefix_tokens(found, prefix_tokens(model))
@@ -357,8 +372,8 @@ def _in_float32(model: keras.Model) -> bool:
 class _Opened:
     """Repeats the calls of a model and of the models within it, and says of each layer where it is."""
 
-    def __init__(self, model: keras.Model, size: tuple[int, int]) -> None:
-        self._model, self._size = model, size
+    def __init__(self, model: keras.Model, shape: tuple[int, ...]) -> None:
+        self._model, self._shape = model, shape
         calls = Network(model).calls
         self._named = {call.layer.name: call.layer for call in calls if call.inner is None}
         self._own = {id(call.layer) for call in calls}
@@ -409,7 +424,7 @@ class _Opened:
         try:
             return call.again(tensors, training)
         except ValueError as error:
-            (images,), (height, width) = self._model.inputs, self._size
+            (images,), (height, width, *_) = self._model.inputs, self._shape
             raise ImpossibleInput(
                 f"Expected an input size that {self._model.name} can take, such as its own "
                 f"{images.shape[1]}x{images.shape[2]}. Received: {height}x{width} pixels, at which the layer "

@@ -16,7 +16,7 @@ from exporter.recipe.backbones import Scaling
 from exporter.recipe.pooling_names import PATTERN, SPELLINGS, PoolingName
 from exporter.recipe.preprocessing import COLORS, CROPS, DECODES, DEPTHS, INTERPOLATIONS, RESIZES, hex_color
 from exporter.recipe.presets import PRESETS
-from microtome.manifest import Activation
+from microtome.manifest import Activation, Tower
 
 _TEXT = {"type": "string", "minLength": 1}
 _LABEL = {
@@ -260,6 +260,12 @@ class ModelEntry(_Entry):
         description="A row of the table, FILE.keras, FILE.h5, module:function, keras_hub:PRESET; or compat."
     )
     outputs: list[OutputEntry] = Field(min_length=1, description="The embeddings and classes; or compat.")
+    family: Name = _optional(
+        "Of two models that are the towers of one KerasHub preset: the name that requests give for both."
+    )
+    tower: Annotated[str, _Choice(get_args(Tower))] = Field(
+        "image", description="Of a preset for images and text: the part that is exported. text takes token ids."
+    )
     weights: Text = _optional("imagenet, random, own (a model that comes with its own), or a weights file.")
     input: InputEntry = Field(
         default_factory=InputEntry, description="From an image to pixels; the backbone's own where nothing is said."

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from microtome.fast_resizing import unavailable
-from microtome.manifest import Color, Crop, Decode, Depth, InputSpec, Interpolation, Resize
+from microtome.manifest import Color, Crop, Decode, Depth, InputSpec, Interpolation, Resize, TokensSpec
 
 RESIZES: tuple[str, ...] = get_args(Resize)
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
@@ -94,12 +94,19 @@ def resolve(default: InputSpec, overrides: Mapping[str, Any]) -> InputSpec:
     return InputSpec(**{**asdict(default), **chosen})
 
 
-def recorded(spec: InputSpec) -> dict[str, Any]:
+def recorded(spec: InputSpec | TokensSpec) -> dict[str, Any]:
     """Return the fields that recipes and fingerprints record: those of later releases only where they say something.
 
     `decode` was `jpeg_draft` before it had a third value.
     """
+    if isinstance(spec, TokensSpec):
+        return asdict(spec)
     found = {name: value for name, value in asdict(spec).items() if name not in _LATER or value != _LATER[name]}
-    del found["decode"]
+    del found["decode"], found["kind"]
     found["jpeg_draft"] = spec.decode != "exact"
     return found | ({"decode": "fast"} if spec.decode == "fast" else {})
+
+
+def identity(spec: InputSpec | TokensSpec) -> dict[str, Any]:
+    """Return what of an input can change a vector: of a tokenizer its digest, and not how it is compressed."""
+    return recorded(spec) | ({"tokenizer": spec.tokenizer.sha256} if isinstance(spec, TokensSpec) else {})

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from exporter.errors import UnknownBackbone, nearest
+from exporter.errors import ImpossibleModel, UnknownBackbone, nearest
 from exporter.recipe.backbones import BACKBONES, Backbone, find_backbone
 from exporter.recipe.files import file_digest, image_files, images_digest
 from exporter.recipe.format import ENTRIES, ModelEntry, OutputEntry, RecipeEntry
@@ -26,6 +26,7 @@ from exporter.recipe.presets import write_out_presets
 from exporter.recipe.resolved import (
     AUTO,
     IMAGENET,
+    JOINT,
     LAST_LAYER,
     OWN_WEIGHTS,
     WEIGHTS,
@@ -33,9 +34,10 @@ from exporter.recipe.resolved import (
     ModelRecipe,
     OutputRecipe,
     Recipe,
+    check_towers,
 )
 from exporter.recipe.yaml_tree import Loc, YamlTree, listed, read_yaml, shown
-from microtome.manifest import TOLERANCES, InputSpec, Label
+from microtome.manifest import TOLERANCES, InputSpec, Label, TokensSpec
 
 _OF_CLASSES = ("labels", "activation", "temperature", "threshold")
 _KEYS = {"classes": (*_OF_CLASSES, "head"), "numbers": ("labels", "units", "head")}
@@ -77,14 +79,8 @@ _STAND_INS = {
 }  # fmt: skip
 """Valid values in place of invalid or missing ones, so that the rest of the file can be checked too."""
 _ITEM_STAND_INS = {
-    "models": _MODEL,
-    "outputs": _OUTPUT,
-    "layers": "a",
-    "size": 224,
-    "labels": "a",
-    "names": "a",
-    "units": "a",
-}
+    "models": _MODEL, "outputs": _OUTPUT, "layers": "a", "size": 224, "labels": "a", "names": "a", "units": "a",
+}  # fmt: skip
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -98,7 +94,7 @@ def read_recipe(path: Path) -> Recipe:
     write_out_presets(tree)
     entry = _validated(tree)
     models = tuple(_Model(tree, ("models", index), model).resolved() for index, model in enumerate(entry.models))
-    _check_names(tree, ("models",))
+    check_towers(tree, models, _check_names(tree, ("models",)))
     tree.finish()
     return Recipe(path, models, tree)
 
@@ -202,10 +198,6 @@ def _check_names(tree: YamlTree, loc: Loc) -> list[str]:
     return names
 
 
-def _has_head(entry: OutputEntry) -> bool:
-    return "head" in entry.model_fields_set
-
-
 class _Model:
     """Resolves one model of a valid format, and notes what the format cannot say.
 
@@ -222,14 +214,14 @@ class _Model:
         backbone, row = self._backbone()
         own = row.name not in BACKBONES
         weights = self._weights(own=own)
-        if own:
+        if own and entry.tower == "image":
             self._check_own_input(backbone)
         outputs = tuple(self._output(index, output) for index, output in enumerate(entry.outputs))
         return ModelRecipe(
             name=entry.name,
             backbone=backbone,
             weights=weights,
-            input=self._input(row),
+            input=self._input(row) if entry.tower == "image" else self._tokens(backbone, row),
             outputs=outputs,
             default_output=self._default_output(),
             max_batch_size=entry.max_batch_size,
@@ -239,6 +231,8 @@ class _Model:
             include_top=self._include_top(own=own),
             calibration=self._calibration(outputs),
             files=self._files(backbone, weights, outputs),
+            tower=entry.tower,
+            family=entry.family if "family" in entry.model_fields_set else None,
             folder=str(self._folder.absolute()),
         )
 
@@ -305,7 +299,7 @@ class _Model:
     def _include_top(self, *, own: bool) -> bool | None:
         """Return whether the classifier is built; classes need it."""
         entry = self._entry
-        classes = any(output.kind == "classes" and not _has_head(output) for output in entry.outputs)
+        classes = any(output.kind == "classes" and "head" not in output.model_fields_set for output in entry.outputs)
         if "include_top" not in entry.model_fields_set:
             return True if classes and not own else None
         if classes and not own and not entry.include_top:
@@ -331,10 +325,21 @@ class _Model:
             self._note("input", f"expected color: rgb with {of}, which takes three channels. Received: {found.color}.")
         return found
 
+    def _tokens(self, backbone: str, row: Backbone) -> InputSpec | TokensSpec:
+        """Return how a text becomes token ids."""
+        if backbone.startswith(PRESET_PREFIX):
+            from exporter.recipe.preset_tokens import preset_tokens  # noqa: PLC0415, imports NumPy
+
+            try:
+                return preset_tokens(backbone.removeprefix(PRESET_PREFIX)).spec
+            except ImpossibleModel as error:
+                self._note("tower", error)
+        return row.preprocessing  # so that the rest can be checked
+
     def _output(self, index: int, entry: OutputEntry) -> OutputRecipe:
         loc = (*self._loc, "outputs", index)
         keys = self._tree.keys(loc)
-        if entry.kind == "classes" and not _has_head(entry):
+        if entry.kind == "classes" and "head" not in entry.model_fields_set:
             return self._classes(loc, entry)
         self._check_keys(loc, entry, keys)
         if isinstance(self._tree.value(loc), dict) and ("layer" in keys) == ("layers" in keys):
@@ -359,7 +364,11 @@ class _Model:
             entry.quantization,
             self._tolerance(entry),
         )
-        return self._with_head(loc, entry, found) if entry.kind != "embedding" and _has_head(entry) else found
+        return (
+            self._with_head(loc, entry, found)
+            if entry.kind != "embedding" and "head" in entry.model_fields_set
+            else found
+        )
 
     def _check_keys(self, loc: Loc, entry: OutputEntry, keys: Sequence[str]) -> None:
         """Check that keys of one kind are not given with another, and that numbers have a head."""
@@ -454,7 +463,8 @@ class _Model:
         wanted = self._entry.default_output
         if "default_output" not in self._entry.model_fields_set:
             embeddings = [output.name for output in self._entry.outputs if output.kind == "embedding"]
-            return (embeddings or [self._entry.outputs[-1].name])[-1]
+            joint = [JOINT] if "family" in self._entry.model_fields_set and JOINT in embeddings else []
+            return (joint or embeddings or [self._entry.outputs[-1].name])[-1]
         if names and wanted not in names:
             problem = f"expected one of {', '.join(names)}. Received: {wanted!r}. {nearest(wanted, names)}"
             self._note("default_output", problem)
@@ -467,7 +477,7 @@ class _Model:
             wanting = [str(name) for name, output in zip(given, outputs, strict=True) if output.needs_calibration]
             if self._entry.precision == AUTO:
                 wanting.append("precision: auto")
-            if wanting and "calibration" not in self._keys:
+            if wanting and "calibration" not in self._keys and self._entry.tower == "image":
                 problem = f"expected calibration: FOLDER of images, for {', '.join(wanting)}. Received: none."
                 self._tree.note(self._loc, problem)
             return None

@@ -6,17 +6,17 @@ Recorded paths begin with `./` or `../`, which distinguishes `./ResNet50.keras` 
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from exporter.errors import UnknownModel, nearest
+from exporter.errors import ImpossibleOption, UnknownModel, nearest
 from exporter.recipe.own_backbones import PRESET_PREFIX
 from exporter.recipe.pooling_names import PoolingName
 from exporter.recipe.preprocessing import recorded
-from exporter.recipe.yaml_tree import YamlTree
-from microtome.manifest import InputSpec, Label
+from exporter.recipe.yaml_tree import Loc, YamlTree, listed
+from microtome.manifest import InputSpec, Label, TokenizerSpec, TokensSpec
 
 WEIGHTS = ("imagenet", "random")
 OWN_WEIGHTS = "own"
@@ -28,6 +28,14 @@ IMAGENET = "imagenet"
 LAST_LAYER = "-1"
 AUTO = "auto"
 PRECISIONS = ("float32", "bfloat16", "float16", AUTO)
+JOINT = "projection"
+"""The layer, and the output, in which the towers of a family meet."""
+_OF_IMAGES = {
+    "input": "whose length and tokenizer are the preset's",
+    "calibration": "which nothing is fitted for",
+    "include_top": "which has no classifier",
+}
+"""Keys of models that a text tower does not have, and why."""
 _LATER = {
     "tolerance": None, "kind": "embedding", "labels": None, "activation": None, "temperature": 1.0, "threshold": None,
     "head": None, "units": None,
@@ -103,8 +111,9 @@ class OutputRecipe:
         """The names of its layers' tensors in a slice: logits and all tokens are other tensors than a layer's own."""
         if self.of_classifier:
             return (f"{self.layer} before its activation",)
-        patches = PoolingName.parse(self.pooling).of_patches
-        return self.layers if patches else tuple(f"{layer} with all tokens" for layer in self.layers)
+        pooling = PoolingName.parse(self.pooling)
+        of = "" if pooling.of_patches else " at its own token" if pooling.kind == "cls" else " with all tokens"
+        return tuple(f"{layer}{of}" for layer in self.layers)
 
     @property
     def of_classifier(self) -> bool:
@@ -140,7 +149,7 @@ class ModelRecipe:
         name: Of the model and its directory.
         backbone: A row of the table, or an own model: an absolute path ending in `.keras`, or `module:function`.
         weights: `imagenet`, `random`, `own`, or the absolute path of a weights file.
-        input: The preprocessing of images.
+        input: The preprocessing of images, or how a text becomes token ids.
         outputs: The embeddings.
         default_output: For requests that name none.
         max_batch_size: The largest batch that a model server runs.
@@ -149,6 +158,8 @@ class ModelRecipe:
         scaling: What the graph does to pixels of 0 to 255; None for the backbone's own.
         include_top: Whether the classifier is built; None for where the weights allow it.
         calibration: The images that projections and ranges are fitted on.
+        tower: `image` or `text`.
+        family: The name that requests give for both towers; None for a model of its own.
         files: SHA-256 by path, of the user's own files among backbone and weights.
         folder: Absolute path of the recipe's folder, which recorded paths are relative to; empty if unknown.
     """
@@ -156,7 +167,7 @@ class ModelRecipe:
     name: str
     backbone: str
     weights: str
-    input: InputSpec
+    input: InputSpec | TokensSpec
     outputs: tuple[OutputRecipe, ...]
     default_output: str
     max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
@@ -166,7 +177,20 @@ class ModelRecipe:
     include_top: bool | None = None
     calibration: Calibration | None = None
     files: tuple[tuple[str, str], ...] = ()
+    tower: str = "image"
+    family: str | None = None
     folder: str = field(default="", compare=False)
+
+    @property
+    def pixels(self) -> InputSpec:
+        """The preprocessing of images.
+
+        Raises:
+            ImpossibleOption: It is a text tower.
+        """
+        if isinstance(self.input, InputSpec):
+            return self.input
+        raise ImpossibleOption(f"Expected a model of images. Received: {self.name}, which takes text.")
 
     @property
     def tolerances(self) -> dict[str, float]:
@@ -180,6 +204,8 @@ class ModelRecipe:
         """
         entry = {**asdict(self), "input": recorded(self.input)}
         del entry["folder"]
+        if self.family is None:  # as in recipes that were recorded before there were towers
+            del entry["family"], entry["tower"]
         for output in entry["outputs"]:
             for name, usual in _LATER.items():  # recipes that were recorded before there were such fields
                 if output[name] == usual:
@@ -200,7 +226,7 @@ class ModelRecipe:
         try:
             start = str(folder.absolute())
             found: dict[str, Any] = {**_found_again(json.loads(text), start), "folder": start}
-            found["input"] = InputSpec(**found["input"])
+            found["input"] = _input(found["input"])
             found["outputs"] = tuple(_output(output) for output in found["outputs"])
             found["calibration"] = found["calibration"] and Calibration(**found["calibration"])
             found["files"] = tuple((path, digest) for path, digest in found["files"])
@@ -239,6 +265,86 @@ class Recipe:
                 f"Received: {name!r}. {nearest(name, names)}"
             )
         return chosen
+
+
+def check_towers(tree: YamlTree, models: Sequence[ModelRecipe], names: Sequence[str]) -> None:
+    """Note text towers of which what images have is said, and families whose towers cannot be used together.
+
+    Args:
+        tree: The file.
+        models: Its models.
+        names: Of the models, as the file has them.
+    """
+    families: dict[str, list[int]] = {}
+    for index, model in enumerate(models):
+        loc = ("models", index)
+        if model.tower == "text":
+            _check_text(tree, loc, model)
+        if model.family is not None:
+            families.setdefault(model.family, []).append(index)
+            _check_member(tree, loc, model)
+    for family, places in families.items():
+        at, members = ("models", places[-1], "family"), [models[index] for index in places]
+        presets = sorted({model.backbone for model in members})
+        if family in names:
+            tree.note(
+                at, f"expected the name of a family to be that of no model. Received: {family!r}, which is one's."
+            )
+        if sorted(model.tower for model in members) != ["image", "text"]:
+            given = " and ".join(f"{model.name} of tower: {model.tower}" for model in members)
+            wanted = f"expected two models of the family {family}, of tower: image and of tower: text"
+            tree.note(at, f"{wanted}. Received: {given}.")
+        elif len(presets) > 1:
+            wanted = f"expected one backbone for both towers of the family {family}"
+            tree.note(at, f"{wanted}. Received: {' and '.join(presets)}.")
+
+
+def _check_text(tree: YamlTree, loc: Loc, model: ModelRecipe) -> None:
+    if model.family is None:
+        wanted = "expected family: NAME with tower: text, and a model of the same family for images"
+        tree.note((*loc, "tower"), f"{wanted}. Received: no family.")
+    for key, why in _OF_IMAGES.items():
+        if key in tree.keys(loc):
+            tree.note((*loc, key), f"expected no {key} with tower: text, {why}. Received: it.")
+    if model.precision == AUTO:
+        tree.note((*loc, "precision"), f"expected {', '.join(PRECISIONS[:-1])} with tower: text. Received: auto.")
+    for index, output in enumerate(model.outputs):
+        at = (*loc, "outputs", index)
+        if PoolingName.parse(output.pooling).kind in ("map", "spp"):
+            wanted = "expected avg, max, gem, cls, flatten or none with tower: text, whose tokens are no map"
+            tree.note((*at, "pooling"), f"{wanted}. Received: {output.pooling}.")
+        fitted = output.projection is not None and output.projection.kind == "pca"
+        for key, value, received in (
+            ("kind", output.kind, output.kind != "embedding"),
+            ("projection", "pca", fitted),
+            ("quantization", output.quantization, output.quantization != "none"),
+        ):
+            if received:
+                wanted = f"expected no {key}: {value} with tower: text, since it is made from images"
+                tree.note((*at, key), f"{wanted}. Received: it.")
+
+
+def _check_member(tree: YamlTree, loc: Loc, model: ModelRecipe) -> None:
+    """Check that a tower of a family is a preset's, with its weights, and has the output in which both meet."""
+    if not model.backbone.startswith(PRESET_PREFIX):
+        wanted = f"expected backbone: {PRESET_PREFIX}PRESET of images and text with family"
+        tree.note((*loc, "backbone"), f"{wanted}. Received: {model.backbone}.")
+    elif model.weights != OWN_WEIGHTS:
+        wanted = "expected no weights with family, whose preset brings those of both towers"
+        tree.note((*loc, "weights"), f"{wanted}. Received: {model.weights}.")
+    names = [output.name for output in model.outputs]
+    joint = {replace(output, normalize="none", tolerance=None) for output in model.outputs if output.name == JOINT}
+    if joint != {OutputRecipe(JOINT, JOINT, "none")}:
+        wanted = (
+            f"expected an output {{name: {JOINT}, layer: {JOINT}, pooling: none}}, in which the towers of a family meet"
+        )
+        tree.note((*loc, "outputs"), f"{wanted}. Received: {'another one' if joint else f'only {listed(names)}'}.")
+
+
+def _input(found: Mapping[str, Any]) -> InputSpec | TokensSpec:
+    if found.get("kind") == "tokens":
+        return TokensSpec(**{**found, "tokenizer": TokenizerSpec(**found["tokenizer"])})
+    return InputSpec(**found)
 
 
 def _output(found: Mapping[str, Any]) -> OutputRecipe:

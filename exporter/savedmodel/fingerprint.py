@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from exporter.recipe.preprocessing import recorded
+from exporter.recipe.preprocessing import identity
 from exporter.savedmodel.freezing import FrozenGraph
-from microtome.manifest import InputSpec
+from microtome.manifest import InputSpec, TokensSpec
 
 Ranges = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
@@ -28,7 +28,7 @@ _BOOKKEEPING_PREFIX = "_"
 
 def fingerprint(  # noqa: PLR0913, PLR0917, all that can change a vector
     frozen: FrozenGraph,
-    pixels: InputSpec,
+    taken: InputSpec | TokensSpec,
     ranges: Mapping[str, Ranges] | None = None,
     tolerances: Mapping[str, float] | None = None,
     classes: Mapping[str, Mapping[str, Any]] | None = None,
@@ -38,7 +38,7 @@ def fingerprint(  # noqa: PLR0913, PLR0917, all that can change a vector
 
     Args:
         frozen: Covers weights, architecture, scaling, precision, pooling, projection and normalisation.
-        pixels: The preprocessing of images.
+        taken: The preprocessing of images, or how a text becomes token ids, with its tokenizer.
         ranges: Smallest and largest value of each dimension by output; they change int8 answers.
         tolerances: By output, where the recipe sets another than the precision's own.
         classes: Of outputs of classes or numbers, what the numbers mean; see `described_classes`.
@@ -46,7 +46,7 @@ def fingerprint(  # noqa: PLR0913, PLR0917, all that can change a vector
     """
     digests = _node_digests(frozen.definition)
     everything: dict[str, Any] = {
-        "preprocessing": recorded(pixels),
+        "preprocessing": identity(taken),
         "outputs": {name: digests[node] for name, node in frozen.outputs.items()},
     }
     if ranges:

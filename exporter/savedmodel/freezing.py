@@ -23,7 +23,8 @@ from exporter.head.slicing import Slice
 from exporter.runtime.memory import lean_session, release
 from exporter.savedmodel.folding import constant, fold_batch_norms, without_order
 
-INPUT = "images"
+INPUTS: Mapping[str, tuple[str, str]] = {"image": ("images", "uint8"), "tokens": ("tokens", "int32")}
+"""The name and element type of a graph's input, by the kind of the manifest's."""
 _KEEP = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
 """Layers that see pixels stay in float32, which represents all 256 levels."""
 _SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
@@ -34,19 +35,21 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class FrozenGraph:
-    """A graph without variables and functions, whose input node is `INPUT`, uint8 [N, H, W, channels].
+    """A graph without variables and functions.
 
     Attributes:
         definition: Its nodes.
         outputs: Name of each output's node, float32 [N, ...].
+        input: Name of the input's node: `images`, uint8 [N, H, W, channels], or `tokens`, int32 [N, T].
     """
 
     definition: tf.compat.v1.GraphDef
     outputs: dict[str, str]
+    input: str = "images"
 
     @contextlib.contextmanager
     def session(self, *, threads: int = 0) -> Iterator[Callable[[Array], dict[str, Array]]]:
-        """Open a session while the block runs, as a function from pixels to all outputs by name.
+        """Open a session while the block runs, as a function from its input to all outputs by name.
 
         Args:
             threads: Within an operation; 0 for the number of cores.
@@ -55,7 +58,7 @@ class FrozenGraph:
             tf.import_graph_def(self.definition, name="")
             fetches = {name: f"{node}:0" for name, node in self.outputs.items()}
             with tf.compat.v1.Session(graph=graph, config=lean_session(threads=threads)) as session:
-                yield lambda pixels: session.run(fetches, {f"{INPUT}:0": pixels})
+                yield lambda inputs: session.run(fetches, {f"{self.input}:0": inputs})
 
 
 def freeze(slice_: Slice, head: Head, *, folded: bool = True) -> FrozenGraph:
@@ -68,13 +71,14 @@ def freeze(slice_: Slice, head: Head, *, folded: bool = True) -> FrozenGraph:
     """
     scaling = slice_.built.row.scaling
 
-    def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        features = slice_.model(scale(images, scaling), training=False)
+    def embed(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = slice_.model(scale(inputs, scaling), training=False)
         return {output.recipe.name: head(features, output) for output in slice_.outputs}
 
-    signature = [tf.TensorSpec([None, *slice_.pixels.shape], tf.uint8, name=INPUT)]
+    name, dtype = INPUTS[slice_.input.kind]
+    signature = [tf.TensorSpec([None, *slice_.input.shape], dtype, name=name)]
     with named_for_scopes(slice_.model):
-        return FrozenGraph(*freeze_function(embed, signature, folded=folded))
+        return FrozenGraph(*freeze_function(embed, signature, folded=folded), name)
 
 
 @contextlib.contextmanager
@@ -173,7 +177,7 @@ def _lowered(slice_: Slice, precision: str) -> Slice:
         return slice_
 
     def clone(layer: keras.Layer) -> keras.Layer:
-        if isinstance(layer, _KEEP):
+        if isinstance(layer, _KEEP) or not isinstance(layer, keras.Layer):  # sums of keras.ops have no precision
             return type(layer).from_config(layer.get_config())
         return type(layer).from_config({**layer.get_config(), "dtype": f"mixed_{precision}"})
 
@@ -207,5 +211,5 @@ def _fold_weight_casts(frozen: FrozenGraph, *, ordered: bool) -> FrozenGraph:
             node.CopyFrom(constant(node.name, values, tf.as_dtype(node.attr["DstT"].type)))
     if not ordered:
         without_order(definition)
-    needed = [INPUT, *frozen.outputs.values()]
+    needed = [frozen.input, *frozen.outputs.values()]
     return replace(frozen, definition=tf.compat.v1.graph_util.extract_sub_graph(definition, needed))

@@ -154,6 +154,7 @@ def describe(  # noqa: PLR0913, all that a manifest says
         "fingerprint": fingerprint,
         "backbone": {"name": _file_name(recipe.backbone), "weights": _file_name(slice_.built.weights),
                      "source": slice_.built.source},
+        **_family(recipe, slice_),
         "input": asdict(recipe.input),
         "outputs": [
             {**_output(output, calibrated), "tolerance": _tolerance(output, arithmetic),
@@ -173,6 +174,13 @@ def describe(  # noqa: PLR0913, all that a manifest says
     }  # fmt: skip
     check(document)
     return _NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(document, indent=1))
+
+
+def _family(recipe: ModelRecipe, slice_: Slice) -> dict[str, Any]:
+    if recipe.family is None or (space := slice_.built.space) is None:
+        return {}
+    told = {"family": recipe.family, "tower": recipe.tower, "space": space.identity}
+    return told | ({"similarity": asdict(space.similarity)} if space.similarity else {})
 
 
 def check(document: object) -> None:

@@ -7,7 +7,7 @@ next free number. A run that dies leaves at most its draft, which is hidden; the
 import contextlib
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from exporter.errors import CannotPublish
@@ -105,6 +105,33 @@ def _taken(target: Path) -> CannotPublish:
 def models_with_versions(models: Path) -> list[str]:
     """Return the names of the models in a directory that have a version, sorted."""
     return sorted(entry.name for entry in models.iterdir() if not entry.name.startswith(".") and _versions(entry))
+
+
+def served_entry(name: str, base_path: str, pinned: Sequence[int] = (), labels: Mapping[str, int] | None = None) -> str:
+    """Return a model's entry in TensorFlow Serving's `models.config`.
+
+    Without `pinned` the two newest versions stay loaded, as deploy/README.md states with its memory: the old one serves
+    on while servers find the new one at different times, and when the new one deviates from its golden vectors.
+
+    Args:
+        name: The model's name.
+        base_path: The directory of its versions on the model server.
+        pinned: The versions that are loaded instead of the newest.
+        labels: Versions by label.
+    """
+    policy = f"specific {{ {' '.join(f'versions: {version}' for version in pinned)} }}"
+    return (
+        "  config {\n"
+        f"    name: {json.dumps(name)}\n"
+        f"    base_path: {json.dumps(base_path)}\n"
+        '    model_platform: "tensorflow"\n'
+        f"    model_version_policy {{ {policy if pinned else 'latest { num_versions: 2 }'} }}\n"
+        + "".join(
+            f"    version_labels {{ key: {json.dumps(label)} value: {version} }}\n"
+            for label, version in (labels or {}).items()
+        )
+        + "  }\n"
+    )
 
 
 def _versions(directory: Path) -> list[int]:

@@ -15,7 +15,8 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from exporter.errors import NoVersion
 from exporter.runtime.memory import lean_session, release
-from exporter.savedmodel.freezing import INPUT, FrozenGraph
+from exporter.savedmodel.freezing import FrozenGraph
+from microtome import tokenization
 
 METHOD = "tensorflow/serving/predict"
 SERVING = "serving_default"
@@ -26,21 +27,28 @@ Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, tf.Tensor]
 
 
-def write_saved_model(directory: Path, frozen: FrozenGraph, manifest: str) -> None:
-    """Write the SavedModel with its two signatures.
+def write_saved_model(directory: Path, frozen: FrozenGraph, manifest: str, tokenizer: bytes = b"") -> None:
+    """Write the SavedModel with its two signatures, or with the third that a text tower has.
 
     Args:
         directory: Must be empty.
         frozen: The graph; its outputs become those of `serving_default`.
         manifest: The answer of the signature `manifest`, once per number in its `query`. (TensorFlow Serving's batcher
             requires a batch dimension in every signature.)
+        tokenizer: Of a text tower, compressed: its parts answer the numbers in the query of the signature `tokenizer`.
     """
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(frozen.definition, name="")
         query = tf.compat.v1.placeholder(tf.int32, [None], name=f"{MANIFEST}/{QUERY}")
         answer = tf.fill(tf.shape(query), tf.constant(manifest), name=f"{MANIFEST}/answer")
-        serving = tensors(graph, {INPUT: INPUT}), tensors(graph, frozen.outputs)
-        save(directory, graph, {SERVING: serving, MANIFEST: ({QUERY: query}, {MANIFEST: answer})})
+        serving = tensors(graph, {frozen.input: frozen.input}), tensors(graph, frozen.outputs)
+        signatures = {SERVING: serving, MANIFEST: ({QUERY: query}, {MANIFEST: answer})}
+        if tokenizer:
+            name = tokenization.SIGNATURE
+            numbers = tf.compat.v1.placeholder(tf.int32, [None], name=f"{name}/{QUERY}")
+            parts = tf.gather(tf.constant(tokenization.parts(tokenizer)), numbers, name=f"{name}/answer")
+            signatures[name] = {QUERY: numbers}, {name: parts}
+        save(directory, graph, signatures)
 
 
 def tensors(graph: tf.Graph, nodes: Mapping[str, str]) -> Tensors:
@@ -94,11 +102,11 @@ class Loaded:
     functions: Sequence[str]
     session: tf.compat.v1.Session
 
-    def run(self, pixels: Array, outputs: Sequence[str] = ()) -> dict[str, Array]:
+    def run(self, inputs: Array, outputs: Sequence[str] = ()) -> dict[str, Array]:
         """Run a batch.
 
         Args:
-            pixels: uint8 [N, H, W, channels].
+            inputs: uint8 [N, H, W, channels], or int32 [N, T] for a text tower.
             outputs: Names of outputs; empty for all.
 
         Returns:
@@ -106,14 +114,19 @@ class Loaded:
         """
         signature = self.signatures[SERVING]
         fetches = {name: signature.outputs[name].name for name in outputs or signature.outputs}
-        answers: dict[str, Array] = self.session.run(fetches, {signature.inputs[INPUT].name: pixels})
+        (taken,) = signature.inputs.values()
+        answers: dict[str, Array] = self.session.run(fetches, {taken.name: inputs})
         return answers
 
     def manifests(self, count: int) -> list[bytes]:
         """Run the manifest signature for `count` copies."""
-        signature = self.signatures[MANIFEST]
-        feeds = {signature.inputs[QUERY].name: np.zeros(count, np.int32)}
-        return list(self.session.run(signature.outputs[MANIFEST].name, feeds))
+        return self.answered(MANIFEST, [0] * count)
+
+    def answered(self, name: str, query: Sequence[int]) -> list[bytes]:
+        """Run the signature `manifest`, or that of a text tower's tokenizer, once for each number."""
+        signature = self.signatures[name]
+        feeds = {signature.inputs[QUERY].name: np.array(query, np.int32)}
+        return list(self.session.run(signature.outputs[name].name, feeds))
 
 
 @contextlib.contextmanager

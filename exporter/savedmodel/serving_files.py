@@ -10,7 +10,6 @@ tensor, which keeps a record at about forty bytes.
 
 import contextlib
 import fcntl
-import json
 import os
 from pathlib import Path
 
@@ -18,8 +17,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from exporter.recipe.resolved import ModelRecipe
-from exporter.savedmodel.freezing import INPUT
-from exporter.savedmodel.publication import models_with_versions
+from exporter.savedmodel.freezing import INPUTS
+from exporter.savedmodel.publication import models_with_versions, served_entry
 from exporter.savedmodel.saved_model import SERVING
 
 BATCHING_FILE = "batching_params.pbtxt"
@@ -78,20 +77,8 @@ def write_serving_configuration(models: Path, served_from: Path | None = None) -
 
 
 def _models_config(models: Path, root: Path) -> str:
-    """List every model that has a version; the server does not start with a base path that has none.
-
-    The two newest versions stay loaded, as deploy/README.md states with its memory: the old one serves on while servers
-    find the new one at different times, and when the new one deviates from its golden vectors.
-    """
-    entries = [
-        "  config {\n"
-        f"    name: {json.dumps(name)}\n"
-        f"    base_path: {json.dumps(str(root / name))}\n"
-        '    model_platform: "tensorflow"\n'
-        "    model_version_policy { latest { num_versions: 2 } }\n"
-        "  }\n"
-        for name in models_with_versions(models)
-    ]
+    """List every model that has a version; the server does not start with a base path that has none."""
+    entries = [served_entry(name, str(root / name)) for name in models_with_versions(models)]
     return "model_config_list {\n" + "".join(entries) + "}\n"
 
 
@@ -142,6 +129,6 @@ def _request(recipe: ModelRecipe, size: int, *outputs: str) -> predict_pb2.Predi
     request = predict_pb2.PredictRequest(output_filter=outputs)
     request.model_spec.name = recipe.name
     request.model_spec.signature_name = SERVING
-    black = tf.make_tensor_proto(0, tf.uint8, (size, *recipe.input.shape))
-    request.inputs[INPUT].CopyFrom(black)
+    name, dtype = INPUTS[recipe.input.kind]
+    request.inputs[name].CopyFrom(tf.make_tensor_proto(0, dtype, (size, *recipe.input.shape)))
     return request

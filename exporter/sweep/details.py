@@ -11,7 +11,7 @@ import tensorflow as tf
 from exporter.head.projection import fit_pca, project, random_projection
 from exporter.recipe.resolved import DEFAULT_CALIBRATION_IMAGES, Projection
 from exporter.runtime.memory import lean_session
-from exporter.savedmodel.freezing import INPUT, FrozenGraph
+from exporter.savedmodel.freezing import FrozenGraph
 from exporter.sweep.candidates import Candidate
 from exporter.sweep.measures import Scores, Task
 
@@ -107,7 +107,7 @@ def milliseconds(
         tf.import_graph_def(graph.definition, name="")
         with tf.compat.v1.Session(graph=whole, config=lean_session()) as session:
             for output in outputs:
-                run = session.make_callable(f"{graph.outputs[output]}:0", [f"{INPUT}:0"])
+                run = session.make_callable(f"{graph.outputs[output]}:0", [f"{graph.input}:0"])
                 run(pixels)
                 run(pixels)
                 took = []

@@ -173,7 +173,7 @@ def features_of(  # noqa: PLR0913 -- what the user said
     of = np.concatenate([np.arange(len(held)), *[np.flatnonzero(~held)] * copies])
     kinds = np.concatenate([np.zeros(len(held), np.int64),
                             *(np.full((~held).sum(), kind) for kind in range(1, copies + 1))])  # fmt: skip
-    read = _Reader(photos, of, kinds, recipe.input, seed)
+    read = _Reader(photos, of, kinds, recipe.pixels, seed)
     lengths = {one.recipe.name: math.prod(one.shape) for one in slice_.outputs}
     with FeatureStore.opened(_folder(out, recipe, output), lengths, len(of), _head(recipe, graph, read)) as store:
         problems = extract(graph, read, store, f"{recipe.name}: computing vectors")
@@ -217,7 +217,7 @@ def altered(pixels: Array, seed: int) -> Array:
 def _head(recipe: ModelRecipe, graph: FrozenGraph, read: _Reader) -> dict[str, Any]:
     """Return all that decides the features of a store."""
     return {
-        "fingerprint": fingerprint(graph, recipe.input),
+        "fingerprint": fingerprint(graph, recipe.pixels),
         "photos": [read.photos[of].digest for of in read.of],
         "copies": [int(kind) for kind in read.kinds],
         "seed": read.seed if read.kinds.any() else 0,
@@ -225,7 +225,7 @@ def _head(recipe: ModelRecipe, graph: FrozenGraph, read: _Reader) -> dict[str, A
 
 
 def _folder(out: Path, recipe: ModelRecipe, output: OutputRecipe) -> Path:
-    names = json.dumps([recipe.name, recipe.backbone, recipe.weights, recorded(recipe.input), output.name])
+    names = json.dumps([recipe.name, recipe.backbone, recipe.weights, recorded(recipe.pixels), output.name])
     return out / "features" / hashlib.sha256(names.encode()).hexdigest()[:16]
 
 

@@ -181,10 +181,10 @@ def _gathered(request: NumberRequest, measured: MeasuredPhotos) -> NumberMateria
 
 
 def _with_warnings(measured: MeasuredPhotos, recipe: ModelRecipe) -> MeasuredPhotos:
-    if box_of(measured.columns) is None or recipe.input.resize == "squash":
+    if box_of(measured.columns) is None or recipe.pixels.resize == "squash":
         return measured
     said = (
-        f"The network sees a part of each photo, or bars beside it ({recipe.input.resize}), while boxes are fractions "
+        f"The network sees a part of each photo, or bars beside it ({recipe.pixels.resize}), while boxes are fractions "
         "of the whole photo. With input: {resize: squash, crop: none} in the recipe it sees all of it."
     )
     collection = measured.collection

@@ -85,7 +85,7 @@ def entry_of(request: Request | NumberRequest, default_output: str) -> dict[str,
 
 def _tuned_recipe(name: str, tuned: Tuned, found: Trained) -> str:
     """Return the recipe of a fine-tuned model: a backbone of the user's own."""
-    request, pixels = found.request, found.request.recipe.input
+    request, pixels = found.request, found.request.recipe.pixels
     entry: dict[str, Any] = {"name": request.name, "backbone": MODEL}
     keys = (
         *("resize", "shortest_side", "interpolation", "crop", "exif_orientation"),

@@ -244,7 +244,7 @@ def _fine_tuned(alone: Trained, tuning: Tuning) -> Trained:
     for line in _counts_table(before, after, str(found.backbone[first].name)):
         say(line)
     row = material.slice_.built.row
-    trainer = Trainer(found, request.recipe.input, row.scaling, tuning, request.out, request.seed)
+    trainer = Trainer(found, request.recipe.pixels, row.scaling, tuning, request.out, request.seed)
     weights = np.ones(len(rows))
     if request.balanced:
         sizes = np.bincount(material.labels[rows], minlength=len(material.classes))

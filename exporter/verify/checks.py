@@ -5,17 +5,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jsonschema
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from exporter.errors import VerificationFailed
+from exporter.errors import VerificationFailed, first_line
 from exporter.head.slicing import Slice
-from exporter.savedmodel.freezing import INPUT
+from exporter.savedmodel.freezing import INPUTS
 from exporter.savedmodel.manifest import check
 from exporter.savedmodel.publication import ASSETS, MANIFEST_FILE
 from exporter.savedmodel.saved_model import METHOD, SERVING, Loaded
 from exporter.savedmodel.serving_files import WARMUP_FILE
+from microtome import tokenization
+from microtome.manifest import TokensSpec
 
 SERVING_RELEASE = "2.20"
 """The newest release of TensorFlow Serving, and the TensorFlow that may write for it: docs/decisions/0001."""
@@ -79,14 +82,15 @@ def check_signatures(version: Loaded, slice_: Slice) -> Finding:
     received = {name: [dim.size for dim in info.tensor_shape.dim] for name, info in serving.outputs.items()}
     kinds = {info.dtype for info in serving.outputs.values()}
     methods = {signature.method_name for signature in version.signatures.values()}
-    takes = [dim.size for dim in serving.inputs[INPUT].tensor_shape.dim] if INPUT in serving.inputs else []
-    pixels = [-1, *slice_.pixels.shape]
-    sound = kinds == {tf.float32.as_datatype_enum} and methods == {METHOD} and takes == pixels
+    name, dtype = INPUTS[slice_.input.kind]
+    takes = [dim.size for dim in serving.inputs[name].tensor_shape.dim] if name in serving.inputs else []
+    wanted = [-1, *slice_.input.shape]
+    sound = kinds == {tf.float32.as_datatype_enum} and methods == {METHOD} and takes == wanted
     return expect(
         "signatures agree with the recipe",
         received == expected and sound,
-        f"uint8 {takes[1:]} in, {len(received)} outputs of float32",
-        f"Expected the signature outputs {expected}, float32, of {pixels}. Received: {received}, of {takes}.",
+        f"{dtype} {takes[1:]} in, {len(received)} outputs of float32",
+        f"Expected the signature outputs {expected}, float32, of {wanted}. Received: {received}, of {takes}.",
     )
 
 
@@ -103,12 +107,30 @@ def check_manifest(version: Loaded, slice_: Slice) -> Finding:
         return Finding(name, False, f"Expected a manifest by its schema. Received: {error.message}.")
     outputs = {output["name"]: output["shape"] for output in document["outputs"]}
     expected = {output.recipe.name: list(output.shape) for output in slice_.outputs}
-    sides = (document["input"]["height"], document["input"]["width"])
+    taken = document["input"]
+    given = [taken[key] for key in (("length",) if taken.get("kind") == "tokens" else ("height", "width"))]
     return expect(
         name,
-        outputs == expected and sides == (slice_.pixels.height, slice_.pixels.width),
+        outputs == expected and given == list(slice_.input.shape)[: len(given)],
         document["fingerprint"],
-        f"Expected a manifest with the outputs {expected}. Received: {outputs} of {sides[0]}x{sides[1]} pixels.",
+        f"Expected a manifest with the outputs {expected}. Received: {outputs} of {'x'.join(map(str, given))}.",
+    )
+
+
+def check_tokenizer(version: Loaded, spec: TokensSpec) -> Finding:
+    """Check that a text tower answers with the tokenizer of its manifest, as in its file, and that it can be used."""
+    name = "its tokenizer is there"
+    file = version.directory / ASSETS / tokenization.FILE
+    try:
+        answered = b"".join(version.answered(tokenization.SIGNATURE, range(spec.tokenizer.parts)))
+        if answered != file.read_bytes():
+            raise ValueError(f"Expected the signature to answer {file.name}. Received: something else.")  # noqa: TRY301
+        ids = tokenization.Tokenizer.load(tokenization.unpacked(answered, spec.tokenizer), spec).ids("A photo.")
+    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+        return Finding(name, False, f"Expected a tokenizer by its manifest. Received: {first_line(error)}")
+    used = np.count_nonzero(ids != spec.pad)
+    return Finding(
+        name, True, f"sha256 {spec.tokenizer.sha256[:12]}…, {spec.tokenizer.size:,} bytes, {used} tokens tried"
     )
 
 

@@ -11,7 +11,8 @@ from exporter.savedmodel.saved_model import Loaded
 from exporter.savedmodel.versions import manifest_of
 from exporter.verify.checks import Finding, expect
 from exporter.verify.keras_reference import reference
-from microtome.golden import INPUTS, SEED, GoldenCheck, golden_pixels, record
+from exporter.verify.sample_images import golden_inputs
+from microtome.golden import INPUTS, SEED, GoldenCheck, record
 from microtome.manifest import Golden
 
 Array = np.ndarray[Any, Any]
@@ -25,16 +26,15 @@ def recorded(slice_: Slice, projections: Mapping[str, Fitted]) -> Golden:
 def golden_reference(
     slice_: Slice, projections: Mapping[str, Fitted], golden: Golden | None = None
 ) -> dict[str, Array]:
-    """Return what Keras answers to the golden images, [inputs, ...] by output.
+    """Return what Keras answers to the golden inputs, [inputs, ...] by output.
 
     Args:
         slice_: In float32.
         projections: By output name.
-        golden: Whose images; None for those of a new manifest.
+        golden: Whose inputs; None for those of a new manifest.
     """
     seed, inputs = (golden.seed, golden.inputs) if golden else (SEED, INPUTS)
-    pixels = golden_pixels(seed, 0, inputs, *slice_.pixels.shape)
-    return reference(slice_, pixels, projections)
+    return reference(slice_, golden_inputs(slice_.input, seed, inputs), projections)
 
 
 def golden_deviations(version: Loaded) -> tuple[GoldenCheck | None, dict[str, float]]:
@@ -42,7 +42,7 @@ def golden_deviations(version: Loaded) -> tuple[GoldenCheck | None, dict[str, fl
     check = GoldenCheck.read(manifest_of(version.directory))
     if check is None:
         return None, {}
-    return check, check.deviations([version.run(pixels) for pixels in check.requests])
+    return check, check.deviations([version.run(inputs) for inputs in check.requests])
 
 
 def golden_findings(check: GoldenCheck, deviations: Mapping[str, float]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ Keras scales with its own `preprocess_input`; pooling, projection and normalisat
 from their definitions. Where two float32 results differ, the slice in float64 shows whether rounding explains it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,12 +27,12 @@ _PIXELS = 8 * 224 * 224
 """Pixels per batch; the tensors between layers take gigabytes for a few images of 600x600."""
 
 
-def reference(slice_: Slice, pixels: Array, projections: Mapping[str, Fitted] | None = None) -> dict[str, Array]:
+def reference(slice_: Slice, inputs: Array, projections: Mapping[str, Fitted] | None = None) -> dict[str, Array]:
     """Compute the reference outputs.
 
     Args:
         slice_: In float32 or float64, which is also the precision of the computation.
-        pixels: uint8 [N, H, W, channels].
+        inputs: uint8 [N, H, W, channels], or int32 [N, T] for a text tower.
         projections: By output name.
 
     Returns:
@@ -39,10 +40,10 @@ def reference(slice_: Slice, pixels: Array, projections: Mapping[str, Fitted] | 
     """
     parts: list[dict[str, Array]] = []
     dtype = np.dtype(slice_.model.inputs[0].dtype)
-    batch = max(1, _PIXELS // (slice_.pixels.height * slice_.pixels.width))
-    for start in range(0, len(pixels), batch):
-        images = _scaled(pixels[start : start + batch].astype(dtype), slice_.built.row)
-        features = compute(slice_.model, images)
+    batch = max(1, _PIXELS // math.prod(slice_.input.shape[:2]))
+    for start in range(0, len(inputs), batch):
+        given = inputs[start : start + batch].astype(dtype)
+        features = compute(slice_.model, given if slice_.input.kind == "tokens" else _scaled(given, slice_.built.row))
         parts.append({o.recipe.name: _embedding(features, o, projections or {}) for o in slice_.outputs})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -100,7 +101,7 @@ def compute(model: keras.Model, images: Array) -> dict[str, Array]:
 
     Args:
         model: From one tensor to a dictionary.
-        images: [N, H, W, channels], of the model's own dtype.
+        images: [N, H, W, channels], or token ids, of the model's own dtype.
     """
     network = Network(model)
     last = {id(tensor): index for index, call in enumerate(network.calls) for tensor in call.inputs}
@@ -124,12 +125,12 @@ class Float64Reference:
 
     Attributes:
         slice_: In float32.
-        pixels: uint8 [N, H, W, channels].
+        inputs: uint8 [N, H, W, channels], or int32 [N, T] for a text tower.
         projections: By output name.
     """
 
     slice_: Slice
-    pixels: Array
+    inputs: Array
     projections: Mapping[str, Fitted]
     _known: dict[int, dict[str, Array]] = field(default_factory=dict, init=False)
 
@@ -137,7 +138,7 @@ class Float64Reference:
         """Return the outputs of some images, float64 [len(rows), ...] by name; None if a layer fails in float64."""
         try:
             for row in set(rows.tolist()) - set(self._known):  # one at a time: float64 takes twice the memory
-                self._known[row] = reference(self._precise, self.pixels[row : row + 1], self.projections)
+                self._known[row] = reference(self._precise, self.inputs[row : row + 1], self.projections)
             found = [self._known[row] for row in rows.tolist()]
             return {name: np.concatenate([vectors[name] for vectors in found]) for name in found[0]}
         except Exception:  # noqa: BLE001, own layers may raise anything in float64

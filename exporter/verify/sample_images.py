@@ -1,4 +1,4 @@
-"""The images that models are tried on, and the differences between two results."""
+"""The images and token ids that models are tried on, and the differences between two results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from exporter.recipe.images import read_pixels
-from microtome.manifest import InputSpec
+from microtome.golden import golden_pixels, golden_tokens
+from microtome.manifest import InputSpec, TokensSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -25,12 +26,30 @@ def sample_pixels(height: int, width: int, channels: int = 3) -> Array:
     return np.stack([noise, gradient, checkerboard, grey]).astype(np.uint8)
 
 
-def with_images(pixels: InputSpec, files: Sequence[Path]) -> Array:
-    """Return the sample pixels followed by those of image files, uint8 [N, H, W, channels]."""
-    sample = sample_pixels(*pixels.shape)
+def sample_tokens(tokens: TokensSpec) -> Array:
+    """Return int32 [4, length]: noise, ids in a row, the largest id alone, and padding alone."""
+    found = np.full((4, tokens.length), tokens.pad, np.int32)
+    found[0] = np.random.default_rng(_SEED).integers(0, tokens.vocabulary, tokens.length)
+    found[1] = np.arange(tokens.length) % tokens.vocabulary
+    found[2, 0] = tokens.vocabulary - 1
+    return found
+
+
+def with_images(taken: InputSpec | TokensSpec, files: Sequence[Path]) -> Array:
+    """Return the sample pixels followed by those of image files, uint8 [N, H, W, channels]; or the sample tokens."""
+    if isinstance(taken, TokensSpec):
+        return sample_tokens(taken)
+    sample = sample_pixels(*taken.shape)
     if not files:
         return sample
-    return np.concatenate([sample, np.stack([read_pixels(path, pixels) for path in files])])
+    return np.concatenate([sample, np.stack([read_pixels(path, taken) for path in files])])
+
+
+def golden_inputs(taken: InputSpec | TokensSpec, seed: int, count: int) -> Array:
+    """Return the golden images or texts of a seed; see `microtome.golden`."""
+    if isinstance(taken, TokensSpec):
+        return golden_tokens(seed, 0, count, taken.length, taken.vocabulary, taken.pad)
+    return golden_pixels(seed, 0, count, *taken.shape)
 
 
 def relative_errors(actual: Array, expected: Array) -> Array:

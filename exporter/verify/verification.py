@@ -23,11 +23,20 @@ from exporter.savedmodel.manifest import Arithmetic, described_classes
 from exporter.savedmodel.publication import ASSETS
 from exporter.savedmodel.saved_model import loaded
 from exporter.savedmodel.versions import manifest_of, recipe_of
-from exporter.verify.checks import Finding, check_graph, check_manifest, check_signatures, check_warmup, expect
+from exporter.verify.checks import (
+    Finding,
+    check_graph,
+    check_manifest,
+    check_signatures,
+    check_tokenizer,
+    check_warmup,
+    expect,
+)
 from exporter.verify.golden_vectors import golden_deviations, golden_findings, golden_reference
 from exporter.verify.keras_reference import Float64Reference, reference
 from exporter.verify.sample_images import cosines, relative_errors, with_images
 from microtome.golden import GoldenCheck, sketch_deviations
+from microtome.manifest import TokensSpec
 
 EQUALITY = 1e-4
 """Largest relative difference from Keras, in float32."""
@@ -65,17 +74,20 @@ def verify(
         if not all(finding.ok for finding in findings):
             return findings  # the outputs are of another model
         findings.append(check_warmup(version))
+        of_text = isinstance(slice_.input, TokensSpec)
+        findings += [check_tokenizer(version, slice_.input)] if isinstance(slice_.input, TokensSpec) else []
         release()
-        pixels = with_images(slice_.pixels, images)
+        inputs = with_images(slice_.input, images)
         golden, deviations = golden_deviations(version)
-        together = version.run(pixels)
-        apart = [version.run(pixels[index : index + 1]) for index in range(len(pixels))]
+        together = version.run(inputs)
+        apart = [version.run(inputs[index : index + 1]) for index in range(len(inputs))]
     release()
     alone = {name: np.concatenate([vectors[name] for vectors in apart]) for name in together}
-    expected = reference(slice_, pixels, projections)
-    worst, exact = worst_cosines or {}, Float64Reference(slice_, pixels, projections or {})
-    findings += _compare(together, expected, EQUALITY, worst, "Keras on the same pixels", exact)
-    findings += _compare(together, alone, BATCH_INVARIANCE, worst, "the same image alone in its batch", exact)
+    expected = reference(slice_, inputs, projections)
+    worst, exact = worst_cosines or {}, Float64Reference(slice_, inputs, projections or {})
+    one, same = ("text", "token ids") if of_text else ("image", "pixels")
+    findings += _compare(together, expected, EQUALITY, worst, f"Keras on the same {same}", exact)
+    findings += _compare(together, alone, BATCH_INVARIANCE, worst, f"the same {one} alone in its batch", exact)
     if golden is not None:
         findings += golden_findings(golden, deviations)
     return findings
@@ -137,6 +149,8 @@ def verify_again(directory: Path, images: Path | None, sources: Path) -> list[Fi
         ImpossibleOption: There are no images in the folder.
     """
     recipe = recipe_of(directory, sources)
+    if images is not None and recipe.tower == "text":
+        raise ImpossibleOption(f"Expected no --images for {recipe.name}, which takes text. Received: {images}.")
     files = image_files(images, _MOST_IMAGES) if images is not None else []
     if images is not None and not files:
         raise ImpossibleOption(f"Expected a folder with images. Received: {images}, which has none.")

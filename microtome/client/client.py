@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from microtome.client import errors
 from microtome.client.errors import MicrotomeError
-from microtome.client.images import Crop, Cropped, Crops, ImageLike, Images, cropped, encode_all, is_one, regions
+from microtome.client.images import Crop, Cropped, Crops, ImageLike, Images, Text, cropped, encode_all, is_one, regions
 from microtome.client.options import CallOptions, ClassifyOptions, EmbedOptions, OutputNames, class_options, outputs
 from microtome.client.results import BatchResult, ModelInfo, Outcome, Prediction, predicted, stack, succeeded
 from microtome.client.retries import Retry, RetryPolicy
@@ -94,7 +94,7 @@ class Connection(ABC):
     async def _embed_group(
         self,
         images: Sequence[Any],
-        bodies: Sequence[bytes | MicrotomeError],
+        bodies: Sequence[bytes | Text | MicrotomeError],
         options: EmbedOptions,
         stopped: threading.Event,
     ) -> list[Outcome]:
@@ -119,7 +119,7 @@ class Connection(ABC):
         sound = [
             (place, Cropped(body, image.crop) if isinstance(image, Cropped) else body)
             for place, (image, body) in enumerate(zip(images, bodies, strict=True))
-            if isinstance(body, bytes)
+            if not isinstance(body, MicrotomeError)
         ]
         waiting = [sound] if sound else []
         while waiting:
@@ -136,8 +136,8 @@ class Connection(ABC):
                     waiting += [[one] for one in group]
                     continue
                 failures = error.failures if isinstance(error, errors.NoImageEmbedded) else {}
-                result = BatchResult(None, [failures.get(number, error) for number in range(len(group))])
-            for one, found in zip(group, result.results, strict=True):
+                result = BatchResult([None] * len(group), [failures.get(n, error) for n in range(len(group))])
+            for one, found, model in zip(group, result.results, result.models, strict=True):
                 place = one[0]
                 if isinstance(found, errors.MicrotomeError):
                     # The cause may be another image of the group, or temporary.
@@ -145,7 +145,7 @@ class Connection(ABC):
                         waiting.append([one])
                     results[place] = Outcome(images[place], error=found)
                 else:
-                    results[place] = succeeded(images[place], found, result.model)
+                    results[place] = succeeded(images[place], found, model)
         return results
 
     async def _call(self, call: Call[R], stopped: threading.Event) -> R:
@@ -168,6 +168,7 @@ class Client(Connection):
     with microtome.Client("http://localhost:8000") as client:
         vector = client.embed("cat.jpg")                       # float32 [D]
         vectors = client.embed(["cat.jpg", "coffee.jpg"])      # float32 [2, D]
+        words = client.embed(microtome.Text("a photo of a cat"), model="clip")
     ```
     """
 
@@ -193,7 +194,7 @@ class Client(Connection):
 
         Args:
             images: a file's path or bytes, a file object opened with "rb", a Pillow image, uint8 pixels [H,W,3], a
-                function that returns bytes; or a list of these.
+                function that returns bytes; a `Text`, for a model of images and text; or a list of these.
             output: the name of an output; or a list of names, `["all"]` for every one.
             crop: embed this region of each image, (x, y, width, height) in fractions; or a list of regions of each.
                 `Cropped` gives images regions of their own.
@@ -277,8 +278,8 @@ class Client(Connection):
             images: as for `embed`.
             output: the name of an output with classes; None for the one that classifies by default.
             crop: as for `embed`.
-            options: `model`, `version`, `cache`, `priority`, `top_k`, `min_score`, `function`: see `EmbedOptions` and
-                `ClassOptions`.
+            options: `model`, `version`, `cache`, `priority`, `top_k`, `min_score`, `function`, `labels`, `template`:
+                see `EmbedOptions` and `ClassOptions`.
 
         Returns:
             the prediction of one image, or a list of them for a list of images or of regions.

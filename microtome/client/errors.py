@@ -10,6 +10,7 @@
   x InternalError           an unforeseen failure of the server; its log has the cause
 """
 
+import re
 from collections.abc import Iterator, Mapping
 
 from microtome.errors import *  # noqa: F403, the whole tree is public under this name too
@@ -54,6 +55,14 @@ def named(kind: str, detail: str, *, retry_after: float = 0.0, request_id: str =
     if isinstance(error, TemporarilyUnable):
         error.retry_after = retry_after
     return error
+
+
+_PLACE = re.compile(r"\A(?:Image|Text) \d+: ")
+
+
+def unplaced(detail: str) -> str:
+    """Return what is wrong with an image or text without its place in the request, which a caller never sees."""
+    return _PLACE.sub("", detail)
 
 
 def none_embedded(detail: str, failures: Mapping[int, MicrotomeError]) -> MicrotomeError:

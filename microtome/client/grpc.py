@@ -12,10 +12,10 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from numpy.typing import NDArray
 
-from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
-from microtome.client.images import Cropped, together
+from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded, unplaced
+from microtome.client.images import Body, Text, together
 from microtome.client.options import NUMPY, EmbedOptions
-from microtome.client.results import BatchResult, Label, ModelInfo, ModelVersion, Prediction, default_first
+from microtome.client.results import BatchResult, Label, ModelInfo, ModelVersion, Prediction, default_first, family_of
 from microtome.client.transports import Call
 from microtome.v1 import embedding_pb2 as messages
 from microtome.v1.embedding_pb2_grpc import EmbeddingServiceStub
@@ -43,7 +43,7 @@ class GrpcTransport:
         self._stub: Any = EmbeddingServiceStub(channel)
         self.close = channel.close
 
-    def embed(self, images: Sequence[bytes | Cropped], options: EmbedOptions) -> Call[BatchResult]:
+    def embed(self, images: Sequence[Body], options: EmbedOptions) -> Call[BatchResult]:
         """Embed the images of one request, or regions of them; a bad one has an error in its place."""
         request = embed_request(images, options)
         method = self._stub.Embed if options.classes is None else self._stub.Classify
@@ -81,9 +81,7 @@ def _channel(library: Any, url: str, ca_file: str | None) -> Any:  # noqa: ANN40
     return library.secure_channel(f"{host}:{parts.port or 443}", credentials, options=_OPTIONS)
 
 
-def embed_request(
-    images: Sequence[bytes | Cropped], options: EmbedOptions
-) -> messages.EmbedRequest | messages.ClassifyRequest:
+def embed_request(images: Sequence[Body], options: EmbedOptions) -> messages.EmbedRequest | messages.ClassifyRequest:
     """Return the request message."""
     asked = messages.EmbedOptions(
         model=options.model or "",
@@ -97,7 +95,9 @@ def embed_request(
         priority=f"PRIORITY_{options.priority.upper()}",
     )
     sent = [
-        messages.Image(data=file, crops=[messages.Crop(**dict(zip(_CROP, crop, strict=True))) for crop in crops])
+        messages.Image(text=file.text)
+        if isinstance(file, Text)
+        else messages.Image(data=file, crops=[messages.Crop(**dict(zip(_CROP, crop, strict=True))) for crop in crops])
         for file, crops in together(images)
     ]
     if options.classes is None:
@@ -107,6 +107,8 @@ def embed_request(
         top_k=labels.top_k,
         min_score=labels.min_score,
         function=f"FUNCTION_{labels.function.upper()}" if labels.function else messages.FUNCTION_UNSPECIFIED,
+        labels=labels.labels,
+        templates=labels.template,
     )
     return messages.ClassifyRequest(options=asked, images=sent, classes=classes)
 
@@ -119,14 +121,19 @@ def read_embed(response: messages.EmbedResponse | messages.ClassifyResponse, cou
     """
     if len(response.results) != count:
         raise UnexpectedAnswer(f"Expected {count} results, received {len(response.results)}.")
-    model = response.model
-    version = ModelVersion(model.name, model.version, model.fingerprint)
-    return BatchResult(version, [_result(place, result) for place, result in enumerate(response.results)])
+    first = _version(response.model)
+    towers = {tower.tower: _version(tower) for tower in response.towers}
+    models = [None if one.HasField("error") else towers.get(one.tower, first) for one in response.results]
+    return BatchResult(models, list(map(_result, response.results)))
 
 
-def _result(place: int, result: messages.ImageResult) -> Mapping[str, NDArray[Any] | Prediction] | MicrotomeError:
+def _version(model: messages.ModelVersion) -> ModelVersion:
+    return ModelVersion(model.name, model.version, model.fingerprint, model.tower, model.space)
+
+
+def _result(result: messages.ImageResult) -> Mapping[str, NDArray[Any] | Prediction] | MicrotomeError:
     if result.HasField("error"):
-        error = _from_status(result.error, place)
+        error = _from_status(result.error)
         return error or UnexpectedAnswer(f"An image failed without a reason: {result.error.message}")
     found: dict[str, NDArray[Any] | Prediction] = {
         e.output: np.frombuffer(e.data, _NUMPY[e.dtype]) for e in result.embeddings
@@ -139,17 +146,25 @@ def _result(place: int, result: messages.ImageResult) -> Mapping[str, NDArray[An
 
 def read_models(response: messages.ListModelsResponse) -> list[ModelInfo]:
     """Read the list of models, in which the default model is first."""
-    return [
-        ModelInfo(
-            name=model.name,
-            ready=model.ready,
-            version=model.version or None,
-            fingerprint=model.fingerprint or None,
-            outputs=default_first({o.name: tuple(o.shape) for o in model.outputs}, model.default_output),
-            manifest=json.loads(model.manifest_json) if model.manifest_json else None,
+    found: list[ModelInfo] = []
+    for model in response.models:
+        if model.family == model.name:
+            found.append(family_of(model.name, list(map(_version, model.towers)), found, ready=model.ready))
+            continue
+        found.append(
+            ModelInfo(
+                name=model.name,
+                ready=model.ready,
+                version=model.version or None,
+                fingerprint=model.fingerprint or None,
+                outputs=default_first({o.name: tuple(o.shape) for o in model.outputs}, model.default_output),
+                manifest=json.loads(model.manifest_json) if model.manifest_json else None,
+            )
         )
-        for model in response.models
-    ]
+    towers = {tower.name for info in found for tower in info.towers.values()}
+    alone = [info for info in found if info.name not in towers]
+    # Where both towers of one model are all that there is, the server takes requests without a name for that one.
+    return [*alone, *(info for info in found if info not in alone)] if len(alone) == 1 else found
 
 
 def _from_call(url: str, error: Any) -> MicrotomeError:  # noqa: ANN401, of two kinds that share no type
@@ -163,7 +178,7 @@ def _from_call(url: str, error: Any) -> MicrotomeError:  # noqa: ANN401, of two 
     return named(kind, f"{url}: {error.code().name}: {error.details()}")
 
 
-def _from_status(status: Any, place: int = -1) -> MicrotomeError | None:  # noqa: ANN401, these stubs have no types
+def _from_status(status: Any) -> MicrotomeError | None:  # noqa: ANN401, these stubs have no types
     reason, retry_after, request_id, failures = "", 0.0, "", {}
     for detail in status.details:
         info, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
@@ -179,14 +194,14 @@ def _from_status(status: Any, place: int = -1) -> MicrotomeError | None:  # noqa
     if kind == "no-image-embedded":
         return none_embedded(status.message, failures)
     # The image's place in the request means nothing to a caller, who never sees the request.
-    detail = status.message.removeprefix(f"Image {place}: ")
+    detail = unplaced(status.message)
     return named(kind, detail, retry_after=retry_after, request_id=request_id)
 
 
 def _violation(violation: Any) -> tuple[int, MicrotomeError]:  # noqa: ANN401, as above
     """Read the error of one image, whose field is `images[3]`."""
     place = int(violation.field.removeprefix("images[").removesuffix("]"))
-    return place, named(_kind(violation.reason), violation.description.removeprefix(f"Image {place}: "))
+    return place, named(_kind(violation.reason), unplaced(violation.description))
 
 
 def _kind(reason: str) -> str:

@@ -16,16 +16,19 @@ import ormsgpack
 from numpy.typing import NDArray
 
 from microtome.client import errors
-from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded
-from microtome.client.images import Cropped, together
+from microtome.client.errors import MicrotomeError, UnexpectedAnswer, named, none_embedded, unplaced
+from microtome.client.images import Body, Crop, Text, together
 from microtome.client.options import NUMPY, EmbedOptions
-from microtome.client.results import BatchResult, Label, ModelInfo, ModelVersion, Prediction, default_first
+from microtome.client.results import BatchResult, Label, ModelInfo, ModelVersion, Prediction, default_first, family_of
 from microtome.client.transports import Call
 
 _TRY_AGAIN = {429: "overloaded", 502: "unreachable", 503: "unreachable", 504: "deadline-exceeded"}
 """Errors of statuses without a problem document, which come from a proxy."""
 
 _PREFIX = "urn:microtome:problem:"
+
+_IN_BODY = ("labels", "template")
+"""Options that are sent in the body: many labels are too long for an address."""
 
 Found = Mapping[str, NDArray[Any] | Prediction]
 """An image's vectors and predictions, by output."""
@@ -46,7 +49,7 @@ class HttpTransport:
         )
         self.close = self._client.aclose if asynchronous else self._client.close
 
-    def embed(self, images: Sequence[bytes | Cropped], options: EmbedOptions) -> Call[BatchResult]:
+    def embed(self, images: Sequence[Body], options: EmbedOptions) -> Call[BatchResult]:
         """Embed the images of one request, or regions of them; a bad one has an error in its place."""
         return Call(
             lambda timeout: self._client.request(**embed_request(images, options, timeout)),
@@ -78,7 +81,7 @@ class HttpTransport:
             raise UnexpectedAnswer(f"{self._url}: {error}") from error
 
 
-def embed_request(images: Sequence[bytes | Cropped], options: EmbedOptions, timeout: float) -> dict[str, Any]:
+def embed_request(images: Sequence[Body], options: EmbedOptions, timeout: float) -> dict[str, Any]:
     """Return the arguments of `httpx.Client.request`."""
     labels = options.classes
     params: dict[str, Any] = {
@@ -91,7 +94,7 @@ def embed_request(images: Sequence[bytes | Cropped], options: EmbedOptions, time
         "dimensions": options.dimensions,
         "cache": options.cache if options.cache != "use" else None,
         "priority": options.priority if options.priority != "interactive" else None,
-        **(asdict(labels) if labels else {}),
+        **({name: value for name, value in asdict(labels).items() if name not in _IN_BODY} if labels else {}),
     }
     request: dict[str, Any] = {
         "method": "POST",
@@ -104,17 +107,23 @@ def embed_request(images: Sequence[bytes | Cropped], options: EmbedOptions, time
         "timeout": timeout,
     }
     files = together(images)
-    if len(files) == 1:
+    words = {name: getattr(labels, name) for name in _IN_BODY if getattr(labels, name, ())}
+    if len(files) == 1 and isinstance(files[0][0], bytes) and not words:
         ((request["content"], crops),) = files
         request["headers"]["Content-Type"] = "application/octet-stream"
         request["params"] |= {"crop": [",".join(map(repr, crop)) for crop in crops]} if crops else {}
-    elif any(crops for _, crops in files):
-        items = [{"b64": b64encode(file).decode(), **({"crop": crops} if crops else {})} for file, crops in files]
-        request["json"] = {"images": items}
+    elif words or any(crops or isinstance(file, Text) for file, crops in files):
+        request["json"] = {"images": [_item(file, crops) for file, crops in files], **words}
     else:
         # A part must have a file name; the server ignores it.
         request["files"] = [("image", ("image", file, "application/octet-stream")) for file, _ in files]
     return request
+
+
+def _item(file: bytes | Text, crops: Sequence[Crop]) -> dict[str, object]:
+    if isinstance(file, Text):
+        return {"text": file.text}
+    return {"b64": b64encode(file).decode(), **({"crop": crops} if crops else {})}
 
 
 def read_embed(response: httpx.Response, count: int, options: EmbedOptions) -> BatchResult:
@@ -127,8 +136,20 @@ def read_embed(response: httpx.Response, count: int, options: EmbedOptions) -> B
         raise _refusal(response)
     with _understood(response):
         document = response.json() if options.classes else ormsgpack.unpackb(response.content)
-        model = ModelVersion(document["model"], document["version"], document["fingerprint"])
-        return BatchResult(model, _placed(document, count, options))
+        return BatchResult(_answering(document, count), _placed(document, count, options))
+
+
+def _answering(document: Mapping[str, Any], count: int) -> list[ModelVersion | None]:
+    """Return the model that has answered each image: of a model of images and text, one of its towers."""
+    towers = {one["tower"]: _tower(one) for one in document.get("towers") or ()}
+    first = ModelVersion(document["model"], document["version"], document["fingerprint"])
+    first = next(iter(towers.values()), first)
+    found: list[ModelVersion | None] = [first] * count
+    for entry in document["embeddings"]:
+        found[entry["index"]] = towers.get(entry.get("tower"), first)
+    for fault in document["errors"]:
+        found[fault["index"]] = None
+    return found
 
 
 def _placed(document: Mapping[str, Any], count: int, options: EmbedOptions) -> list[Found | MicrotomeError]:
@@ -150,7 +171,7 @@ def _placed(document: Mapping[str, Any], count: int, options: EmbedOptions) -> l
 
 def _fault(fault: Mapping[str, Any]) -> MicrotomeError:
     # The image's place in the request means nothing to a caller, who never sees the request.
-    detail = fault["detail"].removeprefix(f"Image {fault['index']}: ")
+    detail = unplaced(fault["detail"])
     return named(fault["type"].removeprefix(_PREFIX), detail)
 
 
@@ -165,7 +186,14 @@ def read_models(response: httpx.Response) -> list[ModelInfo]:
     with _understood(response):
         document = response.json()
         first = document["default"]
-        return sorted((_model(entry) for entry in document["models"]), key=lambda info: info.name != first)
+        models = list(map(_model, document["models"]))
+        for one in document.get("families", ()):
+            models.append(family_of(one["name"], list(map(_tower, one["towers"])), models, ready=one["ready"]))
+        return sorted(models, key=lambda info: info.name != first)
+
+
+def _tower(one: Mapping[str, Any]) -> ModelVersion:
+    return ModelVersion(one["model"], one["version"], one["fingerprint"], one["tower"], one["space"] or "")
 
 
 def _model(entry: Mapping[str, Any]) -> ModelInfo:

@@ -53,6 +53,17 @@ class Cropped:
         object.__setattr__(self, "crop", region)
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, for a model of images and text: a plain string is the path of a file.
+
+    Attributes:
+        text: such as `a photo of a cat`.
+    """
+
+    text: str
+
+
 def cropped(images: Iterable[Any], crops: Sequence[Crop]) -> list[Any]:
     """Return each region of each image; the images themselves where there are no regions."""
     return [Cropped(image, crop) for image in images for crop in crops] if crops else list(images)
@@ -73,9 +84,9 @@ def regions(crop: Crops) -> list[Crop]:
     return [Cropped(None, each).crop for each in listed]
 
 
-def together(images: "Sequence[bytes | Cropped]") -> list[tuple[bytes, list[Crop]]]:
-    """Return each file once, with its regions where some follow each other; none for all of an image."""
-    found: list[tuple[bytes, list[Crop]]] = []
+def together(images: "Sequence[Body]") -> list[tuple[bytes | Text, list[Crop]]]:
+    """Return each file or text once, with its regions where some follow each other; none for all of an image."""
+    found: list[tuple[bytes | Text, list[Crop]]] = []
     for image in images:
         if not isinstance(image, Cropped):
             found.append((image, []))
@@ -85,6 +96,9 @@ def together(images: "Sequence[bytes | Cropped]") -> list[tuple[bytes, list[Crop
             found.append((image.image, [image.crop]))
     return found
 
+
+Body: TypeAlias = bytes | Cropped | Text
+"""What is sent of an image: a file's bytes, a region of them, or a text."""
 
 ImageLike: TypeAlias = Union[
     str,
@@ -97,8 +111,9 @@ ImageLike: TypeAlias = Union[
     "PillowImage.Image",
     "NDArray[Any]",
     Cropped,
+    Text,
 ]
-"""An image: a file's path, its bytes, an open file, a function that returns bytes, a Pillow image, or pixels.
+"""An image: a file's path, its bytes, an open file, a function that returns bytes, a Pillow image, pixels; or a text.
 
 A file is open in binary mode and is read from its position to its end. Pixels are uint8, [H,W] grey, [H,W,3] RGB or
 [H,W,4] RGB and alpha.
@@ -181,11 +196,17 @@ def is_one(images: object) -> bool:
     )
 
 
-def encode_all(images: Iterable[Any]) -> list[bytes | MicrotomeError]:
-    """Encode several; an image that fails has its error in its place. An image with several regions is read once."""
-    found: list[bytes | MicrotomeError] = []
+def encode_all(images: Iterable[Any]) -> list[bytes | Text | MicrotomeError]:
+    """Encode several; texts stay what they are, and an image that fails has its error in its place.
+
+    An image with several regions is read once.
+    """
+    found: list[bytes | Text | MicrotomeError] = []
     read: dict[int, bytes | MicrotomeError] = {}
     for image in images:
+        if isinstance(image, Text):
+            found.append(_sendable(image))
+            continue
         whole = id(image.image) if isinstance(image, Cropped) else None
         try:
             body = read[whole] if whole in read else encode(image)
@@ -195,6 +216,14 @@ def encode_all(images: Iterable[Any]) -> list[bytes | MicrotomeError]:
             read[whole] = body
         found.append(body)
     return found
+
+
+def _sendable(text: Text) -> Text | MicrotomeError:
+    try:
+        text.text.encode()
+    except (UnicodeEncodeError, AttributeError):
+        return UnreadableImage(f"Expected Text of a string that can be written as UTF-8. Received {text.text!r}.")
+    return text
 
 
 def _from_pixels(pixels: "NDArray[Any]") -> "PillowImage.Image":

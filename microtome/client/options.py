@@ -29,11 +29,15 @@ class ClassOptions:
         top_k: the most labels of an image and output.
         min_score: leave out labels with a lower score; None leaves out none.
         function: from logits to scores; None for the output's own.
+        labels: of a model of images and text: what to choose among, in words; () for the model's own classes.
+        template: each label stands for `{}` in it; of several the vectors are averaged. () for the server's.
     """
 
     top_k: int = 5
     min_score: float | None = None
     function: Function | None = None
+    labels: tuple[str, ...] = ()
+    template: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +91,25 @@ class ClassifyOptions(TypedDict, total=False):
     top_k: int
     min_score: float | None
     function: Function | None
+    labels: Sequence[str]
+    template: str | Sequence[str]
 
 
 def class_options(given: ClassifyOptions, output: tuple[str, ...]) -> EmbedOptions:
-    """Return the options of a request for labels."""
-    labels = ClassOptions(given.get("top_k", 5), given.get("min_score"), given.get("function"))
+    """Return the options of a request for labels.
+
+    Raises:
+        ValueError: `labels` is no list.
+    """
+    if isinstance(given.get("labels"), str):
+        raise ValueError("Expected `labels` to be a list of texts, received one text.")  # noqa: TRY004, as of all options
+    labels = ClassOptions(
+        given.get("top_k", 5),
+        given.get("min_score"),
+        given.get("function"),
+        tuple(given.get("labels", ())),
+        outputs(given.get("template")),
+    )
     return EmbedOptions(
         given.get("model"),
         given.get("version"),
@@ -103,5 +121,5 @@ def class_options(given: ClassifyOptions, output: tuple[str, ...]) -> EmbedOptio
 
 
 def outputs(given: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Normalise what a caller may write for `output`."""
+    """Normalise what a caller may write for `output`, one or several."""
     return () if given is None else (given,) if isinstance(given, str) else tuple(given)

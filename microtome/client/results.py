@@ -12,11 +12,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """The model that computed a vector. Vectors are comparable when their fingerprints are equal."""
+    """The model that computed a vector.
+
+    Attributes:
+        tower: `image` or `text` for a model of images and text; "" for any other.
+        space: of such a model, the same for both towers; "" for any other.
+    """
 
     name: str
     version: int
     fingerprint: str
+    tower: str = ""
+    space: str = ""
+
+    @property
+    def frame(self) -> str:
+        """Vectors compare where this is equal: the space, or the fingerprint where there is none."""
+        return self.space or self.fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +119,10 @@ class BatchResult:
     """The result of one request: for each image its vectors and predictions by output, or its error.
 
     Attributes:
-        model: the model that answered; None when no image has vectors.
+        models: which model answered each; None for an error.
     """
 
-    model: ModelVersion | None
+    models: Sequence[ModelVersion | None]
     results: Sequence["Mapping[str, NDArray[Any] | Prediction] | MicrotomeError"]
 
 
@@ -129,7 +141,9 @@ class ModelInfo:
         ready: whether it takes requests.
         version: the version in use; None while there is none.
         outputs: the vectors' shapes by output, the default output first.
-        manifest: the model's own description, see docs/architecture.md; None while there is no version.
+        manifest: the model's own description, see docs/architecture.md; None while there is no version. Of a model of
+            images and text it is the image tower's, as version, fingerprint and outputs are.
+        towers: of such a model, `image` and `text`; of any other none.
     """
 
     name: str
@@ -138,6 +152,34 @@ class ModelInfo:
     fingerprint: str | None
     outputs: Mapping[str, tuple[int, ...]]
     manifest: Mapping[str, Any] | None
+    towers: Mapping[str, ModelVersion] = field(default_factory=dict)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether texts can be embedded by this name."""
+        return "text" in self.towers or (self.manifest or {}).get("tower") == "text"
+
+    @property
+    def space(self) -> str:
+        """The space of its vectors; "" where it has none."""
+        towers = list(self.towers.values())
+        return towers[0].space if towers else (self.manifest or {}).get("space") or ""
+
+
+def family_of(name: str, towers: Sequence[ModelVersion], models: Sequence[ModelInfo], *, ready: bool) -> ModelInfo:
+    """Describe a model of images and text, which requests name for both of its towers, by its image tower."""
+    named = {tower.tower: tower for tower in towers}
+    image = named.get("image")
+    known = next((info for info in models if image and info.name == image.name), None)
+    return ModelInfo(
+        name=name,
+        ready=ready,
+        version=image.version if image else None,
+        fingerprint=image.fingerprint if image else None,
+        outputs=known.outputs if known else {},
+        manifest=known.manifest if known else None,
+        towers=named,
+    )
 
 
 def default_first(outputs: Mapping[str, tuple[int, ...]], default: str | None) -> dict[str, tuple[int, ...]]:
@@ -195,8 +237,9 @@ def _all_of_one_version(outcomes: Sequence[Outcome], *, one: bool = False) -> No
                 outcome.error.add_note(f"It was image {place} of {len(outcomes)}.")
             raise outcome.error
     found = {outcome.model for outcome in outcomes if outcome.model}
-    if len({model.fingerprint for model in found}) > 1:
-        versions = ", ".join(f"version {model.version}" for model in sorted(found, key=lambda model: model.version))
+    if len({model.frame for model in found}) > 1:
+        ordered = sorted(found, key=lambda model: (model.version, model.tower))
+        versions = ", ".join(f"{model.tower} version {model.version}".strip() for model in ordered)
         raise MixedVersions(
             f"Expected one version of {next(iter(found)).name!r}, received {versions}: it changed in mid-call. "
             "Call again, or ask for one with version=…"

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from microtome.client.images import Cropped
+from microtome.client.images import Body
 from microtome.client.options import EmbedOptions
 from microtome.client.results import BatchResult, ModelInfo
 
@@ -28,7 +28,7 @@ class Call(Generic[R]):
 class Transport(Protocol):
     """Connections to one gateway, for ordinary code or for asyncio."""
 
-    def embed(self, images: Sequence[bytes | Cropped], options: EmbedOptions) -> Call[BatchResult]:
+    def embed(self, images: Sequence[Body], options: EmbedOptions) -> Call[BatchResult]:
         """Embed the images of one request, or regions of them; a bad one has an error in its place."""
         ...
 

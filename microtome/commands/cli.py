@@ -26,6 +26,10 @@ COMMANDS = {
     "look": ("exporter.cli", "show what a layer sees: photos that excite its channels, reconstructions, heat maps"),
     "recipe": ("exporter.cli", "print the JSON schema of recipes"),
     "rollout": ("microtome.commands.rollout.command", "take another version of a model into use while requests run"),
+    "manifests": (
+        "microtome.commands.manifests",
+        "write the files of deploy/ for a recipe: Compose, Kubernetes",
+    ),
     "doctor": (
         "microtome.commands.doctor.command",
         "check this machine, models, Redis and gateways; say what to do",
@@ -46,7 +50,7 @@ _TASKS = {
     "Choose a layer": ("sweep",),
     "Train": ("train",),
     "See what a model is": ("look", "inspect", "bench", "verify"),
-    "Operate": ("doctor", "rollout", "cache"),
+    "Operate": ("manifests", "doctor", "rollout", "cache"),
 }
 """What people come to do, and the commands for it."""
 

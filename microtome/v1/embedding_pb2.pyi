@@ -75,14 +75,16 @@ FUNCTION_SIGMOID: Function
 FUNCTION_NONE: Function
 
 class Image(_message.Message):
-    __slots__ = ("data", "url", "crops")
+    __slots__ = ("data", "url", "text", "crops")
     DATA_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     CROPS_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     url: str
+    text: str
     crops: _containers.RepeatedCompositeFieldContainer[Crop]
-    def __init__(self, data: _Optional[bytes] = ..., url: _Optional[str] = ..., crops: _Optional[_Iterable[_Union[Crop, _Mapping]]] = ...) -> None: ...
+    def __init__(self, data: _Optional[bytes] = ..., url: _Optional[str] = ..., text: _Optional[str] = ..., crops: _Optional[_Iterable[_Union[Crop, _Mapping]]] = ...) -> None: ...
 
 class Crop(_message.Message):
     __slots__ = ("x", "y", "width", "height")
@@ -127,12 +129,14 @@ class EmbedRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
-    __slots__ = ("model", "results")
+    __slots__ = ("model", "results", "towers")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    TOWERS_FIELD_NUMBER: _ClassVar[int]
     model: ModelVersion
     results: _containers.RepeatedCompositeFieldContainer[ImageResult]
-    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ...) -> None: ...
+    towers: _containers.RepeatedCompositeFieldContainer[ModelVersion]
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ..., towers: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
 
 class EmbedStreamRequest(_message.Message):
     __slots__ = ("options", "id", "image", "more", "reads_more")
@@ -183,14 +187,18 @@ class StreamAnswer(_message.Message):
     def __init__(self, id: _Optional[str] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ..., result: _Optional[_Union[ImageResult, _Mapping]] = ...) -> None: ...
 
 class ClassOptions(_message.Message):
-    __slots__ = ("top_k", "min_score", "function")
+    __slots__ = ("top_k", "min_score", "function", "labels", "templates")
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATES_FIELD_NUMBER: _ClassVar[int]
     top_k: int
     min_score: float
     function: Function
-    def __init__(self, top_k: _Optional[int] = ..., min_score: _Optional[float] = ..., function: _Optional[_Union[Function, str]] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    templates: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, top_k: _Optional[int] = ..., min_score: _Optional[float] = ..., function: _Optional[_Union[Function, str]] = ..., labels: _Optional[_Iterable[str]] = ..., templates: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("options", "images", "classes")
@@ -203,12 +211,14 @@ class ClassifyRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., classes: _Optional[_Union[ClassOptions, _Mapping]] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("model", "results")
+    __slots__ = ("model", "results", "towers")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    TOWERS_FIELD_NUMBER: _ClassVar[int]
     model: ModelVersion
     results: _containers.RepeatedCompositeFieldContainer[ImageResult]
-    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ...) -> None: ...
+    towers: _containers.RepeatedCompositeFieldContainer[ModelVersion]
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ..., towers: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
 
 class ClassifyStreamRequest(_message.Message):
     __slots__ = ("options", "id", "image", "more", "reads_more", "classes")
@@ -243,26 +253,32 @@ class ClassifyStreamResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ..., result: _Optional[_Union[ImageResult, _Mapping]] = ..., more: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., max_images: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("name", "version", "fingerprint")
+    __slots__ = ("name", "version", "fingerprint", "tower", "space")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TOWER_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     fingerprint: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+    tower: str
+    space: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., tower: _Optional[str] = ..., space: _Optional[str] = ...) -> None: ...
 
 class ImageResult(_message.Message):
-    __slots__ = ("embeddings", "error", "predictions", "crop")
+    __slots__ = ("embeddings", "error", "predictions", "crop", "tower")
     EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     CROP_FIELD_NUMBER: _ClassVar[int]
+    TOWER_FIELD_NUMBER: _ClassVar[int]
     embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
     error: _status_pb2.Status
     predictions: _containers.RepeatedCompositeFieldContainer[Prediction]
     crop: Crop
-    def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., crop: _Optional[_Union[Crop, _Mapping]] = ...) -> None: ...
+    tower: str
+    def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., crop: _Optional[_Union[Crop, _Mapping]] = ..., tower: _Optional[str] = ...) -> None: ...
 
 class Prediction(_message.Message):
     __slots__ = ("output", "labels", "rejected", "cache")
@@ -325,7 +341,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "ready", "version", "fingerprint", "outputs", "default_output", "max_batch_size", "manifest_json", "versions")
+    __slots__ = ("name", "ready", "version", "fingerprint", "outputs", "default_output", "max_batch_size", "manifest_json", "versions", "family", "tower", "space", "towers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -335,6 +351,10 @@ class Model(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    TOWER_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
+    TOWERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     ready: bool
     version: int
@@ -344,7 +364,11 @@ class Model(_message.Message):
     max_batch_size: int
     manifest_json: str
     versions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., default_output: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ...) -> None: ...
+    family: str
+    tower: str
+    space: str
+    towers: _containers.RepeatedCompositeFieldContainer[ModelVersion]
+    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., default_output: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., manifest_json: _Optional[str] = ..., versions: _Optional[_Iterable[int]] = ..., family: _Optional[str] = ..., tower: _Optional[str] = ..., space: _Optional[str] = ..., towers: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
 
 class Output(_message.Message):
     __slots__ = ("name", "layer", "pooling", "shape", "kind", "labels")

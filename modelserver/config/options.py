@@ -4,6 +4,7 @@ import difflib
 from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, HelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,6 +139,12 @@ class Options:
                 f"Expected --max_request_bytes from 1 to {LARGEST_REQUEST_BYTES} and --max_request_rows from 0. "
                 f"Received: {self.max_request_bytes} and {self.max_request_rows}"
             )
+        for known in fields(self):
+            value = getattr(self, known.name)
+            # Below 0 it has a meaning: never.
+            least = -inf if known.name == "file_system_poll_wait_seconds" else 0
+            if isinstance(value, int | float) and not (isfinite(value) and value >= least):
+                raise UsageError(f"Expected --{known.name} to be a number from 0. Received: {value}")
 
 
 def parse(argv: Sequence[str]) -> tuple[Options, list[str]]:

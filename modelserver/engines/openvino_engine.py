@@ -1,4 +1,4 @@
-"""Executes ``serving_default`` with OpenVINO, and answers ``manifest`` from the file next to the graph.
+"""Executes ``serving_default`` with OpenVINO, and answers ``manifest`` and ``tokenizer`` from files next to the graph.
 
 OpenVINO reads one signature, and computes no text: a version with others, which the exporter never writes, is refused.
 Nothing here needs TensorFlow. The network is cut to the outputs of a request; each cut is compiled on first use and has
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from microtome import tokenization
 from microtome.protobuf import BYTES, field_prefix, fields
 from microtome.tfserving.v1 import serving_pb2 as pb
 from modelserver.config.manifest import MANIFEST, precision
@@ -88,9 +89,8 @@ class OpenVinoEngine:
                 f"Expected a signature {DEFAULT_SIGNATURE!r}, which is what OpenVINO computes. Received: "
                 f"{', '.join(sorted(signatures)) or 'none'}. --engine=tensorflow serves any signature"
             )
-        manifest = (path / MANIFEST).read_bytes() if (path / MANIFEST).is_file() else None
-        answered = {DEFAULT_SIGNATURE} if manifest is None else {DEFAULT_SIGNATURE, MANIFEST_SIGNATURE}
-        if others := signatures.keys() - answered:
+        answers = _answers(path)
+        if others := signatures.keys() - {DEFAULT_SIGNATURE, *answers}:
             raise FailedPrecondition(
                 f"OpenVINO computes {DEFAULT_SIGNATURE!r} alone. Received signatures beside it: "
                 f"{', '.join(sorted(others))}. --engine=tensorflow serves any signature"
@@ -108,7 +108,7 @@ class OpenVinoEngine:
             compiled: openvino.CompiledModel = self._core.compile_model(part, "CPU", properties)
             return compiled
 
-        return OpenVinoModel(signatures, model, compiled, manifest)
+        return OpenVinoModel(signatures, model, compiled, answers)
 
     def computes_in_bfloat16(self, exported: str) -> bool:
         """Whether a version is computed in bfloat16: when the flag says so, or its export did and the processor can.
@@ -120,13 +120,14 @@ class OpenVinoEngine:
 
 
 class OpenVinoModel:
-    """One SavedModel: its network and its manifest.
+    """One SavedModel: its network, and its signatures that answer with what a file has.
 
     Args:
         signatures: All signatures.
         model: The network; its inputs and outputs are named as in ``serving_default``.
         compiler: Compiles a part of it.
-        manifest: The answer to the signature ``manifest``.
+        answers: What the numbers in the queries of other signatures stand for, by signature; one answer alone is that
+            to every number.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class OpenVinoModel:
         signatures: Signatures,
         model: "openvino.Model",
         compiler: "Compile",
-        manifest: bytes | None,
+        answers: Mapping[str, Sequence[bytes]],
     ) -> None:
         self.signatures = signatures
         signature = signatures[DEFAULT_SIGNATURE]
@@ -145,7 +146,12 @@ class OpenVinoModel:
         self._all = tuple(sorted(self._outputs))
         self._whole: _Cut | None = None
         self._cuts = Cuts(self._compile, CUTS_KEPT)
-        self._manifest = manifest
+        self._answers = {
+            info.name: (name, answer)
+            for name, answer in answers.items()
+            if name in signatures
+            for info in signatures[name].inputs.values()
+        }
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         """Compute the fetched tensors; see ``LoadedModel.run``.
@@ -156,10 +162,9 @@ class OpenVinoModel:
         """
         if feeds.keys() == self._inputs.keys() and self._outputs.keys() >= set(fetches):
             return self._infer(feeds, fetches)
-        signature = self.signatures.get(MANIFEST_SIGNATURE)
-        if self._manifest is not None and signature and {info.name for info in signature.inputs.values()} == set(feeds):
-            (query,) = feeds.values()
-            return [np.full(query.shape, self._manifest, object) for _ in fetches]
+        for tensor, query in feeds.items() if len(feeds) == 1 else ():
+            if tensor in self._answers:
+                return [_answered(*self._answers[tensor], query) for _ in fetches]
         raise InvalidArgument(f"No signature computes {', '.join(fetches)} from {', '.join(feeds)}")
 
     def close(self) -> None:
@@ -202,6 +207,30 @@ class OpenVinoModel:
         """Return the part of the network that leads to some outputs."""
         ports = [self._outputs[tensor] for tensor in fetches]
         return type(self._model)(ports, [port.get_node() for _, port in self._inputs.values()])
+
+
+def _answers(path: Path) -> dict[str, Sequence[bytes]]:
+    """Return what signatures beside ``serving_default`` answer, from the files that the exporter writes."""
+    found: dict[str, Sequence[bytes]] = {}
+    if (path / MANIFEST).is_file():
+        found[MANIFEST_SIGNATURE] = [(path / MANIFEST).read_bytes()]
+    if (file := (path / MANIFEST).with_name(tokenization.FILE)).is_file():
+        found[tokenization.SIGNATURE] = tokenization.parts(file.read_bytes())
+    return found
+
+
+def _answered(name: str, answer: Sequence[bytes], query: Array) -> Array:
+    """Answer each number of a query.
+
+    Raises:
+        InvalidArgument: The answer has no part of that number, as TensorFlow says it.
+    """
+    if name == MANIFEST_SIGNATURE:
+        return np.full(query.shape, answer[0], object)
+    for place, number in np.ndenumerate(query):
+        if not 0 <= number < len(answer):
+            raise InvalidArgument(f"indices{list(place)} = {number} is not in [0, {len(answer)})")
+    return np.array(answer, object)[query]
 
 
 class _Cut:

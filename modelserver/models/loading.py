@@ -312,13 +312,13 @@ def measured(model: LoadedModel, check: GoldenCheck, limits: BatchLimits | None 
         ServingError: The model cannot be run.
     """
     signature = find_signature(model.signatures, DEFAULT_SIGNATURE)
-    (images,) = signature.inputs.values()
+    (taken,) = signature.inputs.values()
     # In the order of requests, which is that of the warm-up: another one would be another copy of the weights.
     names = sorted(check.tolerances)
     fetches = [signature.outputs[name].name for name in names]
     answers = []
-    for pixels in check.requests:
-        (found,) = run_batch(model, [{images.name: pixels}], fetches, limits)
+    for inputs in check.requests:
+        (found,) = run_batch(model, [{taken.name: inputs}], fetches, limits)
         answers.append(dict(zip(names, found, strict=True)))
     return check.deviations(answers)
 

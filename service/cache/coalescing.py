@@ -24,23 +24,51 @@ class Coalescer(Generic[T]):
     At most so many calls are in flight; keys that come meanwhile share the next one.
     """
 
-    def __init__(self, function: Callable[[list[str]], Awaitable[T]], in_flight: int) -> None:
+    def __init__(
+        self,
+        function: Callable[[list[str]], Awaitable[T]],
+        in_flight: int,
+        unwanted: Callable[[Sequence[str]], object] = lambda _: None,
+    ) -> None:
+        """Call nothing yet.
+
+        Args:
+            function: returns the answer for distinct keys.
+            in_flight: the most calls at a time.
+            unwanted: called with the keys of a caller who has left before the answer came, when it comes.
+        """
         self._function = function
         self._places = asyncio.Semaphore(in_flight)
-        self._keys: dict[str, None] = {}
-        self._next: asyncio.Task[T] | None = None
+        self._unwanted = unwanted
+        self._callers: list[tuple[Sequence[str], asyncio.Future[T]]] = []
+        self._calls: set[asyncio.Task[None]] = set()
 
-    def call(self, keys: Sequence[str]) -> asyncio.Task[T]:
-        """Return the task that these keys share with others. Await it behind `asyncio.shield`."""
-        if self._next is None:
-            self._next = asyncio.create_task(self._run())
-        self._keys.update(dict.fromkeys(keys))
-        return self._next
+    def call(self, keys: Sequence[str]) -> "asyncio.Future[T]":
+        """Return a future of the answer that these keys share with others; cancelling it affects no other caller."""
+        if not self._callers:
+            call = asyncio.create_task(self._call())
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+        # A future for each caller: to shield one task from all of them takes two more turns of the event loop.
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._callers.append((keys, answer))
+        return answer
 
-    async def _run(self) -> T:
+    async def _call(self) -> None:
         async with self._places:
-            keys, self._keys, self._next = list(self._keys), {}, None
-            return await self._function(keys)
+            callers, self._callers = self._callers, []
+            try:
+                found = await self._function(list(dict.fromkeys([key for keys, _ in callers for key in keys])))
+            except Exception as error:  # noqa: BLE001, any error goes to exactly the callers
+                for _, answer in callers:
+                    if not answer.done():
+                        answer.set_exception(error)
+                return
+        for keys, answer in callers:
+            if answer.done():
+                self._unwanted(keys)
+            else:
+                answer.set_result(found)
 
 
 class CoalescingCache:
@@ -58,7 +86,7 @@ class CoalescingCache:
         """
         if not keys:
             return []
-        found = await asyncio.shield(self._lookups.call(keys))
+        found = await self._lookups.call(keys)
         return [found[key] for key in keys]
 
     async def put_many(self, entries: Mapping[str, bytes]) -> None:

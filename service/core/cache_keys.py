@@ -2,12 +2,20 @@
 
 from hashlib import sha256
 
+import numpy as np
+from numpy.typing import NDArray
+
 from microtome.regions import WHOLE, Region
 
 
 def image_digest(encoded: bytes) -> str:
     """SHA-256 of the encoded image, in hexadecimal."""
     return sha256(encoded).hexdigest()
+
+
+def text_digest(ids: NDArray[np.int32]) -> str:
+    """SHA-256 of a text's token ids, little-endian, in hexadecimal."""
+    return sha256(ids.astype("<i4", copy=False).tobytes()).hexdigest()
 
 
 def private_digest(digest: str, tenant: str) -> str:

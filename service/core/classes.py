@@ -66,8 +66,7 @@ class Prediction:
 
 def predictions(embedded: Embedded, options: ClassOptions) -> list[Prediction]:
     """Return the predictions of all outputs of classes, in the order of the answer."""
-    outputs = embedded.card.outputs
-    return [predicted(e, outputs[e.output], options) for e in embedded.embeddings if outputs[e.output].classes]
+    return [predicted(e, output, options) for e in embedded.embeddings if (output := embedded.output(e)).classes]
 
 
 def predicted(embedding: Embedding, output: OutputSpec, options: ClassOptions) -> Prediction:
@@ -125,9 +124,10 @@ def default_classes(card: ModelCard) -> str:
     for output in reversed(card.manifest.outputs):
         if output.classes:
             return output.name
+    advice = "Give `labels` in words." if card.manifest.family else "Add one with `kind: classes` to its recipe."
     raise UnknownOutput(
         f"Expected a model with an output of classes; received {card.name!r}, whose outputs are "
-        f"{', '.join(card.outputs)}. Add one with `kind: classes` to its recipe."
+        f"{', '.join(card.outputs)}. {advice}"
     )
 
 

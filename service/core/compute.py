@@ -9,28 +9,33 @@ from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
-from microtome.errors import DeadlineExceeded, ModelServerDown, RequestRejected
-from microtome.manifest import ModelCard
+import numpy as np
+
+from microtome.errors import DeadlineExceeded, ModelServerDown, RequestRejected, UnsupportedModality
+from microtome.manifest import InputSpec, ModelCard
 from microtome.regions import WHOLE, Region
 from service.core.admission import Backlogs, BulkGate
 from service.core.decoding import Decoding, Parts
 from service.core.lookup import Pair
-from service.core.ports import Leases, ModelServer, Observer, Pixels, VectorCache, Vectors
-from service.core.requests import CacheUse, EmbedRequest, ImageError, Source
+from service.core.ports import Leases, ModelServer, Observer, Pixels, Tokens, VectorCache, Vectors
+from service.core.requests import CacheUse, EmbedRequest, ImageError, Kind, Source, placed
 from service.core.single_flight import Flight, GatewaySingleFlight, NoLeases, OutputVectors, Result, SingleFlight
 from service.core.timeouts import Deadline, current_deadline
 from service.core.timings import Stages, Timings, timed
 from service.errors import restated
 
+Encoded = bytes | Tokens
+"""One item to compute: an image's file, or the token ids of a text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image to compute.
+    """One image or text to compute.
 
     Attributes:
         card: the version to ask.
         keys: cache keys by the name of the output.
-        encoded: the image's file.
+        encoded: the image's file, or the text's ids.
         parts: regions of the image that are decoded together; None where all of it is wanted.
         region: of these, the one that is wanted.
         cache: whether other gateways are asked, and the vectors stored.
@@ -40,7 +45,7 @@ class Job:
 
     card: ModelCard
     keys: Mapping[str, str]
-    encoded: bytes
+    encoded: Encoded
     cache: CacheUse
     stages: Stages
     deadline: Deadline
@@ -66,7 +71,7 @@ class Computation:
         self._backlogs = backlogs
         self._gateways = GatewaySingleFlight(leases or NoLeases())
         # One more than are decoded at a time, so that no thread waits for the event loop.
-        self._bulk = BulkGate(decoding.threads + 1)
+        self._bulk = BulkGate(decoding.at_a_time + 1)
 
     async def vectors(self, job: Job) -> Result:
         """Return one image's vectors by output, each float32 [D].
@@ -82,24 +87,33 @@ class Computation:
         return await self._gateways.vectors(job.keys, dims, compute, job.stages)
 
     async def _compute(self, job: Job, outputs: Sequence[str]) -> OutputVectors:
+        encoded = job.encoded
         with self._backlogs.entered(job.card.name, bulk=job.deadline.bulk):
-            placed = job.deadline.bulk and await self._entered(job)
-            try:
-                with timed(job.stages, "decode"):
-                    if job.parts is None:
-                        pixels = await self._decoding.pixels(job.encoded, job.card.manifest.input)
-                    else:
-                        pixels = await job.parts.pixels(job.region)
-            finally:
-                if placed:
-                    self._bulk.leave()
-            answer = await self._infer(job, outputs, pixels)
+            taken = encoded if isinstance(encoded, np.ndarray) else await self._decoded(job, encoded)
+            answer = await self._infer(job, outputs, taken)
         vectors = {name: answer[name][0] for name in outputs}
         if job.cache != "bypass":
             await self._cache.put_many(
                 {job.keys[name]: vector.astype("<f4", copy=False).tobytes() for name, vector in vectors.items()}
             )
         return vectors
+
+    async def _decoded(self, job: Job, encoded: bytes) -> Pixels:
+        spec = job.card.manifest.input
+        if not isinstance(spec, InputSpec):
+            raise UnsupportedModality(
+                f"Expected a text for model {job.card.name!r}, a text tower; received an image. "
+                f"Name its family, {job.card.manifest.family!r}, to embed both."
+            )
+        waited = job.deadline.bulk and await self._entered(job)
+        try:
+            with timed(job.stages, "decode"):
+                if job.parts is None:
+                    return await self._decoding.pixels(encoded, spec)
+                return await job.parts.pixels(job.region)
+        finally:
+            if waited:
+                self._bulk.leave()
 
     async def _entered(self, job: Job) -> bool:
         start = perf_counter()
@@ -109,13 +123,13 @@ class Computation:
 
     def parts(self, card: ModelCard, encoded: bytes, regions: Sequence[Region]) -> Parts:
         """Prepare to decode regions of one image together."""
-        return Parts(self._decoding, encoded, card.manifest.input, regions)
+        return Parts(self._decoding, encoded, card.manifest.pixels, regions)
 
-    async def _infer(self, job: Job, outputs: Sequence[str], pixels: Pixels) -> Mapping[str, Vectors]:
+    async def _infer(self, job: Job, outputs: Sequence[str], taken: Pixels | Tokens) -> Mapping[str, Vectors]:
         while True:
             until = job.deadline.at
             try:
-                return await self._models.infer(job.card, outputs, [pixels], job.stages, job.deadline)
+                return await self._models.infer(job.card, outputs, [taken], job.stages, job.deadline)
             except DeadlineExceeded:
                 # It was sent with the deadline of that time; a request with a later one has joined meanwhile.
                 if job.deadline.at <= until:
@@ -123,17 +137,21 @@ class Computation:
 
 
 class RequestVectors:
-    """Collects one request's vectors: those found in the cache, and those that are computed."""
+    """Collects the vectors of one request's images, or texts: those in the cache, and those that are computed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917, all that one request has
         self,
         card: ModelCard,
         request: EmbedRequest,
         found: Mapping[Pair, Vectors],
         observer: Observer,
         timings: Timings,
+        places: Sequence[int],
+        kind: Kind,
     ) -> None:
         self._card = card
+        self._places = places
+        self._kind = kind
         self._request = request
         self._observer = observer
         self._timings = timings
@@ -147,10 +165,10 @@ class RequestVectors:
         return self._sources.get(pair, "hit")
 
     def errors(self, digests: Sequence[str]) -> list[ImageError]:
-        """Return what is wrong with each bad image, in the order of the request."""
+        """Return what is wrong with each bad item, in the order of the request."""
         return [
-            ImageError(index, restated(self.failed[digest], f"Image {index}: {self.failed[digest]}"))
-            for index, digest in enumerate(digests)
+            ImageError(index, placed(self.failed[digest], index, self._kind))
+            for index, digest in zip(self._places, digests, strict=True)
             if digest in self.failed
         ]
 
@@ -159,7 +177,7 @@ class RequestVectors:
         computation: Computation,
         single_flight: SingleFlight,
         missing: Mapping[Pair, str],
-        images: Mapping[str, bytes],
+        images: Mapping[str, Encoded],
         digests: Sequence[str],
         regions: Mapping[str, Region],
     ) -> None:
@@ -169,7 +187,7 @@ class RequestVectors:
             computation: does the work.
             single_flight: what is under way, of all requests.
             missing: cache keys by pair.
-            images: encoded, by digest.
+            images: encoded, or token ids of texts, by digest.
             digests: in the order of the request, to name the image that is wrong.
             regions: of images, by digest; none where all of each is wanted.
 
@@ -197,7 +215,7 @@ class RequestVectors:
         computation: Computation,
         single_flight: SingleFlight,
         missing: Mapping[Pair, str],
-        images: Mapping[str, bytes],
+        images: Mapping[str, Encoded],
         regions: Mapping[str, Region],
     ) -> dict[Pair, Flight]:
         # `cache=bypass` never joins work already in flight, and `refresh` only work that takes nothing from the cache.
@@ -229,7 +247,7 @@ class RequestVectors:
     def _parts(
         self,
         computation: Computation,
-        images: Mapping[str, bytes],
+        images: Mapping[str, Encoded],
         regions: Mapping[str, Region],
         started: Iterable[str],
     ) -> dict[str, Parts]:
@@ -239,8 +257,10 @@ class RequestVectors:
             together.setdefault(id(images[digest]), []).append(digest)
         found: dict[str, Parts] = {}
         for digests in together.values():
-            parts = computation.parts(self._card, images[digests[0]], [regions[digest] for digest in digests])
-            found |= dict.fromkeys(digests, parts)
+            file = images[digests[0]]
+            if isinstance(file, bytes) and isinstance(self._card.manifest.input, InputSpec):
+                parts = computation.parts(self._card, file, [regions[digest] for digest in digests])
+                found |= dict.fromkeys(digests, parts)
         return found
 
     def _collect(self, digest: str, name: str, flight: Flight) -> None:

@@ -132,27 +132,25 @@ class Decoding:
         threads: ThreadPoolExecutor,
         memory: DecodeMemory,
         *,
+        at_a_time: int,
         max_pixels: int,
         formats: Collection[str] = DEFAULT_FORMATS,
     ) -> None:
         """Start nothing yet.
 
         Args:
-            threads: as many images are decoded at a time.
+            threads: in which images are decoded.
             memory: what they may take together.
+            at_a_time: how many threads there are.
             max_pixels: of one image.
             formats: that are read, by Pillow's names.
         """
         self._threads = threads
+        self.at_a_time = at_a_time
         self._memory = memory
         self._max_pixels = max_pixels
         self._formats = tuple(formats)
         self._processes = _Processes()
-
-    @property
-    def threads(self) -> int:
-        """How many images are decoded at a time."""
-        return self._threads._max_workers  # noqa: SLF001, the only place that knows it
 
     async def pixels(self, encoded: bytes, spec: InputSpec) -> Pixels:
         """Decode one image.
@@ -173,8 +171,7 @@ class Decoding:
         Raises:
             ServiceError: as `pixels` does.
         """
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, self._attempt, encoded, spec, regions)
+        found = await asyncio.wrap_future(self._threads.submit(self._attempt, encoded, spec, regions))
         if not isinstance(found, Cost):
             return found
         await self._memory.wait(found.memory)

@@ -1,36 +1,61 @@
-"""From encoded images to vectors: hash, look up, compute what is missing.
+"""From encoded images and texts to vectors: hash, look up, compute what is missing.
 
-Nothing is decoded before the cache lookup, and a request is answered by exactly one version of one model. Nothing
-blocks the event loop: decoding runs in threads, everything else waits on sockets. Transports (HTTP, gRPC, contracts
-of other systems) call `Intake`, which also fetches images by address and gives each image's error its place.
+Nothing is decoded before the cache lookup, and a request is answered by exactly one version of one model; one with
+images and texts by two towers of one space. Nothing blocks the event loop: decoding, and tokenising long texts, run in
+threads, everything else waits on sockets.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from time import perf_counter
 
-from microtome.errors import BadRequest, ModelNotReady, NoImageEmbedded, ServiceError, TooManyImages
+from microtome.errors import (
+    BadRequest,
+    ModelNotReady,
+    RequestRejected,
+    TooManyImages,
+)
 from microtome.manifest import ModelCard
 from microtome.regions import Region
 from service.core.admission import Backlogs, Budget
-from service.core.cache_keys import image_digest, private_digest, region_digest
-from service.core.compute import Computation, RequestVectors, flight_key
+from service.core.cache_keys import image_digest, private_digest, region_digest, text_digest
+from service.core.compute import Computation, Encoded, RequestVectors, flight_key
 from service.core.decoding import Decoding
 from service.core.lookup import Lookup
-from service.core.ports import Leases, ModelServer, Observer, VectorCache, peek_of
-from service.core.remote_images import Fetch, Image, Url
-from service.core.requests import ALL, Embedded, Embedding, EmbedRequest, ImageError
+from service.core.ports import Leases, ModelServer, Observer, Tokens, Towers, VectorCache, peek_of
+from service.core.remote_images import MAX_TEXT, Text
+from service.core.requests import Embedded, Embedding, EmbedRequest, ImageError, Kind, placed, takes_no_texts
 from service.core.single_flight import SingleFlight
 from service.core.timings import Stages, Timings, timed
-from service.core.vectors import checked_dimensions, require_maps, require_quantization
-from service.errors import restated
 
 _NOTHING = nullcontext()
 
 _HASH_OFF_LOOP_BYTES = 1 << 20
 """Hashing more than this (0.6 ms) is worth a thread switch; hashlib releases the interpreter."""
+
+
+_TOKENIZE_OFF_LOOP = 2000
+"""Tokenising more characters than this (1 ms) is worth a thread switch; the library releases the interpreter."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one model has to embed of a request.
+
+    Attributes:
+        items: images, or token ids of texts.
+        digests: of each.
+        places: their indexes in the request.
+        regions: of each image; none where all of each is wanted.
+    """
+
+    items: Sequence[Encoded]
+    digests: Sequence[str]
+    places: Sequence[int]
+    regions: Sequence[Region] = ()
+    kind: Kind = "Image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +100,11 @@ class Embedder:
         with timed(timings.stage, "hash"):
             digests = [image_digest(image) for image in images]
             return [private_digest(digest, tenant) for digest in digests] if tenant else digests
+
+    @property
+    def max_images(self) -> int:
+        """Images and texts that one request may have."""
+        return self._limits.max_images
 
     def require_room(self, images: int, lookup: Lookup | None = None, *, bulk: bool = False) -> None:
         """Refuse so many images now if `embed` would: under overload refusing is most of the work.
@@ -158,75 +188,180 @@ class Embedder:
     async def embed(  # noqa: PLR0913, PLR0917, one step, with all that is known before
         self,
         request: EmbedRequest,
-        images: Sequence[bytes],
+        items: Sequence[bytes | Text],
         timings: Timings | None = None,
         digests: Sequence[str] | None = None,
         lookup: Lookup | None = None,
         regions: Sequence[Region] = (),
+        places: Sequence[int] | None = None,
     ) -> Embedded:
-        """Embed images with one version of one model.
+        """Embed images and texts, each kind with one version of one model.
 
         Args:
             request: which model, outputs and options.
-            images: encoded, at least one.
+            items: encoded images, and texts; at least one.
             timings: told how long the stages of this request took.
-            digests: of the images for the request's tenant, when they are known already.
+            digests: of the images for the request's tenant, when there are no texts and they are known already.
             lookup: a lookup in all tiers, when it has been done already; it is not repeated then.
             regions: of each image; none where all of each is wanted.
+            places: the items' indexes in the request, where it has others; None for 0, 1, 2, …
 
         Raises:
-            ServiceError: any leaf of the tree. What is wrong with one image begins with "Image 3: "; it is raised
-                unless bad images are skipped. What is wrong with the model server is always raised.
+            ServiceError: any leaf of the tree. What is wrong with one item begins with "Image 3: " or "Text 3: "; it
+                is raised unless bad ones are skipped. What is wrong with the model server is always raised.
         """
         request.require_tenant()
-        if not images:
+        if not items:
             raise BadRequest("Expected at least one image, received none.")
-        if len(images) > self._limits.max_images:
-            raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received {len(images)}.")
+        if len(items) > self._limits.max_images:
+            raise TooManyImages(f"Expected at most {self._limits.max_images} images a request, received {len(items)}.")
         own = timings or Timings(self._observer.stage)
+        places = places or range(len(items))
+        if digests is None and any(isinstance(item, Text) for item in items):
+            return await self._embed_texts(request, items, own, regions, places)
+        images: Sequence[bytes] = items  # type: ignore[assignment]  # no texts
         with self._budget.hold(len(images)), self._bulk.hold(len(images)) if request.bulk else _NOTHING:
             digests = digests or await self._digests(images, own.stage, request.tenant, regions)
+            asked = _Asked(images, digests, places, regions)
             card = await self._card(request)
             try:
-                return await self._answer(card, request, digests, images, own, regions, lookup)
+                return await self._answer(card, request, asked, own, lookup)
             except ModelNotReady:
                 # Unloaded since the server was last polled. Its successor answers the whole request, so that no answer
                 # mixes two versions; a request for this version gets an error that lists the others.
-                successor = await self._models.renewed(card) if request.version is None else await self._card(request)
+                if request.version is None:
+                    successor = await self._models.renewed(card, request.model)
+                else:
+                    successor = await self._card(request)
                 if successor == card:
                     raise
-                return await self._answer(successor, request, digests, images, own, regions)
+                return await self._answer(successor, request, asked, own)
+
+    async def _embed_texts(
+        self,
+        request: EmbedRequest,
+        items: Sequence[bytes | Text],
+        timings: Timings,
+        regions: Sequence[Region],
+        places: Sequence[int],
+    ) -> Embedded:
+        """Embed texts, and images beside them, with two towers of one space.
+
+        The cache is asked before a place is taken: a search for words that are known is answered under any load. Long
+        texts take their place first, since tokenising them is work.
+        """
+        rows = [row for row, item in enumerate(items) if isinstance(item, bytes)]
+        images = None
+        if rows:
+            files = [item for item in items if isinstance(item, bytes)]
+            parts = [regions[row] for row in rows] if regions else ()
+            digests = await self._digests(files, timings.stage, request.tenant, parts)
+            images = _Asked(files, digests, [places[row] for row in rows], parts)
+        texts = {place: item.text for place, item in zip(places, items, strict=True) if isinstance(item, Text)}
+        towers = await self._towers(request)
+        found = None
+        if not _long(texts):
+            found = await self._looked_up(towers, request, images, texts, timings)
+            if found.complete:
+                return await self._joined(found, request, timings)
+        with self._budget.hold(len(items)), self._bulk.hold(len(items)) if request.bulk else _NOTHING:
+            gone: list[ModelCard] = []
+            found = found or await self._looked_up(towers, request, images, texts, timings)
+            try:
+                return await self._joined(found, request, timings, gone)
+            except ModelNotReady:
+                if request.version is None:
+                    for card in gone:
+                        await self._models.renewed(card, request.model)
+                successor = await self._towers(request)
+                if successor == towers:
+                    raise
+                # The successor's tokenizer may be another one.
+                found = await self._looked_up(successor, request, images, texts, timings)
+                return await self._joined(found, request, timings)
+
+    async def _towers(self, request: EmbedRequest) -> Towers:
+        if request.version is None:
+            return self._models.towers(request.model)
+        return Towers.alone(await self._models.card_of(request.model, request.version))
+
+    async def _looked_up(
+        self,
+        towers: Towers,
+        request: EmbedRequest,
+        images: _Asked | None,
+        texts: Mapping[int, str],
+        timings: Timings,
+    ) -> "_Found":
+        """Tokenise texts, by their places, for a pair of towers, and look everything up.
+
+        Raises:
+            RequestRejected: of the first bad text, unless bad ones are skipped.
+        """
+        written = await _token_ids(towers, texts, timings)
+        errors = [
+            ImageError(place, placed(error, place, "Text"))
+            for place, error in written.items()
+            if isinstance(error, RequestRejected)
+        ]
+        if errors and request.on_error == "fail":
+            raise errors[0].error
+        ids = {place: found for place, found in written.items() if not isinstance(found, RequestRejected)}
+        digests = [private_digest(text_digest(found), request.tenant) for found in ids.values()]
+        parts = [images] if images else []
+        parts += [_Asked(list(ids.values()), digests, list(ids), kind="Text")] if ids else []
+        lookups = [(asked, Lookup(towers.of(asked.kind), request.outputs, asked.digests)) for asked in parts]
+        if request.cache == "use":
+            with timed(timings.stage, "cache"):
+                # Of one tick, so that they are one question to Redis.
+                await asyncio.gather(*(self.look_further(lookup) for _, lookup in lookups))
+        return _Found(towers.of("Image"), lookups, errors)
+
+    async def _joined(
+        self, found: "_Found", request: EmbedRequest, timings: Timings, gone: list[ModelCard] | None = None
+    ) -> Embedded:
+        """Answer images and texts, at the same time; a version that is gone is added to `gone`."""
+
+        async def answer(asked: _Asked, lookup: Lookup) -> Embedded:
+            try:
+                return await self._answer(lookup.card, request, asked, timings, lookup)
+            except ModelNotReady:
+                if gone is not None:
+                    gone.append(lookup.card)
+                raise
+
+        answering = [asyncio.ensure_future(answer(*part)) for part in found.parts]
+        try:
+            return found.joined(await asyncio.gather(*answering))
+        finally:
+            for one in answering:
+                one.cancel()
+            await asyncio.gather(*answering, return_exceptions=True)
 
     async def _card(self, request: EmbedRequest) -> ModelCard:
         if request.version is None:
             return self._models.card(request.model)
         return await self._models.card_of(request.model, request.version)
 
-    async def _answer(  # noqa: PLR0913, PLR0917, one step, with all that is known before
-        self,
-        card: ModelCard,
-        request: EmbedRequest,
-        digests: Sequence[str],
-        images: Sequence[bytes],
-        timings: Timings,
-        regions: Sequence[Region],
-        lookup: Lookup | None = None,
+    async def _answer(
+        self, card: ModelCard, request: EmbedRequest, asked: _Asked, timings: Timings, lookup: Lookup | None = None
     ) -> Embedded:
+        digests, regions = asked.digests, asked.regions
         if lookup is None or lookup.card is not card:
             lookup = Lookup(card, request.outputs, digests)
             if request.cache == "use":
                 with timed(timings.stage, "cache"):
                     await self.look_further(lookup)
-        collected = RequestVectors(card, request, lookup.found, self._observer, timings)
+        collected = RequestVectors(card, request, lookup.found, self._observer, timings, asked.places, asked.kind)
         if not lookup.complete:
             missing = {pair: key for pair, key in lookup.keys.items() if pair not in lookup.found}
             # Of equal images the first is computed.
-            first = dict(zip(reversed(digests), reversed(images), strict=True))
+            first = dict(zip(reversed(digests), reversed(asked.items), strict=True))
             parts = dict(zip(digests, regions, strict=True)) if regions else {}
             await collected.compute(self._computation, self._single_flight, missing, first, digests, parts)
         embeddings = [
             Embedding(index, name, collected.vectors[digest, name], collected.source((digest, name)))
-            for index, digest in enumerate(digests)
+            for index, digest in zip(asked.places, digests, strict=True)
             if digest not in collected.failed
             for name in lookup.names
         ]
@@ -251,175 +386,62 @@ class Embedder:
             return [private_digest(digest, tenant) for digest in digests]
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is known of a request with texts before anything is computed.
+
+    Attributes:
+        card: the image tower's version, or the only one.
+        parts: what each tower has to embed, and what of it is cached; none where all texts are bad.
+        errors: of bad texts that are skipped.
+    """
+
+    card: ModelCard
+    parts: Sequence[tuple[_Asked, Lookup]]
+    errors: Sequence[ImageError]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was cached."""
+        return all(lookup.complete for _, lookup in self.parts)
+
+    def joined(self, answers: Sequence[Embedded]) -> Embedded:
+        """Return the answers to all parts as one."""
+        embeddings = sorted((e for answer in answers for e in answer.embeddings), key=lambda e: e.index)
+        errors = sorted([*self.errors, *(e for answer in answers for e in answer.errors)], key=lambda e: e.index)
+        cards = [answer.card for answer in answers] or [self.card]
+        text = cards[-1] if cards[-1] is not cards[0] else None
+        texts = frozenset(e.index for e in answers[-1].embeddings) if text else frozenset()
+        return Embedded(cards[0], embeddings, errors, text, texts)
+
+
+async def _token_ids(
+    towers: Towers, texts: Mapping[int, str], timings: Timings
+) -> Mapping[int, Tokens | RequestRejected]:
+    """Tokenise texts, in a thread if they are long; or return what is wrong with each."""
+    if towers.text is None or towers.text.tokenizer is None:
+        return {place: takes_no_texts(towers.of("Text")) for place in texts}
+    tokenizer = towers.text.tokenizer
+
+    def work() -> Mapping[int, Tokens | RequestRejected]:
+        return {place: _too_long(text) or tokenizer(text) for place, text in texts.items()}
+
+    with timed(timings.stage, "tokenize"):
+        return await asyncio.to_thread(work) if _long(texts) else work()
+
+
+def _long(texts: Mapping[int, str]) -> bool:
+    return sum(map(len, texts.values())) > _TOKENIZE_OFF_LOOP
+
+
+def _too_long(text: str) -> BadRequest | None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return BadRequest("Expected a text in Unicode; received one with half of a surrogate pair.")
+    return BadRequest(f"Expected a text of at most {MAX_TEXT} bytes; received {size}.") if size > MAX_TEXT else None
+
+
 def of_regions(digests: Mapping[int, str], images: Sequence[bytes], regions: Sequence[Region]) -> list[str]:
     """Return the digests of regions, from those of their images' files by identity: a file is hashed once."""
     return [region_digest(digests[id(image)], region) for image, region in zip(images, regions, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """What every transport calls: check, hold budgets, fetch, embed, and give each image's error its place.
-
-    Attributes:
-        fetch: fetches images by address.
-        bodies: bytes of images in flight, of all transports together.
-        bulk_bodies: those of bulk requests; None bounds them no further.
-        fetched_bytes: the most that fetched images of one request may have, held while they are fetched.
-        default_model: used when a request names no model; empty where the only model is meant.
-        deadline: the most seconds that a request may take.
-        required: models without which the gateway is not ready.
-        cache_answers: whether a cache is there that can be asked.
-    """
-
-    embedder: Embedder
-    models: ModelServer
-    fetch: Fetch
-    bodies: Budget
-    fetched_bytes: int
-    observer: Observer
-    default_model: str
-    deadline: float
-    required: Collection[str] = ()
-    cache_answers: Callable[[], bool] = lambda: True
-    bulk_bodies: Budget | None = None
-
-    def ready(self) -> bool:
-        """Whether anything can be answered: by a model, or from the cache for a model that has been known.
-
-        Without one of the models that are required, nothing counts.
-        """
-        troubles = self.troubles()
-        if any(troubles[name] is not None for name in self.required):
-            return False
-        if any(trouble is None for trouble in troubles.values()):
-            return True
-        return self.cache_answers() and any(card is not None for card in self.models.cards().values())
-
-    def troubles(self) -> dict[str, str | None]:
-        """Return what is wrong with each model, None for nothing; also with one that is required and not there."""
-        return {**dict.fromkeys(self.required, "No model server has it."), **self.models.readiness()}
-
-    def check(
-        self, request: EmbedRequest, *, dimensions: int | None, normalize: bool, int8: bool, heat: bool = False
-    ) -> None:
-        """Refuse, before any work, what the model's outputs do not have.
-
-        Args:
-            request: which model and outputs.
-            dimensions: how many numbers of each vector are asked for, None for all.
-            normalize: whether vectors shall have the length 1.
-            int8: whether they shall be written by calibrated ranges.
-            heat: whether the activity at each position of a map is asked for.
-
-        Raises:
-            BadRequest: a cut longer than a vector; int8 of an output without ranges, or of normalised vectors; heat of
-                an output without a map.
-            ServiceError: the model cannot be asked now.
-        """
-        if int8 and normalize:
-            raise BadRequest(
-                "Expected int8 without `normalize`: its ranges are those of vectors as the model makes them."
-            )
-        if dimensions is None and not int8 and not heat:
-            return
-        card = self.models.card(request.model)
-        names = request.outputs if request.outputs and request.outputs != (ALL,) else tuple(card.outputs)
-        names = names if request.outputs else (card.manifest.default_output,)
-        outputs = [card.outputs[name] for name in names if name in card.outputs]
-        checked_dimensions(dimensions, outputs)
-        if int8:
-            require_quantization(outputs)
-        if heat:
-            require_maps(outputs)
-
-    def digests(
-        self, images: Sequence[Image], timings: Timings, tenant: str = "", regions: Sequence[Region] = ()
-    ) -> list[str] | None:
-        """Hash images now, for a tenant; None when one has not arrived, or is large enough to be worth a thread."""
-        if not images or not all(isinstance(image, bytes) for image in images):
-            return None
-        arrived: Sequence[bytes] = images  # type: ignore[assignment]  # all are bytes
-        if not regions:
-            return self.embedder.digests(arrived, timings, tenant)
-        files = {id(image): image for image in arrived}
-        found = self.embedder.digests(list(files.values()), timings, tenant)
-        return None if found is None else of_regions(dict(zip(files, found, strict=True)), arrived, regions)
-
-    async def embed(  # noqa: PLR0913, one step, with all that is known before
-        self,
-        request: EmbedRequest,
-        images: Sequence[Image],
-        timings: Timings,
-        *,
-        own: Budget | None = None,
-        digests: Sequence[str] | None = None,
-        lookup: Lookup | None = None,
-        regions: Sequence[Region] = (),
-    ) -> Embedded:
-        """Embed the images that have arrived whole, and return the others' errors with them.
-
-        Args:
-            request: which model, outputs and options.
-            images: as they came, at least one.
-            timings: told how long the stages took.
-            own: the budget of the caller's key, in images.
-            digests: of the images for the request's tenant, when they are known already.
-            lookup: a lookup in all tiers, when it has been done already.
-            regions: of each image; none where all of each is wanted. Each counts as an image.
-
-        Raises:
-            ServiceError: any leaf of the tree; what is wrong with one image begins with "Image 3: ".
-        """
-        with own.hold(len(images)) if own is not None else _NOTHING, self._share(request, images):
-            if not any(isinstance(image, Url) for image in images):
-                arrived: Sequence[bytes | ServiceError] = images  # type: ignore[assignment]  # no addresses
-                return await self._embedded(request, arrived, timings, digests, lookup, regions)
-            with self.bodies.hold(self.fetched_bytes):
-                with timed(timings.stage, "fetch"):
-                    # An address with several regions is fetched once.
-                    files = {id(image): image for image in images}
-                    fetched = dict(zip(files, await self.fetch(list(files.values())), strict=True))
-                arrived = [fetched[id(image)] for image in images]
-                return await self._embedded(request, arrived, timings, digests, lookup, regions)
-
-    def _share(self, request: EmbedRequest, images: Sequence[Image]) -> AbstractContextManager[None]:
-        """Hold the bytes of a bulk request, which have arrived or will be fetched, in its share of them."""
-        if not request.bulk or self.bulk_bodies is None:
-            return _NOTHING
-        sizes = (len(image) if isinstance(image, bytes) else 0 for image in images)
-        fetched = any(isinstance(image, Url) for image in images)
-        return self.bulk_bodies.hold(sum(sizes) + fetched * self.fetched_bytes)
-
-    async def _embedded(  # noqa: PLR0913, PLR0917, one step, with all that is known before
-        self,
-        request: EmbedRequest,
-        images: Sequence[bytes | ServiceError],
-        timings: Timings,
-        digests: Sequence[str] | None,
-        lookup: Lookup | None,
-        regions: Sequence[Region],
-    ) -> Embedded:
-        bad = {index: image for index, image in enumerate(images) if isinstance(image, ServiceError)}
-        if bad and request.on_error == "fail":
-            index, error = next(iter(bad.items()))
-            raise restated(error, f"Image {index}: {error}")
-        good = {index: image for index, image in enumerate(images) if isinstance(image, bytes)}
-        if bad and not good:
-            raise NoImageEmbedded({index: restated(e, f"Image {index}: {e}") for index, e in bad.items()})
-        parts = [regions[index] for index in good] if regions else ()
-        embedded = await self.embedder.embed(request, list(good.values()), timings, digests, lookup, parts)
-        merged = _merged(embedded, list(good), bad) if bad else embedded
-        if not merged.embeddings:
-            raise NoImageEmbedded({e.index: e.error for e in merged.errors})
-        return merged
-
-
-def _merged(embedded: Embedded, indexes: Sequence[int], bad: Mapping[int, ServiceError]) -> Embedded:
-    """Renumber images by their places in the request, some of whose images never reached the core."""
-    errors = [ImageError(index, restated(error, f"Image {index}: {error}")) for index, error in bad.items()]
-    for one in embedded.errors:
-        index = indexes[one.index]
-        words = str(one.error).removeprefix(f"Image {one.index}: ")
-        errors.append(ImageError(index, restated(one.error, f"Image {index}: {words}")))
-    embeddings = [replace(e, index=indexes[e.index]) for e in embedded.embeddings]
-    return Embedded(embedded.card, embeddings, sorted(errors, key=lambda e: e.index))

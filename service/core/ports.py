@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,64 @@ from service.core.timings import Stages, unobserved
 Pixels = NDArray[np.uint8]
 """uint8 [height, width, channels], C-contiguous: one image."""
 
+Tokens = NDArray[np.int32]
+"""int32 [length]: one text."""
+
 Vectors = NDArray[np.float32]
 """float32 [N, D]."""
 
 
+@dataclass(frozen=True, slots=True)
+class Towers:
+    """The versions that a request's images and texts go to; None where the model does not take them.
+
+    Those of a family have the same space, so that their vectors can be compared.
+    """
+
+    image: ModelCard | None
+    text: ModelCard | None
+
+    @classmethod
+    def alone(cls, card: ModelCard) -> Self:
+        """Return those of a model by its own name, one of which is missing."""
+        return cls(None, card) if card.manifest.tower == "text" else cls(card, None)
+
+    def __post_init__(self) -> None:
+        """Refuse what must never happen: vectors of two spaces would be compared."""
+        if self.image and self.text and not self.image.manifest.space == self.text.manifest.space is not None:
+            raise ValueError(f"Expected two towers of one space. Received: {self.image.name} and {self.text.name}.")
+
+    def of(self, kind: Literal["Image", "Text"]) -> ModelCard:
+        """Return the version for images or for texts; the only one where there is none, which refuses them."""
+        found = (self.image or self.text) if kind == "Image" else (self.text or self.image)
+        if found is None:
+            raise ValueError("Expected at least one tower. Received: none.")
+        return found
+
+    @property
+    def cards(self) -> list[ModelCard]:
+        """Those that there are."""
+        return [card for card in (self.image, self.text) if card is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An image tower and a text tower that requests name together.
+
+    Attributes:
+        towers: the pair in use; None before there was one.
+        trouble: why it cannot compute vectors now, for people; None when it can.
+    """
+
+    towers: Towers | None
+    trouble: str | None
+
+
 class ModelServer(Protocol):
-    """Turns a batch of pixels into named vectors."""
+    """Turns a batch of pixels, or of token ids, into named vectors."""
 
     def card(self, model: str) -> ModelCard:
-        """The version of a model that requests go to now.
+        """The version of a model that requests go to now; of a family the image tower's.
 
         Raises:
             UnknownModel: it is not among the models served here.
@@ -31,10 +80,23 @@ class ModelServer(Protocol):
         """
         ...
 
-    async def card_of(self, model: str, version: int) -> ModelCard:
-        """Float64Reference this version of a model, whether or not it is the one in use.
+    def towers(self, model: str) -> Towers:
+        """Return the versions that a request's images and texts go to now, of a family or of a model.
 
         Raises:
+            ServiceError: as `card` does; ModelNotReady for a family without two towers of one space.
+        """
+        ...
+
+    def families(self) -> Mapping[str, Family]:
+        """Return every family by name. A model has precedence over a family of its name."""
+        ...
+
+    async def card_of(self, model: str, version: int) -> ModelCard:
+        """Return exactly this version of a model, whether or not it is the one in use.
+
+        Raises:
+            BadRequest: it is a family, whose towers have versions of their own.
             UnknownModel: it is not among the models served here.
             UnknownVersion: no such version can be asked now; the message lists those that can.
             ModelServerDown: the model server cannot be reached, and the version has never been seen.
@@ -46,7 +108,7 @@ class ModelServer(Protocol):
         ...
 
     def readiness(self) -> Mapping[str, str | None]:
-        """Return every model by name: None when it answers and inference works, else what is wrong, for people."""
+        """Return every model and family by name: None when it answers and inference works, else what is wrong."""
         ...
 
     def versions(self, model: str) -> Mapping[int, str]:
@@ -63,8 +125,12 @@ class ModelServer(Protocol):
         """Return what computes a version on each model server that says so, and why; for people."""
         ...
 
-    async def renewed(self, card: ModelCard) -> ModelCard:
+    async def renewed(self, card: ModelCard, model: str = "") -> ModelCard:
         """Look now for the version that has replaced `card`, which the server no longer has.
+
+        Args:
+            card: of the model.
+            model: the name that the request gave; of a family the image tower is returned, and the new pair used.
 
         Raises:
             ModelServerDown: the model server cannot be reached.
@@ -76,11 +142,13 @@ class ModelServer(Protocol):
         self,
         card: ModelCard,
         outputs: Sequence[str],
-        images: Sequence[Pixels],
+        images: Sequence[Pixels | Tokens],
         stages: Stages = unobserved,
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
         """Run exactly the version of `card` and return the outputs asked for, each float32 [N, D], all finite.
+
+        A text tower takes token ids in place of images.
 
         `stages` is told how long the images waited ("queue") and how long the inference took ("infer"). Nothing is sent
         after `deadline`, and no answer is awaited beyond it.
@@ -93,6 +161,14 @@ class ModelServer(Protocol):
             ModelServerFault: an answer that cannot be right.
         """
         ...
+
+
+def only(models: ModelServer) -> str:
+    """Return the only name that requests can give, a family's rather than its towers'; empty if there are several."""
+    families = models.families()
+    towers = {name for name, card in models.cards().items() if families and card and card.manifest.family in families}
+    names = [name for name in models.cards() if name not in towers] + list(families)
+    return names[0] if len(names) == 1 else ""
 
 
 def available_versions(models: ModelServer, card: ModelCard) -> list[int]:

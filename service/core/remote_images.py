@@ -18,10 +18,24 @@ class Url:
     address: str
 
 
-Image = bytes | Url | RequestRejected
-"""One image as it arrived: its bytes, its address, or what is wrong with it."""
+MAX_TEXT = 1 << 14
+"""Bytes of a text in UTF-8. A text tower reads some 77 tokens of it; a longer one is sent by mistake."""
 
-Fetch = Callable[[Sequence[Image]], Awaitable[list[bytes | RequestRejected]]]
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, for a model that has a text tower."""
+
+    text: str
+
+
+Image = bytes | Url | Text | RequestRejected
+"""One item as it arrived: an image's bytes or address, a text, or what is wrong with it."""
+
+Arrived = bytes | Text | RequestRejected
+"""One item without addresses."""
+
+Fetch = Callable[[Sequence[Image]], Awaitable[list[Arrived]]]
 """Replaces each address by the bytes fetched, or by what is wrong with it."""
 
 
@@ -49,11 +63,11 @@ def fetching(fetcher: Fetcher | None, *, max_bytes: int, max_total: int, at_a_ti
         at_a_time: of one request.
     """
 
-    async def fetch(images: Sequence[Image]) -> list[bytes | RequestRejected]:
+    async def fetch(images: Sequence[Image]) -> list[Arrived]:
         room = asyncio.Semaphore(at_a_time)
         share = min(max_bytes, max_total // max(1, sum(isinstance(image, Url) for image in images)))
 
-        async def one(image: Image) -> bytes | RequestRejected:
+        async def one(image: Image) -> Arrived:
             if not isinstance(image, Url):
                 return image
             if fetcher is None:

@@ -15,8 +15,8 @@ from microtome.regions import WHOLE, Region, read_region
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import Caller, asked_by
 from service.core.classes import require_classes
-from service.core.embedder import Intake
-from service.core.remote_images import MAX_ADDRESS, Image, Url
+from service.core.intake import Intake
+from service.core.remote_images import MAX_ADDRESS, Image, Text, Url
 from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
 from service.core.timings import Timings, timed
@@ -36,6 +36,7 @@ _MOST_NUMBERS = 400_000
 _TEXT = object()
 
 _MODEL, _RESULTS = pb.EmbedResponse.MODEL_FIELD_NUMBER, pb.EmbedResponse.RESULTS_FIELD_NUMBER
+_TOWERS = pb.EmbedResponse.TOWERS_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +125,21 @@ async def named(call: Call, kind: type[M]) -> M:
 
 
 def image_of(message: pb.Image, max_bytes: int) -> Image:
-    """Return the image of a message, or what is wrong with it, which may concern this image only."""
-    if message.WhichOneof("source") == "url":
+    """Return the image or text of a message, or what is wrong with it, which may concern this one only."""
+    source = message.WhichOneof("source")
+    if source == "text":
+        return (
+            BadRequest("Expected `crops` with an image; received them with a text.")
+            if message.crops
+            else Text(message.text)
+        )
+    if source == "url":
         if len(message.url) > MAX_ADDRESS:
             return BadRequest(f"Expected an address of at most {MAX_ADDRESS} characters, received {len(message.url)}.")
         return Url(message.url)
     data = message.data
     if not data:
-        return BadRequest("Expected an image with `data` or `url`, received one with neither.")
+        return BadRequest("Expected an image with `data`, `url` or `text`, received one with none of them.")
     if len(data) > max_bytes:
         return ImageTooLarge(f"Expected at most {max_bytes} bytes an image, received {len(data)}.")
     return data
@@ -188,7 +196,9 @@ async def embed(
         embedded = await embedded_for(call, intake, asked.request, images, regions)
         with timed(intake.observer.stage, "encode"):
             answered = [field(_RESULTS, result) for result in results(embedded, asked, len(images), regions)]
-            return b"".join((field(_MODEL, version_of(embedded.card)), *answered))
+            versions = [version_of(card) for card in embedded.cards]
+            towers = [field(_TOWERS, its) for its in versions] if embedded.card.manifest.family else []
+            return b"".join((field(_MODEL, versions[0]), *answered, *towers))
 
 
 def check(intake: Intake, asked: CallOptions) -> None:
@@ -198,7 +208,7 @@ def check(intake: Intake, asked: CallOptions) -> None:
         ServiceError: as `Intake.check` does; none of the outputs has classes, where they are asked for.
     """
     intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.dtype == "int8")
-    if asked.classes is not None:
+    if asked.classes is not None and asked.request.candidates is None:
         require_classes(intake.models.card(asked.request.model), asked.request.outputs)
 
 
@@ -233,10 +243,11 @@ async def embedded_for(
     """
     call.facts.update(images=len(images), model=request.model[:80])
     own = call.caller.images if call.caller else None
+    request = asked_by(call.caller, request)
     if call.caller and call.caller.rate:
-        await call.caller.rate.take(len(images))
+        await call.caller.rate.take(len(images) + intake.zero_shot.texts(request))
     timings = Timings(intake.observer.stage)
-    return await intake.embed(asked_by(call.caller, request), images, timings, own=own, regions=regions)
+    return await intake.embed(request, images, timings, own=own, regions=regions)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from service.core.requests import (
     CLASSES,
     MOST_OUTPUTS,
     CacheUse,
+    Candidates,
     Embedded,
     Embedding,
     EmbedRequest,
@@ -35,7 +36,7 @@ from service.grpc.errors import described
 
 _DATA = pb.Embedding.DATA_FIELD_NUMBER
 _EMBEDDINGS = pb.ImageResult.EMBEDDINGS_FIELD_NUMBER
-_CROP = pb.ImageResult.CROP_FIELD_NUMBER
+_CROP, _TOWER = pb.ImageResult.CROP_FIELD_NUMBER, pb.ImageResult.TOWER_FIELD_NUMBER
 _PREDICTIONS = pb.ImageResult.PREDICTIONS_FIELD_NUMBER
 MAX_MESSAGE_BYTES = 1 << 20
 """Several answers share a message up to this size: a client accepts 4 MB by default."""
@@ -69,13 +70,15 @@ def read_options(options: pb.EmbedOptions, default_model: str, classes: pb.Class
         raise BadRequest(f"Expected at most {MOST_OUTPUTS} `outputs`, received {len(options.outputs)}.")
     if "" in options.outputs:
         raise BadRequest("Expected `outputs` to be names of outputs, or `all`; received an empty name.")
+    candidates = None if classes is None else Candidates.read(classes.labels, classes.templates)
     request = EmbedRequest(
         options.model or default_model,
         _number("version", options.version),
-        tuple(dict.fromkeys(options.outputs)) or (() if classes is None else (CLASSES,)),
+        tuple(dict.fromkeys(options.outputs)) or (() if classes is None or candidates else (CLASSES,)),
         cast("CacheUse", _word("cache", pb.CacheUse, "CACHE_USE_", options.cache) or "use"),
         cast("OnError", _word("on_error", pb.OnError, "ON_ERROR_", options.on_error) or "fail"),
         priority=cast("Priority", _word("priority", pb.Priority, "PRIORITY_", options.priority) or "interactive"),
+        candidates=candidates,
     )
     dtype = cast("Dtype", _word("dtype", pb.Dtype, "DTYPE_", options.dtype) or "float32")
     labels = None if classes is None else _class_options(classes)
@@ -117,15 +120,22 @@ def results(embedded: Embedded, asked: CallOptions, images: int, regions: Sequen
         BadRequest: the version that answered has shorter vectors than requested, or no ranges for int8.
     """
     found = [b""] * images
-    outputs = embedded.card.outputs
     if asked.dimensions is not None:
-        checked_dimensions(asked.dimensions, [outputs[name] for name in {e.output for e in embedded.embeddings}])
+        outputs = {id(output): output for output in map(embedded.output, embedded.embeddings)}
+        checked_dimensions(asked.dimensions, list(outputs.values()))
+    if embedded.text is not None and asked.dtype == "int8":
+        raise BadRequest(
+            "Expected a dtype other than int8 for images and texts together: towers have ranges of their own."
+        )
     for embedding in embedded.embeddings:
-        output = outputs[embedding.output]
+        output = embedded.output(embedding)
         if asked.classes is not None and output.classes:
             found[embedding.index] += _prediction(predicted(embedding, output, asked.classes))
         else:
             found[embedding.index] += _embedding(embedding, asked, output)
+    if embedded.card.manifest.family:
+        for index, tower in {e.index: embedded.card_of(e).manifest.tower for e in embedded.embeddings}.items():
+            found[index] += field(_TOWER, tower.encode())
     for error in embedded.errors:
         found[error.index] = pb.ImageResult(error=described(error.error)).SerializeToString()
     for index, (x, y, width, height) in enumerate(regions):
@@ -136,7 +146,9 @@ def results(embedded: Embedded, asked: CallOptions, images: int, regions: Sequen
 
 def version_of(card: ModelCard) -> bytes:
     """Write the version that answered, as a serialised `ModelVersion`."""
-    return _version(card.name, card.version, card.manifest.fingerprint)
+    manifest = card.manifest
+    tower = manifest.tower if manifest.family else ""
+    return _version(card.name, card.version, manifest.fingerprint, tower, manifest.space or "")
 
 
 def field(number: int, message: bytes) -> bytes:
@@ -145,8 +157,9 @@ def field(number: int, message: bytes) -> bytes:
 
 
 @lru_cache(16)
-def _version(name: str, version: int, fingerprint: str) -> bytes:
-    return pb.ModelVersion(name=name, version=version, fingerprint=fingerprint).SerializeToString()
+def _version(name: str, version: int, fingerprint: str, tower: str, space: str) -> bytes:
+    made = pb.ModelVersion(name=name, version=version, fingerprint=fingerprint, tower=tower, space=space)
+    return made.SerializeToString()
 
 
 @lru_cache(256)

@@ -15,7 +15,7 @@ from microtome import __version__
 from microtome.errors import BadRequest
 from microtome.inference.v2 import inference_pb2 as pb
 from service import kserve
-from service.core.embedder import Intake
+from service.core.intake import Intake
 from service.core.ports import available_versions
 from service.core.requests import Embedded
 from service.errors import of_model

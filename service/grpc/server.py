@@ -25,16 +25,16 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
-from microtome.errors import BadRequest
+from microtome.errors import BadRequest, TemporarilyUnable
 from microtome.manifest import ModelCard
 from microtome.v1 import embedding_pb2 as pb
 from service.auth import asked_by
-from service.core.embedder import Intake
-from service.core.ports import ModelServer, available_versions
+from service.core.intake import Intake
+from service.core.ports import Family, ModelServer, available_versions
 from service.core.timeouts import within
 from service.errors import of_model
 from service.grpc.embed import CallLimits, check, embed, named, parsed
-from service.grpc.encoding import read_options
+from service.grpc.encoding import read_options, version_of
 from service.grpc.middleware import Call, Calls, host_of
 from service.grpc.stream import Stream, StreamRequest
 
@@ -116,12 +116,16 @@ class Methods:
     async def _list_models(self, _: Call) -> bytes:
         models = self.intake.models
         described = [_described(models, name, card) for name, card in models.cards().items()]
+        described += [_family(name, family) for name, family in models.families().items()]
         return pb.ListModelsResponse(models=described).SerializeToString()
 
     async def _get_model(self, call: Call) -> bytes:
         request = await named(call, pb.GetModelRequest)
-        card = of_model(request.name, self.intake.models.cards())
-        return pb.GetModelResponse(model=_described(self.intake.models, request.name, card)).SerializeToString()
+        models = self.intake.models
+        if family := models.families().get(request.name):
+            return pb.GetModelResponse(model=_family(request.name, family)).SerializeToString()
+        card = of_model(request.name, models.cards())
+        return pb.GetModelResponse(model=_described(models, request.name, card)).SerializeToString()
 
     async def _stream(self, kind: type[StreamRequest], call: Call) -> None:
         async with within(call.allowed(self.intake.deadline)):
@@ -133,12 +137,13 @@ class Methods:
             raise BadRequest("Expected no `on_error` in a stream, or ON_ERROR_SKIP: a bad image does not end it.")
         classes = first.classes if isinstance(first, pb.ClassifyStreamRequest) else None
         asked = read_options(first.options, self.intake.default_model, classes)
-        of_model(asked.request.model, self.intake.models.cards())
+        with suppress(TemporarilyUnable):
+            self.intake.models.towers(asked.request.model)
         check(self.intake, asked)
         asked = replace(asked, request=asked_by(call.caller, asked.request))
         asked.request.require_tenant()
         if call.caller and call.caller.rate:
-            await call.caller.rate.take(images=0)
+            await call.caller.rate.take(images=self.intake.zero_shot.texts(asked.request))
         call.facts["model"] = asked.request.model[:80]
         call.streamed = 0
         stream = Stream(call, self.calls, self.intake, self.limits, asked, grouped=first.reads_more)
@@ -386,6 +391,14 @@ def _bind(server: grpc.aio.Server, listening: Listening) -> None:
         raise OSError(f"Cannot listen on {address} for gRPC: {str(error).partition(';')[0]}") from None
 
 
+def _family(name: str, family: Family) -> pb.Model:
+    """Describe a family: a name that requests give for both of its towers."""
+    cards = family.towers.cards if family.towers else []
+    towers = [pb.ModelVersion.FromString(version_of(card)) for card in cards]
+    space = cards[0].manifest.space or "" if cards else ""
+    return pb.Model(name=name, ready=family.trouble is None, family=name, space=space, towers=towers)
+
+
 def _described(models: ModelServer, name: str, card: ModelCard | None) -> pb.Model:
     ready = models.readiness()[name] is None
     if card is None:
@@ -410,5 +423,8 @@ def _described(models: ModelServer, name: str, card: ModelCard | None) -> pb.Mod
         default_output=manifest.default_output,
         max_batch_size=manifest.max_batch_size,
         manifest_json=json.dumps(asdict(manifest)),
+        family=manifest.family or "",
+        tower=manifest.tower if manifest.family else "",
+        space=manifest.space or "",
         versions=available_versions(models, card),
     )

@@ -6,7 +6,6 @@ HTTP/2's flow control passes this on to the caller.
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,9 +26,9 @@ from microtome.errors import (
 )
 from microtome.regions import WHOLE, Region
 from microtome.v1 import embedding_pb2 as pb
-from service.core.embedder import Intake
+from service.core.intake import Intake
 from service.core.remote_images import Image
-from service.core.requests import Embedded
+from service.core.requests import Embedded, unplaced
 from service.core.timings import Timings
 from service.errors import restated
 from service.grpc.embed import CallLimits, holding, image_of, parsed, regions_of
@@ -48,9 +47,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 
 
 _ALL = (WHOLE,)
-
-_ALONE = re.compile(r"^Image \d+: ")
-"""The core's prefix for an image of a request; in a stream it has an id."""
 
 _MODEL, _RESULT = pb.StreamAnswer.MODEL_FIELD_NUMBER, pb.StreamAnswer.RESULT_FIELD_NUMBER
 
@@ -259,6 +255,8 @@ class Stream:
 
     def _known(self, digests: Sequence[str], regions: Sequence[Region]) -> list[bytes] | None:
         """Return the bodies of the answers to these images if all their vectors are in memory."""
+        if self._asked.request.candidates is not None:
+            return None  # their labels are compared where they are embedded
         try:
             embedded = self._intake.embedder.cached(self._asked.request, digests, self._timings())
             return None if embedded is None else self._bodies(embedded, len(digests), regions)
@@ -321,7 +319,8 @@ class Stream:
             )
             return [(0, body) for body in self._bodies(embedded, count, regions)]
         except ServiceError as error:
-            alone = restated(error, _ALONE.sub("", str(error)))
+            # In a stream an image has an id in place of the number that the core gives it.
+            alone = restated(error, unplaced(error))
             return [self._fault(alone, region) for region in regions or _ALL]
         except grpc.aio.BaseError:
             raise

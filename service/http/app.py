@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 
 from microtome.manifest import ModelCard
 from service.auth import Keyring
-from service.core.embedder import Intake
-from service.core.ports import ModelServer
+from service.core.intake import Intake
+from service.core.ports import Family, ModelServer, only
 from service.errors import of_model
 from service.http import compat, openapi, problems
 from service.http.bodies import BodyLimits, BodyReader
@@ -34,9 +34,10 @@ from service.http.middleware import (
     RequestTracing,
     RequireKey,
 )
-from service.http.openapi import ModelAnswer, ModelsAnswer
+from service.http.openapi import FamilyAnswer, ModelAnswer, ModelsAnswer, TowerAnswer
 from service.http.page import Page
 from service.http.response_cache import ResponseCache
+from service.http.responses import tower_of
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _EXPOSED = (
     *("X-Model", "X-Model-Version", "X-Fingerprint", "X-Cache", "X-Shape", "X-Dtype", "X-Output", "X-Index"),
+    *("X-Tower", "X-Space"),
     *("X-Errors", "X-Request-ID", "Server-Timing", "Retry-After", "Metadata", "Inference-Header-Content-Length"),
 )
 """Headers of responses that pages of other origins may read."""
@@ -179,7 +181,7 @@ def embed_router() -> APIRouter:
 
     @router.post(
         PATH,
-        summary="Embed images",
+        summary="Embed images and texts",
         response_model=openapi.EmbedAnswer,
         responses=openapi.EMBED_RESPONSES,
         openapi_extra=openapi.EMBED_REQUEST,
@@ -189,6 +191,9 @@ def embed_router() -> APIRouter:
 
         Every vector of an answer comes from the same version of the same model, which the answer names. The answer's
         form is chosen by `Accept`; options may stand in the query string or in the JSON body.
+
+        JSON may hold texts too, for a model of images and text: name its family, and each item goes to its tower. Both
+        towers of an answer have one space, so that all of its vectors can be compared.
         """
 
     return router
@@ -241,13 +246,19 @@ def models_router(models: ModelServer, default_model: str) -> APIRouter:
         """Every model served here: its version in use, its outputs, and what is done to an image first."""
         readiness, cards = models.readiness(), models.cards()
         return ModelsAnswer(
-            default=default_model or (next(iter(cards)) if len(cards) == 1 else ""),
+            default=default_model or only(models),
             models=[_answer(models, name, card, readiness[name]) for name, card in cards.items()],
+            families=[_family(name, family) for name, family in models.families().items()],
         )
 
     @router.get("/models/{name}", summary="Describe a model", responses=openapi.problems(404))
-    async def describe_model(name: str) -> ModelDetail:
-        """One model: its state, its versions, and of the one in use the outputs and what is done to an image first."""
+    async def describe_model(name: str) -> ModelDetail | FamilyAnswer:
+        """One model: its state, its versions, and of the one in use the outputs and what is done to an image first.
+
+        Of a family, the versions in use of its towers.
+        """
+        if family := models.families().get(name):
+            return _family(name, family)
         card = of_model(name, models.cards())
         versions = [
             VersionAnswer(version=number, state=state, in_use=card is not None and card.version == number)
@@ -258,11 +269,19 @@ def models_router(models: ModelServer, default_model: str) -> APIRouter:
     return router
 
 
+def _family(name: str, family: Family) -> FamilyAnswer:
+    towers = [TowerAnswer.model_validate(tower_of(card)) for card in (family.towers.cards if family.towers else ())]
+    return FamilyAnswer(name=name, ready=family.trouble is None, detail=family.trouble, towers=towers)
+
+
 def _answer(models: ModelServer, name: str, card: ModelCard | None, trouble: str | None) -> ModelAnswer:
     return ModelAnswer(
         name=name,
         ready=trouble is None,
         detail=trouble,
+        family=card.manifest.family if card else None,
+        tower=card.manifest.tower if card and card.manifest.family else None,
+        space=card.manifest.space if card else None,
         version=card.version if card else None,
         engines=list(models.engines(card)) if card else [],
         outputs=[

@@ -1,4 +1,4 @@
-"""Read images from a request's body: one image as it is, file parts of a form, or JSON with base64 and addresses.
+"""Read images from a request's body: one as it is, file parts of a form, or JSON with base64, addresses and texts.
 
 Bytes are counted before they are held. The Content-Type is only a hint, except for forms, whose boundary it names: JSON
 is recognised by its first brace, which no image has.
@@ -19,11 +19,11 @@ from starlette.types import Receive, Scope
 from microtome.errors import BadRequest, BodyTooSlow, DeadlineExceeded, ImageTooLarge, RequestRejected, TooManyImages
 from microtome.regions import WHOLE, Region, read_regions
 from service.core.admission import Budget
-from service.core.remote_images import Image
+from service.core.remote_images import Image, Text
 from service.core.timeouts import SharedTimeout
 from service.errors import shown
 from service.http.bounded_json import read_object
-from service.http.json_images import at_most, from_address, from_base64, from_data_uri
+from service.http.json_images import at_most, from_address, from_base64, from_data_uri, from_text
 from service.http.middleware import headers_of
 from service.http.parameters import OPTIONS, unknown_name
 
@@ -46,11 +46,11 @@ _MAX_PART_HEADER = 1 << 16
 # (RFC 2231). An open string ends with the header, so each byte is looked at once.
 _FILENAME = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|\Z)|;[ \t]*(filename(?:\*[0-9]*\*?)?)[ \t]*=', re.IGNORECASE | re.DOTALL)
 
-_JSON_FORMS = ("b64", "data_uri", "url")
-_JSON_FIELDS = ("image", "images")
+_JSON_FORMS = ("b64", "data_uri", "url", "text")
+_JSON_FIELDS = ("image", "images", "text", "inputs")
 _JSON_EXPECTED = (
-    'Expected {"image": "<base64 or data URI>"} or '
-    '{"images": [{"b64": "…"}, {"data_uri": "data:image/…;base64,…"}, {"url": "https://…"}]}'
+    'Expected {"image": "<base64 or data URI>"}, {"text": "…"} or '
+    '{"inputs": [{"b64": "…"}, {"data_uri": "data:image/…;base64,…"}, {"url": "https://…"}, {"text": "…"}]}'
 )
 
 
@@ -65,7 +65,7 @@ class BodyLimits:
 
 
 class Received(NamedTuple):
-    """The images of a body, and the options of a JSON body.
+    """The images and texts of a body, and the options of a JSON body.
 
     Attributes:
         crops: the regions that each image brings, `()` where it brings none; none where no image brings any.
@@ -87,7 +87,10 @@ class Received(NamedTuple):
         Raises:
             TooManyImages: more regions than that.
         """
-        crops = [own or default or _ALL for own in self.crops or [()] * len(self.images)]
+        crops = [
+            own or (_ALL if isinstance(image, Text) else default) or _ALL
+            for own, image in zip(self.crops or [()] * len(self.images), self.images, strict=True)
+        ]
         count = sum(map(len, crops))
         if count > most:
             raise TooManyImages(f"Expected at most {most} images a request, each crop counted; received {count}.")
@@ -343,10 +346,10 @@ async def read_off_loop(read: Callable[[bytes | bytearray], T], body: bytes | by
 
 
 def read_json(body: bytes | bytearray, *, limits: BodyLimits, options: Collection[str] = OPTIONS) -> Received:
-    """Read a JSON body: base64, data URIs, addresses, and options.
+    """Read a JSON body: base64, data URIs, addresses, texts, and options.
 
     Raises:
-        BadRequest: not JSON, not an object, without images in one of the two forms, or with unknown fields.
+        BadRequest: not JSON, not an object, without images or texts in one of their forms, or with unknown fields.
         TooManyImages: more images than the limit.
     """
     value = read_object(body)
@@ -361,12 +364,15 @@ def read_json(body: bytes | bytearray, *, limits: BodyLimits, options: Collectio
 
 
 def _items(value: Mapping[str, object]) -> list[object]:
+    if sum(name in value for name in _JSON_FIELDS) > 1:
+        raise BadRequest(f"{_JSON_EXPECTED}, not both in one body.")
     match value:
-        case {"image": _, "images": _}:
-            raise BadRequest(f"{_JSON_EXPECTED}, not both in one body.")
         case {"image": str(short)}:
             return [{"data_uri": short} if short[:5].lower() == "data:" else {"b64": short}]
-        case {"images": [_, *_] as items}:
+        case {"text": str(text)}:
+            return [{"text": text}]
+        # `images` is the older name.
+        case {"images": [_, *_] as items} | {"inputs": [_, *_] as items}:
             return list(items)
     raise BadRequest(f"{_JSON_EXPECTED}; received neither, or an empty list.")
 
@@ -386,6 +392,10 @@ def _json_image(item: object, max_bytes: int, crops: list[tuple[Region, ...]]) -
             return from_base64(text, max_bytes)
         case {"data_uri": str(uri), **rest} if not rest:
             return from_data_uri(uri, max_bytes)
+        case {"text": str(text), **rest} if not rest:
+            return (
+                BadRequest("Expected `crop` with an image; received it with a text.") if crops[-1] else from_text(text)
+            )
     return BadRequest(
         f"Expected an object with one of {', '.join(_JSON_FORMS)}, which is a string, and perhaps with `crop`."
     )

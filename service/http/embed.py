@@ -3,7 +3,7 @@
 Every other request goes on to FastAPI.
 
 A request is parsed, its body is read, and the response cache is asked. Then its images are looked up, admitted,
-computed and encoded.
+computed and encoded. Texts are tokenised and looked up in the core.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,7 +19,7 @@ from microtome.regions import Region
 from service.auth import Caller, asked_by
 from service.core.admission import HitRatio
 from service.core.classes import require_classes
-from service.core.embedder import Intake
+from service.core.intake import Intake
 from service.core.lookup import Lookup
 from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
@@ -135,11 +135,12 @@ class EmbedEndpoint:
                 parameters = self._parameters.read(scope, received.options)
             if parameters.options.crop or received.crops:
                 received = received.cut(parameters.options.crop, self._reader.limits.max_images)
-            if rate:
-                await rate.take(len(received.images))
             request = asked_by(caller, parameters.request) if caller else parameters.request
+            if rate:
+                await rate.take(len(received.images) + self._intake.zero_shot.texts(request))
             digests = self._intake.digests(received.images, timings, request.tenant, received.regions)
-            cacheable = None if received.options or parameters.no_cache else _only(digests)
+            kept = not (received.options or parameters.no_cache or request.candidates)
+            cacheable = _only(digests) if kept else None
             if cacheable and (cached := self._responses.find(scope, cacheable, timings)):
                 self._hit_ratio.count(hit=True)
                 return cached
@@ -156,7 +157,7 @@ class EmbedEndpoint:
         self._intake.check(
             request, dimensions=options.dimensions, normalize=options.normalize, int8=int8, heat=options.heat
         )
-        if self.classes:
+        if self.classes and request.candidates is None:
             require_classes(self._intake.models.card(request.model), request.outputs)
         note(scope, images=images, model=request.model[:80])
 
@@ -171,7 +172,7 @@ class EmbedEndpoint:
     ) -> Embedded:
         """Look the images up; admit and compute what the cache lacks."""
         embedder, lookup = self._intake.embedder, None
-        if digests:
+        if digests and request.candidates is None:
             lookup = await self._looked_up(request, digests, timings)
             if lookup is not None and lookup.complete:
                 return embedder.answered(lookup)
@@ -219,13 +220,13 @@ class EmbedEndpoint:
         cacheable: str | None,
         regions: Sequence[Region],
     ) -> RawResponse:
-        card = embedded.card
-        # Again, since another version may have come into use since the first check.
-        outputs = [card.outputs[e.output] for e in embedded.embeddings[:64]]
-        checked_dimensions(parameters.options.dimensions, outputs)
+        if parameters.options.dimensions is not None:
+            # Again, since another version may have come into use since the first check; and texts have their own tower.
+            outputs = {id(output): output for output in map(embedded.output, embedded.embeddings)}
+            checked_dimensions(parameters.options.dimensions, list(outputs.values()))
         response, cached = write(embedded, parameters, timings, classes=self.classes, regions=regions)
         if cacheable and cached and parameters.request.version is None:
-            self._responses.keep(scope, cacheable, card, response)
+            self._responses.keep(scope, cacheable, parameters.request.model, embedded.card, response)
         return response._replace(raw_headers=[*response.raw_headers, server_timing(timings)])
 
 

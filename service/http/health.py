@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from service.core.embedder import Intake
+from service.core.intake import Intake
 from service.http import problems
 from service.http.connection_limits import limited_protocol, listener
 from service.http.middleware import HeadAsGet, IgnoreQueryAndCookies, PageHeaders, prefix_of

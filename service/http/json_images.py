@@ -1,4 +1,4 @@
-"""Images as they stand in JSON: base64, data URIs, addresses; and no more of them than a request may have."""
+"""Images and texts as they stand in JSON: base64, data URIs, addresses; and no more than a request may have."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -6,11 +6,14 @@ from itertools import islice
 import pybase64
 
 from microtome.errors import BadRequest, ImageTooLarge, RequestRejected, TooManyImages
-from service.core.remote_images import MAX_ADDRESS, Image, Url
+from service.core.remote_images import MAX_ADDRESS, MAX_TEXT, Image, Text, Url
 from service.http.bounded_json import LongText
 
 _HEAD_LETTERS = 128
 """Within which a data URI has its comma."""
+
+_ESCAPED = 6
+"""How much longer a text may be in JSON, where each byte may be an escape."""
 
 _WRAPPED = 1.25
 """How much longer base64 is with line breaks and JSON's escapes."""
@@ -33,6 +36,18 @@ def from_address(address: str) -> Url | RequestRejected:
     if len(address) > MAX_ADDRESS or isinstance(address, LongText):
         return BadRequest(f"Expected an address of at most {MAX_ADDRESS} characters; received {address[:40]!r}…")
     return Url(address)
+
+
+def from_text(text: str) -> Text | RequestRejected:
+    """Take a text; an error is returned. The core checks the length of what is not much too long."""
+    if not isinstance(text, LongText):
+        return Text(text)
+    if len(text.raw) > _ESCAPED * MAX_TEXT:
+        return BadRequest(f"Expected a text of at most {MAX_TEXT} bytes; received {len(text.raw)}.")
+    try:
+        return Text(text.unescaped().decode())
+    except ValueError:
+        return BadRequest(f"Expected a text in JSON; received {text[:24]!r}…, which has an escape that JSON has not.")
 
 
 def from_data_uri(uri: str, max_bytes: int) -> bytes | RequestRejected:

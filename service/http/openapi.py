@@ -28,10 +28,13 @@ BLUE_PNG = (
 """Example images of the interactive documentation."""
 
 
-class EmbeddingAnswer(BaseModel):
-    """One image's vector from one output."""
+Tower = Literal["image", "text"]
 
-    index: int = Field(description="Of the image, in the order of the request; each of its crops counts as one.")
+
+class EmbeddingAnswer(BaseModel):
+    """One image's or text's vector from one output."""
+
+    index: int = Field(description="Of the item, in the order of the request; each crop of an image counts as one.")
     crop: list[float] | None = Field(None, description="Which region it is: x, y, width, height; left out for all.")
     output: str
     dim: int = Field(description="Numbers in the vector.")
@@ -39,6 +42,17 @@ class EmbeddingAnswer(BaseModel):
         description="float32; for an output that is not pooled, row by row. With `encoding=base64` little-endian bytes."
     )
     cache: Literal["hit", "miss", "coalesced"] = Field(description="Where the vector came from.")
+    tower: Tower | None = Field(None, description="Which tower has answered; left out for a model without family.")
+
+
+class TowerAnswer(BaseModel):
+    """One tower that has answered."""
+
+    tower: Tower
+    model: str
+    version: int
+    fingerprint: str
+    space: str = Field(description="Vectors of one space compare, whichever tower they come from.")
 
 
 class ImageFault(BaseModel):
@@ -53,11 +67,14 @@ class ImageFault(BaseModel):
 
 
 class EmbedAnswer(BaseModel):
-    """Vectors, all from the same version of the same model."""
+    """Vectors, all from the same version of the same model, or of two towers of one space."""
 
-    model: str
+    model: str = Field(description="Which answered; of images and texts the image tower's.")
     version: int
     fingerprint: str = Field(description="Names everything that can move a vector. Vectors of one fingerprint compare.")
+    towers: list[TowerAnswer] | None = Field(
+        None, description="Of a model of images and text: those that have answered."
+    )
     embeddings: list[EmbeddingAnswer] = Field(description="By image, then in the order of the outputs asked for.")
     errors: list[ImageFault] = Field(description="With `on_error=skip`: the images that have no vectors.")
 
@@ -105,6 +122,9 @@ class ModelAnswer(BaseModel):
     name: str
     ready: bool
     detail: str | None = Field(description="What is wrong, while it is not ready.")
+    family: str | None = Field(None, description="The name for both towers of a model of images and text.")
+    tower: Tower | None = Field(None, description="Which of them it is.")
+    space: str | None = Field(None, description="Vectors of one space compare.")
     version: int | None = Field(description="The version that requests go to now; null before the first has answered.")
     engines: list[str] = Field(
         description="What computes that version, and why, as each model server says; empty where none says, as "
@@ -114,6 +134,15 @@ class ModelAnswer(BaseModel):
     manifest: Manifest | None
 
 
+class FamilyAnswer(BaseModel):
+    """An image tower and a text tower that requests name together."""
+
+    name: str
+    ready: bool
+    detail: str | None = Field(description="What is wrong, while it is not ready.")
+    towers: list[TowerAnswer] = Field(description="The versions in use, of one space; none before there were two.")
+
+
 class ModelsAnswer(BaseModel):
     """All models of this server."""
 
@@ -121,6 +150,7 @@ class ModelsAnswer(BaseModel):
         description="Who answers when a request names no model; empty where a request has to name one of several."
     )
     models: list[ModelAnswer]
+    families: list[FamilyAnswer] = Field(description="Models of images and text, by the name for both towers.")
 
 
 class Readiness(BaseModel):
@@ -158,12 +188,21 @@ _ITEM = {
         for title, form in {"Base64Image": "b64", "DataUriImage": "data_uri", "ImageAddress": "url"}.items()
     ]
 }
+_TEXT = {
+    "title": "Text",
+    "type": "object",
+    "required": ["text"],
+    "additionalProperties": False,
+    "properties": {"text": {"type": "string", "description": "For a model that has a text tower."}},
+}
 
 _IMAGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ImageRequest": ("image", {"type": "string", "description": "base64, or a data URI."}),
     "ImagesRequest": ("images", {"type": "array", "minItems": 1, "items": _ITEM}),
+    "TextRequest": ("text", {"type": "string", "description": "For a model that has a text tower."}),
+    "InputsRequest": ("inputs", {"type": "array", "minItems": 1, "items": {"oneOf": [*_ITEM["oneOf"], _TEXT]}}),
 }
-"""The two forms of a JSON body, by the end of their names: the field that holds images."""
+"""The forms of a JSON body, by the end of their names: the field that holds images and texts."""
 
 
 def _request(verb: str, options: Mapping[str, Option], several: str, given: Mapping[str, object]) -> dict[str, Any]:
@@ -276,6 +315,8 @@ def _answer(description: str) -> dict[str, Any]:
         "X-Model": "Which model answered.",
         "X-Model-Version": "Which version of it.",
         "X-Fingerprint": "Names everything that can move a vector.",
+        "X-Tower": "Of a model of images and text: which towers answered; the three before are a list then.",
+        "X-Space": "Of a model of images and text: vectors of one space compare.",
         "X-Cache": "hit, miss or coalesced when all vectors were, else mixed.",
         "Server-Timing": "Milliseconds by stage.",
         "X-Shape": "Of binary rows: rows and columns.",

@@ -17,8 +17,20 @@ from starlette.types import Scope
 from microtome.errors import BadRequest
 from microtome.regions import Region, read_regions
 from service.core.classes import TOP_K, Function
-from service.core.requests import ALL, CLASSES, MOST_OUTPUTS, CacheUse, EmbedRequest, OnError, Priority
+from service.core.requests import (
+    ALL,
+    CLASSES,
+    MOST_OUTPUTS,
+    MOST_TEXTS,
+    TEMPLATE,
+    CacheUse,
+    Candidates,
+    EmbedRequest,
+    OnError,
+    Priority,
+)
 from service.errors import shown
+from service.http.bounded_json import LongText
 from service.http.middleware import headers_of
 from service.http.negotiation import FORMS, JSON, Encoding, Form, chosen
 
@@ -60,6 +72,8 @@ class ClassifyOptions(EmbedOptions):
     top_k: int = TOP_K
     min_score: float | None = None
     function: Function | None = None
+    labels: tuple[str, ...] = ()
+    template: tuple[str, ...] = ()
 
 
 class Option(NamedTuple):
@@ -113,6 +127,14 @@ def _names(value: object) -> tuple[str, ...]:
     if not 0 < len(values) <= MOST_OUTPUTS or not all(isinstance(name, str) and name for name in values):
         raise ValueError(f"the name of an output, up to {MOST_OUTPUTS} of them, or `all`")
     return tuple(dict.fromkeys(values))
+
+
+def _words(value: object) -> tuple[str, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    # Of a long text here is the beginning only.
+    if not 0 < len(values) <= MOST_TEXTS or not all(isinstance(t, str) and not isinstance(t, LongText) for t in values):
+        raise ValueError(f"a short text, or up to {MOST_TEXTS} of them")
+    return tuple(values)
 
 
 def _one_of(*choices: str) -> Callable[[object], str]:
@@ -204,6 +226,17 @@ CLASSIFY_OPTIONS: Mapping[str, Option] = {
     "function": _choice(
         Function, "From logits to scores: `softmax`, `sigmoid`, or `none` for the logits. Default: the output's own."
     ),
+    "labels": Option(
+        _words,
+        {"type": "array", "minItems": 1, "maxItems": MOST_TEXTS, "items": {"type": "string", "minLength": 1}},
+        "What to choose among, in words, repeatable: for a model of images and text, in place of classes of its own.",
+    ),
+    "template": Option(
+        _words,
+        {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": r"\{\}"}},
+        f"A text with `{{}}` where a label goes, repeatable: vectors of several are averaged. Default: `{TEMPLATE}`.",
+        {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]},
+    ),
 }
 """Those of POST /classify."""
 
@@ -256,7 +289,7 @@ def read_options(
     return options
 
 
-_REPEATABLE = frozenset({"output", "crop"})
+_REPEATABLE = frozenset({"output", "crop", "labels", "template"})
 _DEFAULTS = {kind: kind() for kind in (EmbedOptions, ClassifyOptions)}
 
 
@@ -337,9 +370,18 @@ class ParameterReader:
         forms = (JSON,) if self._classes else FORMS
         form, encoding = chosen(accept.decode("latin-1"), options.encoding, several=several, forms=forms)
         model = options.model or self._default_model
-        outputs = options.output or ((CLASSES,) if self._classes else ())
+        candidates = None
+        if isinstance(options, ClassifyOptions):
+            candidates = Candidates.read(options.labels, options.template)
+        outputs = options.output or ((CLASSES,) if self._classes and candidates is None else ())
         request = EmbedRequest(
-            model, options.version, outputs, options.cache, options.on_error, priority=options.priority
+            model,
+            options.version,
+            outputs,
+            options.cache,
+            options.on_error,
+            priority=options.priority,
+            candidates=candidates,
         )
         return Parameters(request, options, form, encoding, no_cache)
 

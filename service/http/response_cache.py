@@ -31,8 +31,13 @@ class Key(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A response with status 200, without the headers of a single request: its id and its timings."""
+    """A response with status 200, without the headers of a single request: its id and its timings.
 
+    Attributes:
+        model: as the request named it: a family's towers may be other versions than those in use of their models.
+    """
+
+    model: str
     card: ModelCard
     headers: RawHeaders
     body: bytes
@@ -62,16 +67,16 @@ class ResponseCache:
             entry = self._table.get(key)
             if entry is None:
                 return None
-            if self._models.card(entry.card.name) is not entry.card:
+            if self._models.card(entry.model) is not entry.card:
                 self._table.drop(key)
                 return None
         self._metrics.answered_again(entry.card.name, timings.seconds["cache"])
         note(scope, images=1, model=entry.card.name)
         return RawResponse(HTTPStatus.OK, [*entry.headers, server_timing(timings)], entry.body)
 
-    def keep(self, scope: Scope, digest: str, card: ModelCard, response: RawResponse) -> None:
+    def keep(self, scope: Scope, digest: str, model: str, card: ModelCard, response: RawResponse) -> None:
         """Store a response that has only cached vectors of the version in use, and no headers of a single request."""
-        self._table.put(_key(scope, digest), Entry(card, response.raw_headers, response.body))
+        self._table.put(_key(scope, digest), Entry(model, card, response.raw_headers, response.body))
 
 
 def _key(scope: Scope, digest: str) -> Key:

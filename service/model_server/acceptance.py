@@ -1,8 +1,10 @@
-"""Golden vectors: whether a model server may serve a version, decided before the first request is routed there.
+"""Whether a model server may serve a version, decided before the first request is routed there: by golden vectors.
 
 Each server is asked once for each version and connection: another process may be at the other end of a new one. What
 exceeds the manifest's tolerance is refused there, unless MICROTOME_ACCEPT_DEVIATION allows so much. Vectors of a model
 with such a setting have a fingerprint of their own, and so their own keys in every cache.
+
+A text tower needs its tokenizer too, which comes from the model server: a gateway needs no more than an address.
 """
 
 import asyncio
@@ -10,19 +12,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import isinf
 from time import perf_counter
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from microtome.errors import ModelServerFault
 from microtome.golden import GoldenCheck
-from microtome.manifest import ModelCard
+from microtome.manifest import ModelCard, TokenizerSpec, TokensSpec
+from microtome.tokenization import SIGNATURE, Tokenizer, unpacked
 from service.model_server.client import Predict
-from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
+from service.model_server.predict_encoding import inputs_of, query_tensor, read_bytes, vectors
 from service.model_server.versions import IDENTIFY_SECONDS, VersionRefused, answers_an_image
 from service.telemetry.logs import Logger
 from service.telemetry.metrics import Metrics
 
 SETTING = "MICROTOME_ACCEPT_DEVIATION"
 EVERY_MODEL = "*"
+
+_MOST_BYTES, _MOST_PARTS = 256 << 20, 1024
+"""Bytes of a tokenizer's JSON, and its parts; the largest known one, Gemma's, has 34 MB."""
+
+_SLACK = 1 << 16
+"""Bytes that gzip may add to what cannot be compressed."""
 
 
 async def measure(check: GoldenCheck, rpc: Predict, card: ModelCard, *, timeout: float) -> dict[str, float]:  # noqa: ASYNC109
@@ -36,14 +45,62 @@ async def measure(check: GoldenCheck, rpc: Predict, card: ModelCard, *, timeout:
     outputs = list(card.outputs)
     answers = []
     # Making and comparing takes tens of milliseconds, for which requests would wait.
-    for images in await asyncio.to_thread(lambda: check.requests):
-        inputs = {IMAGES: pixels_tensor(list(images))}
+    for given in await asyncio.to_thread(lambda: check.requests):
+        inputs = inputs_of(list(given))
         try:
             answer = await rpc.predict(card.name, card.version, "serving_default", inputs, outputs, timeout=timeout)
-            answers.append(vectors(answer, card, outputs, rows=len(images)))
+            answers.append(vectors(answer, card, outputs, rows=len(given)))
         except ModelServerFault:
             return dict.fromkeys(outputs, float("inf"))
     return await asyncio.to_thread(check.deviations, answers)
+
+
+class Tokenizers:
+    """The tokenizers of text towers, each as long as a version that uses it is known. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._kept: WeakValueDictionary[TokensSpec, Tokenizer] = WeakValueDictionary()
+        self._loading = asyncio.Lock()
+
+    async def of(self, card: ModelCard, spec: TokensSpec, client: Predict) -> Tokenizer:
+        """Return the tokenizer of a version, fetched from its server unless an equal one is known.
+
+        Raises:
+            VersionRefused: it cannot be used, or is not the one that the manifest names.
+            ServiceError: the server cannot be asked, or does not have it.
+        """
+        # One at a time: several servers have the same, and the largest takes seconds and 100 MB to build.
+        async with self._loading:
+            found = self._kept.get(spec)
+            if found is None:
+                try:
+                    packed = await _packed(card, spec.tokenizer, client)
+                    # In a thread, since reading tens of megabytes of JSON takes time.
+                    found = await asyncio.to_thread(lambda: Tokenizer.load(unpacked(packed, spec.tokenizer), spec))
+                except (ValueError, ImportError) as error:
+                    told = f"Version {card.version} of model {card.name!r} is not served: its tokenizer cannot be used."
+                    advice = " Install the package `tokenizers`." if isinstance(error, ImportError) else ""
+                    raise VersionRefused(f"{told} {error}{advice}", lasting=True) from error
+                self._kept[spec] = found
+            return found
+
+
+async def _packed(card: ModelCard, spec: TokenizerSpec, client: Predict) -> bytes:
+    """Fetch the compressed file, a part at a time: each fits into a message of gRPC.
+
+    Raises:
+        ValueError: it would be larger than any tokenizer, or is larger than the manifest says.
+    """
+    if spec.size > _MOST_BYTES or not 0 < spec.parts <= _MOST_PARTS:
+        raise ValueError(f"Expected at most {_MOST_BYTES} bytes. Received: {spec.size} in {spec.parts} parts.")
+    packed = bytearray()
+    for number in range(spec.parts):
+        query = {"query": query_tensor(number)}
+        answer = await client.predict(card.name, card.version, SIGNATURE, query, [SIGNATURE], timeout=IDENTIFY_SECONDS)
+        packed += read_bytes(answer, SIGNATURE)
+        if len(packed) > spec.size + _SLACK:
+            raise ValueError(f"Expected at most {spec.size} bytes. Received: more, compressed.")
+    return bytes(packed)
 
 
 class Acceptance:
@@ -57,6 +114,7 @@ class Acceptance:
             metrics: show the largest deviation of the last check; `watcher.py` counts refusals.
             log: told of each verdict.
         """
+        self._tokenizers = Tokenizers()
         self._accepted = accepted
         self._metrics = metrics
         self._log = log
@@ -72,15 +130,20 @@ class Acceptance:
         if not tolerances or allowed <= min(tolerances):
             return card
         fingerprint = f"{card.manifest.fingerprint}~{allowed:g}"
-        return ModelCard(card.name, card.version, replace(card.manifest, fingerprint=fingerprint))
+        return replace(card, manifest=replace(card.manifest, fingerprint=fingerprint))
 
     async def admit(self, card: ModelCard, target: str, start: int, client: Predict) -> ModelCard:
         """Check a version on one server; see `versions.Admit`. Without golden vectors, one black image needs an answer.
 
+        A text tower's tokenizer is fetched first, and comes with the card.
+
         Raises:
-            VersionRefused: it deviates; says by how much, and which setting accepts it.
+            VersionRefused: it deviates; says by how much, and which setting accepts it. Or its tokenizer is not the one
+                that the manifest names.
             ServiceError: the server cannot be asked, or the manifest's golden vectors cannot be read.
         """
+        if isinstance(card.manifest.input, TokensSpec):
+            card = replace(card, tokenizer=(await self._tokenizers.of(card, card.manifest.input, client)).ids)
         try:
             check = GoldenCheck.of(card.manifest)
         except ValueError as error:

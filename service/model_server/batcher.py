@@ -1,10 +1,11 @@
 """Micro-batching: images of different requests share a Predict call, and none of them waits for others.
 
-A model has a few slots on each server that serves it. With a slot free, images are sent immediately; while all are
-busy, they gather, up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and a busy
-one makes batches as large as its model server is slow. Images share a batch when they go to the same version and want
-one and the same output, or several: then all are computed, and those that were not asked for are dropped. Each set of
-outputs costs the model server a copy of the weights, and its first caller a second; warm-up has paid for each output
+A model has a few slots on each server that serves it. While a server has no call, images are sent immediately. Beside
+other calls a free slot is for as many images as the smallest call has, unless that has many and takes long; while all
+slots are busy, they gather, up to the manifest's largest batch. There is no timer, so an idle gateway adds nothing, and
+a busy one makes batches as large as its model server is slow. Images share a batch when they go to the same version and
+want one and the same output, or several: then all are computed, and those that were not asked for are dropped. Each set
+of outputs costs the model server a copy of the weights, and its first caller a second; warm-up has paid for each output
 alone and for all, and callers choose among 2^n sets.
 
 Once enough have gathered, one call goes beyond the slots, so that the model server has work while an answer travels
@@ -31,7 +32,7 @@ import numpy as np
 
 from microtome.errors import DeadlineExceeded, ModelServerFault
 from microtome.manifest import ModelCard
-from service.core.ports import ModelServer, Pixels, Vectors
+from service.core.ports import Family, ModelServer, Pixels, Tokens, Towers, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, unobserved
 from service.errors import restated
@@ -39,7 +40,8 @@ from service.model_server.client import bulk_call
 from service.telemetry.metrics import Metrics
 
 _ENOUGH = 8
-"""Images that are worth a call beyond the slots: shared among so many, what a call costs does not show."""
+"""Images that are worth a call beyond the slots: shared among so many, what a call costs does not show. Beside a call
+of more none waits for company."""
 
 
 class _Waiting(NamedTuple):
@@ -50,7 +52,8 @@ class _Waiting(NamedTuple):
     """Those computed."""
     wanted: tuple[str, ...]
     """Those asked for."""
-    pixels: Pixels
+    taken: Pixels | Tokens
+    """Pixels of an image, or ids of a text."""
     stages: Stages
     deadline: Deadline
     since: float
@@ -70,33 +73,43 @@ class _Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class _Lane:
-    """What one model has waiting of one priority, and how many calls are under way, one perhaps beyond the limit."""
+    """What one model has waiting of one priority, and the images of each call under way, one perhaps beyond slots."""
 
     bulk: bool
-    busy: int = 0
+    calls: list[int] = field(default_factory=list)
     waiting: list[_Waiting] = field(default_factory=list)
 
-    def open(self, slots: int) -> bool:
+    def open(self, servers: int, slots: int) -> bool:
         """Whether there are images and a call of theirs may begin."""
-        free = slots - self.busy
-        return bool(self.waiting) and (free > 0 or (free == 0 and len(self.waiting) >= _ENOUGH))
+        busy, waiting = len(self.calls), len(self.waiting)
+        if not waiting or busy > slots:
+            return False
+        if busy == slots:
+            return waiting >= _ENOUGH
+        return busy < servers or waiting >= min(self.calls) or min(self.calls) > _ENOUGH
 
 
 @dataclass(slots=True)
 class _Lanes:
     """Both priorities of one model."""
 
-    slots: Callable[[], int]
+    servers: Callable[[], int]
+    each: int
+    """Slots on each server."""
     interactive: _Lane = field(default_factory=lambda: _Lane(bulk=False))
     bulk: _Lane = field(default_factory=lambda: _Lane(bulk=True))
     leaving: bool = False
 
     def open(self) -> _Lane | None:
         """Return the lane whose call may begin now, interactive ones first."""
-        slots = self.slots()
-        if self.interactive.open(slots):
+        if not self.interactive.waiting and not self.bulk.waiting:
+            return None
+        servers = self.servers()
+        slots = self.each * servers
+        if self.interactive.open(servers, slots):
             return self.interactive
-        return self.bulk if self.bulk.open(max(1, slots - self.interactive.busy)) else None
+        left = max(1, slots - len(self.interactive.calls))
+        return self.bulk if self.bulk.open(min(servers, left), left) else None
 
     def hurry(self, images: Sequence[_Waiting]) -> bool:
         """Let bulk images wait as interactive ones; whether any of them has not left yet."""
@@ -110,21 +123,25 @@ class _Lanes:
 class Batcher:
     """A model server whose calls are shared. Implements the core's `ModelServer` port over another one."""
 
-    def __init__(self, inner: ModelServer, *, slots: Callable[[str], int], metrics: Metrics) -> None:
+    def __init__(
+        self, inner: ModelServer, *, slots: int, servers: Callable[[str], int] = lambda _: 1, metrics: Metrics
+    ) -> None:
         """Batch the calls of `inner`.
 
         Args:
             inner: runs the calls.
-            slots: returns how many calls of a model may be under way now; one more begins while many images wait.
+            slots: calls of a model that may be under way on each server; one more begins while many images wait.
+            servers: returns how many servers calls of a model can go to now, at least 1.
             metrics: show what waits, and the size of batches.
         """
         self._inner = inner
         self._slots = slots
+        self._servers = servers
         self._metrics = metrics
         self._queued = metrics.level(metrics.queued_images.labels("interactive"))
         self._queued_bulk = metrics.level(metrics.queued_images.labels("bulk"))
         self._lanes: dict[str, _Lanes] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], list[_Waiting]] = {}
 
     def card(self, model: str) -> ModelCard:
         """Return the version in use; see the port."""
@@ -150,15 +167,23 @@ class Batcher:
         """Return what computes a version; see the port."""
         return self._inner.engines(card)
 
-    async def renewed(self, card: ModelCard) -> ModelCard:
+    def towers(self, model: str) -> Towers:
+        """Return the versions that images and texts go to; see the port."""
+        return self._inner.towers(model)
+
+    def families(self) -> Mapping[str, Family]:
+        """Return all families; see the port."""
+        return self._inner.families()
+
+    async def renewed(self, card: ModelCard, model: str = "") -> ModelCard:
         """Look for a successor; see the port."""
-        return await self._inner.renewed(card)
+        return await self._inner.renewed(card, model)
 
     async def infer(
         self,
         card: ModelCard,
         outputs: Sequence[str],
-        images: Sequence[Pixels],
+        images: Sequence[Pixels | Tokens],
         stages: Stages = unobserved,
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:
@@ -166,7 +191,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         lanes = self._lanes.get(card.name)
         if lanes is None:
-            lanes = self._lanes[card.name] = _Lanes(partial(self._slots, card.name))
+            lanes = self._lanes[card.name] = _Lanes(partial(self._servers, card.name), self._slots)
         deadline = deadline or Deadline()
         facts = (stages, deadline, perf_counter(), copy_context())
         computed, wanted = warmed(card, outputs), tuple(outputs)
@@ -176,9 +201,8 @@ class Batcher:
             deadline.hurried = partial(self._hurry, lanes, mine)
         else:
             lanes.interactive.waiting += mine
-        if lanes.open():
-            self._soon(lanes)
-        else:
+        self._soon(lanes)
+        if not lanes.leaving:
             self._tell_queue()
         try:
             if len(mine) == 1:
@@ -192,6 +216,9 @@ class Batcher:
             for lane in (lanes.interactive, lanes.bulk):
                 lane.waiting = [entry for entry in lane.waiting if not entry.answer.done()]
             self._tell_queue()
+            for task, batch in self._running.items():
+                if all(entry.answer.cancelled() for entry in batch):
+                    task.cancel()
             raise
         return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
 
@@ -211,13 +238,11 @@ class Batcher:
             batch = _next_batch(lane)
             if not batch:
                 continue
-            lane.busy += 1
+            lane.calls.append(len(batch))
             # In the first one's context: what is logged belongs to a request.
             task = asyncio.create_task(self._run(lanes, lane, batch), context=batch[0].context.copy())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-            for entry in batch:
-                entry.answer.add_done_callback(_Deserted(batch, task))
+            self._running[task] = batch
+            task.add_done_callback(self._running.pop)
         self._tell_queue()
 
     def _tell_queue(self) -> None:
@@ -237,7 +262,7 @@ class Batcher:
                 if not entry.answer.done():
                     entry.answer.set_exception(restated(error))
         finally:
-            lane.busy -= 1
+            lane.calls.remove(len(batch))
             self._soon(lanes)
 
     async def _answer(self, batch: Sequence[_Waiting]) -> None:
@@ -247,11 +272,11 @@ class Batcher:
             for entry in batch:
                 entry.tell(name, seconds)
 
-        pixels = [entry.pixels for entry in batch]
+        taken = [entry.taken for entry in batch]
         latest = Deadline(max(entry.deadline.at for entry in batch))
         try:
             with self._metrics.predicting(first.card.name, len(batch), [entry.context for entry in batch]):
-                vectors = await self._inner.infer(first.card, first.outputs, pixels, stages, latest)
+                vectors = await self._inner.infer(first.card, first.outputs, taken, stages, latest)
         except ModelServerFault as error:
             # One image's vector is not finite: the others of its batch are asked again, without it.
             if not 0 < len(error.rows) < len(batch):
@@ -264,18 +289,6 @@ class Batcher:
         for row, entry in enumerate(batch):
             if not entry.answer.done():
                 entry.answer.set_result({name: vectors[name][row : row + 1] for name in entry.wanted})
-
-
-class _Deserted:
-    """Cancels a batch when its last waiter has left."""
-
-    def __init__(self, batch: Sequence[_Waiting], task: asyncio.Task[None]) -> None:
-        self._batch = batch
-        self._task = task
-
-    def __call__(self, _: asyncio.Future[dict[str, Vectors]]) -> None:
-        if all(entry.answer.cancelled() for entry in self._batch):
-            self._task.cancel()
 
 
 def warmed(card: ModelCard, outputs: Sequence[str]) -> tuple[str, ...]:

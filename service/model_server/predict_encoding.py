@@ -1,4 +1,4 @@
-"""Predict requests and answers: pixels to tensors, tensors to vectors, and manifests. No Python lists of numbers.
+"""Predict requests and answers: pixels and ids to tensors, tensors to vectors, and manifests; no lists of numbers.
 
 A request is written by hand around its pixels, which are copied once; protobuf would copy them four times. Only what
 surrounds a tensor's content, and its map entry, is written by hand; the rest is protobuf's.
@@ -11,19 +11,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from microtome.errors import ModelServerFault
-from microtome.manifest import Manifest, ModelCard
+from microtome.manifest import InputSpec, Manifest, ModelCard, TokensSpec
 from microtome.protobuf import after_varint, field_prefix
 from microtome.tfserving.v1.predict_pb2 import ModelSpec, PredictRequest, PredictResponse
 from microtome.tfserving.v1.tensor_pb2 import DataType, Tensor, TensorShape
-from service.core.ports import Pixels, Vectors
+from service.core.ports import Pixels, Tokens, Vectors
 
-IMAGES = "images"
-"""Alias of the input in the `serving_default` signature."""
+IMAGES, TOKENS = "images", "tokens"
+"""Alias of the input in the `serving_default` signature: of a model of images, and of a text tower."""
 
 _INPUTS, _KEY, _VALUE = PredictRequest.INPUTS_FIELD_NUMBER, 1, 2
 _ADAPTER = TypeAdapter(Manifest)
+_FORMS = (InputSpec.__name__, TokensSpec.__name__)
+"""Of a manifest's input, as errors name them."""
 
 
 class WireTensor(NamedTuple):
@@ -66,9 +69,24 @@ def pixels_tensor(images: Sequence[Pixels]) -> WireTensor:
     return tensor_of(Tensor(dtype=DataType.DATA_TYPE_UINT8, tensor_shape=shape), images)
 
 
-def query_tensor() -> WireTensor:
-    """Build the `manifest` signature's input: one number, which sets nothing but the batch size."""
-    return tensor_of(Tensor(dtype=DataType.DATA_TYPE_INT32, tensor_shape=_shape((1,))), [np.zeros(1, "<i4")])
+def inputs_of(rows: Sequence[Pixels | Tokens]) -> dict[str, WireTensor]:
+    """Write the input of `serving_default`: images, or texts, each int32 [length]."""
+    if rows[0].dtype == np.uint8:
+        return {IMAGES: pixels_tensor(rows)}  # type: ignore[arg-type]  # all are of one kind
+    shape = _shape((len(rows), *rows[0].shape))
+    return {TOKENS: tensor_of(Tensor(dtype=DataType.DATA_TYPE_INT32, tensor_shape=shape), rows)}
+
+
+def blank(manifest: Manifest) -> Pixels | Tokens:
+    """Return an input without content: a black image, or a text of padding."""
+    if isinstance(manifest.input, TokensSpec):
+        return np.full(manifest.input.shape, manifest.input.pad, np.int32)
+    return np.zeros(manifest.input.shape, np.uint8)
+
+
+def query_tensor(number: int = 0) -> WireTensor:
+    """Build the input of `tokenizer`, a part's number; or of `manifest`, where it sets nothing but the batch size."""
+    return tensor_of(Tensor(dtype=DataType.DATA_TYPE_INT32, tensor_shape=_shape((1,))), [np.full(1, number, "<i4")])
 
 
 def vectors(answer: PredictResponse, card: ModelCard, outputs: Sequence[str], rows: int) -> dict[str, Vectors]:
@@ -102,6 +120,15 @@ def _vectors(answer: PredictResponse, name: str, rows: int, dim: int) -> Vectors
     return found
 
 
+def read_bytes(answer: PredictResponse, output: str) -> bytes:
+    """Return the only string of an output; empty where there is none."""
+    tensor = answer.outputs.get(output)
+    if tensor is None or not tensor.string_val:
+        # In tensor_content, strings are varint lengths followed by the bytes; here is one string.
+        return bytes(after_varint(tensor.tensor_content)) if tensor is not None else b""
+    return tensor.string_val[0]
+
+
 def read_manifest(model: str, answer: PredictResponse) -> Manifest:
     """Parse and check the manifest.
 
@@ -110,27 +137,29 @@ def read_manifest(model: str, answer: PredictResponse) -> Manifest:
     Raises:
         ModelServerFault: no manifest, or one that we cannot read.
     """
-    tensor = answer.outputs.get("manifest")
-    if tensor is None or not tensor.string_val:
-        # In tensor_content, strings are varint lengths followed by the bytes; here is one string.
-        raw = after_varint(tensor.tensor_content) if tensor is not None else b""
-    else:
-        raw = tensor.string_val[0]
     try:
-        manifest = _ADAPTER.validate_json(raw)
+        manifest = _ADAPTER.validate_json(read_bytes(answer, "manifest"))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
+        first = _nearest(error)
+        where = ".".join(str(part) for part in first["loc"] if part not in _FORMS) or "the document"
         raise ModelServerFault(
             f"Model {model!r} has a manifest that we cannot read: {where}: {first['msg']}."
         ) from error
-    if min(manifest.input.height, manifest.input.width, manifest.max_batch_size) < 1:
+    if min(*manifest.input.shape, manifest.max_batch_size) < 1:
         raise ModelServerFault(f"Model {model!r} has a manifest with a size or a largest batch of nothing.")
     if manifest.schema > 1 and manifest.golden is None:
         raise ModelServerFault(f"Model {model!r} has a manifest of version {manifest.schema} without golden vectors.")
     if manifest.default_output not in {output.name for output in manifest.outputs}:
         raise ModelServerFault(f"Model {model!r} names a default output that it does not have.")
     return manifest
+
+
+def _nearest(error: ValidationError) -> ErrorDetails:
+    """Return the first error; of an input that is neither of both, in the form that it is nearest to."""
+    errors = error.errors(include_url=False, include_input=False)
+    forms = {form: [each for each in errors if form in each["loc"]] for form in _FORMS}
+    others = [each for each in errors if not any(form in each["loc"] for form in _FORMS)]
+    return [*others, *min(forms.values(), key=len)][0]
 
 
 def _shape(sizes: Sequence[int]) -> TensorShape:

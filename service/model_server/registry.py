@@ -8,18 +8,21 @@ from pathlib import Path
 from time import monotonic
 
 from microtome.errors import (
+    BadRequest,
     DeadlineExceeded,
     ModelNotReady,
     ModelServerDown,
     ModelServerFault,
     ServiceError,
+    UnknownModel,
     UnknownVersion,
 )
 from microtome.manifest import ModelCard
-from service.core.ports import Pixels, Vectors
+from service.core.ports import Family, Pixels, Tokens, Towers, Vectors
 from service.core.timeouts import Deadline
 from service.core.timings import Stages, timed, unobserved
-from service.errors import of_model, restated
+from service.errors import of_model, restated, unknown
+from service.model_server.families import Families
 from service.model_server.replicas import Replicas
 from service.model_server.versions import AVAILABLE
 from service.model_server.watcher import ModelState, Watcher, WatchTiming
@@ -102,8 +105,9 @@ class ModelRegistry:
         self._metrics = metrics
         self._log = log
         self._clock = clock
+        self._families = Families(servers, self._models, wait=timing.call, metrics=metrics, log=log)
         self._watcher = Watcher(
-            servers, self._models, label=label, timing=timing, metrics=metrics, log=log, clock=clock
+            servers, self._models, self._families, label=label, timing=timing, metrics=metrics, log=log, clock=clock
         )
 
     async def run(self) -> None:
@@ -164,9 +168,40 @@ class ModelRegistry:
         return {name: model.card for name, model in self._models.items()}
 
     def readiness(self) -> dict[str, str | None]:
-        """Return every model by name: None when it answers and inference works, else what is wrong, for people."""
+        """Return every model and family by name: None when it answers and inference works, else what is wrong."""
         now = self._clock()
-        return {name: model.trouble(now, self._timing) for name, model in self._models.items()}
+        troubles = {name: model.trouble(now, self._timing) for name, model in self._models.items()}
+        return troubles | {name: family.trouble for name, family in self._families.all(troubles).items()}
+
+    def families(self) -> Mapping[str, Family]:
+        """Return every family by name; see the port."""
+        return self._families.all(self.readiness())
+
+    def towers(self, model: str) -> Towers:
+        """Return the versions that images and texts go to; see the port."""
+        name = self._named(model)
+        return self._families.towers(name) if name in self._families else Towers.alone(self.card(name))
+
+    def _named(self, name: str) -> str:
+        """Return the name of a model or a family; of an empty one, where no model is the default, the only one's.
+
+        Raises:
+            ServiceError: as `of_model` does; ModelNotReady while a model that has not answered may be of that family.
+        """
+        if name in self._models:
+            return name
+        families = self._families.named()
+        if not name:
+            towers = {its for members in families.values() for its in members}
+            return of_model("", {its: its for its in (*(its for its in self._models if its not in towers), *families)})
+        if name not in families:
+            silent = [its for its in self._fixed if self._models[its].card is None]
+            known = unknown("model", name, [*self._models, *families])
+            if silent:
+                listed = ", ".join(map(repr, silent[:8]))
+                raise ModelNotReady(f"{known} It may be a family, and {listed} has not answered yet.", retry_after=2)
+            raise UnknownModel(known)
+        return name
 
     def versions(self, model: str) -> Mapping[int, str]:
         """Return every version of a model with its state; see the port."""
@@ -178,7 +213,12 @@ class ModelRegistry:
 
     def card(self, model: str) -> ModelCard:
         """Return the version of a model that requests go to now; see the port."""
-        entry = self._served(model)
+        entry = self._models.get(model)
+        if entry is None:
+            name = self._named(model)
+            if name in self._families:
+                return self._families.towers(name).of("Image")
+            entry = self._models[name]
         if entry.card is not None:
             return entry.card
         if isinstance(entry.error, ModelServerDown | ModelNotReady):
@@ -189,17 +229,24 @@ class ModelRegistry:
 
     async def card_of(self, model: str, version: int) -> ModelCard:
         """Return exactly this version; see the port."""
-        entry = self._served(model)
+        name = self._named(model)
+        if name in self._families:
+            towers = " or ".join(self._families.named()[name])
+            raise BadRequest(
+                f"Expected `version` with the name of one model; {name!r} is a family, whose models have versions of "
+                f"their own. Name {towers}."
+            )
+        entry = self._models[name]
         if entry.card is not None and entry.card.version == version:
             return entry.card
         if version in entry.pinned:
             return entry.pinned[version]
-        states = await self._servers.versions(model, timeout=self._timing.call)
+        states = await self._servers.versions(name, timeout=self._timing.call)
         if states.get(version) != AVAILABLE:
             known = sorted((number for number, state in states.items() if state == AVAILABLE), reverse=True)
             listed = ", ".join(map(str, known)) or "none"
-            raise UnknownVersion(f"Model {model!r} has no version {version}. Available: {listed}.")
-        entry.pinned[version] = found = await self._watcher.find(model, version)
+            raise UnknownVersion(f"Model {name!r} has no version {version}. Available: {listed}.")
+        entry.pinned[version] = found = await self._watcher.find(name, version)
         return found
 
     def concurrency(self, model: str) -> int:
@@ -207,15 +254,18 @@ class ModelRegistry:
         entry = self._models.get(model)
         return max(1, self._servers.serving(entry.card)) if entry is not None and entry.card is not None else 1
 
-    async def renewed(self, card: ModelCard) -> ModelCard:
+    async def renewed(self, card: ModelCard, model: str = "") -> ModelCard:
         """Look now for the version that has replaced `card`; see the port."""
-        model = self._served(card.name)
-        if model.card == card:
+        state = self._served(card.name)
+        if state.card == card:
             # One look for all requests that met the same version's end.
-            if model.renewing is None or model.renewing.done():
-                model.renewing = asyncio.create_task(self._renew(model, card))
-            await asyncio.shield(model.renewing)
-        return self.card(card.name)
+            if state.renewing is None or state.renewing.done():
+                state.renewing = asyncio.create_task(self._renew(state, card))
+            await asyncio.shield(state.renewing)
+        name = self._named(model or card.name)
+        if name in self._families:
+            await self._families.renewed(name)
+        return self.card(name)
 
     async def _renew(self, model: ModelState, card: ModelCard) -> None:
         for _ in range(_LOOKS):
@@ -231,7 +281,7 @@ class ModelRegistry:
         self,
         card: ModelCard,
         outputs: Sequence[str],
-        images: Sequence[Pixels],
+        images: Sequence[Pixels | Tokens],
         stages: Stages = unobserved,
         deadline: Deadline | None = None,
     ) -> Mapping[str, Vectors]:

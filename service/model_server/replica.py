@@ -8,7 +8,6 @@ after it.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from time import monotonic
 from typing import Literal
 
@@ -54,7 +53,7 @@ class Replica:
         self.versions = Versions(self._client, place.target, self.start, admit)
         self._looking: dict[str, asyncio.Task[Mapping[int, str]]] = {}
         self._renewing: asyncio.Task[None] | None = None
-        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._calls: dict[asyncio.Task[object], tuple[ModelServerClient, Callable[[], bool]]] = {}
         self._late = 0
         self._spared_until = 0.0
         self._idle = asyncio.Event()
@@ -125,9 +124,11 @@ class Replica:
         self._change()
 
     def _change(self) -> None:
-        """Let the calls under way look at the server's health and connection."""
-        self._changed.set_result(None)
-        self._changed = asyncio.get_running_loop().create_future()
+        """End the calls under way that this server will not answer, where another one can."""
+        for task, (client, elsewhere) in list(self._calls.items()):
+            if client is not self._client or (self.health in {"silent", "down"} and elsewhere()):
+                del self._calls[task]
+                task.cancel()
 
     async def _renew(self, model: str, seconds: float) -> None:
         """Take a new connection if it is answered while the old one is silent."""
@@ -261,28 +262,25 @@ class Replica:
         end: float,
         elsewhere: Callable[[], bool],
     ) -> PredictResponse:
-        client = self._client
-        call = client.predict(
-            card.name, card.version, "serving_default", inputs, outputs, timeout=max(0.0, end - monotonic())
-        )
-        calling = asyncio.ensure_future(call)
+        client, task = self._client, asyncio.current_task()
+        assert task is not None  # noqa: S101, for mypy: we are in a coroutine
+        self._calls[task] = client, elsewhere
         try:
-            while True:
-                await asyncio.wait((calling, self._changed), return_when=asyncio.FIRST_COMPLETED)
-                if calling.done():
-                    return calling.result()
-                if client is not self._client or (self.health in {"silent", "down"} and elsewhere()):
-                    raise ModelServerDown("The model server fell silent under the call.")  # noqa: TRY301, as the call's own
+            return await client.predict(
+                card.name, card.version, "serving_default", inputs, outputs, timeout=max(0.0, end - monotonic())
+            )
+        except asyncio.CancelledError:
+            # Not by `_change`, or by its caller as well.
+            if task in self._calls or task.uncancel():
+                raise
+            raise ModelServerDown("The model server fell silent under the call.") from None
         except ModelServerDown:
             # Its connection, not the one that has taken its place: asked for its status, it may be up again at once.
-            if calling.done() and client is self._client:
+            if self._calls.pop(task, None) and client is self._client:
                 self._ill("down")
             raise
         finally:
-            if not calling.done():
-                calling.cancel()
-                with suppress(asyncio.CancelledError, ServiceError):
-                    await calling
+            self._calls.pop(task, None)
 
     async def drained(self) -> None:
         """Close once the calls under way have ended; those are repeated elsewhere when this server falls silent."""

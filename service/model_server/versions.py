@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-
 from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -19,10 +17,10 @@ from microtome.errors import (
     ServiceError,
 )
 from microtome.fast_resizing import unavailable
-from microtome.manifest import Manifest, ModelCard
+from microtome.manifest import InputSpec, Manifest, ModelCard
 from service.errors import restated
 from service.model_server.client import ModelServerClient, Predict
-from service.model_server.predict_encoding import IMAGES, pixels_tensor, query_tensor, read_manifest, vectors
+from service.model_server.predict_encoding import blank, inputs_of, query_tensor, read_manifest, vectors
 
 T = TypeVar("T")
 
@@ -45,9 +43,8 @@ async def answers_an_image(card: ModelCard, _: str, __: int, client: Predict) ->
     Raises:
         ServiceError: the version does not answer, or its answer cannot be right.
     """
-    black = np.zeros(card.manifest.input.shape, np.uint8)
     names = [card.manifest.default_output]
-    inputs = {IMAGES: pixels_tensor([black])}
+    inputs = inputs_of([blank(card.manifest)])
     answer = await client.predict(card.name, card.version, "serving_default", inputs, names, timeout=IDENTIFY_SECONDS)
     vectors(answer, card, names, rows=1)
     return card
@@ -188,7 +185,7 @@ class Versions:
         if refused is not None and refused.lasting and refused.fingerprint == manifest.fingerprint:
             raise restated(refused.error)
         try:
-            if lacking := unavailable(manifest.input):
+            if lacking := isinstance(manifest.input, InputSpec) and unavailable(manifest.input):
                 raise VersionRefused(f"Version {version} of model {model!r} is not served: {lacking}", lasting=True)  # noqa: TRY301, as admission's
             card = await self._admit(ModelCard(model, version, manifest), self._target, self._start, self._client)
         except VersionRefused as error:

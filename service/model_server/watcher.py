@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from microtome.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -20,8 +18,9 @@ from microtome.errors import (
     ServiceError,
 )
 from microtome.manifest import ModelCard
-from service.core.ports import Pixels, Vectors
-from service.model_server.predict_encoding import IMAGES, pixels_tensor, vectors
+from service.core.ports import Pixels, Tokens, Vectors
+from service.model_server.families import Families
+from service.model_server.predict_encoding import blank, inputs_of, vectors
 from service.model_server.replica import Replica
 from service.model_server.replicas import Replicas
 from service.model_server.versions import AVAILABLE, UnforeseenFault, same
@@ -96,6 +95,7 @@ class Watcher:
         self,
         servers: Replicas,
         models: Mapping[str, ModelState],
+        families: Families,
         *,
         label: str | None,
         timing: WatchTiming,
@@ -105,6 +105,7 @@ class Watcher:
     ) -> None:
         self._servers = servers
         self._models = models
+        self._families = families
         self._label = label
         self._timing = timing
         self._metrics = metrics
@@ -117,6 +118,7 @@ class Watcher:
         while True:
             self._poll_now.clear()
             await asyncio.gather(*(self._refresh(name) for name in list(self._models)))
+            await self._families.settle()
             well = all(model.error is None for model in self._models.values())
             try:
                 async with asyncio.timeout(self._timing.poll if well else self._timing.retry):
@@ -156,16 +158,16 @@ class Watcher:
         self,
         card: ModelCard,
         outputs: Sequence[str],
-        images: Sequence[Pixels],
+        images: Sequence[Pixels | Tokens],
         *,
         timeout: float,  # noqa: ASYNC109, handed on to gRPC
     ) -> Mapping[str, Vectors]:
-        """Run a version on images, and note that it works.
+        """Run a version on images, or on texts' ids, and note that it works.
 
         Raises:
             ServiceError: see `client.py` and `predict_encoding.py`.
         """
-        answer = await self._servers.predict(card, {IMAGES: pixels_tensor(images)}, list(outputs), timeout=timeout)
+        answer = await self._servers.predict(card, inputs_of(images), list(outputs), timeout=timeout)
         found = vectors(answer, card, outputs, rows=len(images))
         if model := self._models.get(card.name):
             model.worked_at = model.answered_at = self._clock()
@@ -341,5 +343,5 @@ class Watcher:
 
     async def _probe(self, card: ModelCard) -> None:
         """Run one black image through the default output: only an inference proves that inference works."""
-        black = np.zeros(card.manifest.input.shape, np.uint8)
-        await self.predict(card, [card.manifest.default_output], [black], timeout=self._timing.infer)
+        given = [blank(card.manifest)]
+        await self.predict(card, [card.manifest.default_output], given, timeout=self._timing.infer)

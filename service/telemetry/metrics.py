@@ -160,7 +160,7 @@ class Metrics:
         self.stage_seconds = histogram(
             "microtome_stage_seconds",
             "Seconds spent in a stage of a request: read, hash, fetch, cache, elsewhere (another gateway "
-            "computes it), decode, queue, infer, encode.",
+            "computes it), decode, tokenize, queue, infer, encode.",
             ["stage"],
         )
         self.vectors = counter(

@@ -19,6 +19,7 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 import microtome
+from microtome.client.images import ImageLike
 from tests.clients import ray_collection
 from tests.clients.ray_collection import Watched, command, finished, kill_driver, kill_some, vectors
 from tests.e2e.processes import Gateway, serving
@@ -178,6 +179,41 @@ def test_actors_may_ask_a_gateway(cluster: str, keyless: Gateway, place: Path, t
     assert (str(tmp_path / "broken.png"), "broken-image") == (fault["key"], fault["type"])
     done = run(*words, "--out", place / "unknown", "--output", "topp")
     assert (2, True) == (done.returncode, "topp" in done.stderr), done.stderr
+
+
+def test_words_go_where_images_go(cluster: str, tower_models: Path, place: Path, tmp_path: Path) -> None:
+    """Lines, strings of a column and --text, in one shard with photos; without a gateway they are refused."""
+    captions, table, photo = tmp_path / "captions.txt", tmp_path / "captions.parquet", tmp_path / "1.png"
+    captions.write_bytes(b"a red car\n\na cat\n\xff\n")
+    pq.write_table(pa.table({"caption": ["a cat", "a hat"]}), table)
+    photo.write_bytes(png(1, 16, 16))
+    words = [captions, f"{table}::caption", photo, "--text", "a red car", "--text", "a red car"]
+    words += ["--engine", "ray", "--ray-address", cluster, "--out", place / "words", "--model", "siglip"]
+    inputs: dict[str, ImageLike] = {str(photo): photo, "a red car": microtome.Text("a red car")}
+    inputs |= {f"{captions}:1": microtome.Text("a red car"), f"{captions}:3": microtome.Text("a cat")}
+    inputs |= {f"{table}::0": microtome.Text("a cat"), f"{table}::1": microtome.Text("a hat")}
+    with serving(tmp_path, tower_models, "*", default_model="siglip") as gateway:
+        done = run(*words, "--url", gateway.url)
+        assert 3 == done.returncode, done.stderr
+        with microtome.Client(gateway.url) as client:
+            expected = {key: client.embed(one, model="siglip") for key, one in inputs.items()}
+    rows = [row for path in ray_collection.shards(place / "words") for row in pq.read_table(path).to_pylist()]
+    assert sorted(expected) == sorted(row["key"] for row in rows)
+    for row in rows:
+        (vector,) = (value for name, value in row.items() if name != "key")
+        np.testing.assert_allclose(vector, expected[row["key"]], atol=1e-6)
+    manifest = json.loads((place / "words" / "_microtome" / "manifest.json").read_text())
+    assert {"image", "text"} == {manifest["model"]["tower"], manifest["model"]["also"]["tower"]}
+    (fault,) = errors(place / "words" / "_microtome" / "errors")
+    assert f"{captions}:4" == fault["key"]
+    tower = tower_models / "siglip_text" / "1"
+    for more, said in ((["--text", "a"], "--text needs a gateway"), ([], "is a text tower")):
+        done = run(captions, "--saved-model", tower, "--engine", "ray", "--out", tmp_path / "no", *more)
+        assert (2, True) == (done.returncode, said in done.stderr), done.stderr
+    assert not (tmp_path / "no").exists()
+    done = run(captions, "--saved-model", tower_models / "siglip_image" / "1", "--out", tmp_path / "no.jsonl")
+    told = [json.loads(line)["type"] for line in (tmp_path / "no.jsonl.errors.jsonl").read_text().splitlines()]
+    assert (3, "unsupported-modality", 3) == (done.returncode, told[0], len(told)), done.stderr
 
 
 @pytest.fixture(scope="module")

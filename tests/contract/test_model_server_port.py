@@ -1,6 +1,7 @@
 """What the core may expect of a model server: the real one behind its catalogue, and the fake of the unit tests."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 from microtome.errors import DeadlineExceeded, ModelNotReady, UnknownModel, UnknownVersion
-from microtome.manifest import ModelCard
-from service.core.ports import ModelServer, Pixels
+from microtome.manifest import ModelCard, TokensSpec
+from service.core.ports import ModelServer, Pixels, Tokens, Towers
 from service.core.timeouts import Deadline
 from service.model_server.batcher import Batcher
 from service.model_server.registry import ModelRegistry
@@ -22,37 +23,40 @@ from service.model_server.watcher import WatchTiming
 from service.telemetry.logs import configure
 from service.telemetry.metrics import Metrics
 from tests.e2e.processes import ModelServer as ModelServerProcess
-from tests.fakes.model_server import FakeModelServer, card
+from tests.fakes.model_server import FakeModelServer, card, towers
 
 
 @pytest.fixture(scope="module")
-def process(lite0_models: Path) -> Iterator[ModelServerProcess]:
-    """A real model server with the default recipe."""
+def process(lite0_models: Path, tower_models: Path) -> Iterator[ModelServerProcess]:
+    """A real model server with the default recipe, and with a text tower."""
     # pytest's own directories have paths too long for a socket.
     with TemporaryDirectory(prefix="microtome-") as path:
         directory = Path(path)
-        process = ModelServerProcess(directory, lite0_models)
+        for model in (lite0_models / "lite0", tower_models / "clip_text"):
+            shutil.copytree(model, directory / "models" / model.name)
+        process = ModelServerProcess(directory, directory / "models")
         process.start()
         yield process
         process.destroy()
 
 
-@pytest.fixture(params=["fake", "real", "batched fake", "batched real"])
+@pytest.fixture(params=["fake", "real", "batched fake", "batched real", "fake of texts", "batched real of texts"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
     """Each model server, ready."""
-    batched = request.param.startswith("batched")
-    if request.param.endswith("fake"):
-        fake = FakeModelServer(card())
-        yield Batcher(fake, slots=lambda _: 1, metrics=Metrics()) if batched else fake
+    batched, texts = request.param.startswith("batched"), request.param.endswith("texts")
+    if "fake" in request.param:
+        fake = FakeModelServer(towers().of("Text") if texts else card())
+        yield Batcher(fake, slots=1, metrics=Metrics()) if batched else fake
         return
     process: ModelServerProcess = request.getfixturevalue("process")
     rpc = Replicas([process.address])
-    catalogue = ModelRegistry(rpc, ["lite0"], timing=WatchTiming(), metrics=Metrics(), log=configure("json", "error"))
+    log, name = configure("json", "error"), "clip_text" if texts else "lite0"
+    catalogue = ModelRegistry(rpc, [name], timing=WatchTiming(), metrics=Metrics(), log=log)
     keeping = asyncio.create_task(catalogue.run())
     async with asyncio.timeout(30):
-        while catalogue.readiness()["lite0"] is not None:  # noqa: ASYNC110, polled like a probe
+        while catalogue.readiness()[name] is not None:  # noqa: ASYNC110, polled like a probe
             await asyncio.sleep(0.01)
-    yield Batcher(catalogue, slots=lambda _: 2, metrics=Metrics()) if batched else catalogue
+    yield Batcher(catalogue, slots=2, metrics=Metrics()) if batched else catalogue
     keeping.cancel()
     with suppress(asyncio.CancelledError):
         await keeping
@@ -66,17 +70,20 @@ def only(server: ModelServer) -> ModelCard:
     return found
 
 
-def pixels(card: ModelCard, count: int) -> list[Pixels]:
-    """Make different images of the right size."""
-    shape = (count, card.manifest.input.height, card.manifest.input.width, 3)
-    return list(np.random.default_rng(count).integers(0, 256, shape, np.uint8))
+def pixels(card: ModelCard, count: int) -> list[Pixels] | list[Tokens]:
+    """Make different images of the right size, or texts of the right length."""
+    spec, random = card.manifest.input, np.random.default_rng(count)
+    if isinstance(spec, TokensSpec):
+        return list(random.integers(0, spec.vocabulary, (count, spec.length), np.int32))
+    return list(random.integers(0, 256, (count, *spec.shape), np.uint8))
 
 
 async def test_a_model_is_found_by_its_name_only(server: ModelServer) -> None:
     """The card found by name is the one listed; another name is unknown, and the error lists the known ones."""
     found = only(server)
     assert found == server.card(found.name)
-    assert {found.name: None} == dict(server.readiness())
+    assert Towers.alone(found) == server.towers(found.name)
+    assert ({found.name: None}, {}) == (dict(server.readiness()), dict(server.families()))
     with pytest.raises(UnknownModel, match=found.name):
         server.card("nix")
 

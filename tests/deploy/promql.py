@@ -18,8 +18,8 @@ SCALER = REPOSITORY / "deploy" / "kubernetes" / "components" / "autoscaling" / "
 # What Grafana puts in for variables when all of them are chosen.
 VARIABLES = {"$__rate_interval": "1m", "$namespace": ".*", "$model": ".*"}
 
-# Where triggers ask; who installs it elsewhere patches them.
-NAMESPACE = 'namespace="microtome"'
+# Where triggers ask: kustomize puts the namespace in.
+NAMESPACE = 'namespace="$(NAMESPACE)"'
 
 
 class Expression(NamedTuple):

@@ -4,11 +4,16 @@
 """
 
 import re
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
+import yaml
 
 from microtome.commands.rollout.command import build_parser
+from tests.deploy.manifests import written
+from tests.deploy.promql import alerts
 from tests.deploy.tfserving import COMPOSE, compose
 
 KEYS = {
@@ -18,6 +23,7 @@ KEYS = {
     "depends_on",
     "deploy",
     "entrypoint",
+    "env_file",
     "environment",
     "healthcheck",
     "image",
@@ -35,8 +41,10 @@ KEYS = {
     "tmpfs",
     "user",
     "volumes",
+    "working_dir",
 }
 SERVICES = compose()["services"]
+CHECKOUT = "${CHECKOUT:-../..}/"
 MODEL_SERVERS = {"cpu": "tfserving-cpu", "gpu": "tfserving-gpu", "embedded": "modelserver"}
 
 every_service = pytest.mark.parametrize("name", SERVICES)
@@ -63,9 +71,16 @@ def test_what_is_referred_to_exists(name: str) -> None:
     """Networks, volumes, files and the services waited for."""
     service, document = SERVICES[name], compose()
     assert set(_networks(service)) <= set(document["networks"])
-    for volume in service.get("volumes", []):
-        source = volume.partition(":")[0]
-        assert (COMPOSE.parent / source).exists() if source.startswith(".") else source in document["volumes"], source
+    # In what `microtome manifests` writes for another recipe as well.
+    volumes = [volume.removesuffix(":ro").rpartition(":")[0] for volume in service.get("volumes", [])]
+    for source in [*volumes, *service.get("env_file", [])]:
+        if source.startswith("."):
+            assert (COMPOSE.parent / source).exists(), source
+            assert (written() / "compose" / source).exists(), source
+        elif source.startswith("$"):
+            assert (COMPOSE.parents[2] / source.removeprefix(CHECKOUT)).exists(), source
+        else:
+            assert source in document["volumes"]
     assert set(service.get("depends_on", {})) <= set(SERVICES)
 
 
@@ -151,8 +166,32 @@ def test_the_gateway_may_drain() -> None:
 def test_the_model_server_is_reached_by_nobody_else() -> None:
     """It and Redis are on a network without a way out, and publish nothing; who is on it has work there."""
     inside = {name for name, service in SERVICES.items() if "inside" in _networks(service)}
-    assert {"exporter", "gateway", "prometheus", "redis", "rollout", *MODEL_SERVERS.values()} == inside
+    assert {"gateway", "prometheus", "redis", "rollout", *MODEL_SERVERS.values()} == inside
     assert compose()["networks"]["inside"]["internal"] is True
     for name in (*MODEL_SERVERS.values(), "redis"):
         assert ["inside"] == list(SERVICES[name]["networks"])
         assert "ports" not in SERVICES[name]
+
+
+def test_alerts_are_sent_to_an_alertmanager_that_takes_its_configuration() -> None:
+    """Prometheus names the service and its port; amtool finds nothing wrong; each severity has a receiver."""
+    files = COMPOSE.parents[1]
+    scraping = yaml.safe_load((files / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    (where,) = scraping["alerting"]["alertmanagers"]
+    (target,) = where["static_configs"][0]["targets"]
+    name, _, port = target.partition(":")
+    assert [f"127.0.0.1:{port}:{port}"] == SERVICES[name]["ports"]
+    assert set(_networks(SERVICES[name])) & set(_networks(SERVICES["prometheus"]))
+    path = files / "alertmanager" / "alertmanager.yml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    names = {receiver["name"] for receiver in config["receivers"]}
+    assert {config["route"]["receiver"], *(one["receiver"] for one in config["route"]["routes"])} == names
+    told = {rule["alert"] for rule in alerts()}
+    for inhibited in config["inhibit_rules"]:
+        for matcher in (*inhibited["source_matchers"], *inhibited["target_matchers"]):
+            label, _, value = matcher.partition("=")
+            if label == "alertname":
+                assert [one for one in told if re.fullmatch(value.strip('~"'), one)], matcher
+    if amtool := shutil.which("amtool"):
+        done = subprocess.run([amtool, "check-config", str(path)], capture_output=True, text=True, check=False)
+        assert 0 == done.returncode, done.stdout + done.stderr

@@ -16,6 +16,8 @@ from tests.deploy.manifests import (
     find,
     pod,
     render,
+    render_in,
+    template,
     workloads,
 )
 
@@ -56,13 +58,14 @@ def test_no_container_may_more_than_it_needs(combination: Combination) -> None:
 
 
 @every
-def test_nothing_holds_a_token_and_nothing_is_told_of_services(combination: Combination) -> None:
-    """No pod can speak to the Kubernetes API; none gets variables that the gateway would take for misspelt."""
+def test_only_a_rollout_holds_a_token_and_nothing_is_told_of_services(combination: Combination) -> None:
+    """No other pod can speak to the Kubernetes API; none gets variables that the gateway would take for misspelt."""
     manifests = render(combination)
     accounts = {m["metadata"]["name"]: m for m in manifests if m["kind"] == "ServiceAccount"}
     for workload in workloads(manifests):
         spec = pod(workload)
-        assert (False, False) == (spec["automountServiceAccountToken"], spec["enableServiceLinks"])
+        holds = workload["metadata"]["name"] == "rollout"
+        assert (holds, False) == (spec["automountServiceAccountToken"], spec["enableServiceLinks"])
         assert accounts[spec["serviceAccountName"]]["automountServiceAccountToken"] is False
 
 
@@ -158,13 +161,15 @@ def test_everything_that_is_referred_to_is_there(combination: Combination) -> No
     """Volumes, configuration, services and what is scaled or guarded exist; Secrets are the operator's to make."""
     manifests = render(combination)
     names = {(m["kind"], m["metadata"]["name"]) for m in manifests}
-    labels = [w["spec"]["template"]["metadata"]["labels"] for w in workloads(manifests)]
+    labels = [template(w)["metadata"]["labels"] for w in workloads(manifests)]
     for workload in workloads(manifests):
         for volume in pod(workload)["volumes"]:
             if "configMap" in volume:
                 assert ("ConfigMap", volume["configMap"]["name"]) in names
             if "persistentVolumeClaim" in volume:
                 assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in names
+            for source in volume.get("projected", {}).get("sources", []):
+                assert ("ConfigMap", source["configMap"]["name"]) in names
         mounted = {mount["name"] for box in containers(workload) for mount in box["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod(workload)["volumes"]}
     for manifest in manifests:
@@ -203,18 +208,20 @@ def test_model_servers_and_redis_are_reached_by_those_who_must(combination: Comb
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in policies
     opened: dict[tuple[str, str], list[Any]] = {}
     for policy in policies:
-        assert policy["podSelector"] or "ingress" not in policy
-        for rule in policy.get("ingress", []):
+        # That of the Gateway API's proxies opens them, which are not ours.
+        target = policy["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name")
+        assert target or "ingress" not in policy or "gateway-api" in combination
+        for rule in policy.get("ingress", []) if target else ():
             assert rule["from"], policy
             for port in rule["ports"]:
-                target = policy["podSelector"]["matchLabels"]["app.kubernetes.io/name"]
                 opened.setdefault((target, port["port"]), []).extend(rule["from"])
     gateway = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}}
     prometheus = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
     }
-    expected = {("model-server", "grpc"): [gateway]}
+    rollout = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "rollout"}}}
+    expected = {("model-server", "grpc"): [gateway, rollout] if "rollout" in combination else [gateway]}
     if "managed-redis" not in combination:
         expected["redis", "redis"] = [gateway]
     if "monitoring" in combination:
@@ -254,3 +261,100 @@ def test_keys_are_wanted_in_production_and_waived_on_one_machine() -> None:
         for overlay in OVERLAYS
     }
     assert {"local": "true", "production": None} == {o: d.get("MICROTOME_ALLOW_ANONYMOUS") for o, d in maps.items()}
+
+
+@every
+def test_pods_spread_where_there_is_room_and_never_wait_for_it(combination: Combination) -> None:
+    """Nodes with taints that a pod does not stand do not count as empty ones; a node with two GPUs has two servers."""
+    manifests = render(combination)
+    for name in ("gateway", "model-server"):
+        spec = pod(find(manifests, "Deployment", name))
+        spreads = spec["topologySpreadConstraints"]
+        assert ["kubernetes.io/hostname", "topology.kubernetes.io/zone"] == [one["topologyKey"] for one in spreads]
+        for one in spreads:
+            assert ("ScheduleAnyway", "Honor", "Honor") == (
+                one["whenUnsatisfiable"],
+                one["nodeTaintsPolicy"],
+                one["nodeAffinityPolicy"],
+            )
+            assert {"app.kubernetes.io/name": name} == one["labelSelector"]["matchLabels"]
+        (wishes,) = spec["affinity"].values()
+        assert ["preferredDuringSchedulingIgnoredDuringExecution"] == list(wishes)
+
+
+@every
+def test_a_start_that_may_still_succeed_is_no_failure(combination: Combination) -> None:
+    """Progress is waited for longer than the start probes wait, and an old pod takes to go where it goes first."""
+    for workload in workloads(render(combination)):
+        if workload["kind"] != "Deployment":
+            continue
+        waits = [box["startupProbe"] for box in containers(workload) if "startupProbe" in box]
+        start = max((probe["periodSeconds"] * probe["failureThreshold"] for probe in waits), default=0)
+        spec = workload["spec"]
+        goes_first = spec["strategy"].get("rollingUpdate", {"maxSurge": 0})["maxSurge"] == 0
+        start += pod(workload).get("terminationGracePeriodSeconds", 30) if goes_first else 0
+        assert start < spec.get("progressDeadlineSeconds", 600), workload["metadata"]["name"]
+
+
+@every
+def test_another_tag_of_an_image_can_be_applied(combination: Combination) -> None:
+    """The template of a Job is immutable: `kubectl apply` of another image would be refused."""
+    assert "Job" not in {m["kind"] for m in render(combination)}
+
+
+@every
+def test_what_rollouts_change_is_not_in_the_manifests(combination: Combination) -> None:
+    """It has no data, so an apply owns none; it hides what is delivered, of the same name, for servers and gateways."""
+    manifests = render(combination)
+    assert {"apiVersion", "kind", "metadata"} == find(manifests, "ConfigMap", "models-rollout").keys()
+    assert ["models.config"] == list(find(manifests, "ConfigMap", "models-config")["data"])
+    for name in ("gateway", "model-server"):
+        (sources,) = [
+            v["projected"]["sources"] for v in pod(find(manifests, "Deployment", name))["volumes"] if "projected" in v
+        ]
+        names = [source["configMap"]["name"] for source in sources]
+        assert ["models-config", "models-rollout"] == names[-2:]
+        assert all("items" not in source["configMap"] for source in sources)
+
+
+def test_a_rollout_may_change_one_configmap_and_reaches_whom_it_asks() -> None:
+    """Its rights, and a way to each address that it is told."""
+    manifests = render(("production", "rollout"))
+    (rule,) = find(manifests, "Role", "rollout")["rules"]
+    assert (["configmaps"], ["models-rollout"], ["get", "update"]) == (
+        rule["resources"],
+        rule["resourceNames"],
+        rule["verbs"],
+    )
+    assert [find(manifests, "RoleBinding", "rollout")["subjects"][0]["name"]] == [
+        pod(find(manifests, "CronJob", "rollout"))["serviceAccountName"]
+    ]
+    assert find(manifests, "CronJob", "rollout")["spec"]["suspend"] is True
+    egress = find(manifests, "NetworkPolicy", "rollout")["spec"]["egress"]
+    reached = {
+        (peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"], port["port"])
+        for way in egress
+        for peer in way.get("to", [])
+        for port in way["ports"]
+    }
+    assert {("model-server", "grpc"), ("gateway", "http")} == reached
+    # Headless: their names stand for every pod, and their addresses have every port of the pod.
+    assert {"None"} == {
+        find(manifests, "Service", name)["spec"]["clusterIP"] for name in ("model-server", "gateway-grpc")
+    }
+
+
+def test_an_autoscaler_asks_for_the_namespace_of_the_outermost_kustomization(tmp_path: Path) -> None:
+    """Another namespace is said in one place."""
+    manifests = render_in(tmp_path, ("production", "autoscaling"), {"namespace": "elsewhere"})
+    (trigger,) = find(manifests, "ScaledObject", "model-server")["spec"]["triggers"]
+    assert 2 == trigger["metadata"]["query"].count('namespace="elsewhere"')
+    assert ["infer"] == re.findall(r'stage="(\w+)"', trigger["metadata"]["query"])
+
+
+def test_the_closed_port_says_why(repository: Path) -> None:
+    """The fault in TensorFlow Serving's parser of JSON is named beside the policy that keeps callers from it."""
+    text = (repository / "deploy" / "kubernetes" / "base" / "network.yaml").read_text(encoding="utf-8")
+    (before,) = [part for part in text.split("---\n") if "metadata: {name: model-server}" in part]
+    assert "CVE-2025-0649" in before
+    assert "rest" not in str(find(render(("production",)), "NetworkPolicy", "model-server")["spec"])

@@ -16,6 +16,9 @@ VERSIONS = ("1.30", "1.37")
 """The oldest Kubernetes that we say works, and the newest whose schemas there are."""
 
 CUSTOM = {
+    "Gateway": "gateway.networking.k8s.io_gateways.yaml",
+    "GRPCRoute": "gateway.networking.k8s.io_grpcroutes.yaml",
+    "HTTPRoute": "gateway.networking.k8s.io_httproutes.yaml",
     "ScaledObject": "keda.sh_scaledobjects.yaml",
     "ServiceMonitor": "monitoring.coreos.com_servicemonitors.yaml",
     "PrometheusRule": "monitoring.coreos.com_prometheusrules.yaml",
@@ -64,7 +67,7 @@ def test_manifests_keep_to_the_schemas_of_kubernetes(combination: Combination) -
 
 @pytest.mark.parametrize("kind", CUSTOM)
 def test_custom_resources_keep_to_their_definitions(kind: str, shared_data: Callable[[str], Path]) -> None:
-    """KEDA's and the Prometheus operator's resources are what their definitions allow, and are in some combination."""
+    """Those of KEDA, the Gateway API and the Prometheus operator; each kind is in some combination."""
     definition = yaml.safe_load((shared_data("crds") / CUSTOM[kind]).read_text(encoding="utf-8"))
     schemas = {v["name"]: v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"]}
     found = [m for c in combinations() for m in unseen(render(c), kind) if m["kind"] == kind]

@@ -11,7 +11,7 @@ from tests.deploy.promql import DASHBOARD, dashboard, panels
 from tests.exported_models import REPOSITORY
 
 GRAFANA = REPOSITORY / "deploy" / "grafana"
-UNITS = {"Bps", "bool_yes_no", "bytes", "none", "ops", "percentunit", "reqps", "s", "short", "µs"}
+UNITS = {"Bps", "bool_yes_no", "bytes", "celsius", "none", "ops", "percent", "percentunit", "reqps", "s", "short", "µs"}
 
 
 def test_the_dashboard_is_what_its_script_says() -> None:
@@ -83,7 +83,9 @@ def test_what_matters_most_is_on_top() -> None:
         "Requests",
         "Stages of a request",
         "Models and model servers",
+        "GPUs",
         "Redis",
+        "Redis itself",
         "Processes of the gateways",
     ]
 

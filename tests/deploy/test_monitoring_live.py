@@ -52,6 +52,36 @@ TF_SERVING: Mapping[str, set[str]] = {
 util.cc, core batching_session.cc; TensorFlow's cc/saved_model/loader.cc): the real server cannot run here, ours can."""
 
 
+OTHERS = {
+    # Needs a GPU: as dcgm-exporter has it in Kubernetes (default-counters.csv, and labels of the pod).
+    **dict.fromkeys(
+        (
+            "DCGM_FI_DEV_XID_ERRORS",
+            "DCGM_FI_DEV_ROW_REMAP_FAILURE",
+            "DCGM_FI_DEV_GPU_TEMP",
+            "DCGM_FI_DEV_GPU_UTIL",
+            "DCGM_FI_DEV_FB_USED",
+            "DCGM_FI_DEV_FB_FREE",
+        ),
+        dict.fromkeys(("gpu", "UUID", "namespace", "pod"), "x") | {"container": "model-server"},
+    ),
+    # As redis_exporter has it, under the job that the rules name.
+    **{
+        name: {"job": "microtome-redis", "instance": "redis-exporter:9121"}
+        for name in (
+            "redis_up",
+            "redis_memory_used_bytes",
+            "redis_memory_max_bytes",
+            "redis_evicted_keys_total",
+            "redis_commands_processed_total",
+            "redis_connected_clients",
+            "redis_rejected_connections_total",
+        )
+    },
+}
+"""Series of exporters that do not run here, by name."""
+
+
 class MeasuredModelServer(ModelServer):
     """The embedded model server with metrics, configured as in the manifests."""
 
@@ -143,10 +173,7 @@ def scrape(*gateways: Gateway) -> Series:
     """Scrape as Prometheus does, which adds `up` and where it was found."""
     found: dict[str, list[Mapping[str, str]]] = {
         "up": [JOB, {**JOB, "job": "microtome-model-server"}],
-        # Needs a GPU: as dcgm-exporter has it in Kubernetes (default-counters.csv, and labels of the pod).
-        "DCGM_FI_DEV_XID_ERRORS": [
-            dict.fromkeys(("gpu", "UUID", "namespace", "pod"), "x") | {"container": "model-server"}
-        ],
+        **{name: [labels] for name, labels in OTHERS.items()},
     }
     for gateway in gateways:
         for name, series in parsed(told(gateway), JOB).items():

@@ -12,14 +12,14 @@ import httpx
 import pytest
 import yaml
 
-from tests.deploy.promql import RULES, Expression, panel_expressions, rules
+from tests.deploy.promql import RULES, RUNBOOKS, Expression, panel_expressions, rules
 from tests.deploy.test_monitoring_live import AUTHORIZED, KEYS
 from tests.e2e.photos import example, unseen
 from tests.e2e.processes import Gateway, ModelServer, Process, eventually, free_port
 
 CONFIG = RULES.parent / "prometheus.yml"
-MODEL_SERVERS_OWN = (":tensorflow:", "microtome:model_server_queue_seconds")
-"""What only model servers expose, none of which is scraped here."""
+MODEL_SERVERS_OWN = (":tensorflow:", "microtome:model_server_queue_seconds", "DCGM_", "redis_")
+"""What only model servers and exporters of others expose, none of which is scraped here."""
 
 SEVERAL = 'stage="elsewhere"'
 """What takes several gateways; see test_monitoring_live."""
@@ -54,6 +54,8 @@ class Prometheus(Process):
             f"--config.file={self._directory / 'prometheus.yml'}",
             f"--storage.tsdb.path={self._directory / 'data'}",
             f"--web.listen-address=127.0.0.1:{self._port}",
+            # As compose has it.
+            f"--web.console.templates={RUNBOOKS}",
         ]
 
     def serving(self) -> bool:
@@ -145,3 +147,14 @@ def test_what_is_there_is_not_missed_and_what_is_not_is(watched: tuple[Prometheu
 
     missed = {"MicrotomeGatewayDown", "MicrotomeModelServerDown", "MicrotomeNoInference", "MicrotomeModelNotReady"}
     eventually(lambda: alarmed() & missed == {"MicrotomeModelServerDown"}, f"only the model server among {missed}")
+
+
+def test_prometheus_shows_every_runbook(watched: tuple[Prometheus, Gateway]) -> None:
+    """As text that a browser shows, at the address that alerts lead to."""
+    prometheus, _ = watched
+    links = {rule["annotations"]["runbook_url"].rpartition("/")[2] for rule in rules() if "alert" in rule}
+    for name in sorted(links):
+        page = httpx.get(prometheus.url.replace("/api/v1", f"/consoles/{name}"), trust_env=False)
+        assert page.is_success, page.text
+        assert page.headers["content-type"].startswith("text/plain")
+        assert page.text.startswith((RUNBOOKS / name).read_text(encoding="utf-8").splitlines()[0])

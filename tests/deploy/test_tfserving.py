@@ -1,15 +1,23 @@
 """TensorFlow Serving ignores a flag that it does not know, and dies late of a file that is wrong: both show here."""
 
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
+import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import Message
 
+from microtome import __version__
+from microtome.commands.manifests import main
+from microtome.commands.rollout.configuration import changed, configured
 from modelserver.config.options import IGNORED, OWN, Options, parse
-from tests.deploy.tfserving import FILES, command_lines, embedded_command_lines, gpu_environments, local_file
+from tests.deploy.manifests import OTHER, OTHER_RECIPE, OWN_FUNCTION, containers, find, pod, render, workloads, written
+from tests.deploy.tfserving import FILES, command_lines, compose, embedded_command_lines, gpu_environments, local_file
+from tests.deploy.tools import tool
 from tests.exported_models import REPOSITORY
 
 WANTED = {
@@ -131,24 +139,106 @@ def test_documented_commands_for_a_gpu_turn_tf32_off() -> None:
     assert [] == [command for command in commands if "NVIDIA_TF32_OVERRIDE=0" not in command]
 
 
-def test_models_config_is_what_the_official_schema_allows() -> None:
+@pytest.mark.parametrize("other", [False, True])
+def test_models_config_is_what_the_official_schema_allows(*, other: bool) -> None:
     """Unique names, absolute paths under /models, TensorFlow's platform, and the models that the gateway asks for.
 
-    Two versions stay loaded: servers find a new version at different times, and gateways use the old one until then.
+    Two versions stay loaded: servers find a new version at different times, and gateways use the old one until then. A
+    version that the recipe pins has the label that gateways follow.
     """
     from tensorflow_serving.config import model_server_config_pb2  # noqa: PLC0415, takes seconds
 
-    config = text_format.Parse(text("models.config"), model_server_config_pb2.ModelServerConfig())
+    place = written() if other else REPOSITORY / "deploy"
+    written_text = (place / "tfserving" / "models.config").read_text(encoding="utf-8")
+    config = text_format.Parse(written_text, model_server_config_pb2.ModelServerConfig())
     models = {model.name: model for model in config.model_config_list.config}
     assert len(models) == len(config.model_config_list.config)
     assert {f"/models/{name}" for name in models} == {model.base_path for model in models.values()}
     assert {"tensorflow"} == {model.model_platform for model in models.values()}
-    policies = [model.model_version_policy for model in models.values()]
-    assert [("latest", 2)] * len(models) == [(p.WhichOneof("policy_choice"), p.latest.num_versions) for p in policies]
-    asked = re.findall(
-        r"^MICROTOME_MODELS=(.*)$", (REPOSITORY / "deploy/kubernetes/base/gateway.env").read_text(), re.MULTILINE
-    )
+    policies = {name: model.model_version_policy for name, model in models.items()}
+    assert (["mobile", "own"] if other else ["lite0"]) == list(models)
+    pinned = policies.pop("mobile", None)
+    if pinned is not None:
+        assert ([3], {"stable": 3}) == ([*pinned.specific.versions], dict(models["mobile"].version_labels))
+    assert {2} == {policy.latest.num_versions for policy in policies.values()}
+    asked = re.findall(r"^MICROTOME_MODELS=(.*)$", (place / "recipe" / "gateway.env").read_text(), re.MULTILINE)
     assert [",".join([*models, "*"])] == asked
+    (environment,) = [
+        m["data"]
+        for m in render(("production", *([OTHER] if other else [])))
+        if m["kind"] == "ConfigMap" and m["metadata"]["name"].startswith("gateway-")
+    ]
+    assert (asked[0], "20") == (environment["MICROTOME_MODELS"], environment["MICROTOME_DRAIN"])
+
+
+@pytest.mark.parametrize("recipe", [(), (OTHER,)])
+@pytest.mark.parametrize("rolled", [False, True])
+def test_servers_wait_for_a_version_of_every_model(tmp_path: Path, recipe: tuple[str, ...], *, rolled: bool) -> None:
+    """The init container reads models.config, as written and as a rollout rewrites it, and names no model itself."""
+    manifests = render(("production", *recipe))
+    (box,) = [c for c in containers(find(manifests, "Deployment", "model-server")) if c["name"] == "models"]
+    config = find(manifests, "ConfigMap", "models-config")["data"]["models.config"]
+    names = re.findall(r'name: "(.*)"', config)
+    for name in names if rolled else ():
+        config = changed(config, name, [1], {"stable": 1})
+    (tmp_path / "models.config").write_text(config.replace('"/models/', f'"{tmp_path}/'), encoding="utf-8")
+    bash, c, script = box["command"]
+    with subprocess.Popen(
+        [bash, c, script.replace("/etc/tfserving", str(tmp_path))], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for name in names:
+            assert f"waiting for a version of {tmp_path}/{name}\n" == process.stdout.readline()
+            assert process.poll() is None
+            (tmp_path / name / "1").mkdir(parents=True)
+            (tmp_path / name / "1" / "saved_model.pb").touch()
+        assert 0 == process.wait(60)
+
+
+def test_a_version_pinned_in_place_of_another_leaves_it_loaded(tmp_path: Path) -> None:
+    """Until the new one is there, the old one serves; the one before it goes."""
+    found = []
+    for version in (3, 4, 4, 7):
+        recipe = OTHER_RECIPE.split("  - name: own")[0].replace("version: 3", f"version: {version}")
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        assert 0 == main(["manifests", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "mine")])
+        found.append(configured((tmp_path / "mine/tfserving/models.config").read_text(), "mobile"))
+    assert [((3,), {"stable": 3}), ((3, 4), {"stable": 4}), ((3, 4), {"stable": 4}), ((4, 7), {"stable": 7})] == found
+
+
+def test_what_a_rollout_chose_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In compose a rollout changes the file: it is not replaced unasked, and then with the version that was chosen."""
+    recipe, models = tmp_path / "recipe.yaml", tmp_path / "mine/tfserving/models.config"
+    recipe.write_text(OTHER_RECIPE.split("  - name: own")[0].replace("    version: 3\n", ""))
+    words = ["manifests", str(recipe), "--out", str(tmp_path / "mine")]
+    assert 0 == main(words)
+    assert ((), {}) == configured(models.read_text(), "mobile")
+    models.write_text(changed(models.read_text(), "mobile", [2], {"stable": 2}))
+    capsys.readouterr()
+    assert (2, 0, 0) == (main(words), main([*words, "--force"]), main(words))
+    assert ((2,), {"stable": 2}) == configured(models.read_text(), "mobile")
+    assert 2 == capsys.readouterr().out.count("mobile stays at 2: ")
+    models.unlink()
+    assert 0 == main(words)
+    assert ((), {}) == configured(models.read_text(), "mobile")
+
+
+def test_a_recipe_with_large_files_is_an_image(tmp_path: Path) -> None:
+    """Of the operator's registry, as every other; there is no ConfigMap to mount."""
+    (tmp_path / "own.py").write_text(OWN_FUNCTION + "# long\n" * 30_000)
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names" / "kinds.txt").write_text("a\nb\n")
+    (tmp_path / "recipe.yaml").write_text(OTHER_RECIPE)
+    assert 0 == main(["manifests", str(tmp_path / "recipe.yaml"), "--target=kubernetes", f"--out={tmp_path / 'mine'}"])
+    with (tmp_path / "mine" / "kustomization.yaml").open("a") as file:
+        file.write("images: [{name: microtome/recipe, newName: registry.example.com/microtome/recipe}]\n")
+    done = subprocess.run(
+        [tool("kubectl"), "kustomize", str(tmp_path / "mine")], capture_output=True, text=True, check=True
+    )
+    (exporter,) = [w for w in workloads(tuple(yaml.safe_load_all(done.stdout))) if w["metadata"]["name"] == "exporter"]
+    images = {box["image"] for box in containers(exporter)}
+    assert re.fullmatch(rf"registry\.example\.com/microtome/recipe:{re.escape(__version__)}-[0-9a-f]{{12}}", *images)
+    assert {"models", "tmp"} == {volume["name"] for volume in pod(exporter)["volumes"]}
 
 
 def test_batching_config_has_the_threads_of_all_models() -> None:
@@ -172,6 +262,8 @@ def test_monitoring_config_turns_prometheus_on() -> None:
     assert config.prometheus_config.enable  # type: ignore[attr-defined]
     scraping = (REPOSITORY / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
     assert config.prometheus_config.path in scraping  # type: ignore[attr-defined]
+    # Compose asks for the same page whether the server is healthy.
+    assert f"GET {config.prometheus_config.path} HTTP" in str(compose())  # type: ignore[attr-defined]
 
 
 def test_a_misspelt_field_would_be_found() -> None:

@@ -10,7 +10,7 @@ import httpx
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from tests.drill.stated import CONFIGURATION, MODELS, Stated, stated
+from tests.drill.stated import CONFIGURATION, MANIFESTS, MODELS, Manifests, Stated, stated
 from tests.e2e.processes import Process
 from tests.exported_models import REPOSITORY
 
@@ -90,17 +90,21 @@ class ModelServerPod(Pod):
             return bool(answer.status == HealthCheckResponse.SERVING)
 
 
-def gateway_pods(directory: Path, network: str, redis_url: str, names: str) -> list[GatewayPod]:
+def gateway_pods(
+    directory: Path, network: str, redis_url: str, names: str, manifests: Manifests = MANIFESTS
+) -> list[GatewayPod]:
     """As many gateways as are stated; model servers are looked up at `names`."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     secrets = {"api-keys/keys": f"drill sha256:{digest}", "managed-redis/url": redis_url}
-    told = stated("gateway", {**secrets, "managed-redis/hmac-key": "of the gateways of the drill"})
+    told = stated("gateway", {**secrets, "managed-redis/hmac-key": "of the gateways of the drill"}, manifests)
     places = {"dns:///model-server": f"dns://{names}/model-server", CONFIGURATION: str(directory)}
     return [GatewayPod(directory, f"{network}.{11 + one}", told, places) for one in range(told.replicas)]
 
 
-def model_server_pods(directory: Path, network: str, models: Path) -> list[ModelServerPod]:
+def model_server_pods(
+    directory: Path, network: str, models: Path, manifests: Manifests = MANIFESTS
+) -> list[ModelServerPod]:
     """As many model servers as are stated, all over one configuration and one models directory."""
-    told = stated("model-server", {})
+    told = stated("model-server", {}, manifests)
     places = {CONFIGURATION: str(directory), f"--models_dir={MODELS}": f"--models_dir={models}"}
     return [ModelServerPod(directory, f"{network}.{21 + one}", told, places) for one in range(told.replicas)]

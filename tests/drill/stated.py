@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.deploy.manifests import Manifest, container, find, render
 from tests.exported_models import REPOSITORY
 
+Manifests = tuple[Manifest, ...]
 MANIFESTS = render(("production", "embedded", "managed-redis"))
 CONFIGURATION = "/etc/tfserving"
 MODELS = "/models"
@@ -52,17 +53,18 @@ class Stated:
         return {name: _placed(value, places) for name, value in self.environment.items()}
 
 
-def stated(name: str, secrets: Mapping[str, str]) -> Stated:
+def stated(name: str, secrets: Mapping[str, str], manifests: Manifests = MANIFESTS) -> Stated:
     """Read a deployment's container: its command or its image's, its environment, ports and readiness.
 
     Args:
         name: of the deployment.
         secrets: what Secrets hold, by `name/key`.
+        manifests: those that have it.
     """
-    box = container(MANIFESTS, name)
+    box = container(manifests, name)
     entry, environment = _image(name)
     for source in box.get("envFrom", []):
-        environment |= find(MANIFESTS, "ConfigMap", source["configMapRef"]["name"])["data"]
+        environment |= find(manifests, "ConfigMap", source["configMapRef"]["name"])["data"]
     for variable in box.get("env", []):
         secret = variable["valueFrom"]["secretKeyRef"]
         environment[variable["name"]] = secrets[f"{secret['name']}/{secret['key']}"]
@@ -72,16 +74,16 @@ def stated(name: str, secrets: Mapping[str, str]) -> Stated:
         ports={port["name"]: port["containerPort"] for port in box["ports"]},
         ready=box["readinessProbe"],
         pause=float(box["lifecycle"]["preStop"]["exec"]["command"][1]),
-        replicas=find(MANIFESTS, "Deployment", name)["spec"]["replicas"],
+        replicas=find(manifests, "Deployment", name)["spec"]["replicas"],
     )
 
 
-def write_configuration(directory: Path, models: Path) -> None:
+def write_configuration(directory: Path, models: Path, manifests: Manifests = MANIFESTS) -> None:
     """Write the ConfigMaps that model servers have mounted, as files."""
-    volumes: list[Manifest] = find(MANIFESTS, "Deployment", "model-server")["spec"]["template"]["spec"]["volumes"]
+    volumes: list[Manifest] = find(manifests, "Deployment", "model-server")["spec"]["template"]["spec"]["volumes"]
     (sources,) = [volume["projected"]["sources"] for volume in volumes if volume["name"] == "tfserving"]
     for source in sources:
-        for name, text in find(MANIFESTS, "ConfigMap", source["configMap"]["name"])["data"].items():
+        for name, text in find(manifests, "ConfigMap", source["configMap"]["name"]).get("data", {}).items():
             (directory / name).write_text(_placed(text, {f'"{MODELS}/': f'"{models}/'}), encoding="utf-8")
 
 

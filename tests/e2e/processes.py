@@ -258,10 +258,10 @@ class Gateway(Process):
 
 
 @contextmanager
-def serving(directory: Path, models: Path, **settings: object) -> Iterator[Gateway]:
+def serving(directory: Path, models: Path, names: str = "lite0", /, **settings: object) -> Iterator[Gateway]:
     """A gateway with these settings over a model server of its own, both serving while the block runs."""
     model_server = ModelServer(directory, models)
-    gateway = Gateway(directory, model_server.address, "lite0", **settings)
+    gateway = Gateway(directory, model_server.address, names, **settings)
     try:
         model_server.start()
         gateway.start()

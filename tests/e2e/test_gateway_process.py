@@ -15,7 +15,7 @@ from tests.e2e.conftest import Stack
 from tests.e2e.photos import example, unseen
 from tests.e2e.processes import Gateway, eventually
 
-BLOCKED = ("tensorflow", "keras", "tensorflow_serving")
+BLOCKED = ("tensorflow", "keras", "tensorflow_serving", "tokenizers")
 
 BLOCKER = """
 import atexit, pathlib, runpy, sys
@@ -50,7 +50,7 @@ class GatewayWithoutTensorFlow(Gateway):
 
 
 def test_the_gateway_works_where_tensorflow_cannot_be_imported(stack: Stack, directory: Path) -> None:
-    """It starts, embeds and stops; nothing of TensorFlow is in its process at the end."""
+    """It starts, embeds and stops; nothing of TensorFlow is in its process at the end, nor what only texts need."""
     gateway = GatewayWithoutTensorFlow(directory, stack.model_server.address)
     try:
         gateway.start()

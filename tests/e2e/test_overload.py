@@ -99,7 +99,12 @@ def test_a_bulk_run_leaves_interactive_requests_a_place_and_a_call(crowd: Crowd)
         made = float(before.rpartition(" ")[2])
         crowd.model_server.send(signal.SIGSTOP)
         try:
-            run = [threads.submit(send, "priority=bulk") for _ in range(3)]
+            run = []
+            for number in (1, 2):
+                # Each in a call of its own, not two that are decoded in one moment in a call.
+                run.append(threads.submit(send, "priority=bulk"))
+                eventually(shows(f"{calls} {made + number}"), "a bulk image is sent")
+            run.append(threads.submit(send, "priority=bulk"))
             waits = 'microtome_queued_images{priority="bulk"} 1.0'
             eventually(shows("microtome_bulk_images_in_flight 3.0", waits), "a bulk image waits for a slot")
             refused = send("priority=bulk")

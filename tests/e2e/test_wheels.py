@@ -19,10 +19,13 @@ import numpy as np
 import ormsgpack
 import pytest
 
+from exporter.recipe.reading import read_recipe
 from microtome import __version__
 from microtome.commands.cli import COMMANDS
+from microtome.commands.manifests import manifests
 from tests.e2e.photos import EXAMPLES
 from tests.e2e.test_up import Up
+from tests.exported_models import REPOSITORY
 from tests.wheels import build_wheels, environment
 
 SERVER = "needs the server's packages, which are not installed"
@@ -42,6 +45,7 @@ LACKING = {
     "recipe": (["schema"], SERVER),
     "cache": (["stats", "--model=lite0", "--redis=redis://127.0.0.1:1"], SERVER),
     "doctor": ([], SERVER),
+    "manifests": (["recipe.yaml", "--out=mine"], SERVER),
     "rollout": (["lite0", "2", "--config=models.config", "--server=127.0.0.1:1"], GRPC),
     "embed": (["cat.jpg", "--out=v.npy", "--url=grpc://127.0.0.1:1"], GRPC),
     "search": ([".", "cat.jpg", "--url=grpc://127.0.0.1:1"], GRPC),
@@ -146,9 +150,12 @@ def test_each_wheel_has_its_packages_and_nothing_of_the_other(wheels: tuple[Path
         }
         assert sources <= names
     assert "microtome/py.typed" in ZipFile(wheels[0]).namelist()
-    assert {"exporter/recipe.yaml", "exporter/manifest.schema.json", "service/http/page/index.html"} <= set(
-        ZipFile(wheels[1]).namelist()
-    )
+    others = set(ZipFile(wheels[1]).namelist())
+    assert {"exporter/recipe.yaml", "exporter/manifest.schema.json", "service/http/page/index.html"} <= others
+    # All that `microtome manifests` copies, and none of the programs of deploy/.
+    copied = manifests(read_recipe(repository / "recipe.yaml"), None, repository)
+    assert {f"exporter/deploy/{path}" for path in copied} <= others
+    assert [] == [name for name in others if name.startswith("exporter/deploy/") and name.endswith((".py", ".md"))]
 
 
 def test_every_command_says_in_one_sentence_what_is_missing(client_only: Path, tmp_path: Path) -> None:
@@ -230,7 +237,8 @@ def test_both_wheels_serve_without_a_checkout(wheels: tuple[Path, Path], lite0_m
         place = Path(path) / "work"
         # What the default recipe makes, so that nothing has to be exported.
         shutil.copytree(lite0_models, place / "models", copy_function=os.link)
-        up = InstalledUp(place, environment(Path(path) / "venv", *wheels))
+        programs = environment(Path(path) / "venv", *wheels)
+        up = InstalledUp(place, programs)
         try:
             up.start()
             body = (EXAMPLES / "cat.jpg").read_bytes()
@@ -241,5 +249,11 @@ def test_both_wheels_serve_without_a_checkout(wheels: tuple[Path, Path], lite0_m
             assert "exporting" not in up.last_lines()
             up.send(signal.SIGINT)
             assert 0 == up.wait()
+            shutil.copy(REPOSITORY / "recipe.yaml", place)
+            done = run(programs / "microtome", "manifests", "recipe.yaml", "--out=mine", place=place)
+            assert (0, "") == (done.returncode, done.stderr)
+            assert (place / "mine/tfserving/models.config").read_bytes() == (
+                REPOSITORY / "deploy/tfserving/models.config"
+            ).read_bytes()
         finally:
             up.destroy()

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from service.cache.memory import MemoryCache
 from service.core.admission import Budget
 from service.core.decoding import DecodeMemory, Decoding
-from service.core.embedder import Embedder, Intake, Limits
+from service.core.embedder import Embedder, Limits
+from service.core.intake import Intake
 from service.core.ports import VectorCache
 from service.core.remote_images import Fetcher, fetching
 from service.http.bodies import BodyLimits
@@ -35,7 +36,7 @@ def intake_over(
         limits=Limits(bodies.max_images),
         budget=images,
         bulk=images.for_bulk(metrics.level(metrics.bulk_images_in_flight)),
-        decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=max_pixels),
+        decoding=Decoding(decoders, DecodeMemory(1 << 30), at_a_time=2, max_pixels=max_pixels),
         observer=metrics,
     )
     return Intake(

@@ -16,7 +16,7 @@ from exporter.models.building import Built
 from exporter.recipe.backbones import BACKBONES
 from exporter.recipe.preprocessing import input_spec
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
-from exporter.savedmodel.freezing import INPUT, freeze
+from exporter.savedmodel.freezing import freeze
 from exporter.verify.sample_images import sample_pixels
 from tests.exported_models import export
 from tests.unit.exporter.small_models import token_model
@@ -133,7 +133,7 @@ def test_class_token_is_the_first(tmp_path: Path) -> None:
     frozen = freeze(slice_, whole_head({}))
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.import_graph_def(frozen.definition, name="")
-        given = session.run({name: f"{node}:0" for name, node in frozen.outputs.items()}, {f"{INPUT}:0": images})
+        given = session.run({name: f"{node}:0" for name, node in frozen.outputs.items()}, {f"{frozen.input}:0": images})
     np.testing.assert_array_equal(given["class"], given["all"][:, 0])
     assert not np.allclose(given["class"], given["all"].mean(axis=1))
 

@@ -69,7 +69,7 @@ def test_a_killed_look_goes_on_where_it_was(tmp_path: Path) -> None:
     assert made == {path: path.stat().st_mtime_ns for path in made}
     (recipe,) = read_recipe(tmp_path / "recipe.yaml").models
     row = replace(find_backbone(recipe.backbone), scaling="tf")
-    subject = Subject(build(row, "own", recipe.input), recipe.input, "sum")
+    subject = Subject(build(row, "own", recipe.input), recipe.pixels, "sum")
     photos = tuple(sorted((tmp_path / "photos").iterdir()))
     out = tmp_path / "whole.html"
     whole = look(subject, Request("sum", "max", photos, tmp_path / "photos", out, 5, 3, None, None))

@@ -60,7 +60,7 @@ class Gateway:
             self.cache,
             limits=Limits(max_images=6),
             budget=Budget(640, "images"),
-            decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=10_000),
+            decoding=Decoding(decoders, DecodeMemory(1 << 30), at_a_time=2, max_pixels=10_000),
             observer=Observing(self.stages),
             leases=self.leases,
         )
@@ -210,6 +210,24 @@ async def test_a_vector_that_is_not_written_is_not_waited_for(
             while len(client.keys("mt1-claim:*")) > 1:  # noqa: ASYNC110, Redis does not tell
                 await asyncio.sleep(0.01)
     await cache.close()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 50])
+async def test_who_leaves_while_claiming_leaves_no_claim(pair: Pair, turns: int) -> None:
+    """Whenever its caller leaves: others need not wait for what is not computed."""
+    gateway = pair.gateway(LONG)
+    gone = asyncio.ensure_future(gateway.leases.acquire(["k"]))
+    stays = asyncio.ensure_future(gateway.leases.acquire(["l"]))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    gone.cancel()
+    await stays
+    await asyncio.gather(gone, return_exceptions=True)
+    with pair.valkey.client() as client:
+        async with asyncio.timeout(10):
+            while gone.cancelled() and client.keys("mt1-claim:*k*"):  # noqa: ASYNC110, Redis does not tell
+                await asyncio.sleep(0.01)
+        assert client.keys("mt1-claim:*l*")
 
 
 async def test_a_vector_written_meanwhile_is_found_by_the_claim(pair: Pair) -> None:

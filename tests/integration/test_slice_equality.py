@@ -16,7 +16,7 @@ from exporter.models.building import build
 from exporter.recipe.backbones import BACKBONES
 from exporter.recipe.preprocessing import input_spec
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
-from exporter.savedmodel.freezing import INPUT, freeze
+from exporter.savedmodel.freezing import freeze
 from exporter.verify.keras_reference import reference
 
 SIZES = {"VGG16": 32, "ResNet50": 32, "MobileNetV2": 32, "DenseNet121": 32, "InceptionV3": 75, "ConvNeXtTiny": 32}
@@ -40,7 +40,9 @@ def test_every_tenth_cut_point_is_keras_own(name: str) -> None:
     frozen = freeze(slice_, whole_head({}))
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.import_graph_def(frozen.definition, name="")
-        given = session.run({output: f"{node}:0" for output, node in frozen.outputs.items()}, {f"{INPUT}:0": images})
+        given = session.run(
+            {output: f"{node}:0" for output, node in frozen.outputs.items()}, {f"{frozen.input}:0": images}
+        )
     expected = reference(slice_, images)
     assert set(given) == {output.name for output in outputs}
     assert max(_error(given[output.name], expected[output.name]) for output in outputs) < 1e-4

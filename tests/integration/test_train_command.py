@@ -111,7 +111,7 @@ def test_an_exported_version_answers_as_its_head_and_keras_do(place: Path, train
     assert manifest["default_output"] == "early"
     recipe = read_recipe(trained / "recipe.yaml").models[0]
     paths = [place / "photos" / label / f"{index:02}.png" for label in sorted(COLOURS) for index in range(5, 9)]
-    pixels = np.stack([read_pixels(path, recipe.input) for path in paths])
+    pixels = np.stack([read_pixels(path, recipe.pixels) for path in paths])
     with loaded(exported) as version:
         answers = version.run(pixels)
     head = read_head(trained / "head.npz")
@@ -236,7 +236,7 @@ def test_a_fine_tuned_model_is_exported_as_any_of_the_users_own(place: Path, tun
     version = place / "models" / "tuned" / "1"
     recipe = read_recipe(tuned / "recipe.yaml").models[0]
     output = next(one for one in manifest_of(version)["outputs"] if one["kind"] == "classes")
-    pixels = np.stack([read_pixels(path, recipe.input) for path in sorted((place / "photos" / "red").glob("0*.png"))])
+    pixels = np.stack([read_pixels(path, recipe.pixels) for path in sorted((place / "photos" / "red").glob("0*.png"))])
     with loaded(version) as one:
         answers = one.run(pixels)
     expected = np.asarray(model(pixels / np.float32(127.5) - 1, training=False))

@@ -103,7 +103,7 @@ def test_an_exported_version_says_the_boxes_of_its_head(place: Path, boxes: Path
     assert (output["name"], output["kind"], output["shape"], output["units"]) == ("box", "numbers", [4], None)
     assert [label["name"] for label in output["labels"]] == ["x", "y", "width", "height"]
     held = [photo for photo in numbers_of(boxes)["photos"] if photo["held_out"]][:8]
-    spec = read_recipe(boxes / "recipe.yaml").models[0].input
+    spec = read_recipe(boxes / "recipe.yaml").models[0].pixels
     with loaded(version) as one:
         answers = one.run(np.stack([read_pixels(place / photo["name"], spec) for photo in held]))
     assert np.allclose(answers["box"], [photo["said"] for photo in held], atol=1e-4)

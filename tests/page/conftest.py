@@ -153,13 +153,14 @@ class Person:
 
 
 @pytest.fixture
-def comes(served: Served, browser: Browser) -> Iterator[Callable[..., Person]]:
+def comes(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Callable[..., Person]]:
     """Return a function that brings a person to a gateway's page, with a browser that remembers nothing."""
     people: list[Person] = []
 
     def come(gateway: Gateway | None = None, prefix: str = "", **options: Any) -> Person:
         context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **options})
-        person = Person(context.new_page(), f"{(gateway or served.open).url}{prefix}/")
+        asked = gateway or request.getfixturevalue("served").open
+        person = Person(context.new_page(), f"{asked.url}{prefix}/")
         people.append(person)
         person.opens()
         return person

@@ -1,4 +1,4 @@
-"""Images in tars, packed or not, and in columns of Parquet files, read in bounded memory."""
+"""Images in tars, packed or not, texts in files of lines, both in columns of Parquet files, read in bounded memory."""
 
 import bz2
 import gzip
@@ -10,12 +10,20 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from microtome.client.errors import UnreadableImage
 from microtome.commands.embed import stores
 from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.keyed_images import ImageBytes, ImageFile, KeyedImage, Rules, regular, too_large
+from microtome.commands.embed.keyed_images import (
+    ImageBytes,
+    ImageFile,
+    KeyedImage,
+    KeyedText,
+    Rules,
+    regular,
+    too_large,
+)
 from microtome.commands.embed.stores import pyarrow
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -25,6 +33,11 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Endings of tars. Whether one is packed, and how, its first bytes say."""
 
 _LARGEST_HEADER = 1 << 20
+TEXTS = ".txt"
+"""Ending of a file of texts, one a line."""
+
+_LONGEST_LINE = 1 << 15
+
 _AHEAD = 8 << 20
 """Bytes that are read at a time from a store."""
 
@@ -90,6 +103,10 @@ def _member(path: str, member: tarfile.TarInfo, plain: "_TarBytes", most: int) -
     return ImageBytes(key, plain.body(member.size))
 
 
+def _ahead(remote: Any) -> io.BufferedReader:  # noqa: ANN401, pyarrow's file
+    return io.BufferedReader(cast("io.RawIOBase", remote), _AHEAD)
+
+
 class _TarBytes:
     """A tar's bytes, inflated if they are packed, for `tarfile`: read forwards, and little at a time.
 
@@ -102,7 +119,7 @@ class _TarBytes:
         start = file.read(6)
         file.seek(0)
         if not apart:
-            file = io.BufferedReader(cast("io.RawIOBase", file), _AHEAD)
+            file = _ahead(file)
         self.apart = False
         self._file, self._stream = file, file
         if start.startswith(b"\x1f\x8b"):
@@ -194,11 +211,11 @@ class _Xz(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A tar, or a column of a Parquet file; or one row group of it, which is read by itself.
+    """A tar, a file of lines, or a column of a Parquet file; or one row group of it, which is read by itself.
 
     Attributes:
         path: of the file, or its address in a store.
-        column: of a Parquet file; "" for a tar.
+        column: of a Parquet file; "" for a tar or lines.
         group: the row group; -1 for all.
         first: the number of its first row.
         count: images in it; -1 where that is not known before it is read.
@@ -211,15 +228,17 @@ class Archive:
     count: int = -1
 
     def images(self, rules: Rules) -> Iterator[KeyedImage]:
-        """List its images.
+        """List its images or texts.
 
         Raises:
             EmbedError: it is damaged, or inflates to too much.
         """
-        return _column_images(self, rules) if self.column else tar_images(self.path, rules)
+        if self.column:
+            return _column_images(self, rules)
+        return _texts(self.path) if self.path.lower().endswith(TEXTS) else tar_images(self.path, rules)
 
     def parts(self) -> "list[Archive]":
-        """Return what can be read beside each other: the row groups, or the whole tar.
+        """Return what can be read beside each other: the row groups, or the whole file.
 
         Raises:
             EmbedError: no such file or column, or one that inflates to too much.
@@ -234,10 +253,40 @@ class Archive:
         return found
 
 
-def _column_images(archive: Archive, rules: Rules) -> Iterator[KeyedImage]:
-    """List the images of a column; their keys are the numbers of their rows.
+def lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
+    """Read lines that are not empty, each with its number from 1.
 
-    The column holds bytes, or structs with a field `bytes`, as Hugging Face's datasets do.
+    Raises:
+        EmbedError: one is too long.
+    """
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE:
+            raise EmbedError(
+                f"Expected lines of less than {_LONGEST_LINE} characters in {name}, received a longer one."
+            )
+        if line.strip():
+            yield number, line.rstrip("\r\n")
+
+
+def _texts(path: str) -> Iterator[KeyedText]:
+    """List the texts of a file; a line that is no UTF-8 is listed too, and cannot be sent."""
+    try:
+        with (
+            _ahead(stores.opened(path)) if stores.is_address(path) else regular(path) as file,
+            io.TextIOWrapper(file, "utf-8", "surrogateescape") as text,
+        ):
+            for number, line in lines(text, path):
+                yield KeyedText(line, f"{path}:{number}")
+    except (OSError, UnreadableImage) as error:
+        raise EmbedError(f"{path} cannot be read as lines of text: {error}") from error
+
+
+def _column_images(archive: Archive, rules: Rules) -> Iterator[KeyedImage]:
+    """List the images or texts of a column; their keys are the numbers of their rows.
+
+    The column holds bytes, structs with a field `bytes`, as Hugging Face's datasets do, or strings, which are texts.
     """
     path, column, place = archive.path, archive.column, archive.first
     file = _parquet(path, column)
@@ -247,8 +296,14 @@ def _column_images(archive: Archive, rules: Rules) -> Iterator[KeyedImage]:
         for batch in file.iter_batches(1, columns=[column], row_groups=groups):
             (value,) = batch.column(0).to_pylist()
             body = value.get("bytes") if isinstance(value, dict) else value
+            if isinstance(body, str):
+                yield KeyedText(body, f"{path}::{place}")
+                place += 1
+                continue
             if body is not None and not isinstance(body, bytes):
-                raise EmbedError(f"Expected bytes in column {column!r} of {path}, found {type(body).__name__}.")
+                raise EmbedError(
+                    f"Expected bytes or strings in column {column!r} of {path}, found {type(body).__name__}."
+                )
             key, size = f"{path}::{place}", len(body or b"")
             problem = too_large(key, size, rules.max_bytes) if size > rules.max_bytes else ""
             yield ImageBytes(key, b"" if problem else body or b"", problem)

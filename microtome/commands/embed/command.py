@@ -41,10 +41,11 @@ def build_parser(command: str = "embed") -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "paths",
-        nargs="+",
+        nargs="*",
         metavar="PATH",
-        help="image files, folders (all images below), patterns, tars (WebDataset), FILE.parquet::COLUMN, any of them "
-        "also as s3:// or gs://; or - for a list of files on standard input",
+        help="image files, folders (all images below), patterns, tars (WebDataset), FILE.parquet::COLUMN, for a model "
+        "of images and text also FILE.txt, a text a line; any of them also as s3:// or gs://; or - for a list of files "
+        "on standard input",
     )
     endings = " or ".join((", ".join(ENDINGS[command][:-1]), ENDINGS[command][-1]))
     what = "labels" if classify else "vectors"
@@ -59,7 +60,22 @@ def build_parser(command: str = "embed") -> argparse.ArgumentParser:
         add("--top-k", type=positive, default=1, metavar="N", help="the most labels of an image (%(default)s)")
         add("--min-score", type=float, metavar="X", help="leave out labels with a lower score")
         add("--function", choices=get_args(Function), help="from logits to scores (the output's own)")
+        add(
+            "--labels",
+            type=_labels,
+            default=(),
+            metavar="A,B,C",
+            help="what to choose among, in words, by a model of images and text; or @FILE, a label a line",
+        )
+        add(
+            "--template",
+            action="append",
+            default=[],
+            metavar="TEXT",
+            help="what is said of a photo, each label in place of {}; of several the mean counts (a photo of a {})",
+        )
     else:
+        add("--text", action="append", default=[], metavar="TEXT", help="also embed this text, repeatable")
         add("--normalize", action="store_true", help="divide each vector by its Euclidean length, after the cut")
         add("--dimensions", type=positive, metavar="N", help="keep only so many numbers from each vector's beginning")
         add("--dtype", choices=get_args(Dtype), default="float32", help="how numbers are written (%(default)s)")
@@ -71,7 +87,7 @@ def build_parser(command: str = "embed") -> argparse.ArgumentParser:
         help="whether the gateway computes what others send first (%(default)s), or not (interactive)",
     )
     if classify:
-        parser.set_defaults(engine="local", saved_model=None)
+        parser.set_defaults(engine="local", saved_model=None, text=[])
         return parser
     add("--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster (%(default)s)")
     add("--saved-model", metavar="DIR", help="no gateway: this process, or Ray's actors, hold this version of a model")
@@ -137,6 +153,10 @@ def read(words: Sequence[str], command: str = "embed") -> argparse.Namespace:
     parser.set_defaults(command=command)
     options = parser.parse_args(words)
     read_key(parser, options)
+    if not options.paths and not options.text:
+        parser.error("Expected PATHs of images" + ("." if command == "classify" else ", or --text."))
+    if options.saved_model and options.text:
+        parser.error("--text needs a gateway; --saved-model takes images.")
     try:
         options.out = (_folder if options.engine == "ray" else partial(_out, command))(options.out)
     except argparse.ArgumentTypeError as error:
@@ -149,7 +169,9 @@ def read(words: Sequence[str], command: str = "embed") -> argparse.Namespace:
     if str(options.out).endswith(".npy") and (len(options.output) > 1 or options.output == ["all"]):
         parser.error("--out *.npy holds one output: name one with --output, or use .parquet or .jsonl.")
     if command == "classify":
-        labels = ClassOptions(options.top_k, options.min_score, options.function)
+        labels = ClassOptions(
+            options.top_k, options.min_score, options.function, options.labels, tuple(options.template)
+        )
         output = tuple(options.output)
         options.wanted = EmbedOptions(options.model, options.version, output, priority=options.priority, classes=labels)
         return options
@@ -196,6 +218,18 @@ def _share(text: str) -> float:
     if not (0 <= number < 1 or (number.is_integer() and number < 1 << 10)):
         raise argparse.ArgumentTypeError(f"expected a part of one GPU, or a whole number of them; received {text!r}")
     return number
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    try:
+        given = Path(text[1:]).read_text(encoding="utf-8").splitlines() if text.startswith("@") else text.split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8"
+        raise argparse.ArgumentTypeError(f"expected a file of labels, a line each: {text[1:]}: {why}") from None
+    labels = tuple(label.strip() for label in given if label.strip())
+    if not labels:
+        raise argparse.ArgumentTypeError("expected at least one label")
+    return labels
 
 
 def positive(text: str) -> int:

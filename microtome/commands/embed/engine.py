@@ -28,8 +28,8 @@ def vector_options(wanted: EmbedOptions) -> dict[str, Any]:
 class Engine(Protocol):
     """Embeds images in order, in bounded memory."""
 
-    def identify(self, model: str | None) -> tuple[str, int]:
-        """Return the name of a model, or of the first for None, and its version in use.
+    def identify(self, model: str | None) -> tuple[str, int | None]:
+        """Return the name of a model, or of the first for None, and its version in use; no version of two towers.
 
         Raises:
             EmbedError: there is no such model.
@@ -64,8 +64,10 @@ class GatewayEngine:
             on_retry=progress.retrying,
         )
 
-    def identify(self, model: str | None) -> tuple[str, int]:
+    def identify(self, model: str | None) -> tuple[str, int | None]:
         """Return the name of a model, or of the first for None, and its version in use; wait until it has one.
+
+        The towers of a model of images and text have versions of their own, and None is returned for them.
 
         Raises:
             EmbedError: there is no such model.
@@ -77,7 +79,7 @@ class GatewayEngine:
                 names = ", ".join(info.name for info in known) or "none"
                 raise EmbedError(f"Expected --model to be one of {names}. Received {model!r}.")
             if found.version:
-                return found.name, found.version
+                return found.name, None if found.towers else found.version
             not_ready = ModelNotReady(f"{found.name} has no version ready at {self._options.url}")
             self._progress.retrying(Retry(not_ready, attempt=2, pause=_POLL_SECONDS))
             time.sleep(_POLL_SECONDS)
@@ -97,7 +99,7 @@ class GatewayEngine:
             model=wanted.model,
             version=wanted.version,
             priority=wanted.priority,
-            **asdict(wanted.classes),
+            **{name: value for name, value in asdict(wanted.classes).items() if value != ()},
         )
 
     def close(self) -> None:

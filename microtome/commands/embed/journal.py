@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import ormsgpack
 
+from microtome.client.results import ModelVersion
 from microtome.commands.embed.errors import EmbedError, writing
 from microtome.commands.embed.stores import sync_folder
 
@@ -39,12 +40,38 @@ class Row:
     error: tuple[str, str] | None = None
 
 
+def described(model: ModelVersion) -> dict[str, Any]:
+    """Return a model as results name it; tower and space only where it has them."""
+    found = {"name": model.name, "version": model.version, "fingerprint": model.fingerprint}
+    return found | {"tower": model.tower, "space": model.space} if model.space else found
+
+
+def together(known: Mapping[str, Any] | None, answered: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the model of vectors so far and of these, with the other tower under `also`.
+
+    Raises:
+        EmbedError: they are neither one model nor the two towers of one.
+    """
+    if known is None:
+        return answered
+    if (known.get("space") or known["fingerprint"]) != (answered.get("space") or answered["fingerprint"]):
+        raise EmbedError(
+            f"The vectors so far are from {known['name']} version {known['version']} ({known['fingerprint'][:18]}…), "
+            f"these are from version {answered['version']} ({answered['fingerprint'][:18]}…). They do not compare, so "
+            "these were not kept. Serve the old version again, or give --restart."
+        )
+    for one in (answered, answered.get("also", answered)):
+        if "also" not in known and one.get("tower") != known.get("tower"):
+            known = {**known, "also": {name: value for name, value in one.items() if name != "also"}}
+    return known
+
+
 class Journal:
     """The journal of a run, which one process at a time may have open: `runner` holds the lock.
 
     Attributes:
         head: the run's options, as `begin` first received them; empty in a new journal.
-        model: the model that answered first; None before that.
+        model: the model that answered first, with the other tower under `also`; None before that.
         embedded: images with vectors.
         failed: images with an error.
         lost: bytes after the last whole record, which were cut off.
@@ -99,21 +126,16 @@ class Journal:
                 "--restart to start over."
             )
 
-    def answered_by(self, name: str, version: int, fingerprint: str) -> None:
-        """Check that all vectors come from one model.
+    def answered_by(self, model: ModelVersion) -> None:
+        """Check that all vectors come from one model, or from the two towers of one.
 
         Raises:
             EmbedError: they do not.
         """
-        if self.model is None:
-            self.model = {"name": name, "version": version, "fingerprint": fingerprint}
+        found = together(self.model, described(model))
+        if found != self.model:
+            self.model = dict(found)
             self._append({"model": self.model})
-        elif self.model["fingerprint"] != fingerprint:
-            raise EmbedError(
-                f"The vectors so far are from {self.model['name']} version {self.model['version']} "
-                f"({self.model['fingerprint'][:18]}…), these are from version {version} ({fingerprint[:18]}…). They do "
-                "not compare, so this one was not kept. Serve the old version again, or give --restart."
-            )
 
     def claim(self, key: str) -> bool:
         """Whether an image is not done yet; true once for each key."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 
 from microtome.client.errors import UnreadableImage
+from microtome.client.images import Text
 from microtome.commands.embed import stores
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -102,8 +103,15 @@ class ImageBytes:
         return self.body
 
 
-KeyedImage: TypeAlias = ImageFile | ImageBytes
-"""An image that is read by a call, may be pickled and read on another machine, and has a key, unique in a run."""
+@dataclass(frozen=True, slots=True)
+class KeyedText(Text):
+    """A text of a run, which has a key as images have."""
+
+    key: str = ""
+
+
+KeyedImage: TypeAlias = ImageFile | ImageBytes | KeyedText
+"""An image that is read by a call, or a text. Its key is unique in a run; it may be pickled and read elsewhere."""
 
 
 def is_within(path: str, folder: str) -> bool:

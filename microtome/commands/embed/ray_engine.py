@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,7 +26,7 @@ from microtome.client.options import EmbedOptions
 from microtome.commands.embed import shards, sources, stores
 from microtome.commands.embed.engine import GatewayEngine
 from microtome.commands.embed.errors import EmbedError, servers_packages
-from microtome.commands.embed.keyed_images import Rules
+from microtome.commands.embed.keyed_images import KeyedText, Rules
 from microtome.commands.embed.progress import Progress
 from microtome.commands.embed.ray_stages import BLOCK_BYTES, Infer, Job, asked, decode, write
 
@@ -82,9 +83,11 @@ def _run(options: Namespace, stdin: TextIO, say: TextIO) -> tuple[int, int]:
         job = _agreed(manifest, options, rules, progress)
         if manifest.head:
             progress.note(f"going on after {manifest.embedded + manifest.failed} images; --restart would start over")
-        head = {"sources": options.paths, **asdict(rules), **asked(job.wanted)}
-        several = len(options.paths) > 1 or any(set(word) & set("*?[") or word == "-" for word in options.paths)
-        found = sources.listed(options.paths, stdin, rules)
+        head = {"sources": options.paths, "texts": options.text, **asdict(rules), **asked(job.wanted)}
+        words = options.paths + options.text
+        several = len(words) > 1 or any(set(word) & set("*?[") or word == "-" for word in options.paths)
+        texts = (KeyedText(text, text) for text in options.text)
+        found = chain(texts, sources.listed(options.paths, stdin, rules))
         manifest.begin(orjson.loads(orjson.dumps(head)), shards.pieces(found, several=several))
         progress.expect(manifest.images)
         ray.join(options.ray_address)
@@ -118,7 +121,7 @@ def _agreed(manifest: shards.Manifest, options: Namespace, rules: Rules, progres
                 "Give --restart to start over, or choose another --out."
             )
         options.batch = options.batch or found.max_batch_size
-        pixels = prod(found.input.shape)
+        pixels = prod(found.pixels.shape)
         # Absolute, since workers have other working directories.
         place = options.saved_model if stores.is_address(options.saved_model) else str(directory.resolve())
     else:

@@ -16,13 +16,13 @@ import orjson
 
 from microtome.client.client import Client
 from microtome.client.errors import MicrotomeError
-from microtome.client.images import encode_all
+from microtome.client.images import Text, encode_all
 from microtome.client.options import EmbedOptions
 from microtome.client.results import ModelVersion
 from microtome.commands.embed import shards, stores
 from microtome.commands.embed.engine import vector_options
 from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.journal import Row
+from microtome.commands.embed.journal import Row, described, together
 from microtome.commands.embed.keyed_images import KeyedImage, Rules
 from microtome.commands.embed.runner import error_line, printable, vector_table
 
@@ -79,7 +79,7 @@ def asked(wanted: EmbedOptions) -> dict[str, Any]:
 
 
 def decode(batch: Any, job: Job) -> Iterator[Any]:  # noqa: ANN401, Arrow tables
-    """Read a piece of the plan and, with a SavedModel, decode it: pixels, or else the files' bytes."""
+    """Read a piece of the plan and, with a SavedModel, decode it: pixels, or else the files' bytes, or texts."""
     number, done = batch.column("piece")[0].as_py(), orjson.loads(batch.column("done")[0].as_py())
     skipped = {place for first, end in done for place in range(first, end)}
     held: list[tuple[int, KeyedImage]] = []
@@ -126,11 +126,12 @@ def _rows(  # noqa: PLR0913, PLR0917
     places: list[int],
     keys: list[bytes],
     errors: list[tuple[str, str]],
-    bodies: list[bytes],
+    bodies: list[bytes | Text],
     end: int,
     size: int,
 ) -> Any:  # noqa: ANN401
     pa, ends = stores.pyarrow("pyarrow"), [-1] * (len(places) - 1) + [end]
+    plain = [body.text.encode() if isinstance(body, Text) else body for body in bodies]
     return pa.table(
         {
             "piece": pa.array([number] * len(places), pa.int64()),
@@ -139,7 +140,8 @@ def _rows(  # noqa: PLR0913, PLR0917
             "key": pa.array(keys, pa.binary()),
             "kind": pa.array([kind for kind, _ in errors], pa.string()),
             "detail": pa.array([detail for _, detail in errors], pa.string()),
-            "body": pa.array(bodies, pa.binary(size) if size else pa.large_binary()),
+            "text": pa.array([isinstance(body, Text) for body in bodies], pa.bool_()),
+            "body": pa.array(plain, pa.binary(size) if size else pa.large_binary()),
         }
     )
 
@@ -150,7 +152,7 @@ def _input(directory: str) -> Any:  # noqa: ANN401, the manifest's
         return None
     from microtome.commands.embed.saved_model import local_version, manifest  # noqa: PLC0415
 
-    return manifest(local_version(directory)).input
+    return manifest(local_version(directory)).pixels
 
 
 class Infer:
@@ -204,7 +206,9 @@ class Infer:
     def _embedded(self, batch: Any, sound: Sequence[int]) -> Iterator[tuple[int, Any, str]]:  # noqa: ANN401
         bodies = batch.column("body").combine_chunks()
         if not self._job.saved_model:
+            texts = batch.column("text").to_pylist()
             images = [bodies[row].as_py() for row in sound]
+            images = [Text(body.decode()) if texts[row] else body for row, body in zip(sound, images, strict=True)]
             found = self._client.embed_many(images, concurrency=1, batch=len(images), **vector_options(self._wanted))
             for row, outcome in zip(sound, found, strict=True):
                 names = outcome.vectors
@@ -225,7 +229,7 @@ def _named(vectors: Mapping[str, Any]) -> list[bytes]:
 
 
 def _model(model: ModelVersion | None) -> str:
-    return orjson.dumps(model).decode() if model else ""
+    return orjson.dumps(described(model)).decode() if model else ""
 
 
 def write(batch: Any, job: Job) -> Any:  # noqa: ANN401, Arrow tables
@@ -243,11 +247,11 @@ def _written(batch: Any, job: Job) -> bytes:  # noqa: ANN401
     found = {(row["piece"], row["place"]): row for row in batch.to_pylist()}
     rows = [found[place] for place in sorted(found)]
     fatal = next((row["detail"] for row in rows if row["kind"] == _FATAL), None)
-    models = {row["model"] for row in rows} - {""}
-    if len(models) > 1:
-        fatal = f"The gateway changed the model under one version: {' and '.join(sorted(models))}. Give --restart."
     if fatal is not None:
         return orjson.dumps({"fatal": fatal})
+    model: Mapping[str, Any] | None = None
+    for one in sorted({row["model"] for row in rows} - {""}):
+        model = together(model, orjson.loads(one))
     images = [row for row in rows if row["place"] >= 0]
     good, bad = list[Row](), list[Row]()
     for row in images:
@@ -256,7 +260,6 @@ def _written(batch: Any, job: Job) -> bytes:  # noqa: ANN401
             bad.append(Row(key, {}, (row["kind"], row["detail"])))
         else:
             good.append(Row(key, {name.decode(): body for name, body in zip(parts[::2], parts[1::2], strict=True)}))
-    model = orjson.loads(models.pop()) if models else {}
     name = f"vectors-{uuid.uuid4().hex}"
     if good:
         about = {"model": model, "asked": asked(job.wanted)}
@@ -274,4 +277,4 @@ def _written(batch: Any, job: Job) -> bytes:  # noqa: ANN401
         else:
             ranges.append((row["place"], row["place"] + 1))
     ends = {row["piece"]: row["end"] for row in rows if row["end"] >= 0}
-    return shards.Receipt(name, len(good), len(bad), held, ends, model).json()
+    return shards.Receipt(name, len(good), len(bad), held, ends, model or {}).json()

@@ -14,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,7 +28,7 @@ from microtome.commands.embed import sources, stores
 from microtome.commands.embed.engine import Engine, GatewayEngine
 from microtome.commands.embed.errors import EmbedError, servers_packages, tell, writing
 from microtome.commands.embed.journal import FORMAT, Journal, Row
-from microtome.commands.embed.keyed_images import Rules
+from microtome.commands.embed.keyed_images import KeyedText, Rules
 from microtome.commands.embed.progress import Progress
 from microtome.commands.embed.shards import OWN
 from microtome.commands.embed.stores import pyarrow, sync_folder, whole
@@ -65,7 +65,9 @@ def run(options: Namespace, stdin: TextIO, say: TextIO) -> int:
 
 def _resume(options: Namespace, path: Path, stdin: TextIO, say: TextIO) -> int:
     rules = Rules(options.follow_links, options.max_image_bytes)
-    total = sources.count(options.paths, rules)
+    texts = [KeyedText(text, text) for text in options.text]
+    counted = sources.count(options.paths, rules)
+    total = None if counted is None else counted + len(texts)
     with Journal(path, restart=options.restart) as journal:
         done = journal.embedded + journal.failed
         with Progress(total, done, say, command=options.command) as progress:
@@ -77,7 +79,8 @@ def _resume(options: Namespace, path: Path, stdin: TextIO, say: TextIO) -> int:
                 progress.note(f"going on after {done} images; --restart would start over")
             with closing(_engine(options, progress)) as engine:
                 wanted = _agreed(journal, options, engine)
-                missing = (image for image in sources.images(options.paths, stdin, rules) if journal.claim(image.key))
+                listed = chain(texts, sources.images(options.paths, stdin, rules))
+                missing = (image for image in listed if journal.claim(image.key))
                 _embed(journal, options, engine.outcomes(missing, wanted), progress)
         write(journal, options.out)
         what = "vectors" if options.wanted.classes is None else "images with their labels"
@@ -164,6 +167,11 @@ def _agreed(journal: Journal, options: Namespace, engine: Engine) -> EmbedOption
     del head["cache"], head["priority"]
     if wanted.classes is None:
         del head["classes"]
+    else:
+        # As the journal gives them back, and as those before labels in words have them.
+        given = asdict(wanted.classes)
+        words = {name: list(given.pop(name)) for name in ("labels", "template")}
+        head["classes"] = given | {name: value for name, value in words.items() if value}
     journal.begin(head)
     return wanted
 
@@ -197,7 +205,7 @@ def _row(journal: Journal, outcome: Outcome) -> Row:
     if outcome.error is not None:
         return Row(key, {}, (outcome.error.kind, printable(str(outcome.error))))
     assert outcome.model is not None  # noqa: S101, for mypy: an outcome with vectors has a model
-    journal.answered_by(outcome.model.name, outcome.model.version, outcome.model.fingerprint)
+    journal.answered_by(outcome.model)
     packed = {name: vector.tobytes() for name, vector in outcome.vectors.items()}
     if "classes" in journal.head:
         packed = {name: ormsgpack.packb(asdict(one)) for name, one in outcome.predictions.items()}

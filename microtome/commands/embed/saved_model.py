@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from microtome.client import errors
-from microtome.client.images import encode_all
+from microtome.client.images import Text, encode_all
 from microtome.client.options import EmbedOptions
 from microtome.client.results import ModelVersion, Outcome
 from microtome.commands.embed import stores
@@ -54,10 +54,10 @@ def local_version(directory: str) -> Path:
 
 
 def manifest(directory: Path) -> Manifest:
-    """Read a version's manifest.
+    """Read the manifest of a version of a model of images.
 
     Raises:
-        EmbedError: the directory is not a version written by `microtome export`, or cannot be used here.
+        EmbedError: the directory is not such a version, written by `microtome export`, or cannot be used here.
     """
     path = directory / "assets.extra" / "manifest.json"
     try:
@@ -67,6 +67,10 @@ def manifest(directory: Path) -> Manifest:
             f"Expected --saved-model to be a version written by microtome export, such as models/lite0/1. "
             f"{path} cannot be read: {str(error).splitlines()[0]}"
         ) from error
+    if not isinstance(found.input, InputSpec):
+        raise EmbedError(
+            f"Expected --saved-model to be a model of images. {directory} is a text tower: a gateway embeds texts."
+        )
     if lacking := unavailable(found.input):
         raise EmbedError(f"The model cannot be used here: {lacking}")
     return found
@@ -108,10 +112,12 @@ def identity(directory: Path, wanted: EmbedOptions) -> ModelVersion:
     return ModelVersion(found.model, version, found.fingerprint)
 
 
-def decoded(body: "bytes | errors.MicrotomeError", spec: InputSpec) -> "Array | errors.MicrotomeError":
-    """Decode an image as the gateway does; an image that cannot be is its error."""
+def decoded(body: "bytes | Text | errors.MicrotomeError", spec: InputSpec) -> "Array | errors.MicrotomeError":
+    """Decode an image as the gateway does; an image that cannot be, or a text, is its error."""
     if isinstance(body, errors.MicrotomeError):
         return body
+    if isinstance(body, Text):
+        return errors.UnsupportedModality("Expected an image with --saved-model; received a text. Ask a gateway.")
     try:
         return decode(body, spec, max_pixels=_MAX_PIXELS)
     except errors.RequestRejected as error:
@@ -142,7 +148,7 @@ class SavedModel:
         from exporter.runtime.tensorflow_ready import native_stderr_hidden  # noqa: PLC0415
 
         found = manifest(directory)
-        self.model, self.input = identity(directory, wanted), found.input
+        self.model, self.input = identity(directory, wanted), found.pixels
         self._wanted, self._outputs = wanted, chosen(found, wanted)
         self._names = tuple(output.name for output in self._outputs)
         # Open as long as this object; without a reference it would be closed immediately.

@@ -26,7 +26,8 @@ import orjson
 from microtome.commands.embed import stores
 from microtome.commands.embed.archives import Archive
 from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.keyed_images import ImageFile, KeyedImage, Rules
+from microtome.commands.embed.journal import together
+from microtome.commands.embed.keyed_images import ImageFile, KeyedImage, KeyedText, Rules
 
 FORMAT = 1
 OWN = "_microtome"
@@ -226,16 +227,11 @@ class Manifest:
         return place > 0 and done[place - 1][1] > held[0]
 
     def _same_model(self, receipt: Receipt) -> None:
-        if self.model is None:
-            self.model = receipt.model
-        elif self.model["fingerprint"] != receipt.model["fingerprint"]:
+        try:
+            self.model = together(self.model, receipt.model)
+        except EmbedError:
             self._remove(receipt)
-            raise EmbedError(
-                f"The vectors so far are from {self.model['name']} version {self.model['version']} "
-                f"({self.model['fingerprint'][:18]}…), these are from version {receipt.model['version']} "
-                f"({receipt.model['fingerprint'][:18]}…). They do not compare, so these were not kept. Serve the old "
-                "version again, or give --restart."
-            )
+            raise
 
     def _files(self, receipt: Receipt) -> Iterator[tuple[str, str]]:
         """Return the names of a shard's files, unfinished and finished."""
@@ -287,17 +283,19 @@ def _merged(ranges: Iterable[Range]) -> list[Range]:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one task reads: some files, a tar, or a row group of a Parquet file's column.
+    """What one task reads: some files or texts, an archive, or a row group of a Parquet file's column.
 
     Attributes:
-        files: paths or addresses.
+        files: paths or addresses, or texts.
         folder: of these; links that lead out of it are refused.
         archive: in place of files.
+        text: whether these are texts.
     """
 
     files: Sequence[str] = ()
     folder: str = ""
     archive: Archive | None = None
+    text: bool = False
 
     @property
     def count(self) -> int:
@@ -310,6 +308,9 @@ class Piece:
         Raises:
             EmbedError: the archive is damaged.
         """
+        if self.text:
+            yield from (KeyedText(text, text) for text in self.files)
+            return
         if self.archive is None:
             yield from (ImageFile(path, folder=self.folder, max_bytes=rules.max_bytes) for path in self.files)
             return
@@ -321,27 +322,27 @@ class Piece:
                 yield image
 
 
-def pieces(found: Iterable[ImageFile | Archive], *, several: bool) -> Iterator[Piece]:
+def pieces(found: Iterable[ImageFile | KeyedText | Archive], *, several: bool) -> Iterator[Piece]:
     """Divide what is listed.
 
     Args:
-        found: files and archives.
+        found: files, texts and archives.
         several: whether something may be listed twice; the second is left out.
     """
     seen, made = set[bytes](), 0
 
-    def once() -> Iterator[ImageFile | Archive]:
+    def once() -> Iterator[ImageFile | KeyedText | Archive]:
         for one in found:
-            key = _digest(one.path if isinstance(one, Archive) else one.key)
+            key = _digest(f"{one.path}::" if isinstance(one, Archive) else one.key)
             if key not in seen:
                 if several:
                     seen.add(key)
                 yield one
 
-    def kind(one: ImageFile | Archive) -> str | None:
-        return one.folder if isinstance(one, ImageFile) else None
+    def kind(one: ImageFile | KeyedText | Archive) -> tuple[str, bool]:
+        return one.folder if isinstance(one, ImageFile) else "", isinstance(one, KeyedText)
 
-    for folder, group in groupby(once(), kind):
+    for (folder, text), group in groupby(once(), kind):
         files: list[str] = []
         for one in group:
             if isinstance(one, Archive):
@@ -349,10 +350,10 @@ def pieces(found: Iterable[ImageFile | Archive], *, several: bool) -> Iterator[P
                 continue
             files.append(one.key)
             if len(files) >= (_SMALL if made < _MANY else _PIECE):
-                yield Piece(files, folder or "")
+                yield Piece(files, folder, text=text)
                 files, made = [], made + 1
         if files:
-            yield Piece(files, folder or "")
+            yield Piece(files, folder, text=text)
 
 
 def _digest(key: str) -> bytes:
@@ -363,7 +364,7 @@ def _schema() -> Any:  # noqa: ANN401, pyarrow has no types
     pa = stores.pyarrow("pyarrow")
     numbers = [(name, pa.int64()) for name in ("group", "first", "count")]
     names = [(name, pa.binary()) for name in ("folder", "path", "column")]
-    return pa.schema([("files", pa.list_(pa.binary())), *names, *numbers])
+    return pa.schema([("files", pa.list_(pa.binary())), ("text", pa.bool_()), *names, *numbers])
 
 
 def _write_plan(path: str, found: Iterable[Piece]) -> list[int]:
@@ -374,7 +375,7 @@ def _write_plan(path: str, found: Iterable[Piece]) -> list[int]:
         for piece in found:
             archive = piece.archive or Archive("")
             row: dict[str, Any] = {"files": [_bytes(name) for name in piece.files], "folder": _bytes(piece.folder)}
-            row |= {"path": _bytes(archive.path), "column": _bytes(archive.column)}
+            row |= {"text": piece.text, "path": _bytes(archive.path), "column": _bytes(archive.column)}
             row |= {"group": archive.group, "first": archive.first, "count": archive.count}
             writer.write_batch(pa.RecordBatch.from_pylist([row], schema=schema))
             counts.append(piece.count)
@@ -387,7 +388,7 @@ def read_piece(path: str, number: int) -> Piece:
     with stores.opened(path) if stores.is_address(path) else pa.OSFile(path) as file:
         (row,) = pa.ipc.open_file(file).get_batch(number).to_pylist()
     if row["files"]:
-        return Piece([_text(name) for name in row["files"]], _text(row["folder"]))
+        return Piece([_text(name) for name in row["files"]], _text(row["folder"]), text=row["text"])
     numbers = {name: row[name] for name in ("group", "first", "count")}
     return Piece(archive=Archive(_text(row["path"]), _text(row["column"]), **numbers))
 

@@ -1,7 +1,9 @@
 """List images one by one: folders, globs, files, tars, Parquet columns, and lists of files from standard input.
 
-All but the list may be in an object store. Only the names of one folder and those around it, or of one pattern, are
-held at a time, so memory does not grow with the images. An image is listed by its place and read when it is needed.
+Texts stand in Parquet columns and in files of lines. All but the list may be in an object store.
+
+Only the names of one folder and those around it, or of one pattern, are held at a time, so memory does not grow with
+the images. An image is listed by its place and read when it is needed.
 """
 
 import glob
@@ -12,37 +14,39 @@ from pathlib import Path
 from typing import TextIO
 
 from microtome.commands.embed import stores
-from microtome.commands.embed.archives import TARS, Archive, is_image
+from microtome.commands.embed.archives import TARS, TEXTS, Archive, is_image, lines
 from microtome.commands.embed.errors import EmbedError
 from microtome.commands.embed.keyed_images import DEFAULT_RULES, ImageFile, KeyedImage, Rules, is_within
-
-_LONGEST_LINE = 1 << 15
 
 
 def images(words: Iterable[str], stdin: TextIO, rules: Rules = DEFAULT_RULES) -> Iterator[KeyedImage]:
     """List all images.
 
     Args:
-        words: paths or addresses of files and folders, patterns, tars, `FILE.parquet::COLUMN`, or `-` for a list from
-            `stdin`.
+        words: paths or addresses of files and folders, patterns, tars, files of lines, `FILE.parquet::COLUMN`, or `-`
+            for a list of files from `stdin`.
         stdin: one path a line.
         rules: what may be read.
 
     Raises:
         EmbedError: a word names nothing, or something that cannot be listed.
     """
-    for found in listed(words, stdin, rules):
-        if isinstance(found, Archive):
-            yield from found.images(rules)
+    return _opened(listed(words, stdin, rules), rules)
+
+
+def _opened(found: Iterable[ImageFile | Archive], rules: Rules) -> Iterator[KeyedImage]:
+    for one in found:
+        if isinstance(one, Archive):
+            yield from one.images(rules)
         else:
-            yield found
+            yield one
 
 
 def listed(words: Iterable[str], stdin: TextIO, rules: Rules = DEFAULT_RULES) -> Iterator[ImageFile | Archive]:
     """List all files, and the archives unread; see `images`."""
     for word in words:
         if word == "-":
-            yield from (ImageFile(line, max_bytes=rules.max_bytes) for line in _lines(stdin))
+            yield from (ImageFile(line, max_bytes=rules.max_bytes) for _, line in lines(stdin, "standard input"))
             continue
         for path, column, folder in _places(word, rules):
             yield from _below(path, folder, rules) if column is None else [Archive(path, column)]
@@ -57,17 +61,11 @@ def count(words: Iterable[str], rules: Rules = DEFAULT_RULES) -> int | None:
         for path, column, folder in _places(word, rules):
             if column is None and path.lower().endswith(TARS):
                 return None
-            parts = Archive(path, column).parts() if column else ()
-            total += sum(part.count for part in parts) if column else sum(1 for _ in _below(path, folder, rules))
+            if column:
+                total += sum(part.count for part in Archive(path, column).parts())
+            else:
+                total += sum(1 for _ in _opened(_below(path, folder, rules), rules))
     return total
-
-
-def _lines(stdin: TextIO) -> Iterator[str]:
-    while line := stdin.readline(_LONGEST_LINE):
-        if len(line) == _LONGEST_LINE:
-            raise EmbedError("Expected one path a line on standard input, received a line without end.")
-        if line.strip():
-            yield line.rstrip("\r\n")
 
 
 def _places(word: str, rules: Rules) -> Iterator[tuple[str, str | None, str]]:
@@ -105,17 +103,17 @@ def _is_folder(path: str) -> bool:
     if not stores.is_address(path):
         return Path(path).is_dir()
     # What has an ending is no folder, which saves a request for each object.
-    return not (is_image(path) or path.lower().endswith((*TARS, ".parquet"))) and bool(_names(path))
+    return not (is_image(path) or path.lower().endswith((*TARS, TEXTS, ".parquet"))) and bool(_names(path))
 
 
 def _below(path: str, folder: str, rules: Rules) -> Iterator[ImageFile | Archive]:
-    archive = path.lower().endswith((*TARS, ".parquet"))
+    archive = path.lower().endswith((*TARS, TEXTS, ".parquet"))
     is_folder = _is_folder(path)
     if folder and not is_within(path, folder) and (archive or is_folder):
         raise EmbedError(f"{path} is a link out of {folder}. Name it itself, or give --follow-links.")
     if is_folder:
         yield from _folder(path, folder, rules)
-    elif path.lower().endswith(TARS):
+    elif path.lower().endswith((*TARS, TEXTS)):
         yield Archive(path)
     elif archive:
         raise EmbedError(f"Expected FILE.parquet::COLUMN, received {path!r}. Say which column holds the images.")

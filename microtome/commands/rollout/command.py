@@ -18,7 +18,7 @@ Until the label is moved, whatever goes wrong (Ctrl-C and SIGTERM too) puts the 
 _EPILOG = """\
 examples:
   microtome rollout lite0 2 --config deploy/tfserving/models.config --server localhost:8500 --gateway http://localhost:8000
-  microtome rollout lite0 2 --configmap models-config --namespace microtome --server dns:///model-server:8500
+  microtome rollout lite0 2 --configmap models-rollout --config models.config --server dns:///model-server:8500
   microtome rollout lite0 --config models.config --server localhost:8500           (shows the present state)
 
 Gateways follow a label when MICROTOME_VERSION_LABEL is set to it. A gateway's key is taken from MICROTOME_API_KEY."""
@@ -35,10 +35,19 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="the model's name")
     add("version", metavar="VERSION", type=_version, nargs="?", help="to be used; none shows the state")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--config", type=Path, metavar="FILE", help="models.config, which the model servers poll")
-    where.add_argument("--configmap", metavar="NAME", help="the ConfigMap that holds it, by way of kubectl")
-    add("--namespace", help="of the ConfigMap (kubectl's own)")
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="models.config, which model servers poll; with --configmap only read",
+    )
+    add(
+        "--configmap",
+        metavar="NAME",
+        help="the ConfigMap that holds it, or what rollouts change of --config; by this pod's service account, else "
+        "kubectl",
+    )
+    add("--namespace", help="of the ConfigMap (the pod's, or kubectl's own)")
     add("--key", default="models.config", help="of the ConfigMap (models.config)")
     add(
         "--server",
@@ -84,11 +93,14 @@ def _run(options: argparse.Namespace) -> None:
     from microtome.commands.rollout.rolling import Rolling, say, status_lines  # noqa: PLC0415
     from microtome.commands.rollout.servers import servers_at  # noqa: PLC0415
 
-    if options.config is not None and options.namespace:
-        raise CannotBegin("Expected --namespace with --configmap; received it with --config.")
-    store: Store = ConfigMapStore(options.configmap, options.key, options.namespace)
-    if options.config is not None:
-        store = FileStore(options.config)
+    if options.configmap is None:
+        if options.config is None:
+            raise CannotBegin("Expected --config, --configmap, or both; received neither.")
+        if options.namespace:
+            raise CannotBegin("Expected --namespace with --configmap; received it with --config.")
+        store: Store = FileStore(options.config)
+    else:
+        store = ConfigMapStore(options.configmap, options.key, options.namespace, options.config)
     servers = servers_at(options.server)
     gateways = gateways_at(options.gateway, os.environ.get("MICROTOME_API_KEY"))
     if options.version is None:

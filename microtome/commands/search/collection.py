@@ -18,6 +18,7 @@ import ormsgpack
 from numpy.typing import NDArray
 
 from microtome.client.options import EmbedOptions
+from microtome.client.results import ModelInfo
 from microtome.commands.embed.engine import GatewayEngine
 from microtome.commands.embed.errors import EmbedError, tell
 from microtome.commands.embed.journal import FORMAT, Journal, Row
@@ -68,7 +69,7 @@ class Collection:
     """Vectors, and what they are of.
 
     Attributes:
-        model: name, version, fingerprint and output.
+        model: name, version, fingerprint and output; the space of a model of images and text.
         keys: of the rows; see `listed`.
         failed: key, kind and message of each photo that cannot be embedded.
         vectors: float32 [N, D] of length 1, mapped from the file.
@@ -151,7 +152,7 @@ def nearest(vectors: Vectors, asked: Vectors, count: int, left_out: int | None =
 
 
 def up_to_date(
-    path: Path, photos: Mapping[str, ImageFile], options: Namespace, wanted: EmbedOptions, fingerprint: str
+    path: Path, photos: Mapping[str, ImageFile], options: Namespace, wanted: EmbedOptions, served: ModelInfo
 ) -> Collection:
     """Embed what the file lacks, leave out what is gone, and return all of it.
 
@@ -160,12 +161,14 @@ def up_to_date(
         photos: what `listed` has found.
         options: of the command line.
         wanted: model, version and output.
-        fingerprint: of that version.
+        served: that model as the gateway has it.
 
     Raises:
         EmbedError: the file is another one, or of another model or output.
     """
-    model = {"name": wanted.model, "version": wanted.version, "fingerprint": fingerprint, "output": wanted.output[0]}
+    fingerprint = served.fingerprint or ""
+    model = {"name": served.name, "version": served.version, "fingerprint": fingerprint, "output": wanted.output[0]}
+    model |= {"space": served.space} if served.space else {}
     old = _held(path, model) if path.exists() and not options.restart else Collection(model)
     done = {*old.keys, *(key for key, *_ in old.failed)}
     missing = {key: image for key, image in photos.items() if key not in done}
@@ -201,7 +204,8 @@ def _held(path: Path, model: Mapping[str, Any]) -> Collection:
             f"{path} has vectors of {old['name']}, output {old['output']}, which do not compare with those of "
             f"{model['name']}, output {model['output']}. Give another --vectors, or --restart to replace it."
         )
-    if old["fingerprint"] == model["fingerprint"]:
+    spaces = {found.get("space", "") for found in (old, model)} - {""}
+    if old["fingerprint"] == model["fingerprint"] and len(spaces) < 2:
         return found
     tell(
         sys.stderr,

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING
 
 from microtome.commands.embed.command import INTERRUPTED, REFUSED, add_gateway_to, add_reading_to, positive, read_key
 from microtome.commands.embed.errors import EmbedError, tell
-from microtome.commands.embed.keyed_images import ImageFile
+from microtome.commands.embed.keyed_images import ImageFile, KeyedText
 from microtome.errors import shown
 
 if TYPE_CHECKING:
     from microtome.client.client import Client
     from microtome.client.options import EmbedOptions
-    from microtome.client.results import ModelInfo
+    from microtome.client.results import ModelInfo, ModelVersion
     from microtome.commands.search.collection import Collection, Vectors
 
 _DESCRIPTION = """\
-Show the photos of a folder that are nearest to others, by the cosine of a served model's vectors. The vectors are kept
-in a file: the next search only embeds photos that are new or have changed."""
+Show the photos of a folder that are nearest to others, or to words, by the cosine of a served model's vectors. The
+vectors are kept in a file: the next search only embeds photos that are new or have changed."""
 _EPILOG = """\
 A running gateway embeds the photos: microtome up starts one. A photo that is looked for is not listed as its own
-neighbour. Exit codes: 0 done; 2 the search cannot be done as asked; 3 one of several photos that were looked for cannot
-be embedded; 130 interrupted by Ctrl-C, and the same command goes on from there.
+neighbour. Words need a model of images and text. Exit codes: 0 done; 2 the search cannot be done as asked; 3 one of
+several photos that were looked for cannot be embedded; 130 interrupted by Ctrl-C, and the same command goes on from
+there.
 """
 _SOME_FAILED = 3
 
@@ -50,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("photos", type=Path, metavar="PHOTOS", help="a folder: all images below it are searched")
-    add("queries", nargs="+", metavar="QUERY", help="a photo, in the folder or elsewhere")
+    add(
+        "queries", nargs="+", metavar="QUERY", help="a photo, in the folder or elsewhere; or words, such as 'a red car'"
+    )
     add("--top", type=positive, default=10, metavar="N", help="how many of the nearest to show (%(default)s)")
     add("--html", type=_in_a_folder, metavar="FILE", help="also write a page with the pictures, all in one file")
     add("--json", action="store_true", help="JSON, for programs")
@@ -115,12 +118,16 @@ class Asked:
     Attributes:
         name: as the user gave it.
         vector: float32 [D], of length 1.
-        own: its path in the folder, if it is there; else one that leads out of it.
+        own: its path in the folder, if it is there; else one that leads out of it, or "" for words.
+        words: whether it is words.
+        model: that the vector comes from.
     """
 
     name: str
     vector: "Vectors"
     own: str
+    words: bool = False
+    model: "ModelVersion | None" = None
 
 
 def _search(options: argparse.Namespace) -> int:
@@ -135,14 +142,15 @@ def _search(options: argparse.Namespace) -> int:
     # These calls do not wait for a gateway, as the collection does: one that is away now has not been started.
     with Client(options.url, api_key=options.api_key, ca_file=options.ca_file, attempts=2) as client:
         model, output = _served(client, options)
-        wanted = EmbedOptions(model.name, model.version, (output,), normalize=True)
-        asked = _asked(client, options, wanted)
+        wanted = EmbedOptions(model.name, None if model.towers else model.version, (output,), normalize=True)
+        asked = _asked(client, options, wanted, model)
     folder = Path(os.path.realpath(options.photos))
     path = options.vectors or folder.with_name(f"{folder.name or 'photos'}.{model.name}.{output}.npy")
     with alone(path):
-        collection = up_to_date(path, photos, options, replace(wanted, priority="bulk"), model.fingerprint or "")
+        collection = up_to_date(path, photos, options, replace(wanted, priority="bulk"), model)
     if not collection.keys:
         raise EmbedError(f"No image in {options.photos} can be embedded: {_failures(collection)}")
+    _require_one_space(asked, collection)
     found = [collection.nearest(one.vector, options.top, one.own) for one in asked]
     _report(options, collection, asked, found)
     return _SOME_FAILED if len(asked) < len(set(options.queries)) else 0
@@ -177,27 +185,50 @@ def _served(client: "Client", options: argparse.Namespace) -> "tuple[ModelInfo, 
     return model, output
 
 
-def _asked(client: "Client", options: argparse.Namespace, wanted: "EmbedOptions") -> list[Asked]:
+def _asked(client: "Client", options: argparse.Namespace, wanted: "EmbedOptions", model: "ModelInfo") -> list[Asked]:
     """Embed what is looked for, before a collection that may take hours; say what cannot be embedded.
 
     Raises:
         EmbedError: none of it can be.
     """
+    from microtome.commands.embed.archives import is_image  # noqa: PLC0415
     from microtome.commands.embed.engine import vector_options  # noqa: PLC0415
 
     folder = os.path.realpath(options.photos)
-    images = [ImageFile(name, max_bytes=options.max_image_bytes) for name in dict.fromkeys(options.queries)]
+    images = [
+        KeyedText(name, name)
+        if model.takes_text and not is_image(name) and not os.path.isfile(name)  # noqa: PTH113, which fails for long words
+        else ImageFile(name, max_bytes=options.max_image_bytes)
+        for name in dict.fromkeys(options.queries)
+    ]
     asked = []
     for outcome in client.embed_many(images, concurrency=1, batch=options.batch, **vector_options(wanted)):
         name: str = outcome.image.key
-        if outcome.error is None:
-            own = os.path.relpath(os.path.realpath(name), folder)
-            asked.append(Asked(name, outcome.vector.reshape(-1), own))
+        if outcome.error is None and outcome.model is not None:
+            words = isinstance(outcome.image, KeyedText)
+            own = "" if words else os.path.relpath(os.path.realpath(name), folder)
+            asked.append(Asked(name, outcome.vector.reshape(-1), own, words, outcome.model))
         else:
             _tell(f"{name} cannot be looked for: {outcome.error}")
     if not asked:
         raise EmbedError("There is nothing to look for.")
     return asked
+
+
+def _require_one_space(asked: Sequence[Asked], collection: "Collection") -> None:
+    """Refuse to compare vectors of different spaces, where both are known.
+
+    Raises:
+        EmbedError: a tower has changed since the photos were embedded.
+    """
+    kept = collection.model.get("space", "")
+    for one in asked:
+        space = one.model.space if one.model else ""
+        if kept and space and kept != space:
+            raise EmbedError(
+                f"The photos' vectors are of the space {kept[:18]}…, and that of {shown(one.name)} is of "
+                f"{space[:18]}…: they do not compare, since {collection.model['name']} has changed. Search again."
+            )
 
 
 def _failures(collection: "Collection") -> str:
@@ -231,7 +262,7 @@ def _report(
         return
     print(what)  # noqa: T201
     for one, near in zip(asked, found, strict=True):
-        print(f"\nnearest to {shown(one.name)}")  # noqa: T201
+        print(f"\nnearest to {_named(one)}")  # noqa: T201
         for place, (name, score) in enumerate(near, 1):
             print(f"{place:4}  {score:7.4f}  {shown(str(options.photos / name))}{_remark(score)}")  # noqa: T201
     sys.stdout.flush()  # a closed pipe raises here and not at exit
@@ -256,6 +287,10 @@ def _document(collection: "Collection", asked: Sequence[Asked], found: Sequence[
     ]
     document = {"model": collection.model, "photos": len(collection.keys), "failed": failed, "results": results}
     return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+
+
+def _named(one: Asked) -> str:
+    return f"the words {one.name!r}" if one.words else shown(one.name)
 
 
 def _remark(score: float) -> str:
@@ -304,8 +339,8 @@ def page(photos: Path, what: str, asked: Sequence[Asked], found: Sequence[list[t
     ]
     for one, near in zip(asked, found, strict=True):
         name = escape(one.name)
-        parts.append(f"<section>\n<h2>{name}</h2>")
-        parts.append(f'<figure class="asked">{_picture(one.name, f"Looked for: {name}")}</figure>\n<ol>')
+        asked_for = "" if one.words else f'<figure class="asked">{_picture(one.name, f"Looked for: {name}")}</figure>\n'
+        parts.append(f"<section>\n<h2>{f'“{name}”' if one.words else name}</h2>\n{asked_for}<ol>")
         for place, (path, score) in enumerate(near, 1):
             picture = _picture(photos / path, f"{place}: {escape(path)}, cosine {score:.4f}")
             bar = f'<div class="bar" style="width: {max(score, 0):.0%}"></div>'

@@ -218,7 +218,7 @@ class RedisLeases:
         self._clock = clock
         self._distrusted_until = 0.0
         self._refused = False
-        self._acquisitions = Coalescer(self._acquire_guarded, _IN_FLIGHT)
+        self._acquisitions = Coalescer(self._acquire_guarded, _IN_FLIGHT, unwanted=self.release)
         self._releases: set[asyncio.Task[object]] = set()
 
     @property
@@ -232,10 +232,11 @@ class RedisLeases:
             return Acquired()
         acquisition = self._acquisitions.call(keys)
         try:
-            return await asyncio.shield(acquisition)
+            return await acquisition
         except asyncio.CancelledError:
-            # The caller that it is acquired for has left.
-            acquisition.add_done_callback(lambda _: self.release(keys))
+            # Its caller has left in the turn in which the answer came; before, they are unwanted.
+            if not acquisition.cancelled():
+                self.release(keys)
             raise
 
     def release(self, keys: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Cohere's POST /v2/embed for images. One request may ask for several number types."""
+"""Cohere's POST /v2/embed for images and texts. One request may ask for several number types."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -7,14 +7,14 @@ from uuid import uuid4
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from microtome.errors import BadRequest, UnsupportedModality
-from service.core.remote_images import Image
+from microtome.errors import BadRequest
+from service.core.remote_images import Image, Text
 from service.core.requests import Embedded
 from service.http.bodies import BodyLimits
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import NUMBERS, PHOTO, TEXT, WHOLE, an_array, an_object, described, one_of
-from service.http.compat.parsing import MODEL_FIELDS, NO_TEXT, choice, embed_request, image_of, json_fields
+from service.http.compat.parsing import MODEL_FIELDS, choice, embed_request, image_of, json_fields
 from service.http.compat.responses import (
     CALIBRATED,
     NUMBER_TYPES,
@@ -24,14 +24,17 @@ from service.http.compat.responses import (
     json_response,
     shape_of,
 )
+from service.http.compat.texts import text_of, tokens_of
 from service.http.json_images import at_most
 
-_FIELDS = (*MODEL_FIELDS, "images", "inputs", "texts", "embedding_types", "output_dimension", "normalize")
-_IGNORED = ("input_type", "truncate", "max_tokens")
+_FIELDS = (*MODEL_FIELDS, "images", "inputs", "texts", "embedding_types", "output_dimension", "normalize", "truncate")
+_IGNORED = ("input_type", "max_tokens")
 _LAST = 999
 """Cohere's lowest priority."""
 
-_EXPECTED = "Expected `images`: data URIs; or `inputs`: objects whose `content` is one image_url each"
+_EXPECTED = (
+    "Expected one of `images`: data URIs; `texts`; and `inputs`: objects whose `content` is one image_url or text each"
+)
 
 _VECTORS = an_object(
     "CohereVectors",
@@ -43,7 +46,12 @@ _DESCRIBED = described(
     "CohereEmbed",
     {
         "images": {"type": "array", "items": TEXT, "description": "Data URIs."},
-        "inputs": {"type": "array", "items": {"type": "object"}, "description": "Objects with one image_url each."},
+        "inputs": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "Objects with one image_url or text each.",
+        },
+        "texts": {"type": "array", "items": TEXT, "description": "For a model of images and text."},
         "embedding_types": {"type": "array", "items": one_of(*NUMBER_TYPES, "base64")},
         "output_dimension": WHOLE,
     },
@@ -58,8 +66,7 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
 
     Raises:
         BadRequest: not a request of the contract.
-        UnsupportedModality: text where images are expected.
-        TooManyImages: more images than the limit.
+        TooManyImages: more items than the limit.
     """
     fields = dict(json_fields(body, _FIELDS, _IGNORED))
     # Cohere's is a number: 0 goes first, and is its default.
@@ -67,13 +74,14 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         fields["priority"] = "bulk" if number else "interactive"
     kinds = _kinds(fields)
     shape = shape_of(fields, dimensions="output_dimension")
-    images = at_most(limits.max_images, _images(fields, limits.max_image_bytes))
+    images = at_most(limits.max_images, _items(fields, limits.max_image_bytes))
     return CompatRequest(
         embed_request(fields, default_model),
         images,
         partial(_answer, shape=shape, kinds=kinds, images=images),
         dimensions=shape.dimensions,
         in_thread=True,
+        whole=choice(fields, "truncate", ("NONE", "END"), "END") == "NONE",
         int8=not CALIBRATED.isdisjoint(kinds),
     )
 
@@ -89,23 +97,24 @@ def _kinds(fields: Mapping[str, object]) -> list[str]:
     )
 
 
-def _images(fields: Mapping[str, object], max_bytes: int) -> Iterator[Image]:
-    match fields:
-        case {"texts": [_, *_]}:
-            raise UnsupportedModality(NO_TEXT)
-        case {"images": [_, *_] as images} if "inputs" not in fields:
+def _items(fields: Mapping[str, object], max_bytes: int) -> Iterator[Image]:
+    given = [name for name in ("images", "texts", "inputs") if fields.get(name)]
+    match {name: fields[name] for name in given[:1]}:
+        case {"images": [_, *_] as images} if len(given) == 1:
             return (image_of(image, max_bytes) for image in images)
-        case {"inputs": [_, *_] as inputs} if "images" not in fields:
+        case {"texts": [_, *_] as texts} if len(given) == 1:
+            return (text_of(text) for text in texts)
+        case {"inputs": [_, *_] as inputs} if len(given) == 1:
             return (_input(one, max_bytes) for one in inputs)
-    raise BadRequest(f"{_EXPECTED}; received neither, both, or an empty list.")
+    raise BadRequest(f"{_EXPECTED}; received none or several of them.")
 
 
 def _input(one: object, max_bytes: int) -> Image:
     match one:
         case {"content": [{"type": "image_url", "image_url": {"url": text} | (str() as text)}]}:
             return image_of(text, max_bytes)
-        case {"content": [*parts]} if any(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-            raise UnsupportedModality(NO_TEXT)
+        case {"content": [{"type": "text", "text": text}]}:
+            return text_of(text)
     raise BadRequest(f"{_EXPECTED}; received an input that is something else.")
 
 
@@ -114,13 +123,15 @@ def _answer(embedded: Embedded, *, shape: Shape, kinds: list[str], images: list[
     for kind in kinds:
         rows = list(shape.rows(embedded, "float" if kind == "base64" else kind))
         embeddings[kind] = [base64_of(row) for row in rows] if kind == "base64" else rows
+    tokens, pictures = tokens_of(embedded, images), sum(not isinstance(item, Text) for item in images)
+    billed = {name: count for name, count in (("images", pictures), ("input_tokens", tokens)) if count}
     body = {
         "id": str(uuid4()),
         "response_type": "embeddings_by_type",
         "embeddings": embeddings,
-        "texts": [],
+        "texts": [item.text for item in images if isinstance(item, Text)],
         "images": [one._asdict() for one in image_facts(images)],
-        "meta": {"api_version": {"version": "2"}, "billed_units": {"images": len(images)}},
+        "meta": {"api_version": {"version": "2"}, "billed_units": billed},
     }
     return json_response(body)
 

@@ -1,7 +1,7 @@
 """The handler that all contracts of other systems share, between parsing a request and writing its response."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,15 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from microtome.errors import BadRequest
+from microtome.manifest import ModelCard
 from service.auth import asked_by
-from service.core.embedder import Intake
+from service.core.intake import Intake
 from service.core.ports import Observer
-from service.core.remote_images import Image
+from service.core.remote_images import Image, Text
 from service.core.requests import Embedded, EmbedRequest
 from service.core.timeouts import within
 from service.core.timings import Timings, timed
 from service.core.vectors import checked_dimensions
 from service.http.bodies import BodyLimits, BodyReader, read_off_loop
+from service.http.compat.texts import require_text
 from service.http.disconnects import CLIENT_CLOSED_REQUEST, CallerGone, Disconnects
 from service.http.middleware import caller_of, note
 from service.http.parameters import seconds_allowed
@@ -29,6 +31,13 @@ from service.http.problems import ErrorWriter
 from service.http.responses import in_header
 
 _UNLIMITED = nullcontext()
+
+_ORIGIN: Mapping[str, Callable[[ModelCard], str]] = {
+    "X-Model": lambda card: in_header(card.name),
+    "X-Model-Version": lambda card: str(card.version),
+    "X-Fingerprint": lambda card: card.manifest.fingerprint,
+}
+"""Headers that say who has answered; of images and texts the image tower first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,7 @@ class CompatRequest:
         normalize: whether vectors are to be normalised.
         int8: whether calibrated ranges are needed; checked before any work.
         in_thread: whether `write` runs in a thread, since it decodes image headers.
+        whole: whether a text that would be cut is refused.
     """
 
     request: EmbedRequest
@@ -52,6 +62,7 @@ class CompatRequest:
     normalize: bool = False
     int8: bool = False
     in_thread: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,24 +138,24 @@ class CompatHandler:
             del body
             self._check(asked)
             if rate:
-                await rate.take(len(asked.images))
+                await rate.take(len(asked.images) + self.intake.zero_shot.texts(asked.request))
             note(request.scope, images=len(asked.images), model=asked.request.model[:80])
             with self._disconnects.watched(request.receive):
                 own = caller.images if caller else None
                 embedded = await self.intake.embed(asked_by(caller, asked.request), asked.images, timings, own=own)
-        # Again, since another version may have come into use since the first check.
-        checked_dimensions(asked.dimensions, [embedded.card.outputs[e.output] for e in embedded.embeddings[:64]])
+        # Again, since another version may have come into use since the first check; and texts have their own tower.
+        checked_dimensions(asked.dimensions, list(map(embedded.output, embedded.embeddings[:64])))
         with timed(timings.stage, "encode"):
             response = await asyncio.to_thread(asked.write, embedded) if asked.in_thread else asked.write(embedded)
-        card = embedded.card
-        response.headers["X-Model"] = in_header(card.name)
-        response.headers["X-Model-Version"] = str(card.version)
-        response.headers["X-Fingerprint"] = card.manifest.fingerprint
+        for name, of in _ORIGIN.items():
+            response.headers[name] = ", ".join(map(of, embedded.cards))
         return response
 
     def _check(self, asked: CompatRequest) -> None:
         if not asked.images:
             raise BadRequest("Expected at least one image, received none.")
+        if any(isinstance(image, Text) for image in asked.images):
+            require_text(self.intake.models.towers(asked.request.model), asked.images, whole=asked.whole)
         self.intake.check(asked.request, dimensions=asked.dimensions, normalize=asked.normalize, int8=asked.int8)
 
 

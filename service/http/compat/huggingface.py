@@ -1,5 +1,7 @@
 """Hugging Face's image classification, as `InferenceClient(model=URL).image_classification` asks for it.
 
+A model of images and text answers `zero_shot_image_classification`, whose parameters are labels in words.
+
 The client posts to the URL as it is: the image's bytes, or JSON with base64 when it has parameters. The URL is
 `/models/MODEL`, or `/models/MODEL/OUTPUT` for another output with classes.
 https://huggingface.co/docs/inference-providers/tasks/image-classification
@@ -17,7 +19,7 @@ from microtome.errors import BadRequest, ImageTooLarge
 from service.core.classes import ClassOptions, predictions, require_classes
 from service.core.ports import ModelServer
 from service.core.remote_images import Image
-from service.core.requests import CLASSES, Embedded, EmbedRequest
+from service.core.requests import CLASSES, Candidates, Embedded, EmbedRequest
 from service.errors import shown
 from service.http.bodies import BodyLimits
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
@@ -28,7 +30,10 @@ from service.http.parameters import CLASSIFY_OPTIONS, ClassifyOptions, read_opti
 from service.http.problems import Failure, problem
 
 _FUNCTION = "function_to_apply"
-_PARAMETERS = ("top_k", _FUNCTION)
+_NAMES = {_FUNCTION: "function", "candidate_labels": "labels", "hypothesis_template": "template"}
+"""Our names of the contract's parameters, where they are others."""
+
+_PARAMETERS = ("top_k", *_NAMES)
 _FIELDS = ("inputs", "parameters")
 _IGNORED = ("options",)
 
@@ -38,7 +43,14 @@ _BODY = an_object(
     {
         "inputs": {**TEXT, "description": "An image as base64, a data URI or an address."},
         "parameters": an_object(
-            "HuggingFaceParameters", {"top_k": WHOLE, _FUNCTION: one_of("softmax", "sigmoid", "none")}, ()
+            "HuggingFaceParameters",
+            {
+                "top_k": WHOLE,
+                _FUNCTION: one_of("softmax", "sigmoid", "none"),
+                "candidate_labels": an_array(TEXT),
+                "hypothesis_template": TEXT,
+            },
+            (),
         ),
     },
     ("inputs",),
@@ -63,12 +75,16 @@ def _read(
         image, parameters = ImageTooLarge(f"Expected at most {limits.max_image_bytes} bytes, received {len(body)}."), {}
     else:
         image, parameters = bytes(body), {}
-    wanted = _options(parameters)
-    outputs = (output,) if output else (CLASSES,)
+    found = _options(parameters)
+    candidates = Candidates.read(found.labels, found.template)
+    # All labels are answered where a request brings its own.
+    most = found.top_k if candidates is None or "top_k" in parameters else len(found.labels)
+    outputs = (output,) if output else () if candidates else (CLASSES,)
     card = models.card(model)
-    if not output or output in card.outputs:  # an unknown one is the core's to refuse
+    if candidates is None and (not output or output in card.outputs):  # an unknown one is the core's to refuse
         require_classes(card, outputs)
-    return CompatRequest(EmbedRequest(model, outputs=outputs), [image], partial(_write, wanted=wanted))
+    request = EmbedRequest(model, outputs=outputs, candidates=candidates)
+    return CompatRequest(request, [image], partial(_write, wanted=ClassOptions(most, function=found.function)))
 
 
 def _of_json(body: bytes | bytearray, limits: BodyLimits) -> tuple[Image, Mapping[str, object]]:
@@ -82,11 +98,10 @@ def _of_json(body: bytes | bytearray, limits: BodyLimits) -> tuple[Image, Mappin
     return image_of(fields.get("inputs"), limits.max_image_bytes), parameters
 
 
-def _options(parameters: Mapping[str, object]) -> ClassOptions:
-    named = {"function" if name == _FUNCTION else name: value for name, value in parameters.items()}
+def _options(parameters: Mapping[str, object]) -> ClassifyOptions:
+    named = {_NAMES.get(name, name): value for name, value in parameters.items()}
     read = read_options((), named, known=CLASSIFY_OPTIONS)
-    found = read if isinstance(read, ClassifyOptions) else ClassifyOptions()
-    return ClassOptions(found.top_k, function=found.function)
+    return read if isinstance(read, ClassifyOptions) else ClassifyOptions()
 
 
 def _write(embedded: Embedded, *, wanted: ClassOptions) -> Response:

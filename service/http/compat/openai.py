@@ -1,8 +1,8 @@
-"""OpenAI's embeddings API for images, as OpenAI's, infinity's, Jina's, Haystack's and vLLM's clients use it."""
+"""OpenAI's embeddings API for images and texts, as clients of OpenAI, infinity, Jina, Haystack and vLLM use it."""
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -19,7 +19,7 @@ from microtome import errors
 from microtome.errors import BadRequest, UnsupportedModality
 from microtome.manifest import ModelCard
 from service.core.ports import ModelServer
-from service.core.remote_images import Image
+from service.core.remote_images import Image, Text
 from service.core.requests import Embedded
 from service.errors import of_model, shown
 from service.http.bodies import BodyLimits
@@ -38,7 +38,6 @@ from service.http.compat.openapi import (
 )
 from service.http.compat.parsing import (
     MODEL_FIELDS,
-    NO_TEXT,
     choice,
     embed_request,
     image_of,
@@ -47,6 +46,7 @@ from service.http.compat.parsing import (
     json_fields,
 )
 from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, json_response, listed, shape_of
+from service.http.compat.texts import text_of, tokens_of
 from service.http.json_images import at_most
 from service.http.problems import Failure
 
@@ -62,7 +62,7 @@ _OF_CHATS = ("chat_template", "chat_template_kwargs", "add_generation_prompt", "
 _IGNORED = (*_OF_TEXTS, *_OF_CHATS, "mm_processor_kwargs", "priority", "user")
 """Fields that concern texts, chats or the client itself."""
 
-_OBJECT = an_object("OpenAIImage", {"image": TEXT, "url": TEXT, "bytes": TEXT}, ())
+_OBJECT = an_object("OpenAIImage", {"image": TEXT, "url": TEXT, "bytes": TEXT, "text": TEXT}, ())
 _MESSAGE = an_object("OpenAIMessage", {"role": TEXT, "content": an_array({"type": "object"})})
 _VECTOR = an_object("OpenAIEmbedding", {"object": TEXT, "index": COUNT, "embedding": VECTOR})
 _USAGE = an_object("OpenAIUsage", {"prompt_tokens": COUNT, "total_tokens": COUNT})
@@ -76,11 +76,11 @@ _DESCRIBED = described(
         "input": {
             "anyOf": [TEXT, _OBJECT, an_array({"anyOf": [TEXT, _OBJECT]})],
             "description": "An image or a list of images: data URI, address, or an object with one of `image`, `url` "
-            "and `bytes`.",
+            "and `bytes`. For a model of images and text also texts, as strings or under `text`.",
         },
         "messages": {
             **an_array(_MESSAGE),
-            "description": "vLLM's form: messages with image_url contents, in place of `input`.",
+            "description": "vLLM's form: messages with image_url or text contents, in place of `input`.",
         },
         "encoding_format": one_of("float", "base64", "bytes"),
         "embedding_type": one_of(*NUMBER_TYPES, "base64"),
@@ -114,8 +114,8 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
 
     Raises:
         BadRequest: not a request of the contract.
-        UnsupportedModality: text where images are expected.
-        TooManyImages: more images than the limit.
+        UnsupportedModality: neither images nor texts.
+        TooManyImages: more items than the limit.
     """
     try:
         fields = json_fields(body, _FIELDS, _IGNORED)
@@ -124,17 +124,22 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         if _TOKEN_IDS.search(body, 0, _TOKEN_IDS_WITHIN):
             raise UnsupportedModality(_TOKENS) from None
         raise
-    if fields.get("modality", "image") != "image":
-        raise UnsupportedModality(f"Expected `modality` to be image, received {shown(fields['modality'])}.")
+    modality = fields.get("modality")
+    if modality is not None and (not isinstance(modality, str) or modality not in {"image", "text"}):
+        raise UnsupportedModality(f"Expected `modality` to be image or text, received {shown(modality)}.")
     if fields.get("return_multivector"):
         raise BadRequest("Expected no `return_multivector`: there is one vector for each image here.")
-    writer = _writer(fields, default_model)
+    found = at_most(limits.max_images, _images(fields, limits.max_image_bytes, modality))
+    writer = _writer(fields, default_model, found)
+    if "messages" in fields and len({isinstance(item, Text) for item in found}) > 1:
+        raise BadRequest("Expected messages of images or of texts, since no vector is of both together; received both.")
     return CompatRequest(
         embed_request(fields, default_model),
-        at_most(limits.max_images, _images(fields, limits.max_image_bytes)),
+        found,
         writer,
         dimensions=writer.shape.dimensions,
         int8=writer.kind in CALIBRATED,
+        in_thread=any(isinstance(item, Text) for item in found),
     )
 
 
@@ -143,30 +148,36 @@ _TOKEN_IDS_WITHIN = 4096
 
 _EXPECTED = (
     "Expected `input` to be images: data URIs or https:// addresses as strings, or objects such as "
-    '{"image": "<base64>"}; or `messages` with image_url contents'
+    '{"image": "<base64>"}; or texts, of a model that takes both; or `messages` with image_url or text contents'
 )
 _TOKENS = (
-    "This server embeds images only, and received token ids. If LangChain's OpenAIEmbeddings sent them, construct it "
-    "with check_embedding_ctx_length=False, and give it images as data URIs."
+    "This server takes images and texts, and received token ids. If LangChain's OpenAIEmbeddings sent them, construct "
+    "it with check_embedding_ctx_length=False, and give it images as data URIs."
+)
+_NOT_AN_IMAGE = (
+    "Expected images, since `modality` is image: data URIs (data:image/jpeg;base64,…) or https:// addresses; received "
+    "another text."
 )
 
 
-def _images(fields: Mapping[str, object], max_bytes: int) -> Iterator[Image]:
-    """Read the images of a request, in any form that clients of this contract send.
+def _images(fields: Mapping[str, object], max_bytes: int, modality: object) -> Iterator[Image]:
+    """Read the images and texts of a request, in any form that clients of this contract send.
 
     | from | items of `input` |
     |---|---|
-    | infinity, Haystack | strings: data URIs, or addresses |
-    | Jina and its clients | objects: `image` or `url`: address, data URI or bare base64; `bytes`: bare base64 |
-    | vLLM | no `input` but `messages`, as in a chat, with `image_url` in their content |
+    | infinity, Haystack | strings: data URIs or addresses; others are texts |
+    | Jina and its clients | objects: `image` or `url`: address, data URI or bare base64; `bytes`: bare base64; `text` |
+    | mlx-vlm | objects: `{"type": "image_url", "image_url": {"url": …}}`, `{"type": "text", "text": …}` |
+    | vLLM | no `input` but `messages`, as in a chat, with `image_url` or `text` in their content |
 
     Args:
         fields: of the request.
         max_bytes: of one encoded image.
+        modality: what strings are: `image`, `text`, or None for either.
 
     Raises:
-        UnsupportedModality: text or token ids.
-        BadRequest: anything else that holds no images.
+        UnsupportedModality: token ids, or a text where `modality` says image.
+        BadRequest: anything else that is neither.
     """
     match fields:
         case {"input": _, "messages": _}:
@@ -174,20 +185,24 @@ def _images(fields: Mapping[str, object], max_bytes: int) -> Iterator[Image]:
         case {"messages": [_, *_] as messages}:
             return (found for message in messages for found in _message(message, max_bytes))
         case {"input": [_, *_] as items}:
-            return (_item(item, max_bytes) for item in items)
+            return (_item(item, max_bytes, modality) for item in items)
         case {"input": str() | dict() as item}:
-            return iter([_item(item, max_bytes)])
+            return iter([_item(item, max_bytes, modality)])
     raise BadRequest(f"{_EXPECTED}; received neither, or an empty list.")
 
 
-def _item(item: object, max_bytes: int) -> Image:
+def _item(item: object, max_bytes: int, modality: object) -> Image:
     match item:
-        case str():
-            if not is_address(item) and not is_data_uri(item):
-                raise UnsupportedModality(NO_TEXT)
+        case str() if modality != "text" and (is_address(item) or is_data_uri(item)):
             return image_of(item, max_bytes)
-        case {"text": _}:
-            raise UnsupportedModality(NO_TEXT)
+        case str():
+            if modality == "image":
+                raise UnsupportedModality(_NOT_AN_IMAGE)
+            return text_of(item)
+        case {"type": _}:
+            return _part(item, max_bytes)
+        case {"text": text, **rest} if not rest:
+            return text_of(text)
         case {"image": text, **rest} | {"url": text, **rest} | {"bytes": text, **rest} if not rest:
             return image_of(text, max_bytes)
         case int() | [int(), *_]:
@@ -197,22 +212,20 @@ def _item(item: object, max_bytes: int) -> Image:
 
 def _message(message: object, max_bytes: int) -> Iterator[Image]:
     match message:
-        case {"content": str()}:
-            raise UnsupportedModality(NO_TEXT)
+        case {"content": str() as text}:
+            return iter([text_of(text)])
         case {"content": [*parts]}:
-            return (found for part in parts for found in _part(part, max_bytes))
+            # Some clients send an empty text with each image.
+            return (_part(part, max_bytes) for part in parts if part != {"type": "text", "text": ""})
     raise BadRequest(f"{_EXPECTED}; received a message without a list of contents.")
 
 
-def _part(part: object, max_bytes: int) -> list[Image]:
+def _part(part: object, max_bytes: int) -> Image:
     match part:
         case {"type": "image_url", "image_url": {"url": text} | (str() as text)}:
-            return [image_of(text, max_bytes)]
-        case {"type": "text", "text": ""}:
-            # Some clients send an empty text with each image.
-            return []
-        case {"type": "text"}:
-            raise UnsupportedModality(NO_TEXT)
+            return image_of(text, max_bytes)
+        case {"type": "text", "text": text}:
+            return text_of(text)
     raise BadRequest(f"{_EXPECTED}; received a content of another type.")
 
 
@@ -235,18 +248,22 @@ class _Writer:
         kind: number type, one of `NUMBER_TYPES`.
         form: `float` for lists of numbers, `base64` for strings, `bytes` for a binary body.
         dtype: NumPy's name of the numbers of a binary body.
+        items: of the request.
     """
 
     model: str
     shape: Shape
     kind: str
     form: str
-    dtype: str = "<f4"
+    dtype: str
+    items: Sequence[Image]
 
     def __call__(self, embedded: Embedded) -> Response:
         """Write the response."""
         rows = self.shape.rows(embedded, self.kind)
-        usage = {"prompt_tokens": len(rows), "total_tokens": len(rows)}
+        # One for each image, since zero would be no usage.
+        used = sum(not isinstance(item, Text) for item in self.items) + tokens_of(embedded, self.items)
+        usage = {"prompt_tokens": used, "total_tokens": used}
         head = {"id": f"embd-{uuid4().hex}", "created": int(time.time()), "model": self.model, "usage": usage}
         if self.form == "bytes":
             return _bytes(rows, head, self.dtype)
@@ -275,12 +292,13 @@ def _bytes(rows: NDArray[np.generic], head: Mapping[str, object], dtype: str) ->
     return Response(rows.tobytes(), headers={"metadata": metadata}, media_type="application/octet-stream")
 
 
-def _writer(fields: Mapping[str, object], model: str) -> _Writer:
+def _writer(fields: Mapping[str, object], model: str, items: Sequence[Image]) -> _Writer:
     """Read how vectors are to be written.
 
     Args:
         fields: of the request.
         model: of requests that name none.
+        items: of the request.
 
     Raises:
         BadRequest: an unknown way, or two of them.
@@ -301,7 +319,7 @@ def _writer(fields: Mapping[str, object], model: str) -> _Writer:
     if "normalize" in fields and "normalized" in fields:
         raise BadRequest("Expected one of `normalize` and `normalized`, received both.")
     shape = shape_of(fields, dimensions="dimensions", normalize="normalize" if "normalize" in fields else "normalized")
-    return _Writer(str(fields.get("model", model)), shape, kind, form, _BYTES[number, order])
+    return _Writer(str(fields.get("model", model)), shape, kind, form, _BYTES[number, order], items)
 
 
 def _kind(fields: Mapping[str, object]) -> str:
@@ -389,6 +407,12 @@ def _entries(models: ModelServer) -> Iterator[dict[str, object]]:
         if card is not None:
             for output in card.outputs:
                 yield _entry(f"{name}/{output}", card, output)
+    for name, family in models.families().items():
+        towers = family.towers.cards if family.towers else []
+        yield _entry(name, towers[0] if towers else None, towers[0].manifest.default_output if towers else None)
+        for output in towers[0].outputs if towers else ():
+            if all(output in card.outputs for card in towers):
+                yield _entry(f"{name}/{output}", towers[0], output)
 
 
 def _entry(name: str, card: ModelCard | None, output: str | None) -> dict[str, object]:
@@ -413,8 +437,8 @@ def _add_routes(router: APIRouter, handler: CompatHandler) -> None:
             path,
             read,
             name="embeddings" if path.startswith("/v1/") else "embeddings_without_v1",
-            summary="Embed images",
-            description="Turn images into vectors, as OpenAI's API does with texts.",
+            summary="Embed images or texts",
+            description="Turn images into vectors, and texts where the model takes them, as OpenAI's API does.",
             **_DESCRIBED,
         )
     _add_models(router, handler.intake.models)

@@ -14,11 +14,6 @@ from service.http.bounded_json import LongText, read_object
 from service.http.json_images import from_address, from_base64, from_data_uri
 from service.http.parameters import read_options, unknown_name
 
-NO_TEXT = (
-    "This server embeds images only, and received text. Send an image as a data URI (data:image/jpeg;base64,…) or as "
-    "an https:// address. For queries in words take a model that was trained on both, such as CLIP."
-)
-
 
 def is_address(text: str) -> bool:
     """Whether a string is an http(s) address."""

@@ -1,4 +1,4 @@
-"""Voyage AI's POST /v1/multimodalembeddings for images: one image in each input."""
+"""Voyage AI's POST /v1/multimodalembeddings for images and texts: one of them in each input."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,25 +7,22 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from microtome.errors import BadRequest, UnsupportedModality
-from service.core.remote_images import Image
+from service.core.remote_images import Image, Text
 from service.core.requests import Embedded
 from service.http.bodies import BodyLimits
 from service.http.compat.errors import embedding_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import COUNT, PHOTO, TEXT, VECTOR, WHOLE, an_array, an_object, described, one_of
-from service.http.compat.parsing import MODEL_FIELDS, NO_TEXT, choice, embed_request, image_of, json_fields
+from service.http.compat.parsing import MODEL_FIELDS, choice, embed_request, image_of, json_fields
 from service.http.compat.responses import CALIBRATED, NUMBER_TYPES, Shape, image_facts, json_response, listed, shape_of
+from service.http.compat.texts import text_of, tokens_of
 from service.http.json_images import at_most
 
-_FIELDS = (*MODEL_FIELDS, "inputs", "output_dtype", "output_dimension", "encoding_format", "normalize")
-_IGNORED = ("input_type", "truncation")
-_EXPECTED = "Expected `inputs`: objects whose `content` is one image_url or image_base64 each"
+_FIELDS = (*MODEL_FIELDS, "inputs", "output_dtype", "output_dimension", "encoding_format", "normalize", "truncation")
+_IGNORED = ("input_type",)
+_EXPECTED = "Expected `inputs`: objects whose `content` is one image_url, image_base64 or text each"
 
-_OTHERS = {
-    "text": NO_TEXT,
-    "video_url": "This server embeds images only, and received a video. Send frames of it.",
-    "video_base64": "This server embeds images only, and received a video. Send frames of it.",
-}
+_VIDEOS = ("video_url", "video_base64")
 
 _VECTOR = an_object("VoyageEmbedding", {"object": TEXT, "index": COUNT, "embedding": VECTOR})
 _USAGE = an_object("VoyageUsage", dict.fromkeys(("text_tokens", "image_pixels", "video_pixels", "total_tokens"), COUNT))
@@ -36,7 +33,7 @@ _DESCRIBED = described(
         "inputs": {
             "type": "array",
             "items": {"type": "object"},
-            "description": "Objects whose content is one image_url or image_base64 each.",
+            "description": "Objects whose content is one image_url, image_base64 or text each.",
         },
         "output_dtype": one_of(*NUMBER_TYPES),
         "output_dimension": WHOLE,
@@ -53,8 +50,8 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
 
     Raises:
         BadRequest: not a request of the contract.
-        UnsupportedModality: text or video where images are expected.
-        TooManyImages: more images than the limit.
+        UnsupportedModality: a video.
+        TooManyImages: more items than the limit.
     """
     fields = json_fields(body, _FIELDS, _IGNORED)
     inputs = fields.get("inputs")
@@ -71,6 +68,7 @@ def read(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> 
         partial(_write, model=model, shape=shape, kind=kind, base64=base64, images=images),
         dimensions=shape.dimensions,
         in_thread=True,
+        whole=fields.get("truncation") is False,
         int8=kind in CALIBRATED,
     )
 
@@ -79,11 +77,10 @@ def _input(one: object, max_bytes: int) -> Image:
     match one:
         case {"content": [{"type": "image_url", "image_url": text} | {"type": "image_base64", "image_base64": text}]}:
             return image_of(text, max_bytes)
-        case {"content": [*parts]}:
-            for part in parts:
-                kind = part.get("type") if isinstance(part, dict) else None
-                if isinstance(kind, str) and kind in _OTHERS:
-                    raise UnsupportedModality(_OTHERS[kind])
+        case {"content": [{"type": "text", "text": text}]}:
+            return text_of(text)
+        case {"content": [*parts]} if any(isinstance(part, dict) and part.get("type") in _VIDEOS for part in parts):
+            raise UnsupportedModality("This server embeds no videos, and received a video. Send frames of it.")
     raise BadRequest(f"{_EXPECTED}; received an input that is something else.")
 
 
@@ -93,7 +90,8 @@ def _write(  # noqa: PLR0913, what the request asks for
     rows = shape.rows(embedded, kind)
     pixels = sum(one.width * one.height for one in image_facts(images))
     # Voyage's client fails if one of the four is missing.
-    usage = {"text_tokens": 0, "image_pixels": pixels, "video_pixels": 0, "total_tokens": len(rows)}
+    tokens, pictures = tokens_of(embedded, images), sum(not isinstance(item, Text) for item in images)
+    usage = {"text_tokens": tokens, "image_pixels": pixels, "video_pixels": 0, "total_tokens": tokens + pictures}
     return json_response({"object": "list", "data": listed(rows, base64=base64), "model": model, "usage": usage})
 
 

@@ -1,24 +1,29 @@
-"""Inference containers of Weaviate's image modules: `img2vec-neural`, and the image half of `multi2vec-clip`.
+"""Inference containers of Weaviate's image modules: `img2vec-neural` and `multi2vec-clip`.
 
-`img2vec-neural` sends one image and reads one vector, `multi2vec-clip` several; vectors are as the model outputs them.
-The wire format is that of Weaviate's Go clients (modules/img2vec-neural/clients, modules/multi2vec-clip/clients): they
-send no Content-Type, parse a response as JSON before they check its status, and keep idle connections for 90 s.
+`img2vec-neural` sends one image and reads one vector, `multi2vec-clip` several, also of texts. Vectors are as the model
+outputs them. The wire format is that of Weaviate's Go clients (modules/img2vec-neural/clients and
+modules/multi2vec-clip/clients): they send no Content-Type, parse a response as JSON before they check its status, and
+keep idle connections for 90 s.
 
 Weaviate sends no API key, so it cannot use gateways that require one.
 """
 
+from functools import partial
+from itertools import chain
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from microtome.errors import BadRequest, ModelNotReady, UnsupportedModality
+from microtome.errors import BadRequest, ModelNotReady, TemporarilyUnable
 from service.core.requests import Embedded, EmbedRequest
 from service.errors import of_model
 from service.http.bodies import BodyLimits
 from service.http.compat.errors import inference_error
 from service.http.compat.handler import CompatHandler, CompatRequest, Dialect
 from service.http.compat.openapi import NUMBERS, TEXT, WHOLE, an_array, described
-from service.http.compat.parsing import NO_TEXT, image_of, json_fields, short
+from service.http.compat.parsing import image_of, json_fields, short
 from service.http.compat.responses import json_response
+from service.http.compat.texts import text_of
 from service.http.json_images import at_most
 from service.http.openapi import RED_PNG
 
@@ -97,7 +102,10 @@ IMG2VEC = Dialect(
 
 _CLIP_DOCS = described(
     "Clip",
-    {"images": {"type": "array", "items": TEXT, "description": "Encoded images as base64."}},
+    {
+        "texts": {"type": "array", "items": TEXT, "description": "For a model of images and text."},
+        "images": {"type": "array", "items": TEXT, "description": "Encoded images as base64."},
+    },
     {"images": [RED_PNG]},
     {"textVectors": an_array(NUMBERS), "imageVectors": an_array(NUMBERS)},
     {"error": TEXT},
@@ -106,25 +114,25 @@ _CLIP_DOCS = described(
 
 
 def read_clip(body: bytes | bytearray, *, default_model: str, limits: BodyLimits) -> CompatRequest:
-    """Parse a request's body, `{"images": ["<base64>", …]}`.
+    """Parse a request's body, `{"texts": ["…", …], "images": ["<base64>", …]}`.
 
     Raises:
-        UnsupportedModality: it has texts.
         BadRequest: not a request of the contract.
-        TooManyImages: more images than the limit.
+        TooManyImages: more items than the limit.
     """
     fields = json_fields(body, ("texts", "images"))
-    if fields.get("texts"):
-        raise UnsupportedModality(NO_TEXT)
-    images = fields.get("images")
-    if not isinstance(images, list) or not images:
-        raise BadRequest('Expected {"images": ["<base64>", …]}; received no images.')
-    found = at_most(limits.max_images, (image_of(image, limits.max_image_bytes) for image in images))
-    return CompatRequest(EmbedRequest(default_model), found, _clip_answer)
+    texts, images = fields.get("texts", []), fields.get("images", [])
+    if not isinstance(texts, list) or not isinstance(images, list) or (not texts and not images):
+        raise BadRequest('Expected {"texts": ["…", …], "images": ["<base64>", …]}; received neither.')
+    items = chain(map(text_of, texts), (image_of(image, limits.max_image_bytes) for image in images))
+    return CompatRequest(
+        EmbedRequest(default_model), at_most(limits.max_images, items), partial(_clip_answer, texts=len(texts))
+    )
 
 
-def _clip_answer(embedded: Embedded) -> Response:
-    return json_response({"textVectors": [], "imageVectors": [embedding.vector for embedding in embedded.embeddings]})
+def _clip_answer(embedded: Embedded, *, texts: int) -> Response:
+    vectors = [embedding.vector for embedding in embedded.embeddings]
+    return json_response({"textVectors": vectors[:texts], "imageVectors": vectors[texts:]})
 
 
 def _add_clip_routes(router: APIRouter, handler: CompatHandler) -> None:
@@ -132,18 +140,20 @@ def _add_clip_routes(router: APIRouter, handler: CompatHandler) -> None:
 
     async def meta() -> dict[str, object]:
         """Say what answers. Weaviate shows it among its modules."""
-        card = of_model(model, handler.intake.models.cards())
-        if card is None:
+        try:
+            card = handler.intake.models.card(model)
+        except TemporarilyUnable:
             return {"model": model}
-        return {"model": card.name, "version": card.version, "fingerprint": card.manifest.fingerprint}
+        space = {"space": card.manifest.space} if card.manifest.space else {}
+        return {"model": card.name, "version": card.version, "fingerprint": card.manifest.fingerprint, **space}
 
     handler.post(
         router,
         "/vectorize",
         read_clip,
         name="vectorize",
-        summary="Embed images",
-        description="Turn images into vectors of the default model's default output.",
+        summary="Embed images and texts",
+        description="Turn images and texts into vectors of the default model's default output.",
         **_CLIP_DOCS,
     )
     router.add_api_route("/meta", meta, summary="Say what answers")

@@ -4,10 +4,11 @@ const base = new URL("../", import.meta.url);
 const MOST = 500; // photos
 const GROUP = 8; // photos in one request
 const NEIGHBOURS = 5;
+const FOUND = 12; // photos that words find
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 
 const $ = (id) => document.getElementById(id);
-const state = { models: [], model: null, photos: [], chosen: null, other: null, fingerprint: "", epoch: 0, group: GROUP, working: false };
+const state = { models: [], model: null, photos: [], chosen: null, other: null, fingerprint: "", epoch: 0, group: GROUP, working: false, words: null };
 
 // ---- what is sent, and what comes back
 
@@ -23,7 +24,7 @@ const pause = (seconds) => new Promise((done) => { setTimeout(done, 1000 * secon
 
 async function call(path, options = {}) {
   const key = $("key").value.trim();
-  const headers = { Accept: "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+  const headers = { ...options.headers, Accept: "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
   for (let attempt = 0; ; attempt += 1) {
     let answer;
     try {
@@ -63,6 +64,7 @@ const floats = (base64) => new Float32Array(Uint8Array.from(atob(base64), (lette
 // ---- the model, in its own words
 
 const manifest = () => state.model.manifest;
+const takesText = () => Boolean(state.model?.image);
 const isMap = (output) => output.shape.length === 3;
 const isClasses = (output) => output.kind === "classes";
 
@@ -85,9 +87,22 @@ function query(outputs, more = {}) {
   return `embed?${words}`;
 }
 
+/** A model of images and text, by the image tower that its name stands for here. */
+function family({ name, towers }, models) {
+  const image = towers.find((tower) => tower.tower === "image");
+  const found = image && models.find((one) => one.name === image.model);
+  return found && { ...found, name, version: image.version, image: found.name, space: image.space };
+}
+
+/** The output in which both towers meet. */
+const joint = () => manifest().outputs.find((one) => one.name === "projection")
+  || manifest().outputs.find((one) => one.name === manifest().default_output);
+
 async function loadModels() {
   const told = await (await call("models")).json();
-  state.models = told.models.filter((one) => one.manifest && one.manifest.input.height);
+  const models = told.models.filter((one) => one.manifest && one.manifest.input.height);
+  const families = told.families.map((one) => family(one, models)).filter(Boolean);
+  state.models = [...families, ...models.filter((one) => !families.some((other) => other.image === one.name))];
   if (!state.models.length) {
     const reasons = told.models.map((one) => `${one.name}: ${one.detail || "it takes no photos"}`).join("; ");
     throw new Problem(`No model can be asked now. ${reasons}`);
@@ -205,6 +220,7 @@ async function renew() {
 function forget() {
   state.epoch += 1;
   state.fingerprint = "";
+  state.words = null;
   for (const photo of state.photos) Object.assign(photo, { vectors: null, heat: new Map(), sources: {}, fault: "", labels: null, cropped: null });
 }
 
@@ -227,12 +243,35 @@ async function fetchHeat(photo, outputs) {
   }
 }
 
+const labelsWanted = () => $("wanted").value.split(",").map((label) => label.trim()).filter(Boolean);
+
 async function fetchLabels(photo) {
-  if (photo.labels || !manifest().outputs.some(isClasses)) return;
+  const wanted = takesText() ? labelsWanted() : [];
+  const asked = wanted.join();
+  if (photo.labels?.asked === asked || !(wanted.length || manifest().outputs.some(isClasses))) return;
   const body = new FormData();
   body.append("image", photo.file, "photo");
-  const told = await (await call(`classify?${new URLSearchParams({ model: state.model.name })}`, { method: "POST", body })).json();
-  [photo.labels] = told.predictions;
+  const words = new URLSearchParams({ model: state.model.name });
+  for (const label of wanted) words.append("labels", label);
+  const told = await (await call(`classify?${words}`, { method: "POST", body })).json();
+  photo.labels = { ...told.predictions[0], asked };
+}
+
+/** Embed words by the text tower, whose vectors compare with those of the photos. */
+async function seek(text) {
+  const epoch = state.epoch;
+  const body = JSON.stringify({ images: [{ text }] });
+  const headers = { "Content-Type": "application/json" };
+  const answer = await call(query([joint()], { encoding: "base64" }), { method: "POST", body, headers });
+  const told = await answer.json();
+  if (epoch !== state.epoch) return;
+  if (told.towers[0].space !== state.model.space) {
+    await renew();
+    work();
+    throw new Problem("The model has changed, so all photos are embedded again. Then search once more.");
+  }
+  const [{ output, vector }] = told.embeddings;
+  state.words = { text, output, vector: floats(vector) };
 }
 
 // ---- what the model sees, by the manifest's input
@@ -388,6 +427,7 @@ async function show() {
   showGallery();
   const good = state.photos.filter((photo) => photo.vectors);
   if (state.chosen?.fault || !state.photos.includes(state.chosen)) state.chosen = good.includes(state.other) ? state.other : good[0] || null;
+  showFound(good);
   const photo = state.chosen;
   $("views").hidden = !photo?.vectors;
   if (!photo?.vectors) return;
@@ -434,6 +474,25 @@ function galleryItem(photo) {
   const button = element("button", { type: "button" }, image);
   button.addEventListener("click", () => { pick(photo); shown(); });
   return Object.assign(element("li", {}, button), { photo, image });
+}
+
+/** The photos by their cosines with the words, the nearest first. */
+function showFound(good) {
+  $("words").hidden = !takesText() || !good.length;
+  const { words } = state;
+  $("found").replaceChildren();
+  $("words-note").textContent = "";
+  if ($("words").hidden || !words) return;
+  const near = good.map((photo) => [photo, cosine(photo.vectors.get(words.output), words.vector)])
+    .sort((a, b) => b[1] - a[1]).slice(0, FOUND);
+  // Cosines of words and photos are small, and the longest bar is the best.
+  const best = Math.max(near[0][1], 0.01);
+  $("words-note").textContent = `Nearest to “${words.text}”: ${near[0][0].name} (${near[0][1].toFixed(3)}).`;
+  $("found").replaceChildren(head("Photo", ">Cosine", ""), rows(...near.map(([photo, value]) => {
+    const name = heading("");
+    name.append(thumbnail(photo, `Show ${photo.name}`, () => { pick(photo); shown(); }), ` ${photo.name}`);
+    return element("tr", {}, name, number(value.toFixed(3)), bar(value / best));
+  })));
 }
 
 function showPhoto(photo) {
@@ -490,7 +549,9 @@ function outputRow(photo, output) {
 }
 
 async function showClasses(photo) {
-  $("classes").hidden = !manifest().outputs.some(isClasses);
+  $("classes").hidden = !takesText() && !manifest().outputs.some(isClasses);
+  $("choose").hidden = !takesText();
+  $("labels").replaceChildren();
   if ($("classes").hidden) return;
   await fetchLabels(photo);
   if (photo !== state.chosen || !photo.labels) return;
@@ -597,10 +658,15 @@ function showNeighbours(photo, good) {
   );
 }
 
+function thumbnail(photo, alt, chosen) {
+  const image = element("img", { alt, title: photo.name, ...(photo.thumb && { src: photo.thumb }) });
+  const button = element("button", { type: "button", className: "small" }, image);
+  button.addEventListener("click", chosen);
+  return button;
+}
+
 function neighbour(photo, value) {
-  const image = element("img", { alt: `Compare with ${photo.name}`, title: photo.name, ...(photo.thumb && { src: photo.thumb }) });
-  const button = element("button", { type: "button" }, image);
-  button.addEventListener("click", () => {
+  const button = thumbnail(photo, `Compare with ${photo.name}`, () => {
     state.other = photo;
     shown();
     $("compare").scrollIntoView({ block: "nearest" });
@@ -685,6 +751,19 @@ $("clear").addEventListener("click", () => {
   say("All photos are removed.");
   $("files").focus();
 });
+
+for (const [form, field, act] of [["ask", "sought", seek], ["choose", "wanted", () => {}]]) {
+  $(form).addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      if ($(field).value.trim()) await act($(field).value.trim());
+      await show();
+      clearProblem();
+    } catch (error) {
+      report(error);
+    }
+  });
+}
 $("other").addEventListener("change", (event) => {
   state.other = state.photos[Number(event.target.value)];
   shown();

@@ -191,7 +191,7 @@ def test_3_a_file_of_parameters_without_the_flag_fails_the_start(start: Start, t
     """With the real server's words, before anything is loaded."""
     server = start(f"--model_base_path={tmp_path}", f"--batching_parameters_file={tmp_path / 'batching.config'}")
 
-    assert 1 == server.exit_status()
+    assert 2 == server.exit_status()
     assert (
         "Failed to start server. Error: INVALID_ARGUMENT: server_options.batching_parameters_file is set without "
         "setting server_options.enable_batching to true."

@@ -130,5 +130,5 @@ def test_5_a_wrong_file_fails_the_start(start: Start, tmp_path: Path, flag: str,
 
     server = start(f"--model_base_path={tmp_path}", f"--{flag}={tmp_path / 'file'}")
 
-    assert 1 == server.exit_status()
+    assert 2 == server.exit_status()
     assert f"Failed to start server. Error: {complaint}" in server.log

@@ -108,7 +108,7 @@ def test_2_a_wrong_configuration_fails_the_start(start: Start, tmp_path: Path, t
 
     server = start(f"--model_config_file={tmp_path / 'models.config'}")
 
-    assert 1 == server.exit_status()
+    assert 2 == server.exit_status()
     assert complaint in server.log
 
 

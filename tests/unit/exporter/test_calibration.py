@@ -147,6 +147,6 @@ def test_auto_takes_a_lower_precision_only_where_it_costs_nothing(
     assert 0.9999 <= last["tried"]["bfloat16"]["vector"] < last["tried"]["float16"]["vector"] <= 1 + 1e-6
     assert chosen[1.1][1].identity["tried"]["float16"] in ({"vector": 0.9999}, {"vector": 1.0})
     again = Arithmetic.read({"precision": arithmetic.described}).identity
-    plain, asked, read = (fingerprint(graph, slice_.pixels, precision=one) for one in ({}, arithmetic.identity, again))
+    plain, asked, read = (fingerprint(graph, slice_.input, precision=one) for one in ({}, arithmetic.identity, again))
     assert plain != asked == read
     assert "warning" not in capsys.readouterr().err

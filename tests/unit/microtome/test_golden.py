@@ -30,7 +30,7 @@ def model(pixels: Array, weights: Mapping[str, Array] = WEIGHTS) -> dict[str, Ar
 def checked(max_batch_size: int = 32) -> GoldenCheck:
     """The check of that network."""
     golden = record(1, model(golden_pixels(1, 0, 2, SIDE, SIDE)))
-    return GoldenCheck(golden, dict.fromkeys(WEIGHTS, TOLERANCES["float32"]), SIDE, SIDE, max_batch_size)
+    return GoldenCheck(golden, dict.fromkeys(WEIGHTS, TOLERANCES["float32"]), (SIDE, SIDE, 3), max_batch_size)
 
 
 def test_golden_pixels_are_the_same_bytes_on_every_platform() -> None:

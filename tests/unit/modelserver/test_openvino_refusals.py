@@ -109,7 +109,7 @@ def test_without_openvino_the_server_says_what_to_install(tmp_path: Path) -> Non
         [*words, "--engine=openvino"], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
 
-    assert 1 == done.returncode
+    assert 2 == done.returncode
     assert "OpenVINO needs the package openvino, which is not installed" in done.stderr
     assert "pip install openvino" in done.stderr
 

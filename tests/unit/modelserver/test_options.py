@@ -65,6 +65,12 @@ def test_what_cannot_be_meant_is_refused(argument: str, text: str) -> None:
         (["--models_dir=m", "--max_request_bytes=0"], "Expected --max_request_bytes from 1"),
         (["--models_dir=m", "--max_request_bytes=3000000000"], "Expected --max_request_bytes from 1 to 2147352576"),
         (["--models_dir=m", "--max_request_rows=-1"], "--max_request_rows from 0"),
+        (
+            ["--models_dir=m", "--shutdown_grace_seconds=nan"],
+            "--shutdown_grace_seconds to be a number from 0. Received: nan",
+        ),
+        (["--models_dir=m", "--model_config_file_poll_wait_seconds=inf"], "a number from 0. Received: inf"),
+        (["--models_dir=m", "--num_load_threads=-1"], "Expected --num_load_threads to be a number from 0"),
         (["--model_base_path=m"], "to be absolute"),
         (["--models_dir=m", "--engine=openvino", "--saved_model_tags=gpu"], "Expected --saved_model_tags=serve"),
         (["--models_dir=m", "--grpc_channel_arguments=a"], "k=v"),

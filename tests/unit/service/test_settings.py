@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from service.__main__ import removed_settings, risks
 from service.auth import KeyLimits
-from service.settings import PREFIX, Settings, SettingsError, read_settings, removed_settings, risks
+from service.settings import PREFIX, Settings, SettingsError, read_settings
+from tests.certificates import make_certificates
 
 NEEDED = {
     "MICROTOME_MODEL_SERVER": "localhost:8500",
@@ -74,6 +76,20 @@ def test_prefix_and_origins_are_read_as_they_are_used(monkeypatch: pytest.Monkey
         ("MICROTOME_CACHE_HMAC_KEY_FILE", "/dev/null", "at least 16 characters; received 0"),
         ("MICROTOME_REDIS_ULR", "redis://x", "MICROTOME_REDIS_ULR: no such setting; did you mean MICROTOME_REDIS_URL"),
         ("MICROTOME_DEADLINE", "-1", "MICROTOME_DEADLINE: "),
+        ("MICROTOME_DEADLINE", "inf", "MICROTOME_DEADLINE: .*finite"),
+        ("MICROTOME_REDIS_TTL", "nan", "MICROTOME_REDIS_TTL: .*finite"),
+        ("MICROTOME_HOST", "http://0.0.0.0", "MICROTOME_HOST: expected an address such as 0.0.0.0"),
+        (
+            "MICROTOME_MODEL_SERVER",
+            "a:8500,http://b:8500",
+            "MICROTOME_MODEL_SERVER: expected host:port.*'http://b:8500'",
+        ),
+        ("MICROTOME_MODEL_SERVER", "model-server", "MICROTOME_MODEL_SERVER: expected host:port"),
+        ("MICROTOME_URL_HOSTS", "https://a.example", "MICROTOME_URL_HOSTS: expected hosts .*'https://a.example'"),
+        ("MICROTOME_GRPC_PORT", "8000", "expected MICROTOME_PORT and MICROTOME_GRPC_PORT to differ"),
+        ("MICROTOME_CACHE_BYTES", "64MB", "MICROTOME_CACHE_BYTES: .*integer"),
+        ("MICROTOME_ALLOW_ANONYMOUS", "perhaps", "MICROTOME_ALLOW_ANONYMOUS: .*boolean"),
+        ("MICROTOME_LOG_FORMAT", "xml", "MICROTOME_LOG_FORMAT: .*'console' or 'json'"),
         ("MICROTOME_FORMATS", "jpeg,heic", "MICROTOME_FORMATS: .*'heic'; expected some of avif, bmp"),
         ("MICROTOME_FORMATS", ",", "MICROTOME_FORMATS: "),
         ("MICROTOME_DECODE_BYTES", "1000", "MICROTOME_DECODE_BYTES: "),
@@ -237,14 +253,46 @@ def test_a_removed_setting_is_ignored_and_named(monkeypatch: pytest.MonkeyPatch)
     assert ["MICROTOME_BODY_PAUSE is no longer a setting and is ignored; it is always 10 s"] == removed_settings()
 
 
-def test_keys_in_clear_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only where there are keys, gRPC and no certificate."""
+def test_keys_in_clear_are_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only where there are keys, gRPC and no certificate; one that cannot be used ends the start."""
     monkeypatch.setenv("MICROTOME_GRPC_PORT", "8001")
     assert [] == risks(read_settings())
     monkeypatch.delenv("MICROTOME_ALLOW_ANONYMOUS")
     monkeypatch.setenv("MICROTOME_API_KEYS", f"shop sha256:{'0' * 64}")
     (line,) = risks(read_settings())
     assert "in clear over gRPC" in line
-    monkeypatch.setenv("MICROTOME_GRPC_CERTIFICATE", "cert.pem")
-    monkeypatch.setenv("MICROTOME_GRPC_KEY", "key.pem")
+    for name in ("GRPC_CERTIFICATE", "GRPC_KEY"):
+        monkeypatch.setenv(PREFIX + name, "/nowhere")
+    with pytest.raises(SettingsError, match="No such file"):
+        read_settings()
+    make_certificates(tmp_path)
+    monkeypatch.setenv("MICROTOME_GRPC_CERTIFICATE", str(tmp_path / "server.pem"))
+    monkeypatch.setenv("MICROTOME_GRPC_KEY", str(tmp_path / "client.key"))
+    with pytest.raises(SettingsError, match=r"expected a certificate chain, its key .*MISMATCH"):
+        read_settings()
+    monkeypatch.setenv("MICROTOME_GRPC_KEY", str(tmp_path / "server.key"))
     assert [] == risks(read_settings())
+    monkeypatch.setenv("MICROTOME_GRPC_CLIENT_CA", __file__)
+    with pytest.raises(SettingsError, match="expected a certificate chain, its key and CA certificates"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT: expected an address"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "5s", "OTEL_BSP_SCHEDULE_DELAY: expected a whole number; received '5s'"),
+    ],
+)
+def test_a_wrong_variable_of_opentelemetry_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    """Its SDK would lose all traces, or go on after a traceback; where no traces are wanted, none is looked at."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "5 s")
+    assert read_settings().port
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "5000")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    assert read_settings().port
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=words):
+        read_settings()

@@ -13,17 +13,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from exporter.errors import CutError, UnknownBackbone
+from exporter.errors import CutError, ImpossibleModel, UnknownBackbone
 from exporter.graph.cut_points import cut_points, default_cut
+from exporter.head.embedding import whole_head
 from exporter.head.slicing import Slice, cut
 from exporter.models.building import Built, build
+from exporter.models.kerashub import text_tower
 from exporter.recipe.backbones import find_backbone
 from exporter.recipe.own_backbones import preset_input
+from exporter.recipe.preset_tokens import preset_tokens
 from exporter.recipe.resolved import ModelRecipe, OutputRecipe
+from exporter.savedmodel.freezing import freeze, frozen_graph
 from exporter.split.blocks import split, write_block
 from exporter.split.pipeline import prove
 from exporter.sweep.candidates import cuts
-from tests.transformer_models import FAMILIES, TINY, computed, image_side, saved, scaled
+from exporter.verify.sample_images import cosines
+from microtome.golden import golden_tokens
+from tests.transformer_models import FAMILIES, TINY, computed, image_side, saved, scaled, text_vectors
 
 EQUAL = 1e-4
 Array = np.ndarray[Any, Any]
@@ -218,3 +224,40 @@ def test_folder_without_a_converter_leaves_scaling_to_the_recipe(tmp_path: Path)
         image_shape=(16, 16, 3), patch_size=8, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=4
     ).save_to_preset(str(tmp_path / "alone"))
     assert preset_input(str(tmp_path / "alone")) is None
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_text_towers_are_cut_at_their_blocks(name: str, presets: Presets) -> None:
+    """Tokens after a block, their averages, and the token that the network's own pooling takes."""
+    model, images = presets(name)
+    row = images.row
+    tokens = preset_tokens(row.name.partition(":")[2]).spec
+    built = build(row, None, tokens)
+    outputs = [OutputRecipe(pooling, "encoder_block_0", pooling) for pooling in ("none", "avg", "cls", "flatten")]
+    recipe = ModelRecipe("t", row.name, "own", tokens, (*outputs, OutputRecipe("joint", "projection", "none")), "joint")
+    slice_ = cut(built, recipe)
+    assert [output.pooled for output in slice_.outputs] == [(16, 16), (16,), (16,), (256,), slice_.outputs[-1].pooled]
+    ids = golden_tokens(1, 0, 4, tokens.length, tokens.vocabulary, tokens.pad)
+    found = slice_.model(ids, training=False)
+    encoder = model.text_encoder
+    block = np.asarray(encoder.encoder_layers[0](encoder.embedding(ids)))
+    assert error(np.asarray(found[recipe.outputs[0].cuts[0]]), block) < EQUAL
+    own = block[np.arange(4), ids.argmax(axis=1)] if name == "clip" else block[:, -1]
+    frozen = freeze(slice_, whole_head({}))
+    with frozen.session() as run:
+        answers_ = run(ids)
+    assert error(answers_["cls"], own) < EQUAL
+    assert error(answers_["avg"], block.mean(axis=1)) < EQUAL
+    assert error(answers_["joint"], text_vectors(model, ids)) < EQUAL
+    assert all(output.flops for output in slice_.outputs)
+    with frozen_graph(slice_, {}, "bfloat16").session() as run:
+        lower = run(ids)
+    assert all(cosines(lower[name], vectors).min() > 0.999 for name, vectors in answers_.items())
+    with pytest.raises(CutError, match="Expected a layer with a feature map"):
+        cut(built, replace(recipe, outputs=(OutputRecipe("map", "encoder_block_0", "map"),)))
+
+
+def test_backbone_of_images_has_no_text_tower(presets: Presets) -> None:
+    """Said of the class, since the preset may be of any name."""
+    with pytest.raises(ImpossibleModel, match="Received: ViTBackbone, which has no text tower"):
+        text_tower(presets("vit")[0])

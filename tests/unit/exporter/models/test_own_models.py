@@ -362,7 +362,7 @@ def test_blocks_of_older_versions_are_read(tmp_path: Path) -> None:
     assert old in zipfile.ZipFile(path).read("config.json")
     registered = keras.saving.get_custom_objects().pop("microtome>LocalResponseNormalization")
     try:
-        model, _ = load(str(path))
+        model, *_ = load(str(path))
     finally:
         keras.saving.get_custom_objects()["microtome>LocalResponseNormalization"] = registered
     assert (1, "LocalResponseNormalization") == (model.layers[1].radius, type(model.layers[1]).__name__)

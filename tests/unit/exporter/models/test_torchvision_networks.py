@@ -182,7 +182,7 @@ def test_a_state_dict_gives_torchvisions_logits(  # noqa: PLR0917
     recipe.write_text(RECIPE.format(backbone=backbone, weights=weights.name, size=size))
     (model,) = read_recipe(recipe).models
     slice_ = prepare(model)
-    assert round(size * 256 / 224) == model.input.shortest_side
+    assert round(size * 256 / 224) == model.pixels.shortest_side
     pixels = np.random.default_rng(1).standard_normal((1, size, size, 3), np.float32)
     found = slice_.model(pixels, training=False)
     logits = np.asarray(found["predictions before its activation"])[0]

@@ -24,7 +24,7 @@ def read(tmp_path: Path, keys: str) -> InputSpec:
     """Read a recipe with these keys in its `input`."""
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.replace("{}", f"{{{keys}}}"), encoding="utf-8")
-    return read_recipe(path).models[0].input
+    return read_recipe(path).models[0].pixels
 
 
 @pytest.mark.parametrize(

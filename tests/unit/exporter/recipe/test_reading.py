@@ -100,8 +100,9 @@ recipe.yaml:4: models[0].backbone: expected one of {len(BACKBONES)} backbones, a
 module:function or keras_hub:preset. Received: 'resnet51'. Nearest: ResNet50, ResNet152, ResNet101.
 recipe.yaml:5: models[0].weights: expected one of imagenet, random, or a file (.h5 .hdf5 .keras .pt .pth). Received: \
 'imagnet'. Nearest: imagenet.
-recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, outputs, weights, input, include_top, \
-precision, tolerance, default_output, max_batch_size, version, calibration, compat. Received: 'colour'. Nearest: none.
+recipe.yaml:6: models[0].colour: unknown key. Expected: name, backbone, outputs, family, tower, weights, input, \
+include_top, precision, tolerance, default_output, max_batch_size, version, calibration, compat. Received: \
+'colour'. Nearest: none.
 recipe.yaml:7: models[0].max_batch_size: expected a whole number of at least 1. Received: 0.
 recipe.yaml:8: models[0].default_output: expected one of top. Received: 'bottom'. Nearest: none.
 recipe.yaml:10: models[0].outputs[0].pooling: expected one of avg, max, flatten, none, cls, map, gem(p), spp(1,2,4). \
@@ -328,13 +329,13 @@ def test_what_is_not_yaml_is_told_by_line(tmp_path: Path) -> None:
 def test_another_size_keeps_the_proportion_of_crop_to_image(tmp_path: Path) -> None:
     """Twice the input means twice the resize before the crop."""
     (model,) = read_recipe(written(tmp_path, SMALLEST + "    input: {size: 448}\n")).models
-    assert (model.input.height, model.input.shortest_side) == (448, 512)
+    assert (model.pixels.height, model.pixels.shortest_side) == (448, 512)
 
 
 def test_squash_needs_no_crop(tmp_path: Path) -> None:
     """A resize that fills the input turns the default crop off by itself."""
     (model,) = read_recipe(written(tmp_path, SMALLEST + "    input: {resize: squash}\n")).models
-    assert (model.input.crop, model.input.shortest_side) == ("none", None)
+    assert (model.pixels.crop, model.pixels.shortest_side) == ("none", None)
 
 
 def test_selecting_a_model_the_recipe_lacks_names_those_it_has(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import zipfile
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from microtome.client.errors import UnreadableImage
-from microtome.client.images import encode, is_one
+from microtome.client import grpc, http
+from microtome.client.errors import MixedVersions, UnreadableImage
+from microtome.client.images import Cropped, Text, encode, encode_all, is_one
+from microtome.client.options import EmbedOptions, class_options
+from microtome.client.results import ModelVersion, Outcome, stack
+from microtome.v1.embedding_pb2 import ClassifyRequest
 from tests.pictures import noise, png
 
 
@@ -115,3 +120,48 @@ def test_what_is_no_image_at_all_counts_as_one(thing: object) -> None:
     assert is_one(thing)
     several: list[object] = [[], (), iter(())]
     assert not any(map(is_one, several))
+
+
+@pytest.mark.parametrize("text", ["a cat", "", "猫 🐈"])
+def test_a_text_is_sent_as_it_is(text: str) -> None:
+    """One item, beside an image; both transports say which is which, and a path is never taken for a text."""
+    assert is_one(Text(text))
+    bodies = encode_all([Text(text), png()])
+    assert bodies == [Text(text), png()]
+    sent = http.embed_request([Text(text), png()], EmbedOptions(model="clip"), 1.0)
+    assert [{"text": text}, {"b64": b64encode(png()).decode()}] == sent["json"]["images"]
+    alone = http.embed_request([Text(text)], EmbedOptions(), 1.0)
+    assert {"images": [{"text": text}]} == alone["json"]
+    message = grpc.embed_request([Text(text), png()], EmbedOptions())
+    assert ["text", "data"] == [image.WhichOneof("source") for image in message.images]
+    with pytest.raises(UnreadableImage):
+        encode(Cropped(Text(text), (0, 0, 1, 1)))
+
+
+def test_labels_in_words_are_sent_in_the_body() -> None:
+    """An address has no room for a thousand of them."""
+    options = class_options({"labels": ["a cat", "a dog"], "template": "one {}", "top_k": 1}, ())
+    sent = http.embed_request([png()], options, 1.0)
+    assert (["a cat", "a dog"], ["one {}"]) == (list(sent["json"]["labels"]), list(sent["json"]["template"]))
+    assert 1 == sent["params"]["top_k"]
+    assert {"labels", "template"}.isdisjoint(sent["params"])
+    message = grpc.embed_request([png()], options)
+    assert isinstance(message, ClassifyRequest)
+    assert (["a cat", "a dog"], ["one {}"]) == (list(message.classes.labels), list(message.classes.templates))
+    with pytest.raises(ValueError, match="a list of texts"):
+        class_options({"labels": "a cat"}, ())
+
+
+def test_vectors_of_two_spaces_are_never_stacked() -> None:
+    """Towers of one space are, whatever their fingerprints."""
+    image, text, other = (
+        ModelVersion("clip", 1, f"sha256:{tower}", tower, space)
+        for tower, space in (("image", "sha256:ab"), ("text", "sha256:ab"), ("text", "sha256:cd"))
+    )
+    vector = np.ones(2, np.float32)
+    outcomes = [Outcome(None, {"projection": vector}, model=model) for model in (image, text, other)]
+    stacked = stack(outcomes[:2], one=False, by_name=False)
+    assert isinstance(stacked, np.ndarray)
+    assert (2, 2) == stacked.shape
+    with pytest.raises(MixedVersions, match="image version 1, text version 1"):
+        stack([outcomes[0], outcomes[2]], one=False, by_name=False)

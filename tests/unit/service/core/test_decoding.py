@@ -35,7 +35,7 @@ class Budgeted:
         self.held = [0]
         self.memory = DecodeMemory(100 * MB, self.held.append)
         self.threads = ThreadPoolExecutor(2)
-        self.decoding = Decoding(self.threads, self.memory, max_pixels=10**8, formats=FORMATS)
+        self.decoding = Decoding(self.threads, self.memory, at_a_time=2, max_pixels=10**8, formats=FORMATS)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ async def test_an_image_that_can_never_fit_is_refused(budgeted: Budgeted) -> Non
 async def test_formats_are_those_of_the_settings() -> None:
     """A format that is off is refused before its decoder sees it."""
     with ThreadPoolExecutor(1) as threads:
-        decoding = Decoding(threads, DecodeMemory(MB << 6), max_pixels=10**6, formats=["PNG"])
+        decoding = Decoding(threads, DecodeMemory(MB << 6), at_a_time=2, max_pixels=10**6, formats=["PNG"])
         assert (32, 24, 3) == (await decoding.pixels(png(), SPEC)).shape
         with pytest.raises(NotAnImage, match="MICROTOME_FORMATS"):
             await decoding.pixels(encoded(noise(), "JPEG"), SPEC)

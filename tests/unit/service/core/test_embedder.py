@@ -45,11 +45,11 @@ class Bench:
         self.budget = Budget(64, "images")
         self.metrics = Metrics()
         self.embedder = Embedder(
-            Batcher(self.server, slots=lambda _: slots, metrics=self.metrics) if slots else self.server,
+            Batcher(self.server, slots=slots, metrics=self.metrics) if slots else self.server,
             self.cache,
             limits=Limits(max_images=6),
             budget=self.budget,
-            decoding=Decoding(decoders, DecodeMemory(1 << 30), max_pixels=10_000),
+            decoding=Decoding(decoders, DecodeMemory(1 << 30), at_a_time=2, max_pixels=10_000),
             observer=self.metrics,
             leases=leases,
         )

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from microtome.v1 import embedding_pb2 as pb
-from tests.fakes.model_server import classes_card
+from tests.fakes.model_server import classes_card, towers
 from tests.pictures import solid
 from tests.unit.service.grpc.conftest import Service, reason_of, status_of
 
@@ -83,3 +83,22 @@ async def test_a_stream_answers_labels_by_id(classes: Service) -> None:
     assert [True] == [prediction.rejected for prediction in answers["grey"].predictions]
     assert answers["bad"].HasField("error")
     assert 1 == classes.counted("microtome_requests_total", route="grpc:ClassifyStream", status="400")
+
+
+async def test_labels_in_words(service: Service) -> None:
+    """As POST /classify has them, for one message and for a stream; the answer names both towers."""
+    pair = towers()
+    service.server.current, service.server.words = pair.of("Image"), pair.of("Text")
+    asked = request(RED, options={"model": "pair"}, labels=["abc", "a"], templates=["{}"])
+    answer = await service.stub.Classify(asked)
+    (prediction,) = answer.results[0].predictions
+    assert {"abc", "a"} == {label.name for label in prediction.labels}
+    assert 1.0 == pytest.approx(sum(label.score for label in prediction.labels))
+    assert ["image", "text"] == [tower.tower for tower in answer.towers]
+    first = pb.ClassifyStreamRequest(options=asked.options, classes=asked.classes, id="1", image=asked.images[0])
+    (streamed,) = [answer async for answer in service.stub.ClassifyStream(iter([first]))]
+    assert prediction.labels == streamed.result.predictions[0].labels
+    wrong: dict[str, dict[str, Any]] = {"twice": {"labels": ["a", "a"]}, "with `labels`": {"templates": ["a"]}}
+    for words, more in wrong.items():
+        with pytest.raises(grpc.aio.AioRpcError, match=words):
+            await service.stub.Classify(request(RED, options={"model": "pair"}, **more))

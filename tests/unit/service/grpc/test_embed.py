@@ -16,6 +16,7 @@ from microtome.v1 import embedding_pb2 as pb
 from service.core.requests import CacheUse, OnError
 from service.core.vectors import Dtype
 from service.grpc.errors import STATUS, reason
+from tests.fakes.model_server import towers
 from tests.pictures import png
 from tests.unit.service.grpc.conftest import Service, reason_of, service_with, status_of, unpacked
 
@@ -263,3 +264,47 @@ def test_the_contracts_enums_have_the_words_of_the_core(enum: Any, prefix: str, 
     """Names are turned into words, so a new name in the contract needs a word in the core."""
     names: list[str] = enum.keys()
     assert {"unspecified", *get_args(words)} == {name.removeprefix(prefix).lower() for name in names}
+
+
+async def test_texts_are_embedded_beside_images(service: Service) -> None:
+    """Each by its tower, in the order of the request; the answer names both versions, of one space."""
+    pair = towers()
+    service.server.current, service.server.words = pair.of("Image"), pair.of("Text")
+    items = request(pb.Image(text="cat"), png(), model="pair")
+    answer = await service.stub.Embed(items)
+    assert ["text", "image"] == [result.tower for result in answer.results]
+    assert [99, 97, 116] == numbers(answer.results[0].embeddings[0]).tolist()
+    assert [("toy", "image"), ("words", "text")] == [(tower.name, tower.tower) for tower in answer.towers]
+    assert answer.model == answer.towers[0]
+    assert {pair.of("Text").manifest.space} == {tower.space for tower in answer.towers}
+    alone = await service.stub.Embed(request(pb.Image(text="cat"), model="pair"))
+    assert (["words"], pb.CACHE_RESULT_HIT) == ([t.name for t in alone.towers], alone.results[0].embeddings[0].cache)
+    plain = await failure(service, request(png(), pb.Image(text="cat"), model="toy"))
+    assert (StatusCode.INVALID_ARGUMENT, "UNSUPPORTED_MODALITY") == (plain.code(), reason_of(status_of(plain)))
+    assert "Text 1: " in str(plain.details())
+    cropped = pb.Image(text="cat", crops=[pb.Crop(x=0, y=0, width=1, height=1)])
+    assert "`crops`" in str((await failure(service, request(cropped, model="pair"))).details())
+    listed = {model.name: model for model in (await service.stub.ListModels(pb.ListModelsRequest())).models}
+    assert ["toy", "words", "pair"] == list(listed)
+    assert listed["pair"] == (await service.stub.GetModel(pb.GetModelRequest(name="pair"))).model
+    assert ["toy", "words"] == [tower.name for tower in listed["pair"].towers]
+    assert ("pair", "text", listed["pair"].space) == (
+        listed["words"].family, listed["words"].tower, listed["words"].space
+    )  # fmt: skip
+
+
+async def test_texts_are_streamed_beside_images(service: Service) -> None:
+    """Each answer names its tower; what is wrong with a text is its own, without a number."""
+    pair = towers()
+    service.server.current, service.server.words = pair.of("Image"), pair.of("Text")
+    messages = [
+        pb.EmbedStreamRequest(options=pb.EmbedOptions(model="pair"), id="a", image=pb.Image(text="cat")),
+        pb.EmbedStreamRequest(id="b", image=pb.Image(data=png())),
+        pb.EmbedStreamRequest(id="c", image=pb.Image(text="cat", crops=[pb.Crop(width=1, height=1)])),
+    ]
+    found = {answer.id: answer async for answer in service.stub.EmbedStream(iter(messages))}
+    assert found.pop("c").result.error.message.startswith("Expected `crops` with an image")
+    assert {"a": ("words", "text"), "b": ("toy", "image")} == {
+        name: (answer.model.name, answer.result.tower) for name, answer in found.items()
+    }
+    assert [99, 97, 116] == numbers(found["a"].result.embeddings[0]).tolist()

@@ -11,7 +11,7 @@ from tests.unit.service.http.conftest import Gateway
 
 def entry(size: int) -> Entry:
     """An answer with a body of so many bytes."""
-    return Entry(card(), [], bytes(size))
+    return Entry("toy", card(), [], bytes(size))
 
 
 def key(digest: str) -> Key:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from microtome.errors import DeadlineExceeded, ModelServerDown, ModelServerFault
 from microtome.manifest import ModelCard
-from service.core.ports import Pixels
+from service.core.ports import Pixels, Tokens
 from service.core.timeouts import Deadline
 from service.model_server.batcher import Batcher
 from service.telemetry.metrics import Metrics
@@ -31,7 +31,7 @@ class Bench:
         self.server = FakeModelServer(card())
         self.card = self.server.card("toy")
         self.metrics = Metrics()
-        self.batcher = Batcher(self.server, slots=lambda _: 1, metrics=self.metrics)
+        self.batcher = Batcher(self.server, slots=1, metrics=self.metrics)
 
     def ask(
         self, grey: int, outputs: Sequence[str] = ("mean",), deadline: Deadline | None = None
@@ -66,7 +66,7 @@ async def test_a_shared_call_is_one_span_that_every_request_leads_to() -> None:
     """It is within the first request that is recorded; links lead from the others to it and back."""
     kept = InMemorySpanExporter()
     tracing, bench = Tracing(SimpleSpanProcessor(kept)), Bench()
-    bench.batcher = Batcher(bench.server, slots=lambda _: 1, metrics=tracing.metrics())
+    bench.batcher = Batcher(bench.server, slots=1, metrics=tracing.metrics())
 
     async def request(path: str, grey: int) -> None:
         with tracing.request("POST", path, {}) as ended:
@@ -130,6 +130,38 @@ async def test_eight_that_wait_are_a_call_beyond_the_slots(bench: Bench) -> None
     assert 1 == await bench.ask(1)
 
 
+@pytest.mark.parametrize(
+    ("servers", "images", "sizes"), [(1, 3, [3, 3]), (1, 9, [9, 2, 1]), (2, 3, [3, 2, 1])], ids=["few", "many", "idle"]
+)
+async def test_a_call_beside_another_has_as_many_images(
+    bench: Bench, servers: int, images: int, sizes: list[int]
+) -> None:
+    """Fewer wait, but not for a call of many, and not where another server is idle."""
+    bench.card = replace(bench.card, manifest=replace(bench.card.manifest, max_batch_size=16))
+    bench.batcher = Batcher(bench.server, slots=2, servers=lambda _: servers, metrics=bench.metrics)
+    bench.server.gate.clear()
+    first = [bench.ask(grey) for grey in range(1, images + 1)]
+    await bench.server.called(1)
+    second = [bench.ask(101), bench.ask(102)]
+    await _ticks()
+    assert bench.server.arrived == (2 if sizes[1] == 2 else 1)
+    second.append(bench.ask(103))
+    await _ticks()
+    bench.server.gate.set()
+    assert [*range(1, images + 1), 101, 102, 103] == await asyncio.gather(*first, *second)
+    assert sizes == bench.sizes()
+
+
+async def test_one_image_beside_one_is_sent_at_once(bench: Bench) -> None:
+    """Where few come, a slot that is free is used."""
+    bench.batcher = Batcher(bench.server, slots=2, metrics=bench.metrics)
+    first = await bench.occupied()
+    second = bench.ask(2)
+    await bench.server.called(2)
+    bench.server.gate.set()
+    assert (1, 2) == (await first, await second)
+
+
 async def test_what_comes_in_one_tick_goes_together(bench: Bench) -> None:
     """The images of one request do not wait for each other's call."""
     answer = await bench.batcher.infer(bench.card, ["mean"], [image(grey) for grey in (1, 2, 3)])
@@ -166,7 +198,7 @@ async def test_pixels_are_held_no_longer_than_somebody_waits_for_them(bench: Ben
     waiting = [bench.ask(grey) for grey in range(2, 8)]
     await asyncio.sleep(0)
     assert 'microtome_queued_images{priority="interactive"} 6.0' in bench.metrics.exposition().decode()
-    pixels = [weakref.ref(entry.pixels) for entry in bench.batcher._lanes["toy"].interactive.waiting]
+    pixels = [weakref.ref(entry.taken) for entry in bench.batcher._lanes["toy"].interactive.waiting]
     while waiting:
         waiting[-1].cancel()
         await asyncio.wait([waiting.pop()])
@@ -242,7 +274,7 @@ async def test_sets_of_outputs_that_warm_up_has_not_seen_are_not_asked_for() -> 
     third = replace(toy.manifest.outputs[0], name="third")
     three = replace(toy, manifest=replace(toy.manifest, outputs=(*toy.manifest.outputs, third)))
     server = Recording(three)
-    batcher = Batcher(server, slots=lambda _: 1, metrics=Metrics())
+    batcher = Batcher(server, slots=1, metrics=Metrics())
     sets = [names for size in (1, 2, 3) for names in combinations(("mean", "corner", "third"), size)]
     for names in sets:
         assert set(names) == (await batcher.infer(three, names, [image(5)])).keys()
@@ -264,7 +296,9 @@ async def test_images_that_want_different_sets_share_a_batch(bench: Bench) -> No
 class Recording(FakeModelServer):
     """Computes a third output, which is the first."""
 
-    async def infer(self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels], *more: Any) -> Any:
+    async def infer(
+        self, card: ModelCard, outputs: Sequence[str], images: Sequence[Pixels | Tokens], *more: Any
+    ) -> Any:
         """Compute, and remember what was asked."""
         known = [name for name in outputs if name != "third"] or ["mean"]
         found = dict(await super().infer(card, known, images, *more))

@@ -48,7 +48,7 @@ def test_manifests_from_before_decode_are_read(said: dict[str, object], meant: s
     del document["input"]["decode"]
     document["input"] |= said
     answer = PredictResponse(outputs={"manifest": Tensor(string_val=[orjson.dumps(document)])})
-    assert read_manifest("toy", answer).input.decode == meant
+    assert read_manifest("toy", answer).pixels.decode == meant
     document["input"]["decode"] = "sloppy"
     answer = PredictResponse(outputs={"manifest": Tensor(string_val=[orjson.dumps(document)])})
     with pytest.raises(ModelServerFault, match=r"input\.decode"):

@@ -223,12 +223,12 @@ async def test_each_status_has_its_meaning(code: StatusCode, details: str, kind:
 
 
 BROKEN = {
-    "an empty window": replace(MANIFEST, input=replace(MANIFEST.input, height=0)),
+    "an empty window": replace(MANIFEST, input=replace(MANIFEST.pixels, height=0)),
     "batches of nothing": replace(MANIFEST, max_batch_size=0),
     "no such output": replace(MANIFEST, default_output="nix"),
     "another schema": replace(MANIFEST, schema=3),  # type: ignore[arg-type]  # on purpose
     "no golden vectors": replace(MANIFEST, schema=2),
-    "a window beyond memory": replace(MANIFEST, input=replace(MANIFEST.input, height=1 << 40, width=1 << 40)),
+    "a window beyond memory": replace(MANIFEST, input=replace(MANIFEST.pixels, height=1 << 40, width=1 << 40)),
 }
 
 
@@ -373,7 +373,7 @@ async def test_a_version_whose_images_cannot_be_prepared_here_is_refused(monkeyp
     """The gateway says so of this model, and serves the others."""
     monkeypatch.setattr(fast_resizing, "_library", lambda: None)
     serving = Serving()
-    fast = replace(MANIFEST, input=replace(MANIFEST.input, decode="fast"), fingerprint=OTHER.fingerprint)
+    fast = replace(MANIFEST, input=replace(MANIFEST.pixels, decode="fast"), fingerprint=OTHER.fingerprint)
     async with catalogue_over(serving, KeptLog()) as catalogue:
         serving.versions[2] = fast
         with pytest.raises(ModelNotReady, match="Version 2 of model 'toy' is not served: decode: fast needs cykooz"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import ormsgpack
 import pytest
 
+from microtome.client.results import ModelVersion
 from microtome.commands.embed.errors import EmbedError
 from microtome.commands.embed.journal import Journal, Row
 from microtome.commands.embed.runner import write
@@ -33,7 +34,7 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "out.npy.journal"
     with Journal(path) as journal:
         journal.begin(HEAD)
-        journal.answered_by("lite0", 1, "sha256:aa")
+        journal.answered_by(ModelVersion("lite0", 1, "sha256:aa"))
         for row in ROWS:
             assert journal.claim(row.key)
             journal.put(row)
@@ -139,9 +140,28 @@ def test_a_run_without_results_leaves_no_journal(tmp_path: Path) -> None:
 def test_another_model_version_is_not_kept(path: Path) -> None:
     """The same number, but other weights: the vectors would not compare."""
     with Journal(path) as journal:
-        journal.answered_by("lite0", 1, "sha256:aa")
+        journal.answered_by(ModelVersion("lite0", 1, "sha256:aa"))
         with pytest.raises(EmbedError, match="They do not compare"):
-            journal.answered_by("lite0", 1, "sha256:bb")
+            journal.answered_by(ModelVersion("lite0", 1, "sha256:bb"))
+
+
+def test_both_towers_of_one_space_are_kept(path: Path) -> None:
+    """A run of images and texts; a tower of another space is another model."""
+    image, text = (ModelVersion("clip", 3, f"sha256:{tower}", tower, "sha256:ab") for tower in ("image", "text"))
+    with Journal(path, restart=True) as journal:
+        journal.begin(HEAD)
+        for model in (image, text, image, text):
+            journal.answered_by(model)
+        with pytest.raises(EmbedError, match="They do not compare"):
+            journal.answered_by(ModelVersion("clip", 4, "sha256:text4", "text", "sha256:cd"))
+        journal.put(ROWS[0])
+    with Journal(path) as journal:
+        assert journal.model is not None
+        assert ("image", "text", "sha256:ab") == (
+            journal.model["tower"],
+            journal.model["also"]["tower"],
+            journal.model["space"],
+        )
 
 
 def test_other_options_are_another_run(path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pytest
 from microtome.commands.embed import shards, sources
 from microtome.commands.embed.archives import Archive
 from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.keyed_images import ImageFile, Rules
+from microtome.commands.embed.keyed_images import ImageFile, KeyedText, Rules
 from microtome.commands.embed.shards import Manifest, Piece, Receipt, read_piece
 
 HEAD = {"model": "m", "version": 1, "sources": ["photos"], "output": []}
@@ -115,6 +116,17 @@ def test_another_model_is_not_kept(out: Path) -> None:
         manifest.commit(replace(written(out, 1, {0: [(2, 3)]}), model={**MODEL, "fingerprint": "sha256:bb"}))
 
 
+def test_both_towers_of_one_space_are_kept(out: Path) -> None:
+    """In one shard or in several; those of another space are not."""
+    manifest = begun(out)
+    image, text = ({**MODEL, "fingerprint": tower, "tower": tower, "space": "sha256:ab"} for tower in ("image", "text"))
+    for number, model in enumerate((image, {**image, "also": text}, text)):
+        assert manifest.commit(replace(written(out, number, {0: [(number, number + 1)]}), model=model))
+    assert manifest.model == {**image, "also": text}
+    with pytest.raises(EmbedError, match="do not compare"):
+        manifest.commit(replace(written(out, 3, {1: [(0, 1)]}), model={**text, "space": "sha256:cd"}))
+
+
 def test_other_options_are_another_run(out: Path) -> None:
     """They are named."""
     begun(out)
@@ -150,17 +162,22 @@ def test_the_plan_is_what_is_listed_once(out: Path, tmp_path: Path) -> None:
     for name in names:
         (folder / name).touch()
     pq.write_table(pa.table({"image": [b"x"] * 7}), tmp_path / "t.parquet", row_group_size=4)
-    words = [str(folder), f"{folder}/00*.jpg", f"{tmp_path}/t.parquet::image"]
-    found = list(shards.pieces(sources.listed(words, io.StringIO()), several=True))
-    assert [128, 23, 4, 3] == [piece.count for piece in found]
+    (tmp_path / "captions.txt").write_text("a cat\n\na dog\n")
+    words = [str(folder), f"{folder}/00*.jpg", f"{tmp_path}/captions.txt", f"{tmp_path}/t.parquet::image"]
+    texts = (KeyedText(text, text) for text in ("a hat", "\udcff", "a hat"))
+    found = list(shards.pieces(chain(texts, sources.listed(words, io.StringIO())), several=True))
+    assert [2, 128, 23, -1, 4, 3] == [piece.count for piece in found]
     manifest = Manifest(str(out), restart=False)
     manifest.begin(HEAD, found)
-    assert 158 == manifest.images
+    assert manifest.images is None
     read = [read_piece(manifest.own("plan.arrow"), number) for number in range(len(found))]
     assert [[image.key for image in one.images(Rules())] for one in found] == [
         [image.key for image in one.images(Rules())] for one in read
     ]
     assert [f"{tmp_path}/t.parquet::{row}" for row in (4, 5, 6)] == [image.key for image in read[-1].images(Rules())]
+    said = [(one.key, one.text) for part in read for one in part.images(Rules()) if isinstance(one, KeyedText)]
+    lines = [(f"{tmp_path}/captions.txt:1", "a cat"), (f"{tmp_path}/captions.txt:3", "a dog")]
+    assert [("a hat", "a hat"), ("\udcff", "\udcff"), *lines] == said
     (image, *_) = [image for one in read for image in one.images(Rules()) if image.key.endswith(names[0])]
     assert isinstance(image, ImageFile)
     assert b"" == image()
@@ -181,7 +198,9 @@ def test_a_store_is_listed_and_read_as_a_folder(out: Path, tmp_path: Path) -> No
     assert ["/a/1.jpg", "/c/3.png"] == listed(f"{root}/[ac]/*.?[np]g")
     assert ["/c/3.png"] == listed(f"{root}/c/3.png")
     (image,) = sources.images([f"{root}/a/b/2.jpg"], io.StringIO())
+    assert isinstance(image, ImageFile)
     assert b"a/b/2.jpg" == image()
+    assert ["/a/b/no.txt:1"] == listed(f"{root}/a/b/no.txt") == listed(f"{root}/**/*.txt")
     for word in (f"{root}/nothing", f"{root}/*.gif"):
         with pytest.raises(EmbedError, match="found nothing there"):
             listed(word)

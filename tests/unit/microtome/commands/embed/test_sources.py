@@ -11,15 +11,18 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from microtome.client.errors import UnreadableImage
+from microtome.client.images import encode_all
 from microtome.commands.embed import archives, sources
 from microtome.commands.embed.errors import EmbedError
-from microtome.commands.embed.keyed_images import ImageFile, KeyedImage, Rules
+from microtome.commands.embed.keyed_images import ImageFile, KeyedText, Rules
+from microtome.errors import MicrotomeError
 
 
 def keys(*words: object, stdin: str = "") -> list[str]:
@@ -27,7 +30,7 @@ def keys(*words: object, stdin: str = "") -> list[str]:
     return [image.key for image in sources.images(map(str, words), io.StringIO(stdin))]
 
 
-def listed(word: object, rules: Rules = Rules()) -> list[KeyedImage]:  # noqa: B008
+def listed(word: object, rules: Rules = Rules()) -> list[Any]:  # noqa: B008
     """What is listed."""
     return list(sources.images([str(word)], io.StringIO(), rules))
 
@@ -67,7 +70,7 @@ END = bytes(1024)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with images in it and below it, and other files."""
-    for name in ("b/2.JPG", "b/1.png", "a.webp", "notes.txt", "b/._1.png", "[c].jpg"):
+    for name in ("b/2.JPG", "b/1.png", "a.webp", "notes.md", "b/._1.png", "[c].jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "loop").symlink_to(tmp_path)
@@ -83,7 +86,7 @@ def test_a_folder_is_listed_by_names(folder: Path) -> None:
 
 def test_a_file_that_is_named_is_taken_whatever_its_name(folder: Path) -> None:
     """Brackets in a name are no pattern when there is such a file."""
-    assert [f"{folder}/notes.txt", f"{folder}/[c].jpg"] == keys(folder / "notes.txt", folder / "[c].jpg")
+    assert [f"{folder}/notes.md", f"{folder}/[c].jpg"] == keys(folder / "notes.md", folder / "[c].jpg")
 
 
 def test_patterns_match_below_folders(folder: Path) -> None:
@@ -287,3 +290,20 @@ def test_bombs_in_parquet_files_are_refused_in_little_memory(tmp_path: Path, mon
         path.write_bytes(torn)
         with pytest.raises(EmbedError, match=r"t\.parquet cannot be read as Parquet"):
             listed(word)
+
+
+def test_texts_are_lines_and_strings_of_a_column(tmp_path: Path) -> None:
+    """Lines that are empty are left out; a line that is no UTF-8 is listed, and its error comes when it is sent."""
+    path, table = tmp_path / "captions.txt", tmp_path / "captions.parquet"
+    path.write_bytes("a cat\n\n café \r\n".encode() + b"\xff\n")
+    parquet.write_table(pyarrow.table({"text": ["a dog", None, ""]}), table)
+    found = listed(path) + listed(f"{table}::text")
+    texts = [(one.key, one.text) for one in found if isinstance(one, KeyedText)]
+    assert [(f"{path}:1", "a cat"), (f"{path}:3", " café "), (f"{path}:4", "\udcff")] == texts[:3]
+    assert [(f"{table}::0", "a dog"), (f"{table}::2", "")] == texts[3:]
+    assert 3 == sources.count([str(path)])
+    errors = [body for body in encode_all(found) if isinstance(body, MicrotomeError)]
+    assert ["UTF-8", "0 bytes"] == [word for error in errors for word in ("UTF-8", "0 bytes") if word in str(error)]
+    path.write_text("x" * (1 << 15))
+    with pytest.raises(EmbedError, match="Expected lines of less than"):
+        listed(path)

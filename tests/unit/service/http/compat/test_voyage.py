@@ -54,7 +54,7 @@ async def test_usage_has_what_its_client_adds_up(gateway: Gateway) -> None:
     [
         ({"inputs": [{"content": [{"type": "text", "text": "a cat"}]}]}, 400, "received text"),
         ({"inputs": [{"content": [{"type": "video_url", "video_url": "https://x/y"}]}]}, 400, "received a video"),
-        ({"inputs": [{"content": [{"type": "image_url", "image_url": URI}] * 2}]}, 400, "one image_url or"),
+        ({"inputs": [{"content": [{"type": "image_url", "image_url": URI}] * 2}]}, 400, "image_base64 or text"),
         ({"inputs": ["a cat"]}, 400, "something else"),
         ({"inputs": []}, 400, "received none"),
         (INPUTS | {"output_dtype": "float16"}, 400, "one of float"),

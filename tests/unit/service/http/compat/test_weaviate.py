@@ -121,7 +121,7 @@ async def test_clip_answers_several_images_in_their_order(connection: Connection
         ("/vectors", {"id": "a_0"}, "received no image"),
         ("/vectorize", {"texts": ["a cat"]}, "embeds images only"),
         ("/vectorize", {"texts": ["a cat"], "images": [PICTURE]}, "embeds images only"),
-        ("/vectorize", {}, "received no images"),
+        ("/vectorize", {}, "received neither"),
     ],
 )
 async def test_errors_are_json_with_one_sentence(

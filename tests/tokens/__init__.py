@@ -1,0 +1,1 @@
+"""Token ids against KerasHub's own tokenizers, which need tensorflow-text: `make test-tokens`."""
