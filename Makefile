@@ -9,7 +9,7 @@ RUN := requirements/gateway.txt requirements/text.txt requirements/tensorflow.tx
 # Has no wheel for some systems: see docs/install.md.
 FASTER := requirements/openvino.txt
 TESTS := requirements/dev.txt requirements/weights.txt requirements/kerashub.txt
-SETS := build client gateway tensorflow weights openvino sweep dev deploy bench clients page
+SETS := build client gateway tensorflow weights openvino sweep dev deploy bench clients page ray
 STUBS := microtome/tfserving/v1 microtome/inference/v2 microtome/v1 protos/microtome/v1/embedding.binpb
 SERVICES := protos/microtome/v1/embedding.proto
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -73,6 +73,10 @@ test-tokens: $(VENV)/tokens/.ready            ## compare token ids of a thousand
 $(VENV)/tokens/.ready: requirements/tokens.txt $(VENV)/.tests-ready
 	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes --only-binary=:all: --upgrade --target $(@D) -r $<
 	@touch $@
+
+# By hand, since it takes minutes: a smaller run is in tests/clients.
+prove-ray: $(VENV)/.clients-ready            ## embed 40,000 images on two Ray workers, some of which are killed, beside one process
+	@$(PY) -m tests.clients.ray_collection $(ARGS)
 
 test-page: $(VENV)/.page-ready            ## use the page at / as a person does, in the system's Chromium; skips where there is none
 	@$(PY) -m pytest $(or $(ARGS),tests/page)
@@ -155,7 +159,7 @@ bench-full: $(VENV)/.bench            ## the same at length (20 minutes), other 
 docs: setup            ## write docs/reference/ from the code
 	@$(PY) docs/generate.py
 
-.PHONY: site lint-workflows
+.PHONY: prove-ray site lint-workflows
 site: $(VENV)/site/.ready            ## build the documentation as a site with search in build/site/; a broken link fails
 	@$(PY) docs/site.py build/pages
 	@$(VENV)/site/bin/zensical build --strict --clean -f zensical.toml

@@ -52,16 +52,18 @@ def release() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def lean_session(*, threads: int = 0) -> tf.compat.v1.ConfigProto:
+def lean_session(*, threads: int = 0, gpu: bool = False) -> tf.compat.v1.ConfigProto:
     """Return a session configuration with few copies of the weights, for a graph that is complete at its first run.
 
-    The results are bitwise the same as with the default configuration. It runs on the CPU, whatever devices there are:
-    TF32 on a GPU exceeds the error that we promise.
+    The results are bitwise the same as with the default configuration. It runs on the CPU unless told otherwise: TF32
+    on a GPU exceeds the error that we promise, so the caller switches that off first.
 
     Args:
         threads: Within an operation; 0 for the number of cores.
+        gpu: Whether to run on the first GPU, taking its memory as it is needed.
     """
-    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, device_count={"GPU": 0})
+    devices = {} if gpu else {"GPU": 0}
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, device_count=devices)
     # The session keeps neither its graph nor the graph's partitions, as in TensorFlow Serving.
     config.experimental.optimize_for_static_graph = True
     config.experimental.disable_output_partition_graphs = True

@@ -130,13 +130,18 @@ class Loaded:
 
 
 @contextlib.contextmanager
-def loaded(directory: Path) -> Iterator[Loaded]:
+def loaded(directory: Path, *, threads: int = 0, gpu: bool = False) -> Iterator[Loaded]:
     """Load a version while the block runs.
+
+    Args:
+        directory: The version's.
+        threads: Within an operation; 0 for the number of cores.
+        gpu: Whether to run on the first GPU.
 
     Raises:
         NoVersion: There is no SavedModel.
     """
-    with tf.Graph().as_default(), tf.compat.v1.Session(config=lean_session()) as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=lean_session(threads=threads, gpu=gpu)) as session:
         try:
             meta = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(directory))
         except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:

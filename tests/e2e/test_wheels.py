@@ -176,7 +176,7 @@ def test_every_command_says_in_one_sentence_what_is_missing(client_only: Path, t
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [(["--out=v.parquet"], "pip install pyarrow"), (["--out=v.npy", "--engine=ray"], "pip install 'ray[data]'")],
+    [(["--out=v.parquet"], "pip install pyarrow"), (["--out=v", "--engine=ray"], "pip install 'ray[data]'")],
 )
 def test_embed_says_what_an_option_needs(client_only: Path, tmp_path: Path, words: list[str], expected: str) -> None:
     """Parquet and Ray are extras."""

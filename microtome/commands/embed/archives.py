@@ -1,18 +1,19 @@
-"""Images in tars, packed or not, images and texts in columns of Parquet files, read in bounded memory."""
+"""Images in tars, packed or not, texts in files of lines, both in columns of Parquet files, read in bounded memory."""
 
 import bz2
 import gzip
-import importlib
 import io
 import lzma
 import os
 import tarfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from microtome.client.errors import UnreadableImage
+from microtome.commands.embed import stores
 from microtome.commands.embed.errors import EmbedError
 from microtome.commands.embed.keyed_images import (
     ImageBytes,
@@ -23,6 +24,7 @@ from microtome.commands.embed.keyed_images import (
     regular,
     too_large,
 )
+from microtome.commands.embed.stores import pyarrow
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings of images in folders and tars. A file that is named itself is always taken for an image."""
@@ -31,6 +33,14 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Endings of tars. Whether one is packed, and how, its first bytes say."""
 
 _LARGEST_HEADER = 1 << 20
+TEXTS = ".txt"
+"""Ending of a file of texts, one a line."""
+
+_LONGEST_LINE = 1 << 15
+
+_AHEAD = 8 << 20
+"""Bytes that are read at a time from a store."""
+
 _XZ_MEMORY = 128 << 20
 """Bytes that inflating may take; 65 MiB are enough for `xz -9`."""
 
@@ -56,7 +66,12 @@ def tar_images(path: str, rules: Rules) -> Iterator[KeyedImage]:
         EmbedError: the file is no tar, damaged, or inflates to too much.
     """
     try:
-        with regular(path) as file, _TarBytes(file) as plain, _Tar(fileobj=cast("IO[bytes]", plain)) as tar:
+        remote = stores.is_address(path)
+        with (
+            stores.opened(path) if remote else regular(path) as file,
+            _TarBytes(file, apart=not remote) as plain,
+            _Tar(fileobj=cast("IO[bytes]", plain)) as tar,
+        ):
             at = -1
             while (member := tar.next()) is not None:
                 if member.offset <= at or member.size < 0:
@@ -80,7 +95,7 @@ def _member(path: str, member: tarfile.TarInfo, plain: "_TarBytes", most: int) -
     key = f"{path}::{member.name}"
     if member.issparse():
         return ImageBytes(key, b"", f"{key} is stored as a sparse file, which is not read.")
-    if not plain.packed:
+    if plain.apart:
         return ImageFile(key, path, member.offset_data, member.size, max_bytes=most)
     if member.size > most:
         return ImageBytes(key, b"", too_large(key, member.size, most))
@@ -88,17 +103,24 @@ def _member(path: str, member: tarfile.TarInfo, plain: "_TarBytes", most: int) -
     return ImageBytes(key, plain.body(member.size))
 
 
+def _ahead(remote: Any) -> io.BufferedReader:  # noqa: ANN401, pyarrow's file
+    return io.BufferedReader(cast("io.RawIOBase", remote), _AHEAD)
+
+
 class _TarBytes:
     """A tar's bytes, inflated if they are packed, for `tarfile`: read forwards, and little at a time.
 
     Attributes:
-        packed: whether the file is compressed, whatever its name says.
+        apart: whether a member can be read without what is before it: the file is local, and not compressed, whatever
+            its name says.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, *, apart: bool) -> None:
         start = file.read(6)
         file.seek(0)
-        self.packed = True
+        if not apart:
+            file = _ahead(file)
+        self.apart = False
         self._file, self._stream = file, file
         if start.startswith(b"\x1f\x8b"):
             self._stream = cast("BinaryIO", gzip.GzipFile(fileobj=file))
@@ -107,17 +129,17 @@ class _TarBytes:
         elif start.startswith(b"\xfd7zXZ\0"):
             self._stream = cast("BinaryIO", io.BufferedReader(_Xz(file)))
         else:
-            self.packed = False
-        # Of packed bytes: the offset reached, the bytes before it, and how many of these are to be read again.
+            self.apart = apart
+        # Of bytes that are read in order: the offset reached, what is before it, and how much of that is read again.
         self._at, self._last, self._again = 0, b"", 0
 
     def tell(self) -> int:
         """Return the offset of the next byte."""
-        return self._at - self._again if self.packed else self._file.tell()
+        return self._file.tell() if self.apart else self._at - self._again
 
     def seek(self, offset: int) -> int:
         """Go on at an offset: forwards, or a few bytes back."""
-        if not self.packed:
+        if self.apart:
             return self._file.seek(offset)
         self._again = max(self._at - offset, 0)
         if self._again > len(self._last):
@@ -134,10 +156,10 @@ class _TarBytes:
         """
         if not 0 <= size <= _LARGEST_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes; expected at most {_LARGEST_HEADER}")
-        return self.body(size) if self.packed else self._file.read(size)
+        return self._file.read(size) if self.apart else self.body(size)
 
     def body(self, size: int) -> bytes:
-        """Read packed bytes."""
+        """Read bytes in order."""
         kept = self._last[len(self._last) - self._again :][:size]
         self._again -= len(kept)
         return kept + self._inflated(size - len(kept))
@@ -187,39 +209,91 @@ class _Xz(io.RawIOBase):
                 return len(found)
 
 
-def pyarrow(module: str = "pyarrow.parquet") -> Any:  # noqa: ANN401, pyarrow has no types
-    """Import pyarrow.
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A tar, a file of lines, or a column of a Parquet file; or one row group of it, which is read by itself.
+
+    Attributes:
+        path: of the file, or its address in a store.
+        column: of a Parquet file; "" for a tar or lines.
+        group: the row group; -1 for all.
+        first: the number of its first row.
+        count: images in it; -1 where that is not known before it is read.
+    """
+
+    path: str
+    column: str = ""
+    group: int = -1
+    first: int = 0
+    count: int = -1
+
+    def images(self, rules: Rules) -> Iterator[KeyedImage]:
+        """List its images or texts.
+
+        Raises:
+            EmbedError: it is damaged, or inflates to too much.
+        """
+        if self.column:
+            return _column_images(self, rules)
+        return _texts(self.path) if self.path.lower().endswith(TEXTS) else tar_images(self.path, rules)
+
+    def parts(self) -> "list[Archive]":
+        """Return what can be read beside each other: the row groups, or the whole file.
+
+        Raises:
+            EmbedError: no such file or column, or one that inflates to too much.
+        """
+        if not self.column:
+            return [self]
+        metadata, found, first = _parquet(self.path, self.column).metadata, list[Archive](), 0
+        for group in range(metadata.num_row_groups):
+            count = metadata.row_group(group).num_rows
+            found.append(replace(self, group=group, first=first, count=count))
+            first += count
+        return found
+
+
+def lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
+    """Read lines that are not empty, each with its number from 1.
 
     Raises:
-        EmbedError: it is not installed.
+        EmbedError: one is too long.
     """
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE:
+            raise EmbedError(
+                f"Expected lines of less than {_LONGEST_LINE} characters in {name}, received a longer one."
+            )
+        if line.strip():
+            yield number, line.rstrip("\r\n")
+
+
+def _texts(path: str) -> Iterator[KeyedText]:
+    """List the texts of a file; a line that is no UTF-8 is listed too, and cannot be sent."""
     try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise EmbedError(
-            "Parquet needs pyarrow, which is not installed: pip install pyarrow, or --out vectors.npy or vectors.jsonl."
-        ) from None
+        with (
+            _ahead(stores.opened(path)) if stores.is_address(path) else regular(path) as file,
+            io.TextIOWrapper(file, "utf-8", "surrogateescape") as text,
+        ):
+            for number, line in lines(text, path):
+                yield KeyedText(line, f"{path}:{number}")
+    except (OSError, UnreadableImage) as error:
+        raise EmbedError(f"{path} cannot be read as lines of text: {error}") from error
 
 
-def rows(path: str) -> int:
-    """Count a file's rows."""
-    return int(_parquet(path).metadata.num_rows)
-
-
-def column_images(path: str, column: str, rules: Rules) -> Iterator[KeyedImage]:
+def _column_images(archive: Archive, rules: Rules) -> Iterator[KeyedImage]:
     """List the images or texts of a column; their keys are the numbers of their rows.
 
     The column holds bytes, structs with a field `bytes`, as Hugging Face's datasets do, or strings, which are texts.
-
-    Raises:
-        EmbedError: no such file or column, one of another type, or one that inflates to too much.
     """
-    file, place = _parquet(path), 0
-    if column not in file.schema_arrow.names:
-        raise EmbedError(f"Expected a column of {path}: {', '.join(file.schema_arrow.names)}. Received {column!r}.")
+    path, column, place = archive.path, archive.column, archive.first
+    file = _parquet(path, column)
+    groups = None if archive.group < 0 else [archive.group]
     try:
         # One row at a time: a dictionary gives many rows the same large value.
-        for batch in file.iter_batches(1, columns=[column]):
+        for batch in file.iter_batches(1, columns=[column], row_groups=groups):
             (value,) = batch.column(0).to_pylist()
             body = value.get("bytes") if isinstance(value, dict) else value
             if isinstance(body, str):
@@ -238,19 +312,22 @@ def column_images(path: str, column: str, rules: Rules) -> Iterator[KeyedImage]:
         raise EmbedError(f"{path} cannot be read as Parquet from row {place} on: {error}") from error
 
 
-def _parquet(path: str) -> Any:  # noqa: ANN401
+def _parquet(path: str, column: str) -> Any:  # noqa: ANN401
     parquet = pyarrow()
-    if not Path(path).is_file():
+    # A pipe would be waited for.
+    if not (stores.size(path) > 0 if stores.is_address(path) else Path(path).is_file()):
         raise EmbedError(f"Expected FILE.parquet::COLUMN, and there is no file {path}.")
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(stores.opened(path) if stores.is_address(path) else path)
         chunks = [
-            file.metadata.row_group(group).column(column)
+            file.metadata.row_group(group).column(place)
             for group in range(file.metadata.num_row_groups)
-            for column in range(file.metadata.num_columns)
+            for place in range(file.metadata.num_columns)
         ]
     except (OSError, pyarrow("pyarrow").lib.ArrowException) as error:
         raise EmbedError(f"{path} cannot be read as Parquet: {error}") from error
     if any(c.total_uncompressed_size > _FREE_BYTES + _MOST_TIMES * c.total_compressed_size for c in chunks):
         raise EmbedError(f"{path} inflates to more than {_MOST_TIMES} times its size, and is not read.")
+    if column not in file.schema_arrow.names:
+        raise EmbedError(f"Expected a column of {path}: {', '.join(file.schema_arrow.names)}. Received {column!r}.")
     return file

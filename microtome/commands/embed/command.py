@@ -25,6 +25,9 @@ ENDINGS = {"embed": (".parquet", ".npy", ".jsonl"), "classify": (".csv", ".jsonl
 """Of results, by command."""
 REFUSED, INTERRUPTED = 2, 130
 
+_USUAL = 8
+"""Requests at a time, and images in a request."""
+
 
 def build_parser(command: str = "embed") -> argparse.ArgumentParser:
     """Describe the command line of `embed` or `classify`."""
@@ -40,12 +43,14 @@ def build_parser(command: str = "embed") -> argparse.ArgumentParser:
         "paths",
         nargs="*",
         metavar="PATH",
-        help="image files, folders (all images below), patterns, tars (WebDataset), FILE.parquet::COLUMN, or - for a "
-        "list of files on standard input; for a model of images and text also FILE.txt, a text a line",
+        help="image files, folders (all images below), patterns, tars (WebDataset), FILE.parquet::COLUMN, for a model "
+        "of images and text also FILE.txt, a text a line; any of them also as s3:// or gs://; or - for a list of files "
+        "on standard input",
     )
     endings = " or ".join((", ".join(ENDINGS[command][:-1]), ENDINGS[command][-1]))
     what = "labels" if classify else "vectors"
-    add("--out", required=True, type=partial(_out, command), metavar="FILE", help=f"where the {what} go: {endings}")
+    folder = "" if classify else "; with --engine ray a folder, or an address such as s3://bucket/vectors"
+    add("--out", required=True, metavar="FILE", help=f"where the {what} go: {endings}{folder}")
     add("--restart", action="store_true", help="forget an earlier run with this --out; replace its result")
     add_gateway_to(parser)
     add("--version", type=positive, help="which version of it (the one in use when the run begins)")
@@ -74,7 +79,7 @@ def build_parser(command: str = "embed") -> argparse.ArgumentParser:
         add("--normalize", action="store_true", help="divide each vector by its Euclidean length, after the cut")
         add("--dimensions", type=positive, metavar="N", help="keep only so many numbers from each vector's beginning")
         add("--dtype", choices=get_args(Dtype), default="float32", help="how numbers are written (%(default)s)")
-    add_reading_to(parser)
+    add_reading_to(parser, ray=not classify)
     add(
         "--priority",
         choices=get_args(Priority),
@@ -85,8 +90,15 @@ def build_parser(command: str = "embed") -> argparse.ArgumentParser:
         parser.set_defaults(engine="local", saved_model=None, text=[])
         return parser
     add("--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster (%(default)s)")
-    add("--ray-address", metavar="ADDRESS", help="of the cluster; without it Ray starts one here")
-    add("--saved-model", type=Path, metavar="DIR", help="with --engine ray: no gateway, Ray's actors hold this model")
+    add("--saved-model", metavar="DIR", help="no gateway: this process, or Ray's actors, hold this version of a model")
+    add("--ray-address", metavar="ADDRESS", help="of the cluster; without it RAY_ADDRESS, or Ray starts one here")
+    add(
+        "--num-gpus",
+        type=_share,
+        metavar="X",
+        help="with --saved-model: GPUs of an actor, such as 1 or 0.5; 0 computes on CPUs (1 if the cluster has GPUs)",
+    )
+    add("--shard-rows", type=positive, default=2048, metavar="N", help="with --engine ray: rows a file (%(default)s)")
     return parser
 
 
@@ -100,11 +112,14 @@ def add_gateway_to(parser: argparse.ArgumentParser) -> None:
     add("--model", help="which model (the gateway's first)")
 
 
-def add_reading_to(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how images are read and sent."""
+def add_reading_to(parser: argparse.ArgumentParser, *, ray: bool = False) -> None:
+    """Add the options that say how images are read and sent; with `ray` their defaults depend on the engine."""
     add = parser.add_argument
-    add("--concurrency", type=positive, default=8, metavar="N", help="requests at a time (%(default)s)")
-    add("--batch", type=positive, default=8, metavar="N", help="images in a request (%(default)s)")
+    actors = "; with --engine ray the most actors (as many as the cluster has room for)" if ray else ""
+    model = "; with --saved-model in a batch (the model's own most)" if ray else ""
+    usual = None if ray else _USUAL
+    add("--concurrency", type=positive, default=usual, metavar="N", help=f"requests at a time ({_USUAL}){actors}")
+    add("--batch", type=positive, default=usual, metavar="N", help=f"images in a request ({_USUAL}){model}")
     add("--follow-links", action="store_true", help="also read what links lead to out of a folder or a pattern")
     add(
         "--max-image-bytes",
@@ -140,9 +155,18 @@ def read(words: Sequence[str], command: str = "embed") -> argparse.Namespace:
     read_key(parser, options)
     if not options.paths and not options.text:
         parser.error("Expected PATHs of images" + ("." if command == "classify" else ", or --text."))
-    if options.saved_model and options.engine != "ray":
-        parser.error("--saved-model goes with --engine ray; without Ray a gateway holds the model.")
-    if options.out.suffix == ".npy" and (len(options.output) > 1 or options.output == ["all"]):
+    if options.saved_model and options.text:
+        parser.error("--text needs a gateway; --saved-model takes images.")
+    try:
+        options.out = (_folder if options.engine == "ray" else partial(_out, command))(options.out)
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument --out: {error}")
+    if options.engine == "local":
+        options.concurrency = options.concurrency or _USUAL
+        options.batch = options.batch or (None if options.saved_model else _USUAL)
+        if command == "embed" and options.num_gpus is not None:
+            parser.error("--num-gpus goes with --engine ray.")
+    if str(options.out).endswith(".npy") and (len(options.output) > 1 or options.output == ["all"]):
         parser.error("--out *.npy holds one output: name one with --output, or use .parquet or .jsonl.")
     if command == "classify":
         labels = ClassOptions(
@@ -167,6 +191,33 @@ def _out(command: str, text: str) -> Path:
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder")
     return path
+
+
+def _folder(text: str) -> str:
+    """Parse the folder that Ray's workers fill; absolute, since they have other working directories."""
+    if text.rstrip("/").endswith(ENDINGS["embed"]):
+        raise argparse.ArgumentTypeError(
+            f"with --engine ray it is a folder, which the workers fill with Parquet files; received {text!r}"
+        )
+    if "://" in text:
+        return text.rstrip("/")
+    path = Path(text).absolute()
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a file; with --engine ray it is a folder")
+    return str(path)
+
+
+def _share(text: str) -> float:
+    """Parse a number of GPUs: a part of one, or a whole number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not (0 <= number < 1 or (number.is_integer() and number < 1 << 10)):
+        raise argparse.ArgumentTypeError(f"expected a part of one GPU, or a whole number of them; received {text!r}")
+    return number
 
 
 def _labels(text: str) -> tuple[str, ...]:

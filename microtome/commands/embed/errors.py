@@ -17,7 +17,7 @@ class EmbedError(Exception):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path | str) -> Iterator[None]:
     """Turn an `OSError` within the block into an `EmbedError` about a file of the result."""
     try:
         yield
@@ -38,3 +38,14 @@ def tell(out: TextIO, text: str, command: str = "embed") -> None:
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, out.fileno())
         os.close(silent)
+
+
+@contextmanager
+def servers_packages() -> Iterator[None]:
+    """Turn an `ImportError` within the block into an `EmbedError` that names the wheel."""
+    try:
+        yield
+    except ImportError as error:
+        raise EmbedError(
+            f"--saved-model needs the wheel microtome-server, which is not here ({error}): see docs/install.md."
+        ) from error

@@ -18,6 +18,7 @@ import ormsgpack
 
 from microtome.client.results import ModelVersion
 from microtome.commands.embed.errors import EmbedError, writing
+from microtome.commands.embed.stores import sync_folder
 
 FORMAT = 1
 """Format of the journal, in its head."""
@@ -37,6 +38,32 @@ class Row:
     key: str
     vectors: Mapping[str, bytes]
     error: tuple[str, str] | None = None
+
+
+def described(model: ModelVersion) -> dict[str, Any]:
+    """Return a model as results name it; tower and space only where it has them."""
+    found = {"name": model.name, "version": model.version, "fingerprint": model.fingerprint}
+    return found | {"tower": model.tower, "space": model.space} if model.space else found
+
+
+def together(known: Mapping[str, Any] | None, answered: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the model of vectors so far and of these, with the other tower under `also`.
+
+    Raises:
+        EmbedError: they are neither one model nor the two towers of one.
+    """
+    if known is None:
+        return answered
+    if (known.get("space") or known["fingerprint"]) != (answered.get("space") or answered["fingerprint"]):
+        raise EmbedError(
+            f"The vectors so far are from {known['name']} version {known['version']} ({known['fingerprint'][:18]}…), "
+            f"these are from version {answered['version']} ({answered['fingerprint'][:18]}…). They do not compare, so "
+            "these were not kept. Serve the old version again, or give --restart."
+        )
+    for one in (answered, answered.get("also", answered)):
+        if "also" not in known and one.get("tower") != known.get("tower"):
+            known = {**known, "also": {name: value for name, value in one.items() if name != "also"}}
+    return known
 
 
 class Journal:
@@ -105,22 +132,9 @@ class Journal:
         Raises:
             EmbedError: they do not.
         """
-        known = self.model
-        answered = {"name": model.name, "version": model.version, "fingerprint": model.fingerprint}
-        if model.space:
-            answered |= {"tower": model.tower, "space": model.space}
-        if known is None:
-            self.model = answered
-            self._append({"model": self.model})
-        elif (known.get("space") or known["fingerprint"]) != model.frame:
-            raise EmbedError(
-                f"The vectors so far are from {known['name']} version {known['version']} "
-                f"({known['fingerprint'][:18]}…), these are from version {model.version} "
-                f"({model.fingerprint[:18]}…). They do not compare, so this one was not kept. "
-                "Serve the old version again, or give --restart."
-            )
-        elif model.tower != known.get("tower", "") and "also" not in known:
-            self.model = {**known, "also": answered}
+        found = together(self.model, described(model))
+        if found != self.model:
+            self.model = dict(found)
             self._append({"model": self.model})
 
     def claim(self, key: str) -> bool:
@@ -221,17 +235,6 @@ class Journal:
                 except (ValueError, TypeError, KeyError, AttributeError):
                     return
                 yield file.tell(), found
-
-
-def sync_folder(path: Path) -> None:
-    """Sync a folder, so that names of files that were created or replaced there survive a power loss."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    except OSError:  # some filesystems have no such operation
-        pass
-    finally:
-        os.close(folder)
 
 
 def _row(record: Mapping[str, Any]) -> Row:

@@ -7,10 +7,11 @@ nor large files.
 import os
 import stat
 from dataclasses import dataclass
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from microtome.client.errors import UnreadableImage
 from microtome.client.images import Text
+from microtome.commands.embed import stores
 
 MAX_IMAGE_BYTES = 64 << 20
 """The largest body that a gateway takes by default."""
@@ -37,7 +38,7 @@ class ImageFile:
     """A file, or bytes inside one, such as a tar that is not compressed.
 
     Attributes:
-        path: of the file, where the key is not its path.
+        path: of the file, or its address in a store, where the key is not its path.
         size: bytes; -1 for all to the file's end.
         folder: links that lead out of it are refused; "" for none.
         max_bytes: larger images are not read.
@@ -58,19 +59,25 @@ class ImageFile:
             UnreadableImage: it is no regular file, too large, or a link out of its folder.
         """
         path = self.path or self.key
+        if stores.is_address(path):
+            with stores.opened(path) as remote:
+                return self._read(remote, remote.size())
         if self.folder and not is_within(path, self.folder):
             raise UnreadableImage(f"{path} is a link out of {self.folder}. --follow-links reads it.")
         # Where the links lead is what is opened: they may be others a moment later.
         with regular(path) if not self.folder else regular(os.path.realpath(path), os.O_NOFOLLOW) as file:
-            size = os.fstat(file.fileno()).st_size if self.size < 0 else self.size
-            if size <= self.max_bytes:
-                file.seek(self.offset)
-                # Some files have a size of 0 and yet bytes, and some grow.
-                body = file.read(size or (self.max_bytes + 1))
-                size = len(body)
-            if size > self.max_bytes:
-                raise UnreadableImage(too_large(self.key, size, self.max_bytes))
-            return body
+            return self._read(file, os.fstat(file.fileno()).st_size)
+
+    def _read(self, file: Any, whole: int) -> bytes:  # noqa: ANN401, a file, or pyarrow's
+        size = whole if self.size < 0 else self.size
+        if size <= self.max_bytes:
+            file.seek(self.offset)
+            # Some files have a size of 0 and yet bytes, and some grow.
+            body: bytes = file.read(size or (self.max_bytes + 1))
+            size = len(body)
+        if size > self.max_bytes:
+            raise UnreadableImage(too_large(self.key, size, self.max_bytes))
+        return body
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,10 +57,16 @@ class Progress:
         else:
             self._line()
 
-    def advance(self, *, failed: bool) -> None:
-        """Count an image that is done."""
+    def expect(self, total: int | None) -> None:
+        """Say how many images there are, once that is known."""
+        self._total = total
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, total=total)
+
+    def advance(self, *, failed: int, images: int = 1) -> None:
+        """Count images that are done, some of which failed."""
         with self._lock:
-            self._done += 1
+            self._done += images
             self._failed += failed
             if self._waiting:
                 self._waiting = False

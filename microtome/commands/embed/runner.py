@@ -11,26 +11,27 @@ import os
 import socket
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import orjson
 import ormsgpack
 
-from microtome.client.options import NUMPY, EmbedOptions
+from microtome.client.options import NUMPY, Dtype, EmbedOptions
 from microtome.client.results import Outcome
-from microtome.commands.embed import sources
-from microtome.commands.embed.archives import pyarrow
+from microtome.commands.embed import sources, stores
 from microtome.commands.embed.engine import Engine, GatewayEngine
-from microtome.commands.embed.errors import EmbedError, tell, writing
-from microtome.commands.embed.journal import FORMAT, Journal, Row, sync_folder
+from microtome.commands.embed.errors import EmbedError, servers_packages, tell, writing
+from microtome.commands.embed.journal import FORMAT, Journal, Row
 from microtome.commands.embed.keyed_images import KeyedText, Rules
 from microtome.commands.embed.progress import Progress
+from microtome.commands.embed.shards import OWN
+from microtome.commands.embed.stores import pyarrow, sync_folder, whole
 
 SOME_FAILED = 3
 """Exit code of a run that is complete except for images that cannot be embedded; 1 is Python's, for a traceback."""
@@ -51,6 +52,8 @@ def run(options: Namespace, stdin: TextIO, say: TextIO) -> int:
         EmbedError: the run cannot be done as asked.
         MicrotomeError: the gateway refused it.
     """
+    if options.engine == "ray":
+        return _on_ray(options, stdin, say)
     out, path = options.out, beside(options.out, "journal")
     if out.suffix == ".parquet":
         pyarrow()
@@ -80,10 +83,24 @@ def _resume(options: Namespace, path: Path, stdin: TextIO, say: TextIO) -> int:
                 missing = (image for image in listed if journal.claim(image.key))
                 _embed(journal, options, engine.outcomes(missing, wanted), progress)
         write(journal, options.out)
-        bad = f"; {journal.failed} failed, see {beside(options.out, 'errors.jsonl')}" if journal.failed else ""
         what = "vectors" if options.wanted.classes is None else "images with their labels"
-        tell(say, f"{options.out} has {journal.embedded} {what}{bad}", options.command)
-        return SOME_FAILED if journal.failed else 0
+        errors = beside(options.out, "errors.jsonl")
+        return _told(options, say, f"{journal.embedded} {what}", journal.failed, str(errors))
+
+
+def _on_ray(options: Namespace, stdin: TextIO, say: TextIO) -> int:
+    from microtome.commands.embed import ray_engine  # noqa: PLC0415, Ray may not be installed
+
+    # A store has no locks.
+    with nullcontext() if stores.is_address(options.out) else alone(Path(options.out)):
+        embedded, failed = ray_engine.run(options, stdin, say)
+    return _told(options, say, f"{embedded} vectors", failed, stores.joined(options.out, OWN, "errors"))
+
+
+def _told(options: Namespace, say: TextIO, what: str, failed: int, errors: str) -> int:
+    bad = f"; {failed} failed, see {errors}" if failed else ""
+    tell(say, f"{options.out} has {what}{bad}", options.command)
+    return SOME_FAILED if failed else 0
 
 
 @contextmanager
@@ -129,11 +146,12 @@ def _locked(path: Path, out: Path) -> TextIO:
 
 
 def _engine(options: Namespace, progress: Progress) -> Engine:
-    if options.engine == "ray":
-        from microtome.commands.embed.ray_engine import RayEngine  # noqa: PLC0415, Ray may not be installed
+    if not options.saved_model:
+        return GatewayEngine(options, progress)
+    with servers_packages():
+        from microtome.commands.embed.saved_model import SavedModelEngine  # noqa: PLC0415
 
-        return RayEngine(options, progress)
-    return GatewayEngine(options, progress)
+        return SavedModelEngine(options)
 
 
 def _agreed(journal: Journal, options: Namespace, engine: Engine) -> EmbedOptions:
@@ -269,22 +287,25 @@ def _jsonl(journal: Journal, out: Path) -> None:
 
 def _parquet(journal: Journal, out: Path) -> None:
     """Write a column of keys, and one of vectors for each output; the description is in the schema's metadata."""
-    pa, parquet = pyarrow("pyarrow"), pyarrow()
-    rows = _good(journal)
-    first = next(_good(journal), None)
-    widths = {name: len(_numbers(journal, packed)) for name, packed in first.vectors.items()} if first else {}
-    kind = pa.from_numpy_dtype(np.dtype(NUMPY[journal.head["dtype"]]))
-    schema = pa.schema(
-        [("key", pa.string()), *((name, pa.list_(kind, width)) for name, width in widths.items())],
-        metadata={"microtome": orjson.dumps(_about(journal))},
-    )
-    with whole(out) as file, parquet.ParquetWriter(file, schema) as writer:
-        while group := list(islice(rows, _ROWS)):
-            columns = [pa.array([printable(row.key) for row in group])]
-            for name, width in widths.items():
-                flat = _numbers(journal, b"".join(row.vectors[name] for row in group))
-                columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), width))
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    rows, dtype = _good(journal), journal.head["dtype"]
+    group = list(islice(rows, _ROWS))
+    table = vector_table(group, dtype, _about(journal))
+    with whole(out) as file, pyarrow().ParquetWriter(file, table.schema) as writer:
+        while group:
+            writer.write_table(table)
+            group = list(islice(rows, _ROWS))
+            table = vector_table(group, dtype, _about(journal))
+
+
+def vector_table(rows: Sequence[Row], dtype: Dtype, about: Mapping[str, Any]) -> Any:  # noqa: ANN401, pyarrow has no types
+    """Return rows as an Arrow table: `key`, and a fixed-size list of numbers for each output under its name."""
+    pa = pyarrow("pyarrow")
+    columns = {"key": pa.array([printable(row.key) for row in rows], pa.string())}
+    for name, first in rows[0].vectors.items() if rows else ():
+        flat = np.frombuffer(b"".join(row.vectors[name] for row in rows), NUMPY[dtype])
+        width = len(first) // flat.itemsize
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
+    return pa.table(columns, metadata={"microtome": orjson.dumps(about)})
 
 
 WRITERS: Mapping[str, Callable[[Journal, Path], None]] = {".npy": _npy, ".jsonl": _jsonl, ".parquet": _parquet}
@@ -317,20 +338,3 @@ def _class_lines(journal: Journal, out: Path) -> None:
 
 CLASS_WRITERS: Mapping[str, Callable[[Journal, Path], None]] = {".csv": _csv, ".jsonl": _class_lines}
 """Of labels, by the ending of the result's file."""
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that is complete or absent."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with writing(path):
-        try:
-            with unfinished.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            raise

@@ -21,11 +21,12 @@ from microtome.client.options import EmbedOptions
 from microtome.client.results import ModelInfo
 from microtome.commands.embed.engine import GatewayEngine
 from microtome.commands.embed.errors import EmbedError, tell
-from microtome.commands.embed.journal import FORMAT, Journal, Row, sync_folder
+from microtome.commands.embed.journal import FORMAT, Journal, Row
 from microtome.commands.embed.keyed_images import ImageFile, Rules
 from microtome.commands.embed.progress import Progress
-from microtome.commands.embed.runner import beside, kept, whole
+from microtome.commands.embed.runner import beside, kept
 from microtome.commands.embed.sources import images
+from microtome.commands.embed.stores import sync_folder, whole
 
 Vectors = NDArray[np.float32]
 

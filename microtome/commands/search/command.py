@@ -247,7 +247,7 @@ def _report(
     found: Sequence[list[tuple[str, float]]],
 ) -> None:
     """Print the result, and write the page."""
-    from microtome.commands.embed.runner import whole  # noqa: PLC0415
+    from microtome.commands.embed.stores import whole  # noqa: PLC0415
 
     model, count = collection.model, len(collection.failed)
     what = f"{len(collection.keys)} photos by {model['name']} version {model['version']}, output {model['output']}"
