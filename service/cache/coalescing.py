@@ -59,6 +59,10 @@ class Coalescer(Generic[T]):
             callers, self._callers = self._callers, []
             try:
                 found = await self._function(list(dict.fromkeys([key for keys, _ in callers for key in keys])))
+            except asyncio.CancelledError:
+                for _, answer in callers:
+                    answer.cancel()
+                raise
             except Exception as error:  # noqa: BLE001, any error goes to exactly the callers
                 for _, answer in callers:
                     if not answer.done():

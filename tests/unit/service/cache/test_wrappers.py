@@ -1,6 +1,7 @@
 """What is put around a cache: shared lookups, writes behind the answer, half the memory."""
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -46,6 +47,19 @@ async def test_a_failed_question_fails_all_who_asked() -> None:
     assert [CacheUnavailable, CacheUnavailable] == [type(answer) for answer in answers]
     inner.failure = None
     assert [None] == await cache.get_many(["a"])
+
+
+async def test_a_question_that_is_given_up_ends_all_who_asked() -> None:
+    """As when the connection that asks is closed: no caller waits on."""
+
+    class Closing(FakeCache):
+        async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+            raise asyncio.CancelledError
+
+    cache = CoalescingCache(Closing())
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(cache.get_many(["a"]), cache.get_many(["b"]), return_exceptions=True)
+    assert [asyncio.CancelledError, asyncio.CancelledError] == [type(answer) for answer in answers]
 
 
 async def test_keys_gather_while_lookups_are_in_flight() -> None:
