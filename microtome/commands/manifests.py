@@ -42,7 +42,7 @@ A file that the command did not write, or that was changed since, is never repla
 go into mine/kustomization.yaml, which is written where there is none and then is yours."""
 
 _NOT_FOR = {
-    "compose": ("kubernetes/", OWN, "recipe/kustomization.yaml", "recipe/network.yaml", "recipe/Dockerfile"),
+    "compose": ("kubernetes/", "ray/", OWN, "recipe/kustomization.yaml", "recipe/network.yaml", "recipe/Dockerfile"),
     "kubernetes": ("alertmanager/", "compose/", "prometheus/", "grafana/provisioning/"),
 }
 """How paths begin that a target has no use for."""
