@@ -23,7 +23,7 @@ SIGNATURE = "tokenizer"
 """Answers with the file's parts: input `query`, their numbers; output of the signature's own name."""
 
 _PART_BYTES = 2 << 20
-_MOST_BYTES = 256 << 20
+MOST_BYTES = 256 << 20
 """Of a tokenizer's JSON; that of Gemma's 256,000 tokens has 34 MB."""
 
 
@@ -52,8 +52,8 @@ def unpacked(compressed: bytes, spec: TokenizerSpec) -> bytes:
     Raises:
         ValueError: it is damaged, or another one.
     """
-    if spec.size > _MOST_BYTES:
-        raise ValueError(f"Expected a tokenizer of at most {_MOST_BYTES} bytes. Received: {spec.size}.")
+    if spec.size > MOST_BYTES:
+        raise ValueError(f"Expected a tokenizer of at most {MOST_BYTES} bytes. Received: {spec.size}.")
     inflating = zlib.decompressobj(wbits=31)
     try:
         document = inflating.decompress(compressed, spec.size + 1)

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from microtome.errors import ModelServerFault
 from microtome.golden import GoldenCheck
 from microtome.manifest import ModelCard, TokenizerSpec, TokensSpec
-from microtome.tokenization import SIGNATURE, Tokenizer, unpacked
+from microtome.tokenization import MOST_BYTES, SIGNATURE, Tokenizer, unpacked
 from service.model_server.client import Predict
 from service.model_server.predict_encoding import inputs_of, query_tensor, read_bytes, vectors
 from service.model_server.versions import IDENTIFY_SECONDS, VersionRefused, answers_an_image
@@ -27,8 +27,8 @@ from service.telemetry.metrics import Metrics
 SETTING = "MICROTOME_ACCEPT_DEVIATION"
 EVERY_MODEL = "*"
 
-_MOST_BYTES, _MOST_PARTS = 256 << 20, 1024
-"""Bytes of a tokenizer's JSON, and its parts; the largest known one, Gemma's, has 34 MB."""
+_MOST_PARTS = 1024
+"""Of a tokenizer."""
 
 _SLACK = 1 << 16
 """Bytes that gzip may add to what cannot be compressed."""
@@ -91,8 +91,8 @@ async def _packed(card: ModelCard, spec: TokenizerSpec, client: Predict) -> byte
     Raises:
         ValueError: it would be larger than any tokenizer, or is larger than the manifest says.
     """
-    if spec.size > _MOST_BYTES or not 0 < spec.parts <= _MOST_PARTS:
-        raise ValueError(f"Expected at most {_MOST_BYTES} bytes. Received: {spec.size} in {spec.parts} parts.")
+    if spec.size > MOST_BYTES or not 0 < spec.parts <= _MOST_PARTS:
+        raise ValueError(f"Expected at most {MOST_BYTES} bytes. Received: {spec.size} in {spec.parts} parts.")
     packed = bytearray()
     for number in range(spec.parts):
         query = {"query": query_tensor(number)}
